@@ -1,0 +1,76 @@
+"""The builder's messages: all of them kept, and the first one that explains a failure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+__all__ = ["BuildLog", "first_cause", "make_logger"]
+
+HARMLESS = ("cudaError 35", "CUDA driver version is insufficient")
+"""Follows almost every error where there is no driver, and explains none of the others."""
+
+_ERRORS = frozenset({"ERROR", "INTERNAL_ERROR"})
+_NOISE = re.compile(r"\s*In \w+ at /_src/\S+?(?=[)\s]|$)|^\S*\.cpp:\d+: |^IBuilder::buildSerializedNetwork: ")
+_PARSING = re.compile(r"(?:Static check for parsing|Parsing) node: (?P<name>.*) \[(?P<op>\w+)\]")
+_HINTS = (
+    ("FP32 GEMM is not supported", "this file computes (in part) in FP32, which SM75 cannot: build for SM80 or newer"),
+    ("within workspace limit", "raise the workspace limit, or leave it out"),
+    ("not supported by a dedicated kernel", "export with decomposed attention (opset 18)"),
+    ("CUDA driver version is insufficient", "this machine has no usable NVIDIA driver, which this build needs"),
+)
+
+
+@dataclass
+class BuildLog:
+    """Messages with their severities, in order."""
+
+    entries: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, severity: str, message: str) -> None:
+        """Keep one message."""
+        self.entries.append((severity, message))
+
+    @property
+    def messages(self) -> list[str]:
+        """All texts, whatever their severity."""
+        return [message for _, message in self.entries]
+
+    def cause(self) -> str:
+        """The first error that explains anything, empty if none was logged."""
+        return first_cause(message for severity, message in self.entries if severity in _ERRORS)
+
+    def last_node(self) -> str:
+        """The ONNX node that the parser came to last, empty if it came to none."""
+        for message in reversed(self.messages):
+            match = _PARSING.match(message)
+            if match:
+                return f"node {match['name']!r} ({match['op']})"
+        return ""
+
+
+def first_cause(errors: Iterable[str]) -> str:
+    """The first of `errors` that is not an after-effect, tidied, with a hint where one is known."""
+    texts = [text for text in errors if text.strip()]
+    real = [text for text in texts if not any(mark in text for mark in HARMLESS)]
+    if not texts:
+        return ""
+    text = (real or texts)[0]
+    hint = next((f" ({hint})" for mark, hint in _HINTS if mark in text), "")
+    return " ".join(_NOISE.sub("", text).split()) + hint
+
+
+def make_logger(trt: ModuleType, log: BuildLog) -> Any:
+    """An `ILogger` that keeps everything, VERBOSE included, in `log` and prints nothing."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            log.add(severity.name, message)
+
+    return Logger()

@@ -1,0 +1,149 @@
+"""One engine build in a process of its own: `python -m tofu_export.engines._build_worker REQUEST RESULT`.
+
+A process per build, because a failed SM75 build makes TensorRT-RTX 1.7.1 build the next engine of the same process with
+Turing's restrictions, because Myelin writes to stderr past the logger, and because a crash there must not end us.
+REQUEST and RESULT are JSON files; the plan goes where the request says. The parent is `build.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tofu_export.engines._build_log import BuildLog, make_logger
+from tofu_export.engines._network import allow_decomposition, check_precision, layer_table
+from tofu_export.engines.flavours import FLAVOURS, Flavour, load
+from tofu_export.engines.kernel_log import parse_kernel_log
+from tofu_export.errors import BackendMissingError, EngineBuildError, OutputError, TofuError
+from tofu_export.options import Precision
+
+__all__ = ["build_plan", "main"]
+
+
+def main(arguments: list[str]) -> int:
+    """Build as the request file says; 0 if a result file was written, good or bad."""
+    request_path, result_path = map(Path, arguments)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    request = json.loads(request_path.read_text(encoding="utf-8"))
+    flavour = next(flavour for flavour in FLAVOURS if flavour.name == request["flavour"])
+    try:
+        result = build_plan(load(flavour), flavour, request)
+    except TofuError as error:
+        result = {"error": type(error).__name__, "message": str(error)}
+    result_path.write_text(json.dumps(result), encoding="utf-8")
+    return 0
+
+
+def build_plan(trt: ModuleType, flavour: Flavour, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Parse, check and build; the plan is written and synced, the facts are returned.
+
+    Raises:
+        EngineBuildError: the parser or the builder failed.
+        PrecisionMismatchError: the network does not compute in the precision asked for.
+        BackendMissingError: the flavour needs a GPU and there is none.
+        OutputError: the plan cannot be written.
+    """
+    log = BuildLog()
+    logger = make_logger(trt, log)
+    builder = _make_builder(trt, flavour, logger)
+    network = builder.create_network(_creation_flags(trt))
+    parser = trt.OnnxParser(network, logger)  # owns the weights: has to live until the build is done
+    if not parser.parse_from_file(request["onnx_path"]):
+        raise EngineBuildError(f"{flavour.name} cannot parse {request['onnx_path']}: {_parser_errors(parser, log)}")
+    if network.num_layers == 0 or network.num_outputs == 0:
+        raise EngineBuildError(f"{flavour.name} found no layers in {request['onnx_path']}: it is not a complete model")
+    decomposed = allow_decomposition(trt, network)
+    layers = layer_table(network)
+    check_precision(layers, Precision(request["precision"]))
+    config = _make_config(trt, builder, network, request)
+    start = time.perf_counter()
+    plan = builder.build_serialized_network(network, config)
+    seconds = time.perf_counter() - start
+    if plan is None:
+        cause = log.cause() or "the builder returned nothing and logged no error"
+        raise EngineBuildError(f"{flavour.name} cannot build {request['onnx_path']}: {cause}")
+    _write(Path(request["plan_path"]), plan)
+    return {
+        "version": str(trt.__version__),
+        "layers": layers,
+        "decomposable_attention": decomposed,
+        "kernels": parse_kernel_log(log.messages).to_dict(),
+        "build_seconds": seconds,
+    }
+
+
+def _make_builder(trt: ModuleType, flavour: Flavour, logger: Any) -> Any:
+    try:
+        if flavour.has_plugins:
+            trt.init_libnvinfer_plugins(logger, "")
+        return trt.Builder(logger)
+    except Exception as error:  # pybind11 raises TypeError when the factory returns nothing, as without a driver
+        raise BackendMissingError(
+            f"{flavour.name} cannot start a builder ({error}): it needs a working NVIDIA driver and GPU"
+        ) from error
+
+
+def _creation_flags(trt: ModuleType) -> int:
+    """Strongly typed, where that still is a choice: TensorRT 10; newer ones and TensorRT-RTX always are."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _make_config(trt: ModuleType, builder: Any, network: Any, request: Mapping[str, Any]) -> Any:
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # prints the kernel list; the plan stays the same
+    if request["workspace_bytes"] is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace_bytes"])
+    capabilities = request["compute_capabilities"]
+    if capabilities:
+        config.num_compute_capabilities = len(capabilities)
+        for index, name in enumerate(capabilities):
+            config.set_compute_capability(trt.ComputeCapability.__members__[name], index)
+    profiles: dict[str, list[list[int]]] = request["profiles"]
+    dynamic = [tensor for tensor in map(network.get_input, range(network.num_inputs)) if -1 in tuple(tensor.shape)]
+    missing = [tensor.name for tensor in dynamic if tensor.name not in profiles]
+    if missing:
+        raise EngineBuildError(f"inputs {missing} turn out to be dynamic, but the file declares them static")
+    if dynamic:
+        profile = builder.create_optimization_profile()
+        for tensor in dynamic:
+            profile.set_shape(tensor.name, *(tuple(shape) for shape in profiles[tensor.name]))
+        if config.add_optimization_profile(profile) < 0:
+            raise EngineBuildError(f"the builder refused the batch profile {profiles}")
+    return config
+
+
+def _parser_errors(parser: Any, log: BuildLog) -> str:
+    texts = []
+    for error in map(parser.get_error, range(parser.num_errors)):
+        place = f"node {error.node_name()!r} ({error.node_operator()})" if error.node_name() else log.last_node()
+        texts.append(f"{place}: {error.desc()}" if place else str(error.desc()))
+    return "; ".join(dict.fromkeys(texts)) or log.cause() or "no reason was given"
+
+
+def _write(path: Path, plan: Any) -> None:
+    try:
+        with path.open("wb") as file:
+            file.write(memoryview(plan))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OutputError(f"cannot write the engine beside its destination: {error}") from error
+
+
+def _end_with_parent() -> None:
+    """Stop at once when the parent is gone: it holds the other end of stdin."""
+    while os.read(0, 1):  # not sys.stdin: its lock, held here, would abort the interpreter when it finishes
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,142 @@
+"""What was built: the facts that go with an engine file, and the JSON file beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tofu_export.engines.kernel_log import KernelLog
+from tofu_export.errors import OutputError
+from tofu_export.options import BatchRange, Precision
+
+__all__ = ["EngineReceipt", "file_sha256", "sync_folder", "write_sidecar"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class EngineReceipt:
+    """Facts about one engine.
+
+    Attributes:
+        flavour: name of the TensorRT flavour.
+        version: its version.
+        compute_capabilities: what it was built for; empty for classic TensorRT, which builds for the GPU present.
+        batch: batch sizes that were asked for.
+        profiles: smallest, preferred and largest shape of each dynamic input.
+        precision: what the ONNX file was said to be typed as.
+        layers: for each network layer type, the number of layer outputs of each data type.
+        decomposable_attention: names of the attention layers that may run as several kernels.
+        kernels: the compiled kernels, as far as the log tells.
+        notes: remarks of the pre-flight.
+        engine_path: the plan.
+        engine_bytes: its size.
+        engine_sha256: hash of the plan.
+        onnx_path: the file it was built from.
+        onnx_sha256: hash of that file, external data not included.
+        build_seconds: time in the builder, without starting it and parsing.
+    """
+
+    flavour: str
+    version: str
+    compute_capabilities: tuple[str, ...]
+    batch: BatchRange
+    profiles: Mapping[str, tuple[tuple[int, ...], ...]]
+    precision: Precision
+    layers: Mapping[str, Mapping[str, int]]
+    decomposable_attention: tuple[str, ...]
+    kernels: KernelLog
+    notes: tuple[str, ...]
+    engine_path: Path
+    engine_bytes: int
+    engine_sha256: str
+    onnx_path: Path
+    onnx_sha256: str
+    build_seconds: float
+
+    @property
+    def layer_dtypes(self) -> dict[str, int]:
+        """Number of layer outputs of each data type in the whole network."""
+        total: Counter[str] = Counter()
+        for dtypes in self.layers.values():
+            total.update(dtypes)
+        return dict(total.most_common())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The receipt as plain values, kernels as a summary."""
+        return {
+            "flavour": self.flavour,
+            "version": self.version,
+            "compute_capabilities": list(self.compute_capabilities),
+            "batch": str(self.batch),
+            "profiles": {
+                name: dict(zip(("min", "opt", "max"), map(list, shapes), strict=True))
+                for name, shapes in self.profiles.items()
+            },
+            "precision": self.precision.value,
+            "network": {
+                "layer_dtypes": self.layer_dtypes,
+                "layers": {kind: dict(dtypes) for kind, dtypes in self.layers.items()},
+                "decomposable_attention": list(self.decomposable_attention),
+            },
+            "kernels": self.kernels.summary(),
+            "notes": list(self.notes),
+            "engine": {"file": self.engine_path.name, "bytes": self.engine_bytes, "sha256": self.engine_sha256},
+            "onnx": {"file": self.onnx_path.name, "sha256": self.onnx_sha256},
+            "build_seconds": round(self.build_seconds, 3),
+        }
+
+
+def write_sidecar(receipt: EngineReceipt, path: Path, extra: Mapping[str, Any]) -> Path:
+    """Write `<engine name>.json` beside the plan at `path`, complete or not at all, and return where it is.
+
+    Args:
+        receipt: what `build_engine` returned.
+        path: the plan, for example `out/model.fp16.tensorrt-rtx.engine`.
+        extra: what else belongs to the engine (model, plan, command), stored under `extra`.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    target = path.with_name(f"{path.name}.json")
+    document = {"schema_version": SCHEMA_VERSION, **receipt.to_dict(), "extra": dict(extra)}
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+            draft = Path(scratch, target.name)
+            with draft.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error}; choose a writable output folder") from error
+    return target
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of the file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut, on systems that can open folders."""
+    with contextlib.suppress(OSError):  # Windows, some network file systems: the rename itself still stands
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,112 @@
+"""Rules that replace `tofu::Fuse` and `tofu::FuseSized` by standard operators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+from onnxscript.rewriter import MatchResult, RewriteRuleClassBase
+
+from tofu_export.graph_patterns.canonical import DOMAIN, FuseNode
+from tofu_export.graph_patterns.matching import MAX_TOPK, match
+from tofu_export.graph_patterns.merging import Members, Merge
+from tofu_export.graph_patterns.selection import gather_sources
+from tofu_export.graph_patterns.stage import Stage
+
+__all__ = ["FuseRule", "FuseSizedRule"]
+
+_METHODS = ("prune", "average", "mlerp", "tome")
+
+
+class FuseRule(RewriteRuleClassBase):
+    """`tofu::Fuse` by matching, gathering and one merging formulation.
+
+    Args:
+        merge: the merging formulation.
+    """
+
+    def __init__(self, merge: Merge) -> None:
+        super().__init__(name=f"Fuse[{merge.__name__}]")
+        self._merge = merge
+
+    def pattern(self, op: Any, x: Any, metric: Any) -> Any:
+        """What it looks like."""
+        return op.Fuse(x, metric, _domain=DOMAIN, _outputs=["fused"])
+
+    def check(self, context: Any, fused: ir.Value, **_: Any) -> MatchResult:
+        """Whether this graph may hold it."""
+        return _check(fused)
+
+    def rewrite(self, op: Any, x: ir.Value, metric: ir.Value, fused: ir.Value) -> ir.Value:
+        """What instead."""
+        tokens, _ = _lower(op, x, metric, None, fused, self._merge)
+        return tokens
+
+
+class FuseSizedRule(FuseRule):
+    """`tofu::FuseSized`: the same, with the sizes of the tokens carried along."""
+
+    def pattern(self, op: Any, x: Any, metric: Any, sizes: Any) -> Any:  # type: ignore[override]
+        """What it looks like."""
+        return op.FuseSized(x, metric, sizes, _domain=DOMAIN, _outputs=["fused", "new_sizes"])
+
+    def rewrite(  # type: ignore[override]
+        self, op: Any, x: ir.Value, metric: ir.Value, sizes: ir.Value, fused: ir.Value, **_: Any
+    ) -> tuple[ir.Value, ir.Value]:
+        """What instead."""
+        tokens, new_sizes = _lower(op, x, metric, sizes, fused, self._merge)
+        assert new_sizes is not None  # sizes went in
+        return tokens, new_sizes
+
+
+def _check(fused: ir.Value) -> MatchResult:
+    result = MatchResult()
+    node = fused.producer()
+    assert node is not None  # the pattern has a producer
+    fuse = FuseNode.read(node)
+    if fuse.method not in _METHODS:
+        return result.fail(f"layer {fuse.layer}: unknown method {fuse.method!r}", node)
+    if fuse.sources > MAX_TOPK:
+        return result.fail(
+            f"layer {fuse.layer} has {fuse.sources} source tokens, but TensorRT sorts at most {MAX_TOPK}: "
+            "use a smaller --image-size or a larger patch",
+            node,
+        )
+    return result
+
+
+def _lower(
+    op: Any, x: ir.Value, metric: ir.Value, sizes: ir.Value | None, fused: ir.Value, merge: Merge
+) -> tuple[ir.Value, ir.Value | None]:
+    node = fused.producer()
+    assert node is not None and metric.dtype is not None
+    fuse = FuseNode.read(node)
+    stage = Stage(op, fuse.stage)
+    decisions = match(stage, fuse, metric, metric.dtype)
+
+    def destinations_of(name: str, rows: ir.Value) -> ir.Value:
+        return stage.slice(f"{name}/destinations", rows, fuse.first_destination, step=2)
+
+    def assemble(name: str, rows: ir.Value, destinations: ir.Value) -> ir.Value:
+        parts = [destinations]
+        if decisions.kept is not None:
+            parts.insert(0, gather_sources(stage, fuse, f"{name}/kept", rows, decisions.kept))
+        if fuse.prefix:
+            parts.insert(0, stage.slice(f"{name}/prefix", rows, 0, stop=fuse.prefix))
+        return stage.add("Concat", name, *parts, axis=1) if len(parts) > 1 else parts[0]
+
+    destinations = destinations_of("tokens", x)
+    destination_sizes = None if sizes is None else destinations_of("sizes", sizes)
+    if decisions.target is not None:
+        members = Members(
+            destinations,
+            gather_sources(stage, fuse, "tokens/matched", x, decisions.matched),
+            decisions.target,
+            destination_sizes,
+            None if sizes is None else gather_sources(stage, fuse, "sizes/matched", sizes, decisions.matched),
+        )
+        destinations, destination_sizes = merge(stage, fuse, members)
+    tokens = assemble("tokens", x, destinations)
+    if sizes is None or destination_sizes is None:
+        return tokens, None
+    return tokens, assemble("sizes", sizes, destination_sizes)

@@ -1,0 +1,69 @@
+"""Turn a canonical graph into one that a target accepts."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript.rewriter import MatchingTracer, RewriteRuleSet
+
+from tofu_export.errors import LoweringError
+from tofu_export.graph_patterns.canonical import DOMAIN
+from tofu_export.graph_patterns.naming import name_by_stage
+from tofu_export.graph_patterns.table import rules_for
+from tofu_export.options import Precision, Target
+
+__all__ = ["census", "lower"]
+
+_logger = logging.getLogger(__name__)
+
+
+def lower(model: ir.Model, target: Target, precision: Precision) -> ir.Model:
+    """Replace every canonical node of `model`, in place, by what `target` accepts.
+
+    Requires: a graph traced by `tofu_export.export`, canonical nodes of domain `tofu` in it.
+    Ensures: no node of domain `tofu` is left; names carry stages; the graph is sorted and has no dead nodes.
+
+    Raises:
+        LoweringError: no rule accepts a canonical node; the message says which and why.
+    """
+    before = sum(census(model).values())
+    name_by_stage(model)
+    rules = RewriteRuleSet(rules_for(target, precision))
+    rules.apply_to_model(model)
+    left = [node for node in model.graph if node.domain == DOMAIN]
+    if left:
+        raise LoweringError(f"{target.value}: {_reason(model, rules, left[0])}")
+    for graph_pass in (
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.IdentityEliminationPass(),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.TopologicalSortPass(),
+    ):
+        graph_pass(model)
+    for node in model.graph:
+        node.metadata_props.clear()
+    _logger.info("lowered for %s %s: %d nodes became %d", target.value, precision.value, before, len(model.graph))
+    return model
+
+
+def census(model: ir.Model) -> dict[str, int]:
+    """Number of nodes by operator, most frequent first."""
+    counts = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in model.graph)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _reason(model: ir.Model, rules: RewriteRuleSet, node: ir.Node) -> str:
+    for rule in rules:
+        tracer = MatchingTracer()
+        rule.try_rewrite(model, model.graph, node, tracer=tracer)
+        for results in tracer.best_matches_map.values():
+            for found in results:
+                if found.match_result.reason:
+                    return found.match_result.reason
+    return f"no formulation for node {node.name} ({node.domain}::{node.op_type})"

@@ -1,0 +1,52 @@
+"""Merge by a one-hot matrix product. Accepted by onnxruntime, TensorRT and TensorRT-RTX in every precision.
+
+Scatter with a reduction is what the exporter would write; TensorRT-RTX rejects it and onnxruntime has no half-precision
+kernel for it. The one-hot matrix is [B, T, R] with R tokens removed, so the product is small.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from tofu_export.graph_patterns.canonical import FuseNode
+from tofu_export.graph_patterns.merging import FLOAT, Members, Merged, group_sizes, joins, norms, rescale_to_longest
+from tofu_export.graph_patterns.stage import Stage
+
+__all__ = ["merge_onehot"]
+
+
+def merge_onehot(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
+    """Weights are divided by their sum before the product, so that no half-precision sum can overflow."""
+    joining_pairs = joins(stage, fuse, members.target)
+    onehot = stage.add("Cast", "merge/onehot", joining_pairs, to=int(FLOAT))
+
+    sizes = joining = None
+    if members.destination_sizes is not None and members.matched_sizes is not None:
+        across = stage.add("Transpose", "merge/sizes/across", members.matched_sizes, perm=[0, 2, 1])
+        joining = stage.add("Mul", "merge/sizes/joining", onehot, across)
+        added = stage.add("ReduceSum", "merge/sizes/added", joining, stage.ints("merge/sizes/axis", -1), keepdims=1)
+        sizes = stage.add("Add", "merge/sizes", members.destination_sizes, added)
+
+    if fuse.method == "tome":
+        assert sizes is not None and joining is not None and members.destination_sizes is not None
+        weights = stage.add("Div", "merge/weights", joining, sizes)
+        own = stage.add("Div", "merge/own", members.destination_sizes, sizes)
+    else:
+        own = stage.add("Reciprocal", "merge/own", group_sizes(stage, onehot))
+        weights = stage.add("Mul", "merge/weights", onehot, own)
+
+    def narrow(name: str, value: ir.Value) -> ir.Value:
+        return stage.cast(name, value, FLOAT, fuse.dtype)
+
+    theirs = stage.add("MatMul", "merge/theirs", narrow("merge/weights/narrow", weights), members.matched)
+    kept = stage.add("Mul", "merge/ours", members.destinations, narrow("merge/own/narrow", own))
+    mean = stage.add("Add", "merge/mean", kept, theirs)
+    if fuse.method != "mlerp":
+        return Merged(mean, sizes)
+
+    lengths = stage.add("Transpose", "merge/lengths/across", norms(stage, fuse, "merge/lengths", members.matched), perm=[0, 2, 1])
+    joined = stage.add("Where", "merge/lengths/joined", joining_pairs, lengths, stage.floats("merge/zero", 0.0))
+    longest_joined = stage.add("ReduceMax", "merge/lengths/max", joined, stage.ints("merge/lengths/axis", -1), keepdims=1)
+    longest = stage.add("Max", "merge/longest", norms(stage, fuse, "merge/lengths/own", members.destinations), longest_joined)
+    return Merged(rescale_to_longest(stage, fuse, mean, longest), sizes)
+

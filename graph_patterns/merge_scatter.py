@@ -1,0 +1,46 @@
+"""Merge by ScatterElements with add and max. For onnxruntime in float32 only.
+
+TensorRT-RTX rejects scatter reductions at parse time, TensorRT needs a plugin, and onnxruntime's CPU provider has no
+half-precision add. Where it runs it is the fastest form: nothing of size T x R is made.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from tofu_export.graph_patterns.canonical import FuseNode
+from tofu_export.graph_patterns.merging import FLOAT, Members, Merged, group_sizes, joins, norms, rescale_to_longest
+from tofu_export.graph_patterns.stage import Stage
+
+__all__ = ["merge_scatter"]
+
+
+def merge_scatter(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
+    """Sum the members of each group, then divide by their number or size."""
+    column = stage.add("Unsqueeze", "merge/column", members.target, stage.ints("merge/column/axis", -1))
+
+    def scatter(name: str, onto: ir.Value, index: ir.Value, updates: ir.Value, reduction: str) -> ir.Value:
+        return stage.add("ScatterElements", name, onto, index, updates, axis=1, reduction=reduction)
+
+    sizes = None
+    destinations, matched = members.destinations, members.matched
+    if members.destination_sizes is not None and members.matched_sizes is not None:
+        sizes = scatter("merge/sizes", members.destination_sizes, column, members.matched_sizes, "add")
+        if fuse.method == "tome":
+            destinations = stage.add("Mul", "merge/ours", destinations, members.destination_sizes)
+            matched = stage.add("Mul", "merge/theirs", matched, members.matched_sizes)
+
+    wide_column = stage.add("Expand", "merge/index", column, stage.add("Shape", "merge/shape", matched))
+    total = scatter("merge/total", destinations, wide_column, matched, "add")
+    if fuse.method == "tome":
+        assert sizes is not None  # tome always tracks sizes
+        return Merged(stage.add("Div", "merge/mean", total, sizes), sizes)
+
+    if fuse.method == "average":
+        onehot = stage.add("Cast", "merge/onehot", joins(stage, fuse, members.target), to=int(FLOAT))
+        return Merged(stage.add("Div", "merge/mean", total, group_sizes(stage, onehot)), sizes)
+
+    # MLERP: the direction of the mean is the direction of the sum, the count cancels.
+    own = norms(stage, fuse, "merge/lengths/own", members.destinations)
+    longest = scatter("merge/longest", own, column, norms(stage, fuse, "merge/lengths", members.matched), "max")
+    return Merged(rescale_to_longest(stage, fuse, total, longest), sizes)

@@ -1,0 +1,76 @@
+"""What every merging formulation takes and gives, and the parts that all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from tofu_export.graph_patterns.canonical import FuseNode
+from tofu_export.graph_patterns.stage import Stage
+
+__all__ = ["FLOAT", "Members", "Merge", "Merged", "group_sizes", "joins", "norms", "rescale_to_longest"]
+
+FLOAT = ir.DataType.FLOAT
+_NORM_FLOOR = 1e-12
+
+
+class Members(NamedTuple):
+    """What takes part in a merge.
+
+    Attributes:
+        destinations: [B, T, C].
+        matched: [B, R, C].
+        target: [B, R] int64, destination of each matched source.
+        destination_sizes: [B, T, 1] float32, None while sizes are not tracked.
+        matched_sizes: [B, R, 1] float32.
+    """
+
+    destinations: ir.Value
+    matched: ir.Value
+    target: ir.Value
+    destination_sizes: ir.Value | None
+    matched_sizes: ir.Value | None
+
+
+class Merged(NamedTuple):
+    """Destinations [B, T, C] after the merge, and their sizes [B, T, 1] where tracked."""
+
+    destinations: ir.Value
+    sizes: ir.Value | None
+
+
+Merge = Callable[[Stage, FuseNode, Members], Merged]
+
+
+def norms(stage: Stage, fuse: FuseNode, name: str, rows: ir.Value) -> ir.Value:
+    """L2 norms [B, K, 1] in float32: a half-precision sum of squares overflows at norm 256."""
+    wide = stage.cast(f"{name}/wide", rows, fuse.dtype, FLOAT)
+    return stage.add("ReduceL2", name, wide, stage.ints(f"{name}/axis", -1), keepdims=1)
+
+
+def rescale_to_longest(stage: Stage, fuse: FuseNode, mean: ir.Value, longest: ir.Value) -> ir.Value:
+    """MLERP: `mean / ||mean|| * longest`; a zero mean stays zero.
+
+    Source: arXiv 2312.01026, equations 9 and 10.
+    """
+    wide = stage.cast("merge/wide", mean, fuse.dtype, FLOAT)
+    length = stage.add("ReduceL2", "merge/length", wide, stage.ints("merge/length/axis", -1), keepdims=1)
+    floored = stage.add("Max", "merge/length/floored", length, stage.floats("merge/length/floor", _NORM_FLOOR))
+    scaled = stage.add("Mul", "merge/mlerp", wide, stage.add("Div", "merge/scale", longest, floored))
+    return stage.cast("merge/narrow", scaled, FLOAT, fuse.dtype)
+
+
+def joins(stage: Stage, fuse: FuseNode, target: ir.Value) -> ir.Value:
+    """Whether matched source r joins destination t, bool [B, T, R]."""
+    rows = stage.constant("merge/rows", np.arange(fuse.destinations, dtype=np.int64).reshape(1, -1, 1))
+    columns = stage.add("Unsqueeze", "merge/columns", target, stage.ints("merge/columns/axis", 1))
+    return stage.add("Equal", "merge/joins", rows, columns)
+
+
+def group_sizes(stage: Stage, onehot: ir.Value) -> ir.Value:
+    """Members of each group, the destination included, float32 [B, T, 1], from the one-hot float32 [B, T, R]."""
+    joined = stage.add("ReduceSum", "merge/joined", onehot, stage.ints("merge/joined/axis", -1), keepdims=1)
+    return stage.add("Add", "merge/count", joined, stage.floats("merge/one", 1.0))

@@ -1,0 +1,36 @@
+"""Name nodes after the module that they come from, so that profiles group by stage."""
+
+from __future__ import annotations
+
+import ast
+
+import onnx_ir as ir
+
+__all__ = ["name_by_stage"]
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+"""Where torch's exporter notes the path of modules behind a node (torch 2.9 to 2.14)."""
+
+
+def name_by_stage(model: ir.Model) -> None:
+    """Rename every node of an exported graph to `module.path/operator`, numbered where that is taken.
+
+    Changes: node names only. Nodes without the exporter's note keep the stage of the node before them.
+    """
+    taken: dict[str, int] = {}
+    stage = "stem"
+    for node in model.graph:
+        stage = _scope(node) or stage
+        name = f"{stage}/{node.op_type}"
+        count = taken.get(name, 0)
+        taken[name] = count + 1
+        node.name = f"{name}_{count}" if count else name
+
+
+def _scope(node: ir.Node) -> str | None:
+    text = node.metadata_props.get(_SCOPES)
+    if not text:
+        return None
+    scopes = ast.literal_eval(text)  # a list of names: '', 'blocks', 'blocks.0', ..., the traced operator
+    modules = [scope for scope in scopes[:-1] if scope]
+    return str(modules[-1]).removeprefix("model.") if modules else None

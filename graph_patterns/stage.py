@@ -1,0 +1,66 @@
+"""Build nodes whose names say which stage they belong to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+__all__ = ["Stage"]
+
+
+class Stage:
+    """Adds nodes under a common name prefix, for example `blocks.3/fuse`.
+
+    Args:
+        op: the rewriter's node factory.
+        prefix: the stage; node and value names are `prefix/name`.
+    """
+
+    def __init__(self, op: Any, prefix: str) -> None:
+        self._op = op
+        self.prefix = prefix
+
+    def add(self, op_type: str, name: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+        """Add a node with one output, and return that output."""
+        (value,) = self.add_many(op_type, (name,), *inputs, **attributes)
+        return value
+
+    def add_many(
+        self, op_type: str, names: tuple[str, ...], *inputs: ir.Value | None, **attributes: Any
+    ) -> tuple[ir.Value, ...]:
+        """Add a node with several outputs, and return them."""
+        full = [f"{self.prefix}/{name}" for name in names]
+        out = getattr(self._op, op_type)(*inputs, _outputs=full, **attributes)
+        values: tuple[ir.Value, ...] = (out,) if isinstance(out, ir.Value) else tuple(out)
+        producer = values[0].producer()
+        assert producer is not None  # just made
+        producer.name = full[0]
+        return values
+
+    def constant(self, name: str, value: np.ndarray) -> ir.Value:
+        """Add a constant."""
+        return self.add("Constant", name, value=ir.tensor(value))
+
+    def ints(self, name: str, *values: int) -> ir.Value:
+        """Add a 1-D int64 constant."""
+        return self.constant(name, np.array(values, dtype=np.int64))
+
+    def floats(self, name: str, value: float, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
+        """Add a scalar constant of a floating-point type."""
+        return self.constant(name, np.array(value, dtype=dtype.numpy()))
+
+    def cast(self, name: str, value: ir.Value, source: ir.DataType, target: ir.DataType) -> ir.Value:
+        """Cast, or return the value itself where source and target are the same type."""
+        return value if source == target else self.add("Cast", name, value, to=int(target))
+
+    def slice(self, name: str, value: ir.Value, start: int, *, axis: int = 1, stop: int = 2**62, step: int = 1) -> ir.Value:
+        """Slice along one axis."""
+        bounds = (
+            self.ints(f"{name}/start", start),
+            self.ints(f"{name}/stop", stop),
+            self.ints(f"{name}/axis", axis),
+            self.ints(f"{name}/step", step),
+        )
+        return self.add("Slice", name, value, *bounds)

@@ -1,0 +1,129 @@
+"""Stands in for classic TensorRT: the test copies it to `tensorrt.py`. The plan it "builds" is what it was told.
+
+The environment variable FAKE_TENSORRT makes it fail: `no-driver`, `none`, `silent`, `crash`, `raise`, `sleep`.
+"""
+
+import enum
+import json
+import os
+import sys
+import time
+
+__version__ = os.environ.get("FAKE_TENSORRT_VERSION", "10.3.0")
+BEHAVIOUR = os.environ.get("FAKE_TENSORRT", "")
+
+Severity = enum.Enum("Severity", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE")
+DataType = enum.Enum("DataType", "FLOAT HALF BF16 INT64")
+LayerType = enum.Enum("LayerType", "CONSTANT MATRIX_MULTIPLY")
+ProfilingVerbosity = enum.Enum("ProfilingVerbosity", "LAYER_NAMES_ONLY DETAILED")
+MemoryPoolType = enum.Enum("MemoryPoolType", "WORKSPACE")
+
+
+class NetworkDefinitionCreationFlag(enum.IntEnum):
+    STRONGLY_TYPED = 1
+
+
+class ILogger:
+    pass
+
+
+class Tensor:
+    def __init__(self, name, shape, dtype):
+        self.name, self.shape, self.dtype = name, shape, dtype
+
+
+class Layer:
+    num_outputs = 2
+
+    def __init__(self, kind):
+        self.type, self.name = kind, kind.name.lower()
+
+    def get_output(self, index):
+        return None if index else Tensor("y", (-1, 16, 32), DataType.HALF)
+
+
+class Network:
+    num_inputs = num_outputs = 1
+    num_layers = 2
+
+    def __init__(self, flags):
+        self.flags = flags
+
+    def get_layer(self, index):
+        return Layer([LayerType.CONSTANT, LayerType.MATRIX_MULTIPLY][index])
+
+    def get_input(self, index):
+        return Tensor("x", (-1, 16, 32), DataType.HALF)
+
+
+class Config:
+    profiling_verbosity = None
+    told = None
+
+    def __init__(self):
+        self.limits, self.profiles = {}, []
+
+    def set_memory_pool_limit(self, pool, size):
+        self.limits[pool.name] = size
+
+    def add_optimization_profile(self, profile):
+        self.profiles.append(profile.shapes)
+        return len(self.profiles) - 1
+
+
+class Profile:
+    def __init__(self):
+        self.shapes = {}
+
+    def set_shape(self, name, low, best, high):
+        self.shapes[name] = [low, best, high]
+
+
+class OnnxParser:
+    num_errors = 0
+
+    def __init__(self, network, logger):
+        pass
+
+    def parse_from_file(self, path):
+        return True
+
+
+class Builder:
+    def __init__(self, logger):
+        self.logger = logger
+        if BEHAVIOUR == "no-driver":
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    def create_network(self, flags):
+        return Network(flags)
+
+    def create_builder_config(self):
+        return Config()
+
+    def create_optimization_profile(self):
+        return Profile()
+
+    def build_serialized_network(self, network, config):
+        print("noise on stdout")
+        if BEHAVIOUR == "none":
+            self.logger.log(Severity.ERROR, "Error Code 1: Cuda Runtime (cudaError 35: CUDA driver version is ...)")
+            self.logger.log(Severity.ERROR, "IBuilder::buildSerializedNetwork: the real cause")
+            return None
+        if BEHAVIOUR == "silent":
+            return None
+        if BEHAVIOUR == "crash":
+            print("Internal Error: something in Myelin", file=sys.stderr, flush=True)
+            os.abort()
+        if BEHAVIOUR == "raise":
+            raise ValueError("not expected at all")
+        if BEHAVIOUR == "sleep":
+            with open(os.environ["FAKE_TENSORRT_PID"], "w") as file:
+                file.write(str(os.getpid()))
+            time.sleep(60)
+        told = {"flags": network.flags, "limits": config.limits, "profiles": config.profiles}
+        return json.dumps({**told, "plugins": getattr(init_libnvinfer_plugins, "called", False)}).encode()
+
+
+def init_libnvinfer_plugins(logger, namespace):
+    init_libnvinfer_plugins.called = True

@@ -1,0 +1,98 @@
+"""What a measurement was made with: versions and hardware, without names of users, hosts or folders.
+
+Versions come from package metadata, so nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+__all__ = ["collect", "cpu_name", "logical_cores"]
+
+NVIDIA_SMI_TIMEOUT_S = 10.0
+
+_DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
+    "tofu_export": ("tofu-export",),
+    "torch": ("torch",),
+    "timm": ("timm",),
+    "onnx": ("onnx",),
+    "onnxscript": ("onnxscript",),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "numpy": ("numpy",),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+}
+"""Import name -> distributions that provide it; the first one installed counts."""
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def collect() -> dict[str, Any]:
+    """The environment as in report.json (`environment`); what is absent is None."""
+    gpu, driver = _nvidia_gpu()
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{name: next(filter(None, map(_version, names)), None) for name, names in _DISTRIBUTIONS.items()},
+        },
+        "cpu": cpu_name(),
+        "logical_cores": logical_cores(),
+        "gpu": gpu,
+        "driver": driver,
+        "platform": platform.platform(),
+    }
+
+
+def cpu_name() -> str:
+    """Marketing name of the processor, or its architecture where the system does not tell."""
+    try:
+        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    fields = (line.partition(":") for line in lines)
+    named = (value.strip() for key, _, value in fields if key.strip().lower() == "model name")
+    name = next((value for value in named if value), "")
+    return " ".join(name.split()) or platform.processor() or platform.machine() or "unknown CPU"
+
+
+def logical_cores() -> int:
+    """Logical cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _nvidia_gpu() -> tuple[str | None, str | None]:
+    """Names of the NVIDIA GPUs, joined by commas, and the driver's version; None without a working driver."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return None, None
+    try:
+        answer = subprocess.run(
+            [command, "--query-gpu=name,driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=NVIDIA_SMI_TIMEOUT_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    # Without a device the command may still end well, with a sentence instead of a table.
+    rows = [line.rsplit(",", 1) for line in answer.stdout.splitlines() if "," in line]
+    if not rows:
+        return None, None
+    return ", ".join(name.strip() for name, _ in rows), rows[0][1].strip()

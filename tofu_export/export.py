@@ -1,0 +1,173 @@
+"""Trace a model, reduced or not, to its canonical ONNX graph, and save lowered graphs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from tofu_export.errors import ExportError, TofuError
+from tofu_export.options import BatchRange, Precision
+from tofu_export.patch.canonical import CanonicalAttention
+
+__all__ = ["INPUT_NAME", "OUTPUT_NAME", "TORCH_TYPES", "in_precision", "save", "trace"]
+
+INPUT_NAME = "input"
+OUTPUT_NAME = "logits"
+MINIMUM_OPSET = 18
+EXTERNAL_DATA_BYTES = 1_900_000_000
+"""Weights beyond this go beside the file: protobuf cannot hold 2 GiB."""
+
+TORCH_TYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class InputShape:
+    """Shape of the image input without its batch axis."""
+
+    channels: int
+    height: int
+    width: int
+
+
+class _FileForm(nn.Module):
+    """A model as it stands in a file: inputs and outputs in `io_dtype`, attention left canonical."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype, io_dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model = model
+        self.dtype = dtype
+        self.io_dtype = io_dtype
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        with CanonicalAttention():
+            logits: Tensor = self.model(pixels.to(self.dtype))
+        return logits.to(self.io_dtype)
+
+
+def in_precision(model: nn.Module, precision: Precision) -> nn.Module:
+    """`model` itself in FP32, a converted copy otherwise. Matching and norms stay in float32 inside (see `patch`)."""
+    return model if precision is Precision.FP32 else copy.deepcopy(model).to(TORCH_TYPES[precision])
+
+
+def trace(
+    model: nn.Module,
+    shape: InputShape,
+    *,
+    precision: Precision = Precision.FP32,
+    io_dtype: torch.dtype = torch.float32,
+    batch: BatchRange | None = None,
+    opset: int = MINIMUM_OPSET,
+) -> ir.Model:
+    """Trace `model` once to its canonical graph.
+
+    Args:
+        model: a float32 model in eval mode, patched or not; it is not changed.
+        shape: shape of one image.
+        precision: type of weights and activations in the graph.
+        io_dtype: type of the graph's input and output.
+        batch: a range makes the batch dynamic; one number (minimum equal to maximum) fixes it.
+        opset: ONNX opset, at least 18.
+
+    Returns:
+        A graph from `input` [B, C, H, W] to `logits` [B, classes] with `tofu::` nodes (see `graph_patterns`).
+
+    Raises:
+        ExportError: the exporter failed; the message holds its first cause.
+    """
+    if opset < MINIMUM_OPSET:
+        raise ExportError(f"opset {opset} is too old, expected {MINIMUM_OPSET} or newer")
+    batch = batch or BatchRange()
+    static = batch.minimum == batch.maximum
+    form = _FileForm(in_precision(model, precision), TORCH_TYPES[precision], io_dtype).eval()
+    example = torch.zeros(batch.maximum if static else 2, shape.channels, shape.height, shape.width, dtype=io_dtype)
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                form,
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes=None if static else ({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+    except TofuError:
+        raise
+    except Exception as error:
+        raise ExportError(f"torch.onnx.export failed: {_first_cause(error)}") from error
+    assert program is not None  # dynamo=True returns a program
+    canonical = program.model
+    _strip_wrapper_prefix(canonical)
+    return canonical
+
+
+def save(model: ir.Model, path: Path, metadata: Mapping[str, Any]) -> list[Path]:
+    """Write a graph as an ONNX file and return the files written, weights of large models beside it first.
+
+    Args:
+        model: a lowered graph.
+        path: the file to write; external data gets the name `path` + `.data`.
+        metadata: stored in `metadata_props` under `tofu_export.KEY`, anything but text as JSON.
+    """
+    model.producer_name = "tofu-export"
+    model.producer_version = None
+    model.metadata_props.clear()
+    for key, value in metadata.items():
+        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        model.metadata_props[f"tofu_export.{key}"] = text
+    weight_bytes = sum(
+        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
+    )
+    if weight_bytes <= EXTERNAL_DATA_BYTES:
+        ir.save(model, path)
+        return [path]
+    data = path.with_name(path.name + ".data")
+    ir.save(model, path, external_data=data.name)
+    return [data, path]
+
+
+def _strip_wrapper_prefix(model: ir.Model) -> None:
+    """Give initializers the names that the model's parameters have in timm."""
+    for value in list(model.graph.initializers.values()):
+        name = value.name or ""
+        if name.startswith("model."):
+            model.graph.initializers.pop(name)
+            value.name = name.removeprefix("model.")
+            model.graph.initializers[value.name] = value
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress and advice off the user's terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

@@ -1,0 +1,120 @@
+"""Write files so that a final name only ever holds a complete file.
+
+Everything is written into a hidden staging folder inside the destination (same file system), flushed to disk, and
+renamed. A process killed at any moment leaves at most the staging folder, which the next run clears away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tofu_export.errors import OutputError
+
+__all__ = ["Staging", "sha256_of", "staging"]
+
+_PREFIX = ".tofu-export-"
+
+
+class Staging:
+    """A folder for files in the making.
+
+    Args:
+        folder: the hidden folder, which exists.
+        destination: where finished files go.
+    """
+
+    def __init__(self, folder: Path, destination: Path) -> None:
+        self.folder = folder
+        self.destination = destination
+
+    def path(self, name: str) -> Path:
+        """Where to write the file that will be called `name`."""
+        return self.folder / name
+
+    def publish(self, *names: str) -> list[Path]:
+        """Move finished files to the destination under their names, replacing older ones, in the order given.
+
+        Raises:
+            OutputError: the file system refuses.
+        """
+        published = []
+        try:
+            for name in names:
+                flush_to_disk(self.path(name))
+            for name in names:
+                final = self.destination / name
+                self.path(name).replace(final)
+                published.append(final)
+            flush_to_disk(self.destination)
+        except OSError as error:
+            raise OutputError(f"cannot write to {self.destination}: {error.strerror or error}") from error
+        return published
+
+
+@contextlib.contextmanager
+def staging(destination: Path) -> Iterator[Staging]:
+    """Open a staging folder in `destination`, which is created if need be; remove what is left of it at the end.
+
+    A destination that had to be created and is still empty at the end is removed too.
+
+    Raises:
+        OutputError: the destination is not a folder or cannot be written.
+    """
+    created = not destination.exists()
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+        _clear_abandoned(destination)
+        folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=destination))
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to {destination}: {error.strerror or error}. Choose another folder with -o"
+        ) from error
+    try:
+        yield Staging(folder, destination)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if created:
+            with contextlib.suppress(OSError):
+                destination.rmdir()
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _clear_abandoned(destination: Path) -> None:
+    """Remove staging folders whose process is gone; another run's live one stays."""
+    for folder in destination.glob(f"{_PREFIX}*"):
+        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdecimal() and not _is_running(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

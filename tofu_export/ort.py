@@ -1,0 +1,307 @@
+"""The only door to onnxruntime: sessions that either run where they were asked to run, or say why not.
+
+onnxruntime answers a provider that cannot start with a session on the CPU and no exception, and wraps every other
+failure in its own exceptions. Here both become a `TofuError` of one line, and a good run prints nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tofu_export.errors import BackendMissingError, ExportError, OptionError, TofuError
+
+__all__ = ["CPU_PROVIDER", "OrtSession", "TensorSpec", "open_session", "providers_usable", "version"]
+
+CPU_PROVIDER = "CPUExecutionProvider"
+
+Array = npt.NDArray[Any]
+
+_REMOTE_PROVIDERS = frozenset({"AzureExecutionProvider"})
+"""Providers that send tensors to a service; they accept any model and run none of it here."""
+
+_LOG_ERROR, _LOG_FATAL = 3, 4
+
+_NUMPY_TYPES: Mapping[str, type[np.generic]] = {
+    "tensor(bool)": np.bool_,
+    "tensor(double)": np.float64,
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int8)": np.int8,
+    "tensor(int16)": np.int16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(uint8)": np.uint8,
+    "tensor(uint16)": np.uint16,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint64)": np.uint64,
+}
+
+
+class TensorSpec(NamedTuple):
+    """Type and shape of one input or output.
+
+    Attributes:
+        dtype: numpy type.
+        shape: one size per axis, None where it is dynamic. `()` stands for a scalar and for a shape that the file
+            does not state, because onnxruntime reports both alike.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype.name}[{', '.join('?' if size is None else str(size) for size in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class OrtSession:
+    """A model loaded in onnxruntime, on the provider that was asked for. Made by `open_session`.
+
+    Attributes:
+        label: how messages call the model.
+        provider: execution provider in use.
+        inputs: what `run` expects, by name.
+        outputs: what `run` returns, by name.
+        native: the `onnxruntime.InferenceSession`.
+    """
+
+    label: str
+    provider: str
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    native: Any
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """All outputs by name.
+
+        Raises:
+            OptionError: a feed is missing, unknown, or has another dtype, rank or fixed size than the model states.
+            ExportError: onnxruntime fails while it runs the graph.
+        """
+        return self.bind(feeds)()
+
+    def bind(self, feeds: Mapping[str, Array]) -> Callable[[], dict[str, Array]]:
+        """A call that runs the model on these feeds; they are checked here, so a timed call holds no checks.
+
+        Raises:
+            OptionError: as `run`.
+        """
+        _check_feeds(self.label, self.inputs, feeds)
+        ready = {name: np.ascontiguousarray(feed) for name, feed in feeds.items()}
+        names = list(self.outputs)
+
+        def call() -> dict[str, Array]:
+            try:
+                return dict(zip(names, self.native.run(names, ready), strict=True))
+            except Exception as error:
+                if not _is_native(error):
+                    raise
+                raise ExportError(
+                    f"{self.label} loads in onnxruntime but fails when it runs: {_reason(error)}. "
+                    "Check it with `tofu-export lint`, or export it for another target or precision"
+                ) from error
+
+        return call
+
+
+def open_session(
+    model: Path | bytes, *, provider: str = CPU_PROVIDER, threads: int | None = None, share_cores: bool = False
+) -> OrtSession:
+    """Load an ONNX file, or its bytes.
+
+    Args:
+        model: file, or serialised ModelProto without external data.
+        provider: execution provider that must be used; nodes that it does not know still run on the CPU.
+        threads: threads inside one operator; None lets onnxruntime take one per physical core.
+        share_cores: stop the worker threads from spinning once a run ends. They otherwise wait actively for the next
+            one and take the cores from every other session of the process.
+
+    Raises:
+        OptionError: threads is not a number >= 1.
+        BackendMissingError: onnxruntime is not installed or broken, or the provider cannot be used here.
+        ExportError: the file is missing, cut short, not ONNX, invalid, or lacks its external data.
+    """
+    if threads is not None and (isinstance(threads, bool) or threads < 1):
+        raise OptionError(f"threads is {threads!r}, expected a whole number >= 1, or none for the default")
+    ort = _onnxruntime()
+    if provider not in ort.get_available_providers():
+        raise BackendMissingError(
+            f"{provider} is not in the installed onnxruntime {ort.__version__}, which has "
+            f"{', '.join(ort.get_available_providers())}. {_provider_hint(provider)}"
+        )
+    label = f"the model ({len(model)} bytes)" if isinstance(model, bytes) else str(model)
+    if isinstance(model, Path) and not model.is_file():
+        raise ExportError(f"{label} is not a file: give the path of an ONNX file")
+    options = ort.SessionOptions()
+    # Failures on the CPU come as exceptions, so their log lines would only repeat them. A GPU provider that cannot
+    # start raises nothing: the cause (a missing library, say) is in the log alone.
+    options.log_severity_level = _LOG_FATAL if provider == CPU_PROVIDER else _LOG_ERROR
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if share_cores:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+    native = _load(ort, label, model, provider, options)
+    if native.get_providers()[0] != provider:
+        raise BackendMissingError(
+            f"{provider} is in the installed onnxruntime but could not start: onnxruntime fell back to "
+            f"{native.get_providers()[0]}. {_provider_hint(provider)}"
+        )
+    return OrtSession(
+        label=label,
+        provider=provider,
+        inputs=MappingProxyType({value.name: _spec(label, value) for value in native.get_inputs()}),
+        outputs=MappingProxyType({value.name: _spec(label, value) for value in native.get_outputs()}),
+        native=native,
+    )
+
+
+def providers_usable() -> tuple[str, ...]:
+    """The providers that start here, best first.
+
+    Each one is tried on a one-node model: the list that onnxruntime gives names what was compiled in (onnxruntime-gpu
+    lists CUDA without any GPU).
+
+    Raises:
+        BackendMissingError: onnxruntime is not installed or broken.
+    """
+    ort = _onnxruntime()
+    probe = _probe_model()
+    ort.set_default_logger_severity(_LOG_FATAL)
+    try:
+        return tuple(name for name in ort.get_available_providers() if _starts(probe, name))
+    finally:
+        ort.set_default_logger_severity(_LOG_ERROR)
+
+
+def version() -> str:
+    """Version of the installed onnxruntime.
+
+    Raises:
+        BackendMissingError: onnxruntime is not installed or broken.
+    """
+    return str(_onnxruntime().__version__)
+
+
+def _onnxruntime() -> Any:
+    install = "install it with `pip install onnxruntime`, or `pip install onnxruntime-gpu` for NVIDIA GPUs (only one)"
+    try:
+        import onnxruntime as ort
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise BackendMissingError(f"onnxruntime lacks the package {error.name}: {install}") from error
+        raise BackendMissingError(f"onnxruntime is not installed: {install}") from error
+    except ImportError as error:
+        raise BackendMissingError(f"onnxruntime is installed but cannot be loaded ({error}): {install}") from error
+    if not hasattr(ort, "InferenceSession"):
+        # What is left when one of onnxruntime and onnxruntime-gpu is removed: an empty folder that still imports.
+        raise BackendMissingError(f"onnxruntime is installed but empty: uninstall both variants, then {install}")
+    ort.set_default_logger_severity(_LOG_ERROR)
+    return ort
+
+
+def _load(ort: Any, label: str, model: Path | bytes, provider: str, options: Any) -> Any:
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        # Without enable_fallback=0 onnxruntime prints on stdout and retries on another provider.
+        return ort.InferenceSession(source, options, providers=[provider], enable_fallback=0)
+    except Exception as error:
+        if not _is_native(error):
+            raise
+        if type(error).__name__ == "EPFail":
+            raise BackendMissingError(
+                f"{provider} could not start: {_reason(error)}. {_provider_hint(provider)}"
+            ) from error
+        raise ExportError(f"onnxruntime cannot load {label}: {_reason(error)}. {_load_hint(_reason(error))}") from error
+
+
+def _is_native(error: Exception) -> bool:
+    """True for what onnxruntime raises itself; its exceptions share no base class, and pybind11 adds RuntimeError."""
+    return type(error).__module__.startswith("onnxruntime") or type(error) is RuntimeError
+
+
+def _reason(error: Exception) -> str:
+    """The message on one line, without onnxruntime's prefixes."""
+    line = " ".join(str(error).split())
+    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
+    line = re.sub(r"^Load model from .*? failed:\s*", "", line).rstrip(". ")
+    return line if len(line) <= 400 else f"{line[:397]}..."
+
+
+def _load_hint(reason: str) -> str:
+    lowered = reason.lower()
+    if "external data" in lowered:
+        return "Weights over 2 GB lie in a second file: keep it beside the .onnx file under the name it had"
+    if "protobuf" in lowered:
+        return "It is not an ONNX file, or it is cut short: copy or export it again"
+    return "Check it with `tofu-export lint`, or export it again"
+
+
+def _provider_hint(provider: str) -> str:
+    if provider in ("CUDAExecutionProvider", "TensorrtExecutionProvider"):
+        return (
+            'It needs an NVIDIA GPU with its driver, and `pip install "tofu-export[gpu]"` after '
+            "`pip uninstall onnxruntime`; or ask for the CPU"
+        )
+    return f"Ask for {CPU_PROVIDER}, or install an onnxruntime that has it"
+
+
+def _spec(label: str, value: Any) -> TensorSpec:
+    if value.type not in _NUMPY_TYPES:
+        raise ExportError(
+            f"{label}: {value.name} is a {value.type}, which numpy cannot hold; expected one of "
+            f"{', '.join(sorted(_NUMPY_TYPES))}. Export in fp32 or fp16 to run it in onnxruntime"
+        )
+    shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+    return TensorSpec(np.dtype(_NUMPY_TYPES[value.type]), shape)
+
+
+def _check_feeds(label: str, inputs: Mapping[str, TensorSpec], feeds: Mapping[str, Array]) -> None:
+    expected = ", ".join(f"{name} {spec}" for name, spec in inputs.items())
+    missing = [name for name in inputs if name not in feeds]
+    unknown = [name for name in feeds if name not in inputs]
+    if missing or unknown:
+        wrong = [f"{', '.join(missing)} missing"] * bool(missing) + [f"{', '.join(unknown)} unknown"] * bool(unknown)
+        raise OptionError(f"feeds of {label}: {' and '.join(wrong)}; expected {expected}")
+    for name, spec in inputs.items():
+        feed = feeds[name]
+        if not isinstance(feed, np.ndarray):
+            raise OptionError(f"feed {name} of {label} is a {type(feed).__name__}, expected a numpy array {spec}")
+        if feed.dtype != spec.dtype:
+            raise OptionError(
+                f"feed {name} of {label} has dtype {feed.dtype}, expected {spec}: convert it with .astype()"
+            )
+        if not _fits(feed.shape, spec.shape):
+            raise OptionError(f"feed {name} of {label} has shape {list(feed.shape)}, expected {spec}")
+
+
+def _fits(shape: tuple[int, ...], spec: tuple[int | None, ...]) -> bool:
+    if not spec:  # a scalar or unstated: only onnxruntime knows which
+        return True
+    return len(shape) == len(spec) and all(want in (None, got) for got, want in zip(shape, spec, strict=True))
+
+
+def _probe_model() -> bytes:
+    from onnx import TensorProto, helper
+
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "probe", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def _starts(probe: bytes, provider: str) -> bool:
+    if provider in _REMOTE_PROVIDERS:
+        return False
+    try:
+        open_session(probe, provider=provider).run({"x": np.ones(1, np.float32)})
+    except TofuError:
+        return False
+    return True

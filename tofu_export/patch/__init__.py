@@ -1,0 +1,11 @@
+"""The eager truth: Token Fusion inside an unmodified timm model.
+
+`apply` switches a model to its reduced form and `remove` brings it back. Weights, parameter names and upstream's
+sub-modules stay as they are.
+"""
+
+from tofu_export.patch.apply import apply, applied_plan, remove
+from tofu_export.patch.fuse import fuse
+from tofu_export.patch.observe import observe
+
+__all__ = ["applied_plan", "apply", "fuse", "observe", "remove"]

@@ -1,0 +1,62 @@
+"""Leave attention in a traced graph as one `tofu::Attention` node, to be lowered for each target.
+
+Left to the exporter, scaled dot-product attention becomes a chain with shape arithmetic at opset 18, an operator that
+TensorRT-RTX cannot build in float32 at opset 23, and an export failure where the mask is computed (torch 2.14).
+Remove this once one form suits all targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from tofu_export.errors import ExportError
+
+__all__ = ["CanonicalAttention"]
+
+
+class CanonicalAttention(TorchFunctionMode):
+    """While active, turns each `scaled_dot_product_attention` into `tofu::Attention(q, k, v[, bias])`.
+
+    Inputs are [B, H, N, D]; the bias broadcasts to [B, H, N, M]; attribute `scale` multiplies the scores. With a bias
+    the node is `tofu::BiasedAttention`. Only for tracing: the node has no eager implementation.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Replace the attention, run anything else unchanged."""
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return _symbolic_attention(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _symbolic_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    if dropout_p or is_causal or enable_gqa:
+        raise ExportError("attention with dropout, a causal mask or grouped queries is not supported: use model.eval()")
+    if attn_mask is not None and not attn_mask.is_floating_point():
+        raise ExportError(f"attention mask of type {attn_mask.dtype} is not supported, expected an additive float mask")
+    inputs = (query, key, value) if attn_mask is None else (query, key, value, attn_mask)
+    return torch.onnx.ops.symbolic(
+        "tofu::Attention" if attn_mask is None else "tofu::BiasedAttention",
+        inputs,
+        {"scale": query.shape[-1] ** -0.5 if scale is None else scale},
+        dtype=query.dtype,
+        shape=(*query.shape[:-1], value.shape[-1]),
+        version=1,
+    )

@@ -1,0 +1,158 @@
+"""Measure what a model costs, by running it once on the meta device with counters on its leaves."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from tofu_export.errors import UnsupportedModelError
+from tofu_export.patch.blocks import adapter_for
+from tofu_export.patch.support import check_supported
+from tofu_export.plan import BlockCost, ModelSpec
+
+__all__ = ["describe"]
+
+
+def describe(model: nn.Module, name: str, image_size: tuple[int, int] | None = None) -> ModelSpec:
+    """The cost and token structure of an unpatched model.
+
+    Args:
+        model: a supported timm model on the meta device (values are never read).
+        name: what to call it in messages and in the spec.
+        image_size: height and width in pixels; None: the model's own.
+
+    Raises:
+        UnsupportedModelError: the model is not supported.
+
+    Source: fvcore's operator counts (linear and convolution: multiply-accumulates; layer norm: 5 per element, 4
+    without affine weights), plus the two products of the attention.
+    """
+    check_supported(model, name)
+    architecture: Any = model
+    channels = _input_channels(architecture)
+    size = image_size or tuple(architecture.patch_embed.img_size)
+    counter = _Counter()
+    with torch.no_grad(), _counting(model, counter):
+        architecture(torch.empty(1, channels, *size, device="meta"))
+
+    tokens = counter.block_tokens
+    blocks = []
+    for index, block in enumerate(architecture.blocks):
+        adapter = adapter_for(block)
+        if adapter is None:
+            raise UnsupportedModelError(f"{name}: block {index} is a {type(block).__name__}")
+        feed = attend = 0
+        for path, macs in counter.macs.items():
+            if path.startswith(f"blocks.{index}."):
+                if path.split(".")[2] in adapter.feed_modules:
+                    feed += macs
+                else:
+                    attend += macs
+        blocks.append(BlockCost(attend // tokens, counter.pairs[f"blocks.{index}"] // tokens**2, feed // tokens))
+    patches = tokens - architecture.num_prefix_tokens
+    tail = {path: macs for path, macs in counter.macs.items() if path in counter.after_blocks}
+    per_token = {path for path in tail if counter.rows[path] in (tokens, patches)}
+    stem = sum(macs for path, macs in counter.macs.items() if path not in tail and not path.startswith("blocks."))
+    return ModelSpec(
+        name=name,
+        image_size=(int(size[0]), int(size[1])),
+        in_chans=channels,
+        num_classes=int(architecture.num_classes),
+        tokens=tokens,
+        prefix_tokens=int(architecture.num_prefix_tokens),
+        embed_dim=int(architecture.embed_dim),
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        stem_macs=stem,
+        blocks=tuple(blocks),
+        tail_token=sum(tail[path] // counter.rows[path] for path in per_token) + counter.pairs["tail"] // tokens,
+        tail_fixed=sum(macs for path, macs in tail.items() if path not in per_token),
+    )
+
+
+def _input_channels(architecture: Any) -> int:
+    return next(int(module.in_channels) for module in architecture.modules() if isinstance(module, nn.Conv2d))
+
+
+class _Counter(TorchFunctionMode):
+    """Multiply-accumulates per leaf module, and per block for the attention's own products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs: dict[str, int] = defaultdict(int)
+        self.rows: dict[str, int] = {}
+        self.pairs: dict[str, int] = defaultdict(int)
+        self.after_blocks: set[str] = set()
+        self.block_tokens = 0
+        self.where = "stem"
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Count the products of the fused attention: queries x keys x channels, twice."""
+        if func is F.scaled_dot_product_attention:
+            query, key, value = args[:3]
+            self.pairs[self.where] += query[..., 0].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+        return func(*args, **(kwargs or {}))
+
+    def leaf(self, path: str, module: nn.Module, output: Tensor) -> None:
+        """Count one call of a leaf module."""
+        weight = getattr(module, "weight", None)
+        if isinstance(module, nn.Linear):
+            macs = output.numel() * module.in_features
+        elif isinstance(module, nn.Conv2d):
+            kernel = module.kernel_size[0] * module.kernel_size[1]
+            macs = output.numel() * module.in_channels // module.groups * kernel
+        elif isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm | nn.BatchNorm2d):
+            macs = output.numel() * (4 if weight is None else 5)
+        else:
+            return
+        self.macs[path] += macs
+        self.rows[path] = output.shape[1] if output.dim() == 3 else 1
+        if self.where == "tail":
+            self.after_blocks.add(path)
+
+
+@contextmanager
+def _counting(model: nn.Module, counter: _Counter) -> Iterator[None]:
+    """Attach the counter to every leaf; force the fused attention so that its calls are seen."""
+    handles = []
+    switched = []
+    architecture: Any = model
+
+    def enter_block(index: int) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            counter.where = f"blocks.{index}"
+            counter.block_tokens = args[0].shape[1]
+
+        return hook
+
+    def leave_blocks(_module: nn.Module, _args: Any, _output: Any) -> None:
+        counter.where = "tail"
+
+    def count(path: str) -> Callable[..., None]:
+        return lambda module, _args, output: counter.leaf(path, module, output)
+
+    try:
+        for index, block in enumerate(architecture.blocks):
+            handles.append(block.register_forward_pre_hook(enter_block(index)))
+        handles.append(architecture.blocks[-1].register_forward_hook(leave_blocks))
+        for path, module in model.named_modules():
+            if not any(True for _ in module.children()):
+                handles.append(module.register_forward_hook(count(path)))
+            if getattr(module, "fused_attn", True) is False:
+                switched.append(module)
+                module.fused_attn = True  # type: ignore[assignment]
+        with counter:
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in switched:
+            module.fused_attn = False  # type: ignore[assignment]

@@ -1,0 +1,25 @@
+"""What travels from block to block in a patched model, besides the tokens. Carried by value, never shared.
+
+A shared mutable object would be cloned by `torch.export`, one copy per module, and the eager model then breaks
+(torch 2.14).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+__all__ = ["TokenState"]
+
+
+class TokenState(NamedTuple):
+    """Tokens and their companions between two patched blocks.
+
+    Attributes:
+        tokens: [B, N, C].
+        sizes: [B, N, 1] float32 patches behind each token, None while sizes are not tracked or all are 1.
+    """
+
+    tokens: Tensor
+    sizes: Tensor | None = None

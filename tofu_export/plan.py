@@ -1,0 +1,189 @@
+"""The reduction plan: how many tokens enter and leave each layer, and what that costs. Pure Python, no torch.
+
+Everything downstream (patch, export, engines, reports) reads the plan; nothing recomputes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tofu_export.errors import OptionError
+from tofu_export.options import Method, Reduction
+
+__all__ = ["BlockCost", "LayerPlan", "ModelSpec", "Plan", "make_plan", "removable"]
+
+
+@dataclass(frozen=True)
+class BlockCost:
+    """Multiply-accumulates of one transformer block for one image, as functions of its token count N.
+
+    The attention half costs `attend_token * N + attend_pair * N^2`, the other half `feed_token * N'`, N' being what
+    the reduction between the two leaves.
+
+    Source: fvcore's counting (a linear layer in*out, a layer norm 5 per element), plus the two N^2 products of the
+    attention, which fvcore does not see when the attention is fused.
+    """
+
+    attend_token: int
+    attend_pair: int
+    feed_token: int
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What the plan needs to know about a model.
+
+    Attributes:
+        name: timm name, or the demo model's.
+        image_size: height and width of the input, in pixels.
+        in_chans: channels of the input.
+        num_classes: width of the classifier, 0 without one.
+        tokens: tokens that enter the first block, prefix included.
+        prefix_tokens: class, distillation and register tokens, which come first and never leave.
+        embed_dim: channels of a token.
+        params: number of parameters.
+        stem_macs: everything before the blocks, for one image.
+        blocks: cost of each block.
+        tail_token: everything after the blocks that is paid for each token.
+        tail_fixed: everything after the blocks that is paid once.
+    """
+
+    name: str
+    image_size: tuple[int, int]
+    in_chans: int
+    num_classes: int
+    tokens: int
+    prefix_tokens: int
+    embed_dim: int
+    params: int
+    stem_macs: int
+    blocks: tuple[BlockCost, ...]
+    tail_token: int
+    tail_fixed: int
+
+    @property
+    def depth(self) -> int:
+        """Number of transformer blocks."""
+        return len(self.blocks)
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What one block does to the token count."""
+
+    layer: int
+    method: Method
+    tokens_in: int
+    removed: int
+
+    @property
+    def tokens_out(self) -> int:
+        """Tokens that the second half of the block sees."""
+        return self.tokens_in - self.removed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The reduction of one model, layer by layer.
+
+    Attributes:
+        reduction: the options that the plan was made from.
+        prefix_tokens: protected tokens at the front.
+        tracks_sizes: token sizes are tracked and their logarithm is added to the attention scores.
+        layers: one entry per block.
+        macs_full: multiply-accumulates of the unreduced model for one image.
+        macs_reduced: the same with this plan.
+    """
+
+    reduction: Reduction
+    prefix_tokens: int
+    tracks_sizes: bool
+    layers: tuple[LayerPlan, ...]
+    macs_full: int
+    macs_reduced: int
+
+    @property
+    def pattern(self) -> str:
+        """One letter per layer, for example PPPPPPMMMMMM."""
+        return "".join(layer.method.value for layer in self.layers)
+
+    @property
+    def removes(self) -> bool:
+        """True if any token leaves."""
+        return any(layer.removed for layer in self.layers)
+
+    @property
+    def gmacs_full(self) -> float:
+        """GMACs of the unreduced model."""
+        return self.macs_full / 1e9
+
+    @property
+    def gmacs_reduced(self) -> float:
+        """GMACs with this plan."""
+        return self.macs_reduced / 1e9
+
+    @property
+    def flop_ratio(self) -> float:
+        """How many times fewer multiply-accumulates the reduced model needs."""
+        return self.macs_full / self.macs_reduced
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as in report.json (`plan`)."""
+        reduction = self.reduction
+        return {
+            "mode": reduction.mode.value,
+            "r": list(reduction.r) if isinstance(reduction.r, tuple) else reduction.r,
+            "schedule": reduction.schedule.value,
+            "pattern": self.pattern,
+            "prune_layers": len(self.pattern) - len(self.pattern.lstrip(Method.PRUNE.value)),
+            "prop_attn": self.tracks_sizes,
+            "layers": [
+                {**asdict(layer), "method": layer.method.name.lower(), "tokens_out": layer.tokens_out}
+                for layer in self.layers
+            ],
+            "gmacs": {"full": round(self.gmacs_full, 4), "reduced": round(self.gmacs_reduced, 4)},
+        }
+
+
+def removable(tokens: int, prefix_tokens: int) -> int:
+    """The most tokens that one layer can remove: half of the unprotected ones.
+
+    Source: arXiv 2312.01026, section 3.1; bipartite matching removes sources only, and every second token is one.
+    """
+    return max((tokens - prefix_tokens) // 2, 0)
+
+
+def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
+    """Plan a reduction of `spec`.
+
+    Raises:
+        OptionError: the options do not fit the model's depth.
+    """
+    amounts = reduction.amounts(spec.depth)
+    methods = reduction.methods(spec.depth)
+    if spec.depth == 0:
+        raise OptionError(f"{spec.name} has no blocks to reduce")
+    layers = []
+    tokens = spec.tokens
+    for index, (amount, method) in enumerate(zip(amounts, methods, strict=True)):
+        removed = 0 if method is Method.NONE else min(amount, removable(tokens, spec.prefix_tokens))
+        layers.append(LayerPlan(index, method, tokens, removed))
+        tokens -= removed
+    full = tuple(LayerPlan(index, Method.NONE, spec.tokens, 0) for index in range(spec.depth))
+    return Plan(
+        reduction=reduction,
+        prefix_tokens=spec.prefix_tokens,
+        tracks_sizes=reduction.tracks_sizes(spec.depth) and any(layer.removed for layer in layers),
+        layers=tuple(layers),
+        macs_full=_macs(spec, full),
+        macs_reduced=_macs(spec, tuple(layers)),
+    )
+
+
+def _macs(spec: ModelSpec, layers: tuple[LayerPlan, ...]) -> int:
+    blocks = sum(
+        cost.attend_token * layer.tokens_in + cost.attend_pair * layer.tokens_in**2 + cost.feed_token * layer.tokens_out
+        for cost, layer in zip(spec.blocks, layers, strict=True)
+    )
+    return spec.stem_macs + blocks + spec.tail_token * layers[-1].tokens_out + spec.tail_fixed

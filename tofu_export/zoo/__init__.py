@@ -1,0 +1,1 @@
+"""Models and weights: names, checkpoints, creation. Importing the package loads neither torch nor timm."""

@@ -1,0 +1,75 @@
+"""Original JAX/Flax ViT weights (`.npz`), read by the model's own loader in timm, and checked for what it skips.
+
+timm's loader fills what it finds: it leaves a classifier of another width, a deeper checkpoint and layers that JAX
+never had without a word. So every parameter starts as NaN here, and one that still is NaN afterwards was not loaded.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from tofu_export.errors import WeightsError
+from tofu_export.zoo._fit import classifiers_of
+from tofu_export.zoo._quiet import quiet
+
+__all__ = ["load_npz"]
+
+
+def load_npz(model: nn.Module, path: Path, *, name: str) -> None:
+    """Load `path` into `model`, in place. After an error the weights of `model` are undefined.
+
+    Raises:
+        WeightsError: not an `.npz` archive, pickled objects in it, no loader in the model, or weights that do not fill
+            the model exactly.
+    """
+    load = getattr(model, "load_pretrained", None)
+    if not callable(load):
+        raise WeightsError(f"{name} cannot read .npz files: convert {path.name} to .safetensors first")
+    shapes = _check_archive(path)
+    depths = {int(found[1]) + 1 for key in shapes if (found := re.search(r"encoderblock_(\d+)/", key))}
+    depth = len(getattr(model, "blocks", ()))
+    if depths and max(depths) != depth:
+        raise WeightsError(f"{path.name} has {max(depths)} blocks, but {name} has {depth}: pass the matching model")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    try:
+        with quiet():
+            load(str(path))
+    except Exception as error:  # KeyError, RuntimeError or ValueError, depending on what differs
+        raise WeightsError(
+            f"{path.name} does not fit {name} ({type(error).__name__}: {error}): "
+            "expected JAX/Flax weights of that model, as Google published them"
+        ) from error
+    skipped = [key for key, parameter in model.named_parameters() if bool(torch.isnan(parameter).any())]
+    if not skipped:
+        return
+    heads = classifiers_of(model)
+    if all(key.startswith(tuple(f"{head}." for head in heads)) for key in skipped):
+        classes = next((shape[-1] for key, shape in shapes.items() if key.endswith("head/bias")), 0)
+        raise WeightsError(f"{path.name} fits {name} but for its classifier: pass --num-classes {classes}")
+    raise WeightsError(f"{path.name} does not fit {name}: it lacks {len(skipped)} tensors, such as {skipped[0]}")
+
+
+def _check_archive(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of each array of the archive, all of them plain finite numbers."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            shapes = {}
+            for key in archive.files:
+                array = archive[key]
+                if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+                    raise WeightsError(f"{key} in {path.name} holds NaN or infinity: use another checkpoint")
+                shapes[key] = array.shape
+            return shapes
+    except (OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise WeightsError(
+            f"{path.name} is truncated or not a plain .npz archive ({type(error).__name__}: {error}); "
+            "pickled objects in it are never loaded"
+        ) from error
