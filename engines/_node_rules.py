@@ -183,8 +183,8 @@ def _note_constant(node: onnx.NodeProto, scope: Scope) -> None:
 
 
 def _text(node: onnx.NodeProto, name: str, default: str) -> str:
-    return next((a.s.decode() for a in node.attribute if a.name == name), default)
+    return next((a.s.decode() for a in node.attribute if a.name == name and not a.ref_attr_name), default)
 
 
 def _int(node: onnx.NodeProto, name: str) -> int | None:
-    return next((a.i for a in node.attribute if a.name == name), None)
+    return next((a.i for a in node.attribute if a.name == name and not a.ref_attr_name), None)

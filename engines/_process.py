@@ -57,9 +57,8 @@ def run_worker(request: Mapping[str, Any], scratch: Path, on_tick: Callable[[flo
         finally:
             if process.stdin is not None:
                 process.stdin.close()
-    printed = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in (error_path, output_path))
     if process.returncode != 0 or not result_path.is_file():
-        raise EngineBuildError(f"the build process {_ending(process.returncode)}{_quoted(printed)}")
+        raise EngineBuildError(f"the build process {_ending(process.returncode)}{_quoted(error_path, output_path)}")
     result: dict[str, Any] = json.loads(result_path.read_text(encoding="utf-8"))
     if "error" in result:
         raise _error(result["error"], result["message"])
@@ -86,10 +85,9 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, such that the worker imports the same tofu_export whatever its working directory is."""
+    """Ours, such that the worker imports what we would, whatever its working directory is."""
     root = Path(errors.__file__).resolve().parents[1]
-    inherited = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    paths = [str(root), *(str(Path(entry).absolute()) for entry in inherited)]
+    paths = [str(root), *(entry for entry in sys.path if entry)]  # absolute since start-up; "" is the working directory
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONSAFEPATH": "1"}
 
 
@@ -110,9 +108,11 @@ def _ending(code: int) -> str:
     return f"was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 
-def _quoted(printed: str) -> str:
-    lines = [line for line in printed.splitlines() if line.strip()]
-    if not lines:
-        return " and printed nothing"
-    marked = [line for line in lines if "Internal Error" in line or line.startswith("Fatal Python error")]
-    return f": {first_cause(marked or lines[-1:])}"
+def _quoted(*captured: Path) -> str:
+    """What the first file that holds anything says went wrong."""
+    for path in captured:
+        lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        marked = [line for line in lines if "Internal Error" in line or line.startswith("Fatal Python error")]
+        if lines:
+            return f": {first_cause(marked or lines[-1:])}"
+    return " and printed nothing"

@@ -25,7 +25,7 @@ _DTYPES = {"Float": "fp32", "Half": "fp16", "BFloat16": "bf16"}
 _FIELDS = ("LayerType", "Inputs", "Constants", "Outputs", "TacticName", "StreamId", "Metadata")
 _SPLIT = re.compile(rf", ({'|'.join(_FIELDS)}): ")
 _DTYPE = re.compile(r"Datatype: (\w+)")
-_ONNX = re.compile(r"\[ONNX Layer: (.*?)\](?=\W*(?:\[ONNX Layer: |$))")
+_ONNX = re.compile(r"\[ONNX Layer: (.*?)\](?=[\s\x1e\x1f]*(?:\[ONNX Layer: |$))")
 _MEMORY = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
 
 

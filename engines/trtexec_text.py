@@ -47,8 +47,8 @@ def summary(measurement: Measurement) -> str:
 def verdict(measurement: Measurement, *, baseline: str | None = None) -> str | None:
     """What the speed-up means, in one line; None for the baseline itself and where there is none.
 
-    A gain under `WORTHWHILE_SPEEDUP` is called not worth it, and one that a quarter of the rounds or more did not
-    show (first quartile below 1) is called uncertain.
+    A gain under `WORTHWHILE_SPEEDUP` is called not worth it, and a loss only where three quarters of the rounds show
+    it. A gain that more than a quarter of the rounds do not show (first quartile below 1) is called uncertain.
     """
     speedup, quartiles = measurement.speedup_vs_full, measurement.speedup_iqr
     if speedup is None or quartiles is None or measurement.artifact == baseline:
@@ -57,10 +57,11 @@ def verdict(measurement: Measurement, *, baseline: str | None = None) -> str | N
     name, full, place = measurement.artifact, f"the {baseline or 'full'} model", f"at batch {measurement.batch}"
     ratio, spread = f"{speedup:.2f}x", f"(IQR {low:.2f}-{high:.2f})"
     shown = round(speedup, 2)  # so that the words never contradict the number beside them
-    if shown < 1:
-        return f"{name} is {ratio}, slower than {full} {place} {spread}: not worth it at this batch"
     if shown < WORTHWHILE_SPEEDUP:
-        return f"{name} is {ratio} {full} {place} {spread}: not worth it at this batch"
+        slower = ", slower than" if shown < 1 and high < 1 else ""
+        divided = low < 1 / WORTHWHILE_SPEEDUP and high >= WORTHWHILE_SPEEDUP
+        doubt = ", but the rounds disagree; measure longer" if divided else ""
+        return f"{name} is {ratio}{slower} {full} {place} {spread}: not worth it at this batch{doubt}"
     if low < 1:
         return f"{name} is {ratio} {full} {place} {spread}: uncertain, the rounds disagree; measure longer"
     return f"{name} is {ratio} {full} {place} {spread}"

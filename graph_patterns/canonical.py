@@ -78,8 +78,8 @@ class FuseNode:
 def decision_names(layer: int, *, merges: bool) -> dict[str, str]:
     """Names of the int64 values that hold a layer's decisions in every lowered graph.
 
-    `kept` [B, S-R] ascending, `matched` [B, R] most similar first, and `target` [B, R] where sources merge. All are
-    indices among the layer's sources or destinations.
+    `kept` [B, S-R] ascending; where sources merge also `matched` [B, R], most similar first, and `target` [B, R].
+    All are indices among the layer's sources or destinations. A layer in which no source stays has no `kept`.
     """
-    names = ["kept", "matched", "target"] if merges else ["kept", "matched"]
-    return {name: f"blocks.{layer}/fuse/match/{name}" for name in names}
+    kinds = ("kept", "matched", "target") if merges else ("kept",)
+    return {kind: f"blocks.{layer}/fuse/match/{kind}" for kind in kinds}

@@ -33,7 +33,7 @@ class FuseRule(RewriteRuleClassBase):
         """What it looks like."""
         return op.Fuse(x, metric, _domain=DOMAIN, _outputs=["fused"])
 
-    def check(self, context: Any, fused: ir.Value, **_: Any) -> MatchResult:
+    def check(self, context: Any, *_: Any, fused: ir.Value, **__: Any) -> MatchResult:
         """Whether this graph may hold it."""
         return _check(fused)
 
@@ -97,7 +97,7 @@ def _lower(
 
     destinations = destinations_of("tokens", x)
     destination_sizes = None if sizes is None else destinations_of("sizes", sizes)
-    if decisions.target is not None:
+    if decisions.matched is not None and decisions.target is not None:
         members = Members(
             destinations,
             gather_sources(stage, fuse, "tokens/matched", x, decisions.matched),

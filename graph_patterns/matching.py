@@ -24,10 +24,10 @@ _FLOAT = ir.DataType.FLOAT
 
 
 class Decisions(NamedTuple):
-    """Indices among sources and destinations, int64; `target` is None where nothing merges, `kept` if none stays."""
+    """Indices among sources and destinations, int64; `kept` is None if none stays, the others if nothing merges."""
 
     kept: ir.Value | None
-    matched: ir.Value
+    matched: ir.Value | None
     target: ir.Value | None
 
 
@@ -72,7 +72,6 @@ def match(stage: Stage, fuse: FuseNode, metric: ir.Value, metric_type: ir.DataTy
         largest=1,
         sorted=1,
     )
-    matched = stage.slice("match/matched", order, 0, stop=fuse.removed)
     kept = None
     if fuse.sources > fuse.removed:
         kept, _ = stage.add_many(
@@ -85,6 +84,7 @@ def match(stage: Stage, fuse: FuseNode, metric: ir.Value, metric_type: ir.DataTy
             sorted=1,
         )
     if fuse.method == "prune":
-        return Decisions(kept, matched, None)
+        return Decisions(kept, None, None)
+    matched = stage.slice("match/matched", order, 0, stop=fuse.removed)
     nearest = stage.add("ArgMax", "match/nearest", scaled, axis=-1, keepdims=0)
     return Decisions(kept, matched, stage.add("GatherElements", "match/target", nearest, matched, axis=1))

@@ -44,9 +44,14 @@ def merge_onehot(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
     if fuse.method != "mlerp":
         return Merged(mean, sizes)
 
-    lengths = stage.add("Transpose", "merge/lengths/across", norms(stage, fuse, "merge/lengths", members.matched), perm=[0, 2, 1])
+    lengths = stage.add(
+        "Transpose", "merge/lengths/across", norms(stage, fuse, "merge/lengths", members.matched), perm=[0, 2, 1]
+    )
     joined = stage.add("Where", "merge/lengths/joined", joining_pairs, lengths, stage.floats("merge/zero", 0.0))
-    longest_joined = stage.add("ReduceMax", "merge/lengths/max", joined, stage.ints("merge/lengths/axis", -1), keepdims=1)
-    longest = stage.add("Max", "merge/longest", norms(stage, fuse, "merge/lengths/own", members.destinations), longest_joined)
+    longest_joined = stage.add(
+        "ReduceMax", "merge/lengths/max", joined, stage.ints("merge/lengths/axis", -1), keepdims=1
+    )
+    longest = stage.add(
+        "Max", "merge/longest", norms(stage, fuse, "merge/lengths/own", members.destinations), longest_joined
+    )
     return Merged(rescale_to_longest(stage, fuse, mean, longest), sizes)
-

@@ -55,12 +55,14 @@ class Stage:
         """Cast, or return the value itself where source and target are the same type."""
         return value if source == target else self.add("Cast", name, value, to=int(target))
 
-    def slice(self, name: str, value: ir.Value, start: int, *, axis: int = 1, stop: int = 2**62, step: int = 1) -> ir.Value:
+    def slice(
+        self, name: str, value: ir.Value, start: int, *, axis: int = 1, stop: int = 2**62, step: int = 1
+    ) -> ir.Value:
         """Slice along one axis."""
         bounds = (
             self.ints(f"{name}/start", start),
             self.ints(f"{name}/stop", stop),
-            self.ints(f"{name}/axis", axis),
+            self.ints(f"{name}/axis", 1),
             self.ints(f"{name}/step", step),
         )
         return self.add("Slice", name, value, *bounds)

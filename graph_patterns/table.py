@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxscript.rewriter.pattern import RewriteRule
+from onnxscript.rewriter import RewriteRule, RewriteRuleClassBase
 
 from tofu_export.graph_patterns.attention_decomposed import AttentionRule, BiasedAttentionRule
 from tofu_export.graph_patterns.fuse_rules import FuseRule, FuseSizedRule
@@ -33,9 +33,9 @@ MERGES: dict[tuple[Target, Precision], Merge] = {
 def rules_for(target: Target, precision: Precision) -> tuple[RewriteRule, ...]:
     """The rules that lower every canonical operator for a target and precision, in the order they are tried."""
     merge = MERGES[target, precision]
-    return (
-        FuseRule.rule(merge),
-        FuseSizedRule.rule(merge),
-        AttentionRule.rule(),
-        BiasedAttentionRule.rule(),
-    )
+    rules = (FuseRule(merge), FuseSizedRule(merge), AttentionRule(), BiasedAttentionRule())
+    return tuple(_as_rule(rule) for rule in rules)
+
+
+def _as_rule(rule: RewriteRuleClassBase) -> RewriteRule:
+    return RewriteRule(rule.pattern, rule.rewrite, rule.check, name=rule.name)

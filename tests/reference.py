@@ -53,12 +53,11 @@ def cap(tokens: int, prefix: int) -> int:
 
 
 def _norm(vector: Array) -> float:
-    return math.sqrt(math.fsum(float(value) * float(value) for value in vector))
+    return math.sqrt(math.fsum(value * value for value in vector.tolist()))
 
 
-def _cosine(one: Array, other: Array) -> float:
-    dot = math.fsum(float(a) * float(b) for a, b in zip(one, other, strict=True))
-    return dot / (max(_norm(one), TINY) * max(_norm(other), TINY))
+def _dot(one: list[float], other: list[float]) -> float:
+    return math.fsum(a * b for a, b in zip(one, other, strict=True))
 
 
 def match(metric_one: Array, prefix: int, r: int) -> Matching:
@@ -84,10 +83,13 @@ def match(metric_one: Array, prefix: int, r: int) -> Matching:
         else:
             destinations.append(position)
 
+    keys = metric.tolist()
+    lengths = [max(_norm(key), TINY) for key in metric]
     similarity = {}
     for source in sources:
         for destination in destinations:
-            similarity[source, destination] = _cosine(metric[source], metric[destination])
+            dot = _dot(keys[source], keys[destination])
+            similarity[source, destination] = dot / (lengths[source] * lengths[destination])
 
     best: dict[int, int] = {}
     scores: dict[int, float] = {}

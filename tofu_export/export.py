@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from tofu_export.errors import ExportError, TofuError
-from tofu_export.options import BatchRange, Precision
+from tofu_export.options import MINIMUM_OPSET, BatchRange, Precision
 from tofu_export.patch.canonical import CanonicalAttention
 
 __all__ = ["INPUT_NAME", "OUTPUT_NAME", "TORCH_TYPES", "in_precision", "save", "trace"]
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
-MINIMUM_OPSET = 18
+
 EXTERNAL_DATA_BYTES = 1_900_000_000
 """Weights beyond this go beside the file: protobuf cannot hold 2 GiB."""
 

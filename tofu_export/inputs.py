@@ -34,7 +34,7 @@ _DEFAULT_CROP_PCT: Final = 0.875
 """Source: timm 1.0.31, `data.constants.DEFAULT_CROP_PCT`."""
 
 _CHANNEL_CORRELATION: Final = 0.9
-"""Between the colours of photographs it is 0.85 to 0.98. Source: Ruderman et al., JOSA A 15(8), 1998."""
+"""The colour channels of photographs mostly show the same luminance."""
 
 _DISCS: Final = (3, 9)
 """Fewest and most discs that occlude the background of an image."""
@@ -169,9 +169,9 @@ def _pink_noise(rng: np.random.Generator, channels: int, height: int, width: int
     spectrum = np.fft.rfft2(rng.standard_normal((channels, height, width)))
     size = np.abs(spectrum)
     phase = np.divide(spectrum, size, out=np.zeros_like(spectrum), where=size > 0)
-    field = np.fft.irfft2(amplitude * phase, s=(height, width))
+    field: NDArray[np.float64] = np.fft.irfft2(amplitude * phase, s=(height, width))
     spread = field.std(axis=(1, 2), keepdims=True)
-    return np.divide(field, spread, out=np.zeros_like(field), where=spread > 0)
+    return field / np.where(spread > 0, spread, 1)
 
 
 def _open(file: Path, preprocessing: Mapping[str, Any]) -> Image.Image:

@@ -11,7 +11,22 @@ from enum import Enum
 
 from tofu_export.errors import OptionError
 
-__all__ = ["BatchRange", "Method", "Mode", "Precision", "Reduction", "Schedule", "Target", "parse_precisions", "parse_r"]
+__all__ = [
+    "MINIMUM_OPSET",
+    "BatchRange",
+    "IoType",
+    "Method",
+    "Mode",
+    "Precision",
+    "Reduction",
+    "Schedule",
+    "Target",
+    "parse_precisions",
+    "parse_r",
+]
+
+MINIMUM_OPSET = 18
+"""Oldest opset written: LayerNormalization (17) and reductions whose axes are inputs (18)."""
 
 PAPER_PRUNE_LAYERS = 6
 """Depth `d` up to which the hybrid prunes. Source: arXiv 2312.01026, section 3.3 (12 and 24 layers)."""
@@ -68,6 +83,13 @@ class Target(str, Enum):
     ONNXRUNTIME = "onnxruntime"
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
+
+
+class IoType(str, Enum):
+    """Type of an ONNX file's input and output."""
+
+    FP32 = "fp32"
+    MODEL = "model"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 __version__ = os.environ.get("FAKE_TENSORRT_VERSION", "10.3.0")
 BEHAVIOUR = os.environ.get("FAKE_TENSORRT", "")
@@ -105,7 +106,7 @@ class Builder:
         return Profile()
 
     def build_serialized_network(self, network, config):
-        print("noise on stdout")
+        sys.stdout.write("noise\n")
         if BEHAVIOUR == "none":
             self.logger.log(Severity.ERROR, "Error Code 1: Cuda Runtime (cudaError 35: CUDA driver version is ...)")
             self.logger.log(Severity.ERROR, "IBuilder::buildSerializedNetwork: the real cause")
@@ -113,13 +114,13 @@ class Builder:
         if BEHAVIOUR == "silent":
             return None
         if BEHAVIOUR == "crash":
-            print("Internal Error: something in Myelin", file=sys.stderr, flush=True)
+            sys.stderr.write("Internal Error: something in Myelin\n")
+            sys.stderr.flush()
             os.abort()
         if BEHAVIOUR == "raise":
             raise ValueError("not expected at all")
         if BEHAVIOUR == "sleep":
-            with open(os.environ["FAKE_TENSORRT_PID"], "w") as file:
-                file.write(str(os.getpid()))
+            Path(os.environ["FAKE_TENSORRT_PID"]).write_text(str(os.getpid()))
             time.sleep(60)
         told = {"flags": network.flags, "limits": config.limits, "profiles": config.profiles}
         return json.dumps({**told, "plugins": getattr(init_libnvinfer_plugins, "called", False)}).encode()

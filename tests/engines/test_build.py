@@ -111,7 +111,7 @@ def test_builds_for_turing_alone(tmp_path):
 def test_static_file_needs_no_profile(tmp_path):
     receipt = build_engine(request(models.block(batch=2), tmp_path, batch=BatchRange(2, 2, 2)))
     assert receipt.profiles == {}
-    with pytest.raises(OptionError, match="fixed batch .2."):
+    with pytest.raises(OptionError, match=r"fixed batch .2."):
         build_engine(request(models.block(batch=2), tmp_path))
 
 
@@ -146,7 +146,7 @@ def test_an_fp32_island_does_not_make_it_fp32(tmp_path):
 @rtx
 @needs_rtx
 def test_builder_failure_names_the_cause(tmp_path, capfd):
-    with pytest.raises(EngineBuildError, match="no tactics.*raise the workspace limit") as caught:
+    with pytest.raises(EngineBuildError, match=r"no tactics.*raise the workspace limit") as caught:
         build_engine(request(models.block(), tmp_path, workspace_bytes=1000))
     assert caught.value.exit_code is ExitCode.ENGINE_BUILD
     assert "cudaError" not in str(caught.value)
@@ -168,9 +168,9 @@ def test_parser_failure_names_the_node(tmp_path):
 @needs_rtx
 def test_preflight_comes_first(tmp_path, monkeypatch):
     monkeypatch.setattr("tofu_export.engines.build.run_worker", lambda *_: pytest.fail("the builder was started"))
-    with pytest.raises(EngineBuildError, match="/blocks.0/ScatterElements"):
+    with pytest.raises(EngineBuildError, match=r"/blocks.0/ScatterElements"):
         build_engine(request(models.scatter("add"), tmp_path))
-    with pytest.raises(EngineBuildError, match="axis 1 .'tokens'"):
+    with pytest.raises(EngineBuildError, match=r"axis 1 .'tokens'"):
         build_engine(request(models.block(tokens="tokens"), tmp_path))
     assert left(tmp_path) == []
 
@@ -184,9 +184,8 @@ def test_unknown_capability_lists_the_known_ones(tmp_path):
 
 @rtx
 @needs_rtx
-@pytest.mark.parametrize("after_seconds", [0.0, 0.15])
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, ValueError])
-def test_cancelled_build_leaves_nothing(raised, after_seconds, tmp_path, monkeypatch):
+def test_cancelled_build_leaves_nothing(raised, tmp_path, monkeypatch):
     started = []
 
     class Recorded(subprocess.Popen):
@@ -195,8 +194,7 @@ def test_cancelled_build_leaves_nothing(raised, after_seconds, tmp_path, monkeyp
             started.append(self.pid)
 
     def on_tick(elapsed: float) -> None:
-        if elapsed >= after_seconds:
-            raise raised
+        raise raised
 
     monkeypatch.setattr(_process.subprocess, "Popen", Recorded)
     with pytest.raises(raised):
@@ -264,7 +262,7 @@ def asked_for(**options) -> EngineRequest:
 
 
 def test_turing_stands_alone():
-    with pytest.raises(OptionError, match="cannot share an engine with SM89.*degrades"):
+    with pytest.raises(OptionError, match=r"cannot share an engine with SM89.*degrades"):
         asked_for(compute_capabilities=("SM75", "SM89"), precision=Precision.FP16)
     for precision, reason in ((Precision.FP32, "FP32 matrix"), (Precision.BF16, "BF16")):
         with pytest.raises(OptionError, match=f"{reason}.*SM75.*fp16"):
@@ -303,8 +301,6 @@ def classic(tmp_path, monkeypatch):
     folder = tmp_path / "modules"
     folder.mkdir()
     shutil.copy(Path(__file__).with_name("fake_tensorrt.py"), folder / "tensorrt.py")
-    inherited = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *inherited]))
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     yield tmp_path
@@ -349,6 +345,21 @@ def test_classic_too_old(classic, monkeypatch):
         build_engine(request(models.block("fp16"), classic, TENSORRT, precision=Precision.FP16))
 
 
+def test_cancelled_in_the_middle(classic, monkeypatch):
+    monkeypatch.setenv("FAKE_TENSORRT", "sleep")
+    monkeypatch.setenv("FAKE_TENSORRT_PID", str(classic / "pid"))
+
+    def on_tick(elapsed: float) -> None:
+        if (classic / "pid").is_file() and (classic / "pid").read_text():
+            raise KeyboardInterrupt
+
+    asked = request(models.block("fp16"), classic, TENSORRT, precision=Precision.FP16)
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(asked, on_tick=on_tick)
+    assert left(classic) == []
+    assert not _alive(int((classic / "pid").read_text()))
+
+
 def test_worker_ends_with_its_parent(classic, monkeypatch):
     """Killed for good, we cannot clean up; the build has to stop all the same."""
     asked = request(models.block("fp16"), classic, TENSORRT, precision=Precision.FP16)
@@ -362,7 +373,8 @@ def test_worker_ends_with_its_parent(classic, monkeypatch):
         f"build_engine(EngineRequest(Path({str(asked.onnx_path)!r}), Path({str(asked.engine_path)!r}), TENSORRT, "
         "precision=Precision.FP16))"
     )
-    with subprocess.Popen([sys.executable, "-c", code]) as parent:
+    paths = os.pathsep.join(entry for entry in sys.path if entry)
+    with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}) as parent:
         pid = int(_wait_for(lambda: (classic / "pid").is_file() and (classic / "pid").read_text()))
         parent.send_signal(signal.SIGKILL)
     assert _wait_for(lambda: not _alive(pid))

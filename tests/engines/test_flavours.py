@@ -59,7 +59,7 @@ def test_none_available(monkeypatch):
 def test_bindings_without_libraries_do_not_count(tmp_path, monkeypatch):
     install(tmp_path, monkeypatch, "tensorrt", "raise OSError('libnvinfer.so.10: cannot open shared object file')")
     assert TENSORRT not in available()
-    with pytest.raises(BackendMissingError, match="does not import.*libnvinfer"):
+    with pytest.raises(BackendMissingError, match=r"does not import.*libnvinfer"):
         load(TENSORRT)
 
 
@@ -78,7 +78,7 @@ def test_classic_has_no_capabilities_to_name(monkeypatch):
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(OptionError, match="'tensorflow'.*tensorrt-rtx, tensorrt"):
+    with pytest.raises(OptionError, match=r"'tensorflow'.*tensorrt-rtx, tensorrt"):
         pick("tensorflow")
 
 

@@ -95,7 +95,7 @@ def test_classic_has_a_plugin_for_scatter_elements(tmp_path):
 def test_canonical_file_has_to_be_lowered(tmp_path):
     node = helper.make_node("Fuse", ["x"], ["y"], name="/blocks.0/Fuse", domain="tofu", r=8)
     proto = models.model([node], [models.value("x", ["b", 8])], [models.value("y", ["b", 8])])
-    with pytest.raises(EngineBuildError, match="'/blocks.0/Fuse' .tofu::Fuse.*lower"):
+    with pytest.raises(EngineBuildError, match=r"'/blocks.0/Fuse' .tofu::Fuse.*lower"):
         preflight(models.save(proto, tmp_path), RTX)
 
 
@@ -111,7 +111,7 @@ def test_k_from_a_constant_node(attribute, tmp_path):
         helper.make_node("TopK", ["x", "k"], ["y", "i"]),
     ]
     proto = models.model(nodes, [models.value("x", ["b", 5000])], [models.value("y", ["b", 4000])])
-    with pytest.raises(EngineBuildError, match="computes y, i.*K is 4000.*3840"):
+    with pytest.raises(EngineBuildError, match=r"computes y, i.*K is 4000.*3840"):
         preflight(models.save(proto, tmp_path), RTX)
 
 
@@ -122,7 +122,7 @@ def test_looks_into_branches(tmp_path):
     node = helper.make_node("If", ["c"], ["z"], then_branch=branch, else_branch=other)
     inputs = [*models.scatter("add").graph.input, models.value("c", [], TensorProto.BOOL)]
     proto = models.model([node], inputs, [models.value("z", ["b", 8])])
-    with pytest.raises(EngineBuildError, match="/blocks.0/ScatterElements"):
+    with pytest.raises(EngineBuildError, match=r"/blocks.0/ScatterElements"):
         preflight(models.save(proto, tmp_path), RTX)
 
 
@@ -139,7 +139,7 @@ def test_looks_into_functions(tmp_path):
 def test_many_refusals_are_counted(tmp_path):
     nodes = [helper.make_node("NonZero", ["x"], [f"y{index}"], name=f"n{index}") for index in range(8)]
     outputs = [models.value(f"y{index}", [2, None], TensorProto.INT64) for index in range(8)]
-    with pytest.raises(EngineBuildError, match="(?s)'n0'.*'n4'.*and 3 more") as caught:
+    with pytest.raises(EngineBuildError, match=r"(?s)'n0'.*'n4'.*and 3 more") as caught:
         preflight(models.save(models.model(nodes, [models.value("x", ["b", 8])], outputs), tmp_path), RTX)
     assert "'n5'" not in str(caught.value)
 
@@ -195,7 +195,7 @@ def test_external_data(tmp_path):
     with pytest.raises(EngineBuildError, match="was cut"):
         preflight(path, RTX)
     data.unlink()
-    with pytest.raises(EngineBuildError, match="'model.data', which is not beside it"):
+    with pytest.raises(EngineBuildError, match=r"'model.data', which is not beside it"):
         preflight(path, RTX)
 
 
@@ -209,7 +209,7 @@ def test_inputs_leave_initializers_out(tmp_path):
 def test_input_without_a_shape(tmp_path):
     proto = models.block()
     proto.graph.input[0].type.tensor_type.ClearField("shape")
-    with pytest.raises(EngineBuildError, match="'x'.*known rank"):
+    with pytest.raises(EngineBuildError, match=r"'x'.*known rank"):
         preflight(models.save(proto, tmp_path), RTX)
 
 
@@ -222,7 +222,7 @@ def test_profile_of_each_dynamic_input():
 
 
 def test_only_the_batch_may_vary():
-    with pytest.raises(EngineBuildError, match="'x' has the dynamic axis 2 .'height'"):
+    with pytest.raises(EngineBuildError, match=r"'x' has the dynamic axis 2 .'height'"):
         batch_profiles((InputShape("x", ("b", 3, "height")),), BatchRange())
 
 
@@ -230,7 +230,7 @@ def test_static_file():
     inputs = (InputShape("x", (4, 3, 8)),)
     assert batch_profiles(inputs, BatchRange(4, 4, 4)) == {}
     for batch in (BatchRange(1, 4, 8), BatchRange(8, 8, 8)):
-        with pytest.raises(OptionError, match="fixed batch .4..*--batch 4"):
+        with pytest.raises(OptionError, match=r"fixed batch .4..*--batch 4"):
             batch_profiles(inputs, batch)
 
 

@@ -76,6 +76,13 @@ class TestVerdict:
             "reduced is 0.87x, slower than the full model at batch 1 (IQR 0.80-0.90): not worth it at this batch"
         )
 
+    def test_a_loss_that_many_rounds_do_not_show(self) -> None:
+        line = verdict(replace(REDUCED, speedup_vs_full=0.93, speedup_iqr=(0.41, 1.35)))
+        assert line == (
+            "reduced is 0.93x the full model at batch 8 (IQR 0.41-1.35): not worth it at this batch, "
+            "but the rounds disagree; measure longer"
+        )
+
     def test_a_gain_that_many_rounds_do_not_show(self) -> None:
         line = verdict(replace(REDUCED, speedup_vs_full=1.3, speedup_iqr=(0.9, 1.9)))
         assert line is not None

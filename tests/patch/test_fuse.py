@@ -165,7 +165,7 @@ def test_exact_ties(prefix: int, dim: int, method: Method, track: bool) -> None:
                 check(x, metric, method, prefix=prefix, removed=removed, track=track)
 
 
-@pytest.mark.parametrize("removed", [1, 8, 47, 97, 98])
+@pytest.mark.parametrize("removed", [8, 97])
 @pytest.mark.parametrize("kinds", [1, 2, 5])
 def test_ties_of_duplicates_in_a_vit_base(kinds: int, removed: int) -> None:
     """Many tokens with the very same key, whose entries are anything: the same numbers must give the same result.
@@ -173,7 +173,7 @@ def test_ties_of_duplicates_in_a_vit_base(kinds: int, removed: int) -> None:
     Sources and destinations do not share a key: one against itself is 1 only up to rounding, another way for each key.
     """
     rng = np.random.default_rng(kinds)
-    keys = _normal(kinds, 2, kinds, 64)
+    keys = _normal(kinds, 2, kinds, 32)
     metric = keys[np.arange(197) % 2, rng.integers(0, kinds, size=(2, 197))]
     values = sorted({value for one in metric for value in reference.match(_f64(one), 1, 0).similarity.values()})
     assert np.diff(values).min(initial=1.0) > DECIDABLE, "choose another seed"

@@ -6,6 +6,7 @@ without any download. The images are held out from training. Importing the packa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PREPROCESSING", "build_model", "load_images", "weights_path"]
 
-PREPROCESSING: Final = MappingProxyType(
+PREPROCESSING: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "mean": (0.1307,),
         "std": (0.3081,),

@@ -4,7 +4,7 @@
 sub-modules stay as they are.
 """
 
-from tofu_export.patch.apply import apply, applied_plan, remove
+from tofu_export.patch.apply import applied_plan, apply, remove
 from tofu_export.patch.fuse import fuse
 from tofu_export.patch.observe import observe
 

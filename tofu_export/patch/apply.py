@@ -6,6 +6,7 @@ upstream's sub-modules stay. Each block holds its own frozen `LayerPlan`; nothin
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from contextlib import ExitStack
 from functools import cache
 from typing import Any, NoReturn
@@ -85,8 +86,13 @@ class _FusedModel:
     get_intermediate_layers = forward_intermediates
 
 
+def _with_mixin(mixin: type, module: nn.Module) -> type[nn.Module]:
+    return _subclass(mixin, type(module))
+
+
 @cache
-def _with_mixin(mixin: type, upstream: type[nn.Module]) -> type[nn.Module]:
+def _subclass(mixin: type, upstream: Hashable) -> type[nn.Module]:
+    assert isinstance(upstream, type)  # Hashable only for the cache's sake
     return type(f"Fused{upstream.__name__}", (mixin, upstream), {"__module__": upstream.__module__})
 
 
@@ -117,8 +123,8 @@ def apply(model: nn.Module, plan: Plan, *, name: str = "the model") -> nn.Module
             _check_adapter(block, adapter, name, layer.layer)
             setattr(block, _SETTING, _BlockSetting(adapter, layer, plan, block.attn.fused_attn))
             block.attn.fused_attn = True
-            block.__class__ = _with_mixin(_FusedBlock, type(block))
-        model.__class__ = _with_mixin(_FusedModel, type(model))
+            block.__class__ = _with_mixin(_FusedBlock, block)
+        model.__class__ = _with_mixin(_FusedModel, model)
         undo.pop_all()
     return model
 

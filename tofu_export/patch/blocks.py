@@ -34,11 +34,13 @@ class BlockAdapter:
 
 
 def _attend_prenorm(block: Any, x: Tensor, **kwargs: Tensor | None) -> Tensor:
-    return x + block.drop_path1(block.ls1(block.attn(block.norm1(x), **kwargs)))
+    attended: Tensor = x + block.drop_path1(block.ls1(block.attn(block.norm1(x), **kwargs)))
+    return attended
 
 
 def _feed_prenorm(block: Any, x: Tensor) -> Tensor:
-    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+    fed: Tensor = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+    return fed
 
 
 ADAPTERS: tuple[BlockAdapter, ...] = (

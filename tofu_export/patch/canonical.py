@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from tofu_export.errors import ExportError
@@ -32,7 +32,7 @@ class CanonicalAttention(TorchFunctionMode):
     ) -> Any:
         """Replace the attention, run anything else unchanged."""
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
+        if func is scaled_dot_product_attention:
             return _symbolic_attention(*args, **kwargs)
         return func(*args, **kwargs)
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from tofu_export.errors import UnsupportedModelError
@@ -96,7 +96,7 @@ class _Counter(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Count the products of the fused attention: queries x keys x channels, twice."""
-        if func is F.scaled_dot_product_attention:
+        if func is scaled_dot_product_attention:
             query, key, value = args[:3]
             self.pairs[self.where] += query[..., 0].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
         return func(*args, **(kwargs or {}))
@@ -148,11 +148,11 @@ def _counting(model: nn.Module, counter: _Counter) -> Iterator[None]:
                 handles.append(module.register_forward_hook(count(path)))
             if getattr(module, "fused_attn", True) is False:
                 switched.append(module)
-                module.fused_attn = True  # type: ignore[assignment]
+                module.fused_attn = True
         with counter:
             yield
     finally:
         for handle in handles:
             handle.remove()
         for module in switched:
-            module.fused_attn = False  # type: ignore[assignment]
+            module.fused_attn = False

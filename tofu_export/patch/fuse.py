@@ -5,6 +5,8 @@ While a model is traced for ONNX the same call leaves a single `tofu::Fuse` node
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -95,7 +97,7 @@ def _fuse_symbolically(
 ) -> tuple[Tensor, Tensor | None]:
     """Leave one `tofu::Fuse(x, metric)` node, or `tofu::FuseSized(x, metric, sizes)`, in the traced graph."""
     batch, tokens, channels = x.shape
-    attributes: dict[str, int | str] = {
+    attributes: dict[str, Any] = {
         "r": removed,
         "method": method.name.lower(),
         "prefix": prefix,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from tofu_export.errors import UnsupportedModelError
@@ -30,7 +30,7 @@ class CapturedAttention(TorchFunctionMode):
     ) -> Any:
         """Run `func` unchanged; note its keys if it is the attention."""
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
+        if func is scaled_dot_product_attention:
             self.keys.append(kwargs["key"] if "key" in kwargs else args[1])
         return func(*args, **kwargs)
 

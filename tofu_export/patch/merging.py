@@ -14,7 +14,9 @@ from tofu_export.patch.matching import NORM_FLOOR
 __all__ = ["merge", "merge_sizes"]
 
 
-def merge(destinations: Tensor, matched: Tensor, target: Tensor, method: Method, sizes: tuple[Tensor, Tensor]) -> Tensor:
+def merge(
+    destinations: Tensor, matched: Tensor, target: Tensor, method: Method, sizes: tuple[Tensor, Tensor]
+) -> Tensor:
     """Destinations after their matched sources joined them, [B, T, C] in the type of `destinations`.
 
     Args:

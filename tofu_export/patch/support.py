@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.layers import Attention
+from timm.layers.attention import Attention
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn

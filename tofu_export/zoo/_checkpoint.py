@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import pickletools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import torch
-from timm.models import clean_state_dict, load_state_dict
+from safetensors.torch import load_file
+from timm.models import clean_state_dict
 from torch import Tensor
 
 from tofu_export.errors import WeightsError
@@ -22,6 +24,9 @@ _WRAPPERS: Final = ("state_dict_ema", "model_ema", "state_dict", "model", "encod
 
 _PREFIXES: Final = ("backbone.", "model.")
 """Attributes that a model hangs on in a larger one. Removed only if every key has it."""
+
+_PLAIN_WEIGHTS: Final = ("torch.", "collections.OrderedDict", "argparse.Namespace")
+"""What a pickle of tensors names."""
 
 _MOST_WRAPPINGS: Final = 4
 """A pickled dict can contain itself."""
@@ -36,10 +41,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """
     try:
         with quiet():
-            # Says it each time: weights_only is what keeps a pickle from running code.
-            found = load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
-    except MemoryError:
-        raise
+            found = _read(path)
     except Exception as error:  # torch, zip, pickle and safetensors each have their own
         raise WeightsError(_refusal(path, error)) from error
     tensors = _plain(found)
@@ -69,6 +71,17 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _read(path: Path) -> Mapping[Any, Any]:
+    if path.suffix.lower() == ".safetensors":
+        return load_file(path)
+    # Not timm's load_state_dict: up to 1.0.20 it tries again without weights_only after a TypeError.
+    with torch.serialization.safe_globals([argparse.Namespace]):  # timm's training script stores its options in one
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(found, Mapping):
+        raise TypeError(f"it holds one {type(found).__name__}, no state dict")
+    return found
+
+
 def _plain(found: Mapping[Any, Any]) -> dict[str, Tensor]:
     for _ in range(_MOST_WRAPPINGS):
         inner = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), Mapping)), None)
@@ -91,11 +104,11 @@ def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _refusal(path: Path, error: Exception) -> str:
-    if "weights_only" in str(error) or "Weights only" in str(error):
-        objects = _pickled_objects(path)
+    objects = _unsafe_objects(path)
+    if objects:
         return (
-            f"{path.name} holds pickled Python objects{f' ({objects})' if objects else ''}, which could run code when "
-            "loaded; it was not loaded. Expected plain tensors: save model.state_dict() with torch.save or, better, as "
+            f"{path.name} holds pickled Python objects ({', '.join(objects[:3])}), which could run code when loaded; "
+            "it was not loaded. Expected plain tensors: save model.state_dict() with torch.save or, better, as "
             ".safetensors"
         )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -106,15 +119,26 @@ def _refusal(path: Path, error: Exception) -> str:
     )
 
 
-def _pickled_objects(path: Path) -> str:
-    """The objects that a pickle asks for, without running it; empty where they cannot be told."""
+def _unsafe_objects(path: Path) -> list[str]:
+    """Names that a pickle asks for and plain weights do not, found without running it; empty if it has none."""
     try:
-        return ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path)[:3])
-    except Exception:  # not a zip archive: a bare pickle
-        pass
-    try:
+        return list(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # not a zip archive: a bare pickle, several in a row, or anything at all
         with path.open("rb") as file:
-            names = [argument for opcode, argument, _ in pickletools.genops(file) if opcode.name == "GLOBAL"]
-    except Exception:  # not even a pickle
-        return ""
-    return ", ".join(str(name).replace(" ", ".") for name in names[:3])
+            return [name for name in _globals(file) if not name.startswith(_PLAIN_WEIGHTS)]
+
+
+def _globals(file: BinaryIO) -> Iterator[str]:
+    """Every `module.name` in a row of pickles, up to the first byte that is not a pickle's."""
+    texts: list[str] = []
+    try:
+        while True:
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name == "GLOBAL":
+                    yield str(argument).replace(" ", ".")
+                elif opcode.name == "STACK_GLOBAL":
+                    yield ".".join(texts[-2:])
+                elif "UNICODE" in opcode.name:
+                    texts.append(str(argument))
+    except (ValueError, UnicodeDecodeError, IndexError):
+        return

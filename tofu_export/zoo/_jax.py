@@ -60,7 +60,8 @@ def load_npz(model: nn.Module, path: Path, *, name: str) -> None:
 def _check_archive(path: Path) -> dict[str, tuple[int, ...]]:
     """Shape of each array of the archive, all of them plain finite numbers."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: numpy leaves the file open when the archive is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             shapes = {}
             for key in archive.files:
                 array = archive[key]

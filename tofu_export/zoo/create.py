@@ -6,15 +6,13 @@ Every name goes through here: timm's, our aliases, hub repositories, local folde
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import timm
 import torch
 from timm.data.config import resolve_model_data_config
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from tofu_export import demo
 from tofu_export.errors import OptionError, TofuError, UnsupportedModelError, WeightsError
@@ -24,23 +22,6 @@ from tofu_export.zoo.names import DEMO_MODEL, resolve
 from tofu_export.zoo.weights import WeightsKind, WeightsSource, load_weights, locate_pretrained
 
 __all__ = ["LoadedModel", "create_meta", "create_model"]
-
-
-_RANDOM_FILLS: Final = frozenset(
-    {
-        Tensor.normal_,
-        Tensor.uniform_,
-        Tensor.erfinv_,
-        nn.init.normal_,
-        nn.init.uniform_,
-        nn.init.trunc_normal_,
-        nn.init.kaiming_normal_,
-        nn.init.kaiming_uniform_,
-        nn.init.xavier_normal_,
-        nn.init.xavier_uniform_,
-    }
-)
-"""What the constructors of torch and timm draw random values with."""
 
 
 @dataclass(frozen=True)
@@ -89,28 +70,13 @@ def create_model(
     resolved = resolve(name)
     if weights.kind is WeightsKind.PRETRAINED:
         locate_pretrained(resolved)  # before the work of building a model that cannot be filled
-    filled_later = weights.kind is not WeightsKind.RANDOM
-    with torch.random.fork_rng(devices=[]), quiet(), _NoRandomValues() if filled_later else nullcontext():
+    with torch.random.fork_rng(devices=[]), quiet():
         # Not torch.manual_seed, which reseeds every accelerator of the caller as well.
         torch.default_generator.manual_seed(seed)
         model = _build(resolved, image_size, num_classes)
     record = load_weights(model, weights, name=resolved, seed=seed)
     model = model.float().eval().requires_grad_(False)
     return LoadedModel(model, name, resolved, record, _preprocessing(model, image_size))
-
-
-class _NoRandomValues(TorchFunctionMode):
-    """Leaves parameters unset where a constructor would draw random ones: a strict load overwrites all of them.
-
-    Drawing them takes 15 s for ViT-L on two cores.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func in _RANDOM_FILLS:
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
 
 
 def create_meta(name: str, image_size: tuple[int, int] | None = None, num_classes: int | None = None) -> nn.Module:
@@ -193,8 +159,8 @@ def _call(
     except Exception as error:  # whatever the constructor of one of 1,400 models raises
         if image_size is not None:
             raise OptionError(
-                f"{resolved} has a fixed image size and cannot be made for {image_size[0]}x{image_size[1]} "
-                f"({error}): leave out --image-size"
+                f"{resolved} cannot be built for images of {image_size[0]}x{image_size[1]} ({error}): "
+                "choose another size, or leave out --image-size for its own"
             ) from error
         raise UnsupportedModelError(f"timm cannot build {resolved} ({type(error).__name__}: {error})") from error
 

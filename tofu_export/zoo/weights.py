@@ -169,6 +169,7 @@ def locate_pretrained(name: str) -> PretrainedFile:
         name: resolved name; its tag chooses among the weights of an architecture.
 
     Raises:
+        OptionError: the folder of a `local-dir:` name does not exist.
         WeightsError: there is none, or it cannot be downloaded.
     """
     if name == DEMO_MODEL:
@@ -206,6 +207,8 @@ def _download(
 
 
 def _file_in(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise OptionError(f"model local-dir:{folder}: no such folder, expected one with config.json and weights")
     for pattern in (*_HUB_FILES, "*.safetensors", "*.pth", "*.pt", "*.bin"):
         found = sorted(folder.glob(pattern))
         if len(found) > 1:

@@ -1,0 +1,50 @@
+"""What a person sees while a job runs: one line per finished step, a spinner in between. All on stderr."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.status import Status
+
+__all__ = ["ConsoleListener"]
+
+
+class ConsoleListener:
+    """Tells the steps of a job on a console; silent if `quiet`."""
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self._console = console
+        self._quiet = quiet
+        self._status: Status | None = None
+        self._text = ""
+        self._start = 0.0
+
+    def step(self, text: str) -> None:
+        """A step begins."""
+        self._text, self._start = text, time.perf_counter()
+        if self._quiet or not self._console.is_terminal:
+            return
+        if self._status is None:
+            self._status = self._console.status("", spinner="dots")
+            self._status.start()
+        self._status.update(f"{text} ...")
+
+    def tick(self, text: str) -> None:
+        """The step goes on."""
+        if self._status is not None:
+            self._status.update(f"{self._text} ... {text}")
+
+    def done(self, text: str) -> None:
+        """The step has ended."""
+        if self._quiet:
+            return
+        seconds = time.perf_counter() - self._start
+        body = f"\n{text}\n" if "\n" in text else text
+        self._console.print(f"[{seconds:6.1f} s] {self._text}: {body}", markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Take the spinner away."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None

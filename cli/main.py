@@ -1,0 +1,91 @@
+"""Entry point: the commands, and how errors become one line and an exit code.
+
+Nothing heavy is imported here: `tofu-export --help` must answer at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import NoReturn
+
+import click
+from click_default_group import DefaultGroup
+
+from tofu_export.cli.export import export_command
+from tofu_export.cli.plan import plan_command
+from tofu_export.errors import ExitCode, TofuError
+
+__all__ = ["cli", "main"]
+
+_INTERRUPTED = 130
+_TERMINATED = 143
+
+
+@click.group(
+    cls=DefaultGroup,
+    default="export",
+    default_if_no_args=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(package_name="tofu-export", prog_name="tofu-export")
+def cli() -> None:
+    r"""Export vision transformers with Token Fusion to ONNX and TensorRT, verified and timed.
+
+    \b
+    tofu-export vit_base --r 16 --mode mlerp      the main job (short for: tofu-export export vit_base ...)
+    tofu-export plan vit_base --r 16              what would be removed where, and what that saves
+    tofu-export demo_vit                          try it offline, on a small model that is included
+
+    Exit codes: 0 good, 1 unexpected, 2 usage, 3 unsupported model or failed export, 4 failed verification,
+    5 missing backend, 6 failed engine build, 7 precision mismatch.
+    """
+
+
+cli.add_command(export_command)
+cli.add_command(plan_command)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        cli.main(prog_name="tofu-export", standalone_mode=False)
+    except TofuError as error:
+        _fail(str(error), error.exit_code)
+    except click.UsageError as error:
+        hint = f" See: {error.ctx.command_path} --help" if error.ctx is not None else ""
+        _fail(f"{error.format_message()}{hint}", ExitCode.USAGE)
+    except click.ClickException as error:
+        _fail(error.format_message(), ExitCode.USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted, nothing was written", _INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(ExitCode.UNEXPECTED) from None
+    except MemoryError:
+        _fail("out of memory: try a smaller --batch, or one --precision at a time", ExitCode.UNEXPECTED)
+    except OSError as error:
+        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", ExitCode.EXPORT)
+    except Exception as error:  # the last resort: a defect of ours
+        if logging.getLogger("tofu_export").isEnabledFor(logging.INFO):
+            traceback.print_exc()
+        first_line = (str(error).splitlines() or ["no message"])[0]
+        _fail(
+            f"unexpected {type(error).__name__}: {first_line}. This is a defect: run again with -v and report it",
+            ExitCode.UNEXPECTED,
+        )
+    raise SystemExit(ExitCode.GOOD)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"tofu-export: error: {message}", err=True)
+    raise SystemExit(int(code))
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """Leave as on any error, so that half-written files and child processes go."""
+    raise SystemExit(_TERMINATED)

@@ -1,0 +1,88 @@
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from tofu_export.errors import OptionError
+from tofu_export.options import Mode, Reduction, Schedule, parse_r
+
+__all__ = ["ImageSize", "make_reduction", "read_labels", "reduction_options"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class ImageSize(click.ParamType):
+    """`224` or `HEIGHTxWIDTH`, as (height, width) in pixels."""
+
+    name = "pixels"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Read the text."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).lower().split("x")
+        if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is not a size in pixels, for example 224 or 224x288", param, ctx)
+        return int(parts[0]), int(parts[-1])
+
+
+def reduction_options(command: Command) -> Command:
+    """Add the options that say how many tokens leave, where and how."""
+    for option in reversed(
+        (
+            click.option("--r", "r", default="16", show_default=True, metavar="N|N,N,...",
+                         help="Tokens to remove per layer: one number, or one per layer."),
+            click.option("--mode", type=click.Choice([mode.value for mode in Mode]), default=Mode.MLERP.value,
+                         show_default=True, help="What merging layers do."),
+            click.option("--prune-layers", type=click.IntRange(min=0), default=None, metavar="D",
+                         help="The first D layers prune, the others merge.  [default: 6; tome: 0]"),
+            click.option("--pattern", default=None, metavar="LETTERS",
+                         help="One letter per layer instead: P prune, A average, M mlerp, T tome, - none."),
+            click.option("--schedule", type=click.Choice([schedule.value for schedule in Schedule]),
+                         default=Schedule.CONSTANT.value, show_default=True,
+                         help="Spread r evenly, or falling from 2r to 0."),
+            click.option("--prop-attn/--no-prop-attn", "prop_attn", default=None,
+                         help="Add the log of token sizes to the attention.  [default: only for tome]"),
+            click.option("--image-size", type=ImageSize(), default=None, metavar="H[xW]", help="Input size in pixels."),
+            click.option("--num-classes", type=click.IntRange(min=0), default=None, metavar="N",
+                         help="Width of the classifier, if not the model's own."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def make_reduction(
+    r: str, mode: str, prune_layers: int | None, pattern: str | None, schedule: str, prop_attn: bool | None
+) -> Reduction:
+    """The reduction that the options describe."""
+    return Reduction(
+        r=parse_r(r),
+        mode=Mode(mode),
+        prune_layers=prune_layers,
+        pattern=pattern,
+        schedule=Schedule(schedule),
+        prop_attn=prop_attn,
+    )
+
+
+def read_labels(path: Path | None) -> tuple[str, ...]:
+    """Class names, one per line.
+
+    Raises:
+        OptionError: the file cannot be read.
+    """
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(
+            f"cannot read labels from {path}: {error}; expected a text file, one label per line"
+        ) from error
+    return tuple(line.strip() for line in lines if line.strip())

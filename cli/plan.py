@@ -1,0 +1,42 @@
+"""`tofu-export plan`: what would be removed where, and what that saves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from tofu_export.cli.parameters import make_reduction, reduction_options
+
+__all__ = ["plan_command"]
+
+
+@click.command("plan", short_help="Show what a reduction removes, layer by layer, without weights.")
+@click.argument("model")
+@reduction_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def plan_command(
+    model: str,
+    r: str,
+    mode: str,
+    prune_layers: int | None,
+    pattern: str | None,
+    schedule: str,
+    prop_attn: bool | None,
+    image_size: tuple[int, int] | None,
+    num_classes: int | None,
+    as_json: bool,
+) -> None:
+    """Show what a reduction of MODEL removes, layer by layer, and the GMACs that it saves. Needs no weights."""
+    reduction = make_reduction(r, mode, prune_layers, pattern, schedule, prop_attn)
+    from tofu_export.report import plan_table
+    from tofu_export.specs import plan_model
+
+    spec, plan = plan_model(model, reduction, image_size, num_classes)
+    if as_json:
+        structure = {key: value for key, value in asdict(spec).items() if not key.endswith(("macs", "token", "fixed"))}
+        structure.pop("blocks")
+        click.echo(json.dumps({"model": {**structure, "depth": spec.depth}, "plan": plan.to_dict()}, indent=2))
+    else:
+        click.echo(plan_table(spec, plan))

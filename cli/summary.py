@@ -1,0 +1,51 @@
+"""The table at the end of a run: what it cost, what it gained, in words that need no background."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from tofu_export.report import Report
+
+__all__ = ["summary"]
+
+
+def summary(report: Report, output: Path) -> Group:
+    """Full against reduced, then the files."""
+    gmacs = report.plan["gmacs"]
+    reduced = next((row["artifact"] for row in report.benchmark if row["artifact"] != "full"), None)
+    table = Table(
+        title=f"{report.model['resolved']}, r = {report.plan['r']}, {report.plan['pattern']}", title_justify="left"
+    )
+    for column, justify in (("", "left"), ("full model", "right"), ("with Token Fusion", "right"), ("", "left")):
+        table.add_column(column, justify="right" if justify == "right" else "left")
+    table.add_row(
+        "work per image", f"{gmacs['full']:.2f} GMACs", f"{gmacs['reduced']:.2f} GMACs",
+        f"{gmacs['full'] / gmacs['reduced']:.2f}x less",
+    )  # fmt: skip
+    for batch in sorted({row["batch"] for row in report.benchmark}):
+        rows = {row["artifact"]: row for row in report.benchmark if row["batch"] == batch}
+        fast = rows[str(reduced)]
+        table.add_row(
+            f"speed on this CPU, batch {batch}",
+            f"{rows['full']['images_per_sec']:.1f} images/s",
+            f"{fast['images_per_sec']:.1f} images/s",
+            f"{fast['speedup_vs_full']:.2f}x",
+        )
+    accuracy = {row["artifact"]: row for row in report.accuracy}
+    for name, row in accuracy.items():
+        if name != "full":
+            precision = "fp16" if "fp16" in name else "fp32"
+            full, fused = f"{accuracy['full']['top1']:.1%}", f"{row['top1']:.1%}"
+            table.add_row(f"accuracy, {precision}", full, fused, f"{row['images']} images")
+    for row in report.verification:
+        table.add_row("verified against PyTorch", "", "yes" if row["passed"] else "NO", row["artifact"])
+    lines = [f"{entry['path']}  {entry['bytes'] / 1e6:.1f} MB" for entry in report.artifacts]
+    left_out = [f"left out: {row['step']}: {row['reason']}" for row in report.skipped]
+    files = "\n".join(
+        [f"written to {output}:", *(f"  {line}" for line in [*lines, "report.md, report.json"]), *left_out]
+    )
+    return Group(table, Text(files))

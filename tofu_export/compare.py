@@ -1,0 +1,122 @@
+"""Compare outputs, with named tolerances. Numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tofu_export.options import Precision
+
+__all__ = ["TOLERANCES", "OutputComparison", "Tolerance", "compare_outputs"]
+
+Array = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What a file of one precision may differ by from the eager float32 model.
+
+    Attributes:
+        name: the precision.
+        max_error: largest absolute difference of a logit, as a share of max(1, largest logit).
+        cosine_min: smallest cosine of two logit vectors.
+        near_tie: two candidates whose cosine similarity to a source differs by less are a tie.
+        reason: where the numbers come from.
+    """
+
+    name: str
+    max_error: float
+    cosine_min: float
+    near_tie: float
+    reason: str
+
+
+TOLERANCES = {
+    Precision.FP32: Tolerance(
+        "fp32", 1e-4, 0.99999, 2e-5, "rounding of 2^-24, reordered sums over up to 4,096 channels and 48 layers"
+    ),
+    Precision.FP16: Tolerance(
+        "fp16",
+        3e-2,
+        0.999,
+        1e-2,
+        "rounding of 2^-11 in every activation; keys carry it into the similarity (measured: docs/verification.md)",
+    ),
+    Precision.BF16: Tolerance("bf16", 0.25, 0.98, 8e-2, "rounding of 2^-8, eight times that of fp16"),
+}
+"""Named tolerances by precision."""
+
+
+@dataclass(frozen=True)
+class OutputComparison:
+    """How two batches of logits differ.
+
+    Attributes:
+        max_abs: largest absolute difference.
+        scale: max(1, largest absolute reference logit).
+        cosine_min: smallest cosine over the images.
+        top1_agreement: share of images with the same best class; None for fewer than two classes.
+        finite: no NaN and no infinity in either.
+        images: number of images compared.
+    """
+
+    max_abs: float
+    scale: float
+    cosine_min: float
+    top1_agreement: float | None
+    finite: bool
+    images: int
+
+    def within(self, tolerance: Tolerance) -> bool:
+        """True if nothing exceeds the tolerance and something was compared."""
+        return (
+            self.finite
+            and self.images > 0
+            and self.max_abs <= tolerance.max_error * self.scale
+            and self.cosine_min >= tolerance.cosine_min
+        )
+
+    def joined(self, other: OutputComparison) -> OutputComparison:
+        """The comparison of both sets of images taken together."""
+        images = self.images + other.images
+        top1 = None
+        if self.top1_agreement is not None and other.top1_agreement is not None:
+            top1 = (self.top1_agreement * self.images + other.top1_agreement * other.images) / max(images, 1)
+        return OutputComparison(
+            max(self.max_abs, other.max_abs),
+            max(self.scale, other.scale),
+            min(self.cosine_min, other.cosine_min),
+            top1,
+            self.finite and other.finite,
+            images,
+        )
+
+
+def compare_outputs(got: Array, expected: Array) -> OutputComparison:
+    """Compare two arrays [B, K] of logits or features, in float64.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if got.shape != expected.shape:
+        raise ValueError(f"outputs have shapes {got.shape} and {expected.shape}, expected the same")
+    left = got.astype(np.float64).reshape(len(got), -1)
+    right = expected.astype(np.float64).reshape(len(expected), -1)
+    finite = bool(np.isfinite(left).all() and np.isfinite(right).all())
+    if not finite or left.size == 0:
+        return OutputComparison(float("nan"), 1.0, float("nan"), None, finite, len(left) if finite else 0)
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    cosines = np.where(
+        norms > 0, (left * right).sum(axis=1) / np.where(norms > 0, norms, 1.0), left.sum(1) == right.sum(1)
+    )
+    return OutputComparison(
+        max_abs=float(np.abs(left - right).max()),
+        scale=max(1.0, float(np.abs(right).max())),
+        cosine_min=float(cosines.min()),
+        top1_agreement=float((left.argmax(1) == right.argmax(1)).mean()) if left.shape[1] > 1 else None,
+        finite=True,
+        images=len(left),
+    )

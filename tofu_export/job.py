@@ -1,0 +1,99 @@
+"""What the main job is asked to do: model, reduction, files, engines, checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from tofu_export.errors import OptionError
+from tofu_export.options import MINIMUM_OPSET, BatchRange, IoType, Precision, Reduction, Target
+from tofu_export.zoo.weights import WeightsSource
+
+__all__ = ["Job", "Listener"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to export, from what, for whom. Values are checked where their type is defined.
+
+    Attributes:
+        model: timm name, alias, hub name or the demo model.
+        output: folder for the files; created if need be.
+        reduction: how many tokens leave, where and how.
+        weights: where the weights come from.
+        image_size: height and width in pixels; None for the model's own.
+        num_classes: width of the classifier; None for the model's own.
+        batch: batch sizes that files and engines serve.
+        precisions: one ONNX file, and one engine, each.
+        target: runtime that the ONNX files are written for.
+        opset: ONNX opset.
+        io_type: type of the files' input and output.
+        images: folder of images to verify with; None for the demo set or seeded noise.
+        labels: class names to store in the files, in order.
+        engine: build engines: yes, no, or None for "if a TensorRT is installed".
+        flavour: which TensorRT; None for the one that is installed.
+        compute_capabilities: what engines run on (TensorRT-RTX); empty for SM80 and newer.
+        verify: compare every file with the eager model.
+        bench: time the reduced against the full model in onnxruntime.
+        bench_batches: batch sizes to time; empty for the preferred one.
+        threads: threads of onnxruntime in the benchmark.
+        seed: of random weights and generated images.
+        command: how the user asked for it, for the report.
+    """
+
+    model: str
+    output: Path
+    reduction: Reduction = field(default_factory=Reduction)
+    weights: WeightsSource = field(default_factory=lambda: WeightsSource.parse("pretrained"))
+    image_size: tuple[int, int] | None = None
+    num_classes: int | None = None
+    batch: BatchRange = field(default_factory=BatchRange)
+    precisions: tuple[Precision, ...] = (Precision.FP32, Precision.FP16)
+    target: Target = Target.PORTABLE
+    opset: int = MINIMUM_OPSET
+    io_type: IoType = IoType.FP32
+    images: Path | None = None
+    labels: tuple[str, ...] = ()
+    engine: bool | None = None
+    flavour: str | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    verify: bool = True
+    bench: bool = True
+    bench_batches: tuple[int, ...] = ()
+    threads: int | None = None
+    seed: int = 0
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        if self.engine and self.target is Target.ONNXRUNTIME:
+            raise OptionError(
+                "--target onnxruntime uses scatter reductions that TensorRT rejects: "
+                "build engines from --target portable, or leave out --engine"
+            )
+        if self.opset < MINIMUM_OPSET:
+            raise OptionError(f"opset is {self.opset}, expected {MINIMUM_OPSET} or newer")
+
+    def onnx_name(self, precision: Precision) -> str:
+        """Name of the ONNX file of a precision."""
+        return "model.onnx" if len(self.precisions) == 1 else f"model.{precision.value}.onnx"
+
+    def file_names(self) -> tuple[str, ...]:
+        """Names of the ONNX files."""
+        return tuple(self.onnx_name(precision) for precision in self.precisions)
+
+
+class Listener(Protocol):
+    """Is told what a job does, for a person who waits."""
+
+    def step(self, text: str) -> None:
+        """A step begins."""
+        ...
+
+    def tick(self, text: str) -> None:
+        """The current step is still alive; `text` says where it stands."""
+        ...
+
+    def done(self, text: str) -> None:
+        """The current step has ended well."""
+        ...

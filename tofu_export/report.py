@@ -1,0 +1,147 @@
+"""The report of a run: `report.json` (schema version 1) and `report.md`. Pure data, no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tofu_export.plan import ModelSpec, Plan
+
+__all__ = ["SCHEMA_VERSION", "Report", "plan_table"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclass
+class Report:
+    """Everything a run found out, gathered step by step.
+
+    Attributes:
+        model: name, weights, sizes, preprocessing.
+        plan: the reduction, layer by layer.
+        command: the command line that reproduces the run.
+        environment: versions and hardware.
+        artifacts: files written.
+        verification: one entry per verified file.
+        accuracy: top-1 on labelled images, where there are any.
+        benchmark: one entry per file and batch size.
+        skipped: steps that were left out, with the reason.
+        timings_s: wall time of each step, in seconds.
+    """
+
+    model: dict[str, Any]
+    plan: dict[str, Any]
+    command: str
+    environment: dict[str, Any]
+    artifacts: list[dict[str, Any]] = field(default_factory=list)
+    verification: list[dict[str, Any]] = field(default_factory=list)
+    accuracy: list[dict[str, Any]] = field(default_factory=list)
+    benchmark: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    timings_s: dict[str, float] = field(default_factory=dict)
+
+    def skip(self, step: str, reason: str) -> None:
+        """Note that a step was left out."""
+        self.skipped.append({"step": step, "reason": reason})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of report.json."""
+        return {"schema_version": SCHEMA_VERSION, **vars(self)}
+
+    def to_json(self) -> str:
+        """The text of report.json; numbers that JSON cannot hold are refused.
+
+        Raises:
+            ValueError: a value is NaN or infinite.
+        """
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    def to_markdown(self, benchmark_text: str = "") -> str:
+        """The text of report.md: what a colleague wants to read first."""
+        model, gmacs = self.model, self.plan["gmacs"]
+        lines = [
+            f"# {model['resolved']} with Token Fusion",
+            "",
+            f"{model['params'] / 1e6:.1f} M parameters, weights: {model['weights']['kind']}, "
+            f"{model['tokens']} tokens, pattern `{self.plan['pattern']}`, r = {self.plan['r']}.",
+            f"{gmacs['full']:.2f} GMACs become {gmacs['reduced']:.2f} ({gmacs['full'] / gmacs['reduced']:.2f}x fewer).",
+            "",
+            *_table(
+                ("layer", "method", "tokens in", "removed", "tokens out"),
+                [
+                    (row["layer"], row["method"], row["tokens_in"], row["removed"], row["tokens_out"])
+                    for row in self.plan["layers"]
+                ],
+            ),
+            "## Files",
+            "",
+            *_table(
+                ("file", "precision", "size", "sha256"),
+                [
+                    (row["path"], row["precision"], f"{row['bytes'] / 1e6:.1f} MB", row["sha256"][:12])
+                    for row in self.artifacts
+                ],
+            ),
+        ]
+        if self.verification:
+            lines += [
+                "## Verification against eager PyTorch",
+                "",
+                *_table(
+                    ("file", "result", "largest error", "cosine", "decisions", "near ties", "wrong"),
+                    [_verification_row(row) for row in self.verification],
+                ),
+            ]
+        if self.accuracy:
+            lines += [
+                "## Accuracy",
+                "",
+                *_table(
+                    ("model", "images", "top-1"),
+                    [(row["artifact"], row["images"], f"{row['top1']:.1%}") for row in self.accuracy],
+                ),
+            ]
+        if benchmark_text:
+            lines += ["## Benchmark", "", "```", benchmark_text.rstrip(), "```", ""]
+        if self.skipped:
+            lines += ["## Left out", "", *(f"- {row['step']}: {row['reason']}" for row in self.skipped), ""]
+        versions = ", ".join(f"{name} {version}" for name, version in self.environment["versions"].items() if version)
+        lines += ["## Reproduce", "", "```", self.command, "```", "", f"{self.environment['cpu']}; {versions}", ""]
+        return "\n".join(lines)
+
+
+def plan_table(spec: ModelSpec, plan: Plan) -> str:
+    """The plan as text for a terminal."""
+    lines = [
+        f"{spec.name}  {spec.image_size[0]}x{spec.image_size[1]}  {spec.params / 1e6:.1f} M parameters  "
+        f"{spec.tokens} tokens ({spec.prefix_tokens} protected)  pattern {plan.pattern}",
+        "",
+        "layer  method   tokens in  removed  tokens out",
+    ]
+    lines += [
+        f"{row.layer:>5}  {row.method.name.lower():<8} {row.tokens_in:>8} {row.removed:>8} {row.tokens_out:>11}"
+        for row in plan.layers
+    ]
+    lines += [
+        "",
+        f"GMACs  {plan.gmacs_full:.2f} full, {plan.gmacs_reduced:.2f} reduced: {plan.flop_ratio:.2f}x fewer",
+    ]
+    return "\n".join(lines)
+
+
+def _verification_row(row: dict[str, Any]) -> tuple[Any, ...]:
+    decisions = row["decisions"]
+    error = "not finite" if row["max_abs"] is None else f"{row['max_abs']:.2e}"
+    cosine = "-" if row["cosine_min"] is None else f"{row['cosine_min']:.6f}"
+    result = "passed" if row["passed"] else "FAILED"
+    return (
+        row["artifact"], result, error, cosine,
+        decisions["compared"], decisions["near_tie_flips"], decisions["wrong"],
+    )  # fmt: skip
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    body = [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
+    return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *body, ""]

@@ -1,0 +1,354 @@
+"""Run the main job, end to end: plan, patch, trace, lower, verify, measure, build engines, report."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tofu_export import demo, environment, patch
+from tofu_export.engines.benchmark import Contender, run_benchmark
+from tofu_export.engines.build import EngineRequest, build_engine
+from tofu_export.engines.flavours import RTX, TENSORRT, Flavour, available, pick
+from tofu_export.engines.receipt import write_sidecar
+from tofu_export.engines.trtexec_text import render
+from tofu_export.errors import OptionError, VerificationError
+from tofu_export.export import INPUT_NAME, TORCH_TYPES, InputShape, save, trace
+from tofu_export.files import Staging, sha256_of, staging
+from tofu_export.graph_patterns.lowering import census, lower
+from tofu_export.inputs import InputSet, demo_set, from_folder, natural_statistics
+from tofu_export.job import Job, Listener
+from tofu_export.options import IoType, Precision, Target
+from tofu_export.ort import open_session
+from tofu_export.plan import ModelSpec, Plan
+from tofu_export.report import Report
+from tofu_export.specs import plan_model
+from tofu_export.verify import batches_to_verify, verify
+from tofu_export.zoo.create import LoadedModel, create_model
+from tofu_export.zoo.names import DEMO_MODEL
+
+__all__ = ["run_job"]
+
+FULL = "full"
+"""Name of the unreduced model in reports."""
+_FULL_FILE = "full.onnx"
+_VERIFICATION_IMAGES = 32
+_HALF_ON_CPU = "onnxruntime's CPU provider computes half precision through casts"
+
+
+def run_job(job: Job, listener: Listener) -> Report:
+    """Run `job` and write its files; nothing appears in the output folder before all of it is complete.
+
+    Raises:
+        TofuError: the first thing that went wrong. After a failed verification the report is on disk, no model is.
+    """
+    flavour = _flavour(job)
+    with staging(job.output) as stage:
+        return _Run(job, stage, listener).run(flavour)
+
+
+class _Run:
+    """One job on its way: what every step reads and what it adds to the report."""
+
+    def __init__(self, job: Job, stage: Staging, listener: Listener) -> None:
+        self._job = job
+        self._stage = stage
+        self._listener = listener
+        self._seconds: dict[str, float] = {}
+        self._files: dict[Precision, str] = {}
+
+    def run(self, flavour: Flavour | None) -> Report:
+        with self._timed("total"):
+            report, benchmark_text = self._steps(flavour)
+        self._publish(report, benchmark_text)
+        return report
+
+    def _steps(self, flavour: Flavour | None) -> tuple[Report, str]:
+        job = self._job
+        with self._step("load", f"loading {job.model}"):
+            loaded = create_model(
+                job.model,
+                weights=job.weights,
+                seed=job.seed,
+                image_size=job.image_size,
+                num_classes=job.num_classes,
+            )
+            spec, plan = plan_model(loaded.resolved, job.reduction, job.image_size, job.num_classes)
+            if job.labels and len(job.labels) != spec.num_classes:
+                raise OptionError(f"{len(job.labels)} labels for {spec.num_classes} classes: give one line per class")
+            inputs = self._inputs(loaded, spec)
+        self._listener.done(_planned(loaded, plan))
+        report = Report(_model_entry(loaded, spec), plan.to_dict(), job.command, environment.collect())
+        report.timings_s = self._seconds
+        self._export_all(loaded, spec, plan, inputs, report)
+        has_full = self._export_full(loaded, spec)
+        del loaded
+        gc.collect()
+        if has_full and report.model["resolved"] == DEMO_MODEL:
+            self._measure_accuracy(report)
+        benchmark_text = self._benchmark(inputs, report)
+        self._build_engines(flavour, report)
+        return report, benchmark_text
+
+    def _export_all(self, loaded: LoadedModel, spec: ModelSpec, plan: Plan, inputs: InputSet, report: Report) -> None:
+        """Trace, lower, save and verify one file per precision."""
+        job = self._job
+        model = patch.apply(loaded.model, plan, name=spec.name)
+        metadata = self._metadata(loaded, plan)
+        failures: list[VerificationError] = []
+        for precision in job.precisions:
+            name = job.onnx_name(precision)
+            with self._step(f"export {precision.value}", f"exporting {name}"):
+                graph = self._lowered(model, spec, precision)
+                ops = census(graph)
+                save(graph, self._stage.path(name), {**metadata, "precision": precision.value})
+                del graph
+            self._files[precision] = name
+            entry = self._artifact("onnx", precision, job.target.value, name)
+            report.artifacts.append({**entry, "opset": job.opset, "nodes": sum(ops.values()), "ops": ops})
+            self._listener.done(f"{name}: {sum(ops.values())} nodes, {entry['bytes'] / 1e6:.1f} MB")
+            failures += self._verify(name, precision, model, inputs, report)
+        if failures:
+            report.artifacts.clear()
+            self._files.clear()
+            self._publish(report, "")
+            raise failures[0]
+
+    def _verify(
+        self, name: str, precision: Precision, model: nn.Module, inputs: InputSet, report: Report
+    ) -> list[VerificationError]:
+        if not self._job.verify:
+            report.skip(f"verification of {name}", "switched off by --no-verify")
+            return []
+        if precision is Precision.BF16:
+            report.skip(f"verification of {name}", "onnxruntime's CPU provider has no bfloat16 kernels")
+            return []
+        with self._step(f"verify {precision.value}", f"verifying {name} against eager PyTorch"):
+            result = verify(
+                self._stage.path(name),
+                model,
+                inputs.pixels,
+                precision=precision,
+                batch=self._job.batch,
+                source=inputs.source,
+                on_batch=lambda size: self._listener.tick(f"batch {size}"),
+            )
+        report.verification.append(result.to_dict())
+        self._listener.done(str(result))
+        return [] if result.passed else [result.failure()]
+
+    def _export_full(self, loaded: LoadedModel, spec: ModelSpec) -> bool:
+        """Write the unreduced model to measure against; False where nothing would use it."""
+        job = self._job
+        if Precision.FP32 not in job.precisions or not (job.bench or loaded.resolved == DEMO_MODEL):
+            return False
+        with self._step("export full", "exporting the full model, to measure against"):
+            graph = self._lowered(patch.remove(loaded.model), spec, Precision.FP32)
+            save(graph, self._stage.path(_FULL_FILE), {})
+        self._listener.done("the full model is ready to be measured against")
+        return True
+
+    def _measure_accuracy(self, report: Report) -> None:
+        """Top-1 of the full and the reduced files on the demo model's held-out images."""
+        names = {FULL: _FULL_FILE, **{name: name for key, name in self._files.items() if key is not Precision.BF16}}
+        with self._step("accuracy", "measuring accuracy on the held-out images"):
+            for label, name in names.items():
+                self._listener.tick(label)
+                session = open_session(self._stage.path(name))
+                pixels, labels = demo_set().pixels, demo.load_images()[1]
+                (dtype, _), *_ = session.inputs.values()
+                chosen = [
+                    session.run({INPUT_NAME: pixels[start : start + 50].astype(dtype)})["logits"].argmax(axis=1)
+                    for start in range(0, len(labels), 50)
+                ]
+                top1 = float((np.concatenate(chosen) == labels).mean())
+                report.accuracy.append({"artifact": label, "images": len(labels), "top1": top1, "backend": "ort-cpu"})
+        self._listener.done("top-1: " + ", ".join(f"{row['artifact']} {row['top1']:.1%}" for row in report.accuracy))
+
+    def _benchmark(self, inputs: InputSet, report: Report) -> str:
+        """Time the reduced against the full model; returns the result as text."""
+        job = self._job
+        if not job.bench:
+            report.skip("benchmark", "switched off by --no-bench")
+            return ""
+        for precision, name in self._files.items():
+            if precision is not Precision.FP32:
+                report.skip(f"benchmark of {name}", f"{_HALF_ON_CPU}: its time would say nothing about a GPU")
+        if Precision.FP32 not in self._files:
+            return ""
+
+        def feeds(batch: int) -> dict[str, NDArray[Any]]:
+            return {INPUT_NAME: inputs.pixels[np.arange(batch) % len(inputs)]}
+
+        reduced = self._files[Precision.FP32]
+        with self._step("benchmark", "timing full against reduced in onnxruntime"):
+            measurements = run_benchmark(
+                [Contender(FULL, self._stage.path(_FULL_FILE)), Contender(reduced, self._stage.path(reduced))],
+                batches=job.bench_batches or (job.batch.optimum,),
+                make_feeds=feeds,
+                threads=job.threads,
+                baseline=FULL,
+                on_progress=lambda at: self._listener.tick(f"batch {at.batch}, {at.phase}, {at.fraction:.0%}"),
+            )
+        report.benchmark = [row.to_dict() for row in measurements]
+        text = render(measurements, baseline=FULL)
+        self._listener.done(text)
+        return text
+
+    def _build_engines(self, flavour: Flavour | None, report: Report) -> None:
+        """Build one engine and sidecar per ONNX file."""
+        job = self._job
+        if flavour is None:
+            report.skip("engines", _why_no_engine(job))
+            return
+        for precision, onnx_name in self._files.items():
+            name = f"model.{precision.value}.{flavour.name}.engine"
+            path = self._stage.path(name)
+            request = EngineRequest(
+                onnx_path=self._stage.path(onnx_name),
+                engine_path=path,
+                flavour=flavour,
+                batch=job.batch,
+                precision=precision,
+                compute_capabilities=job.compute_capabilities,
+            )
+            with self._step(f"engine {precision.value}", f"building {name}"):
+                receipt = build_engine(request, on_tick=lambda seconds: self._listener.tick(f"{seconds:.0f} s"))
+                extra = {"model": report.model, "plan": report.plan, "onnx": onnx_name, "command": job.command}
+                write_sidecar(receipt, path, extra)
+            report.artifacts.append(
+                {
+                    **self._artifact("engine", precision, flavour.name, name),
+                    "compute_capabilities": list(receipt.compute_capabilities),
+                    "kernels": receipt.kernels.summary(),
+                    "layer_dtypes": receipt.layer_dtypes,
+                }
+            )
+            where = ", ".join(receipt.compute_capabilities) or "the GPU of this machine"
+            self._listener.done(f"{name}: {receipt.engine_bytes / 1e6:.1f} MB, for {where}")
+
+    def _lowered(self, model: nn.Module, spec: ModelSpec, precision: Precision) -> ir.Model:
+        job = self._job
+        graph = trace(
+            model,
+            InputShape(spec.in_chans, *spec.image_size),
+            precision=precision,
+            io_dtype=torch.float32 if job.io_type is IoType.FP32 else TORCH_TYPES[precision],
+            batch=job.batch,
+            opset=job.opset,
+        )
+        return lower(graph, job.target, precision)
+
+    def _inputs(self, loaded: LoadedModel, spec: ModelSpec) -> InputSet:
+        """Real images where there are any, else seeded noise with the statistics of natural images."""
+        job = self._job
+        count = max(_VERIFICATION_IMAGES, *batches_to_verify(job.batch)[0])
+        if job.images is not None:
+            return from_folder(job.images, loaded.preprocessing, count)
+        if loaded.resolved == DEMO_MODEL and spec.image_size == (28, 28):
+            return demo_set(count)
+        mean, std = loaded.preprocessing["mean"], loaded.preprocessing["std"]
+        return natural_statistics(count, spec.in_chans, *spec.image_size, seed=job.seed, mean=mean, std=std)
+
+    def _metadata(self, loaded: LoadedModel, plan: Plan) -> dict[str, Any]:
+        """What travels inside the ONNX files: no times, no paths, so that equal runs write equal bytes."""
+        versions = environment.collect()["versions"]
+        return {
+            "version": versions["tofu_export"],
+            "model": loaded.resolved,
+            "weights": loaded.weights,
+            "plan": plan.to_dict(),
+            "preprocessing": loaded.preprocessing,
+            "target": self._job.target.value,
+            "versions": {name: versions[name] for name in ("torch", "timm", "onnx", "onnxscript")},
+            **({"labels": list(self._job.labels)} if self._job.labels else {}),
+        }
+
+    def _artifact(self, kind: str, precision: Precision, target: str, name: str) -> dict[str, Any]:
+        size = sum(self._stage.path(file).stat().st_size for file in self._with_data(name))
+        return {
+            "kind": kind,
+            "precision": precision.value,
+            "target": target,
+            "path": name,
+            "bytes": size,
+            "sha256": sha256_of(self._stage.path(name)),
+        }
+
+    def _with_data(self, name: str) -> list[str]:
+        """A file of the staging folder, after its external weights and before its sidecar, if it has any."""
+        return [file for file in (f"{name}.data", name, f"{name}.json") if self._stage.path(file).exists()]
+
+    def _publish(self, report: Report, benchmark_text: str) -> None:
+        names = [file for entry in report.artifacts for file in self._with_data(entry["path"])]
+        self._stage.path("report.md").write_text(report.to_markdown(benchmark_text), encoding="utf-8")
+        self._stage.path("report.json").write_text(report.to_json(), encoding="utf-8")
+        self._stage.publish(*names, "report.md", "report.json")
+
+    @contextmanager
+    def _step(self, name: str, text: str) -> Iterator[None]:
+        self._listener.step(text)
+        with self._timed(name):
+            yield
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] = round(time.perf_counter() - start, 2)
+
+
+def _flavour(job: Job) -> Flavour | None:
+    """The TensorRT to build with, None for no engines.
+
+    Raises:
+        BackendMissingError: engines were asked for and none can be built.
+    """
+    names = {RTX.name, TENSORRT.name}
+    wanted = job.flavour or (job.target.value if job.target.value in names else None)
+    if job.engine:
+        return pick(wanted)
+    usable = [flavour for flavour in available() if wanted in (None, flavour.name)]
+    return usable[0] if job.engine is None and usable and job.target is not Target.ONNXRUNTIME else None
+
+
+def _why_no_engine(job: Job) -> str:
+    if job.engine is False:
+        return "switched off by --no-engine"
+    if job.target is Target.ONNXRUNTIME:
+        return "files for onnxruntime use scatter reductions, which TensorRT rejects: use --target portable"
+    return "no TensorRT is installed: pip install 'tofu-export[rtx]' builds engines without a GPU"
+
+
+def _planned(loaded: LoadedModel, plan: Plan) -> str:
+    if not plan.removes:
+        return f"{loaded.resolved}: no token is removed, this is the plain model ({plan.gmacs_full:.2f} GMACs)"
+    return (
+        f"{loaded.resolved}, pattern {plan.pattern}: {plan.gmacs_full:.2f} GMACs become "
+        f"{plan.gmacs_reduced:.2f}, {plan.flop_ratio:.2f}x fewer"
+    )
+
+
+def _model_entry(loaded: LoadedModel, spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "name": loaded.name,
+        "resolved": loaded.resolved,
+        "weights": loaded.weights,
+        "params": spec.params,
+        "image_size": list(spec.image_size),
+        "tokens": spec.tokens,
+        "prefix_tokens": spec.prefix_tokens,
+        "depth": spec.depth,
+        "num_classes": spec.num_classes,
+        "preprocessing": loaded.preprocessing,
+    }

@@ -1,0 +1,285 @@
+"""Verify an exported file in onnxruntime against the eager model: decisions apart from arithmetic.
+
+The file's matching decisions are read out of it and replayed in the eager model. Each decision is then judged under
+the eager model's own similarities, and the outputs of both are compared under the same decisions, so that a flip
+between near-equal tokens is not taken for wrong arithmetic, nor the reverse.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tofu_export.compare import TOLERANCES, OutputComparison, Tolerance, compare_outputs
+from tofu_export.decisions import DecisionReport, Decisions, judge
+from tofu_export.errors import VerificationError
+from tofu_export.export import OUTPUT_NAME
+from tofu_export.graph_patterns.canonical import decision_names
+from tofu_export.options import BatchRange, Precision
+from tofu_export.ort import OrtSession, open_session
+from tofu_export.patch import applied_plan, observe
+from tofu_export.patch.matching import Matching
+from tofu_export.plan import Plan
+
+__all__ = ["CPU_BATCH_CAP", "VerificationResult", "batches_to_verify", "verify"]
+
+CPU_BATCH_CAP = 16
+"""Largest batch verified on a CPU, for time."""
+ODD_BATCH = 7
+
+_logger = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class VerificationResult:
+    """What was compared, how it differs, and whether it passes.
+
+    Attributes:
+        artifact: name of the file.
+        batches: batch sizes run.
+        inputs: where the images came from.
+        outputs: logits of the file against the eager model under the file's decisions.
+        images_with_flips: images in which any decision differs.
+        decisions: the file's decisions against the eager model's.
+        tolerance: what was allowed.
+        notes: what a reader must know, such as a capped batch.
+    """
+
+    artifact: str
+    batches: tuple[int, ...]
+    inputs: str
+    outputs: OutputComparison
+    images_with_flips: int
+    decisions: DecisionReport
+    tolerance: Tolerance
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """True if outputs are within tolerance and no decision is wrong."""
+        return self.outputs.within(self.tolerance) and self.decisions.wrong == 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in report.json (`verification`)."""
+        outputs = self.outputs
+        return {
+            "artifact": self.artifact,
+            "batches": list(self.batches),
+            "images": outputs.images,
+            "inputs": self.inputs,
+            "max_abs": outputs.max_abs if outputs.finite else None,
+            "cosine_min": outputs.cosine_min if outputs.finite else None,
+            "top1_agreement": outputs.top1_agreement,
+            "finite": outputs.finite,
+            "images_with_flips": self.images_with_flips,
+            "decisions": self.decisions.to_dict(),
+            "tolerance": {
+                "name": self.tolerance.name,
+                "max_abs": self.tolerance.max_error * outputs.scale,
+                "cosine_min": self.tolerance.cosine_min,
+                "near_tie": self.tolerance.near_tie,
+                "reason": self.tolerance.reason,
+            },
+            "notes": list(self.notes),
+            "passed": self.passed,
+        }
+
+    def __str__(self) -> str:
+        outputs, decisions = self.outputs, self.decisions
+        error = f"largest error {outputs.max_abs:.1e}" if outputs.finite else "not finite"
+        return (
+            f"{'verified' if self.passed else 'FAILED'} at batch {', '.join(map(str, self.batches))}: {error}, "
+            f"{decisions.compared} decisions, {decisions.near_tie_flips} near ties, {decisions.wrong} wrong"
+        )
+
+    def failure(self) -> VerificationError:
+        """The error that says what failed and by how much."""
+        parts = []
+        outputs, tolerance = self.outputs, self.tolerance
+        if not outputs.finite:
+            parts.append("its output has NaN or infinity")
+        elif not outputs.within(tolerance):
+            parts.append(
+                f"logits differ by {outputs.max_abs:.3g} (allowed {tolerance.max_error * outputs.scale:.3g}), "
+                f"cosine {outputs.cosine_min:.6f} (at least {tolerance.cosine_min})"
+            )
+        if self.decisions.wrong:
+            parts.append(
+                f"{self.decisions.wrong} of {self.decisions.compared} matching decisions are wrong, not near ties "
+                f"(largest margin {self.decisions.largest_margin:.3g}, a tie is below {tolerance.near_tie:.3g})"
+            )
+            parts.extend(self.decisions.faults[:3])
+        return VerificationError(
+            f"{self.artifact} does not compute what the eager model computes: {'; '.join(parts)}. "
+            "The file was not published; --no-verify keeps it for a closer look"
+        )
+
+
+def batches_to_verify(batch: BatchRange) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Batch sizes to run (minimum, optimum, maximum within the CPU cap, one odd size), and notes about them."""
+    if batch.minimum == batch.maximum:
+        return (batch.maximum,), ()
+    notes: tuple[str, ...] = ()
+    largest = min(batch.maximum, max(CPU_BATCH_CAP, batch.minimum))
+    if largest < batch.maximum:
+        notes = (f"largest batch run is {largest}, not {batch.maximum}: capped for CPU time",)
+    odd = min(max(ODD_BATCH, batch.minimum), largest)
+    return tuple(sorted({batch.minimum, min(batch.optimum, largest), largest, odd})), notes
+
+
+def verify(
+    path: Path,
+    model: nn.Module,
+    pixels: NDArray[np.float32],
+    *,
+    precision: Precision,
+    batch: BatchRange,
+    source: str,
+    on_batch: Callable[[int], None] | None = None,
+) -> VerificationResult:
+    """Compare the file at `path` with `model`.
+
+    Args:
+        path: a lowered ONNX file that this library wrote; its folder must be writable.
+        model: the eager float32 model, carrying the plan that the file was made with (or none for a plain file).
+        pixels: [n, C, H, W] float32, normalised images; reused in turn where a batch needs more.
+        precision: the file's.
+        batch: batch sizes that the file serves.
+        source: where the images came from, for the report.
+        on_batch: called with each batch size before it runs.
+
+    Raises:
+        VerificationError: the file lacks outputs that must be compared.
+    """
+    names = _decision_outputs(applied_plan(model))
+    tolerance = TOLERANCES[precision]
+    sizes, notes = batches_to_verify(batch)
+    starts = np.cumsum((0, *sizes[:-1]))
+    images = [pixels[(start + np.arange(size)) % len(pixels)] for start, size in zip(starts, sizes, strict=True)]
+    logits = _run(path, images)
+    watched = _watch(path, names, images)
+
+    outputs: OutputComparison | None = None
+    decisions = DecisionReport()
+    flipped = 0
+    for batch_images, got, seen in zip(images, logits, watched, strict=True):
+        if on_batch is not None:
+            on_batch(len(batch_images))
+        if (
+            seen is not None
+            and not compare_outputs(seen[OUTPUT_NAME], got).within(tolerance)
+            and np.isfinite(got).all()
+        ):
+            raise VerificationError(f"{path.name}: reading out its decisions changes its output, report this")
+        replay = _Replay(names, seen or {}, tolerance)
+        with torch.inference_mode(), observe(replay):
+            expected: Tensor = model(torch.from_numpy(batch_images))
+        if uncompared := set(names) - set(replay.report.layers):
+            raise VerificationError(f"{path.name}: layers {sorted(uncompared)} were not compared")
+        comparison = compare_outputs(got, expected.numpy())
+        outputs = comparison if outputs is None else outputs.joined(comparison)
+        decisions += replay.report
+        flipped += len(replay.flipped_images)
+    assert outputs is not None  # there is at least one batch
+    return VerificationResult(path.name, sizes, source, outputs, flipped, decisions, tolerance, notes)
+
+
+class _Replay:
+    """An observer that makes the eager model follow a file's decisions, and judges them on the way."""
+
+    def __init__(self, names: Mapping[int, Mapping[str, str]], seen: Mapping[str, Array], tolerance: Tolerance) -> None:
+        self._names = names
+        self._seen = seen
+        self._tolerance = tolerance
+        self.report = DecisionReport()
+        self.flipped_images: set[int] = set()
+
+    def decide(self, layer: int, scores: Tensor, proposed: Matching) -> Matching:
+        """Judge the file's decisions in this layer and return them, or the model's own if they are impossible."""
+        found = {kind: self._seen[name] for kind, name in self._names[layer].items()}
+        batch, sources, _ = scores.shape
+        got = Decisions.read(found, batch, sources)
+        merges = got.target is not None
+        reference = Decisions(
+            proposed.kept.numpy(), proposed.matched.numpy(), proposed.target.numpy() if merges else None
+        )
+        report = judge(layer, got, scores.numpy(), reference, self._tolerance.near_tie)
+        self.report += report
+        if report.faults:
+            self.flipped_images.update(range(batch))
+            return proposed
+        same = (np.sort(got.matched, 1) == np.sort(reference.matched, 1)).all(axis=1)
+        if got.target is not None:
+            rows = np.arange(batch)[:, None]
+            same &= (got.target == scores.argmax(dim=2).numpy()[rows, got.matched]).all(axis=1)
+        self.flipped_images.update(np.flatnonzero(~same).tolist())
+        target = proposed.target if got.target is None else torch.from_numpy(got.target)
+        return Matching(torch.from_numpy(got.kept), torch.from_numpy(got.matched), target)
+
+
+def _decision_outputs(plan: Plan | None) -> dict[int, dict[str, str]]:
+    """Value names of the decisions, by layer and kind."""
+    if plan is None:
+        return {}
+    return {
+        layer.layer: decision_names(layer.layer, merges=layer.method.merges) for layer in plan.layers if layer.removed
+    }
+
+
+def _run(path: Path, images: Sequence[Array]) -> list[Array]:
+    """The file's logits for each batch.
+
+    Raises:
+        VerificationError: the file does not give logits and nothing else.
+    """
+    session = open_session(path)
+    if set(session.outputs) != {OUTPUT_NAME} or len(session.inputs) != 1:
+        raise VerificationError(
+            f"{path.name} maps {sorted(session.inputs)} to {sorted(session.outputs)}, expected logits"
+        )
+    return [session.run(_feeds(session, batch))[OUTPUT_NAME] for batch in images]
+
+
+def _watch(path: Path, names: dict[int, dict[str, str]], images: Sequence[Array]) -> list[dict[str, Array] | None]:
+    """Logits and decisions of each batch, from a copy of the file whose decisions are outputs.
+
+    `kept` is dropped from `names` in layers where no source stays.
+
+    Raises:
+        VerificationError: a layer's decisions are not in the file.
+    """
+    if not names:
+        return [None] * len(images)
+    proto = onnx.load(path, load_external_data=False)
+    produced = {name for node in proto.graph.node for name in node.output}
+    for layer, kinds in names.items():
+        if kinds["kept"] not in produced and len(kinds) > 1:
+            kinds.pop("kept")
+        for name in kinds.values():
+            if name not in produced:
+                raise VerificationError(f"{path.name}: layer {layer} has no value {name}, decisions cannot be compared")
+            proto.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None))
+    scratch = path.with_name(f"{path.name}.decisions")  # beside the file, where external weights are found
+    try:
+        scratch.write_bytes(proto.SerializeToString())
+        del proto
+        session = open_session(scratch)
+        return [session.run(_feeds(session, batch)) for batch in images]
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _feeds(session: OrtSession, images: Array) -> dict[str, Array]:
+    ((name, spec),) = session.inputs.items()
+    return {name: images.astype(spec.dtype)}
