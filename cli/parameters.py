@@ -16,7 +16,7 @@ __all__ = ["ImageSize", "make_reduction", "read_labels", "reduction_options"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class ImageSize(click.ParamType):
+class ImageSize(click.ParamType):  # type: ignore[type-arg]  # not generic at run time before click 8.2
     """`224` or `HEIGHTxWIDTH`, as (height, width) in pixels."""
 
     name = "pixels"

@@ -33,9 +33,9 @@ class FuseRule(RewriteRuleClassBase):
         """What it looks like."""
         return op.Fuse(x, metric, _domain=DOMAIN, _outputs=["fused"])
 
-    def check(self, context: Any, *_: Any, fused: ir.Value, **__: Any) -> MatchResult:
+    def check(self, op: Any, *args: Any, **kwargs: Any) -> MatchResult:
         """Whether this graph may hold it."""
-        return _check(fused)
+        return _check(kwargs["fused"])
 
     def rewrite(self, op: Any, x: ir.Value, metric: ir.Value, fused: ir.Value) -> ir.Value:
         """What instead."""

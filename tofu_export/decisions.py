@@ -115,9 +115,8 @@ def judge(
     removed = got.matched.size
     compared = removed * (1 if reference.target is None else 2)
     if fault := got.fault(scores.shape[1], scores.shape[2]):
-        return DecisionReport(
-            (layer,), compared, compared, 0, max(compared, 1), float("inf"), (f"layer {layer}: {fault}",)
-        )
+        faults = (f"layer {layer}: {fault}",)
+        return DecisionReport((layer,), compared, compared, 0, max(compared, 1), faults=faults)
     best = scores.max(axis=2).astype(np.float64)
     margins: list[float] = []
     for image in range(len(scores)):

@@ -28,9 +28,9 @@ from tofu_export.inputs import InputSet, demo_set, from_folder, natural_statisti
 from tofu_export.job import Job, Listener
 from tofu_export.options import IoType, Precision, Target
 from tofu_export.ort import open_session
-from tofu_export.plan import ModelSpec, Plan
+from tofu_export.plan import ModelSpec, Plan, make_plan
 from tofu_export.report import Report
-from tofu_export.specs import plan_model
+from tofu_export.specs import spec_of
 from tofu_export.verify import batches_to_verify, verify
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.names import DEMO_MODEL
@@ -81,7 +81,8 @@ class _Run:
                 image_size=job.image_size,
                 num_classes=job.num_classes,
             )
-            spec, plan = plan_model(loaded.resolved, job.reduction, job.image_size, job.num_classes)
+            spec = spec_of(loaded.resolved, job.image_size, job.num_classes)
+            plan = make_plan(spec, job.reduction)
             if job.labels and len(job.labels) != spec.num_classes:
                 raise OptionError(f"{len(job.labels)} labels for {spec.num_classes} classes: give one line per class")
             inputs = self._inputs(loaded, spec)

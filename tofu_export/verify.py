@@ -245,9 +245,7 @@ def _run(path: Path, images: Sequence[Array]) -> list[Array]:
     """
     session = open_session(path)
     if set(session.outputs) != {OUTPUT_NAME} or len(session.inputs) != 1:
-        raise VerificationError(
-            f"{path.name} maps {sorted(session.inputs)} to {sorted(session.outputs)}, expected logits"
-        )
+        raise VerificationError(f"{path.name} has outputs {sorted(session.outputs)}, expected {OUTPUT_NAME}")
     return [session.run(_feeds(session, batch))[OUTPUT_NAME] for batch in images]
 
 

@@ -207,7 +207,7 @@ def test_zero_tokens(method: Method, some: bool) -> None:
     x[:, 3 if some else 0 :] = 0.0
     metric = _normal(2, 2, 17, 8)
     for removed in range(9):
-        check(x, metric, method, prefix=1, removed=min(removed, 8), track=True)
+        check(x, metric, method, prefix=1, removed=removed, track=True)
 
 
 @pytest.mark.parametrize("method", MERGES)
@@ -257,8 +257,8 @@ def test_nothing_removed_is_the_identity(tokens: int, prefix: int, method: Metho
 def test_other_precisions(method: Method, track: bool, dtype: torch.dtype) -> None:
     x, metric = _normal(1, 2, 25, 16).to(dtype), _normal(4, 2, 25, 16).to(dtype)
     for removed in range(13):
-        if _margins(metric, 1, min(removed, 12)) > DECIDABLE:
-            check(x, metric, method, prefix=1, removed=min(removed, 12), track=track)
+        assert _margins(metric, 1, removed) > DECIDABLE, "choose another seed"
+        check(x, metric, method, prefix=1, removed=removed, track=track)
 
 
 def test_half_norms_do_not_overflow() -> None:

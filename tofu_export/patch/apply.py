@@ -6,9 +6,7 @@ upstream's sub-modules stay. Each block holds its own frozen `LayerPlan`; nothin
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from contextlib import ExitStack
-from functools import cache
 from typing import Any, NoReturn
 
 import torch
@@ -25,6 +23,7 @@ from tofu_export.plan import LayerPlan, Plan
 __all__ = ["applied_plan", "apply", "remove"]
 
 _SETTING = "_tofu_setting"
+_SUBCLASSES: dict[tuple[type, type], type[nn.Module]] = {}
 
 
 class _BlockSetting:
@@ -87,13 +86,12 @@ class _FusedModel:
 
 
 def _with_mixin(mixin: type, module: nn.Module) -> type[nn.Module]:
-    return _subclass(mixin, type(module))
-
-
-@cache
-def _subclass(mixin: type, upstream: Hashable) -> type[nn.Module]:
-    assert isinstance(upstream, type)  # Hashable only for the cache's sake
-    return type(f"Fused{upstream.__name__}", (mixin, upstream), {"__module__": upstream.__module__})
+    """The subclass of a module's class with `mixin` in front, made once."""
+    upstream = type(module)
+    if (mixin, upstream) not in _SUBCLASSES:
+        name = f"Fused{upstream.__name__}"
+        _SUBCLASSES[mixin, upstream] = type(name, (mixin, upstream), {"__module__": upstream.__module__})
+    return _SUBCLASSES[mixin, upstream]
 
 
 def apply(model: nn.Module, plan: Plan, *, name: str = "the model") -> nn.Module:

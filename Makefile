@@ -1,0 +1,55 @@
+# Everything happens in .venv; nothing is installed elsewhere. `make PYTHON=python3.12 test` picks an interpreter.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALLED := $(VENV)/.installed
+ENGINES := $(VENV)/.installed-rtx
+
+# The first interpreter that answers: a pyenv shim exists for versions that do not run. Not newer than the wheels of torch.
+SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 15))
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3.14 python3 python; do \
+	if "$$python" -c '$(SUPPORTED)' >/dev/null 2>&1; then echo "$$python"; break; fi; done)
+
+.PHONY: help venv demo test lint bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo   export, verify, time and build engines for the included model (installs first: about 2 GB)'
+	@echo 'make test   run the tests            make lint    style, types, import directions'
+	@echo 'make bench  measure what README says  make clean   remove all that these made'
+
+demo: venv
+	$(BIN)/tofu-export demo_vit --r 16 --mode mlerp -o demo_out
+
+test: venv
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: venv
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
+venv: $(INSTALLED) $(ENGINES)
+
+# A stamp is written last, so that a failed or interrupted installation is taken up again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@if [ -z '$(PYTHON)' ]; then echo 'No Python 3.10 to 3.14 with venv found: install one, or give make PYTHON=...'; exit 1; fi
+	@rm -f $@
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || '$(PYTHON)' -m venv --clear $(VENV)
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# On its own, because it has no wheels for some platforms (macOS): without it the demo makes no engines.
+$(ENGINES): $(INSTALLED)
+	@rm -f $@
+	@if $(PIP) install -c constraints.txt -e '.[rtx,dev]'; then touch $@; else \
+		echo; echo 'TensorRT-RTX could not be installed here (see above): going on without engines.'; echo; fi
+
+clean:
+	rm -rf $(VENV) demo_out build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

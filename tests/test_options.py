@@ -1,0 +1,228 @@
+"""Options refuse what they cannot mean, when they are made and in words."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from tofu_export.errors import OptionError
+from tofu_export.options import (
+    BatchRange,
+    Method,
+    Mode,
+    Precision,
+    Reduction,
+    Schedule,
+    parse_precisions,
+    parse_r,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"r": -1}, "-1"),
+        ({"r": 1.5}, r"1\.5"),
+        ({"r": True}, "True"),
+        ({"r": "16"}, "'16'"),
+        ({"r": None}, "None"),
+        ({"r": [1, 2]}, r"\[1, 2\]"),
+        ({"r": ()}, "empty"),
+        ({"r": (1, -2)}, "-2"),
+        ({"r": (1, False)}, "False"),
+        ({"prune_layers": -1}, "prune_layers is -1"),
+        ({"pattern": ""}, "empty"),
+        ({"pattern": "PXM"}, "'X'"),
+        ({"pattern": "pm"}, "'p'"),
+        ({"pattern": "PM", "prune_layers": 1}, "give one of them"),
+        ({"r": (1, 2), "schedule": Schedule.LINEAR}, "already is a schedule"),
+    ],
+)
+def test_reduction_refuses(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Reduction(**change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mode": "mlerp"},
+        {"schedule": "linear"},
+        {"prune_layers": 1.5},
+        {"prune_layers": "6"},
+        {"prune_layers": True},
+        {"prop_attn": "yes"},
+        {"pattern": ["P", "M"]},
+    ],
+)
+def test_reduction_refuses_values_of_another_type(change: dict[str, Any]) -> None:
+    """Found on construction, not as an AttributeError in the middle of a job; text that names a member may be taken."""
+    try:
+        reduction = Reduction(**change)
+    except OptionError:
+        return
+    reduction.methods(12)
+    reduction.amounts(12)
+    reduction.tracks_sizes(12)
+    assert isinstance(reduction.mode, Mode)
+    assert isinstance(reduction.schedule, Schedule)
+    assert reduction.prop_attn in (None, True, False)
+
+
+def test_errors_are_value_errors_with_the_status_of_usage() -> None:
+    with pytest.raises(ValueError, match="r is -1") as error:
+        Reduction(r=-1)
+    assert error.value.exit_code == 2
+
+
+def test_options_are_frozen_and_can_be_keys() -> None:
+    reduction = Reduction()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        reduction.r = 3
+    assert hash(reduction) == hash(Reduction(r=16))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        BatchRange().minimum = 2
+
+
+def test_defaults_are_those_of_the_paper() -> None:
+    reduction = Reduction()
+    assert (reduction.r, reduction.mode, reduction.schedule) == (16, Mode.MLERP, Schedule.CONSTANT)
+    assert reduction.boundary == 6
+    assert not reduction.tracks_sizes(12)
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("depth", [12, 24, 6, 3, 0])
+def test_the_first_six_layers_prune_by_default_but_not_for_tome(mode: Mode, depth: int) -> None:
+    pruning = 0 if mode is Mode.TOME else min(6, depth)
+    methods = Reduction(mode=mode).methods(depth)
+    assert methods == (Method.PRUNE,) * pruning + (Method[mode.name],) * (depth - pruning)
+
+
+@pytest.mark.parametrize(("prune_layers", "pattern"), [(0, "MMMM"), (1, "PMMM"), (4, "PPPP")])
+def test_prune_layers_sets_the_boundary(prune_layers: int, pattern: str) -> None:
+    assert "".join(method.value for method in Reduction(prune_layers=prune_layers).methods(4)) == pattern
+
+
+def test_prune_layers_counts_for_tome_too() -> None:
+    reduction = Reduction(mode=Mode.TOME, prune_layers=2)
+    assert "".join(method.value for method in reduction.methods(4)) == "PPTT"
+    assert reduction.tracks_sizes(4)
+    assert not Reduction(mode=Mode.TOME, prune_layers=4).tracks_sizes(4)  # no tome layer is left
+
+
+def test_more_pruning_layers_than_layers_are_refused() -> None:
+    with pytest.raises(OptionError, match="only 4 layers"):
+        Reduction(prune_layers=5).methods(4)
+
+
+def test_a_pattern_is_taken_letter_by_letter() -> None:
+    assert Reduction(pattern="PAMT-").methods(5) == tuple(Method(letter) for letter in "PAMT-")
+    with pytest.raises(OptionError, match=r"5 letters.*12 layers"):
+        Reduction(pattern="PAMT-").methods(12)
+
+
+def test_a_list_needs_one_number_per_layer() -> None:
+    assert Reduction(r=(1, 2, 0)).amounts(3) == (1, 2, 0)
+    with pytest.raises(OptionError, match=r"lists 3 layers.*has 12"):
+        Reduction(r=(1, 2, 0)).amounts(12)
+
+
+@pytest.mark.parametrize("r", [0, 1, 7, 8, 13, 16, 20])
+@pytest.mark.parametrize("depth", [2, 3, 12, 24, 32])
+def test_a_linear_schedule_falls_from_2r_to_0_and_removes_as_many(r: int, depth: int) -> None:
+    amounts = Reduction(r=r, schedule=Schedule.LINEAR).amounts(depth)
+    assert (amounts[0], amounts[-1]) == (2 * r, 0)
+    assert list(amounts) == sorted(amounts, reverse=True)
+    exact = [2 * r * (depth - 1 - layer) / (depth - 1) for layer in range(depth)]
+    assert all(abs(amount - want) <= 0.5 for amount, want in zip(amounts, exact, strict=True))
+    assert sum(amounts) == pytest.approx(r * depth, abs=1)
+
+
+def test_a_linear_schedule_over_one_layer_is_r() -> None:
+    assert Reduction(r=5, schedule=Schedule.LINEAR).amounts(1) == (5,)
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_constant_schedule_over_few_layers(depth: int) -> None:
+    assert Reduction(r=5).amounts(depth) == (5,) * depth
+
+
+@pytest.mark.parametrize(
+    ("options", "tracked"),
+    [
+        ({}, False),
+        ({"mode": Mode.TOME}, True),
+        ({"mode": Mode.PRUNE, "prop_attn": True}, True),
+        ({"mode": Mode.AVERAGE, "prop_attn": True}, True),
+        ({"prop_attn": False}, False),
+        ({"pattern": "PMTM"}, True),
+        ({"pattern": "PMMA"}, False),
+    ],
+)
+def test_sizes_are_tracked_for_tome_or_on_demand(options: dict[str, Any], tracked: bool) -> None:
+    assert Reduction(**options).tracks_sizes(4) is tracked
+
+
+@pytest.mark.parametrize("options", [{"mode": Mode.TOME}, {"pattern": "PPMT"}])
+def test_tome_without_sizes_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="tome"):
+        Reduction(**options, prop_attn=False).tracks_sizes(4)
+
+
+def test_methods_that_merge() -> None:
+    assert [method for method in Method if method.merges] == [Method.AVERAGE, Method.MLERP, Method.TOME]
+    assert [mode.method for mode in Mode] == [Method.MLERP, Method.AVERAGE, Method.PRUNE, Method.TOME]
+
+
+@pytest.mark.parametrize(
+    ("text", "values"), [("1:8:64", (1, 8, 64)), ("4", (4, 4, 4)), ("2:2:2", (2, 2, 2)), (" 1 : 2 : 3 ", (1, 2, 3))]
+)
+def test_batch_ranges(text: str, values: tuple[int, int, int]) -> None:
+    batch = BatchRange.parse(text)
+    assert (batch.minimum, batch.optimum, batch.maximum) == values
+    assert BatchRange.parse(str(batch)) == batch
+
+
+@pytest.mark.parametrize("text", ["", "0", "1:2", "2:1:3", "1:4:3", "0:1:2", "-1:2:3", "1:2:3:4", "a", "1.5", "1::2", "+1"])
+def test_batch_ranges_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="--batch 1:8:64"):
+        BatchRange.parse(text)
+
+
+@pytest.mark.parametrize("values", [(0, 1, 2), (2, 1, 3), (1, 3, 2), (-1, -1, -1)])
+def test_batch_ranges_refused_on_construction(values: tuple[int, int, int]) -> None:
+    with pytest.raises(OptionError, match="MIN <= OPT <= MAX"):
+        BatchRange(*values)
+
+
+@pytest.mark.parametrize(("text", "r"), [("16", 16), (" 0 ", 0), ("1,2,3", (1, 2, 3)), ("4, 0 ,2", (4, 0, 2))])
+def test_r(text: str, r: int | tuple[int, ...]) -> None:
+    assert parse_r(text) == r
+    Reduction(r=parse_r(text))
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "a", "1,", "1,,2", "1;2", "²", "1e3", "0x10"])
+def test_r_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="--r 16"):
+        parse_r(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("fp32", (Precision.FP32,)),
+        ("FP16, fp32", (Precision.FP16, Precision.FP32)),
+        ("fp16,fp16,bf16,", (Precision.FP16, Precision.BF16)),
+    ],
+)
+def test_precisions(text: str, values: tuple[Precision, ...]) -> None:
+    assert parse_precisions(text) == values
+
+
+@pytest.mark.parametrize("text", ["", ",", "int8", "fp32,half", "fp 16"])
+def test_precisions_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="fp32, fp16, bf16"):
+        parse_precisions(text)
