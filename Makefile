@@ -11,11 +11,11 @@ SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_in
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3.14 python3 python; do \
 	if "$$python" -c '$(SUPPORTED)' >/dev/null 2>&1; then echo "$$python"; break; fi; done)
 
-.PHONY: help venv demo test lint bench clean
+.PHONY: help venv demo test lint bench catalog clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo   export, verify, time and build engines for the included model (installs first: about 2 GB)'
+	@echo 'make demo   export, verify, time and build engines for the included model (installs first: 6 GB on disk)'
 	@echo 'make test   run the tests            make lint    style, types, import directions'
 	@echo 'make bench  measure what README says  make clean   remove all that these made'
 
@@ -34,6 +34,10 @@ lint: venv
 bench: venv
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
+# Specs of all supported models, for the timm version in constraints.txt.
+catalog: venv
+	$(BIN)/python -m tofu_export.zoo.catalog
+
 venv: $(INSTALLED) $(ENGINES)
 
 # A stamp is written last, so that a failed or interrupted installation is taken up again.
@@ -47,7 +51,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 # On its own, because it has no wheels for some platforms (macOS): without it the demo makes no engines.
 $(ENGINES): $(INSTALLED)
 	@rm -f $@
-	@if $(PIP) install -c constraints.txt -e '.[rtx,dev]'; then touch $@; else \
+	@if $(PIP) install --quiet -c constraints.txt -e '.[rtx,dev]'; then touch $@; else \
 		echo; echo 'TensorRT-RTX could not be installed here (see above): going on without engines.'; echo; fi
 
 clean:

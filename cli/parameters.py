@@ -40,7 +40,7 @@ def reduction_options(command: Command) -> Command:
             click.option("--mode", type=click.Choice([mode.value for mode in Mode]), default=Mode.MLERP.value,
                          show_default=True, help="What merging layers do."),
             click.option("--prune-layers", type=click.IntRange(min=0), default=None, metavar="D",
-                         help="The first D layers prune, the others merge.  [default: 6; tome: 0]"),
+                         help="The first D layers prune, the others merge.  [default: 6, at most half; tome: 0]"),
             click.option("--pattern", default=None, metavar="LETTERS",
                          help="One letter per layer instead: P prune, A average, M mlerp, T tome, - none."),
             click.option("--schedule", type=click.Choice([schedule.value for schedule in Schedule]),

@@ -11,11 +11,12 @@ from tofu_export.engines._process import run_worker
 from tofu_export.engines.flavours import TURING, Flavour, known_capabilities, load
 from tofu_export.engines.kernel_log import KernelLog
 from tofu_export.engines.preflight import InputShape, preflight
-from tofu_export.engines.receipt import EngineReceipt, file_sha256, sync_folder
+from tofu_export.engines.receipt import EngineReceipt
 from tofu_export.errors import EngineBuildError, OptionError, OutputError
+from tofu_export.files import flush_to_disk, sha256_of
 from tofu_export.options import BatchRange, Precision
 
-__all__ = ["EngineRequest", "batch_profiles", "build_engine"]
+__all__ = ["EngineRequest", "batch_profiles", "build_engine", "resolve_capabilities"]
 
 Profile = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Smallest, preferred and largest shape of an input."""
@@ -85,7 +86,7 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
         OutputError: the engine cannot be written.
     """
     load(request.flavour)
-    capabilities = _capabilities(request)
+    capabilities = resolve_capabilities(request)
     onnx_path, engine_path = request.onnx_path.absolute(), request.engine_path.absolute()
     checked = preflight(onnx_path, request.flavour)
     profiles = batch_profiles(checked.inputs, request.batch)
@@ -119,9 +120,9 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
             notes=tuple(map(str, checked.notes)),
             engine_path=request.engine_path,
             engine_bytes=draft.stat().st_size,
-            engine_sha256=file_sha256(draft),
+            engine_sha256=sha256_of(draft),
             onnx_path=request.onnx_path,
-            onnx_sha256=file_sha256(onnx_path),
+            onnx_sha256=sha256_of(onnx_path),
             build_seconds=facts["build_seconds"],
         )
         _publish(draft, engine_path)
@@ -158,8 +159,13 @@ def _profile(entry: InputShape, batch: BatchRange) -> Profile:
     return (batch.minimum, *rest), (batch.optimum, *rest), (batch.maximum, *rest)
 
 
-def _capabilities(request: EngineRequest) -> tuple[str, ...]:
-    """The capabilities to build for, in ascending order, so that the order asked for does not change the plan."""
+def resolve_capabilities(request: EngineRequest) -> tuple[str, ...]:
+    """The capabilities to build for, in ascending order, so that the order asked for does not change the plan.
+
+    Raises:
+        OptionError: the flavour cannot build for one of them.
+        BackendMissingError: the flavour is not usable here.
+    """
     known = known_capabilities(request.flavour)
     if not request.compute_capabilities:
         return tuple(name for name in known if name != TURING)
@@ -187,4 +193,4 @@ def _publish(draft: Path, engine_path: Path) -> None:
         draft.replace(engine_path)
     except OSError as error:
         raise OutputError(f"cannot put the engine at {engine_path}: {error}") from error
-    sync_folder(engine_path.parent)
+    flush_to_disk(engine_path.parent)

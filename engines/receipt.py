@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
 import tempfile
@@ -15,9 +13,10 @@ from typing import Any
 
 from tofu_export.engines.kernel_log import KernelLog
 from tofu_export.errors import OutputError
+from tofu_export.files import flush_to_disk
 from tofu_export.options import BatchRange, Precision
 
-__all__ = ["EngineReceipt", "file_sha256", "sync_folder", "write_sidecar"]
+__all__ = ["EngineReceipt", "write_sidecar"]
 
 SCHEMA_VERSION = 1
 
@@ -117,26 +116,7 @@ def write_sidecar(receipt: EngineReceipt, path: Path, extra: Mapping[str, Any]) 
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(target)
-        sync_folder(target.parent)
+        flush_to_disk(target.parent)
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error}; choose a writable output folder") from error
     return target
-
-
-def file_sha256(path: Path) -> str:
-    """Hash of the file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, on systems that can open folders."""
-    with contextlib.suppress(OSError):  # Windows, some network file systems: the rename itself still stands
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -104,7 +104,7 @@ def plan_of(name: str, reduction: Reduction) -> Plan:
 
 
 def reduced(name: str, reduction: Reduction, **changes: Any) -> nn.Module:
-    """A patched model."""
+    """A model that carries a plan."""
     return patch.apply(build(name, **changes), plan_of(name, reduction))
 
 
@@ -139,14 +139,14 @@ def canonical(
 ) -> ir.Model:
     """A fresh copy of a canonical graph, traced once a session.
 
-    Methods that need no sizes differ in one attribute alone (`test_export` checks it), so their graphs are derived
-    from one trace.
+    Graphs of different methods differ in one attribute alone (`test_export` checks it), so all of them are derived
+    from two traces, one with sizes and one without.
     """
     plan = plan_of(name, reduction)
-    traced = reduction
-    if plan.removes and not plan.tracks_sizes:
-        amounts = tuple(layer.removed for layer in plan.layers)
-        traced = Reduction(r=amounts, pattern=Method.MLERP.value * DEPTH)
+    traced = Reduction(r=0)
+    if plan.removes:
+        method = Method.TOME if plan.tracks_sizes else Method.MLERP
+        traced = Reduction(r=tuple(layer.removed for layer in plan.layers), pattern=method.value * DEPTH)
     graph = from_bytes(_traced(name, traced, precision, io_dtype, batch, opset))
     for node in graph.graph:
         if node.domain == "tofu" and "method" in node.attributes:

@@ -99,8 +99,8 @@ class Reduction:
     Attributes:
         r: tokens to remove per layer: one number for all layers, or one per layer.
         mode: what the merging layers do.
-        prune_layers: layers `l < prune_layers` (0-based) prune, the others merge. None: 6 as in the paper, 0 for
-            `tome`, which has no pruning layers.
+        prune_layers: layers `l < prune_layers` (0-based) prune, the others merge. None: 6 as in the paper, at
+            most half of the layers, and 0 for `tome`, which has no pruning layers.
         pattern: one letter per layer (P prune, A average, M mlerp, T tome, - none); overrides mode and prune_layers.
         schedule: how a single r is spread over the layers.
         prop_attn: track token sizes and add their logarithm to the attention scores. None: only for `tome`.
@@ -166,15 +166,14 @@ class Reduction:
             return tuple(Method(letter) for letter in self.pattern)
         if self.prune_layers is not None and self.prune_layers > depth:
             raise OptionError(f"prune_layers is {self.prune_layers}, but the model has only {depth} layers")
-        pruning = min(self.boundary, depth)
+        pruning = self.boundary(depth)
         return (Method.PRUNE,) * pruning + (self.mode.method,) * (depth - pruning)
 
-    @property
-    def boundary(self) -> int:
-        """Number of leading layers that prune when no pattern is given."""
+    def boundary(self, depth: int) -> int:
+        """Number of leading layers that prune when no pattern is given: by default 6, but never more than half."""
         if self.prune_layers is not None:
             return self.prune_layers
-        return 0 if self.mode is Mode.TOME else PAPER_PRUNE_LAYERS
+        return 0 if self.mode is Mode.TOME else min(PAPER_PRUNE_LAYERS, depth // 2)
 
     def tracks_sizes(self, depth: int) -> bool:
         """True if token sizes are tracked and enter the attention.

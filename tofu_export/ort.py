@@ -106,7 +106,7 @@ class OrtSession:
                     raise
                 raise ExportError(
                     f"{self.label} loads in onnxruntime but fails when it runs: {_reason(error)}. "
-                    "Check it with `tofu-export lint`, or export it for another target or precision"
+                    "Export it for another target or precision; `check-model FILE` (from onnx) may tell more"
                 ) from error
 
         return call
@@ -241,7 +241,7 @@ def _load_hint(reason: str) -> str:
         return "Weights over 2 GB lie in a second file: keep it beside the .onnx file under the name it had"
     if "protobuf" in lowered:
         return "It is not an ONNX file, or it is cut short: copy or export it again"
-    return "Check it with `tofu-export lint`, or export it again"
+    return "`check-model FILE`, which comes with onnx, may tell more; or export it again"
 
 
 def _provider_hint(provider: str) -> str:

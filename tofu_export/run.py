@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import nn
 
 from tofu_export import demo, environment, patch
 from tofu_export.engines.benchmark import Contender, run_benchmark
-from tofu_export.engines.build import EngineRequest, build_engine
+from tofu_export.engines.build import EngineRequest, build_engine, resolve_capabilities
 from tofu_export.engines.flavours import RTX, TENSORRT, Flavour, available, pick
 from tofu_export.engines.receipt import write_sidecar
 from tofu_export.engines.trtexec_text import render
@@ -51,6 +52,9 @@ def run_job(job: Job, listener: Listener) -> Report:
         TofuError: the first thing that went wrong. After a failed verification the report is on disk, no model is.
     """
     flavour = _flavour(job)
+    if flavour is not None:
+        for precision in job.precisions:  # what engines cannot be built for is said before the work
+            resolve_capabilities(_engine_request(job, flavour, precision, job.output))
     with staging(job.output) as stage:
         return _Run(job, stage, listener).run(flavour)
 
@@ -211,16 +215,8 @@ class _Run:
             report.skip("engines", _why_no_engine(job))
             return
         for precision, onnx_name in self._files.items():
-            name = f"model.{precision.value}.{flavour.name}.engine"
-            path = self._stage.path(name)
-            request = EngineRequest(
-                onnx_path=self._stage.path(onnx_name),
-                engine_path=path,
-                flavour=flavour,
-                batch=job.batch,
-                precision=precision,
-                compute_capabilities=job.compute_capabilities,
-            )
+            request = _engine_request(job, flavour, precision, self._stage.folder)
+            name, path = request.engine_path.name, request.engine_path
             with self._step(f"engine {precision.value}", f"building {name}"):
                 receipt = build_engine(request, on_tick=lambda seconds: self._listener.tick(f"{seconds:.0f} s"))
                 extra = {"model": report.model, "plan": report.plan, "onnx": onnx_name, "command": job.command}
@@ -321,6 +317,17 @@ def _flavour(job: Job) -> Flavour | None:
         return pick(wanted)
     usable = [flavour for flavour in available() if wanted in (None, flavour.name)]
     return usable[0] if job.engine is None and usable and job.target is not Target.ONNXRUNTIME else None
+
+
+def _engine_request(job: Job, flavour: Flavour, precision: Precision, folder: Path) -> EngineRequest:
+    return EngineRequest(
+        onnx_path=folder / job.onnx_name(precision),
+        engine_path=folder / f"model.{precision.value}.{flavour.name}.engine",
+        flavour=flavour,
+        batch=job.batch,
+        precision=precision,
+        compute_capabilities=job.compute_capabilities,
+    )
 
 
 def _why_no_engine(job: Job) -> str:

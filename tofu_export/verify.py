@@ -27,7 +27,7 @@ from tofu_export.graph_patterns.canonical import decision_names
 from tofu_export.options import BatchRange, Precision
 from tofu_export.ort import OrtSession, open_session
 from tofu_export.patch import applied_plan, observe
-from tofu_export.patch.matching import Matching
+from tofu_export.patch.matching import Matching, Partition
 from tofu_export.plan import Plan
 
 __all__ = ["CPU_BATCH_CAP", "VerificationResult", "batches_to_verify", "verify"]
@@ -229,12 +229,15 @@ class _Replay:
 
 
 def _decision_outputs(plan: Plan | None) -> dict[int, dict[str, str]]:
-    """Value names of the decisions, by layer and kind."""
-    if plan is None:
-        return {}
-    return {
-        layer.layer: decision_names(layer.layer, merges=layer.method.merges) for layer in plan.layers if layer.removed
-    }
+    """Value names of the decisions in a file, by layer and kind; no `kept` where no source stays."""
+    names: dict[int, dict[str, str]] = {}
+    for layer in plan.layers if plan is not None else ():
+        if layer.removed:
+            names[layer.layer] = decision_names(layer.layer, merges=layer.method.merges)
+            sources = len(range(layer.tokens_in)[Partition.of(plan.prefix_tokens).sources]) if plan else 0
+            if sources == layer.removed:
+                del names[layer.layer]["kept"]
+    return names
 
 
 def _run(path: Path, images: Sequence[Array]) -> list[Array]:
@@ -252,8 +255,6 @@ def _run(path: Path, images: Sequence[Array]) -> list[Array]:
 def _watch(path: Path, names: dict[int, dict[str, str]], images: Sequence[Array]) -> list[dict[str, Array] | None]:
     """Logits and decisions of each batch, from a copy of the file whose decisions are outputs.
 
-    `kept` is dropped from `names` in layers where no source stays.
-
     Raises:
         VerificationError: a layer's decisions are not in the file.
     """
@@ -262,8 +263,6 @@ def _watch(path: Path, names: dict[int, dict[str, str]], images: Sequence[Array]
     proto = onnx.load(path, load_external_data=False)
     produced = {name for node in proto.graph.node for name in node.output}
     for layer, kinds in names.items():
-        if kinds["kept"] not in produced and len(kinds) > 1:
-            kinds.pop("kept")
         for name in kinds.values():
             if name not in produced:
                 raise VerificationError(f"{path.name}: layer {layer} has no value {name}, decisions cannot be compared")

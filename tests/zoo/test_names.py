@@ -53,7 +53,7 @@ def test_unknown_names_get_suggestions(name: str, suggestion: str) -> None:
 
 
 def test_a_name_like_nothing_points_to_the_list() -> None:
-    with pytest.raises(UnknownModelError, match="`tofu-export models` lists them"):
+    with pytest.raises(UnknownModelError, match="lists those that can be reduced"):
         resolve("qqqqqqqqqqq")
 
 

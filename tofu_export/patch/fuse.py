@@ -59,7 +59,7 @@ def fuse(
     if method is Method.TOME and not track_sizes:
         raise ValueError(f"layer {layer}: tome weighs tokens by their size, which needs track_sizes=True")
     if removed == 0 or method is Method.NONE:
-        return x, sizes
+        return x, (_ones(x) if sizes is None else sizes) if track_sizes else None
     if torch.onnx.is_in_onnx_export():
         return _fuse_symbolically(
             x, metric, sizes, method=method, removed=removed, prefix=prefix, track_sizes=track_sizes, layer=layer
@@ -71,7 +71,7 @@ def fuse(
         matching = observer.decide(layer, scores, matching)
     parts = Partition.of(prefix)
     if sizes is None:
-        sizes = torch.ones(*x.shape[:2], 1, dtype=torch.float32, device=x.device)
+        sizes = _ones(x)
     sources, destinations = (x[:, part] for part in parts)
     source_sizes, destination_sizes = (sizes[:, part] for part in parts)
     if method.merges:
@@ -82,6 +82,10 @@ def fuse(
     if not track_sizes:
         return tokens, None
     return tokens, torch.cat([sizes[:, :prefix], gather_rows(source_sizes, matching.kept), destination_sizes], dim=1)
+
+
+def _ones(x: Tensor) -> Tensor:
+    return torch.ones(*x.shape[:2], 1, dtype=torch.float32, device=x.device)
 
 
 def _fuse_symbolically(
@@ -109,7 +113,7 @@ def _fuse_symbolically(
         fused = torch.onnx.ops.symbolic("tofu::Fuse", (x, metric), attributes, dtype=x.dtype, shape=shape, version=1)
         return fused, None
     if sizes is None:
-        sizes = torch.ones(batch, tokens, 1, dtype=torch.float32, device=x.device)
+        sizes = _ones(x)
     fused, new_sizes = torch.onnx.ops.symbolic_multi_out(
         "tofu::FuseSized",
         (x, metric, sizes),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, astuple
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -67,10 +68,8 @@ def _measure() -> Iterator[ModelSpec]:
     from tofu_export.zoo.create import create_meta
 
     for name in timm.list_models(module=("vision_transformer", "deit", "vision_transformer_hybrid", "vitamin")):
-        try:
+        with suppress(UnsupportedModelError):
             yield describe(create_meta(name), name)
-        except UnsupportedModelError as error:
-            sys.stderr.write(f"{name}: {error}\n")
 
 
 def _main() -> None:

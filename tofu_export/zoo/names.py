@@ -93,7 +93,7 @@ def _unknown(name: str, architecture: str, architectures: Iterable[str]) -> str:
     if close:
         message += f"Did you mean {', '.join(close[:3])}? Try `tofu-export plan {close[0]}`"
     else:
-        message += "`tofu-export models` lists them"
+        message += "docs/models.md lists those that can be reduced"
     return message
 
 

@@ -1,0 +1,146 @@
+"""Bad input: one clear line, the right exit code, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from tests.cli.running import run
+
+RANDOM = ("--weights", "random")
+
+
+def checkpoint(folder: Path, name: str, model: str, **kwargs: int) -> Path:
+    path = folder / name
+    torch.save(timm.create_model(model, **kwargs).state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("vit_bse", *RANDOM), 2, ["unknown model 'vit_bse'", "vit_base"]),
+        (("test_vit", "--r", "-3"), 2, ["r is '-3'", "--r 16"]),
+        (("test_vit", "--r", "many"), 2, ["r is 'many'"]),
+        (("test_vit", "--r", "1,2", *RANDOM), 2, ["r lists 2 layers", "6"]),
+        (("test_vit", "--pattern", "PPP", *RANDOM), 2, ["'PPP' has 3 letters", "6 layers"]),
+        (("test_vit", "--pattern", "PPXPPP"), 2, ["letter 'X'"]),
+        (("test_vit", "--mode", "tome", "--no-prop-attn", *RANDOM), 2, ["tome", "--no-prop-attn"]),
+        (("test_vit", "--precision", "fp31"), 2, ["'fp31'", "fp32, fp16, bf16"]),
+        (("test_vit", "--batch", "8:4:1"), 2, ["8:4:1", "MIN:OPT:MAX"]),
+        (("test_vit", "--batch", "lots"), 2, ["'lots'", "MIN:OPT:MAX"]),
+        (("test_vit", "--bench-batch", "0", *RANDOM), 2, ["--bench-batch"]),
+        (("test_vit", "--mode", "magic"), 2, ["'magic'"]),
+        (("test_vit", "--image-size", "37", *RANDOM), 2, ["37x37", "32x32"]),
+        (("test_vit", "--weights", "missing.pth"), 2, ["missing.pth", "no such file"]),
+        (("test_vit", "--images", "missing", *RANDOM), 2, ["missing", "no such folder"]),
+        (("test_vit", "--labels", "missing.txt", *RANDOM), 2, ["missing.txt"]),
+        (("test_vit", "--engine", "--target", "onnxruntime", *RANDOM), 2, ["--target portable"]),
+        (("resnet50", *RANDOM), 3, ["ResNet", "docs/models.md"]),
+        (("swin_tiny_patch4_window7_224", *RANDOM), 3, ["SwinTransformer", "docs/models.md"]),
+        (("vit_base_patch16_rpn_224", *RANDOM), 3, ["ResPostBlock", "docs/models.md"]),
+        (("test_vit", "--nonsense"), 2, ["--nonsense"]),
+        ((), 2, ["MODEL"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_one_clear_line(
+    arguments: tuple[str, ...],
+    code: int,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == code if arguments else run("export") == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("tofu-export: error: ")
+    assert err.count("\n") == 1
+    assert all(word in err for word in words), err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("spoil", ["truncated", "other_model", "other_head", "pickle", "empty", "text"])
+def test_bad_checkpoints(spoil: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["missing", "unknown"]
+    if spoil == "other_model":
+        path = checkpoint(tmp_path, "w.pth", "test_vit2")
+    elif spoil == "other_head":
+        path = checkpoint(tmp_path, "w.pth", "test_vit", num_classes=7)
+        words = ["--num-classes 7"]
+    else:
+        path = checkpoint(tmp_path, "w.pth", "test_vit")
+        words = ["w.pth"]
+        if spoil == "truncated":
+            path.write_bytes(path.read_bytes()[:5000])
+        elif spoil == "empty":
+            path.write_bytes(b"")
+        elif spoil == "text":
+            path.write_text("not a checkpoint")
+        else:
+            path.write_bytes(pickle.dumps(_Malicious(tmp_path / "executed")))
+    assert run("test_vit", "--weights", str(path), "-o", str(tmp_path / "out")) == 3
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1].startswith("tofu-export: error: ")
+    assert "Traceback" not in err
+    assert all(word in err for word in words), err
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "executed").exists()
+
+
+class _Malicious:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (os.system, (f"touch {self.path}",))
+
+
+def test_output_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "taken"
+    target.write_text("mine")
+    assert run("test_vit", *RANDOM, "-o", str(target)) == 2
+    assert "cannot write to" in capsys.readouterr().err
+    assert target.read_text() == "mine"
+
+
+def test_pretrained_offline_names_the_two_ways_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    assert run("vit_tiny", "-o", str(tmp_path / "out")) == 3
+    err = capsys.readouterr().err
+    assert "--weights PATH" in err
+    assert "--weights random" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_defect_of_ours_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def explode(*_: object, **__: object) -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("tofu_export.specs.plan_model", explode)
+    assert run("plan", "vit_base") == 1
+    err = capsys.readouterr().err
+    assert "unexpected KeyError" in err
+    assert err.count("\n") == 1
+
+
+def test_as_a_process(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tofu_export.cli", "vit_base", "--r", "-1"],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("tofu-export: error: ")

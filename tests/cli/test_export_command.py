@@ -1,0 +1,243 @@
+"""The main job from the command line, on small models."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from tests.cli.running import run
+from tofu_export import demo
+from tofu_export.engines.flavours import RTX, available
+from tofu_export.errors import BackendMissingError
+from tofu_export.files import sha256_of
+from tofu_export.ort import open_session
+
+QUICK = ("--weights", "random", "--precision", "fp32", "--no-bench", "--no-engine", "--batch", "1:2:3")
+TRTEXEC_FIELDS = {
+    "throughput_qps", "latency_ms", "enqueue_ms", "h2d_ms", "gpu_compute_ms", "d2h_ms", "walltime_s",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """The demo: what README promises first. Returns stdout's document and the folder."""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    done = subprocess.run(
+        [sys.executable, "-m", "tofu_export.cli", "demo_vit", "--r", "16", "--mode", "mlerp", "-o", str(out), "--json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "verified at batch" in done.stderr
+    return json.loads(done.stdout), out
+
+
+def test_stdout_is_the_report(demo_run: tuple[dict[str, Any], Path]) -> None:
+    document, out = demo_run
+    assert document == json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert document["schema_version"] == 1
+    assert document["model"]["tokens"] == 197
+    assert document["plan"]["pattern"] == "PPPPPPMMMMMM"
+    assert document["command"].startswith("tofu-export demo_vit --r 16")
+
+
+def test_every_artifact_is_there_and_whole(demo_run: tuple[dict[str, Any], Path]) -> None:
+    document, out = demo_run
+    kinds = [(entry["kind"], entry["precision"]) for entry in document["artifacts"]]
+    engines = [("engine", "fp32"), ("engine", "fp16")] if RTX in available() else []
+    assert kinds == [("onnx", "fp32"), ("onnx", "fp16"), *engines]
+    for entry in document["artifacts"]:
+        assert (out / entry["path"]).stat().st_size == entry["bytes"]
+        assert sha256_of(out / entry["path"]) == entry["sha256"]
+        if entry["kind"] == "engine":
+            sidecar = json.loads((out / f"{entry['path']}.json").read_text(encoding="utf-8"))
+            assert sidecar["engine_sha256"] == entry["sha256"]
+            assert entry["kernels"]["kernels"] > 0
+    listed = {entry["path"] for entry in document["artifacts"]} | {"report.json", "report.md"}
+    assert {path.name for path in out.iterdir()} == listed | {f"{name}.json" for name in listed if "engine" in name}
+
+
+def test_every_file_is_verified(demo_run: tuple[dict[str, Any], Path]) -> None:
+    document, _ = demo_run
+    fp32, fp16 = document["verification"]
+    assert fp32["passed"]
+    assert fp16["passed"]
+    assert fp32["max_abs"] <= 1e-4
+    assert fp32["batches"] == [1, 7, 8, 16]
+    assert fp32["inputs"] == "demo set"
+    for row in (fp32, fp16):
+        assert row["decisions"]["layers"] == 12
+        assert row["decisions"]["compared"] > 0
+        assert row["decisions"]["wrong"] == 0
+
+
+def test_accuracy_is_that_of_the_files(demo_run: tuple[dict[str, Any], Path]) -> None:
+    document, out = demo_run
+    rows = {row["artifact"]: row for row in document["accuracy"]}
+    assert set(rows) == {"full", "model.fp32.onnx", "model.fp16.onnx"}
+    assert rows["full"]["top1"] >= 0.96
+    images, labels = demo.load_images()
+    pixels = ((images[:, None] / 255 - 0.1307) / 0.3081).astype(np.float32)
+    session = open_session(out / "model.fp32.onnx")
+    right = [session.run({"input": part})["logits"].argmax(1) for part in np.split(pixels, 20)]
+    assert (np.concatenate(right) == labels).mean() == rows["model.fp32.onnx"]["top1"]
+
+
+def test_benchmark_has_trtexecs_fields(demo_run: tuple[dict[str, Any], Path]) -> None:
+    document, _ = demo_run
+    full, reduced = document["benchmark"]
+    assert (full["artifact"], reduced["artifact"]) == ("full", "model.fp32.onnx")
+    for row in (full, reduced):
+        assert set(row) >= TRTEXEC_FIELDS
+        assert {"min", "max", "mean", "median", "p90", "p95", "p99"} <= set(row["latency_ms"])
+        assert row["gpu_compute_ms"] is None
+        assert row["images_per_sec"] == pytest.approx(8 * row["throughput_qps"])
+    assert full["speedup_vs_full"] == 1
+
+
+def test_metadata_travels_with_the_file(demo_run: tuple[dict[str, Any], Path]) -> None:
+    document, out = demo_run
+    model = onnx.load(out / "model.fp16.onnx")
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(metadata["tofu_export.plan"]) == document["plan"]
+    assert json.loads(metadata["tofu_export.preprocessing"])["mean"] == [0.1307]
+    assert metadata["tofu_export.precision"] == "fp16"
+    assert [value.name for value in model.graph.input] == ["input"]
+    assert [value.name for value in model.graph.output] == ["logits"]
+    assert not any("/" in entry.key for node in model.graph.node for entry in node.metadata_props)
+
+
+def test_the_markdown_report_reads(demo_run: tuple[dict[str, Any], Path]) -> None:
+    text = (demo_run[1] / "report.md").read_text(encoding="utf-8")
+    assert text.startswith("# demo_vit with Token Fusion")
+    for heading in ("## Files", "## Verification against eager PyTorch", "## Accuracy", "## Benchmark", "## Reproduce"):
+        assert heading in text
+
+
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        (("--mode", "average"), "PPPAAA"),
+        (("--mode", "prune"), "PPPPPP"),
+        (("--mode", "tome"), "TTTTTT"),
+        (("--pattern", "AAAPPP", "--target", "onnxruntime"), "AAAPPP"),
+        (("--schedule", "linear", "--prop-attn"), "PPPMMM"),
+    ],
+)
+def test_other_methods(
+    options: tuple[str, ...], pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("test_vit", "--r", "12", *options, *QUICK, "-o", str(tmp_path / "out"), "--json", "-q") == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert err == ""
+    assert document["plan"]["pattern"] == pattern
+    assert document["verification"][0]["passed"]
+    assert {entry["step"] for entry in document["skipped"]} == {"benchmark", "engines"}
+    assert (tmp_path / "out" / "model.onnx").exists()
+
+
+def test_r_0_is_the_plain_model_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("test_vit", "--r", "0", *QUICK, "-o", str(tmp_path / "out")) == 0
+    assert "no token is removed, this is the plain model" in capsys.readouterr().err
+    kinds = {node.op_type for node in onnx.load(tmp_path / "out" / "model.onnx").graph.node}
+    assert not kinds & {"TopK", "GatherND", "ArgMax"}
+
+
+def test_labels_travel(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(f"class {index}" for index in range(5)))
+    arguments = ("--num-classes", "5", "--labels", str(labels), "--no-verify", *QUICK, "-o", str(tmp_path / "out"))
+    assert run("test_vit", *arguments) == 0
+    model = onnx.load(tmp_path / "out" / "model.onnx")
+    stored = {entry.key: entry.value for entry in model.metadata_props}["tofu_export.labels"]
+    assert json.loads(stored)[4] == "class 4"
+
+
+def test_wrong_number_of_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("one\ntwo\n")
+    assert run("test_vit", "--labels", str(labels), *QUICK, "-o", str(tmp_path / "out")) == 2
+    assert "2 labels for 1000 classes" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("vit_base", "--dry-run", "-o", str(tmp_path / "out")) == 0
+    out = capsys.readouterr().out
+    assert "17.58 full, 8.78 reduced" in out
+    assert "model.fp32.onnx, model.fp16.onnx" in out
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_file_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import tofu_export.run as pipeline
+
+    honest: Callable[..., Any] = pipeline.lower
+
+    def corrupted(model: ir.Model, *arguments: Any) -> ir.Model:
+        lowered: ir.Model = honest(model, *arguments)
+        weight = lowered.graph.initializers["patch_embed.proj.weight"]
+        assert weight.const_value is not None
+        weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1.01))
+        return lowered
+
+    monkeypatch.setattr(pipeline, "lower", corrupted)
+    assert run("test_vit", "--r", "12", *QUICK, "-o", str(tmp_path / "out")) == 4
+    assert "does not compute what the eager model computes" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.json", "report.md"]
+    assert not json.loads((tmp_path / "out" / "report.json").read_text())["verification"][0]["passed"]
+
+
+def test_engine_asked_for_but_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(_: str | None) -> None:
+        raise BackendMissingError("neither TensorRT-RTX nor TensorRT is usable here")
+
+    monkeypatch.setattr("tofu_export.run.pick", missing)
+    assert run("test_vit", "--weights", "random", "--engine", "-o", str(tmp_path / "out")) == 5
+    assert "neither TensorRT-RTX nor TensorRT" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_tensorrt_the_step_is_skipped_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tofu_export.run.available", lambda: ())
+    out = tmp_path / "out"
+    arguments = ("--weights", "random", "--precision", "fp32", "--no-bench", "--no-verify")
+    assert run("test_vit", *arguments, "-o", str(out)) == 0
+    skipped = {entry["step"]: entry["reason"] for entry in json.loads((out / "report.json").read_text())["skipped"]}
+    assert "tofu-export[rtx]" in skipped["engines"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_killed_while_it_works(how: signal.Signals, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "tofu_export.cli", "test_vit", "--weights", "random", "-o", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 120
+    while not list(out.glob(".tofu-export-*/model.fp32.onnx")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, how)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "Traceback" not in err
+    if how is signal.SIGKILL:  # the staging folder stays, until the next run
+        assert all(path.name.startswith(".tofu-export-") for path in out.iterdir())
+        assert run("test_vit", *QUICK, "--no-verify", "-o", str(out)) == 0
+        assert sorted(path.name for path in out.iterdir()) == ["model.onnx", "report.json", "report.md"]
+    else:
+        assert not out.exists()

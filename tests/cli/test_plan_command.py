@@ -1,0 +1,60 @@
+"""`tofu-export plan`, `--help` and `--version`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.running import run
+from tofu_export.zoo import catalog
+
+
+def test_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("plan", "vit_base", "--r", "16") == 0
+    out, err = capsys.readouterr()
+    assert "PPPPPPMMMMMM" in out
+    assert "17.58 full, 8.78 reduced: 2.00x fewer" in out
+    assert err == ""
+
+
+def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("plan", "vit_base", "--r", "16", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["model"]["tokens"] == 197
+    assert document["model"]["depth"] == 12
+    assert document["plan"]["gmacs"]["reduced"] == pytest.approx(8.78, abs=0.01)
+    assert [row["tokens_out"] for row in document["plan"]["layers"]][-1] == 11
+
+
+def test_another_image_size_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("plan", "test_vit", "--image-size", "96x64", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["model"]["image_size"] == [96, 64]
+    assert document["model"]["tokens"] == 6 * 4 + 1
+
+
+def test_known_plans_need_no_torch() -> None:
+    if not catalog.names():
+        pytest.skip("the catalogue is for another timm version")
+    code = (
+        "import sys; sys.argv = ['tofu-export', 'plan', 'vit_base']\n"
+        "from tofu_export.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as ending: assert not ending.code\n"
+        "assert not {'torch', 'timm', 'onnxruntime', 'onnx'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_names_the_main_job(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    assert "tofu-export vit_base --r 16 --mode mlerp" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out.startswith("tofu-export, version ")
