@@ -36,7 +36,7 @@ bench: venv
 
 # Specs of all supported models, for the timm version in constraints.txt.
 catalog: venv
-	$(BIN)/python -m tofu_export.zoo.catalog
+	$(BIN)/python -m tofu_export.survey
 
 venv: $(INSTALLED) $(ENGINES)
 

@@ -87,8 +87,8 @@ def test_a_layer_that_removes_nothing_has_no_fuse() -> None:
 @pytest.mark.parametrize("pattern", ["PAM", "TPM"])
 def test_methods_differ_in_one_attribute_alone(pattern: str) -> None:
     reduction = Reduction(r=AMOUNTS, pattern=pattern)
-    traced = trace(tiny.reduced("cls", reduction), tiny.SHAPE)
-    assert tiny.to_bytes(tiny.canonical("cls", reduction)) == tiny.to_bytes(traced)
+    traced = lower(trace(tiny.reduced("cls", reduction), tiny.SHAPE), Target.PORTABLE, Precision.FP32)
+    assert tiny.to_bytes(tiny.lowered("cls", reduction)) == tiny.to_bytes(traced)
 
 
 def test_nothing_removed_is_a_plain_graph() -> None:
@@ -98,9 +98,7 @@ def test_nothing_removed_is_a_plain_graph() -> None:
     plain = lower(trace(tiny.build("cls"), tiny.SHAPE), Target.PORTABLE, Precision.FP32)
     assert census(lowered) == census(plain)
     x = tiny.pixels(3)
-    got, expected = (
-        open_session(tiny.to_bytes(model)).run({INPUT_NAME: x})[OUTPUT_NAME] for model in (lowered, plain)
-    )
+    got, expected = (open_session(tiny.to_bytes(model)).run({INPUT_NAME: x})[OUTPUT_NAME] for model in (lowered, plain))
     assert_array_equal(got, expected)
 
 
@@ -144,13 +142,12 @@ def test_lowered_files_are_valid() -> None:
 # --- What can be asked for ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reduction", [SOME, TOME])
-def test_a_fixed_batch(reduction: Reduction) -> None:
-    model = tiny.lowered("cls", reduction, batch=BatchRange(2, 2, 2))
+def test_a_fixed_batch() -> None:
+    model = tiny.lowered("cls", TOME, batch=BatchRange(2, 2, 2))
     assert list(model.graph.inputs[0].shape) == [2, 3, 32, 32]
     assert list(model.graph.outputs[0].shape) == [2, tiny.CLASSES]
     got = open_session(tiny.to_bytes(model)).run({INPUT_NAME: tiny.pixels(2)})[OUTPUT_NAME]
-    assert_allclose(got, eager("cls", reduction, images()), rtol=0, atol=2e-5)
+    assert_allclose(got, eager("cls", TOME, images()), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +156,9 @@ def test_a_fixed_batch(reduction: Reduction) -> None:
 def test_half_precision_inside_and_at_the_door(io_dtype: torch.dtype, kind: ir.DataType) -> None:
     model = tiny.lowered("cls", SOME, precision=Precision.FP16, io_dtype=io_dtype)
     assert model.graph.inputs[0].dtype == model.graph.outputs[0].dtype == kind
-    weights = [value for value in model.graph.initializers.values() if len(value.shape) >= 2 and "fuse" not in value.name]
+    weights = [
+        value for value in model.graph.initializers.values() if len(value.shape) >= 2 and "fuse" not in value.name
+    ]
     assert weights
     assert {value.dtype for value in weights} == {ir.DataType.FLOAT16}
     session = open_session(tiny.to_bytes(model))
@@ -179,10 +178,9 @@ def test_the_matching_of_a_half_precision_file_is_in_float32() -> None:
         assert found == {onnx.TensorProto.FLOAT}, name
 
 
-@pytest.mark.parametrize("opset", [20, 23])
-def test_a_newer_opset(opset: int) -> None:
-    model = tiny.lowered("cls", SOME, opset=opset)
-    assert model.opset_imports == {"": opset}
+def test_a_newer_opset() -> None:
+    model = tiny.lowered("cls", SOME, opset=23)
+    assert model.opset_imports == {"": 23}
     got = open_session(tiny.to_bytes(model)).run({INPUT_NAME: tiny.pixels(2)})[OUTPUT_NAME]
     assert_allclose(got, eager("cls", SOME, images()), rtol=0, atol=2e-5)
 
@@ -326,10 +324,12 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("target", [Target.PORTABLE, Target.ONNXRUNTIME])
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["cls", "registers", "distilled", "avg"])
-def test_a_file_computes_what_the_eager_model_computes(name: str, method: str, target: Target) -> None:
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [*((name, Target.PORTABLE) for name in ("cls", "registers", "distilled", "avg")), ("cls", Target.ONNXRUNTIME)],
+)
+def test_a_file_computes_what_the_eager_model_computes(name: str, target: Target, method: str) -> None:
     reduction = METHODS[method]
     assert {layer.method for layer in tiny.plan_of(name, reduction).layers} <= set(Method)
     session = open_session(tiny.to_bytes(tiny.lowered(name, reduction, target)), threads=1)

@@ -186,7 +186,9 @@ def test_batch_ranges(text: str, values: tuple[int, int, int]) -> None:
     assert BatchRange.parse(str(batch)) == batch
 
 
-@pytest.mark.parametrize("text", ["", "0", "1:2", "2:1:3", "1:4:3", "0:1:2", "-1:2:3", "1:2:3:4", "a", "1.5", "1::2", "+1"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "1:2", "2:1:3", "1:4:3", "0:1:2", "-1:2:3", "1:2:3:4", "a", "1.5", "1::2", "+1"]
+)
 def test_batch_ranges_refused(text: str) -> None:
     with pytest.raises(OptionError, match="--batch 1:8:64"):
         BatchRange.parse(text)

@@ -122,9 +122,7 @@ def weights(model: nn.Module) -> dict[str, NDArray[np.float64]]:
 def _traced(
     name: str, reduction: Reduction, precision: Precision, io_dtype: torch.dtype, batch: BatchRange | None, opset: int
 ) -> bytes:
-    graph = trace(
-        reduced(name, reduction), SHAPE, precision=precision, io_dtype=io_dtype, batch=batch, opset=opset
-    )
+    graph = trace(reduced(name, reduction), SHAPE, precision=precision, io_dtype=io_dtype, batch=batch, opset=opset)
     return bytes(ir.to_proto(graph).SerializeToString())
 
 
@@ -156,7 +154,11 @@ def canonical(
 
 
 def lowered(
-    name: str, reduction: Reduction, target: Target = Target.PORTABLE, precision: Precision = Precision.FP32, **kwargs: Any
+    name: str,
+    reduction: Reduction,
+    target: Target = Target.PORTABLE,
+    precision: Precision = Precision.FP32,
+    **kwargs: Any,
 ) -> ir.Model:
     """A lowered graph."""
     return lower(canonical(name, reduction, precision=precision, **kwargs), target, precision)

@@ -147,7 +147,11 @@ def check(
         if not exact:
             assert reference.margin(matching) > DECIDABLE, "choose another seed"
         tokens, out_sizes = reference.apply_matching(
-            x[image], matching, case.method, case.prefix, sizes[image, :, 0] if case.sized and sizes is not None else None
+            x[image],
+            matching,
+            case.method,
+            case.prefix,
+            sizes[image, :, 0] if case.sized and sizes is not None else None,
         )
         assert_allclose(fused[image], tokens, rtol=0, atol=tolerance)
         hit = set() if case.method == "prune" else {destination for _, destination in matching.matched}
@@ -293,7 +297,9 @@ def test_one_file_serves_every_batch_size(form: tuple[Target, Precision]) -> Non
 
 
 @pytest.mark.parametrize("opset", [18, 20, 23])
-@pytest.mark.parametrize(("target", "method", "sized"), [(Target.PORTABLE, "mlerp", False), (Target.ONNXRUNTIME, "tome", True)])
+@pytest.mark.parametrize(
+    ("target", "method", "sized"), [(Target.PORTABLE, "mlerp", False), (Target.ONNXRUNTIME, "tome", True)]
+)
 def test_newer_opsets(target: Target, method: str, sized: bool, opset: int) -> None:
     case = Case(method, 15, 1, 4, sized)
     model = lower(ir.from_proto(case.proto(opset=opset)), target, Precision.FP32)
@@ -376,7 +382,9 @@ def test_attention(target: Target, biased: bool, scale: float) -> None:
     for batch in (1, 4):
         feeds = {name: normal(seed, batch, 3, 5 if name == "q" else 7, 8) for seed, name in enumerate("qkv")}
         bias = np.log(np.random.default_rng(3).integers(1, 9, size=(batch, 1, 1, 7))).astype(np.float32)
-        expected = softmax_attention(*(value.astype(np.float64) for value in feeds.values()), bias if biased else None, scale)
+        expected = softmax_attention(
+            *(value.astype(np.float64) for value in feeds.values()), bias if biased else None, scale
+        )
         got = session.run({**feeds, **({"bias": bias} if biased else {})})["y"]
         assert_allclose(got, expected, rtol=0, atol=2e-6)
 
@@ -431,7 +439,15 @@ def attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
-RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
+RANDOM = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+    "Dropout",
+}
 REFUSED_BY_TENSORRT = {"NonZero", "Compress", "Unique", "DFT", "LpNormalization", "ScatterND"}
 
 

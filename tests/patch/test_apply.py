@@ -477,7 +477,9 @@ def check_against_oracle(name: str, reduction: Reduction, batch: int = 2, seed: 
         trace=trace,
         **tiny.MODELS[name].oracle,
     )
-    assert [len(matchings[0].matched) for matchings in trace] == [layer.removed for layer in plan.layers if layer.removed]
+    assert [len(matchings[0].matched) for matchings in trace] == [
+        layer.removed for layer in plan.layers if layer.removed
+    ]
     margin = min(reference.margin(matching) for matchings in trace for matching in matchings)
     assert margin > DECIDABLE, "choose another seed"
     scale = np.abs(expected).max()

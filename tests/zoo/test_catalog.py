@@ -26,7 +26,7 @@ def test_entries_equal_a_fresh_measurement(name: str) -> None:
 
 def test_an_entry_survives_the_round_trip() -> None:
     spec = spec_of("test_vit")
-    assert catalog._from_entry("test_vit", catalog._to_entry(spec)) == spec
+    assert catalog._from_entry("test_vit", catalog.to_entry(spec)) == spec
     assert isinstance(spec, ModelSpec)
 
 
