@@ -32,5 +32,5 @@ def _scope(node: ir.Node) -> str | None:
     if not text:
         return None
     scopes = ast.literal_eval(text)  # a list of names: '', 'blocks', 'blocks.0', ..., the traced operator
-    modules = [scope for scope in scopes[:-1] if scope]
+    modules = [scope for scope in scopes[:-1] if scope and not scope.startswith("_")]  # "_empty_nn_module_stack_..."
     return str(modules[-1]).removeprefix("model.") if modules else None

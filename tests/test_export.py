@@ -1,4 +1,4 @@
-"""From a patched model to a file: what the canonical graph holds, what the file promises, and that both are the model."""
+"""From a patched model to a file: what the graph holds, what the file promises, and that both are the model."""
 
 from __future__ import annotations
 
