@@ -6,6 +6,7 @@ Domain `tofu`, version 1:
 - `FuseSized(x, metric, sizes [B,N,1] float32) -> ([B,N-r,C], [B,N-r,1])`
 - `Attention(q, k, v [B,H,N,D]) -> [B,H,N,D]`, attribute `scale`
 - `BiasedAttention(q, k, v, bias)`, the bias broadcasting to [B,H,N,M]
+- `Gelu(x)`, attribute `approximate`: none or tanh
 
 Both fuse operators carry the attributes r, method, prefix, tokens (N) and layer.
 """

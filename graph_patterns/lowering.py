@@ -31,7 +31,7 @@ def lower(model: ir.Model, target: Target, precision: Precision) -> ir.Model:
     """
     before = sum(census(model).values())
     name_by_stage(model)
-    rules = RewriteRuleSet(rules_for(target, precision))
+    rules = RewriteRuleSet(rules_for(target, precision, model.opset_imports[""]))
     rules.apply_to_model(model)
     left = [node for node in model.graph if node.domain == DOMAIN]
     if left:

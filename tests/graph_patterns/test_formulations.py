@@ -525,7 +525,7 @@ def test_lowering_twice_gives_the_same_bytes() -> None:
 def test_the_table_covers_every_target_and_precision() -> None:
     assert list(MERGES) == COMBINATIONS
     for target, precision in COMBINATIONS:
-        rules = rules_for(target, precision)
+        rules = rules_for(target, precision, 18)
         assert len({rule.name for rule in rules}) == len(rules) >= 4
         merge = MERGES[target, precision]
         assert merge in (merge_onehot, merge_scatter)
