@@ -13,11 +13,12 @@ Both fuse operators carry the attributes r, method, prefix, tokens (N) and layer
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["DOMAIN", "FuseNode", "decision_names"]
+__all__ = ["DOMAIN", "FuseNode", "decision_names", "is_decision"]
 
 DOMAIN = "tofu"
 
@@ -84,3 +85,8 @@ def decision_names(layer: int, *, merges: bool) -> dict[str, str]:
     """
     kinds = ("kept", "matched", "target") if merges else ("kept",)
     return {kind: f"blocks.{layer}/fuse/match/{kind}" for kind in kinds}
+
+
+def is_decision(name: str) -> bool:
+    """True if a value of this name holds decisions of some layer."""
+    return re.fullmatch(r"blocks\.\d+/fuse/match/(kept|matched|target)", name) is not None

@@ -1,6 +1,6 @@
 """GELU in the form that runtimes recognise.
 
-From opset 20 on that is the operator; before, the steps in the order that onnxruntime fuses to one kernel with the bias.
+From opset 20 on that is the operator; before, the steps in an order that onnxruntime fuses to one kernel.
 """
 
 from __future__ import annotations
@@ -54,4 +54,5 @@ class GeluRule(RewriteRuleClassBase):
         else:
             bent = stage.add("Erf", "erf", stage.add("Div", "scaled", x, stage.floats("k", math.sqrt(2), dtype)))
         gate = stage.add("Add", "gate", bent, stage.floats("one", 1.0, dtype))
-        return stage.add("Mul", "activated", stage.add("Mul", "gated", x, gate), stage.floats("half", 0.5, dtype))
+        half = stage.add("Mul", "half", x, stage.floats("factor", 0.5, dtype))  # first, so that nothing can overflow
+        return stage.add("Mul", "activated", half, gate)

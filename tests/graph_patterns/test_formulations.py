@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -410,6 +411,34 @@ def test_attention_in_half_precision_scales_before_it_multiplies(biased: bool) -
     if not biased:
         expected = np.broadcast_to(v.astype(np.float64).mean(axis=2, keepdims=True), got.shape)
         assert_allclose(got.astype(np.float64), expected, atol=1e-2)
+
+
+# --- GELU --------------------------------------------------------------------------------------------------------
+
+
+def gelu_of(value: float, approximate: str) -> float:
+    if approximate == "tanh":
+        return 0.5 * value * (1 + math.tanh(math.sqrt(2 / math.pi) * (value + 0.044715 * value**3)))
+    return 0.5 * value * (1 + math.erf(value / math.sqrt(2)))
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+@pytest.mark.parametrize("opset", [18, 20, 23])
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu(approximate: str, opset: int, precision: Precision) -> None:
+    kind = TYPES[precision]
+    given, answer = (helper.make_tensor_value_info(name, kind, ["batch", 1207]) for name in "xy")
+    gelu = helper.make_node("Gelu", ["x"], ["y"], name="blocks.0.mlp.act", domain="tofu", approximate=approximate)
+    for target in Target:
+        model = lower(ir.from_proto(as_model([gelu], [given], [answer], opset)), target, precision)
+        session = session_of(model)
+        x = np.concatenate([np.linspace(-6, 6, 1201), [-1000, -100, -50, 50, 100, 1000]])[None]
+        x = x.astype(session.inputs["x"].dtype)
+        expected = [[gelu_of(value, approximate) for value in x[0].tolist()]]
+        got = session.run({"x": x})["y"].astype(np.float64)
+        half = precision is Precision.FP16
+        assert_allclose(got, expected, rtol=2.0**-9 if half else 1e-6, atol=4e-3 if half else 1e-6)
+        assert ("Gelu" in census(model)) is (opset >= 20)
 
 
 # --- What a lowered graph is made of -----------------------------------------------------------------------------

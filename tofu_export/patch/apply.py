@@ -103,9 +103,20 @@ def apply(model: nn.Module, plan: Plan, *, name: str = "the model") -> nn.Module
         UnsupportedModelError: the model, one of its blocks or its forward is not known.
         ValueError: the plan is for another depth or prefix.
     """
-    if applied_plan(model) == plan:
+    carried = applied_plan(model)
+    if carried == plan:
         return model
     remove(model)
+    with ExitStack() as undo:
+        if carried is not None:
+            undo.callback(_put, model, carried, name, check=False)
+        _put(model, plan, name)
+        undo.pop_all()
+    return model
+
+
+def _put(model: nn.Module, plan: Plan, name: str, *, check: bool = True) -> None:
+    """Patch an untouched model, after checking that its blocks compute what the adapters expect."""
     check_supported(model, name)
     architecture: Any = model
     if len(architecture.blocks) != len(plan.layers) or architecture.num_prefix_tokens != plan.prefix_tokens:
@@ -118,13 +129,13 @@ def apply(model: nn.Module, plan: Plan, *, name: str = "the model") -> nn.Module
         for block, layer in zip(architecture.blocks, plan.layers, strict=True):
             adapter = adapter_for(block)
             assert adapter is not None  # check_supported
-            _check_adapter(block, adapter, name, layer.layer)
+            if check:
+                _check_adapter(block, adapter, name, layer.layer)
             setattr(block, _SETTING, _BlockSetting(adapter, layer, plan, block.attn.fused_attn))
-            block.attn.fused_attn = True
+            block.attn.fused_attn = bool(layer.removed) or block.attn.fused_attn  # only this call shows the keys
             block.__class__ = _with_mixin(_FusedBlock, block)
         model.__class__ = _with_mixin(_FusedModel, model)
         undo.pop_all()
-    return model
 
 
 def remove(model: nn.Module) -> nn.Module:
@@ -159,7 +170,7 @@ def _check_adapter(block: Any, adapter: BlockAdapter, name: str, index: int) -> 
     A timm release that changes a block is so refused instead of giving wrong numbers.
     """
     weight = next(block.parameters())
-    training = block.training
+    modes = [(module, module.training) for module in block.modules()]
     block.eval()
     try:
         generator = torch.Generator().manual_seed(index)
@@ -167,7 +178,8 @@ def _check_adapter(block: Any, adapter: BlockAdapter, name: str, index: int) -> 
         expected = block(x)
         got = adapter.feed(block, adapter.attend(block, x))
     finally:
-        block.train(training)
+        for module, training in modes:
+            module.training = training
     if weight.device.type != "meta" and not torch.equal(expected, got):
         raise UnsupportedModelError(
             f"{name}: block {index} ({type(block).__name__}) does not compute what its adapter expects. "

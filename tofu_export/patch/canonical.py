@@ -66,5 +66,5 @@ def _symbolic_attention(
 
 
 def _symbolic_gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    attributes = {"approximate": approximate}
+    attributes: dict[str, Any] = {"approximate": approximate}
     return torch.onnx.ops.symbolic("tofu::Gelu", (x,), attributes, dtype=x.dtype, shape=x.shape, version=1)
