@@ -62,7 +62,7 @@ def test_every_artifact_is_there_and_whole(demo_run: tuple[dict[str, Any], Path]
         assert sha256_of(out / entry["path"]) == entry["sha256"]
         if entry["kind"] == "engine":
             sidecar = json.loads((out / f"{entry['path']}.json").read_text(encoding="utf-8"))
-            assert sidecar["engine_sha256"] == entry["sha256"]
+            assert sidecar["engine"]["sha256"] == entry["sha256"]
             assert entry["kernels"]["kernels"] > 0
     listed = {entry["path"] for entry in document["artifacts"]} | {"report.json", "report.md"}
     assert {path.name for path in out.iterdir()} == listed | {f"{name}.json" for name in listed if "engine" in name}
