@@ -29,7 +29,7 @@ def lower(model: ir.Model, target: Target, precision: Precision) -> ir.Model:
     Raises:
         LoweringError: no rule accepts a canonical node; the message says which and why.
     """
-    before = sum(census(model).values())
+    before = census(model)
     name_by_stage(model)
     rules = RewriteRuleSet(rules_for(target, precision, model.opset_imports[""]))
     rules.apply_to_model(model)
@@ -48,7 +48,10 @@ def lower(model: ir.Model, target: Target, precision: Precision) -> ir.Model:
         graph_pass(model)
     for node in model.graph:
         node.metadata_props.clear()
-    _logger.info("lowered for %s %s: %d nodes became %d", target.value, precision.value, before, len(model.graph))
+    after = census(model)
+    _logger.info("%s %s: %d nodes became %d", target.value, precision.value, sum(before.values()), sum(after.values()))
+    for kind in sorted({*before, *after}, key=lambda kind: -after.get(kind, 0)):
+        _logger.info("%6d -> %5d  %s", before.get(kind, 0), after.get(kind, 0), kind)
     return model
 
 
