@@ -227,7 +227,14 @@ def test_without_tensorrt_the_step_is_skipped_and_said(tmp_path: Path, monkeypat
 def test_killed_while_it_works(how: signal.Signals, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "tofu_export.cli", "test_vit", "--weights", "random", "-o", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while not list(out.glob(".tofu-export-*/model.fp32.onnx")) and time.monotonic() < deadline:
         time.sleep(0.05)
