@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxscript.rewriter import RewriteRule, RewriteRuleClassBase
 
 from tofu_export.graph_patterns.attention_decomposed import AttentionRule, BiasedAttentionRule
-from tofu_export.graph_patterns.fuse_rules import FuseRule, FuseSizedRule
+from tofu_export.graph_patterns.fuse_rules import FUSE_RULES
 from tofu_export.graph_patterns.merge_onehot import merge_onehot
 from tofu_export.graph_patterns.merge_scatter import merge_scatter
 from tofu_export.graph_patterns.merging import Merge
@@ -33,7 +33,7 @@ MERGES: dict[tuple[Target, Precision], Merge] = {
 def rules_for(target: Target, precision: Precision) -> tuple[RewriteRule, ...]:
     """The rules that lower every canonical operator for a target and precision, in the order they are tried."""
     merge = MERGES[target, precision]
-    rules = (FuseRule(merge), FuseSizedRule(merge), AttentionRule(), BiasedAttentionRule())
+    rules = (*(rule(merge) for rule in FUSE_RULES), AttentionRule(), BiasedAttentionRule())
     return tuple(_as_rule(rule) for rule in rules)
 
 
