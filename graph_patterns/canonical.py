@@ -9,17 +9,19 @@ Domain `tofu`, version 1:
 - `FuseSizedPlaced(x, metric, sizes, positions)`, both
 - `Attention(q, k, v [B,H,N,D]) -> [B,H,N,D]`, attribute `scale`
 - `BiasedAttention(q, k, v, bias)`, the bias broadcasting to [B,H,N,M]
+- `Gelu(x)`, attribute `approximate`: none or tanh
 
 All fuse operators carry the attributes r, method, prefix, tokens (N) and layer.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["DOMAIN", "FuseNode", "decision_names"]
+__all__ = ["DOMAIN", "FuseNode", "decision_names", "is_decision"]
 
 DOMAIN = "tofu"
 
@@ -86,3 +88,8 @@ def decision_names(layer: int, *, merges: bool) -> dict[str, str]:
     """
     kinds = ("kept", "matched", "target") if merges else ("kept",)
     return {kind: f"blocks.{layer}/fuse/match/{kind}" for kind in kinds}
+
+
+def is_decision(name: str) -> bool:
+    """True if a value of this name holds decisions of some layer."""
+    return re.fullmatch(r"blocks\.\d+/fuse/match/(kept|matched|target)", name) is not None

@@ -26,7 +26,7 @@ class FuseRule(RewriteRuleClassBase):
     """
 
     def __init__(self, merge: Merge) -> None:
-        super().__init__(name=f"Fuse[{merge.__name__}]")
+        super().__init__(name=f"{type(self).__name__}[{merge.__name__}]")
         self._merge = merge
 
     def pattern(self, op: Any, x: Any, metric: Any) -> Any:

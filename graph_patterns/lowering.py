@@ -31,7 +31,7 @@ def lower(model: ir.Model, target: Target, precision: Precision) -> ir.Model:
     """
     before = sum(census(model).values())
     name_by_stage(model)
-    rules = RewriteRuleSet(rules_for(target, precision))
+    rules = RewriteRuleSet(rules_for(target, precision, model.opset_imports[""]))
     rules.apply_to_model(model)
     left = [node for node in model.graph if node.domain == DOMAIN]
     if left:
@@ -59,11 +59,12 @@ def census(model: ir.Model) -> dict[str, int]:
 
 
 def _reason(model: ir.Model, rules: RewriteRuleSet, node: ir.Node) -> str:
+    what = f"node {node.name} ({node.domain}::{node.op_type})"
     for rule in rules:
         tracer = MatchingTracer()
         rule.try_rewrite(model, model.graph, node, tracer=tracer)
         for results in tracer.best_matches_map.values():
             for found in results:
                 if found.match_result.reason:
-                    return found.match_result.reason
-    return f"no formulation for node {node.name} ({node.domain}::{node.op_type})"
+                    return f"{what}: {found.match_result.reason}"
+    return f"no formulation for {what}"

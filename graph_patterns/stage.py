@@ -55,10 +55,8 @@ class Stage:
         """Cast, or return the value itself where source and target are the same type."""
         return value if source == target else self.add("Cast", name, value, to=int(target))
 
-    def slice(
-        self, name: str, value: ir.Value, start: int, *, axis: int = 1, stop: int = 2**62, step: int = 1
-    ) -> ir.Value:
-        """Slice along one axis."""
+    def slice(self, name: str, value: ir.Value, start: int, *, stop: int = 2**62, step: int = 1) -> ir.Value:
+        """Slice the token axis, 1."""
         bounds = (
             self.ints(f"{name}/start", start),
             self.ints(f"{name}/stop", stop),

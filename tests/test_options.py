@@ -89,14 +89,14 @@ def test_options_are_frozen_and_can_be_keys() -> None:
 def test_defaults_are_those_of_the_paper() -> None:
     reduction = Reduction()
     assert (reduction.r, reduction.mode, reduction.schedule) == (16, Mode.MLERP, Schedule.CONSTANT)
-    assert reduction.boundary == 6
+    assert reduction.boundary(12) == reduction.boundary(24) == 6
     assert not reduction.tracks_sizes(12)
 
 
 @pytest.mark.parametrize("mode", Mode)
-@pytest.mark.parametrize("depth", [12, 24, 6, 3, 0])
-def test_the_first_six_layers_prune_by_default_but_not_for_tome(mode: Mode, depth: int) -> None:
-    pruning = 0 if mode is Mode.TOME else min(6, depth)
+@pytest.mark.parametrize(("depth", "first"), [(12, 6), (24, 6), (13, 6), (11, 5), (6, 3), (3, 1), (1, 0), (0, 0)])
+def test_the_first_six_layers_but_no_more_than_half_prune_except_for_tome(mode: Mode, depth: int, first: int) -> None:
+    pruning = 0 if mode is Mode.TOME else first
     methods = Reduction(mode=mode).methods(depth)
     assert methods == (Method.PRUNE,) * pruning + (Method[mode.name],) * (depth - pruning)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,8 +102,7 @@ def compare_outputs(got: Array, expected: Array) -> OutputComparison:
     """
     if got.shape != expected.shape:
         raise ValueError(f"outputs have shapes {got.shape} and {expected.shape}, expected the same")
-    left = got.astype(np.float64).reshape(len(got), -1)
-    right = expected.astype(np.float64).reshape(len(expected), -1)
+    left, right = (rows.astype(np.float64).reshape(len(rows), math.prod(rows.shape[1:])) for rows in (got, expected))
     finite = bool(np.isfinite(left).all() and np.isfinite(right).all())
     if not finite or left.size == 0:
         return OutputComparison(float("nan"), 1.0, float("nan"), None, finite, len(left) if finite else 0)

@@ -112,11 +112,10 @@ def judge(
         reference: what the reference decided from them.
         near_tie: largest margin, in cosine similarity, that counts as a tie.
     """
-    removed = got.matched.size
-    compared = removed * (1 if reference.target is None else 2)
-    if fault := got.fault(scores.shape[1], scores.shape[2]):
+    compared = reference.matched.size * (1 if reference.target is None else 2)
+    if fault := got.fault(scores.shape[1], scores.shape[2]) or _other_shape(got, reference):
         faults = (f"layer {layer}: {fault}",)
-        return DecisionReport((layer,), compared, compared, 0, max(compared, 1), faults=faults)
+        return DecisionReport((layer,), compared, compared, 0, compared, faults=faults)
     best = scores.max(axis=2).astype(np.float64)
     margins: list[float] = []
     for image in range(len(scores)):
@@ -133,3 +132,11 @@ def judge(
     return DecisionReport(
         (layer,), compared, len(margins), len(margins) - wrong, wrong, float(max((0.0, *margins))), ()
     )
+
+
+def _other_shape(got: Decisions, reference: Decisions) -> str | None:
+    if got.matched.shape != reference.matched.shape:
+        return f"{got.matched.shape[-1]} sources leave, expected {reference.matched.shape[-1]}"
+    if got.target is not None and got.target.shape != got.matched.shape:
+        return f"{got.target.shape[-1]} targets for {got.matched.shape[-1]} sources"
+    return None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tofu_export.errors import ExportError, TofuError
 from tofu_export.options import MINIMUM_OPSET, BatchRange, Precision
-from tofu_export.patch.canonical import CanonicalAttention
+from tofu_export.patch.canonical import CanonicalOperators
 
 __all__ = ["INPUT_NAME", "OUTPUT_NAME", "TORCH_TYPES", "in_precision", "save", "trace"]
 
@@ -43,7 +43,7 @@ class InputShape:
 
 
 class _FileForm(nn.Module):
-    """A model as it stands in a file: inputs and outputs in `io_dtype`, attention left canonical."""
+    """A model as it stands in a file: inputs and outputs in `io_dtype`, attention and GELU left canonical."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, io_dtype: torch.dtype) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class _FileForm(nn.Module):
         self.io_dtype = io_dtype
 
     def forward(self, pixels: Tensor) -> Tensor:
-        with CanonicalAttention():
+        with CanonicalOperators():
             logits: Tensor = self.model(pixels.to(self.dtype))
         return logits.to(self.io_dtype)
 

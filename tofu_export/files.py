@@ -7,6 +7,7 @@ renamed. A process killed at any moment leaves at most the staging folder, which
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -19,6 +20,7 @@ from tofu_export.errors import OutputError
 __all__ = ["Staging", "sha256_of", "staging"]
 
 _PREFIX = ".tofu-export-"
+_DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
 class Staging:
@@ -38,22 +40,20 @@ class Staging:
         return self.folder / name
 
     def publish(self, *names: str) -> list[Path]:
-        """Move finished files to the destination under their names, replacing older ones, in the order given.
+        """Move finished files to the destination under their names, in the order given.
+
+        Older files of these names go first, the last one before the others: no moment shows files of two runs together.
 
         Raises:
             OutputError: the file system refuses.
         """
-        published = []
-        try:
+        with _output_errors(self.destination):
             for name in names:
                 flush_to_disk(self.path(name))
-            for name in names:
-                final = self.destination / name
-                self.path(name).replace(final)
-                published.append(final)
+            for name in reversed(names):
+                (self.destination / name).unlink(missing_ok=True)
+            published = [self.path(name).replace(self.destination / name) for name in names]
             flush_to_disk(self.destination)
-        except OSError as error:
-            raise OutputError(f"cannot write to {self.destination}: {error.strerror or error}") from error
         return published
 
 
@@ -68,20 +68,33 @@ def staging(destination: Path) -> Iterator[Staging]:
     """
     created = not destination.exists()
     try:
-        destination.mkdir(parents=True, exist_ok=True)
-        _clear_abandoned(destination)
-        folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=destination))
-    except OSError as error:
-        raise OutputError(
-            f"cannot write to {destination}: {error.strerror or error}. Choose another folder with -o"
-        ) from error
-    try:
-        yield Staging(folder, destination)
+        with _output_errors(destination):
+            destination.mkdir(parents=True, exist_ok=True)
+            _clear_abandoned(destination)
+            folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=destination))
+        try:
+            with _output_errors(destination, _DISK_TROUBLE):
+                yield Staging(folder, destination)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
         if created:
             with contextlib.suppress(OSError):
                 destination.rmdir()
+
+
+@contextlib.contextmanager
+def _output_errors(destination: Path, numbers: frozenset[int] | None = None) -> Iterator[None]:
+    """Turn the file system's refusals, all or those of these numbers, into an error that names the folder."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        if numbers is not None and error.errno not in numbers:
+            raise
+        reason = error.strerror or error
+        raise OutputError(f"cannot write to {destination}: {reason}. Choose another folder with -o") from error
 
 
 def flush_to_disk(path: Path) -> None:

@@ -119,13 +119,19 @@ class Reduction:
     prop_attn: bool | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in (("mode", Mode), ("schedule", Schedule)):
+            if not isinstance(getattr(self, name), kind):
+                names = ", ".join(f"{kind.__name__}.{member.name}" for member in kind)
+                raise OptionError(f"{name} is {getattr(self, name)!r}, expected one of {names}")
+        if self.prop_attn not in (None, True, False):
+            raise OptionError(f"prop_attn is {self.prop_attn!r}, expected True, False, or None for the default")
         for value in self.r if isinstance(self.r, tuple) else (self.r,):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise OptionError(f"r is {value!r}, expected a whole number of tokens >= 0, for example --r 16")
         if self.r == ():
             raise OptionError("r is an empty list, expected one number, or one per layer")
-        if self.prune_layers is not None and self.prune_layers < 0:
-            raise OptionError(f"prune_layers is {self.prune_layers}, expected a number of layers >= 0")
+        if self.prune_layers is not None and (not isinstance(self.prune_layers, int) or self.prune_layers < 0):
+            raise OptionError(f"prune_layers is {self.prune_layers}, expected a whole number of layers >= 0")
         if self.pattern is not None:
             _check_pattern(self.pattern)
             if self.prune_layers is not None:

@@ -270,7 +270,8 @@ class _Run:
         }
 
     def _artifact(self, kind: str, precision: Precision, target: str, name: str) -> dict[str, Any]:
-        size = sum(self._stage.path(file).stat().st_size for file in self._with_data(name))
+        paths = (self._stage.path(name), self._stage.path(f"{name}.data"))
+        size = sum(path.stat().st_size for path in paths if path.exists())
         return {
             "kind": kind,
             "precision": precision.value,

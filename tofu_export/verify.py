@@ -23,7 +23,7 @@ from tofu_export.compare import TOLERANCES, OutputComparison, Tolerance, compare
 from tofu_export.decisions import DecisionReport, Decisions, judge
 from tofu_export.errors import VerificationError
 from tofu_export.export import OUTPUT_NAME
-from tofu_export.graph_patterns.canonical import decision_names
+from tofu_export.graph_patterns.canonical import decision_names, is_decision
 from tofu_export.options import BatchRange, Precision
 from tofu_export.ort import OrtSession, open_session
 from tofu_export.patch import applied_plan, observe
@@ -258,10 +258,13 @@ def _watch(path: Path, names: dict[int, dict[str, str]], images: Sequence[Array]
     Raises:
         VerificationError: a layer's decisions are not in the file.
     """
-    if not names:
-        return [None] * len(images)
     proto = onnx.load(path, load_external_data=False)
     produced = {name for node in proto.graph.node for name in node.output}
+    expected = {name for kinds in names.values() for name in kinds.values()}
+    if unexpected := sorted(name for name in produced - expected if is_decision(name)):
+        raise VerificationError(f"{path.name} decides {unexpected[0]}, which the plan knows nothing of")
+    if not names:
+        return [None] * len(images)
     for layer, kinds in names.items():
         for name in kinds.values():
             if name not in produced:

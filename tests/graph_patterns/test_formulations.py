@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -412,6 +413,34 @@ def test_attention_in_half_precision_scales_before_it_multiplies(biased: bool) -
         assert_allclose(got.astype(np.float64), expected, atol=1e-2)
 
 
+# --- GELU --------------------------------------------------------------------------------------------------------
+
+
+def gelu_of(value: float, approximate: str) -> float:
+    if approximate == "tanh":
+        return 0.5 * value * (1 + math.tanh(math.sqrt(2 / math.pi) * (value + 0.044715 * value**3)))
+    return 0.5 * value * (1 + math.erf(value / math.sqrt(2)))
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+@pytest.mark.parametrize("opset", [18, 20, 23])
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu(approximate: str, opset: int, precision: Precision) -> None:
+    kind = TYPES[precision]
+    given, answer = (helper.make_tensor_value_info(name, kind, ["batch", 1207]) for name in "xy")
+    gelu = helper.make_node("Gelu", ["x"], ["y"], name="blocks.0.mlp.act", domain="tofu", approximate=approximate)
+    for target in Target:
+        model = lower(ir.from_proto(as_model([gelu], [given], [answer], opset)), target, precision)
+        session = session_of(model)
+        x = np.concatenate([np.linspace(-6, 6, 1201), [-1000, -100, -50, 50, 100, 1000]])[None]
+        x = x.astype(session.inputs["x"].dtype)
+        expected = [[gelu_of(value, approximate) for value in x[0].tolist()]]
+        got = session.run({"x": x})["y"].astype(np.float64)
+        half = precision is Precision.FP16
+        assert_allclose(got, expected, rtol=2.0**-9 if half else 1e-6, atol=4e-3 if half else 1e-6)
+        assert ("Gelu" in census(model)) is (opset >= 20)
+
+
 # --- What a lowered graph is made of -----------------------------------------------------------------------------
 
 ALL_CASES = [
@@ -525,7 +554,7 @@ def test_lowering_twice_gives_the_same_bytes() -> None:
 def test_the_table_covers_every_target_and_precision() -> None:
     assert list(MERGES) == COMBINATIONS
     for target, precision in COMBINATIONS:
-        rules = rules_for(target, precision)
+        rules = rules_for(target, precision, 18)
         assert len({rule.name for rule in rules}) == len(rules) >= 4
         merge = MERGES[target, precision]
         assert merge in (merge_onehot, merge_scatter)

@@ -13,6 +13,7 @@ from tests.families import FAMILIES
 from tofu_export import patch
 from tofu_export.errors import UnsupportedModelError
 from tofu_export.options import Method, Mode, Reduction
+from tofu_export.patch import fused
 from tofu_export.patch.blocks import ADAPTERS, adapter_for
 from tofu_export.patch.fuse import reduce_state
 from tofu_export.patch.keys import ATTENTION_CALLS
@@ -178,8 +179,7 @@ def test_positions_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were they those of the first tokens instead, the result would be another."""
     model = families.reduced(name, SOME)
     expected = run(model, images())
-    module = __import__("tofu_export.patch.apply", fromlist=["reduce_state"])
-    original = module.reduce_state
+    original = fused.reduce_state
 
     def forgetful(*args: Any, **kwargs: Any) -> TokenState:
         state = original(*args, **kwargs)
@@ -188,7 +188,7 @@ def test_positions_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         first = torch.arange(state.tokens.shape[1]).view(1, -1, 1).expand_as(state.positions)
         return state._replace(positions=first)
 
-    monkeypatch.setattr(module, "reduce_state", forgetful)
+    monkeypatch.setattr(fused, "reduce_state", forgetful)
     assert (run(model, images()) - expected).abs().max() > 1e-3
 
 

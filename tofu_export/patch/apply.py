@@ -8,93 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tofu_export.errors import UnsupportedModelError
-from tofu_export.patch.blocks import BlockAdapter, adapter_for
-from tofu_export.patch.fuse import reduce_state
-from tofu_export.patch.places import all_positions, place_rope
+from tofu_export.patch.blocks import adapter_for
+from tofu_export.patch.fused import SETTING, BlockSetting, FusedBlock, FusedModel
+from tofu_export.patch.places import all_positions
 from tofu_export.patch.state import TokenState
 from tofu_export.patch.support import block_prefix, check_supported
-from tofu_export.plan import LayerPlan, Plan
+from tofu_export.plan import Plan
 
 __all__ = ["applied_plan", "apply", "remove"]
 
-_SETTING = "_tofu_setting"
 _SUBCLASSES: dict[tuple[type, type], type[nn.Module]] = {}
-
-
-class _BlockSetting:
-    """What one patched block knows. Immutable after construction."""
-
-    def __init__(self, adapter: BlockAdapter, layer: LayerPlan, plan: Plan, fused_attn: dict[str, bool]) -> None:
-        self.adapter = adapter
-        self.layer = layer
-        self.plan = plan
-        self.fused_attn = fused_attn
-        self.is_last = layer.layer == len(plan.layers) - 1
-
-
-class _FusedBlock:
-    """Mixin in front of an upstream block class."""
-
-    def forward(
-        self, x: Tensor | TokenState, attn_mask: Tensor | None = None, is_causal: bool = False, **kwargs: Any
-    ) -> Any:
-        """Attention half, reduction, MLP half: [B, N, C] -> [B, N - removed, C], wrapped except in the last block."""
-        setting: _BlockSetting = getattr(self, _SETTING)
-        adapter, layer, plan = setting.adapter, setting.layer, setting.plan
-        if attn_mask is not None or is_causal:
-            raise UnsupportedModelError("a reduced model takes no attention mask: call it with the image only")
-        state = x if isinstance(x, TokenState) else TokenState(x)
-        if state.tokens.shape[1] != layer.tokens_in:
-            raise ValueError(
-                f"block {layer.layer} got {state.tokens.shape[1]} tokens, the plan says {layer.tokens_in}: "
-                "make a new plan for this image size"
-            )
-        rope = kwargs.get("rope")
-        if rope is not None:
-            kwargs["rope"] = place_rope(rope, state.positions, plan.prefix_tokens)
-        attentions = adapter.attentions(self)
-        with adapter.capture(state) as capture:
-            tokens = adapter.attend(self, state.tokens, **kwargs)
-        if layer.removed or state.sizes is not None or state.positions is not None:
-            capture.check(attentions, layer.layer)
-        state = state._replace(tokens=tokens)
-        if layer.removed:
-            placed = rope is not None or capture.relative
-            if placed and state.positions is None and layer.tokens_in != plan.layers[0].tokens_in:
-                raise UnsupportedModelError(
-                    f"block {layer.layer} depends on positions, the blocks before it do not: report this architecture"
-                )
-            state = reduce_state(
-                state,
-                capture.metric(attentions),
-                method=layer.method,
-                removed=layer.removed,
-                prefix=plan.prefix_tokens,
-                track_sizes=plan.tracks_sizes,
-                track_positions=placed and not setting.is_last,
-                layer=layer.layer,
-            )
-        tokens = adapter.feed(self, state.tokens)
-        return tokens if setting.is_last else state._replace(tokens=tokens)
-
-
-class _FusedModel:
-    """Mixin in front of an upstream model class: refuses what needs the full token grid."""
-
-    def forward_intermediates(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse: intermediate grids do not exist once tokens have left."""
-        raise UnsupportedModelError(
-            "a reduced model has no token grid between blocks: call tofu_export.patch.remove(model) before "
-            "forward_intermediates or get_intermediate_layers"
-        )
-
-    get_intermediate_layers = forward_intermediates
 
 
 def _with_mixin(mixin: type, module: nn.Module) -> type[nn.Module]:
@@ -144,30 +73,30 @@ def _install(model: nn.Module, plan: Plan) -> None:
         adapter = adapter_for(block)
         assert adapter is not None  # check_supported
         fused_attn = _fused_attn(block)
-        setattr(block, _SETTING, _BlockSetting(adapter, layer, plan, fused_attn))
+        setattr(block, SETTING, BlockSetting(adapter, layer, plan, fused_attn))
         if plan.removes:  # else nothing is read off the attention: it stays as its owner chose, to the last bit
             _set_fused_attn(block, dict.fromkeys(fused_attn, True))
-        block.__class__ = _with_mixin(_FusedBlock, block)
-    model.__class__ = _with_mixin(_FusedModel, model)
+        block.__class__ = _with_mixin(FusedBlock, block)
+    model.__class__ = _with_mixin(FusedModel, model)
 
 
 def remove(model: nn.Module) -> nn.Module:
     """Bring `model` back to its untouched form, and return it. Does nothing to a model that is not patched."""
     for block in getattr(model, "blocks", ()):
-        setting = block.__dict__.pop(_SETTING, None)
+        setting = block.__dict__.pop(SETTING, None)
         if setting is not None:
             _set_fused_attn(block, setting.fused_attn)
-        _drop_mixin(block, _FusedBlock)
-    _drop_mixin(model, _FusedModel)
+        _drop_mixin(block, FusedBlock)
+    _drop_mixin(model, FusedModel)
     return model
 
 
 def applied_plan(model: nn.Module) -> Plan | None:
     """The plan that `model` carries, None if it is not patched."""
-    if not isinstance(model, _FusedModel):
+    if not isinstance(model, FusedModel):
         return None
     blocks: Any = model.blocks
-    setting: _BlockSetting = getattr(blocks[0], _SETTING)
+    setting: BlockSetting = getattr(blocks[0], SETTING)
     return setting.plan
 
 
@@ -199,11 +128,6 @@ def _check_block(block: Any, name: str, index: int, width: int) -> None:
     """
     adapter = adapter_for(block)
     assert adapter is not None  # check_supported
-    if "forward" in block.__dict__:
-        raise UnsupportedModelError(
-            f"{name}: block {index} ({type(block).__name__}) has a forward of its own, which hides the reduction: "
-            "delete it first"
-        )
     weight = next(block.parameters())
     modes = [(module, module.training) for module in block.modules()]
     fused_attn = _fused_attn(block)

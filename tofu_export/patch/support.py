@@ -78,6 +78,11 @@ def check_supported(model: nn.Module, name: str) -> None:
                 f"{name}: block {index} is a {type(block).__name__}, supported block kinds are "
                 f"{', '.join(adapter.kind.__name__ for adapter in ADAPTERS)}; see docs/models.md"
             )
+        if "forward" in vars(block):
+            raise UnsupportedModelError(
+                f"{name}: block {index} has a forward of its own, set on the instance, which would hide the reduction: "
+                "delete that attribute first"
+            )
         for attention in adapter.attentions(block):
             if type(attention) not in ATTENTION_CALLS:
                 raise UnsupportedModelError(
