@@ -11,12 +11,13 @@ SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_in
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3.14 python3 python; do \
 	if "$$python" -c '$(SUPPORTED)' >/dev/null 2>&1; then echo "$$python"; break; fi; done)
 
-.PHONY: help venv demo test lint bench catalog clean
+.PHONY: help venv demo test coverage lint bench catalog clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo   export, verify, time and build engines for the included model (installs first: 6 GB on disk)'
 	@echo 'make test   run the tests            make lint    style, types, import directions'
+	@echo 'make coverage  every vision transformer of timm by name (half an hour)'
 	@echo 'make bench  measure what README says  make clean   remove all that these made'
 
 demo: venv
@@ -24,6 +25,10 @@ demo: venv
 
 test: venv
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Every plain vision transformer of timm by name: supported or refused with a reason, and nothing removed changes nothing.
+coverage: venv
+	$(BIN)/python -m pytest -m coverage $(PYTEST_ARGS)
 
 lint: venv
 	$(BIN)/ruff check .

@@ -4,11 +4,14 @@ Domain `tofu`, version 1:
 
 - `Fuse(x [B,N,C], metric [B,N,D]) -> [B,N-r,C]`
 - `FuseSized(x, metric, sizes [B,N,1] float32) -> ([B,N-r,C], [B,N-r,1])`
+- `FusePlaced(x, metric, positions [B,N,1] int64) -> ([B,N-r,C], [B,N-r,1])`, where a model
+  has rotary or relative positions
+- `FuseSizedPlaced(x, metric, sizes, positions)`, both
 - `Attention(q, k, v [B,H,N,D]) -> [B,H,N,D]`, attribute `scale`
 - `BiasedAttention(q, k, v, bias)`, the bias broadcasting to [B,H,N,M]
 - `Gelu(x)`, attribute `approximate`: none or tanh
 
-Both fuse operators carry the attributes r, method, prefix, tokens (N) and layer.
+All fuse operators carry the attributes r, method, prefix, tokens (N) and layer.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ DOMAIN = "tofu"
 
 @dataclass(frozen=True)
 class FuseNode:
-    """The attributes of a `tofu::Fuse` or `tofu::FuseSized` node, and what follows from them.
+    """The attributes of a `tofu::Fuse` node or a variant of it, and what follows from them.
 
     Sources are the even positions of the sequence from the prefix on, destinations the odd ones.
     """

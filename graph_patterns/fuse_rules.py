@@ -1,4 +1,4 @@
-"""Rules that replace `tofu::Fuse` and `tofu::FuseSized` by standard operators."""
+"""Rules that replace `tofu::Fuse` and its variants with sizes and positions by standard operators."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tofu_export.graph_patterns.merging import Members, Merge
 from tofu_export.graph_patterns.selection import gather_sources
 from tofu_export.graph_patterns.stage import Stage
 
-__all__ = ["FuseRule", "FuseSizedRule"]
+__all__ = ["FUSE_RULES", "FusePlacedRule", "FuseRule", "FuseSizedPlacedRule", "FuseSizedRule"]
 
 _METHODS = ("prune", "average", "mlerp", "tome")
 
@@ -39,8 +39,7 @@ class FuseRule(RewriteRuleClassBase):
 
     def rewrite(self, op: Any, x: ir.Value, metric: ir.Value, fused: ir.Value) -> ir.Value:
         """What instead."""
-        tokens, _ = _lower(op, x, metric, None, fused, self._merge)
-        return tokens
+        return _lower(op, x, metric, None, None, fused, self._merge)[0]
 
 
 class FuseSizedRule(FuseRule):
@@ -51,12 +50,56 @@ class FuseSizedRule(FuseRule):
         return op.FuseSized(x, metric, sizes, _domain=DOMAIN, _outputs=["fused", "new_sizes"])
 
     def rewrite(  # type: ignore[override]
-        self, op: Any, x: ir.Value, metric: ir.Value, sizes: ir.Value, fused: ir.Value, **_: Any
+        self, op: Any, x: ir.Value, metric: ir.Value, sizes: ir.Value, fused: ir.Value, **_others: Any
     ) -> tuple[ir.Value, ir.Value]:
         """What instead."""
-        tokens, new_sizes = _lower(op, x, metric, sizes, fused, self._merge)
+        tokens, new_sizes = _lower(op, x, metric, sizes, None, fused, self._merge)[:2]
         assert new_sizes is not None  # sizes went in
         return tokens, new_sizes
+
+
+class FusePlacedRule(FuseRule):
+    """`tofu::FusePlaced`: the same, with the positions of the tokens carried along."""
+
+    def pattern(self, op: Any, x: Any, metric: Any, positions: Any) -> Any:  # type: ignore[override]
+        """What it looks like."""
+        return op.FusePlaced(x, metric, positions, _domain=DOMAIN, _outputs=["fused", "new_positions"])
+
+    def rewrite(  # type: ignore[override]
+        self, op: Any, x: ir.Value, metric: ir.Value, positions: ir.Value, fused: ir.Value, **_others: Any
+    ) -> tuple[ir.Value, ir.Value]:
+        """What instead."""
+        tokens, _new_sizes, new_positions = _lower(op, x, metric, None, positions, fused, self._merge)
+        assert new_positions is not None  # positions went in
+        return tokens, new_positions
+
+
+class FuseSizedPlacedRule(FuseRule):
+    """`tofu::FuseSizedPlaced`: the same, with sizes and positions carried along."""
+
+    def pattern(self, op: Any, x: Any, metric: Any, sizes: Any, positions: Any) -> Any:  # type: ignore[override]
+        """What it looks like."""
+        outputs = ["fused", "new_sizes", "new_positions"]
+        return op.FuseSizedPlaced(x, metric, sizes, positions, _domain=DOMAIN, _outputs=outputs)
+
+    def rewrite(  # type: ignore[override]
+        self,
+        op: Any,
+        x: ir.Value,
+        metric: ir.Value,
+        sizes: ir.Value,
+        positions: ir.Value,
+        fused: ir.Value,
+        **_others: Any,
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """What instead."""
+        tokens, new_sizes, new_positions = _lower(op, x, metric, sizes, positions, fused, self._merge)
+        assert new_sizes is not None and new_positions is not None  # both went in
+        return tokens, new_sizes, new_positions
+
+
+FUSE_RULES = (FuseRule, FuseSizedRule, FusePlacedRule, FuseSizedPlacedRule)
+"""One for each variant of the operator; all take the merging formulation."""
 
 
 def _check(fused: ir.Value) -> MatchResult:
@@ -76,8 +119,14 @@ def _check(fused: ir.Value) -> MatchResult:
 
 
 def _lower(
-    op: Any, x: ir.Value, metric: ir.Value, sizes: ir.Value | None, fused: ir.Value, merge: Merge
-) -> tuple[ir.Value, ir.Value | None]:
+    op: Any,
+    x: ir.Value,
+    metric: ir.Value,
+    sizes: ir.Value | None,
+    positions: ir.Value | None,
+    fused: ir.Value,
+    merge: Merge,
+) -> tuple[ir.Value, ir.Value | None, ir.Value | None]:
     node = fused.producer()
     assert node is not None and metric.dtype is not None
     fuse = FuseNode.read(node)
@@ -106,7 +155,8 @@ def _lower(
             None if sizes is None else gather_sources(stage, fuse, "sizes/matched", sizes, decisions.matched),
         )
         destinations, destination_sizes = merge(stage, fuse, members)
-    tokens = assemble("tokens", x, destinations)
-    if sizes is None or destination_sizes is None:
-        return tokens, None
-    return tokens, assemble("sizes", sizes, destination_sizes)
+    return (
+        assemble("tokens", x, destinations),
+        None if sizes is None or destination_sizes is None else assemble("sizes", sizes, destination_sizes),
+        None if positions is None else assemble("positions", positions, destinations_of("positions", positions)),
+    )

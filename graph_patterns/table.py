@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxscript.rewriter import RewriteRule, RewriteRuleClassBase
 
 from tofu_export.graph_patterns.attention_decomposed import AttentionRule, BiasedAttentionRule
-from tofu_export.graph_patterns.fuse_rules import FuseRule, FuseSizedRule
+from tofu_export.graph_patterns.fuse_rules import FUSE_RULES
 from tofu_export.graph_patterns.gelu import GeluRule
 from tofu_export.graph_patterns.merge_onehot import merge_onehot
 from tofu_export.graph_patterns.merge_scatter import merge_scatter
@@ -34,7 +34,7 @@ MERGES: dict[tuple[Target, Precision], Merge] = {
 def rules_for(target: Target, precision: Precision, opset: int) -> tuple[RewriteRule, ...]:
     """The rules that lower every canonical operator for a target, precision and opset, in the order they are tried."""
     merge = MERGES[target, precision]
-    rules = (FuseRule(merge), FuseSizedRule(merge), AttentionRule(), BiasedAttentionRule(), GeluRule(opset))
+    rules = (*(rule(merge) for rule in FUSE_RULES), AttentionRule(), BiasedAttentionRule(), GeluRule(opset))
     return tuple(_as_rule(rule) for rule in rules)
 
 

@@ -21,8 +21,9 @@ from tofu_export.zoo import catalog
 __all__ = ["FAMILIES", "survey"]
 
 FAMILIES = (
-    "beit", "cait", "convit", "deit", "eva", "naflexvit", "tnt", "vision_transformer", "vision_transformer_hybrid",
-    "vision_transformer_relpos", "vision_transformer_sam", "vitamin", "volo", "xcit",
+    "beit", "cait", "convit", "deepseek_vit", "deit", "eva", "gemma4_vit", "naflexvit", "qwen3_vit", "tnt",
+    "vision_transformer", "vision_transformer_hybrid", "vision_transformer_relpos", "vision_transformer_sam", "vitamin",
+    "volo", "xcit",
 )  # fmt: skip
 """timm modules that hold plain (not hierarchical) vision transformers."""
 
@@ -45,7 +46,13 @@ def _measured(name: str) -> ModelSpec | str:
     try:
         return spec_of(name)
     except UnsupportedModelError as error:
-        return str(error).removeprefix(f"{name}: ").removeprefix(f"{name} is ").partition(",")[0]
+        return _reason(str(error), name)
+
+
+def _reason(message: str, name: str) -> str:
+    """What a table says: the kind of model or block, and what keeps it from being reduced."""
+    kind, _, why = message.removeprefix(f"{name}: ").removeprefix(f"{name} is ").partition(", which Token Fusion ")
+    return f"{kind}: {why.partition(': ')[2].partition('. Supported')[0]}" if why else kind
 
 
 def _catalogue(specs: Sequence[ModelSpec]) -> str:

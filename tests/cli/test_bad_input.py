@@ -45,7 +45,7 @@ def checkpoint(folder: Path, name: str, model: str, **kwargs: int) -> Path:
         (("test_vit", "--engine", "--target", "onnxruntime", *RANDOM), 2, ["--target portable"]),
         (("resnet50", *RANDOM), 3, ["ResNet", "docs/models.md"]),
         (("swin_tiny_patch4_window7_224", *RANDOM), 3, ["SwinTransformer", "docs/models.md"]),
-        (("vit_base_patch16_rpn_224", *RANDOM), 3, ["ResPostBlock", "docs/models.md"]),
+        (("xcit_nano_12_p16_224", *RANDOM), 3, ["Xcit", "convolves", "docs/models.md"]),
         (("test_vit", "--nonsense"), 2, ["--nonsense"]),
         ((), 2, ["MODEL"]),
     ],

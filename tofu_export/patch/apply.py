@@ -6,83 +6,24 @@ upstream's sub-modules stay. Each block holds its own frozen `LayerPlan`; nothin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tofu_export.errors import UnsupportedModelError
-from tofu_export.patch.blocks import BlockAdapter, adapter_for
-from tofu_export.patch.fuse import fuse
-from tofu_export.patch.keys import CapturedAttention, metric_of
+from tofu_export.patch.blocks import adapter_for
+from tofu_export.patch.fused import SETTING, BlockSetting, FusedBlock, FusedModel
+from tofu_export.patch.places import all_positions
 from tofu_export.patch.state import TokenState
-from tofu_export.patch.support import check_supported
-from tofu_export.plan import LayerPlan, Plan
+from tofu_export.patch.support import block_prefix, check_supported
+from tofu_export.plan import Plan
 
 __all__ = ["applied_plan", "apply", "remove"]
 
-_SETTING = "_tofu_setting"
 _SUBCLASSES: dict[tuple[type, type], type[nn.Module]] = {}
-
-
-class _BlockSetting:
-    """What one patched block knows. Immutable after construction."""
-
-    def __init__(self, adapter: BlockAdapter, layer: LayerPlan, plan: Plan, fused_attn: bool) -> None:
-        self.adapter = adapter
-        self.layer = layer
-        self.plan = plan
-        self.fused_attn = fused_attn
-        self.is_last = layer.layer == len(plan.layers) - 1
-
-
-class _FusedBlock:
-    """Mixin in front of an upstream block class."""
-
-    def forward(self, x: Tensor | TokenState, attn_mask: Tensor | None = None, is_causal: bool = False) -> Any:
-        """Attention half, reduction, MLP half: [B, N, C] -> [B, N - removed, C], wrapped except in the last block."""
-        setting: _BlockSetting = getattr(self, _SETTING)
-        layer, plan = setting.layer, setting.plan
-        if attn_mask is not None or is_causal:
-            raise UnsupportedModelError("a reduced model takes no attention mask: call it with the image only")
-        tokens, sizes = x if isinstance(x, TokenState) else (x, None)
-        if tokens.shape[1] != layer.tokens_in:
-            raise ValueError(
-                f"block {layer.layer} got {tokens.shape[1]} tokens, the plan says {layer.tokens_in}: "
-                "make a new plan for this image size"
-            )
-        bias = None if sizes is None else sizes.log().mT.unsqueeze(1).to(tokens.dtype)
-        if layer.removed:
-            with CapturedAttention() as capture:
-                tokens = setting.adapter.attend(self, tokens, attn_mask=bias)
-            tokens, sizes = fuse(
-                tokens,
-                metric_of(capture, layer.layer),
-                method=layer.method,
-                removed=layer.removed,
-                prefix=plan.prefix_tokens,
-                sizes=sizes,
-                track_sizes=plan.tracks_sizes,
-                layer=layer.layer,
-            )
-        else:
-            tokens = setting.adapter.attend(self, tokens, attn_mask=bias)
-        tokens = setting.adapter.feed(self, tokens)
-        return tokens if setting.is_last else TokenState(tokens, sizes)
-
-
-class _FusedModel:
-    """Mixin in front of an upstream model class: refuses what needs the full token grid."""
-
-    def forward_intermediates(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse: intermediate grids do not exist once tokens have left."""
-        raise UnsupportedModelError(
-            "a reduced model has no token grid between blocks: call tofu_export.patch.remove(model) before "
-            "forward_intermediates or get_intermediate_layers"
-        )
-
-    get_intermediate_layers = forward_intermediates
 
 
 def _with_mixin(mixin: type, module: nn.Module) -> type[nn.Module]:
@@ -103,59 +44,74 @@ def apply(model: nn.Module, plan: Plan, *, name: str = "the model") -> nn.Module
         UnsupportedModelError: the model, one of its blocks or its forward is not known.
         ValueError: the plan is for another depth or prefix.
     """
-    carried = applied_plan(model)
-    if carried == plan:
+    previous = applied_plan(model)
+    if previous == plan:
         return model
-    remove(model)
     with ExitStack() as undo:
-        if carried is not None:
-            undo.callback(_put, model, carried, name, check=False)
-        _put(model, plan, name)
+        if previous is not None:
+            undo.callback(_install, model, previous)
+        undo.callback(remove, model)
+        remove(model)
+        check_supported(model, name)
+        architecture: Any = model
+        if len(architecture.blocks) != len(plan.layers) or block_prefix(model) != plan.prefix_tokens:
+            raise ValueError(
+                f"the plan is for {len(plan.layers)} blocks and {plan.prefix_tokens} prefix tokens, {name} has "
+                f"{len(architecture.blocks)} and {block_prefix(model)}"
+            )
+        for index, block in enumerate(architecture.blocks):
+            _check_block(block, name, index, architecture.embed_dim)
+        _install(model, plan)
         undo.pop_all()
     return model
 
 
-def _put(model: nn.Module, plan: Plan, name: str, *, check: bool = True) -> None:
-    """Patch an untouched model, after checking that its blocks compute what the adapters expect."""
-    check_supported(model, name)
+def _install(model: nn.Module, plan: Plan) -> None:
+    """Switch the classes of a checked model that carries no plan."""
     architecture: Any = model
-    if len(architecture.blocks) != len(plan.layers) or architecture.num_prefix_tokens != plan.prefix_tokens:
-        raise ValueError(
-            f"the plan is for {len(plan.layers)} blocks and {plan.prefix_tokens} prefix tokens, {name} has "
-            f"{len(architecture.blocks)} and {architecture.num_prefix_tokens}"
-        )
-    with ExitStack() as undo:
-        undo.callback(remove, model)
-        for block, layer in zip(architecture.blocks, plan.layers, strict=True):
-            adapter = adapter_for(block)
-            assert adapter is not None  # check_supported
-            if check:
-                _check_adapter(block, adapter, name, layer.layer)
-            setattr(block, _SETTING, _BlockSetting(adapter, layer, plan, block.attn.fused_attn))
-            block.attn.fused_attn = bool(layer.removed) or block.attn.fused_attn  # only this call shows the keys
-            block.__class__ = _with_mixin(_FusedBlock, block)
-        model.__class__ = _with_mixin(_FusedModel, model)
-        undo.pop_all()
+    for block, layer in zip(architecture.blocks, plan.layers, strict=True):
+        adapter = adapter_for(block)
+        assert adapter is not None  # check_supported
+        fused_attn = _fused_attn(block)
+        setattr(block, SETTING, BlockSetting(adapter, layer, plan, fused_attn))
+        if plan.removes:  # else nothing is read off the attention: it stays as its owner chose, to the last bit
+            _set_fused_attn(block, dict.fromkeys(fused_attn, True))
+        block.__class__ = _with_mixin(FusedBlock, block)
+    model.__class__ = _with_mixin(FusedModel, model)
 
 
 def remove(model: nn.Module) -> nn.Module:
     """Bring `model` back to its untouched form, and return it. Does nothing to a model that is not patched."""
     for block in getattr(model, "blocks", ()):
-        setting = block.__dict__.pop(_SETTING, None)
+        setting = block.__dict__.pop(SETTING, None)
         if setting is not None:
-            block.attn.fused_attn = setting.fused_attn
-        _drop_mixin(block, _FusedBlock)
-    _drop_mixin(model, _FusedModel)
+            _set_fused_attn(block, setting.fused_attn)
+        _drop_mixin(block, FusedBlock)
+    _drop_mixin(model, FusedModel)
     return model
 
 
 def applied_plan(model: nn.Module) -> Plan | None:
     """The plan that `model` carries, None if it is not patched."""
-    if not isinstance(model, _FusedModel):
+    if not isinstance(model, FusedModel):
         return None
     blocks: Any = model.blocks
-    setting: _BlockSetting = getattr(blocks[0], _SETTING)
+    setting: BlockSetting = getattr(blocks[0], SETTING)
     return setting.plan
+
+
+def _fused_attn(block: nn.Module) -> dict[str, bool]:
+    """Whether each attention in a block is fused, by its name in the block."""
+    return {
+        path: part.fused_attn
+        for path, part in block.named_modules()
+        if isinstance(getattr(part, "fused_attn", None), bool)
+    }
+
+
+def _set_fused_attn(block: Any, fused: Mapping[str, bool]) -> None:
+    for path, value in fused.items():
+        block.get_submodule(path).fused_attn = value
 
 
 def _drop_mixin(module: nn.Module, mixin: type) -> None:
@@ -164,22 +120,29 @@ def _drop_mixin(module: nn.Module, mixin: type) -> None:
 
 
 @torch.no_grad()
-def _check_adapter(block: Any, adapter: BlockAdapter, name: str, index: int) -> None:
+def _check_block(block: Any, name: str, index: int, width: int) -> None:
     """Run the two halves in a row and the block's own forward: they must agree bit for bit.
 
-    A timm release that changes a block is so refused instead of giving wrong numbers.
+    A timm release that changes a block is so refused instead of giving wrong numbers. Both see the first three tokens
+    of the grid, as far as a relative position bias goes.
     """
+    adapter = adapter_for(block)
+    assert adapter is not None  # check_supported
     weight = next(block.parameters())
     modes = [(module, module.training) for module in block.modules()]
+    fused_attn = _fused_attn(block)
     block.eval()
+    _set_fused_attn(block, dict.fromkeys(fused_attn, True))
     try:
         generator = torch.Generator().manual_seed(index)
-        x = torch.randn(1, 3, block.norm1.weight.shape[0], generator=generator).to(weight.dtype).to(weight.device)
-        expected = block(x)
-        got = adapter.feed(block, adapter.attend(block, x))
+        x = torch.randn(1, 3, width, generator=generator).to(weight.dtype).to(weight.device)
+        with adapter.capture(TokenState(x, positions=all_positions(x))):
+            expected = block(x)
+            got = adapter.feed(block, adapter.attend(block, x))
     finally:
         for module, training in modes:
             module.training = training
+        _set_fused_attn(block, fused_attn)
     if weight.device.type != "meta" and not torch.equal(expected, got):
         raise UnsupportedModelError(
             f"{name}: block {index} ({type(block).__name__}) does not compute what its adapter expects. "

@@ -1,50 +1,33 @@
-"""How each supported block kind is cut in two halves, so that tokens can leave in between.
-
-An adapter calls upstream's sub-modules in upstream's order; it re-types the two residual lines and nothing below
-them. `apply` runs each adapter against the block's own forward before it trusts it.
-"""
+"""The table of supported block kinds. Explicit, no registration by import."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from torch import nn
 
-from timm.models.vision_transformer import Block
-from torch import Tensor, nn
+from tofu_export.patch.adapters.adapter import BlockAdapter
+from tofu_export.patch.adapters.beit import BEIT
+from tofu_export.patch.adapters.cait import CAIT
+from tofu_export.patch.adapters.eva import EVA, EVA_POSTNORM
+from tofu_export.patch.adapters.parallel import PARALLEL
+from tofu_export.patch.adapters.postnorm import POSTNORM
+from tofu_export.patch.adapters.prenorm import PRENORM
+from tofu_export.patch.adapters.relpos import RELPOS, RELPOS_POSTNORM
+from tofu_export.patch.adapters.scaling import DIFF_SCALING, SCALING
 
 __all__ = ["ADAPTERS", "BlockAdapter", "adapter_for"]
 
-
-@dataclass(frozen=True)
-class BlockAdapter:
-    """The two halves of a block kind, each `[B, N, C] -> [B, N, C]` with its residual.
-
-    Attributes:
-        kind: the upstream class, matched exactly: a subclass may have another forward.
-        attend: the attention half; keyword arguments go to the attention.
-        feed: the MLP half.
-        feed_modules: names of the sub-modules that only the MLP half uses, for cost accounting.
-    """
-
-    kind: type[nn.Module]
-    attend: Callable[..., Tensor]
-    feed: Callable[[Any, Tensor], Tensor]
-    feed_modules: tuple[str, ...]
-
-
-def _attend_prenorm(block: Any, x: Tensor, **kwargs: Tensor | None) -> Tensor:
-    attended: Tensor = x + block.drop_path1(block.ls1(block.attn(block.norm1(x), **kwargs)))
-    return attended
-
-
-def _feed_prenorm(block: Any, x: Tensor) -> Tensor:
-    fed: Tensor = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
-    return fed
-
-
 ADAPTERS: tuple[BlockAdapter, ...] = (
-    BlockAdapter(Block, _attend_prenorm, _feed_prenorm, ("norm2", "mlp", "ls2", "drop_path2")),
+    PRENORM,
+    POSTNORM,
+    PARALLEL,
+    SCALING,
+    DIFF_SCALING,
+    EVA,
+    EVA_POSTNORM,
+    BEIT,
+    RELPOS,
+    RELPOS_POSTNORM,
+    CAIT,
 )
 
 

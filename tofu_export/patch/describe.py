@@ -14,10 +14,12 @@ from torch.overrides import TorchFunctionMode
 
 from tofu_export.errors import UnsupportedModelError
 from tofu_export.patch.blocks import adapter_for
-from tofu_export.patch.support import check_supported
+from tofu_export.patch.support import block_prefix, check_supported
 from tofu_export.plan import BlockCost, ModelSpec
 
 __all__ = ["describe"]
+
+_PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 
 
 def describe(model: nn.Module, name: str, image_size: tuple[int, int] | None = None) -> ModelSpec:
@@ -36,18 +38,17 @@ def describe(model: nn.Module, name: str, image_size: tuple[int, int] | None = N
     """
     check_supported(model, name)
     architecture: Any = model
-    channels = _input_channels(architecture)
-    size = image_size or tuple(architecture.patch_embed.img_size)
+    prefix = block_prefix(model)
+    size = image_size or _image_size(architecture, name)
     counter = _Counter()
     with torch.no_grad(), _counting(model, counter):
-        architecture(torch.empty(1, channels, *size, device="meta"))
+        architecture(torch.empty(1, _input_channels(architecture), *size, device="meta"))
 
     tokens = counter.block_tokens
     blocks = []
     for index, block in enumerate(architecture.blocks):
         adapter = adapter_for(block)
-        if adapter is None:
-            raise UnsupportedModelError(f"{name}: block {index} is a {type(block).__name__}")
+        assert adapter is not None  # check_supported
         feed = attend = 0
         for path, macs in counter.macs.items():
             if path.startswith(f"blocks.{index}."):
@@ -56,17 +57,18 @@ def describe(model: nn.Module, name: str, image_size: tuple[int, int] | None = N
                 else:
                     attend += macs
         blocks.append(BlockCost(attend // tokens, counter.pairs[f"blocks.{index}"] // tokens**2, feed // tokens))
-    patches = tokens - architecture.num_prefix_tokens
+    patches = tokens - prefix
+    joined = tokens + int(architecture.num_prefix_tokens) - prefix  # with a class token that joins after the blocks
     tail = {path: macs for path, macs in counter.macs.items() if path in counter.after_blocks}
-    per_token = {path for path in tail if counter.rows[path] in (tokens, patches)}
+    per_token = {path for path in tail if counter.rows[path] in (tokens, patches, joined)}
     stem = sum(macs for path, macs in counter.macs.items() if path not in tail and not path.startswith("blocks."))
     return ModelSpec(
         name=name,
         image_size=(int(size[0]), int(size[1])),
-        in_chans=channels,
+        in_chans=_input_channels(architecture),
         num_classes=int(architecture.num_classes),
         tokens=tokens,
-        prefix_tokens=int(architecture.num_prefix_tokens),
+        prefix_tokens=prefix,
         embed_dim=int(architecture.embed_dim),
         params=sum(parameter.numel() for parameter in model.parameters()),
         stem_macs=stem,
@@ -77,11 +79,22 @@ def describe(model: nn.Module, name: str, image_size: tuple[int, int] | None = N
 
 
 def _input_channels(architecture: Any) -> int:
-    return next(int(module.in_channels) for module in architecture.modules() if isinstance(module, nn.Conv2d))
+    convolutions = (module.in_channels for module in architecture.modules() if isinstance(module, nn.Conv2d))
+    return int(next(convolutions, getattr(architecture, "in_chans", 3)))
+
+
+def _image_size(architecture: Any, name: str) -> tuple[int, int]:
+    """The size that a model is made for; that of its weights where it takes any."""
+    made_for = getattr(getattr(architecture, "patch_embed", None), "img_size", None)
+    if made_for is None:
+        made_for = (getattr(architecture, "pretrained_cfg", None) or {}).get("input_size", (None,))[1:]
+    if not made_for:
+        raise UnsupportedModelError(f"{name} is made for images of any size: choose one with image_size")
+    return int(made_for[0]), int(made_for[1])
 
 
 class _Counter(TorchFunctionMode):
-    """Multiply-accumulates per leaf module, and per block for the attention's own products."""
+    """Multiply-accumulates per leaf module, and per block for the products between pairs of tokens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,15 +104,21 @@ class _Counter(TorchFunctionMode):
         self.after_blocks: set[str] = set()
         self.block_tokens = 0
         self.where = "stem"
+        self.in_leaf = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Count the products of the fused attention: queries x keys x channels, twice."""
+        """Count what no leaf module does: the products of the attention, and linear layers called by their weight."""
         if func is scaled_dot_product_attention:
             query, key, value = args[:3]
             self.pairs[self.where] += query[..., 0].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if func in _PRODUCTS and result.dim() == 4:
+            self.pairs[self.where] += result.numel() * args[0].shape[-1]
+        elif func is nn.functional.linear and not self.in_leaf:
+            self.count(f"{self.where}.attn", result.numel() * args[0].shape[-1], result)
+        return result
 
     def leaf(self, path: str, module: nn.Module, output: Tensor) -> None:
         """Count one call of a leaf module."""
@@ -112,6 +131,15 @@ class _Counter(TorchFunctionMode):
         elif isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm | nn.BatchNorm2d):
             macs = output.numel() * (4 if weight is None else 5)
         else:
+            return
+        self.count(path, macs, output)
+
+    def count(self, path: str, macs: int, output: Tensor) -> None:
+        """Note multiply-accumulates: of tokens, or of pairs of them where the output has a place for each pair."""
+        if not {"rel_pos", "shared_rel_pos"}.isdisjoint(path.split(".")):
+            return  # made from weights alone, the same for every image
+        if self.where.startswith("blocks.") and output.shape[1:-1] == (self.block_tokens,) * 2:
+            self.pairs[self.where] += macs
             return
         self.macs[path] += macs
         self.rows[path] = output.shape[1] if output.dim() == 3 else 1
@@ -137,7 +165,14 @@ def _counting(model: nn.Module, counter: _Counter) -> Iterator[None]:
         counter.where = "tail"
 
     def count(path: str) -> Callable[..., None]:
-        return lambda module, _args, output: counter.leaf(path, module, output)
+        def hook(module: nn.Module, _args: Any, output: Tensor) -> None:
+            counter.in_leaf = False
+            counter.leaf(path, module, output)
+
+        return hook
+
+    def enter_leaf(_module: nn.Module, _args: Any) -> None:
+        counter.in_leaf = True
 
     try:
         for index, block in enumerate(architecture.blocks):
@@ -145,6 +180,7 @@ def _counting(model: nn.Module, counter: _Counter) -> Iterator[None]:
         handles.append(architecture.blocks[-1].register_forward_hook(leave_blocks))
         for path, module in model.named_modules():
             if not any(True for _ in module.children()):
+                handles.append(module.register_forward_pre_hook(enter_leaf))
                 handles.append(module.register_forward_hook(count(path)))
             if getattr(module, "fused_attn", True) is False:
                 switched.append(module)

@@ -14,9 +14,11 @@ from tofu_export.options import Method
 from tofu_export.patch.matching import Partition, gather_rows, match, similarity
 from tofu_export.patch.merging import merge, merge_sizes
 from tofu_export.patch.observe import current_observer
+from tofu_export.patch.places import all_positions
+from tofu_export.patch.state import TokenState
 from tofu_export.plan import removable
 
-__all__ = ["fuse"]
+__all__ = ["fuse", "reduce_state"]
 
 
 def fuse(
@@ -51,6 +53,44 @@ def fuse(
 
     Source: arXiv 2312.01026, section 3 and algorithm 1.
     """
+    state = TokenState(x, sizes)
+    tokens, new_sizes, _ = reduce_state(
+        state, metric, method=method, removed=removed, prefix=prefix, track_sizes=track_sizes, layer=layer
+    )
+    return tokens, new_sizes
+
+
+def reduce_state(
+    state: TokenState,
+    metric: Tensor,
+    *,
+    method: Method,
+    removed: int,
+    prefix: int,
+    track_sizes: bool = False,
+    track_positions: bool = False,
+    layer: int = 0,
+) -> TokenState:
+    """Remove tokens together with what travels with them: `fuse`, with positions.
+
+    Args:
+        state: tokens [B, N, C] and their companions; sizes of None are 1 each, positions of None those of a sequence
+            that no token has left.
+        metric: as in `fuse`, and so are the other arguments.
+        method: what happens to the matched sources.
+        removed: tokens to remove.
+        prefix: protected tokens at the front.
+        track_sizes: keep sizes.
+        track_positions: keep positions; a merged token has its destination's.
+        layer: index of the block.
+
+    Returns:
+        What is left, in the order of `fuse`; companions that are not tracked are None.
+
+    Raises:
+        ValueError: as in `fuse`.
+    """
+    x, sizes, positions = state
     if not 0 <= removed <= removable(x.shape[1], prefix):
         raise ValueError(
             f"layer {layer}: cannot remove {removed} of {x.shape[1]} tokens ({prefix} protected), "
@@ -58,49 +98,48 @@ def fuse(
         )
     if method is Method.TOME and not track_sizes:
         raise ValueError(f"layer {layer}: tome weighs tokens by their size, which needs track_sizes=True")
+    sizes = (_ones(x) if sizes is None else sizes) if track_sizes else None
     if removed == 0 or method is Method.NONE:
-        return x, (_ones(x) if sizes is None else sizes) if track_sizes else None
+        return TokenState(x, sizes, positions if track_positions else None)
+    positions = (all_positions(x) if positions is None else positions) if track_positions else None
     if torch.onnx.is_in_onnx_export():
-        return _fuse_symbolically(
-            x, metric, sizes, method=method, removed=removed, prefix=prefix, track_sizes=track_sizes, layer=layer
-        )
+        state = TokenState(x, sizes, positions)
+        return _reduce_symbolically(state, metric, method=method, removed=removed, prefix=prefix, layer=layer)
     scores = similarity(metric, prefix)
     matching = match(scores, removed)
     observer = current_observer()
     if observer is not None:
         matching = observer.decide(layer, scores, matching)
     parts = Partition.of(prefix)
-    if sizes is None:
-        sizes = _ones(x)
-    sources, destinations = (x[:, part] for part in parts)
-    source_sizes, destination_sizes = (sizes[:, part] for part in parts)
+
+    def joined(rows: Tensor, destinations: Tensor) -> Tensor:
+        return torch.cat([rows[:, :prefix], gather_rows(rows[:, parts.sources], matching.kept), destinations], dim=1)
+
+    destinations = x[:, parts.destinations]
+    old_sizes = _ones(x) if sizes is None else sizes
+    destination_sizes = old_sizes[:, parts.destinations]
     if method.merges:
-        leaving, leaving_sizes = (gather_rows(rows, matching.matched) for rows in (sources, source_sizes))
+        leaving, leaving_sizes = (gather_rows(rows[:, parts.sources], matching.matched) for rows in (x, old_sizes))
         destinations = merge(destinations, leaving, matching.target, method, (destination_sizes, leaving_sizes))
         destination_sizes = merge_sizes(destination_sizes, leaving_sizes, matching.target)
-    tokens = torch.cat([x[:, :prefix], gather_rows(sources, matching.kept), destinations], dim=1)
-    if not track_sizes:
-        return tokens, None
-    return tokens, torch.cat([sizes[:, :prefix], gather_rows(source_sizes, matching.kept), destination_sizes], dim=1)
+    return TokenState(
+        joined(x, destinations),
+        None if sizes is None else joined(sizes, destination_sizes),
+        None if positions is None else joined(positions, positions[:, parts.destinations]),
+    )
 
 
 def _ones(x: Tensor) -> Tensor:
     return torch.ones(*x.shape[:2], 1, dtype=torch.float32, device=x.device)
 
 
-def _fuse_symbolically(
-    x: Tensor,
-    metric: Tensor,
-    sizes: Tensor | None,
-    *,
-    method: Method,
-    removed: int,
-    prefix: int,
-    track_sizes: bool,
-    layer: int,
-) -> tuple[Tensor, Tensor | None]:
-    """Leave one `tofu::Fuse(x, metric)` node, or `tofu::FuseSized(x, metric, sizes)`, in the traced graph."""
+def _reduce_symbolically(
+    state: TokenState, metric: Tensor, *, method: Method, removed: int, prefix: int, layer: int
+) -> TokenState:
+    """Leave one `tofu::Fuse(x, metric[, sizes][, positions])` node, named by its companions, in the traced graph."""
+    x, sizes, positions = state
     batch, tokens, channels = x.shape
+    companions = [companion for companion in (sizes, positions) if companion is not None]
     attributes: dict[str, Any] = {
         "r": removed,
         "method": method.name.lower(),
@@ -108,18 +147,14 @@ def _fuse_symbolically(
         "tokens": tokens,
         "layer": layer,
     }
-    shape = (batch, tokens - removed, channels)
-    if not track_sizes:
-        fused = torch.onnx.ops.symbolic("tofu::Fuse", (x, metric), attributes, dtype=x.dtype, shape=shape, version=1)
-        return fused, None
-    if sizes is None:
-        sizes = _ones(x)
-    fused, new_sizes = torch.onnx.ops.symbolic_multi_out(
-        "tofu::FuseSized",
-        (x, metric, sizes),
+    name = "tofu::Fuse" + ("" if sizes is None else "Sized") + ("" if positions is None else "Placed")
+    outputs = torch.onnx.ops.symbolic_multi_out(
+        name,
+        (x, metric, *companions),
         attributes,
-        dtypes=(x.dtype, torch.float32),
-        shapes=(shape, (batch, tokens - removed, 1)),
+        dtypes=(x.dtype, *(companion.dtype for companion in companions)),
+        shapes=((batch, tokens - removed, channels), *((batch, tokens - removed, 1) for _ in companions)),
         version=1,
     )
-    return fused, new_sizes
+    fused, *reduced = outputs
+    return TokenState(fused, None if sizes is None else reduced[0], None if positions is None else reduced[-1])

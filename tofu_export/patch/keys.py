@@ -1,4 +1,4 @@
-"""The attention keys of a block, read off its own call to scaled dot-product attention.
+"""A block's own call to scaled dot-product attention: its keys are read off, its mask follows the tokens.
 
 Upstream's attention runs untouched: whatever it does to the keys first (bias, qk-norm, rotary positions) is in them,
 and the traced graph gains no node for the capture itself.
@@ -6,46 +6,106 @@ and the traced graph gains no node for the capture itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from timm.layers.attention import Attention, AttentionRope
+from timm.layers.diff_attention import DiffAttention
+from timm.models.beit import Attention as BeitAttention
+from timm.models.cait import TalkingHeadAttn
+from timm.models.eva import EvaAttention
+from timm.models.vision_transformer import DiffParallelScalingBlock, ParallelScalingBlock
+from timm.models.vision_transformer_relpos import RelPosAttention
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from tofu_export.errors import UnsupportedModelError
+from tofu_export.patch.places import place_bias
+from tofu_export.patch.state import TokenState
 
-__all__ = ["CapturedAttention", "metric_of"]
+__all__ = ["ATTENTION_CALLS", "CapturedAttention"]
+
+ATTENTION_CALLS: dict[type[nn.Module], int] = {
+    Attention: 1,
+    AttentionRope: 1,
+    BeitAttention: 1,
+    DiffAttention: 2,
+    DiffParallelScalingBlock: 2,
+    EvaAttention: 1,
+    ParallelScalingBlock: 1,
+    RelPosAttention: 1,
+    TalkingHeadAttn: 0,
+}
+"""Modules known to attend, and how often one forward calls the fused attention. Matched exactly."""
 
 
 class CapturedAttention(TorchFunctionMode):
-    """While active, keeps the keys [B, H, N, D] given to `scaled_dot_product_attention`."""
+    """While active, keeps the keys given to `scaled_dot_product_attention`, and reduces its mask as the tokens were.
 
-    def __init__(self) -> None:
+    Args:
+        state: sizes, whose logarithm is added to the scores, and positions, by which rows and columns of a relative
+            position bias are picked.
+
+    Attributes:
+        keys: [B, H, N, D] of every call, in order.
+        relative: True once a call had a mask of its own, which is a relative position bias.
+    """
+
+    def __init__(self, state: TokenState) -> None:
         super().__init__()
+        self.state = state
         self.keys: list[Tensor] = []
+        self.relative = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run `func` unchanged; note its keys if it is the attention."""
+        """Run `func` unchanged, but for the mask of the attention."""
         kwargs = kwargs or {}
-        if func is scaled_dot_product_attention:
-            self.keys.append(kwargs["key"] if "key" in kwargs else args[1])
-        return func(*args, **kwargs)
+        if func is not scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        self.keys.append(kwargs["key"] if "key" in kwargs else args[1])
+        mask = args[3] if len(args) > 3 else kwargs.pop("attn_mask", None)
+        mask = self.scores_bias(mask, self.keys[-1].dtype)
+        return func(*args[:3], mask, *args[4:], **kwargs) if len(args) > 3 else func(*args, attn_mask=mask, **kwargs)
+
+    def scores_bias(self, relative: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """What is added to the scores: the tokens' part of a relative position bias, and the log of their sizes."""
+        bias = relative
+        if bias is not None:
+            self.relative = True
+            bias = place_bias(bias, self.state.positions)
+        if self.state.sizes is not None:
+            logarithms = self.state.sizes.log().mT.unsqueeze(1).to(dtype)
+            bias = logarithms if bias is None else bias + logarithms
+        return bias
+
+    def check(self, attentions: Sequence[nn.Module], layer: int) -> None:
+        """Pass if everything that the attentions of a block did went through here.
+
+        Raises:
+            UnsupportedModelError: the block did not call the fused attention as often as its kind does.
+        """
+        expected = sum(_calls(attention) for attention in attentions)
+        if len(self.keys) != expected:
+            raise UnsupportedModelError(
+                f"block {layer} called scaled_dot_product_attention {len(self.keys)} times, expected {expected}: "
+                "its keys cannot be told. Set fused_attn=True on its attention, or report this architecture"
+            )
+
+    def metric(self, attentions: Sequence[nn.Module]) -> Tensor:
+        """The matching metric of a block: its keys averaged over heads, [B, N, D].
+
+        The keys of parallel attentions, and of the two halves of a differential one, count as further heads.
+
+        Source: arXiv 2312.01026, section 3.1 (keys), as in ToMe (arXiv 2210.09461, section 3).
+        """
+        keys = self.keys[0] if len(self.keys) == 1 else torch.cat(self.keys, dim=1)
+        return keys.mean(dim=1)
 
 
-def metric_of(capture: CapturedAttention, layer: int) -> Tensor:
-    """The matching metric of a block: its keys averaged over heads, [B, N, D].
-
-    Raises:
-        UnsupportedModelError: the block did not call the fused attention exactly once.
-
-    Source: arXiv 2312.01026, section 3.1 (keys), as in ToMe (arXiv 2210.09461, section 3).
-    """
-    if len(capture.keys) != 1:
-        raise UnsupportedModelError(
-            f"block {layer} called scaled_dot_product_attention {len(capture.keys)} times, expected once: "
-            "its keys cannot be told. Set fused_attn=True on its attention, or report this architecture"
-        )
-    return capture.keys[0].mean(dim=1)
+def _calls(attention: nn.Module) -> int:
+    """By the class, or by upstream's where a block that is its own attention is patched."""
+    return next(ATTENTION_CALLS[kind] for kind in type(attention).__mro__ if kind in ATTENTION_CALLS)

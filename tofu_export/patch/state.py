@@ -19,7 +19,11 @@ class TokenState(NamedTuple):
     Attributes:
         tokens: [B, N, C].
         sizes: [B, N, 1] float32 patches behind each token, None while sizes are not tracked or all are 1.
+        positions: [B, N, 1] int64, each token's own index in the sequence that entered the first block, prefix
+            included; a merged token has its destination's. None while no token has left, or if nothing in the model
+            depends on positions between blocks.
     """
 
     tokens: Tensor
     sizes: Tensor | None = None
+    positions: Tensor | None = None

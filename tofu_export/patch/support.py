@@ -4,18 +4,57 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.layers.attention import Attention
+from timm.models.beit import Beit
+from timm.models.cait import Cait
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva
+from timm.models.naflexvit import NaFlexVit
 from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import nn
 
 from tofu_export.errors import UnsupportedModelError
 from tofu_export.patch.blocks import ADAPTERS, adapter_for
+from tofu_export.patch.keys import ATTENTION_CALLS
 
-__all__ = ["MODELS", "check_supported"]
+__all__ = ["MODELS", "REFUSED", "block_prefix", "check_supported"]
 
-MODELS: tuple[type[nn.Module], ...] = (VisionTransformer, VisionTransformerDistilled)
+MODELS: tuple[type[nn.Module], ...] = (
+    VisionTransformer,
+    VisionTransformerDistilled,
+    Eva,
+    Beit,
+    VisionTransformerRelPos,
+    Cait,
+    NaFlexVit,
+)
 """Supported model classes, matched exactly: a subclass may have another forward."""
+
+_GRID = "its encoder ends by laying all tokens out as the grid again"
+
+REFUSED: dict[str, str] = {
+    "ConVit": "its first blocks weigh attention by a position gate for all pairs of tokens, which does not follow them",
+    "DeepseekVitClassifier": _GRID,
+    "DeepseekVitEncoder": _GRID,
+    "Gemma4VitClassifier": _GRID,
+    "Gemma4VitEncoder": _GRID,
+    "Qwen3VitClassifier": _GRID,
+    "Qwen3VitEncoder": _GRID,
+    "TNT": "a sequence of pixels runs beside each token, block by block",
+    "VOLO": "its outlook attention works on windows of the token grid, at two resolutions",
+    "VisionTransformerSAM": "its attention works on windows of the token grid, and its neck convolves over that grid",
+    "Xcit": "each block convolves over the token grid, and attends between channels rather than tokens",
+}
+"""Vision transformers that are refused, by class name, with the reason."""
+
+
+def block_prefix(model: nn.Module) -> int:
+    """Class, distillation and register tokens at the front of the sequence that enters the blocks of a model.
+
+    CaiT says that it has one, but its class token joins after the blocks.
+    """
+    architecture: Any = model
+    return 0 if isinstance(model, Cait) else int(architecture.num_prefix_tokens)
 
 
 def check_supported(model: nn.Module, name: str) -> None:
@@ -25,14 +64,16 @@ def check_supported(model: nn.Module, name: str) -> None:
         UnsupportedModelError: names the first thing that is not supported.
     """
     architecture: Any = model
+    kind = type(model).__name__
     if type(model) not in MODELS:
+        reason = REFUSED.get(kind, "its tokens do not pass through plain transformer blocks")
         raise UnsupportedModelError(
-            f"{name} is a {type(model).__name__}, which Token Fusion is not implemented for: its tokens do not pass "
-            "through plain transformer blocks. Supported are timm's "
-            f"{' and '.join(kind.__name__ for kind in MODELS)}; see docs/models.md"
+            f"{name} is a {kind}, which Token Fusion is not implemented for: {reason}. Supported are timm's "
+            f"{', '.join(model_kind.__name__ for model_kind in MODELS)}; see docs/models.md"
         )
     for index, block in enumerate(architecture.blocks):
-        if adapter_for(block) is None:
+        adapter = adapter_for(block)
+        if adapter is None:
             raise UnsupportedModelError(
                 f"{name}: block {index} is a {type(block).__name__}, supported block kinds are "
                 f"{', '.join(adapter.kind.__name__ for adapter in ADAPTERS)}; see docs/models.md"
@@ -42,11 +83,17 @@ def check_supported(model: nn.Module, name: str) -> None:
                 f"{name}: block {index} has a forward of its own, set on the instance, which would hide the reduction: "
                 "delete that attribute first"
             )
-        if type(block.attn) is not Attention:
-            raise UnsupportedModelError(
-                f"{name}: block {index} uses {type(block.attn).__name__}, supported is timm's Attention; "
-                "see docs/models.md"
-            )
+        for attention in adapter.attentions(block):
+            if type(attention) not in ATTENTION_CALLS:
+                raise UnsupportedModelError(
+                    f"{name}: block {index} uses {type(attention).__name__}, supported are timm's "
+                    f"{', '.join(sorted({known.__name__ for known in ATTENTION_CALLS}))}; see docs/models.md"
+                )
+    if not architecture.global_pool:
+        raise UnsupportedModelError(
+            f"{name} has no pooling: its output is the grid of tokens, which a reduction takes apart. "
+            "Give it one, for example timm.create_model(..., global_pool='avg')"
+        )
     if getattr(architecture, "grad_checkpointing", False):
         raise UnsupportedModelError(
             f"{name} has gradient checkpointing on, which cannot pass token sizes along: "

@@ -1,0 +1,89 @@
+"""What a patched block and a patched model do in place of upstream's: mixins in front of upstream's classes."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+from tofu_export.errors import UnsupportedModelError
+from tofu_export.patch.blocks import BlockAdapter
+from tofu_export.patch.fuse import reduce_state
+from tofu_export.patch.places import place_rope
+from tofu_export.patch.state import TokenState
+from tofu_export.plan import LayerPlan, Plan
+
+__all__ = ["SETTING", "BlockSetting", "FusedBlock", "FusedModel"]
+
+SETTING = "_tofu_setting"
+"""Where a patched block keeps its `BlockSetting`."""
+
+
+class BlockSetting:
+    """What one patched block knows. Immutable after construction."""
+
+    def __init__(self, adapter: BlockAdapter, layer: LayerPlan, plan: Plan, fused_attn: dict[str, bool]) -> None:
+        self.adapter = adapter
+        self.layer = layer
+        self.plan = plan
+        self.fused_attn = fused_attn
+        self.is_last = layer.layer == len(plan.layers) - 1
+
+
+class FusedBlock:
+    """Mixin in front of an upstream block class."""
+
+    def forward(
+        self, x: Tensor | TokenState, attn_mask: Tensor | None = None, is_causal: bool = False, **kwargs: Any
+    ) -> Any:
+        """Attention half, reduction, MLP half: [B, N, C] -> [B, N - removed, C], wrapped except in the last block."""
+        setting: BlockSetting = getattr(self, SETTING)
+        adapter, layer, plan = setting.adapter, setting.layer, setting.plan
+        if attn_mask is not None or is_causal:
+            raise UnsupportedModelError("a reduced model takes no attention mask: call it with the image only")
+        state = x if isinstance(x, TokenState) else TokenState(x)
+        if state.tokens.shape[1] != layer.tokens_in:
+            raise ValueError(
+                f"block {layer.layer} got {state.tokens.shape[1]} tokens, the plan says {layer.tokens_in}: "
+                "make a new plan for this image size"
+            )
+        rope = kwargs.get("rope")
+        if rope is not None:
+            kwargs["rope"] = place_rope(rope, state.positions, plan.prefix_tokens)
+        attentions = adapter.attentions(self)
+        with adapter.capture(state) as capture:
+            tokens = adapter.attend(self, state.tokens, **kwargs)
+        if layer.removed or state.sizes is not None or state.positions is not None:
+            capture.check(attentions, layer.layer)
+        state = state._replace(tokens=tokens)
+        if layer.removed:
+            placed = rope is not None or capture.relative
+            if placed and state.positions is None and layer.tokens_in != plan.layers[0].tokens_in:
+                raise UnsupportedModelError(
+                    f"block {layer.layer} depends on positions, the blocks before it do not: report this architecture"
+                )
+            state = reduce_state(
+                state,
+                capture.metric(attentions),
+                method=layer.method,
+                removed=layer.removed,
+                prefix=plan.prefix_tokens,
+                track_sizes=plan.tracks_sizes,
+                track_positions=placed and not setting.is_last,
+                layer=layer.layer,
+            )
+        tokens = adapter.feed(self, state.tokens)
+        return tokens if setting.is_last else state._replace(tokens=tokens)
+
+
+class FusedModel:
+    """Mixin in front of an upstream model class: refuses what needs the full token grid."""
+
+    def forward_intermediates(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: intermediate grids do not exist once tokens have left."""
+        raise UnsupportedModelError(
+            "a reduced model has no token grid between blocks: call tofu_export.patch.remove(model) before "
+            "forward_intermediates or get_intermediate_layers"
+        )
+
+    get_intermediate_layers = forward_intermediates
