@@ -15,7 +15,9 @@ from typing import NoReturn
 import click
 from click_default_group import DefaultGroup
 
+from tofu_export.cli.doctor import doctor_command
 from tofu_export.cli.export import export_command
+from tofu_export.cli.models import models_command
 from tofu_export.cli.plan import plan_command
 from tofu_export.errors import ExitCode, TofuError
 
@@ -38,6 +40,8 @@ def cli() -> None:
     \b
     tofu-export vit_base --r 16 --mode mlerp      the main job (short for: tofu-export export vit_base ...)
     tofu-export plan vit_base --r 16              what would be removed where, and what that saves
+    tofu-export models dinov3                     which models can be reduced
+    tofu-export doctor                            what is installed, what is missing
     tofu-export demo_vit                          try it offline, on a small model that is included
 
     Exit codes: 0 good, 1 unexpected, 2 usage, 3 unsupported model or failed export, 4 failed verification,
@@ -47,6 +51,8 @@ def cli() -> None:
 
 cli.add_command(export_command)
 cli.add_command(plan_command)
+cli.add_command(models_command)
+cli.add_command(doctor_command)
 
 
 def main() -> NoReturn:

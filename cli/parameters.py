@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from tofu_export.errors import OptionError
-from tofu_export.options import Mode, Reduction, Schedule, parse_r
+from tofu_export.options import DEFAULT_R, Mode, Reduction, Schedule, parse_layers, parse_r
 
 __all__ = ["ImageSize", "make_reduction", "read_labels", "reduction_options"]
 
@@ -35,8 +35,16 @@ def reduction_options(command: Command) -> Command:
     """Add the options that say how many tokens leave, where and how."""
     for option in reversed(
         (
-            click.option("--r", "r", default="16", show_default=True, metavar="N|N,N,...",
-                         help="Tokens to remove per layer: one number, or one per layer."),
+            click.option("--r", "r", default=None, metavar="N|N,N,...",
+                         help=f"Tokens to remove per layer: one number, or one per layer.  [default: {DEFAULT_R}]"),
+            click.option("--keep-rate", type=float, default=None, metavar="SHARE",
+                         help="Instead of --r: share of its tokens that each layer keeps, for example 0.9."),
+            click.option("--gmacs", type=float, default=None, metavar="X",
+                         help="Instead of --r: the smallest reduction that needs at most X GMACs per image."),
+            click.option("--speedup", type=float, default=None, metavar="X",
+                         help="Instead of --r: the smallest reduction that needs X times fewer GMACs, such as 1.8."),
+            click.option("--exclude-layers", default="", metavar="LIST",
+                         help="Layers that remove nothing, counted from 0, such as 0,11."),
             click.option("--mode", type=click.Choice([mode.value for mode in Mode]), default=Mode.MLERP.value,
                          show_default=True, help="What merging layers do."),
             click.option("--prune-layers", type=click.IntRange(min=0), default=None, metavar="D",
@@ -58,16 +66,34 @@ def reduction_options(command: Command) -> Command:
 
 
 def make_reduction(
-    r: str, mode: str, prune_layers: int | None, pattern: str | None, schedule: str, prop_attn: bool | None
+    *,
+    r: str | None,
+    mode: str,
+    prune_layers: int | None,
+    pattern: str | None,
+    schedule: str,
+    prop_attn: bool | None,
+    keep_rate: float | None,
+    gmacs: float | None,
+    speedup: float | None,
+    exclude_layers: str,
 ) -> Reduction:
-    """The reduction that the options describe."""
+    """The reduction that the options describe.
+
+    Raises:
+        OptionError: a value cannot be used, or two of them contradict each other.
+    """
     return Reduction(
-        r=parse_r(r),
+        r=None if r is None else parse_r(r),
         mode=Mode(mode),
         prune_layers=prune_layers,
         pattern=pattern,
         schedule=Schedule(schedule),
         prop_attn=prop_attn,
+        keep_rate=keep_rate,
+        gmacs=gmacs,
+        speedup=speedup,
+        exclude_layers=parse_layers(exclude_layers),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -17,23 +18,14 @@ __all__ = ["plan_command"]
 @reduction_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def plan_command(
-    model: str,
-    r: str,
-    mode: str,
-    prune_layers: int | None,
-    pattern: str | None,
-    schedule: str,
-    prop_attn: bool | None,
-    image_size: tuple[int, int] | None,
-    num_classes: int | None,
-    as_json: bool,
+    model: str, image_size: tuple[int, int] | None, num_classes: int | None, as_json: bool, **reduction: Any
 ) -> None:
     """Show what a reduction of MODEL removes, layer by layer, and the GMACs that it saves. Needs no weights."""
-    reduction = make_reduction(r, mode, prune_layers, pattern, schedule, prop_attn)
+    chosen = make_reduction(**reduction)
     from tofu_export.report import plan_table
     from tofu_export.specs import plan_model
 
-    spec, plan = plan_model(model, reduction, image_size, num_classes)
+    spec, plan = plan_model(model, chosen, image_size, num_classes)
     if as_json:
         structure = {key: value for key, value in asdict(spec).items() if not key.endswith(("macs", "token", "fixed"))}
         structure.pop("blocks")

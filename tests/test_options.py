@@ -15,6 +15,7 @@ from tofu_export.options import (
     Precision,
     Reduction,
     Schedule,
+    parse_layers,
     parse_precisions,
     parse_r,
 )
@@ -27,7 +28,6 @@ from tofu_export.options import (
         ({"r": 1.5}, r"1\.5"),
         ({"r": True}, "True"),
         ({"r": "16"}, "'16'"),
-        ({"r": None}, "None"),
         ({"r": [1, 2]}, r"\[1, 2\]"),
         ({"r": ()}, "empty"),
         ({"r": (1, -2)}, "-2"),
@@ -38,6 +38,21 @@ from tofu_export.options import (
         ({"pattern": "pm"}, "'p'"),
         ({"pattern": "PM", "prune_layers": 1}, "give one of them"),
         ({"r": (1, 2), "schedule": Schedule.LINEAR}, "already is a schedule"),
+        ({"keep_rate": 0.9, "schedule": Schedule.LINEAR}, "keep_rate already is a schedule"),
+        ({"keep_rate": 0.0}, "over 0, at most 1"),
+        ({"keep_rate": 1.01}, "over 0, at most 1"),
+        ({"keep_rate": float("nan")}, "nan"),
+        ({"keep_rate": True}, "True"),
+        ({"keep_rate": "0.9"}, "'0.9'"),
+        ({"gmacs": 0}, "over 0"),
+        ({"gmacs": float("inf")}, "inf"),
+        ({"speedup": 0.5}, "at least 1"),
+        ({"r": 16, "keep_rate": 0.9}, "r and keep_rate each say"),
+        ({"r": (1, 2), "gmacs": 9}, "r and gmacs each say"),
+        ({"gmacs": 9, "speedup": 2}, "give one of"),
+        ({"exclude_layers": (0, -1)}, "-1"),
+        ({"exclude_layers": (0, 1.0)}, r"1\.0"),
+        ({"exclude_layers": (True,)}, "True"),
     ],
 )
 def test_reduction_refuses(change: dict[str, Any], message: str) -> None:
@@ -198,6 +213,37 @@ def test_batch_ranges_refused(text: str) -> None:
 def test_batch_ranges_refused_on_construction(values: tuple[int, int, int]) -> None:
     with pytest.raises(OptionError, match="MIN <= OPT <= MAX"):
         BatchRange(*values)
+
+
+@pytest.mark.parametrize("way", [{"r": 3}, {"r": (1, 2)}, {"keep_rate": 0.9}, {"gmacs": 9}, {"speedup": 1.8}])
+def test_the_amount_is_given_in_one_way(way: dict[str, Any]) -> None:
+    reduction = Reduction(**way)
+    assert reduction.asked == way
+    assert dataclasses.replace(reduction, mode=Mode.PRUNE).asked == way
+    if "r" not in way:
+        with pytest.raises(OptionError, match=next(iter(way))):
+            reduction.amounts(2)
+
+
+def test_excluded_layers_have_no_method() -> None:
+    reduction = Reduction(exclude_layers=(3, 0, 3), pattern="PPMM")
+    assert reduction.exclude_layers == (0, 3)
+    assert "".join(method.value for method in reduction.methods(4)) == "-PM-"
+    assert "".join(method.value for method in reduction.methods_before_exclusion(4)) == "PPMM"
+    with pytest.raises(OptionError, match="3 layers are 0 to 2"):
+        Reduction(exclude_layers=(3,)).methods(3)
+    assert not Reduction(pattern="PMT", exclude_layers=(2,)).tracks_sizes(3)
+
+
+@pytest.mark.parametrize(("text", "layers"), [("", ()), (" 0", (0,)), ("0, 11", (0, 11))])
+def test_layers(text: str, layers: tuple[int, ...]) -> None:
+    assert parse_layers(text) == layers
+
+
+@pytest.mark.parametrize("text", [",", "0,", "-1", "1.5", "a", "0-3"])
+def test_layers_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="--exclude-layers 0,11"):
+        parse_layers(text)
 
 
 @pytest.mark.parametrize(("text", "r"), [("16", 16), (" 0 ", 0), ("1,2,3", (1, 2, 3)), ("4, 0 ,2", (4, 0, 2))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -208,11 +209,63 @@ def test_options_that_do_not_fit_are_refused(reduction: Reduction, message: str)
         make_plan(spec(), reduction)
 
 
+@pytest.mark.parametrize(
+    ("rate", "leaving"), [(0.9, [1, 0, 0]), (0.7, [3, 2, 1]), (0.5, [5, 2, 1]), (0.1, [5, 2, 1]), (1.0, [0, 0, 0])]
+)
+def test_a_keep_rate_counts_unprotected_tokens(rate: float, leaving: list[int]) -> None:
+    """10 of them at first: at 0.9 one leaves (in binary arithmetic it would stay), at 0.5 half, below the cap holds."""
+    plan = make_plan(spec(tokens=12, prefix=2), Reduction(keep_rate=rate))
+    assert removed(plan) == leaving
+    assert plan.r == tuple(leaving)
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 2])
+def test_a_keep_rate_where_only_protected_tokens_are_left(tokens: int) -> None:
+    assert removed(make_plan(spec(tokens=tokens, prefix=2), Reduction(keep_rate=0.5))) == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "way", [{"r": 2}, {"r": (2, 2, 2)}, {"r": 2, "schedule": Schedule.LINEAR}, {"keep_rate": 0.8}, {"speedup": 1.005}]
+)
+def test_excluded_layers_remove_nothing(way: dict[str, Any]) -> None:
+    plan = make_plan(spec(), Reduction(**way, exclude_layers=(1,), prune_layers=2))
+    assert plan.pattern == "P-M"
+    assert removed(plan)[0] > 0
+    assert removed(plan)[1] == 0
+    assert plan.to_dict()["prune_layers"] == 2
+    assert plan.to_dict()["exclude_layers"] == [1]
+
+
+def test_excluding_all_layers_removes_nothing() -> None:
+    assert not make_plan(spec(), Reduction(exclude_layers=(0, 1, 2))).removes
+    with pytest.raises(OptionError, match="out of reach"):
+        make_plan(spec(), Reduction(speedup=1.1, exclude_layers=(0, 1, 2)))
+
+
+@pytest.mark.parametrize("way", [{"gmacs": 9.0}, {"speedup": 1.8}, {"speedup": 2, "schedule": Schedule.LINEAR}])
+def test_a_budget_of_vit_base_is_met_closely(way: dict[str, Any]) -> None:
+    plan = make_plan(paper_model("vit_base"), Reduction(**way))
+    limit = way.get("gmacs", plan.gmacs_full / way.get("speedup", 1))
+    assert 0.99 * limit < plan.gmacs_reduced <= limit
+    assert make_plan(paper_model("vit_base"), Reduction(r=plan.r)).layers == plan.layers
+    entry = plan.to_dict()
+    assert json.loads(json.dumps(entry)) == entry
+    assert entry["asked"] == {name: value for name, value in way.items() if name != "schedule"}
+    assert entry["r"] == removed(plan)
+
+
+def test_a_budget_that_asks_for_nothing_is_the_plain_model() -> None:
+    assert not make_plan(paper_model("vit_base"), Reduction(speedup=1)).removes
+    assert not make_plan(paper_model("vit_base"), Reduction(gmacs=17.6)).removes
+
+
 def test_the_report_entry() -> None:
     plan = make_plan(spec(depth=4), Reduction(r=(3, 0, 2, 1), pattern="PP-M"))
     entry = plan.to_dict()
     assert json.loads(json.dumps(entry)) == entry
     assert entry["r"] == [3, 0, 2, 1]
+    assert entry["asked"] == {"r": [3, 0, 2, 1]}
+    assert entry["exclude_layers"] == []
     assert (entry["mode"], entry["pattern"], entry["prune_layers"]) == ("mlerp", "PP-M", 2)
     assert entry["layers"] == [
         {"layer": 0, "method": "prune", "tokens_in": 17, "removed": 3, "tokens_out": 14},

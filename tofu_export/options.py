@@ -5,13 +5,15 @@ The command line and the Python API build the same objects, so that both refuse 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from tofu_export.errors import OptionError
 
 __all__ = [
+    "DEFAULT_R",
     "MINIMUM_OPSET",
     "BatchRange",
     "IoType",
@@ -21,12 +23,16 @@ __all__ = [
     "Reduction",
     "Schedule",
     "Target",
+    "parse_layers",
     "parse_precisions",
     "parse_r",
 ]
 
 MINIMUM_OPSET = 18
 """Oldest opset written: LayerNormalization (17) and reductions whose axes are inputs (18)."""
+
+DEFAULT_R = 16
+"""Tokens removed per layer when nothing else is asked for."""
 
 PAPER_PRUNE_LAYERS = 6
 """Depth `d` up to which the hybrid prunes. Source: arXiv 2312.01026, section 3.3 (12 and 24 layers)."""
@@ -67,6 +73,12 @@ class Schedule(str, Enum):
     CONSTANT = "constant"
     LINEAR = "linear"
 
+    def spread(self, r: int, depth: int) -> tuple[int, ...]:
+        """The amount of each of `depth` layers; none of them falls when r grows."""
+        if self is Schedule.CONSTANT or depth == 1:
+            return (r,) * depth
+        return tuple(round(2 * r * (depth - 1 - layer) / (depth - 1)) for layer in range(depth))
+
 
 class Precision(str, Enum):
     """Floating-point type of the weights and activations in a file."""
@@ -96,14 +108,20 @@ class IoType(str, Enum):
 class Reduction:
     """How many tokens leave, where and how.
 
+    How many is said in one way: `r`, `keep_rate`, `gmacs` or `speedup`. Without any of them r is 16.
+
     Attributes:
-        r: tokens to remove per layer: one number for all layers, or one per layer.
+        r: tokens to remove per layer: one number for all layers, or one per layer. None where another way is given.
         mode: what the merging layers do.
         prune_layers: layers `l < prune_layers` (0-based) prune, the others merge. None: 6 as in the paper, at
             most half of the layers, and 0 for `tome`, which has no pruning layers.
         pattern: one letter per layer (P prune, A average, M mlerp, T tome, - none); overrides mode and prune_layers.
         schedule: how a single r is spread over the layers.
         prop_attn: track token sizes and add their logarithm to the attention scores. None: only for `tome`.
+        keep_rate: share of its unprotected tokens that each layer keeps at least, over 0 and up to 1.
+        gmacs: budget: the reduced model needs at most so many GMACs (`tofu_export.budget`).
+        speedup: budget: the reduced model needs at least so many times fewer multiply-accumulates. No time is meant.
+        exclude_layers: layers (0-based) that remove nothing, however the amount is given.
 
     Raises:
         OptionError: a value is out of range or two of them contradict each other.
@@ -111,55 +129,90 @@ class Reduction:
     Source: arXiv 2312.01026, section 3.3 and equation 7.
     """
 
-    r: int | tuple[int, ...] = 16
+    r: int | tuple[int, ...] | None = None
     mode: Mode = Mode.MLERP
     prune_layers: int | None = None
     pattern: str | None = None
     schedule: Schedule = Schedule.CONSTANT
     prop_attn: bool | None = None
+    keep_rate: float | None = None
+    gmacs: float | None = None
+    speedup: float | None = None
+    exclude_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.asked:
+            object.__setattr__(self, "r", DEFAULT_R)
+        if len(self.asked) > 1:
+            raise OptionError(
+                f"{' and '.join(self.asked)} each say how many tokens leave: give one of r, keep_rate, gmacs, speedup"
+            )
+        if self.r is not None:
+            _check_r(self.r)
+        for name, least, most in (("keep_rate", 0.0, 1.0), ("gmacs", 0.0, math.inf), ("speedup", 1.0, math.inf)):
+            _check_number(name, getattr(self, name), least, most)
+        for layer in self.exclude_layers:
+            if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
+                raise OptionError(f"exclude_layers has {layer!r}, expected numbers of layers, the first one being 0")
+        object.__setattr__(self, "exclude_layers", tuple(sorted(set(self.exclude_layers))))
         for name, kind in (("mode", Mode), ("schedule", Schedule)):
             if not isinstance(getattr(self, name), kind):
-                names = ", ".join(f"{kind.__name__}.{member.name}" for member in kind)
-                raise OptionError(f"{name} is {getattr(self, name)!r}, expected one of {names}")
+                raise OptionError(f"{name} is {getattr(self, name)!r}, expected a {kind.__name__}")
         if self.prop_attn not in (None, True, False):
-            raise OptionError(f"prop_attn is {self.prop_attn!r}, expected True, False, or None for the default")
-        for value in self.r if isinstance(self.r, tuple) else (self.r,):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise OptionError(f"r is {value!r}, expected a whole number of tokens >= 0, for example --r 16")
-        if self.r == ():
-            raise OptionError("r is an empty list, expected one number, or one per layer")
-        if self.prune_layers is not None and (not isinstance(self.prune_layers, int) or self.prune_layers < 0):
-            raise OptionError(f"prune_layers is {self.prune_layers}, expected a whole number of layers >= 0")
+            raise OptionError(f"prop_attn is {self.prop_attn!r}, expected True, False or None")
+        if self.prune_layers is not None and (
+            isinstance(self.prune_layers, bool) or not isinstance(self.prune_layers, int) or self.prune_layers < 0
+        ):
+            raise OptionError(f"prune_layers is {self.prune_layers!r}, expected a number of layers >= 0")
         if self.pattern is not None:
             _check_pattern(self.pattern)
             if self.prune_layers is not None:
                 raise OptionError("pattern and prune_layers both say which layers prune: give one of them")
-        if isinstance(self.r, tuple) and self.schedule is not Schedule.CONSTANT:
-            raise OptionError(f"a list of r already is a schedule: leave out schedule={self.schedule.value!r}")
+        if self.schedule is not Schedule.CONSTANT and (isinstance(self.r, tuple) or self.keep_rate is not None):
+            given = "a list of r" if self.keep_rate is None else "keep_rate"
+            raise OptionError(f"{given} already is a schedule: leave out schedule={self.schedule.value!r}")
+
+    @property
+    def asked(self) -> Mapping[str, int | float | tuple[int, ...]]:
+        """The one way in which the amount is given, by the name of its field."""
+        ways = {"r": self.r, "keep_rate": self.keep_rate, "gmacs": self.gmacs, "speedup": self.speedup}
+        return {name: value for name, value in ways.items() if value is not None}
 
     def amounts(self, depth: int) -> tuple[int, ...]:
-        """Tokens asked for in each of `depth` layers, before the cap that the token count sets.
+        """Tokens that `r` asks for in each of `depth` layers, before exclusions and the cap of the token count.
 
         A linear schedule falls from 2r in the first layer to 0 in the last and removes as many in all as a constant
         one (up to rounding).
 
         Raises:
-            OptionError: a list of r does not have one entry per layer.
+            OptionError: a list of r does not have one entry per layer, or the amount is not given by r.
         """
+        if self.r is None:
+            raise OptionError(f"{' and '.join(self.asked)} sets the amounts only for a known model: see make_plan")
         if isinstance(self.r, tuple):
             if len(self.r) != depth:
                 raise OptionError(
                     f"r lists {len(self.r)} layers, but the model has {depth}: give one number, or {depth} of them"
                 )
             return self.r
-        if self.schedule is Schedule.CONSTANT or depth == 1:
-            return (self.r,) * depth
-        return tuple(round(2 * self.r * (depth - 1 - layer) / (depth - 1)) for layer in range(depth))
+        return self.schedule.spread(self.r, depth)
 
     def methods(self, depth: int) -> tuple[Method, ...]:
-        """The method of each of `depth` layers.
+        """The method of each of `depth` layers, none in those that are excluded.
+
+        Raises:
+            OptionError: the pattern does not have one letter per layer, or prune_layers or an excluded layer exceeds
+                the depth.
+        """
+        if self.exclude_layers and self.exclude_layers[-1] >= depth:
+            raise OptionError(
+                f"exclude_layers has {self.exclude_layers[-1]}, but the model's {depth} layers are 0 to {depth - 1}"
+            )
+        chosen = self.methods_before_exclusion(depth)
+        return tuple(Method.NONE if layer in self.exclude_layers else method for layer, method in enumerate(chosen))
+
+    def methods_before_exclusion(self, depth: int) -> tuple[Method, ...]:
+        """The method that pattern, mode and prune_layers give each of `depth` layers.
 
         Raises:
             OptionError: the pattern does not have one letter per layer, or prune_layers exceeds the depth.
@@ -243,6 +296,18 @@ def parse_r(text: str) -> int | tuple[int, ...]:
     return int(parts[0]) if len(parts) == 1 else tuple(int(part) for part in parts)
 
 
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Read a comma list of layers, the first of which is 0; nothing gives none.
+
+    Raises:
+        OptionError: a part is not a whole number >= 0.
+    """
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if not all(part.isdecimal() for part in parts):
+        raise OptionError(f"layers are {text!r}, expected numbers from 0 with commas between: --exclude-layers 0,11")
+    return tuple(int(part) for part in parts)
+
+
 def parse_precisions(text: str) -> tuple[Precision, ...]:
     """Read a comma list of precisions, in the order given, each once.
 
@@ -259,7 +324,27 @@ def parse_precisions(text: str) -> tuple[Precision, ...]:
     return tuple(Precision(name) for name in dict.fromkeys(names))
 
 
+def _check_r(r: int | tuple[int, ...]) -> None:
+    if r == ():
+        raise OptionError("r is an empty list, expected one number, or one per layer")
+    for value in r if isinstance(r, tuple) else (r,):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise OptionError(f"r is {value!r}, expected a whole number of tokens >= 0, for example --r 16")
+
+
+def _check_number(name: str, value: float | None, least: float, most: float) -> None:
+    """Refuse what is not a finite number in range; `least` itself is in range unless it is 0."""
+    if value is None:
+        return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not (least <= value <= most) or value == 0:
+        bounds = f"of at least {least:g}" if least else "over 0"
+        raise OptionError(f"{name} is {value!r}, expected a number {bounds}{f', at most {most:g}' * (most == 1)}")
+
+
 def _check_pattern(pattern: str) -> None:
+    if not isinstance(pattern, str):
+        raise OptionError(f"pattern is {pattern!r}, expected text with one letter per layer, for example PPPPPPMMMMMM")
     wrong = _first(letter for letter in pattern if letter not in {method.value for method in Method})
     if wrong is not None:
         raise OptionError(

@@ -5,9 +5,13 @@ Everything downstream (patch, export, engines, reports) reads the plan; nothing 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
+from itertools import takewhile
 from typing import Any
 
+from tofu_export.budget import Budget, smallest_reduction
 from tofu_export.errors import OptionError
 from tofu_export.options import Method, Reduction
 
@@ -109,6 +113,11 @@ class Plan:
         return "".join(layer.method.value for layer in self.layers)
 
     @property
+    def r(self) -> int | tuple[int, ...]:
+        """The r that gives this plan: as it was asked for, or per layer what a keep rate or a budget came to."""
+        return tuple(layer.removed for layer in self.layers) if self.reduction.r is None else self.reduction.r
+
+    @property
     def removes(self) -> bool:
         """True if any token leaves."""
         return any(layer.removed for layer in self.layers)
@@ -131,12 +140,15 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """The plan as in report.json (`plan`)."""
         reduction = self.reduction
+        chosen = reduction.methods_before_exclusion(len(self.layers))
         return {
             "mode": reduction.mode.value,
-            "r": list(reduction.r) if isinstance(reduction.r, tuple) else reduction.r,
+            "r": self.r if isinstance(self.r, int) else list(self.r),
+            "asked": {name: list(way) if isinstance(way, tuple) else way for name, way in reduction.asked.items()},
+            "exclude_layers": list(reduction.exclude_layers),
             "schedule": reduction.schedule.value,
             "pattern": self.pattern,
-            "prune_layers": len(self.pattern) - len(self.pattern.lstrip(Method.PRUNE.value)),
+            "prune_layers": sum(1 for _ in takewhile(lambda method: method is Method.PRUNE, chosen)),
             "prop_attn": self.tracks_sizes,
             "layers": [
                 {**asdict(layer), "method": layer.method.name.lower(), "tokens_out": layer.tokens_out}
@@ -158,32 +170,69 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
     """Plan a reduction of `spec`.
 
     Raises:
-        OptionError: the options do not fit the model's depth.
+        OptionError: the options do not fit the model's depth, or a budget is out of reach.
     """
-    amounts = reduction.amounts(spec.depth)
     methods = reduction.methods(spec.depth)
     if spec.depth == 0:
         raise OptionError(f"{spec.name} has no blocks to reduce")
-    layers = []
-    tokens = spec.tokens
-    for index, (amount, method) in enumerate(zip(amounts, methods, strict=True)):
-        removed = 0 if method is Method.NONE else min(amount, removable(tokens, spec.prefix_tokens))
-        layers.append(LayerPlan(index, method, tokens, removed))
-        tokens -= removed
-    full = tuple(LayerPlan(index, Method.NONE, spec.tokens, 0) for index in range(spec.depth))
+    full = _macs(spec, (0,) * spec.depth)
+    removed = _removed(spec, reduction, methods, full)
     return Plan(
         reduction=reduction,
         prefix_tokens=spec.prefix_tokens,
-        tracks_sizes=reduction.tracks_sizes(spec.depth) and any(layer.removed for layer in layers),
-        layers=tuple(layers),
-        macs_full=_macs(spec, full),
-        macs_reduced=_macs(spec, tuple(layers)),
+        tracks_sizes=reduction.tracks_sizes(spec.depth) and any(removed),
+        layers=tuple(
+            LayerPlan(layer, method, spec.tokens - sum(removed[:layer]), removed[layer])
+            for layer, method in enumerate(methods)
+        ),
+        macs_full=full,
+        macs_reduced=_macs(spec, removed),
     )
 
 
-def _macs(spec: ModelSpec, layers: tuple[LayerPlan, ...]) -> int:
-    blocks = sum(
-        cost.attend_token * layer.tokens_in + cost.attend_pair * layer.tokens_in**2 + cost.feed_token * layer.tokens_out
-        for cost, layer in zip(spec.blocks, layers, strict=True)
+def _removed(spec: ModelSpec, reduction: Reduction, methods: Sequence[Method], full: int) -> tuple[int, ...]:
+    """Tokens that each layer removes, capped."""
+
+    def capped(amounts: Sequence[int]) -> tuple[int, ...]:
+        removed = []
+        tokens = spec.tokens
+        for amount, method in zip(amounts, methods, strict=True):
+            removed.append(0 if method is Method.NONE else min(amount, removable(tokens, spec.prefix_tokens)))
+            tokens -= removed[-1]
+        return tuple(removed)
+
+    if reduction.keep_rate is not None:
+        return _removed_at(reduction.keep_rate, spec, methods)
+    if reduction.r is not None:
+        return capped(reduction.amounts(spec.depth))
+    budget = Budget.of(full, gmacs=reduction.gmacs, speedup=reduction.speedup)
+    return smallest_reduction(
+        budget,
+        spread=lambda r: reduction.schedule.spread(r, spec.depth),
+        capped=capped,
+        macs=lambda removed: _macs(spec, removed),
+        largest_r=spec.tokens * spec.depth,  # enough for the smallest share of a linear schedule to meet its cap
     )
-    return spec.stem_macs + blocks + spec.tail_token * layers[-1].tokens_out + spec.tail_fixed
+
+
+def _removed_at(keep_rate: float, spec: ModelSpec, methods: Sequence[Method]) -> tuple[int, ...]:
+    """Tokens that leave when each layer keeps `keep_rate` of its unprotected ones, or half if that is more."""
+    leaving = 1 - Fraction(str(keep_rate))  # exactly what was written: 10 tokens at 0.9 lose 1, in binary they lose 0
+    removed = []
+    tokens = spec.tokens
+    for method in methods:
+        share = int(leaving * max(tokens - spec.prefix_tokens, 0))
+        removed.append(0 if method is Method.NONE else min(share, removable(tokens, spec.prefix_tokens)))
+        tokens -= removed[-1]
+    return tuple(removed)
+
+
+def _macs(spec: ModelSpec, removed: Sequence[int]) -> int:
+    """Multiply-accumulates for one image when each layer removes so many tokens."""
+    macs = spec.stem_macs + spec.tail_fixed
+    tokens = spec.tokens
+    for cost, leaving in zip(spec.blocks, removed, strict=True):
+        macs += cost.attend_token * tokens + cost.attend_pair * tokens**2
+        tokens -= leaving
+        macs += cost.feed_token * tokens
+    return macs + spec.tail_token * tokens

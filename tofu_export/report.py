@@ -65,7 +65,7 @@ class Report:
             f"# {model['resolved']} with Token Fusion",
             "",
             f"{model['params'] / 1e6:.1f} M parameters, weights: {model['weights']['kind']}, "
-            f"{model['tokens']} tokens, pattern `{self.plan['pattern']}`, r = {self.plan['r']}.",
+            f"{model['tokens']} tokens, pattern `{self.plan['pattern']}`, r = {self.plan['r']}{_asked(self.plan)}.",
             f"{gmacs['full']:.2f} GMACs become {gmacs['reduced']:.2f} ({gmacs['full'] / gmacs['reduced']:.2f}x fewer).",
             "",
             *_table(
@@ -126,9 +126,21 @@ def plan_table(spec: ModelSpec, plan: Plan) -> str:
     ]
     lines += [
         "",
+        *_asked_lines(plan),
         f"GMACs  {plan.gmacs_full:.2f} full, {plan.gmacs_reduced:.2f} reduced: {plan.flop_ratio:.2f}x fewer",
     ]
     return "\n".join(lines)
+
+
+def _asked(plan: dict[str, Any]) -> str:
+    """What was asked for where r is only what came of it, for example ` (asked for: speedup 1.8)`."""
+    ways = [f"{name} {value}" for name, value in plan["asked"].items() if name != "r"]
+    return f" (asked for: {', '.join(ways)})" if ways else ""
+
+
+def _asked_lines(plan: Plan) -> list[str]:
+    asked = _asked(plan.to_dict())
+    return [f"r      {','.join(str(layer.removed) for layer in plan.layers)}{asked}"] if asked else []
 
 
 def _verification_row(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -36,6 +36,24 @@ def test_another_image_size_is_measured(capsys: pytest.CaptureFixture[str]) -> N
     assert document["model"]["tokens"] == 6 * 4 + 1
 
 
+def test_a_budget_says_what_was_asked_and_what_came_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("plan", "vit_base", "--speedup", "1.8", "--exclude-layers", "0,11", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert plan["asked"] == {"speedup": 1.8}
+    assert plan["pattern"] == "-PPPPPMMMMM-"
+    assert plan["gmacs"]["full"] / plan["gmacs"]["reduced"] >= 1.8
+    as_list = ",".join(map(str, plan["r"]))
+    assert run("plan", "vit_base", "--speedup", "1.8", "--exclude-layers", "0,11") == 0
+    assert f"r      {as_list} (asked for: speedup 1.8)" in capsys.readouterr().out
+    assert run("plan", "vit_base", "--r", as_list, "--exclude-layers", "0,11", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["layers"] == plan["layers"]
+
+
+def test_a_keep_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("plan", "vit_base", "--keep-rate", "0.9", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["r"][:3] == [19, 17, 16]
+
+
 def test_known_plans_need_no_torch() -> None:
     if not catalog.names():
         pytest.skip("the catalogue is for another timm version")

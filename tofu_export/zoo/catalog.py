@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, astuple
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -16,7 +17,7 @@ from typing import Any
 
 from tofu_export.plan import BlockCost, ModelSpec
 
-__all__ = ["FILE_NAME", "find", "names", "to_entry"]
+__all__ = ["FILE_NAME", "find", "names", "search", "timm_version", "to_entry"]
 
 FILE_NAME = "catalog.json"
 
@@ -32,14 +33,31 @@ def names() -> tuple[str, ...]:
     return tuple(_entries())
 
 
+def search(text: str) -> tuple[str, ...]:
+    """The models whose name contains `text`, or matches it where it has wildcards (`*`, `?`, `[...]`)."""
+    text = text.strip().lower()
+    pattern = text if any(letter in text for letter in "*?[") else f"*{text}*"
+    return tuple(name for name in names() if fnmatchcase(name.lower(), pattern))
+
+
+def timm_version() -> str:
+    """The timm version that the catalogue holds for."""
+    return str(_document()["timm"])
+
+
+@cache
+def _document() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(files("tofu_export.zoo").joinpath(FILE_NAME).read_text(encoding="utf-8"))
+    return document
+
+
 @cache
 def _entries() -> dict[str, dict[str, Any]]:
-    catalogue = json.loads(files("tofu_export.zoo").joinpath(FILE_NAME).read_text(encoding="utf-8"))
     try:
-        current = version("timm") == catalogue["timm"]
+        current = version("timm") == timm_version()
     except PackageNotFoundError:
         current = False
-    models: dict[str, dict[str, Any]] = catalogue["models"]
+    models: dict[str, dict[str, Any]] = _document()["models"]
     return models if current else {}
 
 

@@ -1,0 +1,53 @@
+"""`tofu-export doctor`: what works here, what is missing, how to install it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from tofu_export.errors import ExitCode
+
+__all__ = ["doctor_command"]
+
+
+@click.command("doctor", short_help="Show what is installed, what is missing, and how to install it.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def doctor_command(as_json: bool) -> None:
+    """Show versions, onnxruntime's providers, GPU and TensorRT, and the command that installs what is missing.
+
+    Exit code 5 if a required package is missing or broken, else 0: additions may be missing.
+    """
+    from tofu_export.doctor import examine
+
+    found = examine()
+    click.echo(json.dumps(found, indent=2) if as_json else _text(found))
+    if not found["healthy"]:
+        raise SystemExit(int(ExitCode.BACKEND_MISSING))
+
+
+def _text(found: dict[str, Any]) -> str:
+    about = found["environment"]
+    gpu = f"{about['gpu']}, driver {about['driver']}" if about["gpu"] else "no NVIDIA GPU with a driver"
+    lines = [f"{name:<14} {version or '-'}" for name, version in about["versions"].items()]
+    lines += [
+        "",
+        f"{'CPU':<14} {about['cpu']}, {about['logical_cores']} logical cores",
+        f"{'GPU':<14} {gpu}",
+        f"{'providers':<14} {', '.join(found['onnxruntime']['providers']) or 'none'}",
+        *(f"{entry['name']:<14} {_engine(entry)}" for entry in found["tensorrt"]),
+        "",
+    ]
+    for finding in found["findings"]:
+        lines += [f"{'BROKEN' if finding['required'] else 'missing'}: {finding['what']}", f"  {finding['fix']}"]
+    lines += ["Exporting works." if found["healthy"] else "Exporting cannot work: see BROKEN above."]
+    return "\n".join(lines)
+
+
+def _engine(entry: dict[str, Any]) -> str:
+    if entry["usable"] and entry["compute_capabilities"]:
+        return f"{entry['version']}, builds engines for {', '.join(entry['compute_capabilities'])}"
+    if entry["usable"]:
+        return f"{entry['version']}, builds engines for the GPU of this machine"
+    return f"not usable: {entry['reason']}"

@@ -1,0 +1,100 @@
+"""`tofu-export models`: what can be reduced, from the catalogue, without torch."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from tofu_export.errors import UnknownModelError
+
+__all__ = ["models_command"]
+
+_WILDCARDS = "*?["
+
+
+@click.command("models", short_help="List the models that can be reduced; say why one cannot.")
+@click.argument("filter_text", metavar="[FILTER]", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def models_command(filter_text: str, as_json: bool) -> None:
+    r"""List the timm models that can be reduced.
+
+    FILTER is a part of a name, or a pattern such as 'vit_*_dinov2' (in quotes). A full name that is not in the list is
+    looked up in timm: it is measured, or refused with the reason (where FILTER finds nothing else).
+
+    \b
+    tofu-export models dinov3
+    tofu-export models swin_tiny_patch4_window7_224       refused, exit code 3
+
+    The last column is for the default reduction: r = 16, MLERP, the first six layers, at most half, pruning.
+    """
+    from tofu_export.options import DEFAULT_R
+    from tofu_export.zoo import catalog
+
+    rows = [_row(name) for name in catalog.search(filter_text)] or [_measured(filter_text)]
+    if as_json:
+        click.echo(json.dumps({"timm": catalog.timm_version(), "r": DEFAULT_R, "models": rows}, indent=2))
+        return
+    head = ("model", "image", "tokens", "protected", "depth", "GMACs", f"r = {DEFAULT_R}")
+    cells = [
+        (
+            row["name"], "x".join(map(str, row["image_size"])), str(row["tokens"]), str(row["prefix_tokens"]),
+            str(row["depth"]), f"{row['gmacs']['full']:.2f}", f"{row['gmacs']['reduced']:.2f}",
+        )
+        for row in rows
+    ]  # fmt: skip
+    click.echo(_table(head, cells))
+
+
+def _row(name: str) -> dict[str, Any]:
+    """One model of the catalogue, or one that is measured."""
+    from tofu_export.options import Reduction
+    from tofu_export.specs import plan_model
+    from tofu_export.zoo.names import ALIASES
+
+    spec, plan = plan_model(name, Reduction())
+    return {
+        "name": spec.name,
+        "aliases": [alias for alias, full in ALIASES.items() if full == spec.name],
+        "image_size": list(spec.image_size),
+        "tokens": spec.tokens,
+        "prefix_tokens": spec.prefix_tokens,
+        "depth": spec.depth,
+        "params": spec.params,
+        "gmacs": plan.to_dict()["gmacs"],
+    }
+
+
+def _measured(text: str) -> dict[str, Any]:
+    """The model with this very name, which the catalogue does not hold.
+
+    Raises:
+        UnknownModelError: there is none.
+        UnsupportedModelError: it cannot be reduced; the message says why.
+    """
+    from tofu_export.zoo import catalog
+
+    known = catalog.names()
+    if not known and not text.strip():
+        raise UnknownModelError(
+            f"the list is for timm {catalog.timm_version()}, and another timm is installed: "
+            f"pip install timm=={catalog.timm_version()}, or give the full name of one model, which is then measured"
+        )
+    if any(letter in text for letter in _WILDCARDS):
+        close = difflib.get_close_matches(text.strip().lower().strip("*"), known, n=3, cutoff=0.4)
+        hint = f"the closest are {', '.join(close)}" if close else "`tofu-export models` lists all"
+        raise UnknownModelError(f"no supported model matches {text!r}: {hint}")
+    return _row(text)  # imports torch and timm
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they must be: the first one to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = []
+    for cells in (head, *rows):
+        padded = [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))]
+        lines.append("  ".join([padded[0], *padded[2:]]))
+    return "\n".join(lines)
