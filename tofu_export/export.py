@@ -16,7 +16,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from tofu_export.errors import ExportError, TofuError
+from tofu_export.errors import ExportError, OptionError, TofuError
 from tofu_export.options import MINIMUM_OPSET, BatchRange, Precision
 from tofu_export.patch.canonical import CanonicalOperators
 
@@ -86,6 +86,7 @@ def trace(
 
     Raises:
         ExportError: the exporter failed; the message holds its first cause.
+        OptionError: the exporter cannot write this opset.
     """
     if opset < MINIMUM_OPSET:
         raise ExportError(f"opset {opset} is too old, expected {MINIMUM_OPSET} or newer")
@@ -111,6 +112,11 @@ def trace(
         raise ExportError(f"torch.onnx.export failed: {_first_cause(error)}") from error
     assert program is not None  # dynamo=True returns a program
     canonical = program.model
+    if canonical.opset_imports[""] != opset:  # torch falls back to an older one with a line in its log (2.14)
+        raise OptionError(
+            f"this torch wrote opset {canonical.opset_imports['']} where {opset} was asked for: "
+            f"choose an --opset that it and your runtime know, for example {MINIMUM_OPSET} or 23"
+        )
     _strip_wrapper_prefix(canonical)
     return canonical
 

@@ -119,6 +119,13 @@ def test_output_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert target.read_text() == "mine"
 
 
+def test_an_opset_that_torch_cannot_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ("--opset", "99", "--precision", "fp32", "--no-bench", "--no-engine", "-q")
+    assert run("test_vit", *RANDOM, *quick, "-o", str(tmp_path / "out")) == 2
+    assert "opset 18 where 99 was asked for" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_pretrained_offline_names_the_two_ways_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
