@@ -14,13 +14,13 @@ import onnx_ir as ir
 from tofu_export.graph_patterns.canonical import FuseNode
 from tofu_export.graph_patterns.stage import Stage
 
-__all__ = ["MAX_TOPK", "Decisions", "match"]
+__all__ = ["FLOAT", "MAX_TOPK", "NORM_FLOOR", "Decisions", "match"]
 
 MAX_TOPK = 3840
 """Largest K of a TopK in TensorRT and TensorRT-RTX (1.7, TensorRT 10)."""
 
-_NORM_FLOOR = 1e-12
-_FLOAT = ir.DataType.FLOAT
+NORM_FLOOR = 1e-12
+FLOAT = ir.DataType.FLOAT
 
 
 class Decisions(NamedTuple):
@@ -38,9 +38,9 @@ def match(stage: Stage, fuse: FuseNode, metric: ir.Value, metric_type: ir.DataTy
 
     Source: arXiv 2312.01026, section 3.1.
     """
-    keys = stage.cast("match/keys", metric, metric_type, _FLOAT)
+    keys = stage.cast("match/keys", metric, metric_type, FLOAT)
     square = stage.add("ReduceSumSquare", "match/square", keys, stage.ints("match/square/axis", -1), keepdims=1)
-    floored = stage.add("Max", "match/floored", square, stage.floats("match/floor", _NORM_FLOOR**2))
+    floored = stage.add("Max", "match/floored", square, stage.floats("match/floor", NORM_FLOOR**2))
     inverse = stage.add("Reciprocal", "match/inverse", stage.add("Sqrt", "match/norm", floored))
 
     def part(name: str, value: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -9,12 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from tofu_export.graph_patterns.canonical import FuseNode
+from tofu_export.graph_patterns.matching import FLOAT, NORM_FLOOR
 from tofu_export.graph_patterns.stage import Stage
 
 __all__ = ["FLOAT", "Members", "Merge", "Merged", "group_sizes", "joins", "norms", "rescale_to_longest"]
-
-FLOAT = ir.DataType.FLOAT
-_NORM_FLOOR = 1e-12
 
 
 class Members(NamedTuple):
@@ -58,7 +56,7 @@ def rescale_to_longest(stage: Stage, fuse: FuseNode, mean: ir.Value, longest: ir
     """
     wide = stage.cast("merge/wide", mean, fuse.dtype, FLOAT)
     length = stage.add("ReduceL2", "merge/length", wide, stage.ints("merge/length/axis", -1), keepdims=1)
-    floored = stage.add("Max", "merge/length/floored", length, stage.floats("merge/length/floor", _NORM_FLOOR))
+    floored = stage.add("Max", "merge/length/floored", length, stage.floats("merge/length/floor", NORM_FLOOR))
     scaled = stage.add("Mul", "merge/mlerp", wide, stage.add("Div", "merge/scale", longest, floored))
     return stage.cast("merge/narrow", scaled, FLOAT, fuse.dtype)
 

@@ -107,7 +107,7 @@ class _Run:
         """Trace, lower, save and verify one file per precision."""
         job = self._job
         model = patch.apply(loaded.model, plan, name=spec.name)
-        metadata = self._metadata(loaded, plan)
+        metadata = self._metadata(loaded, report)
         failures: list[VerificationError] = []
         for precision in job.precisions:
             name = job.onnx_name(precision)
@@ -165,10 +165,10 @@ class _Run:
         """Top-1 of the full and the reduced files on the demo model's held-out images."""
         names = {FULL: _FULL_FILE, **{name: name for key, name in self._files.items() if key is not Precision.BF16}}
         with self._step("accuracy", "measuring accuracy on the held-out images"):
+            pixels, labels = demo_set().pixels, demo.load_images()[1]
             for label, name in names.items():
                 self._listener.tick(label)
                 session = open_session(self._stage.path(name))
-                pixels, labels = demo_set().pixels, demo.load_images()[1]
                 (dtype, _), *_ = session.inputs.values()
                 chosen = [
                     session.run({INPUT_NAME: pixels[start : start + 50].astype(dtype)})["logits"].argmax(axis=1)
@@ -255,14 +255,14 @@ class _Run:
         mean, std = loaded.preprocessing["mean"], loaded.preprocessing["std"]
         return natural_statistics(count, spec.in_chans, *spec.image_size, seed=job.seed, mean=mean, std=std)
 
-    def _metadata(self, loaded: LoadedModel, plan: Plan) -> dict[str, Any]:
+    def _metadata(self, loaded: LoadedModel, report: Report) -> dict[str, Any]:
         """What travels inside the ONNX files: no times, no paths, so that equal runs write equal bytes."""
-        versions = environment.collect()["versions"]
+        versions = report.environment["versions"]
         return {
             "version": versions["tofu_export"],
             "model": loaded.resolved,
             "weights": loaded.weights,
-            "plan": plan.to_dict(),
+            "plan": report.plan,
             "preprocessing": loaded.preprocessing,
             "target": self._job.target.value,
             "versions": {name: versions[name] for name in ("torch", "timm", "onnx", "onnxscript")},

@@ -231,10 +231,12 @@ class _Replay:
 def _decision_outputs(plan: Plan | None) -> dict[int, dict[str, str]]:
     """Value names of the decisions in a file, by layer and kind; no `kept` where no source stays."""
     names: dict[int, dict[str, str]] = {}
-    for layer in plan.layers if plan is not None else ():
+    if plan is None:
+        return names
+    for layer in plan.layers:
         if layer.removed:
             names[layer.layer] = decision_names(layer.layer, merges=layer.method.merges)
-            sources = len(range(layer.tokens_in)[Partition.of(plan.prefix_tokens).sources]) if plan else 0
+            sources = len(range(layer.tokens_in)[Partition.of(plan.prefix_tokens).sources])
             if sources == layer.removed:
                 del names[layer.layer]["kept"]
     return names
