@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["DOMAIN", "FuseNode", "decision_names", "is_decision"]
+__all__ = ["DOMAIN", "FuseNode", "decision_name", "is_decision"]
 
 DOMAIN = "tofu"
 
@@ -80,16 +80,19 @@ class FuseNode:
         return f"blocks.{self.layer}/fuse"
 
 
-def decision_names(layer: int, *, merges: bool) -> dict[str, str]:
-    """Names of the int64 values that hold a layer's decisions in every lowered graph.
+def decision_name(layer: int, kind: str) -> str:
+    """Name of the int64 value that holds one kind of a layer's decisions in every lowered graph.
 
-    `kept` [B, S-R] ascending; where sources merge also `matched` [B, R], most similar first, and `target` [B, R].
-    All are indices among the layer's sources or destinations. A layer in which no source stays has no `kept`.
+    - `kept` [B, S-R]: sources that stay, ascending; missing where none stays
+    - where sources merge, either `matched` [B, R], most similar first, and `target` [B, R], the destination of each,
+      or `assigned` [B, S]: the destination of each source, -1 for one that stays
+
+    All are indices among the layer's sources or destinations. `graph_patterns.matching` says which formulation has
+    which.
     """
-    kinds = ("kept", "matched", "target") if merges else ("kept",)
-    return {kind: f"blocks.{layer}/fuse/match/{kind}" for kind in kinds}
+    return f"blocks.{layer}/fuse/match/{kind}"
 
 
 def is_decision(name: str) -> bool:
     """True if a value of this name holds decisions of some layer."""
-    return re.fullmatch(r"blocks\.\d+/fuse/match/(kept|matched|target)", name) is not None
+    return re.fullmatch(r"blocks\.\d+/fuse/match/(kept|matched|target|assigned)", name) is not None

@@ -8,9 +8,10 @@ import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, RewriteRuleClassBase
 
 from tofu_export.graph_patterns.canonical import DOMAIN, FuseNode
-from tofu_export.graph_patterns.matching import MAX_TOPK, match
-from tofu_export.graph_patterns.merging import Members, Merge
-from tofu_export.graph_patterns.selection import gather_sources
+from tofu_export.graph_patterns.formulation import Formulation
+from tofu_export.graph_patterns.matching import MAX_TOPK, similarity
+from tofu_export.graph_patterns.merging import Members
+from tofu_export.graph_patterns.selection import gather_sources, joining_rows
 from tofu_export.graph_patterns.stage import Stage
 
 __all__ = ["FUSE_RULES", "FusePlacedRule", "FuseRule", "FuseSizedPlacedRule", "FuseSizedRule"]
@@ -19,15 +20,15 @@ _METHODS = ("prune", "average", "mlerp", "tome")
 
 
 class FuseRule(RewriteRuleClassBase):
-    """`tofu::Fuse` by matching, gathering and one merging formulation.
+    """`tofu::Fuse` by matching, gathering and merging.
 
     Args:
-        merge: the merging formulation.
+        formulation: how to match and how to merge.
     """
 
-    def __init__(self, merge: Merge) -> None:
-        super().__init__(name=f"{type(self).__name__}[{merge.__name__}]")
-        self._merge = merge
+    def __init__(self, formulation: Formulation) -> None:
+        super().__init__(name=f"{type(self).__name__}[{formulation}]")
+        self._formulation = formulation
 
     def pattern(self, op: Any, x: Any, metric: Any) -> Any:
         """What it looks like."""
@@ -39,7 +40,7 @@ class FuseRule(RewriteRuleClassBase):
 
     def rewrite(self, op: Any, x: ir.Value, metric: ir.Value, fused: ir.Value) -> ir.Value:
         """What instead."""
-        return _lower(op, x, metric, None, None, fused, self._merge)[0]
+        return _lower(op, x, metric, None, None, fused, self._formulation)[0]
 
 
 class FuseSizedRule(FuseRule):
@@ -53,7 +54,7 @@ class FuseSizedRule(FuseRule):
         self, op: Any, x: ir.Value, metric: ir.Value, sizes: ir.Value, fused: ir.Value, **_others: Any
     ) -> tuple[ir.Value, ir.Value]:
         """What instead."""
-        tokens, new_sizes = _lower(op, x, metric, sizes, None, fused, self._merge)[:2]
+        tokens, new_sizes = _lower(op, x, metric, sizes, None, fused, self._formulation)[:2]
         assert new_sizes is not None  # sizes went in
         return tokens, new_sizes
 
@@ -69,7 +70,7 @@ class FusePlacedRule(FuseRule):
         self, op: Any, x: ir.Value, metric: ir.Value, positions: ir.Value, fused: ir.Value, **_others: Any
     ) -> tuple[ir.Value, ir.Value]:
         """What instead."""
-        tokens, _new_sizes, new_positions = _lower(op, x, metric, None, positions, fused, self._merge)
+        tokens, _new_sizes, new_positions = _lower(op, x, metric, None, positions, fused, self._formulation)
         assert new_positions is not None  # positions went in
         return tokens, new_positions
 
@@ -93,13 +94,13 @@ class FuseSizedPlacedRule(FuseRule):
         **_others: Any,
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         """What instead."""
-        tokens, new_sizes, new_positions = _lower(op, x, metric, sizes, positions, fused, self._merge)
+        tokens, new_sizes, new_positions = _lower(op, x, metric, sizes, positions, fused, self._formulation)
         assert new_sizes is not None and new_positions is not None  # both went in
         return tokens, new_sizes, new_positions
 
 
 FUSE_RULES = (FuseRule, FuseSizedRule, FusePlacedRule, FuseSizedPlacedRule)
-"""One for each variant of the operator; all take the merging formulation."""
+"""One for each variant of the operator; all take the formulation."""
 
 
 def _check(fused: ir.Value) -> MatchResult:
@@ -125,13 +126,13 @@ def _lower(
     sizes: ir.Value | None,
     positions: ir.Value | None,
     fused: ir.Value,
-    merge: Merge,
+    formulation: Formulation,
 ) -> tuple[ir.Value, ir.Value | None, ir.Value | None]:
     node = fused.producer()
     assert node is not None and metric.dtype is not None
     fuse = FuseNode.read(node)
     stage = Stage(op, fuse.stage)
-    decisions = match(stage, fuse, metric, metric.dtype)
+    decisions = formulation.match(stage, fuse, similarity(stage, fuse, metric))
 
     def destinations_of(name: str, rows: ir.Value) -> ir.Value:
         return stage.slice(f"{name}/destinations", rows, fuse.first_destination, step=2)
@@ -146,15 +147,19 @@ def _lower(
 
     destinations = destinations_of("tokens", x)
     destination_sizes = None if sizes is None else destinations_of("sizes", sizes)
-    if decisions.matched is not None and decisions.target is not None:
+    if decisions.target is not None:
+
+        def joining(name: str, rows: ir.Value) -> ir.Value:
+            return joining_rows(stage, fuse, f"{name}/joining", rows, decisions.matched)
+
         members = Members(
             destinations,
-            gather_sources(stage, fuse, "tokens/matched", x, decisions.matched),
+            joining("tokens", x),
             decisions.target,
             destination_sizes,
-            None if sizes is None else gather_sources(stage, fuse, "sizes/matched", sizes, decisions.matched),
+            None if sizes is None else joining("sizes", sizes),
         )
-        destinations, destination_sizes = merge(stage, fuse, members)
+        destinations, destination_sizes = formulation.merge(stage, fuse, members)
     return (
         assemble("tokens", x, destinations),
         None if sizes is None or destination_sizes is None else assemble("sizes", sizes, destination_sizes),

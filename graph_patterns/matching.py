@@ -1,12 +1,12 @@
-"""Bipartite matching as ONNX: an island in float32, one bounded TopK, a second one to sort what stays.
+"""What every matching formulation takes and gives, and the similarity that all of them start from.
 
-Kept sources are put in ascending order: in order of score, noise of 1e-7 would change which tokens later layers call
-even and odd (measured: errors of 1.1 in the output). The similarity is normalised after the product so that it is
-exact in TF32 for half-precision keys.
+The similarity is an island in float32, normalised after the product so that it is exact in TF32 for half-precision
+keys.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import onnx_ir as ir
@@ -14,7 +14,7 @@ import onnx_ir as ir
 from tofu_export.graph_patterns.canonical import FuseNode
 from tofu_export.graph_patterns.stage import Stage
 
-__all__ = ["FLOAT", "MAX_TOPK", "NORM_FLOOR", "Decisions", "match"]
+__all__ = ["FLOAT", "MAX_TOPK", "NORM_FLOOR", "Decisions", "Match", "Similarity", "similarity"]
 
 MAX_TOPK = 3840
 """Largest K of a TopK in TensorRT and TensorRT-RTX (1.7, TensorRT 10)."""
@@ -24,21 +24,43 @@ FLOAT = ir.DataType.FLOAT
 
 
 class Decisions(NamedTuple):
-    """Indices among sources and destinations, int64; `kept` is None if none stays, the others if nothing merges."""
+    """Which sources stay, and which of them join a destination.
+
+    Attributes:
+        kept: [B, S-R] int64, sources that stay, ascending; None if none stays.
+        matched: [B, K] int64, the sources that `target` speaks of; None: all of them, in their order.
+        target: [B, K] int64, the destination that each joins, -1 for one that stays; None if nothing merges.
+    """
 
     kept: ir.Value | None
     matched: ir.Value | None
     target: ir.Value | None
 
 
-def match(stage: Stage, fuse: FuseNode, metric: ir.Value, metric_type: ir.DataType) -> Decisions:
-    """Decide which sources leave, and where to.
+class Similarity(NamedTuple):
+    """Similarity of sources and destinations in float32.
 
-    Ties go to the lower index (ONNX TopK and ArgMax).
+    Attributes:
+        scaled: [B, S, T], cosine similarity up to a factor for each source, which changes no source's best destination.
+        best: [B, S, 1], the largest of each row.
+        cosine: [B, S, 1], the same as cosine similarity, by which sources compare with each other.
+    """
+
+    scaled: ir.Value
+    best: ir.Value
+    cosine: ir.Value
+
+
+Match = Callable[[Stage, FuseNode, Similarity], Decisions]
+
+
+def similarity(stage: Stage, fuse: FuseNode, metric: ir.Value) -> Similarity:
+    """Similarity of every source with every destination, from the metric [B, N, D] of any floating-point type.
 
     Source: arXiv 2312.01026, section 3.1.
     """
-    keys = stage.cast("match/keys", metric, metric_type, FLOAT)
+    assert metric.dtype is not None  # the tracer always declares it
+    keys = stage.cast("match/keys", metric, metric.dtype, FLOAT)
     square = stage.add("ReduceSumSquare", "match/square", keys, stage.ints("match/square/axis", -1), keepdims=1)
     floored = stage.add("Max", "match/floored", square, stage.floats("match/floor", NORM_FLOOR**2))
     inverse = stage.add("Reciprocal", "match/inverse", stage.add("Sqrt", "match/norm", floored))
@@ -57,34 +79,4 @@ def match(stage: Stage, fuse: FuseNode, metric: ir.Value, metric_type: ir.DataTy
     # The source's own norm scales a whole row: it cannot change which destination is best, so it comes after.
     scaled = stage.add("Mul", "match/scaled", product, destination_row)
     best = stage.add("ReduceMax", "match/best", scaled, stage.ints("match/best/axis", -1), keepdims=1)
-    scores = stage.add(
-        "Squeeze",
-        "match/scores",
-        stage.add("Mul", "match/cosine", best, source_inverse),
-        stage.ints("match/scores/axis", -1),
-    )
-    _, order = stage.add_many(
-        "TopK",
-        ("match/sorted", "match/order"),
-        scores,
-        stage.ints("match/order/k", fuse.sources),
-        axis=-1,
-        largest=1,
-        sorted=1,
-    )
-    kept = None
-    if fuse.sources > fuse.removed:
-        kept, _ = stage.add_many(
-            "TopK",
-            ("match/kept", "match/kept/order"),
-            stage.slice("match/staying", order, fuse.removed),
-            stage.ints("match/kept/k", fuse.sources - fuse.removed),
-            axis=-1,
-            largest=0,
-            sorted=1,
-        )
-    if fuse.method == "prune":
-        return Decisions(kept, None, None)
-    matched = stage.slice("match/matched", order, 0, stop=fuse.removed)
-    nearest = stage.add("ArgMax", "match/nearest", scaled, axis=-1, keepdims=0)
-    return Decisions(kept, matched, stage.add("GatherElements", "match/target", nearest, matched, axis=1))
+    return Similarity(scaled, best, stage.add("Mul", "match/cosine", best, source_inverse))

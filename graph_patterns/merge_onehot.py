@@ -21,8 +21,8 @@ def merge_onehot(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
     onehot = stage.add("Cast", "merge/onehot", joining_pairs, to=int(FLOAT))
 
     sizes = joining = None
-    if members.destination_sizes is not None and members.matched_sizes is not None:
-        across = stage.add("Transpose", "merge/sizes/across", members.matched_sizes, perm=[0, 2, 1])
+    if members.destination_sizes is not None and members.joining_sizes is not None:
+        across = stage.add("Transpose", "merge/sizes/across", members.joining_sizes, perm=[0, 2, 1])
         joining = stage.add("Mul", "merge/sizes/joining", onehot, across)
         added = stage.add("ReduceSum", "merge/sizes/added", joining, stage.ints("merge/sizes/axis", -1), keepdims=1)
         sizes = stage.add("Add", "merge/sizes", members.destination_sizes, added)
@@ -38,14 +38,14 @@ def merge_onehot(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
     def narrow(name: str, value: ir.Value) -> ir.Value:
         return stage.cast(name, value, FLOAT, fuse.dtype)
 
-    theirs = stage.add("MatMul", "merge/theirs", narrow("merge/weights/narrow", weights), members.matched)
+    theirs = stage.add("MatMul", "merge/theirs", narrow("merge/weights/narrow", weights), members.joining)
     kept = stage.add("Mul", "merge/ours", members.destinations, narrow("merge/own/narrow", own))
     mean = stage.add("Add", "merge/mean", kept, theirs)
     if fuse.method != "mlerp":
         return Merged(mean, sizes)
 
     lengths = stage.add(
-        "Transpose", "merge/lengths/across", norms(stage, fuse, "merge/lengths", members.matched), perm=[0, 2, 1]
+        "Transpose", "merge/lengths/across", norms(stage, fuse, "merge/lengths", members.joining), perm=[0, 2, 1]
     )
     joined = stage.add("Where", "merge/lengths/joined", joining_pairs, lengths, stage.floats("merge/zero", 0.0))
     longest_joined = stage.add(

@@ -23,12 +23,12 @@ def merge_scatter(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
         return stage.add("ScatterElements", name, onto, index, updates, axis=1, reduction=reduction)
 
     sizes = None
-    destinations, matched = members.destinations, members.matched
-    if members.destination_sizes is not None and members.matched_sizes is not None:
-        sizes = scatter("merge/sizes", members.destination_sizes, column, members.matched_sizes, "add")
+    destinations, matched = members.destinations, members.joining
+    if members.destination_sizes is not None and members.joining_sizes is not None:
+        sizes = scatter("merge/sizes", members.destination_sizes, column, members.joining_sizes, "add")
         if fuse.method == "tome":
             destinations = stage.add("Mul", "merge/ours", destinations, members.destination_sizes)
-            matched = stage.add("Mul", "merge/theirs", matched, members.matched_sizes)
+            matched = stage.add("Mul", "merge/theirs", matched, members.joining_sizes)
 
     wide_column = stage.add("Expand", "merge/index", column, stage.add("Shape", "merge/shape", matched))
     total = scatter("merge/total", destinations, wide_column, matched, "add")
@@ -42,5 +42,5 @@ def merge_scatter(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
 
     # MLERP: the direction of the mean is the direction of the sum, the count cancels.
     own = norms(stage, fuse, "merge/lengths/own", members.destinations)
-    longest = scatter("merge/longest", own, column, norms(stage, fuse, "merge/lengths", members.matched), "max")
+    longest = scatter("merge/longest", own, column, norms(stage, fuse, "merge/lengths", members.joining), "max")
     return Merged(rescale_to_longest(stage, fuse, total, longest), sizes)

@@ -20,17 +20,17 @@ class Members(NamedTuple):
 
     Attributes:
         destinations: [B, T, C].
-        matched: [B, R, C].
-        target: [B, R] int64, destination of each matched source.
+        joining: [B, K, C], sources.
+        target: [B, K] int64, the destination that each joins, -1 for none.
         destination_sizes: [B, T, 1] float32, None while sizes are not tracked.
-        matched_sizes: [B, R, 1] float32.
+        joining_sizes: [B, K, 1] float32.
     """
 
     destinations: ir.Value
-    matched: ir.Value
+    joining: ir.Value
     target: ir.Value
     destination_sizes: ir.Value | None
-    matched_sizes: ir.Value | None
+    joining_sizes: ir.Value | None
 
 
 class Merged(NamedTuple):
@@ -62,13 +62,13 @@ def rescale_to_longest(stage: Stage, fuse: FuseNode, mean: ir.Value, longest: ir
 
 
 def joins(stage: Stage, fuse: FuseNode, target: ir.Value) -> ir.Value:
-    """Whether matched source r joins destination t, bool [B, T, R]."""
+    """Whether source k joins destination t, bool [B, T, K]."""
     rows = stage.constant("merge/rows", np.arange(fuse.destinations, dtype=np.int64).reshape(1, -1, 1))
     columns = stage.add("Unsqueeze", "merge/columns", target, stage.ints("merge/columns/axis", 1))
     return stage.add("Equal", "merge/joins", rows, columns)
 
 
 def group_sizes(stage: Stage, onehot: ir.Value) -> ir.Value:
-    """Members of each group, the destination included, float32 [B, T, 1], from the one-hot float32 [B, T, R]."""
+    """Members of each group, the destination included, float32 [B, T, 1], from the one-hot float32 [B, T, K]."""
     joined = stage.add("ReduceSum", "merge/joined", onehot, stage.ints("merge/joined/axis", -1), keepdims=1)
     return stage.add("Add", "merge/count", joined, stage.floats("merge/one", 1.0))

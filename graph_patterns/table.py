@@ -5,36 +5,42 @@ from __future__ import annotations
 from onnxscript.rewriter import RewriteRule, RewriteRuleClassBase
 
 from tofu_export.graph_patterns.attention_decomposed import AttentionRule, BiasedAttentionRule
+from tofu_export.graph_patterns.formulation import Formulation
 from tofu_export.graph_patterns.fuse_rules import FUSE_RULES
 from tofu_export.graph_patterns.gelu import GeluRule
+from tofu_export.graph_patterns.match_rank import match_rank
+from tofu_export.graph_patterns.match_sort import match_sort
 from tofu_export.graph_patterns.merge_onehot import merge_onehot
 from tofu_export.graph_patterns.merge_scatter import merge_scatter
-from tofu_export.graph_patterns.merging import Merge
 from tofu_export.options import Precision, Target
 
-__all__ = ["MERGES", "rules_for"]
+__all__ = ["FORMULATIONS", "rules_for"]
 
-MERGES: dict[tuple[Target, Precision], Merge] = {
-    (Target.PORTABLE, Precision.FP32): merge_onehot,
-    (Target.PORTABLE, Precision.FP16): merge_onehot,
-    (Target.PORTABLE, Precision.BF16): merge_onehot,
-    (Target.ONNXRUNTIME, Precision.FP32): merge_scatter,
-    (Target.ONNXRUNTIME, Precision.FP16): merge_onehot,
-    (Target.ONNXRUNTIME, Precision.BF16): merge_onehot,
-    (Target.TENSORRT, Precision.FP32): merge_onehot,
-    (Target.TENSORRT, Precision.FP16): merge_onehot,
-    (Target.TENSORRT, Precision.BF16): merge_onehot,
-    (Target.TENSORRT_RTX, Precision.FP32): merge_onehot,
-    (Target.TENSORRT_RTX, Precision.FP16): merge_onehot,
-    (Target.TENSORRT_RTX, Precision.BF16): merge_onehot,
+_SORT_ONEHOT = Formulation(match_sort, merge_onehot)
+_SORT_SCATTER = Formulation(match_sort, merge_scatter)
+_RANK_ONEHOT = Formulation(match_rank, merge_onehot)
+
+FORMULATIONS: dict[tuple[Target, Precision], Formulation] = {
+    (Target.PORTABLE, Precision.FP32): _RANK_ONEHOT,
+    (Target.PORTABLE, Precision.FP16): _RANK_ONEHOT,
+    (Target.PORTABLE, Precision.BF16): _RANK_ONEHOT,
+    (Target.ONNXRUNTIME, Precision.FP32): _SORT_SCATTER,
+    (Target.ONNXRUNTIME, Precision.FP16): _SORT_ONEHOT,
+    (Target.ONNXRUNTIME, Precision.BF16): _SORT_ONEHOT,
+    (Target.TENSORRT, Precision.FP32): _RANK_ONEHOT,
+    (Target.TENSORRT, Precision.FP16): _RANK_ONEHOT,
+    (Target.TENSORRT, Precision.BF16): _RANK_ONEHOT,
+    (Target.TENSORRT_RTX, Precision.FP32): _RANK_ONEHOT,
+    (Target.TENSORRT_RTX, Precision.FP16): _RANK_ONEHOT,
+    (Target.TENSORRT_RTX, Precision.BF16): _RANK_ONEHOT,
 }
-"""The merging formulation of each target and precision."""
+"""How each target and precision matches and merges."""
 
 
 def rules_for(target: Target, precision: Precision, opset: int) -> tuple[RewriteRule, ...]:
     """The rules that lower every canonical operator for a target, precision and opset, in the order they are tried."""
-    merge = MERGES[target, precision]
-    rules = (*(rule(merge) for rule in FUSE_RULES), AttentionRule(), BiasedAttentionRule(), GeluRule(opset))
+    formulation = FORMULATIONS[target, precision]
+    rules = (*(rule(formulation) for rule in FUSE_RULES), AttentionRule(), BiasedAttentionRule(), GeluRule(opset))
     return tuple(_as_rule(rule) for rule in rules)
 
 

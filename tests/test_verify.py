@@ -21,7 +21,7 @@ from tofu_export import patch
 from tofu_export.compare import TOLERANCES, OutputComparison, compare_outputs
 from tofu_export.decisions import DecisionReport, Decisions, judge
 from tofu_export.errors import VerificationError
-from tofu_export.graph_patterns.canonical import decision_names
+from tofu_export.graph_patterns.canonical import decision_name
 from tofu_export.options import BatchRange, Precision, Reduction, Target
 from tofu_export.verify import VerificationResult, batches_to_verify, verify
 
@@ -192,9 +192,10 @@ def shifted_kept(proto: onnx.ModelProto) -> None:
     change(proto, "blocks.0/fuse/tokens/kept/position", 1, lambda value: value - 1)
 
 
-def shifted_matched(proto: onnx.ModelProto) -> None:
+def shifted_joining(proto: onnx.ModelProto) -> None:
     # not in the last block: a class token does not see what merges there
-    change(proto, "blocks.1/fuse/tokens/matched/position", 1, lambda value: value - 1)
+    change(proto, "blocks.1/fuse/tokens/joining", 1, lambda value: value - 1)
+    change(proto, "blocks.1/fuse/tokens/joining", 2, lambda value: np.array([13], dtype=np.int64))
 
 
 def shifted_destinations(proto: onnx.ModelProto) -> None:
@@ -209,12 +210,22 @@ def other_order(proto: onnx.ModelProto) -> None:
 
 
 def least_similar(proto: onnx.ModelProto) -> None:
-    (largest,) = (entry for entry in node(proto, "blocks.1/fuse/match/sorted").attribute if entry.name == "largest")
-    largest.i = 0
+    if "blocks.1/fuse/match/sorted" in {entry.name for entry in proto.graph.node}:
+        sort = node(proto, "blocks.1/fuse/match/sorted")
+        (largest,) = (entry for entry in sort.attribute if entry.name == "largest")
+        largest.i = 0
+    else:
+        node(proto, "blocks.1/fuse/match/more").op_type = "Less"
 
 
 def farthest(proto: onnx.ModelProto) -> None:
-    node(proto, "blocks.1/fuse/match/nearest").op_type = "ArgMin"
+    if "blocks.1/fuse/match/lowest" not in {entry.name for entry in proto.graph.node}:
+        node(proto, "blocks.1/fuse/match/nearest").op_type = "ArgMin"
+        return
+    met, best = node(proto, "blocks.1/fuse/match/met"), node(proto, "blocks.1/fuse/match/best")
+    least = helper.make_node("ReduceMin", best.input, ["least"], name="least", keepdims=1)
+    met.input[1] = "least"
+    proto.graph.node.insert(list(proto.graph.node).index(met), least)
 
 
 def not_normalised(proto: onnx.ModelProto) -> None:
@@ -227,8 +238,11 @@ def not_normalised(proto: onnx.ModelProto) -> None:
 
 
 def unsorted(proto: onnx.ModelProto) -> None:
-    sort = node(proto, "blocks.0/fuse/match/kept")
-    sort.CopyFrom(helper.make_node("Identity", sort.input[:1], sort.output[:1], name=sort.name))
+    if "blocks.0/fuse/match/staying" in {entry.name for entry in proto.graph.node if entry.op_type == "Where"}:
+        change(proto, "blocks.0/fuse/match/staying", 2, lambda value: value[:, ::-1].copy())
+    else:
+        sort = node(proto, "blocks.0/fuse/match/kept")
+        sort.CopyFrom(helper.make_node("Identity", sort.input[:1], sort.output[:1], name=sort.name))
 
 
 def nan_bias(proto: onnx.ModelProto) -> None:
@@ -245,11 +259,11 @@ def tilted_scores(tilt: float | Array) -> Mutation:
 
     def mutate(proto: onnx.ModelProto) -> None:
         graph = proto.graph
-        sort = node(proto, "blocks.0/fuse/match/sorted")
-        graph.initializer.append(numpy_helper.from_array(constants.astype(np.float32), "tilt"))
-        tilted = helper.make_node("Add", [sort.input[0], "tilt"], ["tilted"], name="tilt")
-        sort.input[0] = "tilted"
-        graph.node.insert(list(graph.node).index(sort), tilted)
+        cosine = node(proto, "blocks.0/fuse/match/cosine")
+        graph.initializer.append(numpy_helper.from_array(constants.astype(np.float32)[:, None], "tilt"))
+        tilted = helper.make_node("Add", ["straight", "tilt"], list(cosine.output), name="tilt")
+        cosine.output[0] = "straight"
+        graph.node.insert(list(graph.node).index(cosine) + 1, tilted)
 
     return mutate
 
@@ -261,7 +275,7 @@ def tilted_scores(tilt: float | Array) -> Mutation:
         corrupted_first_weight,
         swapped_layers,
         shifted_kept,
-        shifted_matched,
+        shifted_joining,
         shifted_destinations,
         other_order,
     ],
@@ -275,9 +289,12 @@ def test_wrong_arithmetic_fails(tmp_path: Path, mutation: Mutation) -> None:
     assert error.value.exit_code == 4
 
 
+@pytest.mark.parametrize("target", [Target.PORTABLE, Target.ONNXRUNTIME])
 @pytest.mark.parametrize("mutation", [least_similar, farthest, not_normalised, tilted_scores(0.05)])
-def test_wrong_decisions_fail_though_the_arithmetic_is_right(tmp_path: Path, mutation: Mutation) -> None:
-    result = checked(file_of(tmp_path, mutation=mutation), tiny.reduced("cls", SOME))
+def test_wrong_decisions_fail_though_the_arithmetic_is_right(
+    tmp_path: Path, mutation: Mutation, target: Target
+) -> None:
+    result = checked(file_of(tmp_path, mutation=mutation, target=target), tiny.reduced("cls", SOME))
     assert not result.passed
     assert result.decisions.wrong > 0
     assert result.images_with_flips > 0
@@ -288,8 +305,9 @@ def test_wrong_decisions_fail_though_the_arithmetic_is_right(tmp_path: Path, mut
     assert "logits differ" not in str(error.value)
 
 
-def test_kept_sources_out_of_order_fail(tmp_path: Path) -> None:
-    result = checked(file_of(tmp_path, mutation=unsorted), tiny.reduced("cls", SOME))
+@pytest.mark.parametrize("target", [Target.PORTABLE, Target.ONNXRUNTIME])
+def test_kept_sources_out_of_order_fail(tmp_path: Path, target: Target) -> None:
+    result = checked(file_of(tmp_path, mutation=unsorted, target=target), tiny.reduced("cls", SOME))
     assert not result.passed
     assert result.decisions.wrong > 0
     assert "layer 0: kept sources are not in ascending order" in result.decisions.faults
@@ -323,10 +341,20 @@ def renamed(old: str) -> Mutation:
     return mutate
 
 
-@pytest.mark.parametrize(("layer", "kind"), [(0, "kept"), (1, "kept"), (1, "matched"), (2, "target")])
-def test_a_missing_decision_fails(tmp_path: Path, layer: int, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "layer", "kind"),
+    [
+        (Target.PORTABLE, 0, "kept"),
+        (Target.PORTABLE, 1, "kept"),
+        (Target.PORTABLE, 1, "assigned"),
+        (Target.PORTABLE, 2, "assigned"),
+        (Target.ONNXRUNTIME, 1, "matched"),
+        (Target.ONNXRUNTIME, 2, "target"),
+    ],
+)
+def test_a_missing_decision_fails(tmp_path: Path, target: Target, layer: int, kind: str) -> None:
     """Layer 1 keeps sources, so its `kept` cannot be missing either."""
-    path = file_of(tmp_path, mutation=renamed(f"blocks.{layer}/fuse/match/{kind}"))
+    path = file_of(tmp_path, mutation=renamed(f"blocks.{layer}/fuse/match/{kind}"), target=target)
     try:
         result = checked(path, tiny.reduced("cls", SOME))
     except VerificationError as error:
@@ -338,7 +366,7 @@ def test_a_missing_decision_fails(tmp_path: Path, layer: int, kind: str) -> None
 
 def test_an_output_too_many_fails(tmp_path: Path) -> None:
     def extra(proto: onnx.ModelProto) -> None:
-        name = decision_names(0, merges=False)["kept"]
+        name = decision_name(0, "kept")
         proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.INT64, None))
 
     with pytest.raises(VerificationError, match=r"kept.*expected logits"):
@@ -614,6 +642,11 @@ def test_decisions_are_read_from_what_a_file_states() -> None:
     matched, target = np.array([[2, 1], [0, 3]]), np.array([[0, 0], [1, 0]])
     read = Decisions.read({"matched": matched, "target": target}, 2, 2)
     assert read.kept.shape == (2, 0)
+    read = Decisions.read({"kept": np.array([[1], [2]]), "assigned": np.array([[0, -1, 2], [1, 1, -1]])}, 2, 3)
+    assert (read.matched.tolist(), np.array(read.target).tolist()) == ([[0, 2], [0, 1]], [[0, 2], [1, 1]])
+    assert read.fault(3, 3) is None
+    read = Decisions.read({"assigned": np.array([[0, -1], [1, 1]])}, 2, 2)
+    assert read.fault(2, 2) is not None
     read = Decisions.read({"kept": np.array([[0, 0], [1, 2]])}, 2, 4)  # rows of unequal length
     assert read.fault(4, 4) is not None
 

@@ -6,7 +6,7 @@ reference would have taken. Axes: B batch, S sources, T destinations, R removed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,13 +34,19 @@ class Decisions:
 
     @classmethod
     def read(cls, found: Mapping[str, Ints], batch: int, sources: int) -> Decisions:
-        """Decisions as a file states them: `kept` may be missing if none stays, `matched` is what is not kept."""
+        """Decisions as a file states them, in one of the forms that `graph_patterns.canonical` lists.
+
+        `kept` may be missing if none stays. Without `matched`, what `assigned` gives a destination leaves, or else what
+        is not kept. Rows of unequal length, which no file has a reason for, come back empty: a fault.
+        """
         kept = found.get("kept", np.empty((batch, 0), dtype=np.int64))
-        matched = found.get("matched")
-        if matched is None:
-            left = [np.setdiff1d(np.arange(sources), row) for row in kept]
-            matched = np.stack(left) if len({len(row) for row in left}) == 1 else np.empty((batch, 0), dtype=np.int64)
-        return cls(kept, matched, found.get("target"))
+        if "matched" in found:
+            return cls(kept, found["matched"], found.get("target"))
+        if "assigned" in found:
+            assigned = found["assigned"]
+            matched = _stacked([np.flatnonzero(row >= 0) for row in assigned])
+            return cls(kept, matched, np.take_along_axis(assigned, matched, axis=1))
+        return cls(kept, _stacked([np.setdiff1d(np.arange(sources), row) for row in kept]), None)
 
     def fault(self, sources: int, destinations: int) -> str | None:
         """What makes these decisions impossible, None if they are a valid matching."""
@@ -132,6 +138,10 @@ def judge(
     return DecisionReport(
         (layer,), compared, len(margins), len(margins) - wrong, wrong, float(max((0.0, *margins))), ()
     )
+
+
+def _stacked(rows: Sequence[Ints]) -> Ints:
+    return np.stack(rows) if len({len(row) for row in rows}) == 1 else np.empty((len(rows), 0), dtype=np.int64)
 
 
 def _other_shape(got: Decisions, reference: Decisions) -> str | None:

@@ -8,7 +8,7 @@ between near-equal tokens is not taken for wrong arithmetic, nor the reverse.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from tofu_export.compare import TOLERANCES, OutputComparison, Tolerance, compare
 from tofu_export.decisions import DecisionReport, Decisions, judge
 from tofu_export.errors import VerificationError
 from tofu_export.export import OUTPUT_NAME
-from tofu_export.graph_patterns.canonical import decision_names, is_decision
+from tofu_export.graph_patterns.canonical import decision_name, is_decision
 from tofu_export.options import BatchRange, Precision
 from tofu_export.ort import OrtSession, open_session
 from tofu_export.patch import applied_plan, observe
@@ -162,13 +162,12 @@ def verify(
     Raises:
         VerificationError: the file lacks outputs that must be compared.
     """
-    names = _decision_outputs(applied_plan(model))
     tolerance = TOLERANCES[precision]
     sizes, notes = batches_to_verify(batch)
     starts = np.cumsum((0, *sizes[:-1]))
     images = [pixels[(start + np.arange(size)) % len(pixels)] for start, size in zip(starts, sizes, strict=True)]
     logits = _run(path, images)
-    watched = _watch(path, names, images)
+    names, watched = _watch(path, applied_plan(model), images)
 
     outputs: OutputComparison | None = None
     decisions = DecisionReport()
@@ -228,17 +227,31 @@ class _Replay:
         return Matching(torch.from_numpy(got.kept), torch.from_numpy(got.matched), target)
 
 
-def _decision_outputs(plan: Plan | None) -> dict[int, dict[str, str]]:
-    """Value names of the decisions in a file, by layer and kind; no `kept` where no source stays."""
+def _decision_outputs(plan: Plan | None, produced: Set[str], file: str) -> dict[int, dict[str, str]]:
+    """Names of the decisions among the values `produced` in a file, by layer and kind; no `kept` where no source stays.
+
+    Raises:
+        VerificationError: a layer's decisions are not in the file, or there are some that the plan does not know of.
+    """
     names: dict[int, dict[str, str]] = {}
-    if plan is None:
-        return names
-    for layer in plan.layers:
-        if layer.removed:
-            names[layer.layer] = decision_names(layer.layer, merges=layer.method.merges)
-            sources = len(range(layer.tokens_in)[Partition.of(plan.prefix_tokens).sources])
-            if sources == layer.removed:
-                del names[layer.layer]["kept"]
+    if plan is not None:
+        for layer in plan.layers:
+            if layer.removed:
+                sources = len(range(layer.tokens_in)[Partition.of(plan.prefix_tokens).sources])
+                kinds = ["kept"] if sources > layer.removed else []
+                if layer.method.merges:
+                    by_source = decision_name(layer.layer, "assigned") in produced
+                    kinds += ["assigned"] if by_source else ["matched", "target"]
+                names[layer.layer] = {kind: decision_name(layer.layer, kind) for kind in kinds}
+    for layer_index, kinds_of in names.items():
+        for name in kinds_of.values():
+            if name not in produced:
+                raise VerificationError(
+                    f"{file}: layer {layer_index} has no value {name}, decisions cannot be compared"
+                )
+    expected = {name for kinds_of in names.values() for name in kinds_of.values()}
+    if unexpected := sorted(name for name in produced - expected if is_decision(name)):
+        raise VerificationError(f"{file} decides {unexpected[0]}, which the plan knows nothing of")
     return names
 
 
@@ -254,30 +267,27 @@ def _run(path: Path, images: Sequence[Array]) -> list[Array]:
     return [session.run(_feeds(session, batch))[OUTPUT_NAME] for batch in images]
 
 
-def _watch(path: Path, names: dict[int, dict[str, str]], images: Sequence[Array]) -> list[dict[str, Array] | None]:
-    """Logits and decisions of each batch, from a copy of the file whose decisions are outputs.
+def _watch(
+    path: Path, plan: Plan | None, images: Sequence[Array]
+) -> tuple[dict[int, dict[str, str]], list[dict[str, Array] | None]]:
+    """Names of the decisions, and logits and decisions of each batch from a copy of the file that gives them out.
 
     Raises:
-        VerificationError: a layer's decisions are not in the file.
+        VerificationError: as in `_decision_outputs`.
     """
     proto = onnx.load(path, load_external_data=False)
-    produced = {name for node in proto.graph.node for name in node.output}
-    expected = {name for kinds in names.values() for name in kinds.values()}
-    if unexpected := sorted(name for name in produced - expected if is_decision(name)):
-        raise VerificationError(f"{path.name} decides {unexpected[0]}, which the plan knows nothing of")
+    names = _decision_outputs(plan, {name for node in proto.graph.node for name in node.output}, path.name)
     if not names:
-        return [None] * len(images)
-    for layer, kinds in names.items():
+        return names, [None] * len(images)
+    for kinds in names.values():
         for name in kinds.values():
-            if name not in produced:
-                raise VerificationError(f"{path.name}: layer {layer} has no value {name}, decisions cannot be compared")
             proto.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None))
     scratch = path.with_name(f"{path.name}.decisions")  # beside the file, where external weights are found
     try:
         scratch.write_bytes(proto.SerializeToString())
         del proto
         session = open_session(scratch)
-        return [session.run(_feeds(session, batch)) for batch in images]
+        return names, [session.run(_feeds(session, batch)) for batch in images]
     finally:
         scratch.unlink(missing_ok=True)
 

@@ -19,11 +19,13 @@ from onnx import TensorProto, helper
 
 from tests import reference, tiny
 from tofu_export.errors import LoweringError
-from tofu_export.graph_patterns.canonical import decision_names
+from tofu_export.graph_patterns.canonical import decision_name
 from tofu_export.graph_patterns.lowering import census, lower
-from tofu_export.graph_patterns.merge_onehot import merge_onehot
+from tofu_export.graph_patterns.match_rank import RANKED_SOURCES
+from tofu_export.graph_patterns.match_sort import match_sort
 from tofu_export.graph_patterns.merge_scatter import merge_scatter
-from tofu_export.graph_patterns.table import MERGES, rules_for
+from tofu_export.graph_patterns.table import FORMULATIONS as TABLE
+from tofu_export.graph_patterns.table import rules_for
 from tofu_export.options import Precision, Target
 from tofu_export.ort import OrtSession, open_session
 
@@ -110,10 +112,14 @@ def session_of(model: ir.Model, case: Case | None = None) -> OrtSession:
     onnx.checker.check_model(proto, full_check=True)
     if case is not None:
         produced = {name for node in proto.graph.node for name in node.output}
-        for name in decision_names(case.layer, merges=case.method != "prune").values():
+        for name in decisions_of(case.layer):
             if name in produced:
                 proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.INT64, None))
     return open_session(proto.SerializeToString(), threads=1)
+
+
+def decisions_of(layer: int) -> list[str]:
+    return [decision_name(layer, kind) for kind in ("kept", "matched", "target", "assigned")]
 
 
 def normal(seed: int, *shape: int) -> Array:
@@ -139,7 +145,7 @@ def check(
     feeds = {"x": x, "metric": metric, **({"sizes": sizes} if case.sized else {})}
     out = session.run({name: feeds[name] for name in session.inputs})
     fused = out["fused"].astype(np.float64)
-    names = decision_names(case.layer, merges=case.method != "prune")
+    kept_name, matched_name, target_name, assigned_name = decisions_of(case.layer)
     tolerance = RTOL[np.dtype(dtype)] * float(np.abs(x.astype(np.float64)).max())
     assert fused.shape == (len(x), case.tokens - case.removed, case.channels)
     assert np.isfinite(fused).all()
@@ -166,13 +172,18 @@ def check(
             assert_array_equal(out["new_sizes"][image, :, 0], out_sizes)
         rank = {position: index for index, position in enumerate(case.sources)}
         row = {position: index for index, position in enumerate(matching.destinations)}
-        if names["kept"] in out:
-            assert out[names["kept"]][image].tolist() == [rank[source] for source in matching.kept]
+        if kept_name in out:
+            assert out[kept_name][image].tolist() == [rank[source] for source in matching.kept]
         else:
             assert not matching.kept
-        if case.method != "prune":
-            assert out[names["matched"]][image].tolist() == [rank[source] for source, _ in matching.matched]
-            assert out[names["target"]][image].tolist() == [row[target] for _, target in matching.matched]
+        if case.method == "prune":
+            assert not {matched_name, target_name, assigned_name} & set(out)
+        elif assigned_name in out:
+            targets = {rank[source]: row[target] for source, target in matching.matched}
+            assert out[assigned_name][image].tolist() == [targets.get(index, -1) for index in range(len(rank))]
+        else:
+            assert out[matched_name][image].tolist() == [rank[source] for source, _ in matching.matched]
+            assert out[target_name][image].tolist() == [row[target] for _, target in matching.matched]
     return fused
 
 
@@ -345,8 +356,7 @@ def test_two_reductions_in_a_row_keep_apart() -> None:
         got = session_of(model).run({"x": x, "metric": metric, "short": short})
         assert_allclose(got["out"], expected, atol=1e-5)
         produced = {value.name for node in model.graph for value in node.outputs}
-        assert produced.issuperset(decision_names(0, merges=True).values())
-        assert produced.issuperset(decision_names(1, merges=True).values())
+        assert {decision_name(0, "kept"), decision_name(1, "kept")} <= produced
 
 
 # --- Attention ---------------------------------------------------------------------------------------------------
@@ -525,10 +535,11 @@ def test_names_say_the_stage(everywhere: list[Any]) -> None:
 def test_decisions_have_their_names(everywhere: list[Any]) -> None:
     for case, _, _, proto in everywhere:
         produced = {name for node in proto.graph.node for name in node.output}
-        names = decision_names(case.layer, merges=case.method != "prune")
-        stays = len(case.sources) > case.removed
-        assert (names.pop("kept") in produced) is stays, case
-        assert produced.issuperset(names.values()), case
+        kept, matched, target, assigned = (name in produced for name in decisions_of(case.layer))
+        assert kept is (len(case.sources) > case.removed), case
+        assert (matched or assigned) is (case.method != "prune"), case
+        assert matched is target, case
+        assert not (matched and assigned), case
 
 
 def test_graphs_are_sorted_and_have_no_dead_nodes(everywhere: list[Any]) -> None:
@@ -544,6 +555,14 @@ def test_graphs_are_sorted_and_have_no_dead_nodes(everywhere: list[Any]) -> None
         assert used.issuperset(constants(proto))
 
 
+@pytest.mark.parametrize("sources", [RANKED_SOURCES, RANKED_SOURCES + 1])
+def test_few_sources_are_ranked_and_many_sorted(sources: int) -> None:
+    case = Case("average", 2 * sources, 0, 5)
+    produced = {value.name for node in case.lowered(*ONEHOT).graph for value in node.outputs}
+    assert (decision_name(case.layer, "assigned") in produced) is (sources == RANKED_SOURCES)
+    check(session_of(case.lowered(*ONEHOT), case), case, normal(1, 1, 2 * sources, 16), normal(2, 1, 2 * sources, 8))
+
+
 def test_lowering_twice_gives_the_same_bytes() -> None:
     for form in (ONEHOT, SCATTER, HALF):
         case = Case("mlerp", 15, 1, 4)
@@ -552,13 +571,13 @@ def test_lowering_twice_gives_the_same_bytes() -> None:
 
 
 def test_the_table_covers_every_target_and_precision() -> None:
-    assert list(MERGES) == COMBINATIONS
+    assert list(TABLE) == COMBINATIONS
     for target, precision in COMBINATIONS:
         rules = rules_for(target, precision, 18)
         assert len({rule.name for rule in rules}) == len(rules) >= 4
-        merge = MERGES[target, precision]
-        assert merge in (merge_onehot, merge_scatter)
-        assert merge is merge_onehot or (target, precision) == (Target.ONNXRUNTIME, Precision.FP32)
+        formulation = TABLE[target, precision]
+        assert (formulation.merge is merge_scatter) is ((target, precision) == (Target.ONNXRUNTIME, Precision.FP32))
+        assert (formulation.match is match_sort) is (target is Target.ONNXRUNTIME)
 
 
 # --- What does not fire ------------------------------------------------------------------------------------------
@@ -634,4 +653,5 @@ def test_census_counts_nodes_by_operator_and_domain() -> None:
     assert counts == {"tofu::Fuse": 1}
     lowered = census(Case("mlerp", 13, 1, 3).lowered(*ONEHOT))
     assert list(lowered.values()) == sorted(lowered.values(), reverse=True)
-    assert lowered["TopK"] == 2
+    assert lowered["TopK"] == 1
+    assert census(Case("mlerp", 13, 1, 3).lowered(*SCATTER))["TopK"] == 2
