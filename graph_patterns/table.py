@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from onnxscript.rewriter import RewriteRule, RewriteRuleClassBase
 
-from tofu_export.graph_patterns.attention_decomposed import AttentionRule, BiasedAttentionRule
+from tofu_export.graph_patterns.attention_aligned import aligned
+from tofu_export.graph_patterns.attention_decomposed import decomposed
+from tofu_export.graph_patterns.attention_rules import Attend, AttentionRule, BiasedAttentionRule
 from tofu_export.graph_patterns.formulation import Formulation
 from tofu_export.graph_patterns.fuse_rules import FUSE_RULES
 from tofu_export.graph_patterns.gelu import GeluRule
@@ -14,7 +16,7 @@ from tofu_export.graph_patterns.merge_onehot import merge_onehot
 from tofu_export.graph_patterns.merge_scatter import merge_scatter
 from tofu_export.options import Precision, Target
 
-__all__ = ["FORMULATIONS", "rules_for"]
+__all__ = ["ATTENTION", "FORMULATIONS", "rules_for"]
 
 _SORT_ONEHOT = Formulation(match_sort, merge_onehot)
 _SORT_SCATTER = Formulation(match_sort, merge_scatter)
@@ -37,10 +39,24 @@ FORMULATIONS: dict[tuple[Target, Precision], Formulation] = {
 """How each target and precision matches and merges."""
 
 
+ATTENTION: dict[tuple[Target, Precision], Attend] = {
+    (Target.PORTABLE, Precision.FP32): aligned,
+    (Target.TENSORRT, Precision.FP32): aligned,
+    (Target.TENSORRT_RTX, Precision.FP32): aligned,
+}
+"""How a target and precision attends, where that is not `decomposed`. In onnxruntime both are equally fast."""
+
+
 def rules_for(target: Target, precision: Precision, opset: int) -> tuple[RewriteRule, ...]:
     """The rules that lower every canonical operator for a target, precision and opset, in the order they are tried."""
     formulation = FORMULATIONS[target, precision]
-    rules = (*(rule(formulation) for rule in FUSE_RULES), AttentionRule(), BiasedAttentionRule(), GeluRule(opset))
+    attend = ATTENTION.get((target, precision), decomposed)
+    rules = (
+        *(rule(formulation) for rule in FUSE_RULES),
+        AttentionRule(attend),
+        BiasedAttentionRule(attend),
+        GeluRule(opset),
+    )
     return tuple(_as_rule(rule) for rule in rules)
 
 

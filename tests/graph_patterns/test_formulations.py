@@ -387,17 +387,29 @@ def softmax_attention(q: Array, k: Array, v: Array, bias: Array | None, scale: f
 
 @pytest.mark.parametrize("target", Target)
 @pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("keys", [1, 7, 8])
 @pytest.mark.parametrize("scale", [8**-0.5, 1.0, 0.05])
-def test_attention(target: Target, biased: bool, scale: float) -> None:
-    session = session_of(lower(ir.from_proto(attention_model(scale, biased)), target, Precision.FP32))
+def test_attention(target: Target, biased: bool, scale: float, keys: int) -> None:
+    session = session_of(lower(ir.from_proto(attention_model(scale, biased, keys=keys)), target, Precision.FP32))
     for batch in (1, 4):
-        feeds = {name: normal(seed, batch, 3, 5 if name == "q" else 7, 8) for seed, name in enumerate("qkv")}
-        bias = np.log(np.random.default_rng(3).integers(1, 9, size=(batch, 1, 1, 7))).astype(np.float32)
+        feeds = {name: normal(seed, batch, 3, 5 if name == "q" else keys, 8) for seed, name in enumerate("qkv")}
+        bias = np.log(np.random.default_rng(3).integers(1, 9, size=(batch, 1, 1, keys))).astype(np.float32)
         expected = softmax_attention(
             *(value.astype(np.float64) for value in feeds.values()), bias if biased else None, scale
         )
         got = session.run({**feeds, **({"bias": bias} if biased else {})})["y"]
         assert_allclose(got, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(("keys", "padded"), [(7, True), (8, False)])
+def test_an_odd_number_of_keys_is_padded_by_one_without_weight(keys: int, padded: bool) -> None:
+    """Also where every score is far below zero."""
+    model = lower(ir.from_proto(attention_model(1.0, False, keys=keys)), Target.TENSORRT_RTX, Precision.FP32)
+    assert (census(model).get("Pad", 0) == 2) is padded
+    q, k = np.full((1, 3, 5, 8), -1e4, np.float32), np.full((1, 3, keys, 8), 1e4, np.float32)
+    v = normal(1, 1, 3, keys, 8)
+    got = session_of(model).run({"q": q, "k": k, "v": v})["y"]
+    assert_allclose(got, np.broadcast_to(v.mean(axis=2, keepdims=True), got.shape), rtol=0, atol=1e-6)
 
 
 def test_attention_with_a_bias_for_every_query() -> None:
