@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["DOMAIN", "FuseNode", "decision_name", "is_decision"]
+__all__ = ["DECISIONS", "DOMAIN", "FuseNode", "decision_name", "is_decision"]
 
 DOMAIN = "tofu"
 
@@ -80,6 +80,10 @@ class FuseNode:
         return f"blocks.{self.layer}/fuse"
 
 
+DECISIONS = ("kept", "matched", "target", "assigned")
+"""Kinds of decisions, see `decision_name`."""
+
+
 def decision_name(layer: int, kind: str) -> str:
     """Name of the int64 value that holds one kind of a layer's decisions in every lowered graph.
 
@@ -95,4 +99,4 @@ def decision_name(layer: int, kind: str) -> str:
 
 def is_decision(name: str) -> bool:
     """True if a value of this name holds decisions of some layer."""
-    return re.fullmatch(r"blocks\.\d+/fuse/match/(kept|matched|target|assigned)", name) is not None
+    return re.fullmatch(rf"blocks\.\d+/fuse/match/({'|'.join(DECISIONS)})", name) is not None

@@ -86,18 +86,22 @@ def checked(
 
 @pytest.mark.parametrize("target", [Target.PORTABLE, Target.ONNXRUNTIME])
 @pytest.mark.parametrize("reduction", [SOME, TOME], ids=["hybrid", "tome"])
-def test_a_right_file_passes(tmp_path: Path, reduction: Reduction, target: Target) -> None:
+@pytest.mark.parametrize("name", ["avg", "cls"])
+def test_a_right_file_passes(tmp_path: Path, name: str, reduction: Reduction, target: Target) -> None:
+    """A class token does not see the last reduction, which its file leaves out."""
     seen: list[int] = []
-    path = file_of(tmp_path, reduction=reduction, target=target)
-    result = checked(path, tiny.reduced("cls", reduction), on_batch=seen.append)
+    path = file_of(tmp_path, name, reduction=reduction, target=target)
+    result = checked(path, tiny.reduced(name, reduction), on_batch=seen.append)
     assert result.passed
     assert result.batches == (1, 2, 3)
     assert seen == [1, 2, 3]
     assert result.outputs.images == 6
     assert result.outputs.max_abs < 2e-5
     assert result.outputs.top1_agreement == 1.0
-    assert result.decisions.layers == (0, 1, 2)
-    per_image = 3 + 2 * (2 + 4) if reduction is SOME else 2 * sum(AMOUNTS)
+    last = AMOUNTS[2] if name == "avg" else 0
+    assert result.decisions.layers == ((0, 1, 2) if last else (0, 1))
+    assert any("block 2: the file has none" in note for note in result.notes) is (name == "cls")
+    per_image = 3 + 2 * (2 + last) if reduction is SOME else 2 * (3 + 2 + last)
     assert result.decisions.compared == 6 * per_image
     assert (result.decisions.flips, result.images_with_flips) == (0, 0)
     entry = result.to_dict()
@@ -354,14 +358,21 @@ def renamed(old: str) -> Mutation:
 )
 def test_a_missing_decision_fails(tmp_path: Path, target: Target, layer: int, kind: str) -> None:
     """Layer 1 keeps sources, so its `kept` cannot be missing either."""
-    path = file_of(tmp_path, mutation=renamed(f"blocks.{layer}/fuse/match/{kind}"), target=target)
+    path = file_of(tmp_path, "avg", mutation=renamed(f"blocks.{layer}/fuse/match/{kind}"), target=target)
     try:
-        result = checked(path, tiny.reduced("cls", SOME))
+        result = checked(path, tiny.reduced("avg", SOME))
     except VerificationError as error:
         assert f"layer {layer}" in str(error)
     else:
         assert not result.passed
         assert result.decisions.wrong > 0
+
+
+def test_a_last_reduction_that_the_output_depends_on_cannot_be_missing(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "avg", Reduction(r=(*AMOUNTS[:2], 0), pattern="PAM"))
+    result = checked(path, tiny.reduced("avg", SOME))
+    assert not result.passed
+    assert not result.outputs.within(result.tolerance)
 
 
 def test_an_output_too_many_fails(tmp_path: Path) -> None:
@@ -417,9 +428,9 @@ def test_a_file_made_with_another_method_fails(tmp_path: Path, made: str, claime
 )
 @pytest.mark.parametrize("pattern", ["PPP", "PAM", "TTT"])
 def test_a_file_made_with_another_r_fails(tmp_path: Path, pattern: str, amounts: tuple[int, ...]) -> None:
-    """Also in the last block, where the class token does not see it."""
-    claimed = tiny.reduced("cls", Reduction(r=amounts, pattern=pattern))
-    path = file_of(tmp_path, reduction=Reduction(r=AMOUNTS, pattern=pattern))
+    """Also in the last block, which average pooling sees."""
+    claimed = tiny.reduced("avg", Reduction(r=amounts, pattern=pattern))
+    path = file_of(tmp_path, "avg", Reduction(r=AMOUNTS, pattern=pattern))
     try:
         result = checked(path, claimed)
     except VerificationError:

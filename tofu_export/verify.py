@@ -23,7 +23,7 @@ from tofu_export.compare import TOLERANCES, OutputComparison, Tolerance, compare
 from tofu_export.decisions import DecisionReport, Decisions, judge
 from tofu_export.errors import VerificationError
 from tofu_export.export import OUTPUT_NAME
-from tofu_export.graph_patterns.canonical import decision_name, is_decision
+from tofu_export.graph_patterns.canonical import DECISIONS, decision_name, is_decision
 from tofu_export.options import BatchRange, Precision
 from tofu_export.ort import OrtSession, open_session
 from tofu_export.patch import applied_plan, observe
@@ -167,7 +167,10 @@ def verify(
     starts = np.cumsum((0, *sizes[:-1]))
     images = [pixels[(start + np.arange(size)) % len(pixels)] for start, size in zip(starts, sizes, strict=True)]
     logits = _run(path, images)
-    names, watched = _watch(path, applied_plan(model), images)
+    plan = applied_plan(model)
+    names, watched = _watch(path, plan, images)
+    if plan is not None and plan.layers[-1].removed and plan.layers[-1].layer not in names:
+        notes += (f"the output does not depend on the reduction in block {plan.layers[-1].layer}: the file has none",)
 
     outputs: OutputComparison | None = None
     decisions = DecisionReport()
@@ -206,6 +209,8 @@ class _Replay:
 
     def decide(self, layer: int, scores: Tensor, proposed: Matching) -> Matching:
         """Judge the file's decisions in this layer and return them, or the model's own if they are impossible."""
+        if layer not in self._names:
+            return proposed
         found = {kind: self._seen[name] for kind, name in self._names[layer].items()}
         batch, sources, _ = scores.shape
         got = Decisions.read(found, batch, sources)
@@ -230,6 +235,9 @@ class _Replay:
 def _decision_outputs(plan: Plan | None, produced: Set[str], file: str) -> dict[int, dict[str, str]]:
     """Names of the decisions among the values `produced` in a file, by layer and kind; no `kept` where no source stays.
 
+    The last layer's may be missing altogether: where the head takes class tokens, lowering leaves out a reduction that
+    the output does not depend on. If it does depend on it, the outputs differ.
+
     Raises:
         VerificationError: a layer's decisions are not in the file, or there are some that the plan does not know of.
     """
@@ -243,6 +251,9 @@ def _decision_outputs(plan: Plan | None, produced: Set[str], file: str) -> dict[
                     by_source = decision_name(layer.layer, "assigned") in produced
                     kinds += ["assigned"] if by_source else ["matched", "target"]
                 names[layer.layer] = {kind: decision_name(layer.layer, kind) for kind in kinds}
+        last = len(plan.layers) - 1
+        if produced.isdisjoint(decision_name(last, kind) for kind in DECISIONS):
+            names.pop(last, None)
     for layer_index, kinds_of in names.items():
         for name in kinds_of.values():
             if name not in produced:
