@@ -11,8 +11,9 @@ from onnxscript.rewriter import MatchingTracer, RewriteRuleSet
 
 from tofu_export.errors import LoweringError
 from tofu_export.graph_patterns.canonical import DOMAIN
+from tofu_export.graph_patterns.hidden_width import widen_hidden_layers
 from tofu_export.graph_patterns.naming import name_by_stage
-from tofu_export.graph_patterns.table import rules_for
+from tofu_export.graph_patterns.table import WIDENED, rules_for
 from tofu_export.graph_patterns.tail import narrow_tail
 from tofu_export.options import Precision, Target
 
@@ -33,6 +34,8 @@ def lower(model: ir.Model, target: Target, precision: Precision) -> ir.Model:
     before = census(model)
     name_by_stage(model)
     narrow_tail(model)
+    if (target, precision) in WIDENED:
+        widen_hidden_layers(model)
     rules = RewriteRuleSet(rules_for(target, precision, model.opset_imports[""]))
     rules.apply_to_model(model)
     left = [node for node in model.graph if node.domain == DOMAIN]

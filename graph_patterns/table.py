@@ -16,7 +16,7 @@ from tofu_export.graph_patterns.merge_onehot import merge_onehot
 from tofu_export.graph_patterns.merge_scatter import merge_scatter
 from tofu_export.options import Precision, Target
 
-__all__ = ["ATTENTION", "FORMULATIONS", "rules_for"]
+__all__ = ["ATTENTION", "FORMULATIONS", "WIDENED", "rules_for"]
 
 _SORT_ONEHOT = Formulation(match_sort, merge_onehot)
 _SORT_SCATTER = Formulation(match_sort, merge_scatter)
@@ -45,6 +45,10 @@ ATTENTION: dict[tuple[Target, Precision], Attend] = {
     (Target.TENSORRT_RTX, Precision.FP32): aligned,
 }
 """How a target and precision attends, where that is not `decomposed`. In onnxruntime both are equally fast."""
+
+
+WIDENED = frozenset({(Target.ONNXRUNTIME, Precision.FP32)})
+"""Targets and precisions whose hidden layers are widened where that spares cache conflicts."""
 
 
 def rules_for(target: Target, precision: Precision, opset: int) -> tuple[RewriteRule, ...]:
