@@ -11,13 +11,17 @@ from onnxscript.rewriter import MatchingTracer, RewriteRuleSet
 
 from tofu_export.errors import LoweringError
 from tofu_export.graph_patterns.canonical import DOMAIN
+from tofu_export.graph_patterns.cost import count_macs
 from tofu_export.graph_patterns.hidden_width import widen_hidden_layers
 from tofu_export.graph_patterns.naming import name_by_stage
 from tofu_export.graph_patterns.table import WIDENED, rules_for
 from tofu_export.graph_patterns.tail import narrow_tail
 from tofu_export.options import Precision, Target
 
-__all__ = ["census", "lower"]
+__all__ = ["MACS", "census", "lower"]
+
+MACS = "tofu_export.macs"
+"""Where a lowered graph's `meta` holds its multiply-accumulates for one image."""
 
 _logger = logging.getLogger(__name__)
 
@@ -26,7 +30,8 @@ def lower(model: ir.Model, target: Target, precision: Precision) -> ir.Model:
     """Replace every canonical node of `model`, in place, by what `target` accepts.
 
     Requires: a graph traced by `tofu_export.export`, canonical nodes of domain `tofu` in it.
-    Ensures: no node of domain `tofu` is left; names carry stages; the graph is sorted and has no dead nodes.
+    Ensures: no node of domain `tofu` is left; names carry stages; the graph is sorted and has no dead nodes; its
+    `meta[MACS]` says what it costs.
 
     Raises:
         LoweringError: no rule accepts a canonical node; the message says which and why.
@@ -34,6 +39,8 @@ def lower(model: ir.Model, target: Target, precision: Precision) -> ir.Model:
     before = census(model)
     name_by_stage(model)
     narrow_tail(model)
+    common.RemoveUnusedNodesPass()(model)
+    model.meta[MACS] = count_macs(model)
     if (target, precision) in WIDENED:
         widen_hidden_layers(model)
     rules = RewriteRuleSet(rules_for(target, precision, model.opset_imports[""]))

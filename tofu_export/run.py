@@ -24,7 +24,7 @@ from tofu_export.engines.trtexec_text import render
 from tofu_export.errors import OptionError, VerificationError
 from tofu_export.export import INPUT_NAME, TORCH_TYPES, InputShape, save, trace
 from tofu_export.files import Staging, sha256_of, staging
-from tofu_export.graph_patterns.lowering import census, lower
+from tofu_export.graph_patterns.lowering import MACS, census, lower
 from tofu_export.inputs import InputSet, demo_set, from_folder, natural_statistics
 from tofu_export.job import Job, Listener
 from tofu_export.options import IoType, Precision, Target
@@ -113,12 +113,14 @@ class _Run:
             name = job.onnx_name(precision)
             with self._step(f"export {precision.value}", f"exporting {name}"):
                 graph = self._lowered(model, spec, precision)
-                ops = census(graph)
-                save(graph, self._stage.path(name), {**metadata, "precision": precision.value})
+                ops, gmacs = census(graph), _gmacs(graph)
+                save(graph, self._stage.path(name), {**metadata, "precision": precision.value, "gmacs": gmacs})
                 del graph
             self._files[precision] = name
             entry = self._artifact("onnx", precision, job.target.value, name)
-            report.artifacts.append({**entry, "opset": job.opset, "nodes": sum(ops.values()), "ops": ops})
+            report.artifacts.append(
+                {**entry, "opset": job.opset, "gmacs": gmacs, "nodes": sum(ops.values()), "ops": ops}
+            )
             self._listener.done(f"{name}: {sum(ops.values())} nodes, {entry['bytes'] / 1e6:.1f} MB")
             failures += self._verify(name, precision, model, inputs, report)
         if failures:
@@ -157,7 +159,7 @@ class _Run:
             return False
         with self._step("export full", "exporting the full model, to measure against"):
             graph = self._lowered(patch.remove(loaded.model), spec, Precision.FP32)
-            save(graph, self._stage.path(_FULL_FILE), {})
+            save(graph, self._stage.path(_FULL_FILE), {"gmacs": _gmacs(graph)})
         self._listener.done("the full model is ready to be measured against")
         return True
 
@@ -337,6 +339,11 @@ def _why_no_engine(job: Job) -> str:
     if job.target is Target.ONNXRUNTIME:
         return "files for onnxruntime use scatter reductions, which TensorRT rejects: use --target portable"
     return "no TensorRT is installed: pip install 'tofu-export[rtx]' builds engines without a GPU"
+
+
+def _gmacs(graph: ir.Model) -> float:
+    """What a lowered graph computes for one image, in 10^9 multiply-accumulates."""
+    return round(float(graph.meta[MACS]) / 1e9, 4)
 
 
 def _planned(loaded: LoadedModel, plan: Plan) -> str:
