@@ -20,7 +20,7 @@ from tofu_export.errors import ExportError, OptionError, TofuError
 from tofu_export.options import MINIMUM_OPSET, BatchRange, Precision
 from tofu_export.patch.canonical import CanonicalOperators
 
-__all__ = ["INPUT_NAME", "OUTPUT_NAME", "TORCH_TYPES", "in_precision", "save", "trace"]
+__all__ = ["INPUT_NAME", "OUTPUT_NAME", "TORCH_TYPES", "in_precision", "release", "save", "trace"]
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
@@ -58,8 +58,22 @@ class _FileForm(nn.Module):
 
 
 def in_precision(model: nn.Module, precision: Precision) -> nn.Module:
-    """`model` itself in FP32, a converted copy otherwise. Matching and norms stay in float32 inside (see `patch`)."""
-    return model if precision is Precision.FP32 else copy.deepcopy(model).to(TORCH_TYPES[precision])
+    """`model` itself in FP32, a converted copy otherwise. Matching and norms stay in float32 inside (see `patch`).
+
+    Each tensor is converted as it is copied: a whole float32 copy would double the peak for a large model.
+    """
+    if precision is Precision.FP32:
+        return model
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        converted = _narrowed(parameter.data, precision)
+        memo[id(parameter)] = nn.Parameter(converted, requires_grad=parameter.requires_grad)
+    memo.update((id(buffer), _narrowed(buffer, precision)) for buffer in model.buffers())
+    return copy.deepcopy(model, memo)
+
+
+def _narrowed(tensor: Tensor, precision: Precision) -> Tensor:
+    return tensor.to(TORCH_TYPES[precision], copy=True) if tensor.is_floating_point() else tensor.clone()
 
 
 def trace(
@@ -144,6 +158,16 @@ def save(model: ir.Model, path: Path, metadata: Mapping[str, Any]) -> list[Path]
     data = path.with_name(path.name + ".data")
     ir.save(model, path, external_data=data.name)
     return [data, path]
+
+
+def release(model: ir.Model) -> None:
+    """Let go of the weights of a graph that is saved. It cannot be used any more.
+
+    onnxscript's shared rewrite rules remember the last graph that they saw (`SimplePatternMatcher._graph`, 0.7.2), and
+    with it a copy of all weights.
+    """
+    for value in model.graph.initializers.values():
+        value.const_value = None
 
 
 def _strip_wrapper_prefix(model: ir.Model) -> None:

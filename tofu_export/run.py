@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +21,12 @@ from tofu_export.engines.flavours import RTX, TENSORRT, Flavour, available, pick
 from tofu_export.engines.receipt import write_sidecar
 from tofu_export.engines.trtexec_text import render
 from tofu_export.errors import OptionError, VerificationError
-from tofu_export.export import INPUT_NAME, TORCH_TYPES, InputShape, save, trace
+from tofu_export.export import INPUT_NAME, TORCH_TYPES, InputShape, release, save, trace
 from tofu_export.files import Staging, sha256_of, staging
 from tofu_export.graph_patterns.lowering import MACS, census, lower
 from tofu_export.inputs import InputSet, demo_set, from_folder, natural_statistics
 from tofu_export.job import Job, Listener
+from tofu_export.memory import give_back
 from tofu_export.options import IoType, Precision, Target
 from tofu_export.ort import open_session
 from tofu_export.plan import ModelSpec, Plan, make_plan
@@ -96,7 +96,7 @@ class _Run:
         self._export_all(loaded, spec, plan, inputs, report)
         has_full = self._export_full(loaded, spec)
         del loaded
-        gc.collect()
+        give_back()
         if has_full and report.model["resolved"] == DEMO_MODEL:
             self._measure_accuracy(report)
         benchmark_text = self._benchmark(inputs, report)
@@ -115,7 +115,9 @@ class _Run:
                 graph = self._lowered(model, spec, precision)
                 ops, gmacs = census(graph), _gmacs(graph)
                 save(graph, self._stage.path(name), {**metadata, "precision": precision.value, "gmacs": gmacs})
+                release(graph)
                 del graph
+                give_back()  # what the exporter leaves holds itself, and a half-precision copy of the model
             self._files[precision] = name
             entry = self._artifact("onnx", precision, job.target.value, name)
             report.artifacts.append(
@@ -160,6 +162,7 @@ class _Run:
         with self._step("export full", "exporting the full model, to measure against"):
             graph = self._lowered(patch.remove(loaded.model), spec, Precision.FP32)
             save(graph, self._stage.path(_FULL_FILE), {"gmacs": _gmacs(graph)})
+            release(graph)
         self._listener.done("the full model is ready to be measured against")
         return True
 

@@ -24,6 +24,7 @@ from tofu_export.decisions import DecisionReport, Decisions, judge
 from tofu_export.errors import VerificationError
 from tofu_export.export import OUTPUT_NAME
 from tofu_export.graph_patterns.canonical import DECISIONS, decision_name, is_decision
+from tofu_export.memory import give_back
 from tofu_export.options import BatchRange, Precision
 from tofu_export.ort import OrtSession, open_session
 from tofu_export.patch import applied_plan, observe
@@ -167,8 +168,10 @@ def verify(
     starts = np.cumsum((0, *sizes[:-1]))
     images = [pixels[(start + np.arange(size)) % len(pixels)] for start, size in zip(starts, sizes, strict=True)]
     logits = _run(path, images)
+    give_back()
     plan = applied_plan(model)
     names, watched = _watch(path, plan, images)
+    give_back()
     if plan is not None and plan.layers[-1].removed and plan.layers[-1].layer not in names:
         notes += (f"the output does not depend on the reduction in block {plan.layers[-1].layer}: the file has none",)
 
