@@ -146,6 +146,7 @@ class TestReading:
         assert record == {
             "kind": "path",
             "path": "vit.safetensors",
+            "format": "timm",
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "seed": None,
             "tag": None,

@@ -77,7 +77,9 @@ class WeightsSource:
         if self.path is None:
             return
         if self.path.is_dir():
-            raise OptionError(f"weights {self} is a folder: name the file in it, or the model as local-dir:{self}")
+            inside = next((name for name in _HUB_FILES if (self.path / name).is_file()), None)
+            hint = f"--weights {self.path / inside}" if inside else "name the file in it"
+            raise OptionError(f"weights {self} is a folder: {hint}, or name the model as local-dir:{self}")
         if not self.path.is_file():
             raise OptionError(f"weights {self}: no such file; expected pretrained, random or the path of a checkpoint")
         if self.path.suffix.lower() not in _SUFFIXES:
@@ -97,6 +99,7 @@ class _Record:
     seed: int | None = None
     tag: str | None = None
     url: str | None = None
+    format: str | None = None
     adapted: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
@@ -131,8 +134,9 @@ def load_weights(model: nn.Module, source: WeightsSource, *, name: str, seed: in
         seed: what the model was created with, for the record.
 
     Returns:
-        `kind`, `path`, `sha256` (files), `seed` (random), `tag` and `url` (pretrained), `adapted` (tensors that were
-        resampled to fit) and `ignored` (tensors that the model has no place for); None where one does not apply.
+        `kind`, `path`, `sha256` and `format` (files: timm, jax, or transformers and the family), `seed` (random), `tag`
+        and `url` (pretrained), `adapted` (tensors that were resampled to fit) and `ignored` (tensors that the model has
+        no place for); None where one does not apply.
 
     Raises:
         OptionError: the file does not exist.
@@ -152,14 +156,29 @@ def _load_file(model: nn.Module, path: Path, *, name: str, record: _Record) -> d
     from tofu_export.zoo._checkpoint import read_state_dict, sha256_of
     from tofu_export.zoo._fit import Fit, fit
     from tofu_export.zoo._jax import load_npz
+    from tofu_export.zoo._transformers import check_config, rename
 
+    written = "timm"
+    noted: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
     if path.suffix.lower() == ".npz":
         load_npz(model, path, name=name)
-        done = Fit((), ())
+        written, done = "jax", Fit((), ())
     else:
+        found = read_state_dict(path)
+        renamed = rename(found)
+        if renamed is not None:
+            noted = check_config(path, model, name=name)
+            written, found, left = f"transformers {renamed.family}", renamed.tensors, renamed.ignored
         spare = record.kind == WeightsKind.PRETRAINED.value
-        done = fit(model, read_state_dict(path), name=name, file=path.name, spare=spare)
-    return {**record.to_dict(), "sha256": sha256_of(path), "adapted": [*done.adapted], "ignored": [*done.ignored]}
+        done = fit(model, found, name=name, file=path.name, spare=spare)
+    return {
+        **record.to_dict(),
+        "format": written,
+        "sha256": sha256_of(path),
+        "adapted": [*done.adapted, *noted],
+        "ignored": [*done.ignored, *left],
+    }
 
 
 def locate_pretrained(name: str) -> PretrainedFile:
