@@ -22,8 +22,8 @@ _WILDCARDS = "*?["
 def models_command(filter_text: str, as_json: bool) -> None:
     r"""List the timm models that can be reduced.
 
-    FILTER is a part of a name, or a pattern such as 'vit_*_dinov2' (in quotes). A full name that is not in the list is
-    looked up in timm: it is measured, or refused with the reason (where FILTER finds nothing else).
+    FILTER is a part of a name, or a pattern such as 'vit_*_dinov2' (in quotes). The full name of a model that cannot be
+    reduced is refused with the reason.
 
     \b
     tofu-export models dinov3
@@ -34,7 +34,9 @@ def models_command(filter_text: str, as_json: bool) -> None:
     from tofu_export.options import DEFAULT_R
     from tofu_export.zoo import catalog
 
-    rows = [_row(name) for name in catalog.search(filter_text)] or [_measured(filter_text)]
+    others = catalog.others()
+    found = () if filter_text.strip() in others else catalog.search(filter_text)
+    rows = [_row(name) for name in found] or [_measured(filter_text)]
     if as_json:
         click.echo(json.dumps({"timm": catalog.timm_version(), "r": DEFAULT_R, "models": rows}, indent=2))
         return
@@ -47,6 +49,14 @@ def models_command(filter_text: str, as_json: bool) -> None:
         for row in rows
     ]  # fmt: skip
     click.echo(_table(head, cells))
+    refused = catalog.search(filter_text, others) if filter_text.strip() else ()
+    if refused:
+        one = len(refused) == 1
+        click.echo(
+            f"{len(refused)} more model{'' if one else 's'} of timm match{'es' if one else ''} and cannot be reduced: "
+            f"tofu-export models {refused[0]} says why",
+            err=True,
+        )
 
 
 def _row(name: str) -> dict[str, Any]:

@@ -55,9 +55,11 @@ def _reason(message: str, name: str) -> str:
     return f"{kind}: {why.partition(': ')[2].partition('. Supported')[0]}" if why else kind
 
 
-def _catalogue(specs: Sequence[ModelSpec]) -> str:
+def _catalogue(specs: Sequence[ModelSpec], architectures: Sequence[str]) -> str:
     lines = [f"  {json.dumps(spec.name)}: {json.dumps(catalog.to_entry(spec))}" for spec in specs]
-    return '{"timm": ' + json.dumps(version("timm")) + ', "models": {\n' + ",\n".join(lines) + "\n}}\n"
+    others = json.dumps(sorted(set(architectures) - {spec.name for spec in specs}))
+    head = '{"timm": ' + json.dumps(version("timm")) + ', "others": ' + others
+    return head + ', "models": {\n' + ",\n".join(lines) + "\n}}\n"
 
 
 def _document(specs: Sequence[ModelSpec], refused: Mapping[str, str]) -> str:
@@ -92,7 +94,9 @@ def _main() -> None:
     import timm
 
     specs, refused = survey(sorted(timm.list_models(module=FAMILIES)))
-    Path(catalog.__file__).with_name(catalog.FILE_NAME).write_text(_catalogue(specs), encoding="utf-8")
+    Path(catalog.__file__).with_name(catalog.FILE_NAME).write_text(
+        _catalogue(specs, timm.list_models()), encoding="utf-8"
+    )
     (_REPOSITORY / "docs" / "models.md").write_text(_document(specs, refused), encoding="utf-8")
     sys.stderr.write(f"{len(specs)} supported, {len(refused)} refused\n")
 

@@ -38,6 +38,17 @@ def test_finds_by_part_and_by_pattern(text: str, capsys: pytest.CaptureFixture[s
     assert len(rows) < len(catalog.names())
 
 
+def test_those_that_match_and_cannot_be_reduced_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", "resnet50") == 3
+    assert run("models", "vit_*resnet50*") == 0
+    assert capsys.readouterr().err.count("cannot be reduced") == 0
+    assert run("models", "resnet5") == 0
+    out, err = capsys.readouterr()
+    assert "vit_base_resnet50d_224" in out
+    assert "models of timm match and cannot be reduced" in err
+    assert set(catalog.names()).isdisjoint(catalog.others())
+
+
 def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("models", "vit_base_patch16_224", "--json") == 0
     document = json.loads(capsys.readouterr().out)
@@ -57,6 +68,7 @@ def test_a_full_name_outside_the_catalogue_is_measured(capsys: pytest.CaptureFix
     ("text", "code", "words"),
     [
         ("swin_tiny_patch4_window7_224", 3, ["SwinTransformer"]),
+        ("resnet50", 3, ["resnet50 is a ResNet"]),  # though vit_base_resnet50d_224 has it in its name
         ("xcit_nano_12_p16_224", 3, ["Xcit", "convolves"]),
         ("resnet18", 3, ["ResNet"]),
         ("vit_bse", 2, ["unknown model 'vit_bse'", "Did you mean vit_base"]),

@@ -182,3 +182,9 @@ class TestDemo:
 
     def test_meta(self) -> None:
         assert create_meta("demo_vit").state_dict()["pos_embed"].shape[1] == 197
+
+
+def test_a_folder_of_transformers_is_refused_with_the_way_on(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "vit", "hidden_size": 24}', encoding="utf-8")
+    with pytest.raises(OptionError, match=r"format of transformers.*--weights .*model\.safetensors"):
+        create_meta(f"local-dir:{tmp_path}")

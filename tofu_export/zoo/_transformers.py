@@ -19,7 +19,7 @@ from torch.nn.functional import gelu
 
 from tofu_export.errors import WeightsError
 
-__all__ = ["CONFIG", "Renamed", "check_config", "rename"]
+__all__ = ["CONFIG", "Renamed", "check_config", "is_transformers", "rename"]
 
 CONFIG: Final = "config.json"
 """Stands beside a checkpoint and says what its tensors cannot: activation and number of heads."""
@@ -163,6 +163,11 @@ def check_config(path: Path, model: nn.Module, *, name: str) -> tuple[str, ...]:
             f"its numbers would be wrong. Choose the model with that activation{hint}"
         )
     return (f"activation {activation} -> {type(has).__name__}, at most {apart:.0e} apart",) if apart > 1e-6 else ()
+
+
+def is_transformers(folder: Path) -> bool:
+    """True if the folder has a configuration of `transformers`, and not timm's."""
+    return _read_config(folder / CONFIG) is not None
 
 
 def _tower(found: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

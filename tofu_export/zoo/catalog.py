@@ -7,6 +7,7 @@ again (`tofu_export.survey`) and writes it.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, astuple
 from fnmatch import fnmatchcase
 from functools import cache
@@ -17,7 +18,7 @@ from typing import Any
 
 from tofu_export.plan import BlockCost, ModelSpec
 
-__all__ = ["FILE_NAME", "find", "names", "search", "timm_version", "to_entry"]
+__all__ = ["FILE_NAME", "find", "names", "others", "search", "timm_version", "to_entry"]
 
 FILE_NAME = "catalog.json"
 
@@ -33,11 +34,16 @@ def names() -> tuple[str, ...]:
     return tuple(_entries())
 
 
-def search(text: str) -> tuple[str, ...]:
-    """The models whose name contains `text`, or matches it where it has wildcards (`*`, `?`, `[...]`)."""
+def others() -> tuple[str, ...]:
+    """All other architectures of timm, which cannot be reduced; none if another timm is installed."""
+    return tuple(_document()["others"]) if _entries() else ()
+
+
+def search(text: str, among: Iterable[str] | None = None) -> tuple[str, ...]:
+    """Names, those of the catalogue by default, that contain `text`, or match its wildcards (`*`, `?`, `[...]`)."""
     text = text.strip().lower()
     pattern = text if any(letter in text for letter in "*?[") else f"*{text}*"
-    return tuple(name for name in names() if fnmatchcase(name.lower(), pattern))
+    return tuple(name for name in (names() if among is None else among) if fnmatchcase(name.lower(), pattern))
 
 
 def timm_version() -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -18,6 +19,7 @@ from tofu_export import demo
 from tofu_export.errors import OptionError, TofuError, UnsupportedModelError, WeightsError
 from tofu_export.zoo._download import hub_file
 from tofu_export.zoo._quiet import quiet
+from tofu_export.zoo._transformers import is_transformers
 from tofu_export.zoo.names import DEMO_MODEL, resolve
 from tofu_export.zoo.weights import WeightsKind, WeightsSource, load_weights, locate_pretrained
 
@@ -157,6 +159,12 @@ def _call(
     except FileNotFoundError as error:
         raise OptionError(f"model {resolved}: {error}; expected a folder with config.json and weights") from error
     except Exception as error:  # whatever the constructor of one of 1,400 models raises
+        place = resolved.removeprefix("local-dir:")
+        if place != resolved and is_transformers(Path(place)):
+            raise OptionError(
+                f"{resolved} is in the format of transformers, which names no architecture of timm: name one, and give "
+                f"--weights {Path(place) / 'model.safetensors'} (see docs/weights.md)"
+            ) from error
         if image_size is not None:
             raise OptionError(
                 f"{resolved} cannot be built for images of {image_size[0]}x{image_size[1]} ({error}): "
