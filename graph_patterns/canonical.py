@@ -2,16 +2,17 @@
 
 Domain `tofu`, version 1:
 
-- `Fuse(x [B,N,C], metric [B,N,D]) -> [B,N-r,C]`
-- `FuseSized(x, metric, sizes [B,N,1] float32) -> ([B,N-r,C], [B,N-r,1])`
-- `FusePlaced(x, metric, positions [B,N,1] int64) -> ([B,N-r,C], [B,N-r,1])`, where a model
-  has rotary or relative positions
-- `FuseSizedPlaced(x, metric, sizes, positions)`, both
+- `Fuse(x [B,N,C], metric [B,N,D], sizes?, positions?, rows?) -> (fused [B,N-r,C], ...)`, attributes r, method, prefix,
+  tokens (N) and layer. The optional inputs are companions of the tokens. Each that is given has its own output, after
+  `fused` and in the same order:
+  - `sizes [B,N,1] float32 -> [B,N-r,1]`, patches behind each token, where token sizes are tracked;
+  - `positions [B,N,1] int64 -> [B,N-r,1]`, where a model has rotary or relative positions;
+  - `rows [B,N0,1] int64 -> [B,N0,1]`, the row of `x`, then of `fused`, that stands for each of the N0 original tokens,
+    where the grid is restored or the token map is an output.
+- `Restore(x [B,N,C], rows [B,N0,1] int64) -> [B,N0,C]`, each original token as the row that stands for it
 - `Attention(q, k, v [B,H,N,D]) -> [B,H,N,D]`, attribute `scale`
 - `BiasedAttention(q, k, v, bias)`, the bias broadcasting to [B,H,N,M]
 - `Gelu(x)`, attribute `approximate`: none or tanh
-
-All fuse operators carry the attributes r, method, prefix, tokens (N) and layer.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["DOMAIN", "FuseNode", "decision_names", "is_decision"]
+__all__ = ["COMPANIONS", "DOMAIN", "FuseNode", "decision_names", "is_decision"]
 
 DOMAIN = "tofu"
+COMPANIONS = ("sizes", "positions", "rows")
+"""The optional inputs of `Fuse`, in their order."""
 
 
 @dataclass(frozen=True)
 class FuseNode:
-    """The attributes of a `tofu::Fuse` node or a variant of it, and what follows from them.
+    """The attributes of a `tofu::Fuse` node, and what follows from them.
 
     Sources are the even positions of the sequence from the prefix on, destinations the odd ones.
     """
@@ -53,6 +56,17 @@ class FuseNode:
             layer=node.attributes["layer"].as_int(),
             dtype=dtype,
         )
+
+    @staticmethod
+    def companions_of(node: ir.Node) -> dict[str, ir.Value]:
+        """The companions that a canonical node is given, by name and in their order."""
+        given = zip(COMPANIONS, node.inputs[2:], strict=False)  # trailing ones may be left out
+        return {name: value for name, value in given if value is not None}
+
+    @property
+    def merges(self) -> bool:
+        """True where destinations change."""
+        return self.method != "prune"
 
     @property
     def first_source(self) -> int:
@@ -80,13 +94,14 @@ class FuseNode:
         return f"blocks.{self.layer}/fuse"
 
 
-def decision_names(layer: int, *, merges: bool) -> dict[str, str]:
+def decision_names(layer: int, *, targets: bool) -> dict[str, str]:
     """Names of the int64 values that hold a layer's decisions in every lowered graph.
 
-    `kept` [B, S-R] ascending; where sources merge also `matched` [B, R], most similar first, and `target` [B, R].
+    `kept` [B, S-R] ascending; where targets are decided, because sources merge or the token map follows them, also
+    `matched` [B, R], most similar first, and `target` [B, R].
     All are indices among the layer's sources or destinations. A layer in which no source stays has no `kept`.
     """
-    kinds = ("kept", "matched", "target") if merges else ("kept",)
+    kinds = ("kept", "matched", "target") if targets else ("kept",)
     return {kind: f"blocks.{layer}/fuse/match/{kind}" for kind in kinds}
 
 

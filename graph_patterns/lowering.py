@@ -11,8 +11,9 @@ from onnxscript.rewriter import MatchingTracer, RewriteRuleSet
 
 from tofu_export.errors import LoweringError
 from tofu_export.graph_patterns.canonical import DOMAIN
+from tofu_export.graph_patterns.fuse_lowering import lower_fuses
 from tofu_export.graph_patterns.naming import name_by_stage
-from tofu_export.graph_patterns.table import rules_for
+from tofu_export.graph_patterns.table import MERGES, rules_for
 from tofu_export.options import Precision, Target
 
 __all__ = ["census", "lower"]
@@ -27,11 +28,15 @@ def lower(model: ir.Model, target: Target, precision: Precision) -> ir.Model:
     Ensures: no node of domain `tofu` is left; names carry stages; the graph is sorted and has no dead nodes.
 
     Raises:
-        LoweringError: no rule accepts a canonical node; the message says which and why.
+        LoweringError: a canonical node cannot be lowered; the message says which and why.
     """
     before = census(model)
     name_by_stage(model)
-    rules = RewriteRuleSet(rules_for(target, precision, model.opset_imports[""]))
+    try:
+        lower_fuses(model, MERGES[target, precision])
+    except LoweringError as error:
+        raise LoweringError(f"{target.value}: {error}") from None
+    rules = RewriteRuleSet(rules_for(model.opset_imports[""]))
     rules.apply_to_model(model)
     left = [node for node in model.graph if node.domain == DOMAIN]
     if left:

@@ -24,15 +24,17 @@ FLOAT = ir.DataType.FLOAT
 
 
 class Decisions(NamedTuple):
-    """Indices among sources and destinations, int64; `kept` is None if none stays, the others if nothing merges."""
+    """Indices among sources and destinations, int64; `kept` is None if none stays, the others if nobody asks."""
 
     kept: ir.Value | None
     matched: ir.Value | None
     target: ir.Value | None
 
 
-def match(stage: Stage, fuse: FuseNode, metric: ir.Value, metric_type: ir.DataType) -> Decisions:
-    """Decide which sources leave, and where to.
+def match(
+    stage: Stage, fuse: FuseNode, metric: ir.Value, metric_type: ir.DataType, *, mapped: bool = False
+) -> Decisions:
+    """Decide which sources leave, and where to; the latter if they merge, or if `mapped`: the token map follows them.
 
     Ties go to the lower index (ONNX TopK and ArgMax).
 
@@ -83,7 +85,7 @@ def match(stage: Stage, fuse: FuseNode, metric: ir.Value, metric_type: ir.DataTy
             largest=0,
             sorted=1,
         )
-    if fuse.method == "prune":
+    if not (fuse.merges or mapped):
         return Decisions(kept, None, None)
     matched = stage.slice("match/matched", order, 0, stop=fuse.removed)
     nearest = stage.add("ArgMax", "match/nearest", scaled, axis=-1, keepdims=0)

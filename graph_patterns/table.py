@@ -5,11 +5,11 @@ from __future__ import annotations
 from onnxscript.rewriter import RewriteRule, RewriteRuleClassBase
 
 from tofu_export.graph_patterns.attention_decomposed import AttentionRule, BiasedAttentionRule
-from tofu_export.graph_patterns.fuse_rules import FUSE_RULES
 from tofu_export.graph_patterns.gelu import GeluRule
 from tofu_export.graph_patterns.merge_onehot import merge_onehot
 from tofu_export.graph_patterns.merge_scatter import merge_scatter
 from tofu_export.graph_patterns.merging import Merge
+from tofu_export.graph_patterns.token_map import RestoreRule
 from tofu_export.options import Precision, Target
 
 __all__ = ["MERGES", "rules_for"]
@@ -31,11 +31,13 @@ MERGES: dict[tuple[Target, Precision], Merge] = {
 """The merging formulation of each target and precision."""
 
 
-def rules_for(target: Target, precision: Precision, opset: int) -> tuple[RewriteRule, ...]:
-    """The rules that lower every canonical operator for a target, precision and opset, in the order they are tried."""
-    merge = MERGES[target, precision]
-    rules = (*(rule(merge) for rule in FUSE_RULES), AttentionRule(), BiasedAttentionRule(), GeluRule(opset))
-    return tuple(_as_rule(rule) for rule in rules)
+def rules_for(opset: int) -> tuple[RewriteRule, ...]:
+    """The rules that lower every canonical operator but `Fuse`, in the order they are tried. The same for all targets.
+
+    Args:
+        opset: the graph's.
+    """
+    return tuple(_as_rule(rule) for rule in (AttentionRule(), BiasedAttentionRule(), GeluRule(opset), RestoreRule()))
 
 
 def _as_rule(rule: RewriteRuleClassBase) -> RewriteRule:

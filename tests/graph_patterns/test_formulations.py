@@ -76,7 +76,7 @@ class Case:
             inputs.append(helper.make_tensor_value_info("sizes", TensorProto.FLOAT, ["batch", self.tokens, 1]))
             outputs.append(helper.make_tensor_value_info("new_sizes", TensorProto.FLOAT, ["batch", out, 1]))
         node = helper.make_node(
-            "FuseSized" if self.sized else "Fuse",
+            "Fuse",
             [value.name for value in inputs],
             [value.name for value in outputs],
             name="reduction",
