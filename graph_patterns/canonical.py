@@ -94,14 +94,14 @@ class FuseNode:
         return f"blocks.{self.layer}/fuse"
 
 
-def decision_names(layer: int, *, targets: bool) -> dict[str, str]:
+def decision_names(layer: int, *, merges: bool) -> dict[str, str]:
     """Names of the int64 values that hold a layer's decisions in every lowered graph.
 
-    `kept` [B, S-R] ascending; where targets are decided, because sources merge or the token map follows them, also
-    `matched` [B, R], most similar first, and `target` [B, R].
+    `kept` [B, S-R] ascending; where sources merge, in the tokens or in the token map alone, also `matched` [B, R],
+    most similar first, and `target` [B, R].
     All are indices among the layer's sources or destinations. A layer in which no source stays has no `kept`.
     """
-    kinds = ("kept", "matched", "target") if targets else ("kept",)
+    kinds = ("kept", "matched", "target") if merges else ("kept",)
     return {kind: f"blocks.{layer}/fuse/match/{kind}" for kind in kinds}
 
 

@@ -123,6 +123,20 @@ class OutputKind(str, Enum):
         """Names of the outputs."""
         return ("tokens", "token_map") if self is OutputKind.TOKENS else (self.value,)
 
+    @classmethod
+    def choose(cls, asked: OutputKind | None, num_classes: int, name: str) -> OutputKind:
+        """What was asked for, else logits where the model `name` has a classifier, and features where it has none.
+
+        Raises:
+            OptionError: logits are asked for, but there is no classifier.
+        """
+        if asked is cls.LOGITS and not num_classes:
+            raise OptionError(
+                f"{name} has no classifier, so it gives no logits: choose --output-kind features (its pooled "
+                "features), tokens or grid, or give it a classifier with --num-classes"
+            )
+        return asked or (cls.LOGITS if num_classes else cls.FEATURES)
+
 
 @dataclass(frozen=True)
 class Reduction:

@@ -119,8 +119,8 @@ class VerificationResult:
             parts.append("its output has NaN or infinity")
         elif not outputs.within(tolerance):
             parts.append(
-                f"{self.output.value} differ by {outputs.max_abs:.3g} (allowed {tolerance.max_error * outputs.scale:.3g}), "
-                f"cosine {outputs.cosine_min:.6f} (at least {tolerance.cosine_min})"
+                f"{self.output.value} differ by {outputs.max_abs:.3g} "
+                f"(allowed {tolerance.max_error * outputs.scale:.3g}), cosine {outputs.cosine_min:.6f} (at least {tolerance.cosine_min})"
             )
         if self.decisions.wrong:
             parts.append(
@@ -188,7 +188,8 @@ def verify(
     for batch_images, got, seen in zip(images, given, watched, strict=True):
         if on_batch is not None:
             on_batch(len(batch_images))
-        if seen is not None and not _same(seen, got, tolerance) and all(np.isfinite(value).all() for value in got.values()):
+        finite = all(np.isfinite(value).all() for value in got.values())
+        if seen is not None and finite and not _same(seen, got, tolerance):
             raise VerificationError(f"{path.name}: reading out its decisions changes its output, report this")
         replay = _Replay(names, seen or {}, tolerance)
         with torch.inference_mode(), observe(replay):
@@ -270,11 +271,10 @@ def _decision_outputs(plan: Plan | None, *, mapped: bool) -> dict[int, dict[str,
     names: dict[int, dict[str, str]] = {}
     if plan is None:
         return names
+    mapped = mapped or plan.restores_grid
     for layer in plan.layers:
         if layer.removed:
-            names[layer.layer] = decision_names(
-                layer.layer, targets=layer.method.merges or mapped or plan.restores_grid
-            )
+            names[layer.layer] = decision_names(layer.layer, merges=layer.method.merges or mapped)
             sources = len(range(layer.tokens_in)[Partition.of(plan.prefix_tokens).sources])
             if sources == layer.removed:
                 del names[layer.layer]["kept"]

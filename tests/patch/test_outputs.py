@@ -1,4 +1,4 @@
-"""What a model gives: equal to timm's own where nothing leaves, and to a slow oracle of the token map where tokens do."""
+"""What a model gives: timm's own where nothing leaves, and what a slow oracle of the token map says where tokens do."""
 
 from __future__ import annotations
 
@@ -198,9 +198,7 @@ def test_restored_logits_are_those_of_the_float64_oracle(name: str, method: str)
 
 def test_a_restored_plan_counts_the_tail_for_all_tokens() -> None:
     spec = tiny.spec("map")
-    plan, restored = (
-        make_plan(spec, Reduction(r=4, pattern="PAM", restore_grid=restore)) for restore in (False, True)
-    )
+    plan, restored = (make_plan(spec, Reduction(r=4, pattern="PAM", restore_grid=restore)) for restore in (False, True))
     assert spec.tail_token > 0
     assert restored.macs_full == plan.macs_full
     left = restored.layers[-1].tokens_out

@@ -145,6 +145,7 @@ def _reduce_symbolically(
     """Leave one `tofu::Fuse(x, metric, sizes?, positions?, rows?)` node in the traced graph."""
     x, *companions = state
     batch, tokens, channels = x.shape
+    before = 0 if state.rows is None else state.rows.shape[1]
     attributes: dict[str, Any] = {
         "r": removed,
         "method": method.name.lower(),
@@ -152,15 +153,15 @@ def _reduce_symbolically(
         "tokens": tokens,
         "layer": layer,
     }
-    shapes = [None if of is None else (batch, tokens - removed, 1) for of in (state.sizes, state.positions)]
-    shapes.append(None if state.rows is None else tuple(state.rows.shape))
+    given = [companion for companion in companions if companion is not None]
+    lengths = [before if companion is state.rows else tokens - removed for companion in given]
     fused, *reduced = torch.onnx.ops.symbolic_multi_out(
         "tofu::Fuse",
         (x, metric, *companions),
         attributes,
-        dtypes=(x.dtype, *(companion.dtype for companion in companions if companion is not None)),
-        shapes=((batch, tokens - removed, channels), *(shape for shape in shapes if shape is not None)),
+        dtypes=(x.dtype, *(companion.dtype for companion in given)),
+        shapes=((batch, tokens - removed, channels), *((batch, length, 1) for length in lengths)),
         version=1,
     )
-    given = iter(reduced)
-    return TokenState(fused, *(None if companion is None else next(given) for companion in companions))
+    outputs = iter(reduced)
+    return TokenState(fused, *(None if companion is None else next(outputs) for companion in companions))

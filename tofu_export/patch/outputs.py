@@ -12,7 +12,7 @@ from tofu_export.options import OutputKind
 from tofu_export.patch.apply import applied_plan
 from tofu_export.patch.token_map import collect_token_map
 
-__all__ = ["check_output", "choose_output", "grid_shape", "outputs_of"]
+__all__ = ["choose_output", "grid_shape", "outputs_of"]
 
 
 def choose_output(model: nn.Module, asked: OutputKind | None, name: str = "the model") -> OutputKind:
@@ -20,27 +20,10 @@ def choose_output(model: nn.Module, asked: OutputKind | None, name: str = "the m
 
     Raises:
         OptionError: there is no classifier to give the logits that were asked for.
-        UnsupportedModelError: the model has no pooling, or no grid.
+        UnsupportedModelError: the model, patched or not, has no pooling for logits or features, or no grid.
     """
     architecture: Any = model
-    kind = asked or (OutputKind.LOGITS if architecture.num_classes > 0 else OutputKind.FEATURES)
-    check_output(model, kind, name)
-    return kind
-
-
-def check_output(model: nn.Module, kind: OutputKind, name: str) -> None:
-    """Pass if `model`, patched or not, can give `kind`.
-
-    Raises:
-        OptionError: it has no classifier.
-        UnsupportedModelError: it has no pooling, or no grid.
-    """
-    architecture: Any = model
-    if kind is OutputKind.LOGITS and architecture.num_classes == 0:
-        raise OptionError(
-            f"{name} has no classifier, so it gives no logits: choose --output-kind features (its pooled features), "
-            "tokens or grid, or give it a classifier with --num-classes"
-        )
+    kind = OutputKind.choose(asked, int(architecture.num_classes), name)
     if kind in (OutputKind.LOGITS, OutputKind.FEATURES) and not architecture.global_pool:
         raise UnsupportedModelError(
             f"{name} has no pooling, so its {kind.value} are a sequence of tokens, which a reduction takes apart: "
@@ -49,6 +32,7 @@ def check_output(model: nn.Module, kind: OutputKind, name: str) -> None:
         )
     if kind is OutputKind.GRID:
         _patch_embedding(model, name)
+    return kind
 
 
 def grid_shape(model: nn.Module, image_size: tuple[int, int], name: str = "the model") -> tuple[int, int]:
@@ -107,7 +91,7 @@ def _as_grid(model: Any, tokens: Tensor, pixels: Tensor) -> Tensor:
     patches = tokens[:, model.num_prefix_tokens :]
     if tokens.dim() != 3 or patches.shape[1] != height * width:
         raise UnsupportedModelError(
-            f"{type(model).__name__} ends with {tokens.shape[1]} tokens, {model.num_prefix_tokens} of them not patches, "
+            f"{type(model).__name__} ends with {tokens.shape[1]} tokens, {model.num_prefix_tokens} of them no patches, "
             f"which do not fill a grid of {height}x{width}: choose --output-kind tokens"
         )
     return patches.mT.reshape(tokens.shape[0], tokens.shape[2], height, width)

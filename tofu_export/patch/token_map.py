@@ -89,4 +89,5 @@ def restore(state: TokenState) -> TokenState:
     if not torch.onnx.is_in_onnx_export():
         return TokenState(gather_rows(tokens, rows.squeeze(-1)))
     shape = (tokens.shape[0], rows.shape[1], tokens.shape[2])
-    return TokenState(torch.onnx.ops.symbolic("tofu::Restore", (tokens, rows), dtype=tokens.dtype, shape=shape, version=1))
+    whole = torch.onnx.ops.symbolic("tofu::Restore", (tokens, rows), dtype=tokens.dtype, shape=shape, version=1)
+    return TokenState(whole)
