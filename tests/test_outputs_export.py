@@ -18,7 +18,7 @@ from tests.engines.test_build import needs_rtx, rtx
 from tofu_export import patch
 from tofu_export.engines.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import RTX
-from tofu_export.errors import VerificationError
+from tofu_export.errors import OptionError, VerificationError
 from tofu_export.export import save, trace
 from tofu_export.graph_patterns.canonical import is_decision
 from tofu_export.graph_patterns.lowering import census, lower
@@ -151,6 +151,15 @@ def test_a_restored_grid_costs_one_gather_and_prunes_with_a_target() -> None:
     assert {f"blocks.0/fuse/match/{kind}" for kind in ("kept", "matched", "target")} <= names
     assert "blocks.2/fuse/map/followed" in names
     assert len([node for node in grid.graph if "Restore" in str(node.name)]) == 1
+
+
+def test_a_model_without_a_classifier_gives_features_by_name() -> None:
+    model = tiny.build("cls", num_classes=0)
+    assert [value.name for value in trace(model, tiny.SHAPE).graph.outputs] == ["features"]
+    with pytest.raises(OptionError, match=r"no classifier.*features"):
+        trace(model, tiny.SHAPE, output=LOGITS)
+    with pytest.raises(OptionError, match=r"restore_grid=True"):
+        trace(model_of("cls", None, tome=False), tiny.SHAPE, output=GRID)
 
 
 # --- What must fail ----------------------------------------------------------------------------------------------

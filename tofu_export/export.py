@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tofu_export.errors import ExportError, OptionError, TofuError
 from tofu_export.options import MINIMUM_OPSET, BatchRange, OutputKind, Precision
-from tofu_export.patch import outputs_of
+from tofu_export.patch import choose_output, outputs_of
 from tofu_export.patch.canonical import CanonicalOperators
 
 __all__ = ["INPUT_NAME", "OUTPUT_NAME", "TORCH_TYPES", "in_precision", "save", "trace"]
@@ -68,7 +68,7 @@ def trace(
     model: nn.Module,
     shape: InputShape,
     *,
-    output: OutputKind = OutputKind.LOGITS,
+    output: OutputKind | None = None,
     precision: Precision = Precision.FP32,
     io_dtype: torch.dtype = torch.float32,
     batch: BatchRange | None = None,
@@ -79,7 +79,7 @@ def trace(
     Args:
         model: a float32 model in eval mode, patched or not; it is not changed.
         shape: shape of one image.
-        output: what the graph gives.
+        output: what the graph gives; None for logits, or features where the model has no classifier.
         precision: type of weights and activations in the graph.
         io_dtype: type of the graph's input and of its real outputs.
         batch: a range makes the batch dynamic; one number (minimum equal to maximum) fixes it.
@@ -90,12 +90,15 @@ def trace(
 
     Raises:
         ExportError: the exporter failed; the message holds its first cause.
-        OptionError: the exporter cannot write this opset, or the plan does not restore the grid that is asked for.
+        OptionError: the exporter cannot write this opset, the model has no classifier for the logits that are asked
+            for, or its plan does not restore the grid.
+        UnsupportedModelError: the model has no pooling, or no grid, for this output.
     """
     if opset < MINIMUM_OPSET:
         raise ExportError(f"opset {opset} is too old, expected {MINIMUM_OPSET} or newer")
     batch = batch or BatchRange()
     static = batch.minimum == batch.maximum
+    output = choose_output(model, output)
     form = _FileForm(in_precision(model, precision), output, TORCH_TYPES[precision], io_dtype).eval()
     example = torch.zeros(batch.maximum if static else 2, shape.channels, shape.height, shape.width, dtype=io_dtype)
     try:

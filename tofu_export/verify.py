@@ -25,7 +25,7 @@ from tofu_export.errors import VerificationError
 from tofu_export.graph_patterns.canonical import decision_names, is_decision
 from tofu_export.options import BatchRange, OutputKind, Precision
 from tofu_export.ort import OrtSession, open_session
-from tofu_export.patch import applied_plan, observe, outputs_of
+from tofu_export.patch import applied_plan, choose_output, observe, outputs_of
 from tofu_export.patch.matching import Matching, Partition
 from tofu_export.plan import Plan
 
@@ -120,7 +120,8 @@ class VerificationResult:
         elif not outputs.within(tolerance):
             parts.append(
                 f"{self.output.value} differ by {outputs.max_abs:.3g} "
-                f"(allowed {tolerance.max_error * outputs.scale:.3g}), cosine {outputs.cosine_min:.6f} (at least {tolerance.cosine_min})"
+                f"(allowed {tolerance.max_error * outputs.scale:.3g}), "
+                f"cosine {outputs.cosine_min:.6f} (at least {tolerance.cosine_min})"
             )
         if self.decisions.wrong:
             parts.append(
@@ -156,7 +157,7 @@ def verify(
     precision: Precision,
     batch: BatchRange,
     source: str,
-    output: OutputKind = OutputKind.LOGITS,
+    output: OutputKind | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> VerificationResult:
     """Compare the file at `path` with `model`.
@@ -168,12 +169,13 @@ def verify(
         precision: the file's.
         batch: batch sizes that the file serves.
         source: where the images came from, for the report.
-        output: what the file gives.
+        output: what the file gives; None for logits, or features where the model has no classifier.
         on_batch: called with each batch size before it runs.
 
     Raises:
         VerificationError: the file lacks outputs that must be compared.
     """
+    output = choose_output(model, output)
     names = _decision_outputs(applied_plan(model), mapped=output is OutputKind.TOKENS)
     tolerance = TOLERANCES[precision]
     sizes, notes = batches_to_verify(batch)

@@ -143,9 +143,11 @@ def _reduce_symbolically(
     state: TokenState, metric: Tensor, *, method: Method, removed: int, prefix: int, layer: int
 ) -> TokenState:
     """Leave one `tofu::Fuse(x, metric, sizes?, positions?, rows?)` node in the traced graph."""
-    x, *companions = state
+    x, sizes, positions, rows = state
     batch, tokens, channels = x.shape
-    before = 0 if state.rows is None else state.rows.shape[1]
+    left = (batch, tokens - removed, 1)
+    companions = ((sizes, left), (positions, left), (rows, left if rows is None else tuple(rows.shape)))
+    given = [(companion, shape) for companion, shape in companions if companion is not None]
     attributes: dict[str, Any] = {
         "r": removed,
         "method": method.name.lower(),
@@ -153,15 +155,13 @@ def _reduce_symbolically(
         "tokens": tokens,
         "layer": layer,
     }
-    given = [companion for companion in companions if companion is not None]
-    lengths = [before if companion is state.rows else tokens - removed for companion in given]
     fused, *reduced = torch.onnx.ops.symbolic_multi_out(
         "tofu::Fuse",
-        (x, metric, *companions),
+        (x, metric, sizes, positions, rows),
         attributes,
-        dtypes=(x.dtype, *(companion.dtype for companion in given)),
-        shapes=((batch, tokens - removed, channels), *((batch, length, 1) for length in lengths)),
+        dtypes=(x.dtype, *(companion.dtype for companion, _ in given)),
+        shapes=((batch, tokens - removed, channels), *(shape for _, shape in given)),
         version=1,
     )
     outputs = iter(reduced)
-    return TokenState(fused, *(None if companion is None else next(outputs) for companion in companions))
+    return TokenState(fused, *(None if companion is None else next(outputs) for companion, _ in companions))
