@@ -19,7 +19,8 @@ def choose_output(model: nn.Module, asked: OutputKind | None, name: str = "the m
     """What to give: what was asked for, else logits where there is a classifier, and features where there is none.
 
     Raises:
-        OptionError: there is no classifier to give the logits that were asked for.
+        OptionError: there is no classifier to give the logits that were asked for, or the model carries a plan that
+            does not restore the grid.
         UnsupportedModelError: the model, patched or not, has no pooling for logits or features, or no grid.
     """
     architecture: Any = model
@@ -32,6 +33,7 @@ def choose_output(model: nn.Module, asked: OutputKind | None, name: str = "the m
         )
     if kind is OutputKind.GRID:
         _patch_embedding(model, name)
+        _check_restored(model)
     return kind
 
 
@@ -66,10 +68,14 @@ def outputs_of(model: nn.Module, kind: OutputKind, pixels: Tensor) -> tuple[Tens
         with collect_token_map() as found:
             tokens = architecture.forward_features(pixels)
         return tokens, _whole_map(tokens, found.tokens, found.rows)
+    _check_restored(model)
+    return (_as_grid(model, architecture.forward_features(pixels), pixels),)
+
+
+def _check_restored(model: nn.Module) -> None:
     plan = applied_plan(model)
     if plan is not None and plan.removes and not plan.restores_grid:
         raise OptionError("a grid has all tokens: plan with Reduction(restore_grid=True), or ask for tokens")
-    return (_as_grid(model, architecture.forward_features(pixels), pixels),)
 
 
 def _whole_map(tokens: Tensor, from_blocks: int, rows: Tensor | None) -> Tensor:
