@@ -12,7 +12,7 @@ import click
 
 from tofu_export.cli.parameters import make_reduction, read_labels, reduction_options
 from tofu_export.errors import OptionError
-from tofu_export.options import BatchRange, IoType, Target, parse_precisions
+from tofu_export.options import BatchRange, IoType, OutputKind, Target, parse_precisions
 
 if TYPE_CHECKING:
     from tofu_export.job import Job
@@ -46,6 +46,13 @@ __all__ = ["export_command"]
     default=IoType.FP32.value,
     show_default=True,
     help="Type of input and output: fp32, or that of the model.",
+)
+@click.option(
+    "--output-kind",
+    type=click.Choice([kind.value for kind in OutputKind]),
+    default=None,
+    help="What the files give: logits, pooled features, the reduced tokens and where each original one went, or the "
+    "restored grid.  [default: logits, or features without a classifier]",
 )
 @click.option(
     "--images", type=click.Path(path_type=Path), default=None, metavar="DIR", help="Real images to verify with."
@@ -96,6 +103,7 @@ def export_command(
     target: str,
     opset: int,
     io_dtype: str,
+    output_kind: str | None,
     images: Path | None,
     labels: Path | None,
     engine: bool | None,
@@ -128,6 +136,7 @@ def export_command(
         model=model,
         output=output if output is not None else Path(f"{Path(model).name.replace(':', '-')}-tofu"),
         reduction=chosen,
+        output_kind=None if output_kind is None else OutputKind(output_kind),
         weights=WeightsSource.parse(weights),
         image_size=image_size,
         num_classes=num_classes,
@@ -178,7 +187,9 @@ def _show(job: Job) -> None:
     from tofu_export.specs import plan_model
 
     spec, plan = plan_model(job.model, job.reduction, job.image_size, job.num_classes)
+    output = OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
     click.echo(plan_table(spec, plan))
+    click.echo(f"output {', '.join(output.names)}")
     click.echo(f"\nwould write to {job.output}: {', '.join(job.file_names())}, report.json, report.md")
 
 

@@ -56,6 +56,8 @@ def reduction_options(command: Command) -> Command:
                          help="Spread r evenly, or falling from 2r to 0."),
             click.option("--prop-attn/--no-prop-attn", "prop_attn", default=None,
                          help="Add the log of token sizes to the attention.  [default: only for tome]"),
+            click.option("--restore-grid/--no-restore-grid", "restore_grid", default=None,
+                         help="Bring all tokens back after the last block.  [default: only for a grid output]"),
             click.option("--image-size", type=ImageSize(), default=None, metavar="H[xW]", help="Input size in pixels."),
             click.option("--num-classes", type=click.IntRange(min=0), default=None, metavar="N",
                          help="Width of the classifier, if not the model's own."),
@@ -77,6 +79,7 @@ def make_reduction(
     gmacs: float | None,
     speedup: float | None,
     exclude_layers: str,
+    restore_grid: bool | None,
 ) -> Reduction:
     """The reduction that the options describe.
 
@@ -94,6 +97,7 @@ def make_reduction(
         gmacs=gmacs,
         speedup=speedup,
         exclude_layers=parse_layers(exclude_layers),
+        restore_grid=restore_grid,
     )
 
 

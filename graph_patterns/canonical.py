@@ -2,16 +2,17 @@
 
 Domain `tofu`, version 1:
 
-- `Fuse(x [B,N,C], metric [B,N,D]) -> [B,N-r,C]`
-- `FuseSized(x, metric, sizes [B,N,1] float32) -> ([B,N-r,C], [B,N-r,1])`
-- `FusePlaced(x, metric, positions [B,N,1] int64) -> ([B,N-r,C], [B,N-r,1])`, where a model
-  has rotary or relative positions
-- `FuseSizedPlaced(x, metric, sizes, positions)`, both
+- `Fuse(x [B,N,C], metric [B,N,D], sizes?, positions?, rows?) -> (fused [B,N-r,C], ...)`, attributes r, method, prefix,
+  tokens (N) and layer. The optional inputs are companions of the tokens. Each that is given has its own output, after
+  `fused` and in the same order:
+  - `sizes [B,N,1] float32 -> [B,N-r,1]`, patches behind each token, where token sizes are tracked;
+  - `positions [B,N,1] int64 -> [B,N-r,1]`, where a model has rotary or relative positions;
+  - `rows [B,N0,1] int64 -> [B,N0,1]`, the row of `x`, then of `fused`, that stands for each of the N0 original tokens,
+    where the grid is restored or the token map is an output.
+- `Restore(x [B,N,C], rows [B,N0,1] int64) -> [B,N0,C]`, each original token as the row that stands for it
 - `Attention(q, k, v [B,H,N,D]) -> [B,H,N,D]`, attribute `scale`
 - `BiasedAttention(q, k, v, bias)`, the bias broadcasting to [B,H,N,M]
 - `Gelu(x)`, attribute `approximate`: none or tanh
-
-All fuse operators carry the attributes r, method, prefix, tokens (N) and layer.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["DECISIONS", "DOMAIN", "FuseNode", "decision_name", "is_decision"]
+__all__ = ["COMPANIONS", "DECISIONS", "DOMAIN", "FuseNode", "decision_name", "is_decision"]
 
 DOMAIN = "tofu"
+COMPANIONS = ("sizes", "positions", "rows")
+"""The optional inputs of `Fuse`, in their order."""
 
 
 @dataclass(frozen=True)
 class FuseNode:
-    """The attributes of a `tofu::Fuse` node or a variant of it, and what follows from them.
+    """The attributes of a `tofu::Fuse` node, and what follows from them.
 
     Sources are the even positions of the sequence from the prefix on, destinations the odd ones.
     """
@@ -39,6 +42,7 @@ class FuseNode:
     tokens: int
     layer: int
     dtype: ir.DataType
+    mapped: bool
 
     @classmethod
     def read(cls, node: ir.Node) -> FuseNode:
@@ -52,7 +56,24 @@ class FuseNode:
             tokens=node.attributes["tokens"].as_int(),
             layer=node.attributes["layer"].as_int(),
             dtype=dtype,
+            mapped="rows" in cls.companions_of(node),
         )
+
+    @staticmethod
+    def companions_of(node: ir.Node) -> dict[str, ir.Value]:
+        """The companions that a canonical node is given, by name and in their order."""
+        given = zip(COMPANIONS, node.inputs[2:], strict=False)  # trailing ones may be left out
+        return {name: value for name, value in given if value is not None}
+
+    @property
+    def merges(self) -> bool:
+        """True where destinations change."""
+        return self.method != "prune"
+
+    @property
+    def follows(self) -> bool:
+        """True where it matters which destination a source leaves for: in the tokens, or in the token map alone."""
+        return self.merges or self.mapped
 
     @property
     def first_source(self) -> int:
@@ -88,8 +109,9 @@ def decision_name(layer: int, kind: str) -> str:
     """Name of the int64 value that holds one kind of a layer's decisions in every lowered graph.
 
     - `kept` [B, S-R]: sources that stay, ascending; missing where none stays
-    - where sources merge, either `matched` [B, R], most similar first, and `target` [B, R], the destination of each,
-      or `assigned` [B, S]: the destination of each source, -1 for one that stays
+    - where sources merge, in the tokens or in the token map alone, either `matched` [B, R], most similar first, and
+      `target` [B, R], the destination of each, or `assigned` [B, S]: the destination of each source, -1 for one that
+      stays
 
     All are indices among the layer's sources or destinations. `graph_patterns.matching` says which formulation has
     which.

@@ -13,14 +13,23 @@ __all__ = ["count_macs"]
 _ATTENTION = frozenset({"Attention", "BiasedAttention"})
 
 
-def count_macs(model: ir.Model) -> int:
+class _UnknownShapeError(Exception):
+    """A shape that is not in the graph."""
+
+
+def count_macs(model: ir.Model) -> int | None:
     """Multiply-accumulates of all products and convolutions of a canonical graph, for one image.
+
+    None where a shape is missing, which the exporter never leaves out.
 
     What a reduction itself costs is not in it, nor are norms (together below 1 % of a vision transformer). A plan has
     the norms, and also the tokens that lowering finds nobody reads (`graph_patterns.tail`).
     """
-    batch = _shape(model.graph.inputs[0])[0] if model.graph.inputs else 1
-    return sum(_macs(node) for node in model.graph) // batch
+    try:
+        batch = _shape(model.graph.inputs[0])[0] if model.graph.inputs else 1
+        return sum(_macs(node) for node in model.graph) // batch
+    except _UnknownShapeError:
+        return None
 
 
 def _macs(node: ir.Node) -> int:
@@ -41,5 +50,6 @@ def _macs(node: ir.Node) -> int:
 
 def _shape(value: ir.Value | None) -> tuple[int, ...]:
     """Sizes of a value, a symbolic one (the batch) as 1."""
-    assert value is not None and value.shape is not None  # the exporter declares all of them
+    if value is None or value.shape is None:
+        raise _UnknownShapeError
     return tuple(size if isinstance(size, int) else 1 for size in value.shape)

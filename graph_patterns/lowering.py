@@ -12,9 +12,10 @@ from onnxscript.rewriter import MatchingTracer, RewriteRuleSet
 from tofu_export.errors import LoweringError
 from tofu_export.graph_patterns.canonical import DOMAIN
 from tofu_export.graph_patterns.cost import count_macs
+from tofu_export.graph_patterns.fuse_lowering import lower_fuses
 from tofu_export.graph_patterns.hidden_width import widen_hidden_layers
 from tofu_export.graph_patterns.naming import name_by_stage
-from tofu_export.graph_patterns.table import WIDENED, rules_for
+from tofu_export.graph_patterns.table import FORMULATIONS, WIDENED, rules_for
 from tofu_export.graph_patterns.tail import narrow_tail
 from tofu_export.options import Precision, Target
 
@@ -34,7 +35,7 @@ def lower(model: ir.Model, target: Target, precision: Precision) -> ir.Model:
     `meta[MACS]` says what it costs.
 
     Raises:
-        LoweringError: no rule accepts a canonical node; the message says which and why.
+        LoweringError: a canonical node cannot be lowered; the message says which and why.
     """
     before = census(model)
     name_by_stage(model)
@@ -43,6 +44,10 @@ def lower(model: ir.Model, target: Target, precision: Precision) -> ir.Model:
     model.meta[MACS] = count_macs(model)
     if (target, precision) in WIDENED:
         widen_hidden_layers(model)
+    try:
+        lower_fuses(model, FORMULATIONS[target, precision])
+    except LoweringError as error:
+        raise LoweringError(f"{target.value}: {error}") from None
     rules = RewriteRuleSet(rules_for(target, precision, model.opset_imports[""]))
     rules.apply_to_model(model)
     left = [node for node in model.graph if node.domain == DOMAIN]

@@ -22,13 +22,13 @@ takes a product with all S sources (2 % of a ViT-B block's multiply-accumulates 
 
 
 def match_rank(stage: Stage, fuse: FuseNode, similarity: Similarity) -> Decisions:
-    """Rank, or sort where there are too many sources.
+    """Rank, or sort where there are too many sources, or a token map, which takes lists.
 
     A source leaves if fewer than R come before it: the more similar ones, and equal ones of lower index.
 
     The nearest destination is the lowest index at which the maximum of a row is met, as ArgMax has it.
     """
-    if fuse.sources > RANKED_SOURCES:
+    if fuse.sources > RANKED_SOURCES or fuse.mapped:
         return match_sort(stage, fuse, similarity)
     kept = leaves = None
     if fuse.sources > fuse.removed:
@@ -45,7 +45,7 @@ def match_rank(stage: Stage, fuse: FuseNode, similarity: Similarity) -> Decision
             largest=0,
             sorted=1,
         )
-    if fuse.method == "prune":
+    if not fuse.merges:
         return Decisions(kept, None, None)
     nearest = _nearest(stage, fuse, similarity)
     if leaves is not None:

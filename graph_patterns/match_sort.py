@@ -36,7 +36,7 @@ def match_sort(stage: Stage, fuse: FuseNode, similarity: Similarity) -> Decision
             largest=0,
             sorted=1,
         )
-    if fuse.method == "prune":
+    if not fuse.follows:
         return Decisions(kept, None, None)
     matched = stage.slice("match/matched", order, 0, stop=fuse.removed)
     nearest = stage.add("ArgMax", "match/nearest", similarity.scaled, axis=-1, keepdims=0)

@@ -52,6 +52,7 @@ class Similarity(NamedTuple):
 
 
 Match = Callable[[Stage, FuseNode, Similarity], Decisions]
+"""A formulation of matching. Targets are found where sources merge, in the tokens or in the token map."""
 
 
 def similarity(stage: Stage, fuse: FuseNode, metric: ir.Value) -> Similarity:

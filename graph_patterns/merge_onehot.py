@@ -49,7 +49,7 @@ def merge_onehot(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
     )
     joined = stage.add("Where", "merge/lengths/joined", joining_pairs, lengths, stage.floats("merge/zero", 0.0))
     longest_joined = stage.add(
-        "ReduceMax", "merge/lengths/max", joined, stage.ints("merge/lengths/axis", -1), keepdims=1
+        "ReduceMax", "merge/lengths/max", joined, stage.ints("merge/lengths/max/axis", -1), keepdims=1
     )
     longest = stage.add(
         "Max", "merge/longest", norms(stage, fuse, "merge/lengths/own", members.destinations), longest_joined

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.tape import Tape
 
-__all__ = ["Stage"]
+__all__ = ["Stage", "TapeOperators"]
+
+
+class TapeOperators:
+    """Adds nodes to a tape, called as the node factory of the rewriter is: `op.Add(x, y, _outputs=["sum"])`."""
+
+    def __init__(self, tape: Tape) -> None:
+        self._tape = tape
+
+    def __getattr__(self, op_type: str) -> Callable[..., Sequence[ir.Value]]:
+        """A function that adds a node of type `op_type` and returns its outputs."""
+
+        def add(*inputs: ir.Value | None, _outputs: Sequence[str], **attributes: Any) -> Sequence[ir.Value]:
+            outputs = [ir.Value(name=name) for name in _outputs]
+            return self._tape.op_multi_out(op_type, inputs, attributes, outputs=outputs)
+
+        return add
 
 
 class Stage:
     """Adds nodes under a common name prefix, for example `blocks.3/fuse`.
 
     Args:
-        op: the rewriter's node factory.
+        op: the rewriter's node factory, or `TapeOperators`.
         prefix: the stage; node and value names are `prefix/name`.
     """
 

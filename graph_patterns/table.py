@@ -8,12 +8,12 @@ from tofu_export.graph_patterns.attention_aligned import aligned
 from tofu_export.graph_patterns.attention_decomposed import decomposed
 from tofu_export.graph_patterns.attention_rules import Attend, AttentionRule, BiasedAttentionRule
 from tofu_export.graph_patterns.formulation import Formulation
-from tofu_export.graph_patterns.fuse_rules import FUSE_RULES
 from tofu_export.graph_patterns.gelu import GeluRule
 from tofu_export.graph_patterns.match_rank import match_rank
 from tofu_export.graph_patterns.match_sort import match_sort
 from tofu_export.graph_patterns.merge_onehot import merge_onehot
 from tofu_export.graph_patterns.merge_scatter import merge_scatter
+from tofu_export.graph_patterns.token_map import RestoreRule
 from tofu_export.options import Precision, Target
 
 __all__ = ["ATTENTION", "FORMULATIONS", "WIDENED", "rules_for"]
@@ -52,14 +52,13 @@ WIDENED = frozenset({(Target.ONNXRUNTIME, Precision.FP32)})
 
 
 def rules_for(target: Target, precision: Precision, opset: int) -> tuple[RewriteRule, ...]:
-    """The rules that lower every canonical operator for a target, precision and opset, in the order they are tried."""
-    formulation = FORMULATIONS[target, precision]
+    """The rules that lower every canonical operator but `Fuse`, in the order they are tried."""
     attend = ATTENTION.get((target, precision), decomposed)
     rules = (
-        *(rule(formulation) for rule in FUSE_RULES),
         AttentionRule(attend),
         BiasedAttentionRule(attend),
         GeluRule(opset),
+        RestoreRule(),
     )
     return tuple(_as_rule(rule) for rule in rules)
 

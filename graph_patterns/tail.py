@@ -19,7 +19,7 @@ _QUERIES = 2
 """Axis of the tokens in the attention's [B, H, N, D]."""
 
 _POINTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Gelu", "Erf", "Tanh", "Sigmoid", "Relu", "Cast", "Identity"})
-_FUSE = frozenset({"Fuse", "FuseSized", "FusePlaced", "FuseSizedPlaced"})
+_FUSE = frozenset({"Fuse"})
 _ATTENTION = frozenset({"Attention", "BiasedAttention"})
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["METHODS", "Matching", "apply_matching", "cap", "fuse", "margin", "match", "vit_forward"]
+__all__ = ["METHODS", "Matching", "apply_matching", "cap", "fuse", "margin", "match", "stand_ins", "vit_forward"]
 
 Array = NDArray[np.float64]
 
@@ -221,6 +221,29 @@ def fuse(
     return np.stack(tokens), np.stack(out_sizes) if out_sizes else None
 
 
+def stand_ins(matchings: list[Matching], prefix: int, tokens: int) -> list[int]:
+    """For each token of one image, the row of the reduced sequence that stands for it after reductions in a row.
+
+    A source that left, merged or pruned, is where its destination is.
+
+    Args:
+        matchings: One for each reduction, in order.
+        prefix: Protected tokens at the start.
+        tokens: Length of the sequence before the first one.
+    """
+    rows = []
+    for original in range(tokens):
+        here = original
+        for matching in matchings:
+            for source, destination in matching.matched:
+                if source == here:
+                    here = destination
+                    break
+            here = [*range(prefix), *matching.kept, *matching.destinations].index(here)
+        rows.append(here)
+    return rows
+
+
 # --- The whole model ---------------------------------------------------------------------------------------------
 
 
@@ -362,6 +385,7 @@ def vit_forward(
     eps: float = 1e-6,
     pool: str | None = None,
     pool_prefix: bool = False,
+    restore: bool = False,
     trace: list[list[Matching]] | None = None,
 ) -> Array:
     """Logits `[B, classes]` of a timm pre-norm `VisionTransformer` whose blocks are reduced, in float64.
@@ -379,6 +403,7 @@ def vit_forward(
         pool: `token`, `avg` or `map`; by default what the weights suggest (a latent: `map`, an `fc_norm` or no class
             token: `avg`).
         pool_prefix: Whether `avg` and `map` see the prefix tokens (timm's `pool_include_prefix`).
+        restore: After the last block, put a copy of its stand-in in the place of every token that entered the first.
         trace: Collects, where given, the matchings of every reducing block: a list with one entry an image.
     """
     weights = _Weights(state)
@@ -397,6 +422,7 @@ def vit_forward(
         x = _layer_norm(weights, "norm_pre", x, eps)
         sizes = np.ones(len(x)) if track else None
         reductions = iter(matchings)
+        before, mine = len(x), []
         for index, (method, r) in enumerate(layers):
             block = f"blocks.{index}"
             key_bias = np.log(sizes) if prop_attn and sizes is not None else None
@@ -406,9 +432,12 @@ def vit_forward(
             if r > 0:
                 matching = match(metric, prefix, r)
                 next(reductions).append(matching)
+                mine.append(matching)
                 x, sizes = apply_matching(x, matching, method, prefix, sizes)
             expanded = _mlp(weights, f"{block}.mlp", _layer_norm(weights, f"{block}.norm2", x, eps))
             x = x + _layer_scale(weights, f"{block}.ls2", expanded)
+        if restore:
+            x = np.stack([x[row] for row in stand_ins(mine, prefix, before)])
         x = _layer_norm(weights, "norm", x, eps)
         pooled = _pool(weights, x, pool, heads, prefix, pool_prefix, eps)
         pooled = _layer_norm(weights, "fc_norm", pooled, eps)

@@ -10,7 +10,7 @@ import pytest
 
 from tests import tiny
 from tofu_export.errors import OptionError
-from tofu_export.options import Method, Mode, Reduction, Schedule
+from tofu_export.options import Method, Mode, OutputKind, Reduction, Schedule
 from tofu_export.plan import BlockCost, ModelSpec, Plan, make_plan, removable
 from tofu_export.specs import plan_model
 
@@ -275,3 +275,34 @@ def test_the_report_entry() -> None:
     ]
     assert entry["gmacs"] == {"full": round(plan.macs_full / 1e9, 4), "reduced": round(plan.macs_reduced / 1e9, 4)}
     assert entry["prop_attn"] is False
+
+
+# --- Restoring ---------------------------------------------------------------------------------------------------
+
+
+def test_restoring_pays_the_tail_for_every_token() -> None:
+    plan = make_plan(spec(), Reduction(r=4, restore_grid=True))
+    assert plan.restores_grid
+    assert plan.macs_reduced // 10**12 == 10**3 + 17
+    assert make_plan(spec(), Reduction(r=4)).macs_reduced // 10**12 == 10**3 + plan.layers[-1].tokens_out
+
+
+def test_a_budget_counts_what_restoring_costs() -> None:
+    """Nearly all the cost is in the tail: without restoring it falls with the tokens, with it nothing can reach it."""
+    budget = (10**15 + 16 * 10**12) / 1e9
+    assert make_plan(spec(), Reduction(gmacs=budget)).removes
+    with pytest.raises(OptionError, match="out of reach"):
+        make_plan(spec(), Reduction(gmacs=budget, restore_grid=True))
+
+
+def test_restoring_is_settled_by_the_output() -> None:
+    asked = Reduction(r=4)
+    assert asked.restoring_for(None).restore_grid is False
+    assert asked.restoring_for(OutputKind.TOKENS).restore_grid is False
+    assert asked.restoring_for(OutputKind.GRID).restore_grid is True
+    restored = Reduction(r=4, restore_grid=True)
+    assert all(restored.restoring_for(kind) == restored for kind in OutputKind)
+    with pytest.raises(OptionError, match="--no-restore-grid"):
+        Reduction(r=4, restore_grid=False).restoring_for(OutputKind.GRID)
+    with pytest.raises(OptionError, match="restore_grid is 'yes'"):
+        Reduction(restore_grid="yes")  # type: ignore[arg-type]

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from tofu_export.errors import ExportError, OptionError, TofuError
-from tofu_export.options import MINIMUM_OPSET, BatchRange, Precision
+from tofu_export.options import MINIMUM_OPSET, BatchRange, OutputKind, Precision
+from tofu_export.patch import choose_output, outputs_of
 from tofu_export.patch.canonical import CanonicalOperators
 
 __all__ = ["INPUT_NAME", "OUTPUT_NAME", "TORCH_TYPES", "in_precision", "release", "save", "trace"]
 
 INPUT_NAME = "input"
-OUTPUT_NAME = "logits"
+(OUTPUT_NAME,) = OutputKind.LOGITS.names
 
 EXTERNAL_DATA_BYTES = 1_900_000_000
 """Weights beyond this go beside the file: protobuf cannot hold 2 GiB."""
@@ -43,18 +44,19 @@ class InputShape:
 
 
 class _FileForm(nn.Module):
-    """A model as it stands in a file: inputs and outputs in `io_dtype`, attention and GELU left canonical."""
+    """A model as it stands in a file: images and real outputs in `io_dtype`, attention and GELU left canonical."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, io_dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, kind: OutputKind, dtype: torch.dtype, io_dtype: torch.dtype) -> None:
         super().__init__()
         self.model = model
+        self.kind = kind
         self.dtype = dtype
         self.io_dtype = io_dtype
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         with CanonicalOperators():
-            logits: Tensor = self.model(pixels.to(self.dtype))
-        return logits.to(self.io_dtype)
+            outputs = outputs_of(self.model, self.kind, pixels.to(self.dtype))
+        return tuple(value.to(self.io_dtype) if value.is_floating_point() else value for value in outputs)
 
 
 def in_precision(model: nn.Module, precision: Precision) -> nn.Module:
@@ -80,6 +82,7 @@ def trace(
     model: nn.Module,
     shape: InputShape,
     *,
+    output: OutputKind | None = None,
     precision: Precision = Precision.FP32,
     io_dtype: torch.dtype = torch.float32,
     batch: BatchRange | None = None,
@@ -90,23 +93,27 @@ def trace(
     Args:
         model: a float32 model in eval mode, patched or not; it is not changed.
         shape: shape of one image.
+        output: what the graph gives; None for logits, or features where the model has no classifier.
         precision: type of weights and activations in the graph.
-        io_dtype: type of the graph's input and output.
+        io_dtype: type of the graph's input and of its real outputs.
         batch: a range makes the batch dynamic; one number (minimum equal to maximum) fixes it.
         opset: ONNX opset, at least 18.
 
     Returns:
-        A graph from `input` [B, C, H, W] to `logits` [B, classes] with `tofu::` nodes (see `graph_patterns`).
+        A graph from `input` [B, C, H, W] to what `OutputKind` says, with `tofu::` nodes (see `graph_patterns`).
 
     Raises:
         ExportError: the exporter failed; the message holds its first cause.
-        OptionError: the exporter cannot write this opset.
+        OptionError: the exporter cannot write this opset, the model has no classifier for the logits that are asked
+            for, or its plan does not restore the grid.
+        UnsupportedModelError: the model has no pooling, or no grid, for this output.
     """
     if opset < MINIMUM_OPSET:
         raise ExportError(f"opset {opset} is too old, expected {MINIMUM_OPSET} or newer")
     batch = batch or BatchRange()
     static = batch.minimum == batch.maximum
-    form = _FileForm(in_precision(model, precision), TORCH_TYPES[precision], io_dtype).eval()
+    output = choose_output(model, output)
+    form = _FileForm(in_precision(model, precision), output, TORCH_TYPES[precision], io_dtype).eval()
     example = torch.zeros(batch.maximum if static else 2, shape.channels, shape.height, shape.width, dtype=io_dtype)
     try:
         with _quiet(), torch.no_grad():
@@ -116,7 +123,7 @@ def trace(
                 dynamo=True,
                 opset_version=opset,
                 input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
+                output_names=list(output.names),
                 dynamic_shapes=None if static else ({0: torch.export.Dim("batch")},),
                 verbose=False,
             )

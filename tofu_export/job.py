@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tofu_export.errors import OptionError
-from tofu_export.options import MINIMUM_OPSET, BatchRange, IoType, Precision, Reduction, Target
+from tofu_export.options import MINIMUM_OPSET, BatchRange, IoType, OutputKind, Precision, Reduction, Target
 from tofu_export.zoo.weights import WeightsSource
 
 __all__ = ["Job", "Listener"]
@@ -20,7 +20,8 @@ class Job:
     Attributes:
         model: timm name, alias, hub name or the demo model.
         output: folder for the files; created if need be.
-        reduction: how many tokens leave, where and how.
+        reduction: how many tokens leave, where and how; a grid output makes it restore the grid.
+        output_kind: what the files give; None for logits, or features where the model has no classifier.
         weights: where the weights come from.
         image_size: height and width in pixels; None for the model's own.
         num_classes: width of the classifier; None for the model's own.
@@ -45,6 +46,7 @@ class Job:
     model: str
     output: Path
     reduction: Reduction = field(default_factory=Reduction)
+    output_kind: OutputKind | None = None
     weights: WeightsSource = field(default_factory=lambda: WeightsSource.parse("pretrained"))
     image_size: tuple[int, int] | None = None
     num_classes: int | None = None
@@ -71,6 +73,11 @@ class Job:
                 "--target onnxruntime uses scatter reductions that TensorRT rejects: "
                 "build engines from --target portable, or leave out --engine"
             )
+        if self.labels and self.output_kind not in (None, OutputKind.LOGITS):
+            raise OptionError(
+                f"labels name the classes of logits, the output is {self.output_kind.value}: leave out --labels"
+            )
+        object.__setattr__(self, "reduction", self.reduction.restoring_for(self.output_kind))
         if self.opset < MINIMUM_OPSET:
             raise OptionError(f"opset is {self.opset}, expected {MINIMUM_OPSET} or newer")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from tofu_export.errors import OptionError
@@ -19,6 +19,7 @@ __all__ = [
     "IoType",
     "Method",
     "Mode",
+    "OutputKind",
     "Precision",
     "Reduction",
     "Schedule",
@@ -104,6 +105,39 @@ class IoType(str, Enum):
     MODEL = "model"
 
 
+class OutputKind(str, Enum):
+    """What a file gives. B is the batch, N the tokens of the model, prefix included, C its channels.
+
+    `LOGITS` [B, classes]: the classifier's. `FEATURES` [B, C]: what it reads, pooled and normalised. `TOKENS`
+    [B, N', C]: the reduced sequence after the last norm, and `token_map` [B, N] int64, the row of it that stands for
+    each token. `GRID` [B, C, height, width]: all patch tokens, restored.
+    """
+
+    LOGITS = "logits"
+    FEATURES = "features"
+    TOKENS = "tokens"
+    GRID = "grid"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        return ("tokens", "token_map") if self is OutputKind.TOKENS else (self.value,)
+
+    @classmethod
+    def choose(cls, asked: OutputKind | None, num_classes: int, name: str) -> OutputKind:
+        """What was asked for, else logits where the model `name` has a classifier, and features where it has none.
+
+        Raises:
+            OptionError: logits are asked for, but there is no classifier.
+        """
+        if asked is cls.LOGITS and not num_classes:
+            raise OptionError(
+                f"{name} has no classifier, so it gives no logits: choose --output-kind features (its pooled "
+                "features), tokens or grid, or give it a classifier with --num-classes"
+            )
+        return asked or (cls.LOGITS if num_classes else cls.FEATURES)
+
+
 @dataclass(frozen=True)
 class Reduction:
     """How many tokens leave, where and how.
@@ -122,6 +156,8 @@ class Reduction:
         gmacs: budget: the reduced model needs at most so many GMACs (`tofu_export.budget`).
         speedup: budget: the reduced model needs at least so many times fewer multiply-accumulates. No time is meant.
         exclude_layers: layers (0-based) that remove nothing, however the amount is given.
+        restore_grid: after the last block every token that left comes back as a copy of the one that stands for it,
+            so that norm, pooling and head see the sequence at its full length. None: only for a grid output.
 
     Raises:
         OptionError: a value is out of range or two of them contradict each other.
@@ -139,6 +175,7 @@ class Reduction:
     gmacs: float | None = None
     speedup: float | None = None
     exclude_layers: tuple[int, ...] = ()
+    restore_grid: bool | None = None
 
     def __post_init__(self) -> None:
         if not self.asked:
@@ -158,8 +195,9 @@ class Reduction:
         for name, kind in (("mode", Mode), ("schedule", Schedule)):
             if not isinstance(getattr(self, name), kind):
                 raise OptionError(f"{name} is {getattr(self, name)!r}, expected a {kind.__name__}")
-        if self.prop_attn not in (None, True, False):
-            raise OptionError(f"prop_attn is {self.prop_attn!r}, expected True, False or None")
+        for name in ("prop_attn", "restore_grid"):
+            if getattr(self, name) not in (None, True, False):
+                raise OptionError(f"{name} is {getattr(self, name)!r}, expected True, False or None")
         if self.prune_layers is not None and (
             isinstance(self.prune_layers, bool) or not isinstance(self.prune_layers, int) or self.prune_layers < 0
         ):
@@ -244,6 +282,17 @@ class Reduction:
         if needed and self.prop_attn is False:
             raise OptionError("tome weighs tokens by their size: it cannot run with --no-prop-attn")
         return needed if self.prop_attn is None else self.prop_attn
+
+    def restoring_for(self, output: OutputKind | None) -> Reduction:
+        """The same with `restore_grid` settled: a grid needs all tokens.
+
+        Raises:
+            OptionError: it is switched off although the output is the grid.
+        """
+        needed = output is OutputKind.GRID
+        if needed and self.restore_grid is False:
+            raise OptionError("a grid has all tokens: leave out --no-restore-grid, or ask for --output-kind tokens")
+        return replace(self, restore_grid=needed) if self.restore_grid is None else self
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,7 @@ class Plan:
         reduction: the options that the plan was made from.
         prefix_tokens: protected tokens at the front.
         tracks_sizes: token sizes are tracked and their logarithm is added to the attention scores.
+        restores_grid: what follows the blocks sees all tokens again.
         layers: one entry per block.
         macs_full: multiply-accumulates of the unreduced model for one image.
         macs_reduced: the same with this plan.
@@ -103,6 +104,7 @@ class Plan:
     reduction: Reduction
     prefix_tokens: int
     tracks_sizes: bool
+    restores_grid: bool
     layers: tuple[LayerPlan, ...]
     macs_full: int
     macs_reduced: int
@@ -150,6 +152,7 @@ class Plan:
             "pattern": self.pattern,
             "prune_layers": sum(1 for _ in takewhile(lambda method: method is Method.PRUNE, chosen)),
             "prop_attn": self.tracks_sizes,
+            "restore_grid": self.restores_grid,
             "layers": [
                 {**asdict(layer), "method": layer.method.name.lower(), "tokens_out": layer.tokens_out}
                 for layer in self.layers
@@ -175,18 +178,19 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
     methods = reduction.methods(spec.depth)
     if spec.depth == 0:
         raise OptionError(f"{spec.name} has no blocks to reduce")
-    full = _macs(spec, (0,) * spec.depth)
+    full = _macs(spec, (0,) * spec.depth, restored=False)
     removed = _removed(spec, reduction, methods, full)
     return Plan(
         reduction=reduction,
         prefix_tokens=spec.prefix_tokens,
         tracks_sizes=reduction.tracks_sizes(spec.depth) and any(removed),
+        restores_grid=bool(reduction.restore_grid) and any(removed),
         layers=tuple(
             LayerPlan(layer, method, spec.tokens - sum(removed[:layer]), removed[layer])
             for layer, method in enumerate(methods)
         ),
         macs_full=full,
-        macs_reduced=_macs(spec, removed),
+        macs_reduced=_macs(spec, removed, restored=bool(reduction.restore_grid)),
     )
 
 
@@ -210,7 +214,7 @@ def _removed(spec: ModelSpec, reduction: Reduction, methods: Sequence[Method], f
         budget,
         spread=lambda r: reduction.schedule.spread(r, spec.depth),
         capped=capped,
-        macs=lambda removed: _macs(spec, removed),
+        macs=lambda removed: _macs(spec, removed, restored=bool(reduction.restore_grid)),
         largest_r=spec.tokens * spec.depth,  # enough for the smallest share of a linear schedule to meet its cap
     )
 
@@ -227,12 +231,12 @@ def _removed_at(keep_rate: float, spec: ModelSpec, methods: Sequence[Method]) ->
     return tuple(removed)
 
 
-def _macs(spec: ModelSpec, removed: Sequence[int]) -> int:
-    """Multiply-accumulates for one image when each layer removes so many tokens."""
+def _macs(spec: ModelSpec, removed: Sequence[int], *, restored: bool) -> int:
+    """Multiply-accumulates for one image when each layer removes so many tokens; `restored`: the tail sees all."""
     macs = spec.stem_macs + spec.tail_fixed
     tokens = spec.tokens
     for cost, leaving in zip(spec.blocks, removed, strict=True):
         macs += cost.attend_token * tokens + cost.attend_pair * tokens**2
         tokens -= leaving
         macs += cost.feed_token * tokens
-    return macs + spec.tail_token * tokens
+    return macs + spec.tail_token * (spec.tokens if restored else tokens)

@@ -21,6 +21,7 @@ class Report:
     Attributes:
         model: name, weights, sizes, preprocessing.
         plan: the reduction, layer by layer.
+        output: what the files give: kind, names, shapes.
         command: the command line that reproduces the run.
         environment: versions and hardware.
         artifacts: files written.
@@ -33,6 +34,7 @@ class Report:
 
     model: dict[str, Any]
     plan: dict[str, Any]
+    output: dict[str, Any]
     command: str
     environment: dict[str, Any]
     artifacts: list[dict[str, Any]] = field(default_factory=list)
@@ -67,6 +69,7 @@ class Report:
             f"{model['params'] / 1e6:.1f} M parameters, weights: {model['weights']['kind']}, "
             f"{model['tokens']} tokens, pattern `{self.plan['pattern']}`, r = {self.plan['r']}{_asked(self.plan)}.",
             f"{gmacs['full']:.2f} GMACs become {gmacs['reduced']:.2f} ({gmacs['full'] / gmacs['reduced']:.2f}x fewer).",
+            f"{_outputs(self.output)}{'; all tokens are restored after the last layer' * self.plan['restore_grid']}.",
             "",
             *_table(
                 ("layer", "method", "tokens in", "removed", "tokens out"),
@@ -127,9 +130,16 @@ def plan_table(spec: ModelSpec, plan: Plan) -> str:
     lines += [
         "",
         *_asked_lines(plan),
+        *(["grid   restored after the last layer"] if plan.restores_grid else []),
         f"GMACs  {plan.gmacs_full:.2f} full, {plan.gmacs_reduced:.2f} reduced: {plan.flop_ratio:.2f}x fewer",
     ]
     return "\n".join(lines)
+
+
+def _outputs(output: dict[str, Any]) -> str:
+    """What a file gives, for example `Output: logits [batch, 1000]`."""
+    shapes = [f"{name} [{', '.join(map(str, shape))}]" for name, shape in output["shapes"].items()]
+    return f"Output{'s' * (len(shapes) > 1)}: {', '.join(shapes)}"
 
 
 def _asked(plan: dict[str, Any]) -> str:

@@ -21,13 +21,13 @@ from tofu_export.engines.flavours import RTX, TENSORRT, Flavour, available, pick
 from tofu_export.engines.receipt import write_sidecar
 from tofu_export.engines.trtexec_text import render
 from tofu_export.errors import OptionError, VerificationError
-from tofu_export.export import INPUT_NAME, TORCH_TYPES, InputShape, release, save, trace
+from tofu_export.export import INPUT_NAME, OUTPUT_NAME, TORCH_TYPES, InputShape, release, save, trace
 from tofu_export.files import Staging, sha256_of, staging
 from tofu_export.graph_patterns.lowering import MACS, census, lower
 from tofu_export.inputs import InputSet, demo_set, from_folder, natural_statistics
 from tofu_export.job import Job, Listener
 from tofu_export.memory import give_back
-from tofu_export.options import IoType, Precision, Target
+from tofu_export.options import IoType, OutputKind, Precision, Target
 from tofu_export.ort import open_session
 from tofu_export.plan import ModelSpec, Plan, make_plan
 from tofu_export.report import Report
@@ -68,6 +68,7 @@ class _Run:
         self._listener = listener
         self._seconds: dict[str, float] = {}
         self._files: dict[Precision, str] = {}
+        self._output = OutputKind.LOGITS
 
     def run(self, flavour: Flavour | None) -> Report:
         with self._timed("total"):
@@ -78,6 +79,9 @@ class _Run:
     def _steps(self, flavour: Flavour | None) -> tuple[Report, str]:
         job = self._job
         with self._step("load", f"loading {job.model}"):
+            spec = spec_of(job.model, job.image_size, job.num_classes)  # before the weights: it may not be supported
+            plan = make_plan(spec, job.reduction)
+            OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
             loaded = create_model(
                 job.model,
                 weights=job.weights,
@@ -85,19 +89,19 @@ class _Run:
                 image_size=job.image_size,
                 num_classes=job.num_classes,
             )
-            spec = spec_of(loaded.resolved, job.image_size, job.num_classes)
-            plan = make_plan(spec, job.reduction)
+            self._output = patch.choose_output(loaded.model, job.output_kind, spec.name)
             if job.labels and len(job.labels) != spec.num_classes:
                 raise OptionError(f"{len(job.labels)} labels for {spec.num_classes} classes: give one line per class")
             inputs = self._inputs(loaded, spec)
         self._listener.done(_planned(loaded, plan))
-        report = Report(_model_entry(loaded, spec), plan.to_dict(), job.command, environment.collect())
+        output: dict[str, Any] = {"kind": self._output.value, "names": list(self._output.names), "shapes": {}}
+        report = Report(_model_entry(loaded, spec), plan.to_dict(), output, job.command, environment.collect())
         report.timings_s = self._seconds
         self._export_all(loaded, spec, plan, inputs, report)
         has_full = self._export_full(loaded, spec)
         del loaded
         give_back()
-        if has_full and report.model["resolved"] == DEMO_MODEL:
+        if has_full and self._measures_accuracy(report.model["resolved"]):
             self._measure_accuracy(report)
         benchmark_text = self._benchmark(inputs, report)
         self._build_engines(flavour, report)
@@ -107,14 +111,15 @@ class _Run:
         """Trace, lower, save and verify one file per precision."""
         job = self._job
         model = patch.apply(loaded.model, plan, name=spec.name)
-        metadata = self._metadata(loaded, report)
         failures: list[VerificationError] = []
         for precision in job.precisions:
             name = job.onnx_name(precision)
             with self._step(f"export {precision.value}", f"exporting {name}"):
                 graph = self._lowered(model, spec, precision)
                 ops, gmacs = census(graph), _gmacs(graph)
-                save(graph, self._stage.path(name), {**metadata, "precision": precision.value, "gmacs": gmacs})
+                report.output["shapes"] = _shapes(graph)
+                metadata = {**self._metadata(loaded, report), "precision": precision.value, "gmacs": gmacs}
+                save(graph, self._stage.path(name), metadata)
                 release(graph)
                 del graph
                 give_back()  # what the exporter leaves holds itself, and a half-precision copy of the model
@@ -148,6 +153,7 @@ class _Run:
                 precision=precision,
                 batch=self._job.batch,
                 source=inputs.source,
+                output=self._output,
                 on_batch=lambda size: self._listener.tick(f"batch {size}"),
             )
         report.verification.append(result.to_dict())
@@ -157,7 +163,7 @@ class _Run:
     def _export_full(self, loaded: LoadedModel, spec: ModelSpec) -> bool:
         """Write the unreduced model to measure against; False where nothing would use it."""
         job = self._job
-        if Precision.FP32 not in job.precisions or not (job.bench or loaded.resolved == DEMO_MODEL):
+        if Precision.FP32 not in job.precisions or not (job.bench or self._measures_accuracy(loaded.resolved)):
             return False
         with self._step("export full", "exporting the full model, to measure against"):
             graph = self._lowered(patch.remove(loaded.model), spec, Precision.FP32)
@@ -165,6 +171,9 @@ class _Run:
             release(graph)
         self._listener.done("the full model is ready to be measured against")
         return True
+
+    def _measures_accuracy(self, resolved: str) -> bool:
+        return resolved == DEMO_MODEL and self._output is OutputKind.LOGITS
 
     def _measure_accuracy(self, report: Report) -> None:
         """Top-1 of the full and the reduced files on the demo model's held-out images."""
@@ -176,7 +185,7 @@ class _Run:
                 session = open_session(self._stage.path(name))
                 (dtype, _), *_ = session.inputs.values()
                 chosen = [
-                    session.run({INPUT_NAME: pixels[start : start + 50].astype(dtype)})["logits"].argmax(axis=1)
+                    session.run({INPUT_NAME: pixels[start : start + 50].astype(dtype)})[OUTPUT_NAME].argmax(axis=1)
                     for start in range(0, len(labels), 50)
                 ]
                 top1 = float((np.concatenate(chosen) == labels).mean())
@@ -224,7 +233,10 @@ class _Run:
             name, path = request.engine_path.name, request.engine_path
             with self._step(f"engine {precision.value}", f"building {name}"):
                 receipt = build_engine(request, on_tick=lambda seconds: self._listener.tick(f"{seconds:.0f} s"))
-                extra = {"model": report.model, "plan": report.plan, "onnx": onnx_name, "command": job.command}
+                extra = {
+                    "model": report.model, "plan": report.plan, "output": report.output,
+                    "onnx": onnx_name, "command": job.command,
+                }  # fmt: skip
                 write_sidecar(receipt, path, extra)
             report.artifacts.append(
                 {
@@ -242,6 +254,7 @@ class _Run:
         graph = trace(
             model,
             InputShape(spec.in_chans, *spec.image_size),
+            output=self._output,
             precision=precision,
             io_dtype=torch.float32 if job.io_type is IoType.FP32 else TORCH_TYPES[precision],
             batch=job.batch,
@@ -268,6 +281,7 @@ class _Run:
             "model": loaded.resolved,
             "weights": loaded.weights,
             "plan": report.plan,
+            "output": report.output,
             "preprocessing": loaded.preprocessing,
             "target": self._job.target.value,
             "versions": {name: versions[name] for name in ("torch", "timm", "onnx", "onnxscript")},
@@ -344,9 +358,10 @@ def _why_no_engine(job: Job) -> str:
     return "no TensorRT is installed: pip install 'tofu-export[rtx]' builds engines without a GPU"
 
 
-def _gmacs(graph: ir.Model) -> float:
+def _gmacs(graph: ir.Model) -> float | None:
     """What a lowered graph computes for one image, in 10^9 multiply-accumulates."""
-    return round(float(graph.meta[MACS]) / 1e9, 4)
+    macs: int | None = graph.meta[MACS]
+    return None if macs is None else round(macs / 1e9, 4)
 
 
 def _planned(loaded: LoadedModel, plan: Plan) -> str:
@@ -356,6 +371,15 @@ def _planned(loaded: LoadedModel, plan: Plan) -> str:
         f"{loaded.resolved}, pattern {plan.pattern}: {plan.gmacs_full:.2f} GMACs become "
         f"{plan.gmacs_reduced:.2f}, {plan.flop_ratio:.2f}x fewer"
     )
+
+
+def _shapes(graph: ir.Model) -> dict[str, list[int | str]]:
+    """The shape of each output, by name; a dynamic batch is `batch`."""
+    shapes: dict[str, list[int | str]] = {}
+    for value in graph.graph.outputs:
+        assert value.name is not None and value.shape is not None  # the tracer says both
+        shapes[value.name] = [size if isinstance(size, int) else "batch" for size in value.shape]
+    return shapes
 
 
 def _model_entry(loaded: LoadedModel, spec: ModelSpec) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,11 @@ from torch import Tensor, nn
 from tofu_export.compare import TOLERANCES, OutputComparison, Tolerance, compare_outputs
 from tofu_export.decisions import DecisionReport, Decisions, judge
 from tofu_export.errors import VerificationError
-from tofu_export.export import OUTPUT_NAME
 from tofu_export.graph_patterns.canonical import DECISIONS, decision_name, is_decision
 from tofu_export.memory import give_back
-from tofu_export.options import BatchRange, Precision
+from tofu_export.options import BatchRange, OutputKind, Precision
 from tofu_export.ort import OrtSession, open_session
-from tofu_export.patch import applied_plan, observe
+from tofu_export.patch import applied_plan, choose_output, observe, outputs_of
 from tofu_export.patch.matching import Matching, Partition
 from tofu_export.plan import Plan
 
@@ -50,7 +49,10 @@ class VerificationResult:
         artifact: name of the file.
         batches: batch sizes run.
         inputs: where the images came from.
-        outputs: logits of the file against the eager model under the file's decisions.
+        output: what the file gives.
+        outputs: its real values against the eager model's under the file's decisions.
+        mapped: entries of the token map compared, None without one.
+        mismapped: those that differ.
         images_with_flips: images in which any decision differs.
         decisions: the file's decisions against the eager model's.
         tolerance: what was allowed.
@@ -60,7 +62,10 @@ class VerificationResult:
     artifact: str
     batches: tuple[int, ...]
     inputs: str
+    output: OutputKind
     outputs: OutputComparison
+    mapped: int | None
+    mismapped: int
     images_with_flips: int
     decisions: DecisionReport
     tolerance: Tolerance
@@ -68,8 +73,9 @@ class VerificationResult:
 
     @property
     def passed(self) -> bool:
-        """True if outputs are within tolerance and no decision is wrong."""
-        return self.outputs.within(self.tolerance) and self.decisions.wrong == 0
+        """True if outputs are within tolerance, no decision is wrong, and the token map is the decisions'."""
+        mapped = self.mapped is None or (self.mapped > 0 and self.mismapped == 0)
+        return self.outputs.within(self.tolerance) and self.decisions.wrong == 0 and mapped
 
     def to_dict(self) -> dict[str, Any]:
         """As in report.json (`verification`)."""
@@ -79,12 +85,14 @@ class VerificationResult:
             "batches": list(self.batches),
             "images": outputs.images,
             "inputs": self.inputs,
+            "output": self.output.value,
             "max_abs": outputs.max_abs if outputs.finite else None,
             "cosine_min": outputs.cosine_min if outputs.finite else None,
             "top1_agreement": outputs.top1_agreement,
             "finite": outputs.finite,
             "images_with_flips": self.images_with_flips,
             "decisions": self.decisions.to_dict(),
+            "token_map": None if self.mapped is None else {"compared": self.mapped, "wrong": self.mismapped},
             "tolerance": {
                 "name": self.tolerance.name,
                 "max_abs": self.tolerance.max_error * outputs.scale,
@@ -112,7 +120,8 @@ class VerificationResult:
             parts.append("its output has NaN or infinity")
         elif not outputs.within(tolerance):
             parts.append(
-                f"logits differ by {outputs.max_abs:.3g} (allowed {tolerance.max_error * outputs.scale:.3g}), "
+                f"{self.output.value} differ by {outputs.max_abs:.3g} "
+                f"(allowed {tolerance.max_error * outputs.scale:.3g}), "
                 f"cosine {outputs.cosine_min:.6f} (at least {tolerance.cosine_min})"
             )
         if self.decisions.wrong:
@@ -121,6 +130,8 @@ class VerificationResult:
                 f"(largest margin {self.decisions.largest_margin:.3g}, a tie is below {tolerance.near_tie:.3g})"
             )
             parts.extend(self.decisions.faults[:3])
+        if self.mismapped:
+            parts.append(f"{self.mismapped} of {self.mapped} entries of the token map are not what the decisions make")
         return VerificationError(
             f"{self.artifact} does not compute what the eager model computes: {'; '.join(parts)}. "
             "The file was not published; --no-verify keeps it for a closer look"
@@ -147,6 +158,7 @@ def verify(
     precision: Precision,
     batch: BatchRange,
     source: str,
+    output: OutputKind | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> VerificationResult:
     """Compare the file at `path` with `model`.
@@ -158,46 +170,71 @@ def verify(
         precision: the file's.
         batch: batch sizes that the file serves.
         source: where the images came from, for the report.
+        output: what the file gives; None for logits, or features where the model has no classifier.
         on_batch: called with each batch size before it runs.
 
     Raises:
         VerificationError: the file lacks outputs that must be compared.
     """
+    output = choose_output(model, output)
     tolerance = TOLERANCES[precision]
     sizes, notes = batches_to_verify(batch)
     starts = np.cumsum((0, *sizes[:-1]))
     images = [pixels[(start + np.arange(size)) % len(pixels)] for start, size in zip(starts, sizes, strict=True)]
-    logits = _run(path, images)
+    given = _run(path, output, images)
     give_back()
     plan = applied_plan(model)
-    names, watched = _watch(path, plan, images)
+    names, watched = _watch(path, plan, images, mapped=output is OutputKind.TOKENS)
     give_back()
     if plan is not None and plan.layers[-1].removed and plan.layers[-1].layer not in names:
         notes += (f"the output does not depend on the reduction in block {plan.layers[-1].layer}: the file has none",)
 
     outputs: OutputComparison | None = None
     decisions = DecisionReport()
-    flipped = 0
-    for batch_images, got, seen in zip(images, logits, watched, strict=True):
+    mapped = mismapped = flipped = 0
+    for batch_images, got, seen in zip(images, given, watched, strict=True):
         if on_batch is not None:
             on_batch(len(batch_images))
-        if (
-            seen is not None
-            and not compare_outputs(seen[OUTPUT_NAME], got).within(tolerance)
-            and np.isfinite(got).all()
-        ):
+        finite = all(np.isfinite(value).all() for value in got.values())
+        if seen is not None and finite and not _same(seen, got, tolerance):
             raise VerificationError(f"{path.name}: reading out its decisions changes its output, report this")
         replay = _Replay(names, seen or {}, tolerance)
         with torch.inference_mode(), observe(replay):
-            expected: Tensor = model(torch.from_numpy(batch_images))
+            expected = [value.numpy() for value in outputs_of(model, output, torch.from_numpy(batch_images))]
         if uncompared := set(names) - set(replay.report.layers):
             raise VerificationError(f"{path.name}: layers {sorted(uncompared)} were not compared")
-        comparison = compare_outputs(got, expected.numpy())
-        outputs = comparison if outputs is None else outputs.joined(comparison)
+        for value, right in zip(got.values(), expected, strict=True):
+            if not np.issubdtype(right.dtype, np.floating):
+                mapped, mismapped = mapped + right.size, mismapped + _differing(value, right)
+                continue
+            comparison = compare_outputs(value, right)
+            outputs = comparison if outputs is None else outputs.joined(comparison)
         decisions += replay.report
         flipped += len(replay.flipped_images)
-    assert outputs is not None  # there is at least one batch
-    return VerificationResult(path.name, sizes, source, outputs, flipped, decisions, tolerance, notes)
+    assert outputs is not None  # there is at least one batch, and one real output
+    if output is not OutputKind.LOGITS:
+        outputs = replace(outputs, top1_agreement=None)
+    compared = mapped if output is OutputKind.TOKENS else None
+    return VerificationResult(
+        path.name, sizes, source, output, outputs, compared, mismapped, flipped, decisions, tolerance, notes
+    )
+
+
+def _same(seen: Mapping[str, Array], got: Mapping[str, Array], tolerance: Tolerance) -> bool:
+    """Whether two runs of a file gave the same outputs, within tolerance."""
+    return all(
+        compare_outputs(seen[name], value).within(tolerance)
+        if np.issubdtype(value.dtype, np.floating)
+        else not _differing(seen[name], value)
+        for name, value in got.items()
+    )
+
+
+def _differing(got: Array, expected: Array) -> int:
+    """Integers that differ; all of them where type or shape do."""
+    if (got.dtype, got.shape) != (expected.dtype, expected.shape):
+        return expected.size
+    return int((got != expected).sum())
 
 
 class _Replay:
@@ -235,8 +272,10 @@ class _Replay:
         return Matching(torch.from_numpy(got.kept), torch.from_numpy(got.matched), target)
 
 
-def _decision_outputs(plan: Plan | None, produced: Set[str], file: str) -> dict[int, dict[str, str]]:
+def _decision_outputs(plan: Plan | None, produced: Set[str], file: str, *, mapped: bool) -> dict[int, dict[str, str]]:
     """Names of the decisions among the values `produced` in a file, by layer and kind; no `kept` where no source stays.
+
+    Where the token map is followed, for an output (`mapped`) or to restore the grid, pruned tokens have a target too.
 
     The last layer's may be missing altogether: where the head takes class tokens, lowering leaves out a reduction that
     the output does not depend on. If it does depend on it, the outputs differ.
@@ -246,11 +285,12 @@ def _decision_outputs(plan: Plan | None, produced: Set[str], file: str) -> dict[
     """
     names: dict[int, dict[str, str]] = {}
     if plan is not None:
+        mapped = mapped or plan.restores_grid
         for layer in plan.layers:
             if layer.removed:
                 sources = len(range(layer.tokens_in)[Partition.of(plan.prefix_tokens).sources])
                 kinds = ["kept"] if sources > layer.removed else []
-                if layer.method.merges:
+                if layer.method.merges or mapped:
                     by_source = decision_name(layer.layer, "assigned") in produced
                     kinds += ["assigned"] if by_source else ["matched", "target"]
                 names[layer.layer] = {kind: decision_name(layer.layer, kind) for kind in kinds}
@@ -269,28 +309,32 @@ def _decision_outputs(plan: Plan | None, produced: Set[str], file: str) -> dict[
     return names
 
 
-def _run(path: Path, images: Sequence[Array]) -> list[Array]:
-    """The file's logits for each batch.
+def _run(path: Path, output: OutputKind, images: Sequence[Array]) -> list[dict[str, Array]]:
+    """The file's outputs for each batch, by name.
 
     Raises:
-        VerificationError: the file does not give logits and nothing else.
+        VerificationError: the file does not give what it should and nothing else.
     """
     session = open_session(path)
-    if set(session.outputs) != {OUTPUT_NAME} or len(session.inputs) != 1:
-        raise VerificationError(f"{path.name} has outputs {sorted(session.outputs)}, expected {OUTPUT_NAME}")
-    return [session.run(_feeds(session, batch))[OUTPUT_NAME] for batch in images]
+    if set(session.outputs) != set(output.names) or len(session.inputs) != 1:
+        raise VerificationError(
+            f"{path.name} has outputs {sorted(session.outputs)}, expected {', '.join(output.names)}"
+        )
+    runs = [session.run(_feeds(session, batch)) for batch in images]
+    return [{name: run[name] for name in output.names} for run in runs]
 
 
 def _watch(
-    path: Path, plan: Plan | None, images: Sequence[Array]
+    path: Path, plan: Plan | None, images: Sequence[Array], *, mapped: bool
 ) -> tuple[dict[int, dict[str, str]], list[dict[str, Array] | None]]:
-    """Names of the decisions, and logits and decisions of each batch from a copy of the file that gives them out.
+    """Names of the decisions, and outputs and decisions of each batch from a copy of the file that gives them out.
 
     Raises:
         VerificationError: as in `_decision_outputs`.
     """
     proto = onnx.load(path, load_external_data=False)
-    names = _decision_outputs(plan, {name for node in proto.graph.node for name in node.output}, path.name)
+    produced = {name for node in proto.graph.node for name in node.output}
+    names = _decision_outputs(plan, produced, path.name, mapped=mapped)
     if not names:
         return names, [None] * len(images)
     for kinds in names.values():

@@ -155,6 +155,45 @@ def test_r_0_is_the_plain_model_and_says_so(tmp_path: Path, capsys: pytest.Captu
     assert not kinds & {"TopK", "GatherND", "ArgMax"}
 
 
+def test_without_a_classifier_features_are_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert run("test_vit", "--r", "12", "--num-classes", "0", *QUICK, "-o", str(out), "--json", "-q") == 0
+    document = json.loads(capsys.readouterr().out)
+    expected = {"kind": "features", "names": ["features"], "shapes": {"features": ["batch", 64]}}
+    assert document["output"] == expected
+    assert document["verification"][0]["passed"]
+    assert document["verification"][0]["top1_agreement"] is None
+    assert not document["plan"]["restore_grid"]
+    model = onnx.load(out / "model.onnx")
+    assert [value.name for value in model.graph.output] == ["features"]
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(metadata["tofu_export.output"]) == expected
+    assert "Output: features [batch, 64]." in (out / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_grid_is_restored_verified_timed_and_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    arguments = ("--r", "12", "--output-kind", "grid", "--image-size", "96x64", "--batch", "1:2:3")
+    plain = ("--weights", "random", "--precision", "fp32", "-o", str(out), "--json")
+    assert run("test_vit", *arguments, *plain) == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert document["output"]["shapes"] == {"grid": ["batch", 64, 6, 4]}
+    assert document["plan"]["restore_grid"]
+    assert document["verification"][0]["passed"]
+    assert [row["artifact"] for row in document["benchmark"]] == ["full", "model.onnx"]
+    kinds = ["onnx", "engine"] if RTX in available() else ["onnx"]
+    assert [entry["kind"] for entry in document["artifacts"]] == kinds
+    assert "all tokens are restored after the last layer" in (out / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_dry_run_says_what_comes_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("test_vit", "--output-kind", "tokens", "--dry-run") == 0
+    assert "output tokens, token_map\n" in capsys.readouterr().out
+    assert run("test_vit", "--output-kind", "grid", "--dry-run") == 0
+    assert "grid   restored after the last layer\n" in capsys.readouterr().out
+
+
 def test_labels_travel(tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join(f"class {index}" for index in range(5)))

@@ -36,8 +36,8 @@ def placed(method: str, tokens: int, prefix: int, removed: int, sized: bool, pre
         *(helper.make_tensor_value_info(f"new_{name}", dtype, ["batch", out, 1]) for name, dtype in companions),
     ]
     node = helper.make_node(
-        "FuseSizedPlaced" if sized else "FusePlaced",
-        [value.name for value in inputs],
+        "Fuse",
+        ["x", "metric", "sizes" if sized else "", "positions"],
         [value.name for value in outputs],
         name="reduction",
         domain="tofu",
@@ -82,7 +82,7 @@ def test_positions_follow_the_tokens(form: tuple[Target, Precision], method: str
 @pytest.mark.parametrize("target", Target)
 def test_positions_that_nobody_reads_leave_no_node(target: Target) -> None:
     proto = placed("mlerp", 15, 1, 4, False, Precision.FP32)
-    del proto.graph.output[1]
+    del proto.graph.output[1]  # the node still has it
     model = lower(ir.from_proto(proto), target, Precision.FP32)
     assert not any("positions" in str(value.name) for node in model.graph for value in node.outputs)
 

@@ -16,6 +16,7 @@ from tofu_export.patch.merging import merge, merge_sizes
 from tofu_export.patch.observe import current_observer
 from tofu_export.patch.places import all_positions
 from tofu_export.patch.state import TokenState
+from tofu_export.patch.token_map import follow
 from tofu_export.plan import removable
 
 __all__ = ["fuse", "reduce_state"]
@@ -54,10 +55,10 @@ def fuse(
     Source: arXiv 2312.01026, section 3 and algorithm 1.
     """
     state = TokenState(x, sizes)
-    tokens, new_sizes, _ = reduce_state(
+    reduced = reduce_state(
         state, metric, method=method, removed=removed, prefix=prefix, track_sizes=track_sizes, layer=layer
     )
-    return tokens, new_sizes
+    return reduced.tokens, reduced.sizes
 
 
 def reduce_state(
@@ -69,19 +70,21 @@ def reduce_state(
     prefix: int,
     track_sizes: bool = False,
     track_positions: bool = False,
+    track_rows: bool = False,
     layer: int = 0,
 ) -> TokenState:
-    """Remove tokens together with what travels with them: `fuse`, with positions.
+    """Remove tokens together with what travels with them: `fuse`, with positions and the token map.
 
     Args:
-        state: tokens [B, N, C] and their companions; sizes of None are 1 each, positions of None those of a sequence
-            that no token has left.
+        state: tokens [B, N, C] and their companions; sizes of None are 1 each, positions and rows of None those of a
+            sequence that no token has left.
         metric: as in `fuse`, and so are the other arguments.
         method: what happens to the matched sources.
         removed: tokens to remove.
         prefix: protected tokens at the front.
         track_sizes: keep sizes.
         track_positions: keep positions; a merged token has its destination's.
+        track_rows: keep the token map (`tofu_export.patch.token_map`).
         layer: index of the block.
 
     Returns:
@@ -90,7 +93,7 @@ def reduce_state(
     Raises:
         ValueError: as in `fuse`.
     """
-    x, sizes, positions = state
+    x, sizes, positions, rows = state
     if not 0 <= removed <= removable(x.shape[1], prefix):
         raise ValueError(
             f"layer {layer}: cannot remove {removed} of {x.shape[1]} tokens ({prefix} protected), "
@@ -100,10 +103,11 @@ def reduce_state(
         raise ValueError(f"layer {layer}: tome weighs tokens by their size, which needs track_sizes=True")
     sizes = (_ones(x) if sizes is None else sizes) if track_sizes else None
     if removed == 0 or method is Method.NONE:
-        return TokenState(x, sizes, positions if track_positions else None)
+        return TokenState(x, sizes, positions if track_positions else None, rows if track_rows else None)
     positions = (all_positions(x) if positions is None else positions) if track_positions else None
+    rows = (all_positions(x) if rows is None else rows) if track_rows else None
     if torch.onnx.is_in_onnx_export():
-        state = TokenState(x, sizes, positions)
+        state = TokenState(x, sizes, positions, rows)
         return _reduce_symbolically(state, metric, method=method, removed=removed, prefix=prefix, layer=layer)
     scores = similarity(metric, prefix)
     matching = match(scores, removed)
@@ -112,20 +116,22 @@ def reduce_state(
         matching = observer.decide(layer, scores, matching)
     parts = Partition.of(prefix)
 
-    def joined(rows: Tensor, destinations: Tensor) -> Tensor:
-        return torch.cat([rows[:, :prefix], gather_rows(rows[:, parts.sources], matching.kept), destinations], dim=1)
+    def joined(values: Tensor, destinations: Tensor) -> Tensor:
+        kept = gather_rows(values[:, parts.sources], matching.kept)
+        return torch.cat([values[:, :prefix], kept, destinations], dim=1)
 
     destinations = x[:, parts.destinations]
     old_sizes = _ones(x) if sizes is None else sizes
     destination_sizes = old_sizes[:, parts.destinations]
     if method.merges:
-        leaving, leaving_sizes = (gather_rows(rows[:, parts.sources], matching.matched) for rows in (x, old_sizes))
+        leaving, leaving_sizes = (gather_rows(of[:, parts.sources], matching.matched) for of in (x, old_sizes))
         destinations = merge(destinations, leaving, matching.target, method, (destination_sizes, leaving_sizes))
         destination_sizes = merge_sizes(destination_sizes, leaving_sizes, matching.target)
     return TokenState(
         joined(x, destinations),
         None if sizes is None else joined(sizes, destination_sizes),
         None if positions is None else joined(positions, positions[:, parts.destinations]),
+        None if rows is None else follow(rows, matching, x.shape[1], prefix),
     )
 
 
@@ -136,10 +142,12 @@ def _ones(x: Tensor) -> Tensor:
 def _reduce_symbolically(
     state: TokenState, metric: Tensor, *, method: Method, removed: int, prefix: int, layer: int
 ) -> TokenState:
-    """Leave one `tofu::Fuse(x, metric[, sizes][, positions])` node, named by its companions, in the traced graph."""
-    x, sizes, positions = state
+    """Leave one `tofu::Fuse(x, metric, sizes?, positions?, rows?)` node in the traced graph."""
+    x, sizes, positions, rows = state
     batch, tokens, channels = x.shape
-    companions = [companion for companion in (sizes, positions) if companion is not None]
+    left = (batch, tokens - removed, 1)
+    companions = ((sizes, left), (positions, left), (rows, left if rows is None else tuple(rows.shape)))
+    given = [(companion, shape) for companion, shape in companions if companion is not None]
     attributes: dict[str, Any] = {
         "r": removed,
         "method": method.name.lower(),
@@ -147,14 +155,13 @@ def _reduce_symbolically(
         "tokens": tokens,
         "layer": layer,
     }
-    name = "tofu::Fuse" + ("" if sizes is None else "Sized") + ("" if positions is None else "Placed")
-    outputs = torch.onnx.ops.symbolic_multi_out(
-        name,
-        (x, metric, *companions),
+    fused, *reduced = torch.onnx.ops.symbolic_multi_out(
+        "tofu::Fuse",
+        (x, metric, sizes, positions, rows),
         attributes,
-        dtypes=(x.dtype, *(companion.dtype for companion in companions)),
-        shapes=((batch, tokens - removed, channels), *((batch, tokens - removed, 1) for _ in companions)),
+        dtypes=(x.dtype, *(companion.dtype for companion, _ in given)),
+        shapes=((batch, tokens - removed, channels), *(shape for _, shape in given)),
         version=1,
     )
-    fused, *reduced = outputs
-    return TokenState(fused, None if sizes is None else reduced[0], None if positions is None else reduced[-1])
+    outputs = iter(reduced)
+    return TokenState(fused, *(None if companion is None else next(outputs) for companion, _ in companions))

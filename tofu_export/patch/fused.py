@@ -11,6 +11,7 @@ from tofu_export.patch.blocks import BlockAdapter
 from tofu_export.patch.fuse import reduce_state
 from tofu_export.patch.places import place_rope
 from tofu_export.patch.state import TokenState
+from tofu_export.patch.token_map import current_token_map, restore
 from tofu_export.plan import LayerPlan, Plan
 
 __all__ = ["SETTING", "BlockSetting", "FusedBlock", "FusedModel"]
@@ -36,9 +37,13 @@ class FusedBlock:
     def forward(
         self, x: Tensor | TokenState, attn_mask: Tensor | None = None, is_causal: bool = False, **kwargs: Any
     ) -> Any:
-        """Attention half, reduction, MLP half: [B, N, C] -> [B, N - removed, C], wrapped except in the last block."""
+        """Attention half, reduction, MLP half: [B, N, C] -> [B, N - removed, C], wrapped except in the last block.
+
+        The last block gives all N tokens of the first one where the plan restores them.
+        """
         setting: BlockSetting = getattr(self, SETTING)
         adapter, layer, plan = setting.adapter, setting.layer, setting.plan
+        token_map = current_token_map()
         if attn_mask is not None or is_causal:
             raise UnsupportedModelError("a reduced model takes no attention mask: call it with the image only")
         state = x if isinstance(x, TokenState) else TokenState(x)
@@ -70,10 +75,17 @@ class FusedBlock:
                 prefix=plan.prefix_tokens,
                 track_sizes=plan.tracks_sizes,
                 track_positions=placed and not setting.is_last,
+                track_rows=plan.restores_grid or token_map is not None,
                 layer=layer.layer,
             )
-        tokens = adapter.feed(self, state.tokens)
-        return tokens if setting.is_last else state._replace(tokens=tokens)
+        state = state._replace(tokens=adapter.feed(self, state.tokens))
+        if not setting.is_last:
+            return state
+        if plan.restores_grid:
+            state = restore(state)
+        if token_map is not None:
+            token_map.note(state)
+        return state.tokens
 
 
 class FusedModel:
@@ -83,7 +95,8 @@ class FusedModel:
         """Refuse: intermediate grids do not exist once tokens have left."""
         raise UnsupportedModelError(
             "a reduced model has no token grid between blocks: call tofu_export.patch.remove(model) before "
-            "forward_intermediates or get_intermediate_layers"
+            "forward_intermediates or get_intermediate_layers, or take the grid after the last block "
+            "(Reduction(restore_grid=True), --output-kind grid)"
         )
 
     get_intermediate_layers = forward_intermediates

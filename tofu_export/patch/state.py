@@ -22,8 +22,11 @@ class TokenState(NamedTuple):
         positions: [B, N, 1] int64, each token's own index in the sequence that entered the first block, prefix
             included; a merged token has its destination's. None while no token has left, or if nothing in the model
             depends on positions between blocks.
+        rows: [B, N0, 1] int64, the row of `tokens` that stands for each token that entered the first block, prefix
+            included. None while no token has left, or if nobody asked for it.
     """
 
     tokens: Tensor
     sizes: Tensor | None = None
     positions: Tensor | None = None
+    rows: Tensor | None = None

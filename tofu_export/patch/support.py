@@ -89,11 +89,6 @@ def check_supported(model: nn.Module, name: str) -> None:
                     f"{name}: block {index} uses {type(attention).__name__}, supported are timm's "
                     f"{', '.join(sorted({known.__name__ for known in ATTENTION_CALLS}))}; see docs/models.md"
                 )
-    if not architecture.global_pool:
-        raise UnsupportedModelError(
-            f"{name} has no pooling: its output is the grid of tokens, which a reduction takes apart. "
-            "Give it one, for example timm.create_model(..., global_pool='avg')"
-        )
     if getattr(architecture, "grad_checkpointing", False):
         raise UnsupportedModelError(
             f"{name} has gradient checkpointing on, which cannot pass token sizes along: "
