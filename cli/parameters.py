@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from tofu_export.errors import OptionError
-from tofu_export.options import DEFAULT_R, Mode, Reduction, Schedule, parse_layers, parse_r
+from tofu_export.options import DEFAULT_R, KeySource, Mode, Reduction, Schedule, parse_layers, parse_r
 
 __all__ = ["ImageSize", "make_reduction", "read_labels", "reduction_options"]
 
@@ -58,6 +58,9 @@ def reduction_options(command: Command) -> Command:
                          help="Add the log of token sizes to the attention.  [default: only for tome]"),
             click.option("--restore-grid/--no-restore-grid", "restore_grid", default=None,
                          help="Bring all tokens back after the last block.  [default: only for a grid output]"),
+            click.option("--keys", type=click.Choice([source.value for source in KeySource]),
+                         default=KeySource.POST_ROPE.value, show_default=True,
+                         help="Compare tokens by keys with or without their rotary embedding."),
             click.option("--image-size", type=ImageSize(), default=None, metavar="H[xW]", help="Input size in pixels."),
             click.option("--num-classes", type=click.IntRange(min=0), default=None, metavar="N",
                          help="Width of the classifier, if not the model's own."),
@@ -80,6 +83,7 @@ def make_reduction(
     speedup: float | None,
     exclude_layers: str,
     restore_grid: bool | None,
+    keys: str,
 ) -> Reduction:
     """The reduction that the options describe.
 
@@ -98,6 +102,7 @@ def make_reduction(
         speedup=speedup,
         exclude_layers=parse_layers(exclude_layers),
         restore_grid=restore_grid,
+        keys=KeySource(keys),
     )
 
 

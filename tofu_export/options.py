@@ -17,6 +17,7 @@ __all__ = [
     "MINIMUM_OPSET",
     "BatchRange",
     "IoType",
+    "KeySource",
     "Method",
     "Mode",
     "OutputKind",
@@ -79,6 +80,13 @@ class Schedule(str, Enum):
         if self is Schedule.CONSTANT or depth == 1:
             return (r,) * depth
         return tuple(round(2 * r * (depth - 1 - layer) / (depth - 1)) for layer in range(depth))
+
+
+class KeySource(str, Enum):
+    """Which keys tokens are compared by, where the attention turns them by a rotary embedding."""
+
+    POST_ROPE = "post-rope"
+    PRE_ROPE = "pre-rope"
 
 
 class Precision(str, Enum):
@@ -158,6 +166,7 @@ class Reduction:
         exclude_layers: layers (0-based) that remove nothing, however the amount is given.
         restore_grid: after the last block every token that left comes back as a copy of the one that stands for it,
             so that norm, pooling and head see the sequence at its full length. None: only for a grid output.
+        keys: tokens are compared by the keys as the attention uses them, turned by their places, or before that.
 
     Raises:
         OptionError: a value is out of range or two of them contradict each other.
@@ -176,6 +185,7 @@ class Reduction:
     speedup: float | None = None
     exclude_layers: tuple[int, ...] = ()
     restore_grid: bool | None = None
+    keys: KeySource = KeySource.POST_ROPE
 
     def __post_init__(self) -> None:
         if not self.asked:
@@ -192,7 +202,7 @@ class Reduction:
             if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
                 raise OptionError(f"exclude_layers has {layer!r}, expected numbers of layers, the first one being 0")
         object.__setattr__(self, "exclude_layers", tuple(sorted(set(self.exclude_layers))))
-        for name, kind in (("mode", Mode), ("schedule", Schedule)):
+        for name, kind in (("mode", Mode), ("schedule", Schedule), ("keys", KeySource)):
             if not isinstance(getattr(self, name), kind):
                 raise OptionError(f"{name} is {getattr(self, name)!r}, expected a {kind.__name__}")
         for name in ("prop_attn", "restore_grid"):

@@ -153,6 +153,7 @@ class Plan:
             "prune_layers": sum(1 for _ in takewhile(lambda method: method is Method.PRUNE, chosen)),
             "prop_attn": self.tracks_sizes,
             "restore_grid": self.restores_grid,
+            "keys": reduction.keys.value,
             "layers": [
                 {**asdict(layer), "method": layer.method.name.lower(), "tokens_out": layer.tokens_out}
                 for layer in self.layers

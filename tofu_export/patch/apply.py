@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tofu_export.errors import UnsupportedModelError
+from tofu_export.errors import OptionError, UnsupportedModelError
+from tofu_export.options import KeySource
 from tofu_export.patch.blocks import adapter_for
 from tofu_export.patch.fused import SETTING, BlockSetting, FusedBlock, FusedModel
 from tofu_export.patch.places import all_positions
@@ -42,6 +43,7 @@ def apply(model: nn.Module, plan: Plan, *, name: str = "the model") -> nn.Module
 
     Raises:
         UnsupportedModelError: the model, one of its blocks or its forward is not known.
+        OptionError: the plan asks for keys before a rotary embedding that the model has not.
         ValueError: the plan is for another depth or prefix.
     """
     previous = applied_plan(model)
@@ -59,6 +61,8 @@ def apply(model: nn.Module, plan: Plan, *, name: str = "the model") -> nn.Module
                 f"the plan is for {len(plan.layers)} blocks and {plan.prefix_tokens} prefix tokens, {name} has "
                 f"{len(architecture.blocks)} and {block_prefix(model)}"
             )
+        if plan.reduction.keys is KeySource.PRE_ROPE and getattr(model, "rope", None) is None:
+            raise OptionError(f"{name} has no rotary embedding: leave out keys={plan.reduction.keys.value!r} (--keys)")
         for index, block in enumerate(architecture.blocks):
             _check_block(block, name, index, architecture.embed_dim)
         _install(model, plan)

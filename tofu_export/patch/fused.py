@@ -7,8 +7,10 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from tofu_export.errors import UnsupportedModelError
+from tofu_export.options import KeySource
 from tofu_export.patch.blocks import BlockAdapter
 from tofu_export.patch.fuse import reduce_state
+from tofu_export.patch.keys import mean_over_heads, unrotated_keys
 from tofu_export.patch.places import place_rope
 from tofu_export.patch.state import TokenState
 from tofu_export.patch.token_map import current_token_map, restore
@@ -56,7 +58,8 @@ class FusedBlock:
         if rope is not None:
             kwargs["rope"] = place_rope(rope, state.positions, plan.prefix_tokens)
         attentions = adapter.attentions(self)
-        with adapter.capture(state) as capture:
+        unrotated = layer.removed > 0 and plan.reduction.keys is KeySource.PRE_ROPE
+        with adapter.capture(state) as capture, unrotated_keys(attentions if unrotated else ()) as keys:
             tokens = adapter.attend(self, state.tokens, **kwargs)
         if layer.removed or state.sizes is not None or state.positions is not None:
             capture.check(attentions, layer.layer)
@@ -69,7 +72,7 @@ class FusedBlock:
                 )
             state = reduce_state(
                 state,
-                capture.metric(attentions),
+                mean_over_heads(keys) if unrotated else capture.metric(attentions),
                 method=layer.method,
                 removed=layer.removed,
                 prefix=plan.prefix_tokens,

@@ -6,7 +6,8 @@ and the traced graph gains no node for the capture itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from tofu_export.errors import UnsupportedModelError
 from tofu_export.patch.places import place_bias
 from tofu_export.patch.state import TokenState
 
-__all__ = ["ATTENTION_CALLS", "CapturedAttention"]
+__all__ = ["ATTENTION_CALLS", "CapturedAttention", "mean_over_heads", "unrotated_keys"]
 
 ATTENTION_CALLS: dict[type[nn.Module], int] = {
     Attention: 1,
@@ -102,8 +103,40 @@ class CapturedAttention(TorchFunctionMode):
 
         Source: arXiv 2312.01026, section 3.1 (keys), as in ToMe (arXiv 2210.09461, section 3).
         """
-        keys = self.keys[0] if len(self.keys) == 1 else torch.cat(self.keys, dim=1)
-        return keys.mean(dim=1)
+        return mean_over_heads(self.keys)
+
+
+def mean_over_heads(keys: Sequence[Tensor]) -> Tensor:
+    """Keys [B, H, N, D] of one or more attentions as one [B, N, D]."""
+    return (keys[0] if len(keys) == 1 else torch.cat(list(keys), dim=1)).mean(dim=1)
+
+
+@contextmanager
+def unrotated_keys(attentions: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collect the keys [B, H, N, D] of each attention after their norm, before a rotary embedding turns them.
+
+    Upstream's attentions with such an embedding all pass their keys through `k_norm`, an identity where there is none.
+
+    Raises:
+        UnsupportedModelError: an attention has no `k_norm`.
+    """
+    norms = [getattr(attention, "k_norm", None) for attention in attentions]
+    if not all(isinstance(norm, nn.Module) for norm in norms):
+        raise UnsupportedModelError(
+            f"{type(attentions[0]).__name__} has no k_norm, where keys are read before their rotary embedding: "
+            "leave out keys='pre-rope'"
+        )
+    found: list[Tensor] = []
+
+    def note(_module: nn.Module, _inputs: Any, keys: Tensor) -> None:
+        found.append(keys)
+
+    handles = [norm.register_forward_hook(note) for norm in norms if norm is not None]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _calls(attention: nn.Module) -> int:
