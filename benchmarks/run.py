@@ -29,7 +29,7 @@ import torch
 from tofu_export import environment, patch
 from tofu_export.engines.benchmark import Contender, Measurement, run_benchmark
 from tofu_export.export import INPUT_NAME, OUTPUT_NAME, InputShape, save, trace
-from tofu_export.graph_patterns.lowering import lower
+from tofu_export.graph_patterns.lowering import MACS, lower
 from tofu_export.options import Mode, Precision, Reduction, Target
 from tofu_export.plan import ModelSpec, make_plan
 from tofu_export.specs import spec_of
@@ -66,9 +66,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             spec = spec_of(model)
             cases = list(_cases([int(r) for r in arguments.r.split(",")]))
-            contenders = _write(model, spec, cases, Path(folder))
-            gmacs = {BASELINE: make_plan(spec, Reduction(r=0)).gmacs_full}
-            gmacs |= {case.name: make_plan(spec, case.reduction).gmacs_reduced for case in cases}
+            contenders, gmacs = _write(model, spec, cases, Path(folder))
             for batch in batches:
                 measured = _time(contenders, spec, batch, arguments.seconds)
                 rows += [{"model": model, "gmacs": gmacs[row.artifact], **row.to_dict()} for row in measured]
@@ -86,7 +84,8 @@ def _cases(amounts: list[int]) -> Iterator[Case]:
         yield Case(f"mlerp r={r}, for onnxruntime", Reduction(r=r), Target.ONNXRUNTIME)
 
 
-def _write(name: str, spec: ModelSpec, cases: list[Case], folder: Path) -> list[Contender]:
+def _write(name: str, spec: ModelSpec, cases: list[Case], folder: Path) -> tuple[list[Contender], dict[str, float]]:
+    """Write all files; return them, and what each computes for one image, in 10^9 multiply-accumulates."""
     model = create_model(name, weights=WeightsSource.parse("random")).model
     shape = InputShape(spec.in_chans, *spec.image_size)
     plain = folder / "timm.onnx"
@@ -105,13 +104,16 @@ def _write(name: str, spec: ModelSpec, cases: list[Case], folder: Path) -> list[
     program.save(plain)
     del program
     contenders = [Contender(BASELINE, plain)]
+    gmacs = {BASELINE: make_plan(spec, Reduction(r=0)).gmacs_full}
     for index, case in enumerate(cases):
         patch.apply(model, make_plan(spec, case.reduction), name=name)
         path = folder / f"{index}.onnx"
-        save(lower(trace(model, shape), case.target, Precision.FP32), path, {})
+        graph = lower(trace(model, shape), case.target, Precision.FP32)
+        gmacs[case.name] = graph.meta[MACS] / 1e9
+        save(graph, path, {})
         contenders.append(Contender(case.name, path))
         print(f"{name}: {case.name} written", file=sys.stderr)
-    return contenders
+    return contenders, gmacs
 
 
 def _time(contenders: list[Contender], spec: ModelSpec, batch: int, seconds: float) -> tuple[Measurement, ...]:
