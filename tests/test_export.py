@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from tests import tiny
 from tofu_export import export, patch
 from tofu_export.errors import ExportError
-from tofu_export.export import INPUT_NAME, OUTPUT_NAME, in_precision, save, trace
+from tofu_export.export import INPUT_NAME, OUTPUT_NAME, in_precision, release, save, trace
 from tofu_export.graph_patterns.canonical import FuseNode
 from tofu_export.graph_patterns.lowering import census, lower
 from tofu_export.options import BatchRange, Method, Precision, Reduction, Target
@@ -345,3 +346,27 @@ def test_a_file_computes_what_the_eager_model_computes(name: str, target: Target
             expected = model(x).numpy()
         got = session.run({INPUT_NAME: x.numpy()})[OUTPUT_NAME]
         assert_allclose(got, expected, rtol=0, atol=2e-5 * max(1.0, np.abs(expected).max()))
+
+
+def halves() -> dict[int, int]:
+    """Elements of every half-precision tensor that is alive, by its identity."""
+    kinds = (torch.Tensor, torch.nn.Parameter)
+    alive = (thing for thing in gc.get_objects() if type(thing) in kinds)
+    return {id(tensor): tensor.numel() for tensor in alive if tensor.dtype is torch.float16}
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+def test_released_graphs_leave_no_copy_of_the_weights_behind(tmp_path: Path, precision: Precision) -> None:
+    """The model itself keeps its own."""
+    model = tiny.reduced("cls", SOME)
+    before = halves()
+    graph = lower(trace(model, tiny.SHAPE, precision=precision), Target.PORTABLE, precision)
+    save(graph, tmp_path / "model.onnx", {})
+    if precision is Precision.FP16:
+        assert sum(count for thing, count in halves().items() if thing not in before) > 10_000
+    release(graph)
+    del graph
+    gc.collect()
+    assert sum(count for thing, count in halves().items() if thing not in before) == 0
+    assert model(torch.from_numpy(tiny.pixels(1))).isfinite().all()
+    assert open_session(tmp_path / "model.onnx").run({INPUT_NAME: tiny.pixels(1)})

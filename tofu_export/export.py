@@ -31,6 +31,9 @@ EXTERNAL_DATA_BYTES = 1_900_000_000
 
 TORCH_TYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
 
+_COPY = "tofu_export.copy"
+"""Where the `meta` of a half-precision graph holds the converted model, whose weights are the graph's."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -138,6 +141,8 @@ def trace(
             f"this torch wrote opset {canonical.opset_imports['']} where {opset} was asked for: "
             f"choose an --opset that it and your runtime know, for example {MINIMUM_OPSET} or 23"
         )
+    if precision is not Precision.FP32:
+        canonical.meta[_COPY] = form
     _strip_wrapper_prefix(canonical)
     return canonical
 
@@ -175,6 +180,10 @@ def release(model: ir.Model) -> None:
     """
     for value in model.graph.initializers.values():
         value.const_value = None
+    copied: nn.Module | None = model.meta.pop(_COPY, None)
+    if copied is not None:
+        for parameter in copied.parameters():
+            parameter.data = parameter.data.new_empty(0)
 
 
 def _strip_wrapper_prefix(model: ir.Model) -> None:
