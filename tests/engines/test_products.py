@@ -1,0 +1,95 @@
+"""The products of a file: found with the right sizes, and the file that makes only them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from tests import tiny
+from tests.engines import models
+from tofu_export.engines.products import products_of, write_products
+from tofu_export.errors import OptionError
+from tofu_export.export import INPUT_NAME, save
+from tofu_export.graph_patterns.lowering import MACS
+from tofu_export.options import Reduction, Target
+from tofu_export.ort import open_session
+
+BATCH = 3
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray], int]:
+    """A small reduced model, its input, and the multiply-accumulates for one image by the canonical graph's count."""
+    graph = tiny.lowered("cls", Reduction(r=2), Target.ONNXRUNTIME)
+    path = tmp_path / "model.onnx"
+    save(graph, path, {})
+    pixels = np.random.default_rng(0).standard_normal((BATCH, 3, tiny.SIDE, tiny.SIDE), dtype=np.float32)
+    return path, {INPUT_NAME: pixels}, graph.meta[MACS]
+
+
+def test_the_products_are_the_multiply_accumulates_of_the_graph_and_those_of_matching(
+    exported: tuple[Path, dict[str, np.ndarray], int],
+) -> None:
+    path, feeds, macs = exported
+    products = products_of(path, feeds)
+    reduction = sum(product.macs for product in products if "/fuse/" in product.node.name)
+    assert reduction > 0
+    assert sum(product.macs for product in products) - reduction == BATCH * macs
+
+
+def test_the_file_makes_each_product_and_nothing_else(
+    exported: tuple[Path, dict[str, np.ndarray], int], tmp_path: Path
+) -> None:
+    path, feeds, _ = exported
+    products = products_of(path, feeds)
+    written = tmp_path / "products.onnx"
+    inputs = write_products(products, written)
+    kinds = [node.op_type for node in onnx.load(written).graph.node]
+    assert [kind for kind in kinds if kind not in ("Slice", "Reshape", "Concat")] == [
+        product.node.op_type for product in products
+    ]
+    again = products_of(written, inputs)
+    assert [(product.left, product.right, product.output) for product in again] == [
+        (product.left, product.right, product.output) for product in products
+    ]
+    (numbers,) = open_session(written).run(inputs).values()
+    assert numbers.shape == (len(products),)
+    assert np.isfinite(numbers).all() and len(set(numbers.tolist())) > len(products) // 2
+
+
+def test_gemm_counts_its_transposed_factor(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.ones((5, 7), dtype=np.float32), "w")
+    node = helper.make_node("Gemm", ["x", "w"], ["y"], name="head/Gemm", transB=1)
+    proto = models.model([node], [models.value("x", [2, 7])], [models.value("y", [2, 5])], [weight])
+    (product,) = products_of(models.save(proto, tmp_path), {"x": np.ones((2, 7), dtype=np.float32)})
+    assert (product.weight, product.macs) == (True, 2 * 5 * 7)
+
+
+def test_a_convolution_counts_its_window(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.ones((4, 3, 2, 2), dtype=np.float32), "w")
+    node = helper.make_node("Conv", ["x", "w"], ["y"], name="patch_embed/Conv", strides=[2, 2])
+    proto = models.model([node], [models.value("x", [1, 3, 8, 8])], [models.value("y", [1, 4, 4, 4])], [weight])
+    (product,) = products_of(models.save(proto, tmp_path), {"x": np.ones((1, 3, 8, 8), dtype=np.float32)})
+    assert product.macs == 4 * 4 * 4 * 3 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("proto", "word"),
+    [
+        (models.attention("fp32"), "Attention"),
+        (models.one_node("Relu", [models.value("x", [2])], models.value("y", [2])), "no matrix products"),
+    ],
+)
+def test_a_graph_that_multiplies_otherwise_is_refused(proto: onnx.ModelProto, word: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=word):
+        products_of(models.save(proto, tmp_path), {})
+
+
+def test_nothing_is_left_beside_the_file(exported: tuple[Path, dict[str, np.ndarray], int]) -> None:
+    path, feeds, _ = exported
+    products_of(path, feeds)
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
