@@ -15,7 +15,8 @@ from tofu_export.graph_patterns.cost import count_macs
 from tofu_export.graph_patterns.fuse_lowering import lower_fuses
 from tofu_export.graph_patterns.hidden_width import widen_hidden_layers
 from tofu_export.graph_patterns.naming import name_by_stage
-from tofu_export.graph_patterns.table import FORMULATIONS, WIDENED, rules_for
+from tofu_export.graph_patterns.recipe import Recipe
+from tofu_export.graph_patterns.table import recipes_for, rules_for
 from tofu_export.graph_patterns.tail import narrow_tail
 from tofu_export.options import Precision, Target
 
@@ -27,8 +28,14 @@ MACS = "tofu_export.macs"
 _logger = logging.getLogger(__name__)
 
 
-def lower(model: ir.Model, target: Target, precision: Precision) -> ir.Model:
+def lower(model: ir.Model, target: Target, precision: Precision, recipe: Recipe | None = None) -> ir.Model:
     """Replace every canonical node of `model`, in place, by what `target` accepts.
+
+    Args:
+        model: a canonical graph.
+        target: the runtime to write for.
+        precision: the graph's.
+        recipe: one of `table.recipes_for(target, precision)`; None for the first.
 
     Requires: a graph traced by `tofu_export.export`, canonical nodes of domain `tofu` in it.
     Ensures: no node of domain `tofu` is left; names carry stages; the graph is sorted and has no dead nodes; its
@@ -37,18 +44,19 @@ def lower(model: ir.Model, target: Target, precision: Precision) -> ir.Model:
     Raises:
         LoweringError: a canonical node cannot be lowered; the message says which and why.
     """
+    recipe = recipe or recipes_for(target, precision)[0]
     before = census(model)
     name_by_stage(model)
     narrow_tail(model)
     common.RemoveUnusedNodesPass()(model)
     model.meta[MACS] = count_macs(model)
-    if (target, precision) in WIDENED:
+    if recipe.widened:
         widen_hidden_layers(model)
     try:
-        lower_fuses(model, FORMULATIONS[target, precision])
+        lower_fuses(model, recipe.formulation)
     except LoweringError as error:
         raise LoweringError(f"{target.value}: {error}") from None
-    rules = RewriteRuleSet(rules_for(target, precision, model.opset_imports[""]))
+    rules = RewriteRuleSet(rules_for(recipe.attend, model.opset_imports[""]))
     rules.apply_to_model(model)
     left = [node for node in model.graph if node.domain == DOMAIN]
     if left:

@@ -24,8 +24,8 @@ from tofu_export.graph_patterns.lowering import census, lower
 from tofu_export.graph_patterns.match_rank import RANKED_SOURCES
 from tofu_export.graph_patterns.match_sort import match_sort
 from tofu_export.graph_patterns.merge_scatter import merge_scatter
-from tofu_export.graph_patterns.table import FORMULATIONS as TABLE
-from tofu_export.graph_patterns.table import rules_for
+from tofu_export.graph_patterns.recipe import Recipe
+from tofu_export.graph_patterns.table import RECIPES, recipes_for, rules_for
 from tofu_export.options import Precision, Target
 from tofu_export.ort import OrtSession, open_session
 
@@ -91,8 +91,8 @@ class Case:
         )
         return as_model([node], inputs, outputs, opset)
 
-    def lowered(self, target: Target, precision: Precision) -> ir.Model:
-        return lower(ir.from_proto(self.proto(precision)), target, precision)
+    def lowered(self, target: Target, precision: Precision, recipe: Recipe | None = None) -> ir.Model:
+        return lower(ir.from_proto(self.proto(precision)), target, precision, recipe)
 
     @cached_property
     def sources(self) -> list[int]:
@@ -583,13 +583,35 @@ def test_lowering_twice_gives_the_same_bytes() -> None:
 
 
 def test_the_table_covers_every_target_and_precision() -> None:
-    assert list(TABLE) == COMBINATIONS
+    assert list(RECIPES) == COMBINATIONS
     for target, precision in COMBINATIONS:
-        rules = rules_for(target, precision, 18)
-        assert len({rule.name for rule in rules}) == len(rules) == 4
-        formulation = TABLE[target, precision]
-        assert (formulation.merge is merge_scatter) is ((target, precision) == (Target.ONNXRUNTIME, Precision.FP32))
-        assert (formulation.match is match_sort) is (target is Target.ONNXRUNTIME)
+        recipes = recipes_for(target, precision)
+        assert len({str(recipe) for recipe in recipes}) == len(recipes) >= 2
+        for recipe in recipes:
+            rules = rules_for(recipe.attend, 18)
+            assert len({rule.name for rule in rules}) == len(rules) == 4
+        first = recipes[0].formulation
+        assert (first.match is match_sort) is (target is Target.ONNXRUNTIME)
+        scatters = [recipe for recipe in recipes if recipe.formulation.merge is merge_scatter]
+        assert bool(scatters) is ((target, precision) == (Target.ONNXRUNTIME, Precision.FP32))
+
+
+EVERY_RECIPE = [
+    pytest.param(target, precision, recipe, id=f"{target.value}-{precision.value}-{recipe}")
+    for (target, precision), recipes in RECIPES.items()
+    for recipe in recipes
+    if precision is not Precision.BF16  # no kernels in onnxruntime's CPU provider
+]
+
+
+@pytest.mark.parametrize(("target", "precision", "recipe"), EVERY_RECIPE)
+@pytest.mark.parametrize("method", ["prune", "mlerp", "tome"])
+def test_every_recipe_computes_what_the_definition_says(
+    target: Target, precision: Precision, recipe: Recipe, method: str
+) -> None:
+    case = Case(method, 21, 1, 4, method == "tome")
+    model = case.lowered(target, precision, recipe)
+    check(session_of(model, case), case, normal(1, 2, 21, CHANNELS), normal(2, 2, 21, DIM))
 
 
 # --- What does not fire ------------------------------------------------------------------------------------------
