@@ -79,7 +79,12 @@ __all__ = ["export_command"]
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Compare every file with eager PyTorch.")
 @click.option("--bench/--no-bench", default=True, show_default=True, help="Time reduced against full in onnxruntime.")
 @click.option("--bench-batch", default="", metavar="LIST", help="Batch sizes to time.  [default: OPT]")
-@click.option("--threads", type=click.IntRange(min=1), default=None, metavar="N", help="Threads of the benchmark.")
+@click.option(
+    "--autotune", is_flag=True, help="Time the ways to write the FP32 file on this machine, and keep the fastest."
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=None, metavar="N", help="Threads of onnxruntime when timing."
+)
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of random weights and generated images."
 )
@@ -111,6 +116,7 @@ def export_command(
     verify: bool,
     bench: bool,
     bench_batch: str,
+    autotune: bool,
     threads: int | None,
     seed: int,
     output: Path | None,
@@ -152,6 +158,7 @@ def export_command(
         verify=verify,
         bench=bench,
         bench_batches=_batches(bench_batch),
+        autotune=autotune,
         threads=threads,
         seed=seed,
         command=shlex.join(["tofu-export", *sys.argv[1:]]),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tofu_export import demo, environment, patch
+from tofu_export.autotune import Tuning, autotune
 from tofu_export.engines.benchmark import Contender, run_benchmark
 from tofu_export.engines.build import EngineRequest, build_engine, resolve_capabilities
 from tofu_export.engines.flavours import RTX, TENSORRT, Flavour, available, pick
@@ -24,6 +25,7 @@ from tofu_export.errors import OptionError, VerificationError
 from tofu_export.export import INPUT_NAME, OUTPUT_NAME, TORCH_TYPES, InputShape, release, save, trace
 from tofu_export.files import Staging, sha256_of, staging
 from tofu_export.graph_patterns.lowering import MACS, census, lower
+from tofu_export.graph_patterns.recipe import Recipe
 from tofu_export.inputs import InputSet, demo_set, from_folder, natural_statistics
 from tofu_export.job import Job, Listener
 from tofu_export.memory import give_back
@@ -69,6 +71,7 @@ class _Run:
         self._seconds: dict[str, float] = {}
         self._files: dict[Precision, str] = {}
         self._output = OutputKind.LOGITS
+        self._recipe: Recipe | None = None
 
     def run(self, flavour: Flavour | None) -> Report:
         with self._timed("total"):
@@ -115,7 +118,9 @@ class _Run:
         for precision in job.precisions:
             name = job.onnx_name(precision)
             with self._step(f"export {precision.value}", f"exporting {name}"):
-                graph = self._lowered(model, spec, precision)
+                graph = self._traced(model, spec, precision)
+                tuning = self._tune(graph, name, precision, inputs, report)
+                graph = lower(graph, job.target, precision, None if tuning is None else tuning.recipe)
                 ops, gmacs = census(graph), _gmacs(graph)
                 report.output["shapes"] = _shapes(graph)
                 metadata = {**self._metadata(loaded, report), "precision": precision.value, "gmacs": gmacs}
@@ -125,16 +130,40 @@ class _Run:
                 give_back()  # what the exporter leaves holds itself, and a half-precision copy of the model
             self._files[precision] = name
             entry = self._artifact("onnx", precision, job.target.value, name)
+            tuned = {} if tuning is None else {"autotune": tuning.to_dict()}
             report.artifacts.append(
-                {**entry, "opset": job.opset, "gmacs": gmacs, "nodes": sum(ops.values()), "ops": ops}
+                {**entry, "opset": job.opset, "gmacs": gmacs, "nodes": sum(ops.values()), "ops": ops, **tuned}
             )
-            self._listener.done(f"{name}: {sum(ops.values())} nodes, {entry['bytes'] / 1e6:.1f} MB")
+            how = "" if tuning is None else f", autotuned to {tuning}"
+            self._listener.done(f"{name}: {sum(ops.values())} nodes, {entry['bytes'] / 1e6:.1f} MB{how}")
             failures += self._verify(name, precision, model, inputs, report)
         if failures:
             report.artifacts.clear()
             self._files.clear()
             self._publish(report, "")
             raise failures[0]
+
+    def _tune(
+        self, graph: ir.Model, name: str, precision: Precision, inputs: InputSet, report: Report
+    ) -> Tuning | None:
+        """The recipe for a traced graph where it is to be measured, None for the table's own."""
+        job = self._job
+        if not job.autotune:
+            return None
+        if precision is not Precision.FP32:
+            report.skip(f"autotune of {name}", f"{_HALF_ON_CPU}: its time would say nothing about a GPU")
+            return None
+        tuning = autotune(
+            graph,
+            job.target,
+            batch=job.batch.optimum,
+            feeds=_feeds(inputs, job.batch.optimum),
+            folder=self._stage.folder,
+            threads=job.threads,
+            on_recipe=lambda recipe: self._listener.tick(f"timing {recipe}"),
+        )
+        self._recipe = tuning.recipe
+        return tuning
 
     def _verify(
         self, name: str, precision: Precision, model: nn.Module, inputs: InputSet, report: Report
@@ -166,7 +195,8 @@ class _Run:
         if Precision.FP32 not in job.precisions or not (job.bench or self._measures_accuracy(loaded.resolved)):
             return False
         with self._step("export full", "exporting the full model, to measure against"):
-            graph = self._lowered(patch.remove(loaded.model), spec, Precision.FP32)
+            graph = self._traced(patch.remove(loaded.model), spec, Precision.FP32)
+            graph = lower(graph, job.target, Precision.FP32, self._recipe)
             save(graph, self._stage.path(_FULL_FILE), {"gmacs": _gmacs(graph)})
             release(graph)
         self._listener.done("the full model is ready to be measured against")
@@ -204,15 +234,12 @@ class _Run:
         if Precision.FP32 not in self._files:
             return ""
 
-        def feeds(batch: int) -> dict[str, NDArray[Any]]:
-            return {INPUT_NAME: inputs.pixels[np.arange(batch) % len(inputs)]}
-
         reduced = self._files[Precision.FP32]
         with self._step("benchmark", "timing full against reduced in onnxruntime"):
             measurements = run_benchmark(
                 [Contender(FULL, self._stage.path(_FULL_FILE)), Contender(reduced, self._stage.path(reduced))],
                 batches=job.bench_batches or (job.batch.optimum,),
-                make_feeds=feeds,
+                make_feeds=lambda batch: _feeds(inputs, batch),
                 threads=job.threads,
                 baseline=FULL,
                 on_progress=lambda at: self._listener.tick(f"batch {at.batch}, {at.phase}, {at.fraction:.0%}"),
@@ -249,9 +276,9 @@ class _Run:
             where = ", ".join(receipt.compute_capabilities) or "the GPU of this machine"
             self._listener.done(f"{name}: {receipt.engine_bytes / 1e6:.1f} MB, for {where}")
 
-    def _lowered(self, model: nn.Module, spec: ModelSpec, precision: Precision) -> ir.Model:
+    def _traced(self, model: nn.Module, spec: ModelSpec, precision: Precision) -> ir.Model:
         job = self._job
-        graph = trace(
+        return trace(
             model,
             InputShape(spec.in_chans, *spec.image_size),
             output=self._output,
@@ -260,7 +287,6 @@ class _Run:
             batch=job.batch,
             opset=job.opset,
         )
-        return lower(graph, job.target, precision)
 
     def _inputs(self, loaded: LoadedModel, spec: ModelSpec) -> InputSet:
         """Real images where there are any, else seeded noise with the statistics of natural images."""
@@ -356,6 +382,11 @@ def _why_no_engine(job: Job) -> str:
     if job.target is Target.ONNXRUNTIME:
         return "files for onnxruntime use scatter reductions, which TensorRT rejects: use --target portable"
     return "no TensorRT is installed: pip install 'tofu-export[rtx]' builds engines without a GPU"
+
+
+def _feeds(inputs: InputSet, batch: int) -> dict[str, NDArray[Any]]:
+    """A batch of float32 images by the name of the input, in turn where there are too few."""
+    return {INPUT_NAME: inputs.pixels[np.arange(batch) % len(inputs)]}
 
 
 def _gmacs(graph: ir.Model) -> float | None:
