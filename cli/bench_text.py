@@ -31,26 +31,29 @@ def show(console: Console, result: BenchResult, *, verbose: bool = False) -> Non
     if verbose:
         for row in result.measurements:
             _say(console, f"{summary(row)}\n")
+    first = result.measurements[0]
+    _say(console, f"{first.backend} on {first.device}")
     console.print(_timings(result))
     _say(console, *_sentences(result))
     for batch in dict.fromkeys(entry.batch for entry in result.profiles):
         profiles = [entry for entry in result.profiles if entry.batch == batch]
-        console.print()
+        _say(console, f"\ntime by part, batch {batch} (ms, share)")
         console.print(_profile_table(profiles))
         _say(console, *map(_reduction, profiles), *_caveats(profiles))
-        if verbose:
-            for entry in profiles:
-                console.print(_block_table(entry), _operator_table(entry))
+        for entry in profiles if verbose else ():
+            _say(console, f"\n{entry.artifact}, batch {batch}, ms by block")
+            console.print(_block_table(entry))
+            _say(console, f"\n{entry.artifact}, batch {batch}, by operator")
+            console.print(_operator_table(entry))
 
 
 def _timings(result: BenchResult) -> Table:
-    first = result.measurements[0]
-    table = _table(f"{first.backend} on {first.device}", "file")
+    table = _table("file")
     columns = ("batch", "median ms", "p99 ms", "images/s", "GMACs")
     for column in (*columns, *([f"against {result.baseline}"] if result.baseline else [])):
         table.add_column(column, justify="right")
     gmacs = {entry.name: entry.gmacs for entry in result.files}
-    batch = first.batch
+    batch = result.measurements[0].batch
     for row in result.measurements:
         if row.batch != batch:
             table.add_section()
@@ -108,7 +111,7 @@ def _unstable(rows: Sequence[Measurement]) -> list[str]:
 
 def _profile_table(profiles: Sequence[Profile]) -> Table:
     """Kinds of work against files."""
-    table = _table(f"time by part, batch {profiles[0].batch} (ms, share)", "part")
+    table = _table("part")
     for entry in profiles:
         table.add_column(entry.artifact, justify="right")
     parts = [entry.by_kind() for entry in profiles]
@@ -159,7 +162,7 @@ def _caveats(profiles: Sequence[Profile]) -> list[str]:
 def _block_table(entry: Profile) -> Table:
     """Blocks against kinds of work, for one file."""
     kinds = list(entry.by_kind())
-    table = _table(f"{entry.artifact}, batch {entry.batch}: ms per query by block", "block")
+    table = _table("block")
     for kind in kinds:
         table.add_column(kind.value, justify="right")
     table.add_column("all", justify="right")
@@ -172,8 +175,8 @@ def _block_table(entry: Profile) -> Table:
 
 
 def _operator_table(entry: Profile) -> Table:
-    table = _table(f"{entry.artifact}, batch {entry.batch}: operators", "operator")
-    for column in ("kernels", "ms per query", "share"):
+    table = _table("operator")
+    for column in ("kernels", "ms", "share"):
         table.add_column(column, justify="right")
     parts = list(entry.by_operator().items())
     rest = parts[_TOP_OPERATORS:]
@@ -193,8 +196,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _table(title: str, first_column: str) -> Table:
-    table = Table(title=title, title_justify="left")
+def _table(first_column: str) -> Table:
+    table = Table()
     table.add_column(first_column)
     return table
 

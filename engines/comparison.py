@@ -100,12 +100,14 @@ class Realised:
 
     Attributes:
         artifact: the file.
+        reference: the file that it is compared with.
         batch: images per query.
-        speedup: median latency of the baseline divided by this one's.
-        gmacs_ratio: GMACs of the baseline divided by this one's.
+        speedup: median latency of the reference divided by this one's.
+        gmacs_ratio: GMACs of the reference divided by this one's.
     """
 
     artifact: str
+    reference: str
     batch: int
     speedup: float
     gmacs_ratio: float
@@ -116,7 +118,7 @@ class Realised:
         return self.speedup / self.gmacs_ratio
 
     def __str__(self) -> str:
-        at = f"{self.artifact} at batch {self.batch}: {self.speedup:.2f}x"
+        at = f"{self.artifact} at batch {self.batch}: {self.speedup:.2f}x {self.reference}"
         if abs(self.gmacs_ratio - 1) < _MODEST:
             return f"{at} for the same GMACs"
         if self.gmacs_ratio < 1:
@@ -127,6 +129,7 @@ class Realised:
         """As JSON values."""
         return {
             "artifact": self.artifact,
+            "reference": self.reference,
             "batch": self.batch,
             "speedup": round(self.speedup, 6),
             "gmacs_ratio": round(self.gmacs_ratio, 6),
@@ -154,13 +157,25 @@ class BenchResult:
 
     @property
     def realised(self) -> tuple[Realised, ...]:
-        """Speed-ups beside ratios of GMACs, of the files that say theirs if the baseline does too."""
-        gmacs = {entry.name: entry.gmacs for entry in self.files}
-        full = gmacs.get(self.baseline or "")
+        """Speed-ups beside ratios of GMACs, among files that say theirs and run on the same backend.
+
+        They refer to the baseline, or to the file with the most GMACs where the baseline does not say its own.
+        """
+        gmacs = {entry.name: entry.gmacs for entry in self.files if entry.gmacs is not None}
+        if not gmacs:
+            return ()
+        reference = self.baseline if self.baseline in gmacs else max(gmacs, key=gmacs.__getitem__)
+        full = {row.batch: row for row in self.measurements if row.artifact == reference}
         return tuple(
-            Realised(row.artifact, row.batch, row.speedup_vs_full, full / own)
+            Realised(
+                artifact=row.artifact,
+                reference=full[row.batch].artifact,
+                batch=row.batch,
+                speedup=full[row.batch].latency_ms.median / row.latency_ms.median,
+                gmacs_ratio=gmacs[full[row.batch].artifact] / gmacs[row.artifact],
+            )
             for row in self.measurements
-            if row.artifact != self.baseline and row.speedup_vs_full and full and (own := gmacs.get(row.artifact))
+            if row.artifact in gmacs and row.artifact != reference and row.backend == full[row.batch].backend
         )
 
     def to_dict(self) -> dict[str, Any]:

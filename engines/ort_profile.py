@@ -247,7 +247,7 @@ def read_trace(text: str, *, skip: int = 0) -> tuple[tuple[Kernel, ...], float, 
         outermost: list[tuple[str, str, float]] = []
         busy_until = begin
         for start, stop, name, op_type in nodes[bisect_left(starts, begin) : bisect_right(starts, end)]:
-            if start >= busy_until and stop <= end:
+            if start >= busy_until:
                 outermost.append((name, op_type, (stop - start) / 1e3))
                 busy_until = stop
         taken.append(outermost)
