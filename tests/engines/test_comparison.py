@@ -115,8 +115,10 @@ class TestCompare:
     def test_the_batch_that_files_are_fixed_to(self, tmp_path: Path) -> None:
         files = [affine(tmp_path / "a.onnx"), affine(tmp_path / "b.onnx", shape=(4, 3))]
         assert {row.batch for row in compare_files(files, QUICK).measurements} == {4}
+        told: list[object] = []
         with pytest.raises(OptionError, match="is fixed to batch 4, 8 was asked for"):
-            compare_files(files, replace(QUICK, batches=(4, 8)))
+            compare_files(files, replace(QUICK, batches=(4, 8)), on_progress=told.append)
+        assert told == []  # not even batch 4 was measured
 
     def test_files_fixed_to_different_batches(self, tmp_path: Path) -> None:
         files = [affine(tmp_path / "a.onnx", shape=(2, 3)), affine(tmp_path / "b.onnx", shape=(4, 3))]
@@ -156,13 +158,14 @@ class TestCompare:
 
     def test_profiles(self, tmp_path: Path) -> None:
         told: list[tuple[str, int]] = []
-        files = [affine(tmp_path / "a.onnx"), affine(tmp_path / "b.onnx")]
+        files = [affine(tmp_path / "a.onnx"), models.save(models.block(), tmp_path, "b.onnx")]
         result = compare_files(
             files, replace(QUICK, batches=(1, 2), profile=True), on_profile=lambda *at: told.append(at)
         )
         assert told == [("a.onnx", 1), ("a.onnx", 2), ("b.onnx", 1), ("b.onnx", 2)]
         assert [(entry.artifact, entry.batch) for entry in result.profiles] == told
-        assert all(len(entry.kernels) == 1 for entry in result.profiles)
+        assert [kernel.op_type for kernel in result.profiles[0].kernels] == ["Add"]
+        assert "Softmax" in {kernel.op_type for kernel in result.profiles[2].kernels}
 
     def test_timed_sessions_are_not_profiled(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         import onnxruntime
