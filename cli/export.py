@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tofu_export.cli.parameters import make_reduction, read_labels, reduction_options
-from tofu_export.errors import OptionError
+from tofu_export.cli.parameters import make_reduction, parse_batches, read_labels, reduction_options
 from tofu_export.options import BatchRange, IoType, OutputKind, Target, parse_precisions
 
 if TYPE_CHECKING:
@@ -157,7 +156,7 @@ def export_command(
         compute_capabilities=tuple(name.strip() for name in compute_capability.split(",") if name.strip()),
         verify=verify,
         bench=bench,
-        bench_batches=_batches(bench_batch),
+        bench_batches=parse_batches(bench_batch, "--bench-batch"),
         autotune=autotune,
         threads=threads,
         seed=seed,
@@ -198,10 +197,3 @@ def _show(job: Job) -> None:
     click.echo(plan_table(spec, plan))
     click.echo(f"output {', '.join(output.names)}")
     click.echo(f"\nwould write to {job.output}: {', '.join(job.file_names())}, report.json, report.md")
-
-
-def _batches(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise OptionError(f"--bench-batch is {text!r}, expected batch sizes with commas between, for example 1,8")
-    return tuple(int(part) for part in parts)

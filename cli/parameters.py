@@ -11,7 +11,7 @@ import click
 from tofu_export.errors import OptionError
 from tofu_export.options import DEFAULT_R, KeySource, Mode, Reduction, Schedule, parse_layers, parse_r
 
-__all__ = ["ImageSize", "make_reduction", "read_labels", "reduction_options"]
+__all__ = ["ImageSize", "make_reduction", "parse_batches", "read_labels", "reduction_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -104,6 +104,22 @@ def make_reduction(
         restore_grid=restore_grid,
         keys=KeySource(keys),
     )
+
+
+def parse_batches(text: str, option: str) -> tuple[int, ...]:
+    """Batch sizes from a comma list.
+
+    Args:
+        text: the list; nothing gives none.
+        option: how messages call it, for example `--batch`.
+
+    Raises:
+        OptionError: a part of it is not a number from 1.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise OptionError(f"{option} is {text!r}, expected batch sizes with commas between, for example 1,8")
+    return tuple(int(part) for part in parts)
 
 
 def read_labels(path: Path | None) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from tofu_export.errors import OptionError
 from tofu_export.ort import OrtSession, TensorSpec, open_session
 
 __all__ = [
+    "UNSTABLE",
     "Contender",
     "Feeds",
     "LatencyMs",
@@ -41,6 +42,9 @@ Feeds = Mapping[str, npt.NDArray[Any]]
 UNSTABLE_CV_PERCENT = 2.5
 """Coefficient of variation above which a latency is called unstable. trtexec says so above 1 %, but of GPU compute
 time alone; a CPU shared with an operating system never is that quiet."""
+
+UNSTABLE = "latency is unstable"
+"""How the note begins that says so."""
 
 CAP_FACTOR = 2.0
 """A batch size ends after this many times `min_seconds` per contender, even if a much faster one has not yet run for
@@ -199,7 +203,7 @@ def run_benchmark(
     contenders: Sequence[Contender],
     *,
     batches: Sequence[int],
-    make_feeds: Callable[[int], Feeds],
+    make_feeds: Callable[[int], Feeds] | Mapping[str, Callable[[int], Feeds]],
     warmup_ms: float = 200,
     min_seconds: float = 3.0,
     min_iterations: int = 10,
@@ -217,8 +221,8 @@ def run_benchmark(
     Args:
         contenders: files to time; all are loaded before the first run.
         batches: batch sizes.
-        make_feeds: inputs for a batch size, the same for all contenders. Floating-point feeds are converted to the
-            type that a file asks for, outside of the timing.
+        make_feeds: inputs for a batch size, the same for all contenders or by contender. Floating-point feeds are
+            converted to the type that a file asks for, outside of the timing.
         warmup_ms: time that each contender runs before it is timed; at least one run.
         min_seconds: shortest measured time of each contender.
         min_iterations: least number of samples.
@@ -239,9 +243,8 @@ def run_benchmark(
     runners = [open_runner(contender, threads) for contender in contenders]
     measurements: list[Measurement] = []
     for batch in batches:
-        feeds = make_feeds(batch)
-        _check_feeds(feeds, batch)
-        calls = [runner.bind(feeds) for runner in runners]
+        feeds = _feeds(make_feeds, contenders, batch)
+        calls = [runner.bind(own) for runner, own in zip(runners, feeds, strict=True)]
         teller = _Teller(batch, on_progress, clock)
         _warm_up(calls, rules, clock, teller)
         samples = _interleave(calls, rules, clock, teller)
@@ -368,7 +371,7 @@ def _notes(cv_percent: float, walltime_s: float, rules: _Rules) -> tuple[str, ..
     notes = []
     if cv_percent > UNSTABLE_CV_PERCENT:
         notes.append(
-            f"latency is unstable, with coefficient of variation = {cv_percent:.3g}% (over {UNSTABLE_CV_PERCENT}%): "
+            f"{UNSTABLE}, with coefficient of variation = {cv_percent:.3g}% (over {UNSTABLE_CV_PERCENT}%): "
             "stop other programs, or measure longer"
         )
     if walltime_s < rules.min_seconds:
@@ -397,6 +400,21 @@ def _check_batches(batches: Sequence[int]) -> None:
         raise OptionError(f"batch size {wrong[0]!r}, expected a whole number >= 1")
     if len(set(batches)) < len(batches):
         raise OptionError(f"batch sizes {', '.join(map(str, batches))} repeat: give each once")
+
+
+def _feeds(
+    make_feeds: Callable[[int], Feeds] | Mapping[str, Callable[[int], Feeds]],
+    contenders: Sequence[Contender],
+    batch: int,
+) -> list[Feeds]:
+    """What each contender is fed."""
+    if isinstance(make_feeds, Mapping):
+        feeds = [make_feeds[contender.name](batch) for contender in contenders]
+    else:
+        feeds = [make_feeds(batch)] * len(contenders)
+    for own in feeds:
+        _check_feeds(own, batch)
+    return feeds
 
 
 def _check_feeds(feeds: Feeds, batch: int) -> None:

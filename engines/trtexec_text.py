@@ -48,15 +48,19 @@ def verdict(measurement: Measurement, *, baseline: str | None = None) -> str | N
     """What the speed-up means, in one line; None for the baseline itself and where there is none.
 
     A gain under `WORTHWHILE_SPEEDUP` is called not worth it, and a loss only where three quarters of the rounds show
-    it. A gain that more than a quarter of the rounds do not show (first quartile below 1) is called uncertain.
+    it. A gain that more than a quarter of the rounds do not show (first quartile below 1) is called uncertain, and so
+    is a ratio of medians that the quartiles of the rounds do not enclose.
     """
     speedup, quartiles = measurement.speedup_vs_full, measurement.speedup_iqr
     if speedup is None or quartiles is None or measurement.artifact == baseline:
         return None
     low, high = quartiles
-    name, full, place = measurement.artifact, f"the {baseline or 'full'} model", f"at batch {measurement.batch}"
+    name, place = measurement.artifact, f"at batch {measurement.batch}"
+    full = baseline if baseline and ".onnx" in baseline else f"the {baseline or 'full'} model"
     ratio, spread = f"{speedup:.2f}x", f"(IQR {low:.2f}-{high:.2f})"
     shown = round(speedup, 2)  # so that the words never contradict the number beside them
+    if not round(low, 2) <= shown <= round(high, 2):
+        return f"{name} is {ratio} {full} {place} {spread}: uncertain, load on the machine changed; measure again"
     if shown < WORTHWHILE_SPEEDUP:
         slower = ", slower than" if shown < 1 and high < 1 else ""
         divided = low < 1 / WORTHWHILE_SPEEDUP and high >= WORTHWHILE_SPEEDUP

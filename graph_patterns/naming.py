@@ -6,9 +6,9 @@ import ast
 
 import onnx_ir as ir
 
-__all__ = ["name_by_stage"]
+__all__ = ["SCOPES", "modules_of", "name_by_stage"]
 
-_SCOPES = "pkg.torch.onnx.name_scopes"
+SCOPES = "pkg.torch.onnx.name_scopes"
 """Where torch's exporter notes the path of modules behind a node (torch 2.9 to 2.14)."""
 
 
@@ -28,9 +28,24 @@ def name_by_stage(model: ir.Model) -> None:
 
 
 def _scope(node: ir.Node) -> str | None:
-    text = node.metadata_props.get(_SCOPES)
+    text = node.metadata_props.get(SCOPES)
     if not text:
         return None
-    scopes = ast.literal_eval(text)  # a list of names: '', 'blocks', 'blocks.0', ..., the traced operator
-    modules = [scope for scope in scopes[:-1] if scope and not scope.startswith("_")]  # "_empty_nn_module_stack_..."
-    return str(modules[-1]).removeprefix("model.") if modules else None
+    modules = modules_of(text)
+    return modules[-1].removeprefix("model.") if modules else None
+
+
+def modules_of(scopes: str) -> list[str]:
+    """The paths of modules in the exporter's note, the outermost first; the model itself is not among them.
+
+    Args:
+        scopes: the text of the note, a list of names: '', 'blocks', 'blocks.0', ..., the traced operator.
+    """
+    try:
+        names = ast.literal_eval(scopes)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):  # a file of others may hold anything
+        return []
+    if not isinstance(names, list):
+        return []
+    # "_empty_nn_module_stack_from_metadata_hook" stands for no module
+    return [name for name in map(str, names[:-1]) if name and not name.startswith("_")]

@@ -83,6 +83,25 @@ class TestOpen:
         with pytest.raises(OptionError, match="threads is"):
             ort.open_session(affine_file, threads=threads)
 
+    def test_reads_what_the_file_says_about_itself(self, tmp_path: Path) -> None:
+        model = affine_model()
+        model.metadata_props.add(key="tofu_export.gmacs", value="1.5")
+        assert dict(ort.open_session(model.SerializeToString()).metadata) == {"tofu_export.gmacs": "1.5"}
+
+    def test_a_profile_and_the_graph_as_it_ran(self, affine_file: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "profile"
+        folder.mkdir()
+        session = ort.open_session(affine_file, profile_into=folder)
+        session.run({"x": np.zeros((2, 3), np.float32)})
+        trace = session.end_profiling()
+        assert trace.parent == folder
+        assert '"Add"' in trace.read_text(encoding="utf-8")
+        assert [node.op_type for node in onnx.load(folder / ort.OPTIMIZED_NAME).graph.node] == ["Add"]
+
+    def test_no_profile_unless_asked_for(self, affine_file: Path) -> None:
+        with pytest.raises(OptionError, match="opened without a profiler"):
+            ort.open_session(affine_file).end_profiling()
+
 
 class TestLoadFailures:
     def test_missing_file(self, tmp_path: Path) -> None:

@@ -18,9 +18,12 @@ import numpy.typing as npt
 
 from tofu_export.errors import BackendMissingError, ExportError, OptionError, TofuError
 
-__all__ = ["CPU_PROVIDER", "OrtSession", "TensorSpec", "open_session", "providers_usable", "version"]
+__all__ = ["CPU_PROVIDER", "OPTIMIZED_NAME", "OrtSession", "TensorSpec", "open_session", "providers_usable", "version"]
 
 CPU_PROVIDER = "CPUExecutionProvider"
+
+OPTIMIZED_NAME = "optimized.onnx"
+"""The graph that a profiled session runs, in the folder of its profile."""
 
 Array = npt.NDArray[Any]
 
@@ -70,6 +73,7 @@ class OrtSession:
         provider: execution provider in use.
         inputs: what `run` expects, by name.
         outputs: what `run` returns, by name.
+        metadata: what the file says about itself (`metadata_props`).
         native: the `onnxruntime.InferenceSession`.
     """
 
@@ -77,6 +81,7 @@ class OrtSession:
     provider: str
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
+    metadata: Mapping[str, str]
     native: Any
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -111,9 +116,24 @@ class OrtSession:
 
         return call
 
+    def end_profiling(self) -> Path:
+        """Stop the profiler that `open_session(profile_into=...)` started, and return the trace that it wrote.
+
+        Raises:
+            OptionError: the session was opened without a profiler.
+        """
+        if not self.native.get_session_options().enable_profiling:
+            raise OptionError(f"{self.label} was opened without a profiler: open it with profile_into=FOLDER")
+        return Path(self.native.end_profiling())
+
 
 def open_session(
-    model: Path | bytes, *, provider: str = CPU_PROVIDER, threads: int | None = None, share_cores: bool = False
+    model: Path | bytes,
+    *,
+    provider: str = CPU_PROVIDER,
+    threads: int | None = None,
+    share_cores: bool = False,
+    profile_into: Path | None = None,
 ) -> OrtSession:
     """Load an ONNX file, or its bytes.
 
@@ -123,6 +143,8 @@ def open_session(
         threads: threads inside one operator; None lets onnxruntime take one per physical core.
         share_cores: stop the worker threads from spinning once a run ends. They otherwise wait actively for the next
             one and take the cores from every other session of the process.
+        profile_into: an existing folder: every kernel is timed, for `end_profiling`, and the graph as it runs is saved
+            there as `OPTIMIZED_NAME`. Both slow the session down; never take its speed from such runs.
 
     Raises:
         OptionError: threads is not a number >= 1.
@@ -148,6 +170,8 @@ def open_session(
         options.intra_op_num_threads = threads
     if share_cores:
         options.add_session_config_entry("session.force_spinning_stop", "1")
+    if profile_into is not None:
+        _profile(options, profile_into)
     native = _load(ort, label, model, provider, options)
     if native.get_providers()[0] != provider:
         raise BackendMissingError(
@@ -159,6 +183,7 @@ def open_session(
         provider=provider,
         inputs=MappingProxyType({value.name: _spec(label, value) for value in native.get_inputs()}),
         outputs=MappingProxyType({value.name: _spec(label, value) for value in native.get_outputs()}),
+        metadata=MappingProxyType(dict(native.get_modelmeta().custom_metadata_map)),
         native=native,
     )
 
@@ -205,6 +230,15 @@ def _onnxruntime() -> Any:
         raise BackendMissingError(f"onnxruntime is installed but empty: uninstall both variants, then {install}")
     ort.set_default_logger_severity(_LOG_ERROR)
     return ort
+
+
+def _profile(options: Any, folder: Path) -> None:
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "trace")
+    options.optimized_model_filepath = str(folder / OPTIMIZED_NAME)
+    # Weights go to a file of their own: the graph can then be read without them, and has no limit of 2 GiB.
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
 
 
 def _load(ort: Any, label: str, model: Path | bytes, provider: str, options: Any) -> Any:

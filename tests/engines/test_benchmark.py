@@ -199,6 +199,11 @@ class TestOrder:
         assert world.opened == [("a", 2), ("b", 2)]
         assert world.bound == [("a", (1, 3)), ("b", (1, 3)), ("a", (8, 3)), ("b", (8, 3))]
 
+    def test_each_can_have_feeds_of_its_own(self) -> None:
+        world = World(a=1.0, b=1.0)
+        world.bench(batches=(2,), make_feeds={"a": feeds, "b": lambda batch: {"x": np.ones((batch, 5))}})
+        assert world.bound == [("a", (2, 3)), ("b", (2, 5))]
+
     def test_results_come_by_batch_and_then_as_given(self) -> None:
         found = World(b=1.0, a=1.0).bench(batches=(8, 1))
         assert [(item.batch, item.artifact) for item in found] == [(8, "b"), (8, "a"), (1, "b"), (1, "a")]
@@ -263,6 +268,7 @@ class TestRefusals:
             ({"warmup_ms": float("nan")}, "warmup_ms is nan"),
             ({"make_feeds": lambda _: feeds(1), "batches": (8,)}, r"make_feeds\(8\) gave x \[1, 3\]"),
             ({"make_feeds": lambda _: {}}, r"make_feeds\(1\) gave nothing"),
+            ({"make_feeds": {"full": feeds, "reduced": lambda _: {}}}, r"make_feeds\(1\) gave nothing"),
         ],
     )
     def test_options_that_cannot_be_used(self, options: dict[str, Any], words: str) -> None:

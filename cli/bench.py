@@ -1,0 +1,156 @@
+"""`tofu-export bench`: which of these files is faster here, by how much, and where the time goes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tofu_export.cli.parameters import parse_batches
+from tofu_export.errors import OptionError
+
+if TYPE_CHECKING:
+    from tofu_export.engines.comparison import BenchOptions, BenchResult
+
+__all__ = ["bench_command"]
+
+SCHEMA_VERSION = 1
+_WIDTH = 200
+
+
+@click.command("bench", short_help="Time ONNX files against each other; show where the time goes.")
+@click.argument("files", nargs=-1, metavar="FILE.onnx...", type=click.Path(path_type=Path))
+@click.option("--baseline", default=None, metavar="NAME", help="File that ratios refer to.  [default: the first one]")
+@click.option(
+    "--batch",
+    default="",
+    metavar="LIST",
+    help="Batch sizes, such as 1,8.  [default: what the files are fixed to, or 1]",
+)
+@click.option("--backend", default="ort-cpu", show_default=True, metavar="LIST",
+              help="Some of ort-cpu, ort-cuda, ort-tensorrt.")  # fmt: skip
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=None, metavar="N",
+    help="Threads inside an operator.  [default: one per physical core]",
+)  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(min=0), default=3.0, show_default=True, metavar="S",
+              help="Shortest measured time of each file and batch size.")  # fmt: skip
+@click.option("--warmup", type=click.FloatRange(min=0), default=200.0, show_default=True, metavar="MS",
+              help="Milliseconds that each file runs before it is timed.")  # fmt: skip
+@click.option("--iterations", type=click.IntRange(min=1), default=10, show_default=True, metavar="N",
+              help="Least number of timed runs.")  # fmt: skip
+@click.option("--shape", "shapes", multiple=True, metavar="NAME:1x3x224x224",
+              help="Sizes of an input that leaves more than the batch open; again for further inputs.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs.")
+@click.option("--profile", is_flag=True, help="Also divide the time by part of the model, in runs of their own.")
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path), default=None, metavar="PATH",
+              help="Also write one line per file and batch size there.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Also all percentiles, and profiles by block and operator.")
+def bench_command(
+    files: tuple[Path, ...],
+    baseline: str | None,
+    batch: str,
+    backend: str,
+    threads: int | None,
+    seconds: float,
+    warmup: float,
+    iterations: int,
+    shapes: tuple[str, ...],
+    seed: int,
+    profile: bool,
+    csv_path: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    r"""Time ONNX files, of this project or not, against each other in one process, their runs interleaved.
+
+    Inputs are random, made from what each file asks for. Numbers are not compared: that is what verification is for.
+
+    \b
+    tofu-export bench full.onnx out/model.fp32.onnx --batch 1,8
+    tofu-export bench out/model.fp32.onnx --profile
+    """  # fmt: skip
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
+    if not files:
+        raise OptionError("no file given, expected at least one ONNX file: tofu-export bench FILE.onnx")
+    if csv_path is not None and csv_path.is_dir():
+        raise OptionError(f"--csv {csv_path} is a folder, expected the name of a file")
+    from tofu_export.engines.backends import parse_backends
+    from tofu_export.engines.comparison import BenchOptions
+    from tofu_export.engines.feeds import parse_shapes
+
+    options = BenchOptions(
+        backends=parse_backends(backend),
+        batches=parse_batches(batch, "--batch"),
+        baseline=baseline,
+        threads=threads,
+        warmup_ms=warmup,
+        min_seconds=seconds,
+        min_iterations=iterations,
+        shapes=parse_shapes(shapes),
+        seed=seed,
+        profile=profile,
+    )
+    if csv_path is None:
+        result = _run(files, options, quiet=quiet, verbose=verbose)
+    else:
+        from tofu_export.engines.bench_csv import csv_text
+        from tofu_export.files import staging
+
+        with staging(csv_path.parent) as stage:  # a folder that cannot be written is known before the first run
+            result = _run(files, options, quiet=quiet, verbose=verbose)
+            stage.path(csv_path.name).write_text(csv_text(result.measurements), encoding="utf-8")
+            stage.publish(csv_path.name)
+    if as_json:
+        click.echo(json.dumps(_document(options, result), indent=2, allow_nan=False))
+
+
+def _run(files: tuple[Path, ...], options: BenchOptions, *, quiet: bool, verbose: bool) -> BenchResult:
+    from rich.console import Console
+
+    from tofu_export.cli.bench_text import show
+    from tofu_export.cli.console import ConsoleListener
+    from tofu_export.engines.comparison import compare_files
+
+    # Off a terminal rich would squeeze tables into 80 columns.
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDTH)
+    listener = ConsoleListener(console, quiet=quiet)
+    listener.step("loading")
+    try:
+        result = compare_files(
+            files,
+            options,
+            on_progress=lambda at: listener.step(f"batch {at.batch}, {at.phase}, {at.fraction:.0%}"),
+            on_profile=lambda name, batch: listener.step(f"profiling {name}, batch {batch}"),
+        )
+    finally:
+        listener.close()
+    if not quiet:
+        show(console, result, verbose=verbose)
+    return result
+
+
+def _document(options: BenchOptions, result: BenchResult) -> dict[str, object]:
+    from tofu_export import environment
+
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": shlex.join(["tofu-export", *sys.argv[1:]]),
+        "environment": environment.collect(),
+        "settings": {
+            "threads": options.threads,
+            "warmup_ms": options.warmup_ms,
+            "min_seconds": options.min_seconds,
+            "min_iterations": options.min_iterations,
+            "seed": options.seed,
+        },
+        **result.to_dict(),
+    }

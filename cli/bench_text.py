@@ -1,0 +1,207 @@
+"""What a comparison found, as tables and sentences for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple
+
+from rich.console import Console
+from rich.table import Table
+
+from tofu_export.engines.benchmark import UNSTABLE, Measurement
+from tofu_export.engines.comparison import BenchResult
+from tofu_export.engines.ort_profile import Profile, Slice
+from tofu_export.engines.stages import Kind
+from tofu_export.engines.trtexec_text import summary, verdict
+
+__all__ = ["show"]
+
+_TOP_OPERATORS = 10
+_MOSTLY, _NOTABLE, _NEGLIGIBLE_US = 0.5, 0.005, 0.05
+
+
+def show(console: Console, result: BenchResult, *, verbose: bool = False) -> None:
+    """Print timings, verdicts and profiles.
+
+    Args:
+        console: where to.
+        result: what was found.
+        verbose: also all percentiles, and profiles by block and operator.
+    """
+    if verbose:
+        for row in result.measurements:
+            _say(console, f"{summary(row)}\n")
+    first = result.measurements[0]
+    _say(console, f"{first.backend} on {first.device}")
+    console.print(_timings(result))
+    _say(console, *_sentences(result))
+    for batch in dict.fromkeys(entry.batch for entry in result.profiles):
+        profiles = [entry for entry in result.profiles if entry.batch == batch]
+        _say(console, f"\ntime by part, batch {batch} (ms, share)")
+        console.print(_profile_table(profiles))
+        _say(console, *map(_reduction, profiles), *_caveats(profiles))
+        for entry in profiles if verbose else ():
+            _say(console, f"\n{entry.artifact}, batch {batch}, ms by block")
+            console.print(_block_table(entry))
+            _say(console, f"\n{entry.artifact}, batch {batch}, by operator")
+            console.print(_operator_table(entry))
+
+
+def _timings(result: BenchResult) -> Table:
+    table = _table("file")
+    columns = ("batch", "median ms", "p99 ms", "images/s", "GMACs")
+    for column in (*columns, *([f"against {result.baseline}"] if result.baseline else [])):
+        table.add_column(column, justify="right")
+    gmacs = {entry.name: entry.gmacs for entry in result.files}
+    batch = result.measurements[0].batch
+    for row in result.measurements:
+        if row.batch != batch:
+            table.add_section()
+            batch = row.batch
+        work = gmacs.get(row.artifact)
+        cells = [
+            row.artifact,
+            str(row.batch),
+            f"{row.latency_ms.median:.4g}",
+            f"{row.latency_ms.p99:.4g}",
+            f"{row.images_per_sec:.4g}",
+            "-" if work is None else f"{work:.2f}",
+        ]
+        table.add_row(*cells, *([_ratio(row)] if result.baseline else []))
+    return table
+
+
+def _ratio(row: Measurement) -> str:
+    if row.speedup_vs_full is None:
+        return "-"
+    if row.speedup_iqr is None:
+        return f"{row.speedup_vs_full:.2f}x"
+    return f"{row.speedup_vs_full:.2f}x ({row.speedup_iqr[0]:.2f}-{row.speedup_iqr[1]:.2f})"
+
+
+def _sentences(result: BenchResult) -> list[str]:
+    verdicts = [verdict(row, baseline=result.baseline) for row in result.measurements]
+    return [
+        *(line for line in verdicts if line is not None),
+        *map(str, result.realised),
+        *_unstable(result.measurements),
+        *(
+            f"* {row.artifact}, batch {row.batch}: {note}"
+            for row in result.measurements
+            for note in row.notes
+            if not note.startswith(UNSTABLE)
+        ),
+        *(f"* {warning}" for warning in result.warnings),
+    ]
+
+
+def _unstable(rows: Sequence[Measurement]) -> list[str]:
+    """One line for all latencies that are unstable."""
+    named = [
+        f"{row.artifact} {row.cv_percent:.2g} % at batch {row.batch}"
+        for row in rows
+        if any(note.startswith(UNSTABLE) for note in row.notes)
+    ]
+    if not named:
+        return []
+    return [
+        f"* unstable latency (coefficient of variation): {', '.join(named)}. Stop other programs, or measure longer"
+    ]
+
+
+def _profile_table(profiles: Sequence[Profile]) -> Table:
+    """Kinds of work against files."""
+    table = _table("part")
+    for entry in profiles:
+        table.add_column(entry.artifact, justify="right")
+    parts = [entry.by_kind() for entry in profiles]
+    for kind in Kind:
+        if any(kind in own for own in parts):
+            table.add_row(kind.value, *(_cell(own.get(kind)) for own in parts))
+    table.add_section()
+    table.add_row("all kernels", *(_cell(Slice(entry.kernels_ms, 1.0, 0)) for entry in profiles))
+    return table
+
+
+def _reduction(entry: Profile) -> str:
+    """The share of time that matching and merging cost."""
+    part = entry.reduction
+    if not part.kernels:
+        return f"reduction in {entry.artifact}: none"
+    line = (
+        f"reduction in {entry.artifact} (matching and merging): {part.ms:.3g} of {entry.kernels_ms:.3g} ms, "
+        f"{_percent(part.share)}, in {part.kernels} of {len(entry.kernels)} kernels"
+    )
+    if entry.profiler_us < _NEGLIGIBLE_US:
+        return line
+    net, own = entry.net_reduction, f"{entry.profiler_us:.1f} us a kernel"
+    return f"{line}; about {net.ms:.3g} ms, {_percent(net.share)}, without the profiler's own {own}"
+
+
+def _caveats(profiles: Sequence[Profile]) -> list[str]:
+    """What a reader of a profile must know."""
+    slowed = ", ".join(
+        f"{entry.artifact} {entry.query_ms:.3g} instead of {entry.plain_ms:.3g} ms" for entry in profiles
+    )
+    return [
+        f"* shares, not speeds; a query under the profiler: {slowed}",
+        *(
+            f"* {entry.artifact}: most nodes carry no names of modules, so they count as 'other'"
+            for entry in profiles
+            if (other := entry.by_kind().get(Kind.OTHER)) is not None and other.share > _MOSTLY
+        ),
+        *(
+            f"* {entry.artifact}: the optimiser put in {entry.inferred.kernels} kernels ({entry.inferred.ms:.3g} ms), "
+            "which are counted where their neighbours are"
+            for entry in profiles
+            if entry.inferred.share > _NOTABLE
+        ),
+    ]
+
+
+def _block_table(entry: Profile) -> Table:
+    """Blocks against kinds of work, for one file."""
+    kinds = list(entry.by_kind())
+    table = _table("block")
+    for kind in kinds:
+        table.add_column(kind.value, justify="right")
+    table.add_column("all", justify="right")
+    parts = entry.by_place()
+    for stage in dict.fromkeys(place.stage for place in parts):
+        own = {place.kind: part.ms for place, part in parts.items() if place.stage == stage}
+        cells = (f"{own[kind]:.3g}" if kind in own else "" for kind in kinds)
+        table.add_row(stage or "(the model itself)", *cells, f"{sum(own.values()):.3g}")
+    return table
+
+
+def _operator_table(entry: Profile) -> Table:
+    table = _table("operator")
+    for column in ("kernels", "ms", "share"):
+        table.add_column(column, justify="right")
+    parts = list(entry.by_operator().items())
+    rest = parts[_TOP_OPERATORS:]
+    if rest:
+        ms, share, kernels = (sum(figure) for figure in zip(*(astuple(part) for _, part in rest), strict=True))
+        parts[_TOP_OPERATORS:] = [(f"{len(rest)} others", Slice(ms, share, kernels))]
+    for op, part in parts:
+        table.add_row(op, str(part.kernels), f"{part.ms:.4g}", _percent(part.share))
+    return table
+
+
+def _cell(part: Slice | None) -> str:
+    return "-" if part is None else f"{part.ms:.3g} {_percent(part.share):>7}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _table(first_column: str) -> Table:
+    table = Table()
+    table.add_column(first_column)
+    return table
+
+
+def _say(console: Console, *lines: str) -> None:
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
