@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tofu_export.engines.preflight import read_graph_file
 from tofu_export.errors import OptionError, OutputError
-from tofu_export.ort import open_session
+from tofu_export.ort import open_copy
 
 __all__ = ["PRODUCTS", "Product", "products_of", "write_products"]
 
@@ -165,13 +165,6 @@ def _shapes(path: Path, names: set[str], feeds: Mapping[str, Array]) -> dict[str
     model.graph.output.extend(
         helper.make_tensor_value_info(f"shape_{number}", TensorProto.INT64, None) for number in range(len(asked))
     )
-    copy = path.with_name(f".{path.name}.shapes")  # beside the file, where external weights are found
-    try:
-        copy.write_bytes(model.SerializeToString())
-        found = open_session(copy).run(feeds)
-    except OSError as error:
-        raise OutputError(f"cannot write beside {path}: {error}") from error
-    finally:
-        copy.unlink(missing_ok=True)
+    found = open_copy(model, path).run(feeds)
     run = {name: tuple(int(size) for size in found[f"shape_{number}"]) for number, name in enumerate(asked)}
     return {**constant, **run}

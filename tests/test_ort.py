@@ -318,3 +318,42 @@ def refuse_import(monkeypatch: pytest.MonkeyPatch, error: ImportError) -> None:
 
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
     monkeypatch.setattr(builtins, "__import__", refuse)
+
+
+class TestOpenCopy:
+    """A changed copy of a file runs from memory, with weights of the file and of what lies beside it."""
+
+    def model(self, dtype: int = TensorProto.FLOAT) -> tuple[onnx.ModelProto, np.ndarray]:
+        weights = np.random.default_rng(0).standard_normal((64, 64)).astype(helper.tensor_dtype_to_np_dtype(dtype))
+        graph = helper.make_graph(
+            [helper.make_node("MatMul", ["x", "w"], ["inner"]), helper.make_node("Relu", ["inner"], ["y"])],
+            "layer",
+            [helper.make_tensor_value_info("x", dtype, ["batch", 64])],
+            [helper.make_tensor_value_info("y", dtype, ["batch", 64])],
+            [numpy_helper.from_array(weights, "w")],
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), weights
+
+    def inner_of(self, path: Path, x: np.ndarray) -> np.ndarray:
+        copy = onnx.load(path, load_external_data=False)
+        kind = copy.graph.output[0].type.tensor_type.elem_type
+        copy.graph.output.append(helper.make_tensor_value_info("inner", kind, None))
+        return ort.open_copy(copy, path).run({"x": x})["inner"]
+
+    @pytest.mark.parametrize("external", [False, True])
+    @pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16])
+    def test_it_computes_what_the_file_does(self, dtype: int, external: bool, tmp_path: Path) -> None:
+        model, weights = self.model(dtype)
+        path = tmp_path / "layer.onnx"
+        onnx.save_model(model, path, save_as_external_data=external, location="layer.data", size_threshold=0)
+        before = sorted(tmp_path.iterdir())
+        x = np.eye(3, 64, dtype=weights.dtype)
+        np.testing.assert_allclose(self.inner_of(path, x), weights[:3], rtol=1e-3)
+        assert sorted(tmp_path.iterdir()) == before
+
+    def test_missing_external_data_is_named(self, tmp_path: Path) -> None:
+        path = tmp_path / "layer.onnx"
+        onnx.save_model(self.model()[0], path, save_as_external_data=True, location="layer.data", size_threshold=0)
+        (tmp_path / "layer.data").unlink()
+        with pytest.raises(ExportError, match="a copy of "):
+            self.inner_of(path, np.eye(3, 64, dtype=np.float32))

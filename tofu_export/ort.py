@@ -11,14 +11,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from tofu_export.errors import BackendMissingError, ExportError, OptionError, TofuError
 
-__all__ = ["CPU_PROVIDER", "OPTIMIZED_NAME", "OrtSession", "TensorSpec", "open_session", "providers_usable", "version"]
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = [
+    "CPU_PROVIDER",
+    "OPTIMIZED_NAME",
+    "OrtSession",
+    "TensorSpec",
+    "open_copy",
+    "open_session",
+    "providers_usable",
+    "version",
+]
 
 CPU_PROVIDER = "CPUExecutionProvider"
 
@@ -31,6 +43,11 @@ _REMOTE_PROVIDERS = frozenset({"AzureExecutionProvider"})
 """Providers that send tensors to a service; they accept any model and run none of it here."""
 
 _LOG_ERROR, _LOG_FATAL = 3, 4
+
+_LARGE_BYTES = 4096
+"""Weights from this size on are handed over in memory, and not serialised with a graph."""
+_SHARED_TYPES = frozenset({1, 2, 3, 10})
+"""ONNX element types that are: float, uint8, int8, float16."""
 
 _NUMPY_TYPES: Mapping[str, type[np.generic]] = {
     "tensor(bool)": np.bool_,
@@ -162,6 +179,52 @@ def open_session(
     label = f"the model ({len(model)} bytes)" if isinstance(model, bytes) else str(model)
     if isinstance(model, Path) and not model.is_file():
         raise ExportError(f"{label} is not a file: give the path of an ONNX file")
+    options = _options(ort, provider, threads, share_cores)
+    if profile_into is not None:
+        _profile(options, profile_into)
+    return _open(ort, label, model, provider, options)
+
+
+def open_copy(model: onnx.ModelProto, path: Path) -> OrtSession:
+    """Load a changed copy of the file at `path`, on the CPU, without writing it anywhere.
+
+    Args:
+        model: the copy; its weights are taken out of it, so that it cannot be used again. Those that the file keeps
+            beside it are found there.
+        path: the file that the copy was made from.
+
+    Raises:
+        BackendMissingError: onnxruntime is not installed or broken.
+        ExportError: the copy is invalid, or external data is missing.
+    """
+    ort = _onnxruntime()
+    options = _options(ort, CPU_PROVIDER, None, share_cores=False)
+    weights = _take_weights(model)
+    values = [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
+    options.add_external_initializers(list(weights), values)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
+    return _open(ort, f"a copy of {path}", model.SerializeToString(), CPU_PROVIDER, options)
+
+
+def _take_weights(model: onnx.ModelProto) -> dict[str, Array]:
+    """Empty the large constants of a graph, marked as external, and return them by name."""
+    from onnx import TensorProto, numpy_helper
+
+    used = {name for node in model.graph.node for name in node.input}  # onnxruntime knows of no others by then
+    taken: dict[str, Array] = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL or len(tensor.raw_data) < _LARGE_BYTES:
+            continue
+        if tensor.name not in used or tensor.data_type not in _SHARED_TYPES:
+            continue
+        taken[tensor.name] = numpy_helper.to_array(tensor)
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="memory")
+    return taken
+
+
+def _options(ort: Any, provider: str, threads: int | None, share_cores: bool) -> Any:
     options = ort.SessionOptions()
     # Failures on the CPU come as exceptions, so their log lines would only repeat them. A GPU provider that cannot
     # start raises nothing: the cause (a missing library, say) is in the log alone.
@@ -170,8 +233,10 @@ def open_session(
         options.intra_op_num_threads = threads
     if share_cores:
         options.add_session_config_entry("session.force_spinning_stop", "1")
-    if profile_into is not None:
-        _profile(options, profile_into)
+    return options
+
+
+def _open(ort: Any, label: str, model: Path | bytes, provider: str, options: Any) -> OrtSession:
     native = _load(ort, label, model, provider, options)
     if native.get_providers()[0] != provider:
         raise BackendMissingError(

@@ -25,16 +25,16 @@ from tofu_export.errors import VerificationError
 from tofu_export.graph_patterns.canonical import DECISIONS, decision_name, is_decision
 from tofu_export.memory import give_back
 from tofu_export.options import BatchRange, OutputKind, Precision
-from tofu_export.ort import OrtSession, open_session
+from tofu_export.ort import OrtSession, open_copy, open_session
 from tofu_export.patch import applied_plan, choose_output, observe, outputs_of
 from tofu_export.patch.matching import Matching, Partition
 from tofu_export.plan import Plan
 
 __all__ = ["CPU_BATCH_CAP", "VerificationResult", "batches_to_verify", "verify"]
 
-CPU_BATCH_CAP = 16
+CPU_BATCH_CAP = 8
 """Largest batch verified on a CPU, for time."""
-ODD_BATCH = 7
+ODD_BATCH = 3
 
 _logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def batches_to_verify(batch: BatchRange) -> tuple[tuple[int, ...], tuple[str, ..
     if batch.minimum == batch.maximum:
         return (batch.maximum,), ()
     notes: tuple[str, ...] = ()
-    largest = min(batch.maximum, max(CPU_BATCH_CAP, batch.minimum))
+    largest = min(batch.maximum, max(CPU_BATCH_CAP, batch.minimum + 1))  # two sizes, where there are two
     if largest < batch.maximum:
         notes = (f"largest batch run is {largest}, not {batch.maximum}: capped for CPU time",)
     odd = min(max(ODD_BATCH, batch.minimum), largest)
@@ -164,7 +164,7 @@ def verify(
     """Compare the file at `path` with `model`.
 
     Args:
-        path: a lowered ONNX file that this library wrote; its folder must be writable.
+        path: a lowered ONNX file that this library wrote.
         model: the eager float32 model, carrying the plan that the file was made with (or none for a plain file).
         pixels: [n, C, H, W] float32, normalised images; reused in turn where a batch needs more.
         precision: the file's.
@@ -340,14 +340,9 @@ def _watch(
     for kinds in names.values():
         for name in kinds.values():
             proto.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None))
-    scratch = path.with_name(f"{path.name}.decisions")  # beside the file, where external weights are found
-    try:
-        scratch.write_bytes(proto.SerializeToString())
-        del proto
-        session = open_session(scratch)
-        return names, [session.run(_feeds(session, batch)) for batch in images]
-    finally:
-        scratch.unlink(missing_ok=True)
+    session = open_copy(proto, path)
+    del proto
+    return names, [session.run(_feeds(session, batch)) for batch in images]
 
 
 def _feeds(session: OrtSession, images: Array) -> dict[str, Array]:
