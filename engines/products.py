@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tofu_export.engines.preflight import read_graph_file
 from tofu_export.errors import OptionError, OutputError
+from tofu_export.onnx_file import load_without_weights
 from tofu_export.ort import open_copy
 
 __all__ = ["PRODUCTS", "Product", "products_of", "write_products"]
@@ -156,7 +157,7 @@ def write_products(products: tuple[Product, ...], path: Path) -> dict[str, Array
 
 def _shapes(path: Path, names: set[str], feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
     """Shapes of values of the file at `path`, from a run in which a copy of it gives them out."""
-    model = onnx.load(path, load_external_data=False)
+    model = load_without_weights(path)
     constant = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     asked = sorted(names - constant.keys())
     for number, name in enumerate(asked):

@@ -44,11 +44,6 @@ _REMOTE_PROVIDERS = frozenset({"AzureExecutionProvider"})
 
 _LOG_ERROR, _LOG_FATAL = 3, 4
 
-_LARGE_BYTES = 4096
-"""Weights from this size on are handed over in memory, and not serialised with a graph."""
-_SHARED_TYPES = frozenset({1, 2, 3, 10})
-"""ONNX element types that are: float, uint8, int8, float16."""
-
 _NUMPY_TYPES: Mapping[str, type[np.generic]] = {
     "tensor(bool)": np.bool_,
     "tensor(double)": np.float64,
@@ -189,8 +184,8 @@ def open_copy(model: onnx.ModelProto, path: Path) -> OrtSession:
     """Load a changed copy of the file at `path`, on the CPU, without writing it anywhere.
 
     Args:
-        model: the copy; its weights are taken out of it, so that it cannot be used again. Those that the file keeps
-            beside it are found there.
+        model: the copy. Its weights may be external: in files beside `path`, or in that file itself
+            (`tofu_export.onnx_file`).
         path: the file that the copy was made from.
 
     Raises:
@@ -199,29 +194,8 @@ def open_copy(model: onnx.ModelProto, path: Path) -> OrtSession:
     """
     ort = _onnxruntime()
     options = _options(ort, CPU_PROVIDER, None, share_cores=False)
-    weights = _take_weights(model)
-    values = [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
-    options.add_external_initializers(list(weights), values)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
     return _open(ort, f"a copy of {path}", model.SerializeToString(), CPU_PROVIDER, options)
-
-
-def _take_weights(model: onnx.ModelProto) -> dict[str, Array]:
-    """Empty the large constants of a graph, marked as external, and return them by name."""
-    from onnx import TensorProto, numpy_helper
-
-    used = {name for node in model.graph.node for name in node.input}  # onnxruntime knows of no others by then
-    taken: dict[str, Array] = {}
-    for tensor in model.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL or len(tensor.raw_data) < _LARGE_BYTES:
-            continue
-        if tensor.name not in used or tensor.data_type not in _SHARED_TYPES:
-            continue
-        taken[tensor.name] = numpy_helper.to_array(tensor)
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value="memory")
-    return taken
 
 
 def _options(ort: Any, provider: str, threads: int | None, share_cores: bool) -> Any:

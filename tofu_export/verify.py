@@ -24,6 +24,7 @@ from tofu_export.decisions import DecisionReport, Decisions, judge
 from tofu_export.errors import VerificationError
 from tofu_export.graph_patterns.canonical import DECISIONS, decision_name, is_decision
 from tofu_export.memory import give_back
+from tofu_export.onnx_file import load_without_weights
 from tofu_export.options import BatchRange, OutputKind, Precision
 from tofu_export.ort import OrtSession, open_copy, open_session
 from tofu_export.patch import applied_plan, choose_output, observe, outputs_of
@@ -332,7 +333,7 @@ def _watch(
     Raises:
         VerificationError: as in `_decision_outputs`.
     """
-    proto = onnx.load(path, load_external_data=False)
+    proto = load_without_weights(path)
     produced = {name for node in proto.graph.node for name in node.output}
     names = _decision_outputs(plan, produced, path.name, mapped=mapped)
     if not names:
@@ -341,7 +342,6 @@ def _watch(
         for name in kinds.values():
             proto.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None))
     session = open_copy(proto, path)
-    del proto
     return names, [session.run(_feeds(session, batch)) for batch in images]
 
 

@@ -1,0 +1,126 @@
+"""Read an ONNX file without its weights: they stay where they are, and the graph says at which place of the file.
+
+A graph of a hundred kilobytes comes with hundreds of megabytes of weights. Whoever needs the graph alone, to change a
+copy of it, would otherwise hold the weights two times over. In protocol buffers a message is a row of fields, each of
+them a key (number and kind), then a length, then its bytes; so a field can be stepped over without reading it.
+
+Source: https://protobuf.dev/programming-guides/encoding, and the field numbers of onnx.proto3.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx
+
+from tofu_export.errors import ExportError
+
+__all__ = ["load_without_weights"]
+
+LARGE_BYTES = 1 << 20
+"""Weights from this size on stay in the file."""
+
+_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+class _Field(NamedTuple):
+    """One field of a message: its number, kind, where it starts with its key, and where its content lies."""
+
+    number: int
+    kind: int
+    start: int
+    content: int
+    end: int
+
+
+class _DamagedError(ValueError):
+    """The bytes are not a message, or only a part of one."""
+
+
+def load_without_weights(path: Path) -> onnx.ModelProto:
+    """The model in `path`, whose large weights are declared as external data that lies in `path` itself.
+
+    Loaded from its folder it is the same model. Weights that lie beside the file are declared as they were.
+
+    Raises:
+        ExportError: there is no such file, or it is not a whole ONNX file.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _read(data, path.name)
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # ours, an empty file's ValueError, or protobuf's DecodeError, in a module without types
+        raise ExportError(f"{path} is not an ONNX file, or only a part of one: copy or export it again") from error
+
+
+def _read(data: mmap.mmap, name: str) -> onnx.ModelProto:
+    rest, graph, tensors = bytearray(), bytearray(), []
+    for field in _fields(data, 0, len(data)):
+        if (field.number, field.kind) != (_GRAPH, _BYTES):
+            rest += data[field.start : field.end]
+            continue
+        for inner in _fields(data, field.content, field.end):
+            if (inner.number, inner.kind) == (_INITIALIZER, _BYTES):
+                tensors.append(_tensor(data, inner, name))
+            else:
+                graph += data[inner.start : inner.end]
+    model: onnx.ModelProto = onnx.ModelProto.FromString(bytes(rest))
+    model.graph.ParseFromString(bytes(graph))
+    model.graph.initializer.extend(tensors)
+    return model
+
+
+def _tensor(data: mmap.mmap, whole: _Field, name: str) -> onnx.TensorProto:
+    weights = None
+    rest = bytearray()
+    for field in _fields(data, whole.content, whole.end):
+        if (field.number, field.kind) == (_RAW_DATA, _BYTES) and field.end - field.content >= LARGE_BYTES:
+            weights = field
+        else:
+            rest += data[field.start : field.end]
+    tensor: onnx.TensorProto = onnx.TensorProto.FromString(bytes(rest))
+    if weights is not None:
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        entries = {"location": name, "offset": weights.content, "length": weights.end - weights.content}
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[_Field]:
+    """The fields of the message between two places."""
+    place = start
+    while place < end:
+        key, content = _varint(data, place, end)
+        number, kind = key >> 3, key & 7
+        if kind == _BYTES:
+            length, content = _varint(data, content, end)
+            stop = content + length
+        elif kind == _VARINT:
+            stop = _varint(data, content, end)[1]
+        elif kind in (_FIXED64, _FIXED32):
+            stop = content + (8 if kind == _FIXED64 else 4)
+        else:
+            raise _DamagedError(f"field of kind {kind} at {place}")
+        if stop > end:
+            raise _DamagedError(f"field at {place} ends at {stop}, after its message, which ends at {end}")
+        yield _Field(number, kind, place, content, stop)
+        place = stop
+
+
+def _varint(data: mmap.mmap, place: int, end: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, lowest first, and the place behind it."""
+    value = shift = 0
+    while place < end and shift < 64:
+        byte = data[place]
+        place += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, place
+        shift += 7
+    raise _DamagedError(f"number without an end at {place}")
