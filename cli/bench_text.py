@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 
 from rich.console import Console
@@ -29,12 +29,16 @@ def show(console: Console, result: BenchResult, *, verbose: bool = False) -> Non
         verbose: also all percentiles, and profiles by block and operator.
     """
     if verbose:
-        for row in result.measurements:
+        for row in (*result.measurements, *result.recorded):
             _say(console, f"{summary(row)}\n")
-    first = result.measurements[0]
-    _say(console, f"{first.backend} on {first.device}")
-    console.print(_timings(result))
-    _say(console, *_sentences(result))
+    gmacs = {entry.name: entry.gmacs for entry in result.files}
+    for rows, baseline in ((result.measurements, result.baseline), (result.recorded, result.recorded_baseline)):
+        for backend, device in dict.fromkeys((row.backend, row.device) for row in rows):
+            own = [row for row in rows if (row.backend, row.device) == (backend, device)]
+            _say(console, f"{backend} on {device}")
+            console.print(_timings(own, baseline, gmacs))
+        _say(console, *(line for row in rows if (line := verdict(row, baseline=baseline)) is not None))
+    _say(console, *map(str, result.realised), *_notes(result))
     for batch in dict.fromkeys(entry.batch for entry in result.profiles):
         profiles = [entry for entry in result.profiles if entry.batch == batch]
         _say(console, f"\ntime by part, batch {batch} (ms, share)")
@@ -47,28 +51,27 @@ def show(console: Console, result: BenchResult, *, verbose: bool = False) -> Non
             console.print(_operator_table(entry))
 
 
-def _timings(result: BenchResult) -> Table:
+def _timings(rows: Sequence[Measurement], baseline: str | None, gmacs: Mapping[str, float | None]) -> Table:
     table = _table("file")
-    columns = ("batch", "median ms", "p99 ms", "images/s", "GMACs")
-    for column in (*columns, *([f"against {result.baseline}"] if result.baseline else [])):
+    device = any(row.gpu_compute_ms is not None for row in rows)
+    columns = ("batch", "median ms", "p99 ms", *(["GPU ms"] if device else []), "images/s", "GMACs")
+    for column in (*columns, *([f"against {baseline}"] if baseline else [])):
         table.add_column(column, justify="right")
-    gmacs = {entry.name: entry.gmacs for entry in result.files}
-    batch = result.measurements[0].batch
-    for row in result.measurements:
+    batch = rows[0].batch
+    for row in rows:
         if row.batch != batch:
             table.add_section()
             batch = row.batch
+        cells = [row.artifact, str(row.batch), _figure(row.latency_ms.median), _figure(row.latency_ms.p99)]
+        cells += [_figure(row.gpu_compute_ms)] if device else []
         work = gmacs.get(row.artifact)
-        cells = [
-            row.artifact,
-            str(row.batch),
-            f"{row.latency_ms.median:.4g}",
-            f"{row.latency_ms.p99:.4g}",
-            f"{row.images_per_sec:.4g}",
-            "-" if work is None else f"{work:.2f}",
-        ]
-        table.add_row(*cells, *([_ratio(row)] if result.baseline else []))
+        cells += [_figure(row.images_per_sec), "-" if work is None else f"{work:.2f}"]
+        table.add_row(*cells, *([_ratio(row)] if baseline else []))
     return table
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _ratio(row: Measurement) -> str:
@@ -79,33 +82,27 @@ def _ratio(row: Measurement) -> str:
     return f"{row.speedup_vs_full:.2f}x ({row.speedup_iqr[0]:.2f}-{row.speedup_iqr[1]:.2f})"
 
 
-def _sentences(result: BenchResult) -> list[str]:
-    verdicts = [verdict(row, baseline=result.baseline) for row in result.measurements]
+def _notes(result: BenchResult) -> list[str]:
+    """What a reader of the timings must know; all latencies that are unstable in one line."""
+    rows = (*result.measurements, *result.recorded)
+    unstable = ", ".join(
+        f"{row.artifact} {row.cv_percent:.2g} % at batch {row.batch}"
+        for row in rows
+        if row.cv_percent is not None and any(note.startswith(UNSTABLE) for note in row.notes)
+    )
     return [
-        *(line for line in verdicts if line is not None),
-        *map(str, result.realised),
-        *_unstable(result.measurements),
+        *(
+            [f"* unstable latency (coefficient of variation): {unstable}. Stop other programs, or measure longer"]
+            if unstable
+            else []
+        ),
         *(
             f"* {row.artifact}, batch {row.batch}: {note}"
-            for row in result.measurements
+            for row in rows
             for note in row.notes
             if not note.startswith(UNSTABLE)
         ),
         *(f"* {warning}" for warning in result.warnings),
-    ]
-
-
-def _unstable(rows: Sequence[Measurement]) -> list[str]:
-    """One line for all latencies that are unstable."""
-    named = [
-        f"{row.artifact} {row.cv_percent:.2g} % at batch {row.batch}"
-        for row in rows
-        if any(note.startswith(UNSTABLE) for note in row.notes)
-    ]
-    if not named:
-        return []
-    return [
-        f"* unstable latency (coefficient of variation): {', '.join(named)}. Stop other programs, or measure longer"
     ]
 
 

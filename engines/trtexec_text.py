@@ -49,16 +49,21 @@ def verdict(measurement: Measurement, *, baseline: str | None = None) -> str | N
 
     A gain under `WORTHWHILE_SPEEDUP` is called not worth it, and a loss only where three quarters of the rounds show
     it. A gain that more than a quarter of the rounds do not show (first quartile below 1) is called uncertain, and so
-    is a ratio of medians that the quartiles of the rounds do not enclose.
+    is a ratio of medians that the quartiles of the rounds do not enclose. Where there were no rounds, because runs were
+    recorded apart from each other, the line says so.
     """
     speedup, quartiles = measurement.speedup_vs_full, measurement.speedup_iqr
-    if speedup is None or quartiles is None or measurement.artifact == baseline:
+    if speedup is None or measurement.artifact == baseline:
         return None
-    low, high = quartiles
     name, place = measurement.artifact, f"at batch {measurement.batch}"
-    full = baseline if baseline and ".onnx" in baseline else f"the {baseline or 'full'} model"
-    ratio, spread = f"{speedup:.2f}x", f"(IQR {low:.2f}-{high:.2f})"
+    full = baseline if baseline and "." in baseline else f"the {baseline or 'full'} model"
+    ratio = f"{speedup:.2f}x"
     shown = round(speedup, 2)  # so that the words never contradict the number beside them
+    if quartiles is None:
+        worth = ": not worth it at this batch" if shown < WORTHWHILE_SPEEDUP else ""
+        return f"{name} is {ratio} {full} {place} (runs apart from each other, spread unknown){worth}"
+    low, high = quartiles
+    spread = f"(IQR {low:.2f}-{high:.2f})"
     if not round(low, 2) <= shown <= round(high, 2):
         return f"{name} is {ratio} {full} {place} {spread}: uncertain, load on the machine changed; measure again"
     if shown < WORTHWHILE_SPEEDUP:
