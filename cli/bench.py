@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tofu_export.cli.parameters import parse_batches
-from tofu_export.errors import OptionError
+from tofu_export.errors import OptionError, OutputError
 
 if TYPE_CHECKING:
     from tofu_export.engines.comparison import BenchOptions, BenchResult
@@ -79,7 +79,7 @@ def bench_command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    r"""Time ONNX files, of this project or not, against each other in one process, their runs interleaved.
+    """Time ONNX files, of this project or not, against each other in one process, their runs interleaved.
 
     Inputs are random, made from what each file asks for. Numbers are not compared: that is what verification is for.
 
@@ -164,14 +164,17 @@ def _csv_file(path: Path | None) -> Iterator[Callable[[BenchResult], None]]:
     from tofu_export.engines.bench_csv import csv_text
     from tofu_export.files import staging
 
-    with staging(path.parent) as stage:
+    try:
+        with staging(path.parent) as stage:
 
-        def write(result: BenchResult) -> None:
-            rows = (*result.measurements, *result.recorded)
-            stage.path(path.name).write_text(csv_text(rows), encoding="utf-8")
-            stage.publish(path.name)
+            def write(result: BenchResult) -> None:
+                rows = (*result.measurements, *result.recorded)
+                stage.path(path.name).write_text(csv_text(rows), encoding="utf-8")
+                stage.publish(path.name)
 
-        yield write
+            yield write
+    except OutputError as error:
+        raise OutputError(f"--csv {path}: {str(error).replace(' with -o', '')}") from error
 
 
 def _document(options: BenchOptions, result: BenchResult) -> dict[str, object]:

@@ -12,7 +12,7 @@ from tofu_export.engines.benchmark import UNSTABLE, Measurement
 from tofu_export.engines.comparison import BenchResult
 from tofu_export.engines.ort_profile import Profile, Slice
 from tofu_export.engines.stages import Kind
-from tofu_export.engines.trtexec_text import summary, verdict
+from tofu_export.engines.trtexec_text import contradicted, summary, verdict
 
 __all__ = ["show"]
 
@@ -38,7 +38,12 @@ def show(console: Console, result: BenchResult, *, verbose: bool = False) -> Non
             _say(console, f"{backend} on {device}")
             console.print(_timings(own, baseline, gmacs))
         _say(console, *(line for row in rows if (line := verdict(row, baseline=baseline)) is not None))
-    _say(console, *map(str, result.realised), *_notes(result))
+    doubtful = {(row.artifact, row.batch) for row in result.measurements if contradicted(row)}
+    _say(
+        console,
+        *(f"{row}{', uncertain as well' * ((row.artifact, row.batch) in doubtful)}" for row in result.realised),
+        *_notes(result),
+    )
     for batch in dict.fromkeys(entry.batch for entry in result.profiles):
         profiles = [entry for entry in result.profiles if entry.batch == batch]
         _say(console, f"\ntime by part, batch {batch} (ms, share)")
@@ -71,7 +76,8 @@ def _timings(rows: Sequence[Measurement], baseline: str | None, gmacs: Mapping[s
 
 
 def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+    """Four digits, without an exponent."""
+    return "-" if value is None else f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _ratio(row: Measurement) -> str:
@@ -126,19 +132,19 @@ def _reduction(entry: Profile) -> str:
     if not part.kernels:
         return f"reduction in {entry.artifact}: none"
     line = (
-        f"reduction in {entry.artifact} (matching and merging): {part.ms:.3g} of {entry.kernels_ms:.3g} ms, "
+        f"reduction in {entry.artifact} (matching and merging): {_ms(part.ms)} of {_ms(entry.kernels_ms)} ms, "
         f"{_percent(part.share)}, in {part.kernels} of {len(entry.kernels)} kernels"
     )
     if entry.profiler_us < _NEGLIGIBLE_US:
         return line
     net, own = entry.net_reduction, f"{entry.profiler_us:.1f} us a kernel"
-    return f"{line}; about {net.ms:.3g} ms, {_percent(net.share)}, without the profiler's own {own}"
+    return f"{line}; about {_ms(net.ms)} ms, {_percent(net.share)}, without the profiler's own {own}"
 
 
 def _caveats(profiles: Sequence[Profile]) -> list[str]:
     """What a reader of a profile must know."""
     slowed = ", ".join(
-        f"{entry.artifact} {entry.query_ms:.3g} instead of {entry.plain_ms:.3g} ms" for entry in profiles
+        f"{entry.artifact} {_ms(entry.query_ms)} instead of {_ms(entry.plain_ms)} ms" for entry in profiles
     )
     return [
         f"* shares, not speeds; a query under the profiler: {slowed}",
@@ -148,8 +154,8 @@ def _caveats(profiles: Sequence[Profile]) -> list[str]:
             if (other := entry.by_kind().get(Kind.OTHER)) is not None and other.share > _MOSTLY
         ),
         *(
-            f"* {entry.artifact}: the optimiser put in {entry.inferred.kernels} kernels ({entry.inferred.ms:.3g} ms), "
-            "which are counted where their neighbours are"
+            f"* {entry.artifact}: counted where their neighbours are: {_ms(entry.inferred.ms)} ms in kernels "
+            f"that the optimiser put in ({entry.inferred.kernels})"
             for entry in profiles
             if entry.inferred.share > _NOTABLE
         ),
@@ -166,8 +172,8 @@ def _block_table(entry: Profile) -> Table:
     parts = entry.by_place()
     for stage in dict.fromkeys(place.stage for place in parts):
         own = {place.kind: part.ms for place, part in parts.items() if place.stage == stage}
-        cells = (f"{own[kind]:.3g}" if kind in own else "" for kind in kinds)
-        table.add_row(stage or "(the model itself)", *cells, f"{sum(own.values()):.3g}")
+        cells = (_ms(own[kind]) if kind in own else "" for kind in kinds)
+        table.add_row(stage or "(the model itself)", *cells, _ms(sum(own.values())))
     return table
 
 
@@ -181,12 +187,17 @@ def _operator_table(entry: Profile) -> Table:
         ms, share, kernels = (sum(figure) for figure in zip(*(astuple(part) for _, part in rest), strict=True))
         parts[_TOP_OPERATORS:] = [(f"{len(rest)} others", Slice(ms, share, kernels))]
     for op, part in parts:
-        table.add_row(op, str(part.kernels), f"{part.ms:.4g}", _percent(part.share))
+        table.add_row(op, str(part.kernels), _ms(part.ms), _percent(part.share))
     return table
 
 
 def _cell(part: Slice | None) -> str:
-    return "-" if part is None else f"{part.ms:.3g} {_percent(part.share):>7}"
+    return "-" if part is None else f"{_ms(part.ms)} {_percent(part.share):>7}"
+
+
+def _ms(value: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _percent(share: float) -> str:

@@ -184,3 +184,11 @@ def test_records_that_cannot_be_used(
 ) -> None:
     assert run("bench", *arguments) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("taken").write_text("a file", encoding="utf-8")
+    assert run("bench", *files, *QUICK, "--csv", "taken/times.csv") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("tofu-export: error: --csv taken/times.csv: cannot write to taken")
+    assert "-o" not in err
