@@ -101,7 +101,7 @@ class TestKinds:
         assert alone("node_MatMul_12", "MatMul", scopes) == Place("blocks.3", Kind.ATTENTION)
         assert alone("node_add_74", "Add", ["", "blocks", "blocks.3", "add_74"]) == Place("blocks.3", Kind.RESIDUAL)
 
-    @pytest.mark.parametrize("scopes", ["", "[", "1", "{}", "[[]]", "[" * 5000, "__import__('os')"])
+    @pytest.mark.parametrize("scopes", ["", "[", "1", "{}", "[[]]", "{[]}", "[" * 5000, "__import__('os')"])
     def test_scopes_that_are_no_list_are_no_scopes(self, scopes: str) -> None:
         assert alone("node_MatMul_12", "MatMul", scopes).kind is Kind.OTHER
 
