@@ -32,18 +32,18 @@ def show(console: Console, result: BenchResult, *, verbose: bool = False) -> Non
         for row in (*result.measurements, *result.recorded):
             _say(console, f"{summary(row)}\n")
     gmacs = {entry.name: entry.gmacs for entry in result.files}
-    for rows, baseline in ((result.measurements, result.baseline), (result.recorded, result.recorded_baseline)):
+    doubtful = {(row.artifact, row.batch) for row in result.measurements if contradicted(row)}
+    realised = [f"{row}{', uncertain as well' * ((row.artifact, row.batch) in doubtful)}" for row in result.realised]
+    for rows, baseline, work in (
+        (result.measurements, result.baseline, realised),
+        (result.recorded, result.recorded_baseline, []),
+    ):
         for backend, device in dict.fromkeys((row.backend, row.device) for row in rows):
             own = [row for row in rows if (row.backend, row.device) == (backend, device)]
             _say(console, f"{backend} on {device}")
             console.print(_timings(own, baseline, gmacs))
-        _say(console, *(line for row in rows if (line := verdict(row, baseline=baseline)) is not None))
-    doubtful = {(row.artifact, row.batch) for row in result.measurements if contradicted(row)}
-    _say(
-        console,
-        *(f"{row}{', uncertain as well' * ((row.artifact, row.batch) in doubtful)}" for row in result.realised),
-        *_notes(result),
-    )
+        _say(console, *(line for row in rows if (line := verdict(row, baseline=baseline)) is not None), *work)
+    _say(console, *_notes(result))
     for batch in dict.fromkeys(entry.batch for entry in result.profiles):
         profiles = [entry for entry in result.profiles if entry.batch == batch]
         _say(console, f"\ntime by part, batch {batch} (ms, share)")
