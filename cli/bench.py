@@ -6,13 +6,16 @@ import json
 import logging
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from tofu_export.cli.parameters import parse_batches
-from tofu_export.errors import OptionError
+from tofu_export.errors import OptionError, OutputError
 
 if TYPE_CHECKING:
     from tofu_export.engines.comparison import BenchOptions, BenchResult
@@ -48,6 +51,10 @@ _WIDTH = 200
               help="Sizes of an input that leaves more than the batch open; again for further inputs.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs.")
 @click.option("--profile", is_flag=True, help="Also divide the time by part of the model, in runs of their own.")
+@click.option("--trtexec-log", "logs", multiple=True, metavar="FILE", type=click.Path(path_type=Path),
+              help="Also report what trtexec printed elsewhere; again for further runs.")  # fmt: skip
+@click.option("--trtexec-times", "times", multiple=True, metavar="FILE", type=click.Path(path_type=Path),
+              help="The same from the JSON of its --exportTimes; --batch says the batch size.")  # fmt: skip
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), default=None, metavar="PATH",
               help="Also write one line per file and batch size there.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
@@ -65,32 +72,40 @@ def bench_command(
     shapes: tuple[str, ...],
     seed: int,
     profile: bool,
+    logs: tuple[Path, ...],
+    times: tuple[Path, ...],
     csv_path: Path | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
 ) -> None:
-    r"""Time ONNX files, of this project or not, against each other in one process, their runs interleaved.
+    """Time ONNX files, of this project or not, against each other in one process, their runs interleaved.
 
     Inputs are random, made from what each file asks for. Numbers are not compared: that is what verification is for.
 
     \b
     tofu-export bench full.onnx out/model.fp32.onnx --batch 1,8
     tofu-export bench out/model.fp32.onnx --profile
+    tofu-export bench --trtexec-log full.log --trtexec-log reduced.log
     """  # fmt: skip
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
-    if not files:
+    if not files and (profile or not (logs or times)):
         raise OptionError("no file given, expected at least one ONNX file: tofu-export bench FILE.onnx")
     if csv_path is not None and csv_path.is_dir():
         raise OptionError(f"--csv {csv_path} is a folder, expected the name of a file")
     from tofu_export.engines.backends import parse_backends
     from tofu_export.engines.comparison import BenchOptions
     from tofu_export.engines.feeds import parse_shapes
+    from tofu_export.engines.trtexec_log import read_records
 
+    batches = parse_batches(batch, "--batch")
+    records = read_records(logs, times, batches=batches, baseline=baseline)
+    if baseline is not None and not files and not records.asked:
+        raise OptionError(f"--baseline {baseline!r} is not among the runs, expected the name of one")
     options = BenchOptions(
         backends=parse_backends(backend),
-        batches=parse_batches(batch, "--batch"),
-        baseline=baseline,
+        batches=batches,
+        baseline=None if records.asked else baseline,
         threads=threads,
         warmup_ms=warmup,
         min_seconds=seconds,
@@ -99,33 +114,29 @@ def bench_command(
         seed=seed,
         profile=profile,
     )
-    if csv_path is None:
-        result = _run(files, options, quiet=quiet, verbose=verbose)
-    else:
-        from tofu_export.engines.bench_csv import csv_text
-        from tofu_export.files import staging
-
-        with staging(csv_path.parent) as stage:  # a folder that cannot be written is known before the first run
-            result = _run(files, options, quiet=quiet, verbose=verbose)
-            stage.path(csv_path.name).write_text(csv_text(result.measurements), encoding="utf-8")
-            stage.publish(csv_path.name)
+    with _csv_file(csv_path) as write_csv:  # a folder that cannot be written is known before the first run
+        result = _time(files, options, quiet=quiet)
+        result = replace(result, recorded=records.rows, recorded_baseline=records.baseline)
+        if not quiet:
+            _show(result, verbose=verbose)
+        write_csv(result)
     if as_json:
         click.echo(json.dumps(_document(options, result), indent=2, allow_nan=False))
 
 
-def _run(files: tuple[Path, ...], options: BenchOptions, *, quiet: bool, verbose: bool) -> BenchResult:
+def _time(files: tuple[Path, ...], options: BenchOptions, *, quiet: bool) -> BenchResult:
+    """Time the files; without any, nothing but records is reported."""
     from rich.console import Console
 
-    from tofu_export.cli.bench_text import show
     from tofu_export.cli.console import ConsoleListener
-    from tofu_export.engines.comparison import compare_files
+    from tofu_export.engines.comparison import BenchResult, compare_files
 
-    # Off a terminal rich would squeeze tables into 80 columns.
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDTH)
-    listener = ConsoleListener(console, quiet=quiet)
+    if not files:
+        return BenchResult((), None, (), (), ())
+    listener = ConsoleListener(Console(stderr=True), quiet=quiet)
     listener.step("loading")
     try:
-        result = compare_files(
+        return compare_files(
             files,
             options,
             on_progress=lambda at: listener.step(f"batch {at.batch}, {at.phase}, {at.fraction:.0%}"),
@@ -133,9 +144,37 @@ def _run(files: tuple[Path, ...], options: BenchOptions, *, quiet: bool, verbose
         )
     finally:
         listener.close()
-    if not quiet:
-        show(console, result, verbose=verbose)
-    return result
+
+
+def _show(result: BenchResult, *, verbose: bool) -> None:
+    from rich.console import Console
+
+    from tofu_export.cli.bench_text import show
+
+    # Off a terminal rich would squeeze tables into 80 columns.
+    show(Console(stderr=True, width=None if sys.stderr.isatty() else _WIDTH), result, verbose=verbose)
+
+
+@contextmanager
+def _csv_file(path: Path | None) -> Iterator[Callable[[BenchResult], None]]:
+    """A function that writes the result there, complete or not at all; one that does nothing without a path."""
+    if path is None:
+        yield lambda _: None
+        return
+    from tofu_export.engines.bench_csv import csv_text
+    from tofu_export.files import staging
+
+    try:
+        with staging(path.parent) as stage:
+
+            def write(result: BenchResult) -> None:
+                rows = (*result.measurements, *result.recorded)
+                stage.path(path.name).write_text(csv_text(rows), encoding="utf-8")
+                stage.publish(path.name)
+
+            yield write
+    except OutputError as error:
+        raise OutputError(f"--csv {path}: {str(error).replace(' with -o', '')}") from error
 
 
 def _document(options: BenchOptions, result: BenchResult) -> dict[str, object]:

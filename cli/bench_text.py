@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from tofu_export.engines.benchmark import UNSTABLE, Measurement
 from tofu_export.engines.comparison import BenchResult
 from tofu_export.engines.ort_profile import Profile, Slice
 from tofu_export.engines.stages import Kind
-from tofu_export.engines.trtexec_text import summary, verdict
+from tofu_export.engines.trtexec_text import contradicted, summary, verdict
 
 __all__ = ["show"]
 
@@ -29,12 +29,21 @@ def show(console: Console, result: BenchResult, *, verbose: bool = False) -> Non
         verbose: also all percentiles, and profiles by block and operator.
     """
     if verbose:
-        for row in result.measurements:
+        for row in (*result.measurements, *result.recorded):
             _say(console, f"{summary(row)}\n")
-    first = result.measurements[0]
-    _say(console, f"{first.backend} on {first.device}")
-    console.print(_timings(result))
-    _say(console, *_sentences(result))
+    gmacs = {entry.name: entry.gmacs for entry in result.files}
+    doubtful = {(row.artifact, row.batch) for row in result.measurements if contradicted(row)}
+    realised = [f"{row}{', uncertain as well' * ((row.artifact, row.batch) in doubtful)}" for row in result.realised]
+    for rows, baseline, work in (
+        (result.measurements, result.baseline, realised),
+        (result.recorded, result.recorded_baseline, []),
+    ):
+        for backend, device in dict.fromkeys((row.backend, row.device) for row in rows):
+            own = [row for row in rows if (row.backend, row.device) == (backend, device)]
+            _say(console, f"{backend} on {device}")
+            console.print(_timings(own, baseline, gmacs))
+        _say(console, *(line for row in rows if (line := verdict(row, baseline=baseline)) is not None), *work)
+    _say(console, *_notes(result))
     for batch in dict.fromkeys(entry.batch for entry in result.profiles):
         profiles = [entry for entry in result.profiles if entry.batch == batch]
         _say(console, f"\ntime by part, batch {batch} (ms, share)")
@@ -47,28 +56,28 @@ def show(console: Console, result: BenchResult, *, verbose: bool = False) -> Non
             console.print(_operator_table(entry))
 
 
-def _timings(result: BenchResult) -> Table:
+def _timings(rows: Sequence[Measurement], baseline: str | None, gmacs: Mapping[str, float | None]) -> Table:
     table = _table("file")
-    columns = ("batch", "median ms", "p99 ms", "images/s", "GMACs")
-    for column in (*columns, *([f"against {result.baseline}"] if result.baseline else [])):
+    device = any(row.gpu_compute_ms is not None for row in rows)
+    columns = ("batch", "median ms", "p99 ms", *(["GPU ms"] if device else []), "images/s", "GMACs")
+    for column in (*columns, *([f"against {baseline}"] if baseline else [])):
         table.add_column(column, justify="right")
-    gmacs = {entry.name: entry.gmacs for entry in result.files}
-    batch = result.measurements[0].batch
-    for row in result.measurements:
+    batch = rows[0].batch
+    for row in rows:
         if row.batch != batch:
             table.add_section()
             batch = row.batch
+        cells = [row.artifact, str(row.batch), _figure(row.latency_ms.median), _figure(row.latency_ms.p99)]
+        cells += [_figure(row.gpu_compute_ms)] if device else []
         work = gmacs.get(row.artifact)
-        cells = [
-            row.artifact,
-            str(row.batch),
-            f"{row.latency_ms.median:.4g}",
-            f"{row.latency_ms.p99:.4g}",
-            f"{row.images_per_sec:.4g}",
-            "-" if work is None else f"{work:.2f}",
-        ]
-        table.add_row(*cells, *([_ratio(row)] if result.baseline else []))
+        cells += [_figure(row.images_per_sec), "-" if work is None else f"{work:.2f}"]
+        table.add_row(*cells, *([_ratio(row)] if baseline else []))
     return table
+
+
+def _figure(value: float | None) -> str:
+    """Four digits, without an exponent."""
+    return "-" if value is None else f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _ratio(row: Measurement) -> str:
@@ -79,33 +88,27 @@ def _ratio(row: Measurement) -> str:
     return f"{row.speedup_vs_full:.2f}x ({row.speedup_iqr[0]:.2f}-{row.speedup_iqr[1]:.2f})"
 
 
-def _sentences(result: BenchResult) -> list[str]:
-    verdicts = [verdict(row, baseline=result.baseline) for row in result.measurements]
+def _notes(result: BenchResult) -> list[str]:
+    """What a reader of the timings must know; all latencies that are unstable in one line."""
+    rows = (*result.measurements, *result.recorded)
+    unstable = ", ".join(
+        f"{row.artifact} {row.cv_percent:.2g} % at batch {row.batch}"
+        for row in rows
+        if row.cv_percent is not None and any(note.startswith(UNSTABLE) for note in row.notes)
+    )
     return [
-        *(line for line in verdicts if line is not None),
-        *map(str, result.realised),
-        *_unstable(result.measurements),
+        *(
+            [f"* unstable latency (coefficient of variation): {unstable}. Stop other programs, or measure longer"]
+            if unstable
+            else []
+        ),
         *(
             f"* {row.artifact}, batch {row.batch}: {note}"
-            for row in result.measurements
+            for row in rows
             for note in row.notes
             if not note.startswith(UNSTABLE)
         ),
         *(f"* {warning}" for warning in result.warnings),
-    ]
-
-
-def _unstable(rows: Sequence[Measurement]) -> list[str]:
-    """One line for all latencies that are unstable."""
-    named = [
-        f"{row.artifact} {row.cv_percent:.2g} % at batch {row.batch}"
-        for row in rows
-        if any(note.startswith(UNSTABLE) for note in row.notes)
-    ]
-    if not named:
-        return []
-    return [
-        f"* unstable latency (coefficient of variation): {', '.join(named)}. Stop other programs, or measure longer"
     ]
 
 
@@ -129,19 +132,19 @@ def _reduction(entry: Profile) -> str:
     if not part.kernels:
         return f"reduction in {entry.artifact}: none"
     line = (
-        f"reduction in {entry.artifact} (matching and merging): {part.ms:.3g} of {entry.kernels_ms:.3g} ms, "
+        f"reduction in {entry.artifact} (matching and merging): {_ms(part.ms)} of {_ms(entry.kernels_ms)} ms, "
         f"{_percent(part.share)}, in {part.kernels} of {len(entry.kernels)} kernels"
     )
     if entry.profiler_us < _NEGLIGIBLE_US:
         return line
     net, own = entry.net_reduction, f"{entry.profiler_us:.1f} us a kernel"
-    return f"{line}; about {net.ms:.3g} ms, {_percent(net.share)}, without the profiler's own {own}"
+    return f"{line}; about {_ms(net.ms)} ms, {_percent(net.share)}, without the profiler's own {own}"
 
 
 def _caveats(profiles: Sequence[Profile]) -> list[str]:
     """What a reader of a profile must know."""
     slowed = ", ".join(
-        f"{entry.artifact} {entry.query_ms:.3g} instead of {entry.plain_ms:.3g} ms" for entry in profiles
+        f"{entry.artifact} {_ms(entry.query_ms)} instead of {_ms(entry.plain_ms)} ms" for entry in profiles
     )
     return [
         f"* shares, not speeds; a query under the profiler: {slowed}",
@@ -151,8 +154,8 @@ def _caveats(profiles: Sequence[Profile]) -> list[str]:
             if (other := entry.by_kind().get(Kind.OTHER)) is not None and other.share > _MOSTLY
         ),
         *(
-            f"* {entry.artifact}: the optimiser put in {entry.inferred.kernels} kernels ({entry.inferred.ms:.3g} ms), "
-            "which are counted where their neighbours are"
+            f"* {entry.artifact}: counted where their neighbours are: {_ms(entry.inferred.ms)} ms in kernels "
+            f"that the optimiser put in ({entry.inferred.kernels})"
             for entry in profiles
             if entry.inferred.share > _NOTABLE
         ),
@@ -169,8 +172,8 @@ def _block_table(entry: Profile) -> Table:
     parts = entry.by_place()
     for stage in dict.fromkeys(place.stage for place in parts):
         own = {place.kind: part.ms for place, part in parts.items() if place.stage == stage}
-        cells = (f"{own[kind]:.3g}" if kind in own else "" for kind in kinds)
-        table.add_row(stage or "(the model itself)", *cells, f"{sum(own.values()):.3g}")
+        cells = (_ms(own[kind]) if kind in own else "" for kind in kinds)
+        table.add_row(stage or "(the model itself)", *cells, _ms(sum(own.values())))
     return table
 
 
@@ -184,12 +187,17 @@ def _operator_table(entry: Profile) -> Table:
         ms, share, kernels = (sum(figure) for figure in zip(*(astuple(part) for _, part in rest), strict=True))
         parts[_TOP_OPERATORS:] = [(f"{len(rest)} others", Slice(ms, share, kernels))]
     for op, part in parts:
-        table.add_row(op, str(part.kernels), f"{part.ms:.4g}", _percent(part.share))
+        table.add_row(op, str(part.kernels), _ms(part.ms), _percent(part.share))
     return table
 
 
 def _cell(part: Slice | None) -> str:
-    return "-" if part is None else f"{part.ms:.3g} {_percent(part.share):>7}"
+    return "-" if part is None else f"{_ms(part.ms)} {_percent(part.share):>7}"
+
+
+def _ms(value: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _percent(share: float) -> str:

@@ -36,7 +36,7 @@ _TERMINATED = 143
 )
 @click.version_option(package_name="tofu-export", prog_name="tofu-export")
 def cli() -> None:
-    r"""Export vision transformers with Token Fusion to ONNX and TensorRT, verified and timed.
+    """Export vision transformers with Token Fusion to ONNX and TensorRT, verified and timed.
 
     \b
     tofu-export vit_base --r 16 --mode mlerp      the main job (short for: tofu-export export vit_base ...)

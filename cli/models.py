@@ -20,7 +20,7 @@ _WILDCARDS = "*?["
 @click.argument("filter_text", metavar="[FILTER]", default="")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def models_command(filter_text: str, as_json: bool) -> None:
-    r"""List the timm models that can be reduced.
+    """List the timm models that can be reduced.
 
     FILTER is a part of a name, or a pattern such as 'vit_*_dinov2' (in quotes). The full name of a model that cannot be
     reduced is refused with the reason.

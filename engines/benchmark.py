@@ -25,6 +25,7 @@ from tofu_export.ort import OrtSession, TensorSpec, open_session
 
 __all__ = [
     "UNSTABLE",
+    "UNSTABLE_CV_PERCENT",
     "Contender",
     "Feeds",
     "LatencyMs",
@@ -147,7 +148,7 @@ class Measurement:
         speedup_vs_full: median latency of the baseline divided by this one's; None without a baseline.
         speedup_iqr: first and third quartile of that ratio over the rounds; None without a baseline.
         iterations: number of samples.
-        cv_percent: standard deviation of the latency in percent of its mean.
+        cv_percent: standard deviation of the latency in percent of its mean; None where a log does not say.
         notes: what a reader of the numbers must know.
     """
 
@@ -166,7 +167,7 @@ class Measurement:
     speedup_vs_full: float | None
     speedup_iqr: tuple[float, float] | None
     iterations: int
-    cv_percent: float
+    cv_percent: float | None
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

@@ -147,6 +147,8 @@ class BenchResult:
         measurements: by batch size, then in the order given.
         profiles: by file, then batch size; empty unless asked for.
         warnings: what speaks against comparing the files.
+        recorded: measurements of runs elsewhere, from trtexec's records.
+        recorded_baseline: name of the one among them that their ratios refer to.
     """
 
     files: tuple[BenchFile, ...]
@@ -154,6 +156,8 @@ class BenchResult:
     measurements: tuple[Measurement, ...]
     profiles: tuple[Profile, ...]
     warnings: tuple[str, ...]
+    recorded: tuple[Measurement, ...] = ()
+    recorded_baseline: str | None = None
 
     @property
     def realised(self) -> tuple[Realised, ...]:
@@ -182,8 +186,9 @@ class BenchResult:
         """As JSON values; `benchmark` has the fields of report.json."""
         return {
             "baseline": self.baseline,
+            "recorded_baseline": self.recorded_baseline,
             "files": [entry.to_dict() for entry in self.files],
-            "benchmark": [row.to_dict() for row in self.measurements],
+            "benchmark": [row.to_dict() for row in (*self.measurements, *self.recorded)],
             "realised": [row.to_dict() for row in self.realised],
             "profile": [entry.to_dict() for entry in self.profiles],
             "warnings": list(self.warnings),

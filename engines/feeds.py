@@ -34,8 +34,9 @@ def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
 
 
 def fixed_batch(inputs: Mapping[str, TensorSpec]) -> int | None:
-    """The batch size that a file is fixed to: the first size of its first input; None where it is left open."""
-    return next((spec.shape[0] for spec in inputs.values() if spec.shape), None)
+    """The batch size that a file is fixed to: its first input's first size; None where any input leaves that open."""
+    sizes = [spec.shape[0] for spec in inputs.values() if spec.shape]
+    return sizes[0] if sizes and None not in sizes else None
 
 
 def make_feeds(

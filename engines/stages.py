@@ -70,7 +70,7 @@ _ROOTS = frozenset({"model", "stem"})
 """What this project calls nodes of the model itself, and nodes in front of its first module."""
 
 _NORM = re.compile(r"norm|^ln(_|\d|$)")
-_ATTENTION = re.compile(r"attn|attention")
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)  # `blocks.3/Attention/scores` where a block has no module
 _MLP = re.compile(r"^(mlp|ffn|feed_forward|intermediate|output|fc\d)")
 _RESIDUAL = re.compile(r"^(ls\d*|layer_?scale\d*|drop_path\d*|gamma_?\d*)$")
 _EMBED = re.compile(r"embed|^(conv_proj|rope|pos_drop|patch_drop)$")
@@ -87,7 +87,9 @@ def places(graph: onnx.GraphProto) -> list[Place]:
     """The place of each node of a graph as an exporter wrote it.
 
     Nodes of the model itself, outside of its modules, count as patch embedding before the first block and as head
-    behind the last one. Nodes that only prepare what matching reads count as matching, whatever their name.
+    behind the last one. Nodes of a block itself count where what they work on belongs: with the reduction if they
+    work on what it gives (positions), else with what reads them, if that is one part alone. What the matching alone
+    reads is matching, whatever its name.
     """
     words = [_words(node) for node in graph.node]
     blocks = [None if scope is None else _block(scope) for scope in words]
@@ -105,7 +107,7 @@ def places(graph: onnx.GraphProto) -> list[Place]:
             found.append(Place("", kind))
         else:
             found.append(_outside(scope))
-    return _with_preparation(graph, found)
+    return _settled(graph, found)
 
 
 def locate(source: onnx.GraphProto, running: onnx.GraphProto) -> list[Located]:
@@ -181,8 +183,13 @@ def _outside(words: Sequence[str]) -> Place:
     return Place(words[0] if words else "", Kind.OTHER)
 
 
-def _with_preparation(graph: onnx.GraphProto, found: list[Place]) -> list[Place]:
-    """The same places, with what only the reduction reads counted as reduction (the mean of the keys, say)."""
+def _settled(graph: onnx.GraphProto, found: list[Place]) -> list[Place]:
+    """The same places, with nodes of blocks themselves counted where what they work on belongs."""
+    producer = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    for node, (index, place) in zip(graph.node, enumerate(found), strict=True):
+        before = (found[producer[name]].kind for name in node.input if name in producer)
+        if place.stage and place.kind is Kind.OTHER and Kind.MERGING in before:
+            found[index] = Place(place.stage, Kind.MERGING)
     consumers = _consumers(graph.node)
     outputs = {value.name for value in graph.output}
     for index in reversed(range(len(found))):
@@ -190,8 +197,10 @@ def _with_preparation(graph: onnx.GraphProto, found: list[Place]) -> list[Place]
         if not place.stage or place.kind.reduces or any(name in outputs for name in node.output):
             continue
         readers = {found[reader] for name in node.output for reader in consumers[name]}
-        if readers == {Place(place.stage, Kind.MATCHING)}:
-            found[index] = Place(place.stage, Kind.MATCHING)
+        if len(readers) == 1:
+            (reader,) = readers
+            if reader.stage == place.stage and (place.kind is Kind.OTHER or reader.kind is Kind.MATCHING):
+                found[index] = reader
         elif place.kind is Kind.OTHER and readers and all(reader.kind.reduces for reader in readers):
             found[index] = Place(place.stage, Kind.MERGING)
     return found

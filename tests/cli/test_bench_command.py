@@ -45,7 +45,7 @@ def test_json_is_one_document(files: list[str], capsys: pytest.CaptureFixture[st
     document = json.loads(out)
     assert list(document) == [
         "schema_version", "command", "environment", "settings",
-        "baseline", "files", "benchmark", "realised", "profile", "warnings",
+        "baseline", "recorded_baseline", "files", "benchmark", "realised", "profile", "warnings",
     ]  # fmt: skip
     assert document["command"].startswith("tofu-export bench full.onnx reduced.onnx --seconds 0")
     assert document["environment"]["versions"]["onnxruntime"]
@@ -131,3 +131,64 @@ def test_needs_no_torch(files: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+DATA = Path(__file__).parents[1] / "engines" / "data"
+
+
+def test_records_of_trtexec_alone(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("fast.log").write_text((DATA / "trtexec.log").read_text(encoding="utf-8").replace("9.19214", "4.59607"))
+    arguments = (
+        "--trtexec-log",
+        str(DATA / "trtexec.log"),
+        "--trtexec-log",
+        "fast.log",
+        "--csv",
+        "times.csv",
+        "--json",
+    )
+    assert run("bench", *arguments) == 0
+    out, err = capsys.readouterr()
+    assert "trt on NVIDIA Example" in err
+    assert "fast.log is 2.00x trtexec.log at batch 8 (runs apart from each other, spread unknown)" in err
+    document = json.loads(out)
+    assert document["recorded_baseline"] == "trtexec.log"
+    assert [row["gpu_compute_ms"] for row in document["benchmark"]] == [8.70215, 8.70215]
+    assert len(Path("times.csv").read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_records_beside_files(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    times = DATA / "trtexec_times.json"
+    assert run("bench", *files, *QUICK, "--batch", "4", "--trtexec-times", str(times), "--json") == 0
+    out, err = capsys.readouterr()
+    assert "ort-cpu on " in err
+    assert "trt on unknown GPU" in err
+    assert [(row["backend"], row["batch"]) for row in json.loads(out)["benchmark"]] == [
+        ("ort-cpu", 4), ("ort-cpu", 4), ("trt", 4),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--trtexec-log", "full.onnx"), "expected the output of one run of trtexec"),
+        (("--trtexec-times", "full.onnx", "--batch", "1"), "not what trtexec writes with --exportTimes"),
+        (("--trtexec-times", "full.onnx"), "give it with --batch"),
+        (("--trtexec-log", "gone.log"), "cannot read gone.log"),
+        (("--trtexec-log", str(DATA / "trtexec.log"), "--profile"), "no file given"),
+        (("--trtexec-log", str(DATA / "trtexec.log"), "--baseline", "x"), "--baseline 'x' is not among the runs"),
+    ],
+)
+def test_records_that_cannot_be_used(
+    arguments: tuple[str, ...], words: str, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("bench", *arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("taken").write_text("a file", encoding="utf-8")
+    assert run("bench", *files, *QUICK, "--csv", "taken/times.csv") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("tofu-export: error: --csv taken/times.csv: cannot write to taken")
+    assert "-o" not in err

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import helper
 
+from tests import families
+from tests.tiny import SHAPE
 from tofu_export.engines.stages import Kind, Place, locate, places
+from tofu_export.export import trace
+from tofu_export.graph_patterns.lowering import lower
 from tofu_export.graph_patterns.naming import SCOPES
+from tofu_export.options import Precision, Reduction, Target
 
 
 def node(name: str, op_type: str = "Op", inputs: str = "", outputs: str = "", scopes: object = None) -> onnx.NodeProto:
@@ -54,6 +60,7 @@ class TestKinds:
             ("blocks.3.ls1/Mul", "blocks.3", Kind.RESIDUAL),
             ("blocks.3/Add/first", "blocks.3", Kind.RESIDUAL),
             ("blocks.3/Concat", "blocks.3", Kind.OTHER),
+            ("blocks.3/Attention/keys/padded", "blocks.3", Kind.ATTENTION),
             ("blocks.13.in_proj/MatMul", "blocks.13", Kind.OTHER),
             ("norm/LayerNormalization", "norm", Kind.NORM),
             ("fc_norm/LayerNormalization", "fc_norm", Kind.NORM),
@@ -94,7 +101,7 @@ class TestKinds:
         assert alone("node_MatMul_12", "MatMul", scopes) == Place("blocks.3", Kind.ATTENTION)
         assert alone("node_add_74", "Add", ["", "blocks", "blocks.3", "add_74"]) == Place("blocks.3", Kind.RESIDUAL)
 
-    @pytest.mark.parametrize("scopes", ["", "[", "1", "{}", "[[]]", "[" * 5000, "__import__('os')"])
+    @pytest.mark.parametrize("scopes", ["", "[", "1", "{}", "[[]]", "{[]}", "[" * 5000, "__import__('os')"])
     def test_scopes_that_are_no_list_are_no_scopes(self, scopes: str) -> None:
         assert alone("node_MatMul_12", "MatMul", scopes).kind is Kind.OTHER
 
@@ -115,8 +122,8 @@ class TestKinds:
         assert [place.kind for place in places(chain("model/Concat", "model/Add"))] == [Kind.OTHER, Kind.OTHER]
 
 
-class TestPreparation:
-    """The mean of the keys is taken in the block, for the matching alone."""
+class TestNodesOfBlocks:
+    """The mean of the keys is taken in the block, for the matching alone; some blocks have no module that attends."""
 
     def test_what_only_the_matching_reads_is_matching(self) -> None:
         found = places(
@@ -143,9 +150,47 @@ class TestPreparation:
         assert places(graph(*nodes))[0].kind is Kind.MATCHING
         assert places(graph(*nodes, outputs=["k"]))[0].kind is Kind.ATTENTION
 
+    def test_what_one_part_reads_belongs_to_it(self) -> None:
+        found = places(
+            chain("blocks.0/Reshape", "blocks.0/Transpose", "blocks.0/Attention/scores", "blocks.0/Reshape_1")
+        )
+        assert [place.kind for place in found] == [Kind.ATTENTION] * 3 + [Kind.OTHER]
+
+    def test_what_two_parts_read_belongs_to_neither(self) -> None:
+        found = places(
+            graph(
+                node("blocks.0.in_proj/MatMul", outputs="p"),
+                node("blocks.0/Split", inputs="p", outputs="a b"),
+                node("blocks.0.mlp_act/Gelu", inputs="a", outputs="c"),
+                node("blocks.0/Attention/scores", inputs="b", outputs="d"),
+            )
+        )
+        assert [place.kind for place in found] == [Kind.OTHER, Kind.OTHER, Kind.MLP, Kind.ATTENTION]
+
+    def test_what_works_on_positions_is_merging(self) -> None:
+        found = places(
+            chain(
+                "blocks.0/fuse/positions", "blocks.1/Slice", "blocks.1/GatherND", "blocks.1.attn/Mul", "blocks.1/Concat"
+            )
+        )
+        assert [place.kind for place in found] == [Kind.MERGING] * 3 + [Kind.ATTENTION, Kind.OTHER]
+        assert found[1].stage == "blocks.1"
+
     def test_another_block_is_not(self) -> None:
         found = places(chain("blocks.0.mlp.fc2/MatMul", "blocks.1/fuse/match/x"))
         assert found[0] == Place("blocks.0", Kind.MLP)
+
+
+@pytest.mark.parametrize(("name", "left"), [("dinov3", set()), ("scaling", {"MatMul", "Add", "Split", "Transpose"})])
+def test_files_of_this_project_are_told_apart(name: str, left: set[str]) -> None:
+    """One projection serves attention and MLP in a `ParallelScalingBlock`: it belongs to neither."""
+    reduced = families.reduced(name, Reduction(r=4, pattern="PAM"))
+    lowered = ir.to_proto(lower(trace(reduced, SHAPE), Target.PORTABLE, Precision.FP32)).graph
+    found = places(lowered)
+    assert {node.op_type for node, place in zip(lowered.node, found, strict=True) if place.kind is Kind.OTHER} == left
+    assert {place.kind for place in found} == set(Kind) - (set() if left else {Kind.OTHER})
+    for kind in (Kind.MATCHING, Kind.MERGING):
+        assert {place.stage for place in found if place.kind is kind} >= {"blocks.0", "blocks.1"}
 
 
 class TestLocate:
