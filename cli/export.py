@@ -30,7 +30,9 @@ __all__ = ["export_command"]
     help="Where the weights come from.",
 )
 @click.option("--batch", default="1:8:64", show_default=True, metavar="MIN:OPT:MAX", help="Batch sizes to serve.")
-@click.option("--precision", default="fp32,fp16", show_default=True, metavar="LIST", help="Some of fp32, fp16, bf16.")
+@click.option(
+    "--precision", default="fp32,fp16", show_default=True, metavar="LIST", help="Some of fp32, fp16, bf16, int8."
+)
 @click.option(
     "--target",
     type=click.Choice([target.value for target in Target]),

@@ -34,12 +34,21 @@ def check_precision(layers: Mapping[str, Mapping[str, int]], precision: Precisio
     """Refuse a network whose heavy layers do not have the precision that the file is said to have.
 
     A reduced-precision file may keep FP32 islands, so one heavy layer of its type is enough; an FP32 file has no
-    heavy layer of a shorter type.
+    heavy layer of a shorter type. In an int8 network a product has floating-point inputs and outputs, and what makes it
+    an int8 one are the layers that quantise them; no other file has those.
 
     Raises:
         PrecisionMismatchError: they do not.
     """
     found: defaultdict[str, int] = defaultdict(int)
+    quantized = layers.get("QUANTIZE", {}).get(Precision.INT8.value, 0)
+    if precision is Precision.INT8 and quantized:
+        return
+    if quantized:
+        raise PrecisionMismatchError(
+            f"precision {precision.value} was asked for, but the file quantises {quantized} tensors to int8: "
+            "ask for --precision int8"
+        )
     for kind in COMPUTE_LAYERS:
         for dtype, count in layers.get(kind, {}).items():
             found[dtype] += count

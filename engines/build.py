@@ -64,7 +64,7 @@ class EngineRequest:
                 "list it degrades the plan for all of them; build it as an engine of its own"
             )
         if TURING in names and self.precision is not Precision.FP16:
-            reason = "FP32 matrix products" if self.precision is Precision.FP32 else "BF16"
+            reason = "BF16" if self.precision is Precision.BF16 else "FP32 matrix products"
             raise OptionError(
                 f"{self.flavour.name} has no {reason} on {TURING} (Turing): build it in fp16, or for SM80 and newer"
             )

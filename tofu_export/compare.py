@@ -45,6 +45,9 @@ TOLERANCES = {
     Precision.BF16: Tolerance(
         "bf16", 0.25, 0.98, 3e-2, "rounding of 2^-8 in every activation; measured in docs/verification.md"
     ),
+    Precision.INT8: Tolerance(
+        "int8", 0.25, 0.98, 0.1, "127 steps for the largest value of a tensor; measured in docs/verification.md"
+    ),
 }
 """Named tolerances by precision."""
 

@@ -47,10 +47,12 @@ class InputSet:
     Attributes:
         pixels: normalised images, float32 [B, C, H, W].
         source: where they come from, for the report.
+        real: False for generated ones.
     """
 
     pixels: NDArray[np.float32]
     source: str
+    real: bool = True
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -85,7 +87,7 @@ def natural_statistics(
     images = np.stack(
         [_natural_image(np.random.default_rng([seed, index]), channels, height, width) for index in range(count)]
     )
-    return InputSet(_normalise(images, mean, std), f"natural-statistics noise, seed {seed}")
+    return InputSet(_normalise(images, mean, std), f"natural-statistics noise, seed {seed}", real=False)
 
 
 def from_folder(path: Path, preprocessing: Mapping[str, Any], limit: int | None = None) -> InputSet:

@@ -90,11 +90,25 @@ class KeySource(str, Enum):
 
 
 class Precision(str, Enum):
-    """Floating-point type of the weights and activations in a file."""
+    """Type of the weights and activations in a file.
+
+    `INT8`: matrix products with weights are in int8, everything else is float32 (`tofu_export.quantize`).
+    """
 
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
+    INT8 = "int8"
+
+    @property
+    def traced(self) -> Precision:
+        """The floating-point type that a file of this precision is traced and lowered in."""
+        return Precision.FP32 if self is Precision.INT8 else self
+
+    @property
+    def runs_on_cpus(self) -> bool:
+        """True where CPUs compute in this type, so that its time on one says something."""
+        return self.traced is Precision.FP32
 
 
 class Target(str, Enum):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from tofu_export.memory import give_back
 from tofu_export.options import IoType, OutputKind, Precision, Target
 from tofu_export.ort import open_session
 from tofu_export.plan import ModelSpec, Plan, make_plan
+from tofu_export.quantize import Calibration, quantize
 from tofu_export.report import Report
 from tofu_export.specs import spec_of
 from tofu_export.verify import batches_to_verify, verify
@@ -43,6 +44,7 @@ __all__ = ["run_job"]
 FULL = "full"
 """Name of the unreduced model in reports."""
 _FULL_FILE = "full.onnx"
+_DRAFT = "draft.fp32.onnx"
 _VERIFICATION_IMAGES = 32
 _HALF_ON_CPU = "onnxruntime's CPU provider computes half precision through casts"
 
@@ -120,21 +122,27 @@ class _Run:
             with self._step(f"export {precision.value}", f"exporting {name}"):
                 graph = self._traced(model, spec, precision)
                 tuning = self._tune(graph, name, precision, inputs, report)
-                graph = lower(graph, job.target, precision, None if tuning is None else tuning.recipe)
+                graph = lower(graph, job.target, precision.traced, None if tuning is None else tuning.recipe)
                 ops, gmacs = census(graph), _gmacs(graph)
                 report.output["shapes"] = _shapes(graph)
                 metadata = {**self._metadata(loaded, report), "precision": precision.value, "gmacs": gmacs}
-                save(graph, self._stage.path(name), metadata)
+                calibrated = precision is Precision.INT8
+                save(graph, self._stage.path(_DRAFT if calibrated else name), metadata)
                 release(graph)
                 del graph
                 give_back()  # what the exporter leaves holds itself, and a half-precision copy of the model
+                calibration = self._quantize(name, metadata, inputs) if calibrated else None
+                if calibrated:
+                    ops = census(ir.load(self._stage.path(name)))
             self._files[precision] = name
             entry = self._artifact("onnx", precision, job.target.value, name)
-            tuned = {} if tuning is None else {"autotune": tuning.to_dict()}
-            report.artifacts.append(
-                {**entry, "opset": job.opset, "gmacs": gmacs, "nodes": sum(ops.values()), "ops": ops, **tuned}
-            )
+            more = {} if tuning is None else {"autotune": tuning.to_dict()}
             how = "" if tuning is None else f", autotuned to {tuning}"
+            if calibration is not None:
+                more, how = {"calibration": calibration.to_dict()}, f", {calibration}"
+            report.artifacts.append(
+                {**entry, "opset": job.opset, "gmacs": gmacs, "nodes": sum(ops.values()), "ops": ops, **more}
+            )
             self._listener.done(f"{name}: {sum(ops.values())} nodes, {entry['bytes'] / 1e6:.1f} MB{how}")
             failures += self._verify(name, precision, model, inputs, report)
         if failures:
@@ -151,7 +159,7 @@ class _Run:
         if not job.autotune:
             return None
         if precision is not Precision.FP32:
-            report.skip(f"autotune of {name}", f"{_HALF_ON_CPU}: its time would say nothing about a GPU")
+            report.skip(f"autotune of {name}", "only FP32 files are tuned")
             return None
         tuning = autotune(
             graph,
@@ -164,6 +172,17 @@ class _Run:
         )
         self._recipe = tuning.recipe
         return tuning
+
+    def _quantize(self, name: str, metadata: Mapping[str, Any], inputs: InputSet) -> Calibration:
+        """Make the int8 file of the float32 draft, which goes."""
+        self._listener.tick("calibrating int8")
+        draft = self._stage.path(_DRAFT)
+        calibration = quantize(
+            draft, self._stage.path(name), inputs.pixels, metadata, origin=inputs.source, real=inputs.real
+        )
+        for path in (draft, draft.with_name(f"{_DRAFT}.data")):
+            path.unlink(missing_ok=True)
+        return calibration
 
     def _verify(
         self, name: str, precision: Precision, model: nn.Module, inputs: InputSet, report: Report
@@ -192,7 +211,8 @@ class _Run:
     def _export_full(self, loaded: LoadedModel, spec: ModelSpec) -> bool:
         """Write the unreduced model to measure against; False where nothing would use it."""
         job = self._job
-        if Precision.FP32 not in job.precisions or not (job.bench or self._measures_accuracy(loaded.resolved)):
+        timed = any(precision.runs_on_cpus for precision in job.precisions)
+        if not timed or not (job.bench or self._measures_accuracy(loaded.resolved)):
             return False
         with self._step("export full", "exporting the full model, to measure against"):
             graph = self._traced(patch.remove(loaded.model), spec, Precision.FP32)
@@ -229,15 +249,15 @@ class _Run:
             report.skip("benchmark", "switched off by --no-bench")
             return ""
         for precision, name in self._files.items():
-            if precision is not Precision.FP32:
+            if not precision.runs_on_cpus:
                 report.skip(f"benchmark of {name}", f"{_HALF_ON_CPU}: its time would say nothing about a GPU")
-        if Precision.FP32 not in self._files:
+        timed = [name for precision, name in self._files.items() if precision.runs_on_cpus]
+        if not timed:
             return ""
-
-        reduced = self._files[Precision.FP32]
         with self._step("benchmark", "timing full against reduced in onnxruntime"):
             measurements = run_benchmark(
-                [Contender(FULL, self._stage.path(_FULL_FILE)), Contender(reduced, self._stage.path(reduced))],
+                [Contender(FULL, self._stage.path(_FULL_FILE))]
+                + [Contender(name, self._stage.path(name)) for name in timed],
                 batches=job.bench_batches or (job.batch.optimum,),
                 make_feeds=lambda batch: _feeds(inputs, batch),
                 threads=job.threads,
@@ -282,8 +302,8 @@ class _Run:
             model,
             InputShape(spec.in_chans, *spec.image_size),
             output=self._output,
-            precision=precision,
-            io_dtype=torch.float32 if job.io_type is IoType.FP32 else TORCH_TYPES[precision],
+            precision=precision.traced,
+            io_dtype=torch.float32 if job.io_type is IoType.FP32 else TORCH_TYPES[precision.traced],
             batch=job.batch,
             opset=job.opset,
         )
