@@ -31,7 +31,7 @@ def summary(report: Report, output: Path) -> Group:
         full_speed = rows.pop("full")["images_per_sec"]
         for name, row in rows.items():
             table.add_row(
-                f"speed on this CPU, batch {batch}, {precisions[name]}",
+                f"this CPU, batch {batch}, {precisions[name]}",
                 f"{full_speed:.1f} images/s",
                 f"{row['images_per_sec']:.1f} images/s",
                 f"{row['speedup_vs_full']:.2f}x",
@@ -42,7 +42,7 @@ def summary(report: Report, output: Path) -> Group:
             full, fused = f"{accuracy['full']['top1']:.1%}", f"{row['top1']:.1%}"
             table.add_row(f"accuracy, {precisions[name]}", full, fused, f"{row['images']} images")
     for row in report.verification:
-        table.add_row("verified against PyTorch", "", "yes" if row["passed"] else "NO", row["artifact"])
+        table.add_row("verified", "", "yes" if row["passed"] else "NO", row["artifact"])
     lines = [f"{entry['path']}  {entry['bytes'] / 1e6:.1f} MB" for entry in report.artifacts]
     left_out = [f"left out: {row['step']}: {row['reason']}" for row in report.skipped]
     files = "\n".join(
