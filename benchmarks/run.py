@@ -29,6 +29,7 @@ import numpy.typing as npt
 from exports import export_ordinary, export_ordinary_tome, export_ours
 
 from tofu_export import environment
+from tofu_export.engines.backends import open_contender
 from tofu_export.engines.benchmark import Contender, Feeds, Measurement, run_benchmark
 from tofu_export.engines.ort_profile import profile
 from tofu_export.engines.products import products_of, write_products
@@ -57,7 +58,7 @@ class Row:
         file: name of the contender.
         gmacs: what it computes for one image; None where the exporter's file does not say.
         images_per_sec: throughput.
-        over_timm: median latency of timm's export divided by this one's.
+        over_timm: latency of timm's export divided by this one's, median over the rounds.
         over_timm_quartiles: of that ratio over the rounds.
         over_full: the same against this project's full export.
         realised: `over_full` divided by the ratio of GMACs; None for files that do not say theirs.
@@ -170,6 +171,7 @@ def _time(
         [Contender(label, path) for label, path in everything.items()],
         batches=(batch,),
         make_feeds={label: lambda _, own=own: own for label, own in feeds.items()},  # type: ignore[misc]
+        open_runner=open_contender,
         min_seconds=seconds,
         threads=threads,
         baseline=TIMM,

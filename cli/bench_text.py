@@ -12,7 +12,7 @@ from tofu_export.engines.benchmark import UNSTABLE, Measurement
 from tofu_export.engines.comparison import BenchResult
 from tofu_export.engines.ort_profile import Profile, Slice
 from tofu_export.engines.stages import Kind
-from tofu_export.engines.trtexec_text import contradicted, summary, verdict
+from tofu_export.engines.trtexec_text import summary, verdict
 
 __all__ = ["show"]
 
@@ -32,8 +32,7 @@ def show(console: Console, result: BenchResult, *, verbose: bool = False) -> Non
         for row in (*result.measurements, *result.recorded):
             _say(console, f"{summary(row)}\n")
     gmacs = {entry.name: entry.gmacs for entry in result.files}
-    doubtful = {(row.artifact, row.batch) for row in result.measurements if contradicted(row)}
-    realised = [f"{row}{', uncertain as well' * ((row.artifact, row.batch) in doubtful)}" for row in result.realised]
+    realised = [str(row) for row in result.realised]
     for rows, baseline, work in (
         (result.measurements, result.baseline, realised),
         (result.recorded, result.recorded_baseline, []),

@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from tofu_export import environment
-from tofu_export.engines.benchmark import Feeds
+from tofu_export.engines.benchmark import Contender, Feeds
 from tofu_export.errors import OptionError
-from tofu_export.ort import CPU_PROVIDER, OrtSession, open_session
+from tofu_export.ort import CPU_PROVIDER, OrtSession, TensorSpec, open_session
 
-__all__ = ["BACKENDS", "CPU", "OrtRunner", "open_backend", "parse_backends"]
+__all__ = ["BACKENDS", "CPU", "OrtRunner", "open_backend", "open_contender", "parse_backends"]
 
 CPU = "ort-cpu"
 
@@ -35,8 +39,11 @@ class OrtRunner:
     device: str
 
     def bind(self, feeds: Feeds) -> Callable[[], object]:
-        """A call that runs the file: inputs are handed over from, and outputs come back to, the host's memory."""
-        return self.session.bind(feeds)
+        """A call that runs the file: inputs are handed over from, and outputs come back to, the host's memory.
+
+        Floating-point feeds are converted to the type that the file asks for, outside of the call.
+        """
+        return self.session.bind({name: _as_asked(feed, self.session.inputs.get(name)) for name, feed in feeds.items()})
 
 
 def parse_backends(text: str) -> tuple[str, ...]:
@@ -66,3 +73,17 @@ def open_backend(path: Path, backend: str, threads: int | None) -> OrtRunner:
     session = open_session(path, provider=BACKENDS[backend], threads=threads, share_cores=True)
     device = environment.cpu_name() if backend == CPU else environment.collect()["gpu"] or "unknown GPU"
     return OrtRunner(session, device)
+
+
+def open_contender(contender: Contender, threads: int | None) -> OrtRunner:
+    """Load a contender of a benchmark on its backend.
+
+    Raises:
+        TofuError: as `open_backend`.
+    """
+    return open_backend(contender.path, contender.backend, threads)
+
+
+def _as_asked(feed: npt.NDArray[Any], spec: TensorSpec | None) -> npt.NDArray[Any]:
+    floating = spec is not None and np.issubdtype(feed.dtype, np.floating) and np.issubdtype(spec.dtype, np.floating)
+    return feed.astype(spec.dtype, copy=False) if spec is not None and floating else feed

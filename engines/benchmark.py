@@ -16,12 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
-from tofu_export.environment import cpu_name
 from tofu_export.errors import OptionError
-from tofu_export.ort import OrtSession, TensorSpec, open_session
 
 __all__ = [
     "UNSTABLE",
@@ -33,7 +30,6 @@ __all__ = [
     "Opener",
     "Progress",
     "Runner",
-    "open_ort_cpu",
     "percentile",
     "run_benchmark",
 ]
@@ -145,7 +141,7 @@ class Measurement:
         gpu_compute_ms: median time of the kernels; None on a CPU.
         d2h_ms: median time of the copy from the device; None on a CPU.
         walltime_s: sum of the iterations. The other contenders' turns in between do not count.
-        speedup_vs_full: median latency of the baseline divided by this one's; None without a baseline.
+        speedup_vs_full: latency of the baseline divided by this one's, median over the rounds; None without a baseline.
         speedup_iqr: first and third quartile of that ratio over the rounds; None without a baseline.
         iterations: number of samples.
         cv_percent: standard deviation of the latency in percent of its mean; None where a log does not say.
@@ -186,32 +182,18 @@ def percentile(ascending: Sequence[float], percent: int) -> float:
     return ascending[max(-(-percent * len(ascending) // 100) - 1, 0)]  # rank = percent * count / 100, rounded up
 
 
-def open_ort_cpu(contender: Contender, threads: int | None) -> Runner:
-    """Load a contender in onnxruntime, on the CPU.
-
-    Raises:
-        OptionError: its backend is another one.
-        ExportError: the file cannot be loaded.
-        BackendMissingError: onnxruntime is missing.
-    """
-    if contender.backend != "ort-cpu":
-        raise OptionError(f"{contender.name}: unknown backend {contender.backend!r}, expected 'ort-cpu'")
-    # Idle threads of one session would spin on the cores that the next contender needs.
-    return _OrtRunner(open_session(contender.path, threads=threads, share_cores=True), cpu_name())
-
-
 def run_benchmark(
     contenders: Sequence[Contender],
     *,
     batches: Sequence[int],
     make_feeds: Callable[[int], Feeds] | Mapping[str, Callable[[int], Feeds]],
+    open_runner: Opener,
     warmup_ms: float = 200,
     min_seconds: float = 3.0,
     min_iterations: int = 10,
     threads: int | None = None,
     baseline: str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    open_runner: Opener = open_ort_cpu,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> tuple[Measurement, ...]:
     """Time all contenders against each other, by batch size and then in the order given.
@@ -222,15 +204,14 @@ def run_benchmark(
     Args:
         contenders: files to time; all are loaded before the first run.
         batches: batch sizes.
-        make_feeds: inputs for a batch size, the same for all contenders or by contender. Floating-point feeds are
-            converted to the type that a file asks for, outside of the timing.
+        make_feeds: inputs for a batch size, the same for all contenders or by contender.
+        open_runner: loads a contender (`tofu_export.engines.backends.open_contender`).
         warmup_ms: time that each contender runs before it is timed; at least one run.
         min_seconds: shortest measured time of each contender.
         min_iterations: least number of samples.
         threads: threads inside an operator; None for the default.
         baseline: contender that speed-ups refer to.
         on_progress: told where the benchmark stands.
-        open_runner: loads a contender.
         clock: monotonic time in nanoseconds.
 
     Raises:
@@ -255,15 +236,6 @@ def run_benchmark(
             for contender, runner, taken in zip(contenders, runners, samples, strict=True)
         ]
     return tuple(measurements)
-
-
-@dataclass(frozen=True)
-class _OrtRunner:
-    session: OrtSession
-    device: str
-
-    def bind(self, feeds: Feeds) -> Callable[[], object]:
-        return self.session.bind({name: _as_asked(feed, self.session.inputs.get(name)) for name, feed in feeds.items()})
 
 
 @dataclass(frozen=True)
@@ -344,8 +316,8 @@ def _measurement(
     cv_percent = 100 * statistics.pstdev(samples) / statistics.fmean(samples)
     speedup, quartiles = None, None
     if reference is not None:
-        speedup = statistics.median(reference) / statistics.median(samples)
         ratios = sorted(full / own for full, own in zip(reference, samples, strict=True))
+        speedup = statistics.median(ratios)
         quartiles = (percentile(ratios, 25), percentile(ratios, 75))
     return Measurement(
         artifact=contender.name,
@@ -422,11 +394,6 @@ def _check_feeds(feeds: Feeds, batch: int) -> None:
     if not any(feed.ndim and feed.shape[0] == batch for feed in feeds.values()):
         shapes = ", ".join(f"{name} {list(feed.shape)}" for name, feed in feeds.items()) or "nothing"
         raise OptionError(f"make_feeds({batch}) gave {shapes}: expected an input with {batch} as its first size")
-
-
-def _as_asked(feed: npt.NDArray[Any], spec: TensorSpec | None) -> npt.NDArray[Any]:
-    floating = spec is not None and np.issubdtype(feed.dtype, np.floating) and np.issubdtype(spec.dtype, np.floating)
-    return feed.astype(spec.dtype, copy=False) if spec is not None and floating else feed
 
 
 def _ratio(part: float, whole: float) -> float:

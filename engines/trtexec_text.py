@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tofu_export.engines.benchmark import LatencyMs, Measurement
 
-__all__ = ["WORTHWHILE_SPEEDUP", "contradicted", "render", "summary", "verdict"]
+__all__ = ["WORTHWHILE_SPEEDUP", "render", "summary", "verdict"]
 
 WORTHWHILE_SPEEDUP = 1.05
 """Below this a reduction costs accuracy for nothing that anybody would notice."""
@@ -48,9 +48,8 @@ def verdict(measurement: Measurement, *, baseline: str | None = None) -> str | N
     """What the speed-up means, in one line; None for the baseline itself and where there is none.
 
     A gain under `WORTHWHILE_SPEEDUP` is called not worth it, and a loss only where three quarters of the rounds show
-    it. A gain that more than a quarter of the rounds do not show (first quartile below 1) is called uncertain, and so
-    is a ratio of medians that the quartiles of the rounds do not enclose. Where there were no rounds, because runs were
-    recorded apart from each other, the line says so.
+    it. A gain that more than a quarter of the rounds do not show (first quartile below 1) is called uncertain. Where
+    there were no rounds, because runs were recorded apart from each other, the line says so.
     """
     speedup, quartiles = measurement.speedup_vs_full, measurement.speedup_iqr
     if speedup is None or measurement.artifact == baseline:
@@ -64,8 +63,6 @@ def verdict(measurement: Measurement, *, baseline: str | None = None) -> str | N
         return f"{name} is {ratio} {full} {place} (runs apart from each other, spread unknown){worth}"
     low, high = quartiles
     spread = f"(IQR {low:.2f}-{high:.2f})"
-    if contradicted(measurement):
-        return f"{name} is {ratio} {full} {place} {spread}: uncertain, load on the machine changed; measure again"
     if shown < WORTHWHILE_SPEEDUP:
         slower = ", slower than" if shown < 1 and high < 1 else ""
         divided = low < 1 / WORTHWHILE_SPEEDUP and high >= WORTHWHILE_SPEEDUP
@@ -74,14 +71,6 @@ def verdict(measurement: Measurement, *, baseline: str | None = None) -> str | N
     if low < 1:
         return f"{name} is {ratio} {full} {place} {spread}: uncertain, the rounds disagree; measure longer"
     return f"{name} is {ratio} {full} {place} {spread}"
-
-
-def contradicted(measurement: Measurement) -> bool:
-    """True if the quartiles of the rounds do not enclose the speed-up, as far as two decimals show it."""
-    speedup, quartiles = measurement.speedup_vs_full, measurement.speedup_iqr
-    if speedup is None or quartiles is None:
-        return False
-    return not round(quartiles[0], 2) <= round(speedup, 2) <= round(quartiles[1], 2)
 
 
 def _distribution(latency: LatencyMs) -> str:

@@ -20,7 +20,8 @@ import onnx_ir as ir
 import platformdirs
 
 from tofu_export import environment
-from tofu_export.engines.benchmark import Contender, Feeds, Opener, open_ort_cpu, run_benchmark
+from tofu_export.engines.backends import open_contender
+from tofu_export.engines.benchmark import Contender, Feeds, Opener, run_benchmark
 from tofu_export.errors import OptionError, OutputError
 from tofu_export.export import save
 from tofu_export.graph_patterns.lowering import lower
@@ -127,7 +128,7 @@ def autotune(
     threads: int | None = None,
     cache: Path | None = None,
     on_recipe: Callable[[str], None] | None = None,
-    open_runner: Opener = open_ort_cpu,
+    open_runner: Opener = open_contender,
 ) -> Tuning:
     """The fastest recipe for a float32 graph on this machine, measured, or remembered from a run like this one.
 

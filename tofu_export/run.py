@@ -16,6 +16,7 @@ from torch import nn
 
 from tofu_export import demo, environment, patch
 from tofu_export.autotune import Tuning, autotune
+from tofu_export.engines.backends import open_contender
 from tofu_export.engines.benchmark import Contender, run_benchmark
 from tofu_export.engines.build import EngineRequest, build_engine, resolve_capabilities
 from tofu_export.engines.flavours import RTX, TENSORRT, Flavour, available, pick
@@ -260,6 +261,7 @@ class _Run:
                 + [Contender(name, self._stage.path(name)) for name in timed],
                 batches=job.bench_batches or (job.batch.optimum,),
                 make_feeds=lambda batch: _feeds(inputs, batch),
+                open_runner=open_contender,
                 threads=job.threads,
                 baseline=FULL,
                 on_progress=lambda at: self._listener.tick(f"batch {at.batch}, {at.phase}, {at.fraction:.0%}"),

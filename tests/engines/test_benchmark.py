@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from tofu_export.engines.backends import open_contender
 from tofu_export.engines.benchmark import (
     CAP_FACTOR,
     Contender,
@@ -280,9 +281,9 @@ class TestRefusals:
     def test_contenders_need_names_of_their_own(self) -> None:
         twins = [Contender("a", Path("1.onnx")), Contender("a", Path("2.onnx"))]
         with pytest.raises(OptionError, match="share the name a"):
-            run_benchmark(twins, batches=(1,), make_feeds=feeds)
+            run_benchmark(twins, batches=(1,), make_feeds=feeds, open_runner=open_contender)
         with pytest.raises(OptionError, match="no contender"):
-            run_benchmark([], batches=(1,), make_feeds=feeds)
+            run_benchmark([], batches=(1,), make_feeds=feeds, open_runner=open_contender)
 
 
 def save_affine(path: Path, dtype: int = TensorProto.FLOAT, batch: int | str = "batch") -> Path:
@@ -309,6 +310,7 @@ class TestOnnxruntime:
             contenders,
             batches=(1, 3),
             make_feeds=feeds,
+            open_runner=open_contender,
             warmup_ms=1,
             min_seconds=0.001,
             min_iterations=5,
@@ -329,6 +331,7 @@ class TestOnnxruntime:
             [Contender("full", save_affine(tmp_path / "a.onnx"))],
             batches=(2,),
             make_feeds=feeds,
+            open_runner=open_contender,
             warmup_ms=0,
             min_seconds=0,
             baseline="full",
@@ -359,16 +362,18 @@ class TestOnnxruntime:
     def test_a_file_of_fixed_batch_is_refused_at_another(self, tmp_path: Path) -> None:
         contender = Contender("fixed", save_affine(tmp_path / "a.onnx", batch=1))
         with pytest.raises(OptionError, match=r"shape \[8, 3\], expected float32\[1, 3\]"):
-            run_benchmark([contender], batches=(8,), make_feeds=feeds)
+            run_benchmark([contender], batches=(8,), make_feeds=feeds, open_runner=open_contender)
 
     def test_a_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(ExportError, match="is not a file"):
-            run_benchmark([Contender("gone", tmp_path / "gone.onnx")], batches=(1,), make_feeds=feeds)
+            run_benchmark(
+                [Contender("gone", tmp_path / "gone.onnx")], batches=(1,), make_feeds=feeds, open_runner=open_contender
+            )
 
     def test_an_unknown_backend(self, tmp_path: Path) -> None:
         contender = Contender("a", save_affine(tmp_path / "a.onnx"), backend="abacus")
-        with pytest.raises(OptionError, match="unknown backend 'abacus', expected 'ort-cpu'"):
-            run_benchmark([contender], batches=(1,), make_feeds=feeds)
+        with pytest.raises(OptionError, match="unknown backend 'abacus', expected one of ort-cpu"):
+            run_benchmark([contender], batches=(1,), make_feeds=feeds, open_runner=open_contender)
 
     def test_imports_neither_torch_nor_timm_nor_onnxruntime(self) -> None:
         program = (

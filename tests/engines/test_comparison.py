@@ -204,14 +204,15 @@ class TestRealised:
     @staticmethod
     def result(**gmacs: float | None) -> BenchResult:
         files = tuple(BenchFile(name, Path(name), own, {}, {}) for name, own in gmacs.items())
-        third = replace(REDUCED, artifact="third", latency_ms=replace(REDUCED.latency_ms, median=399.0))
-        half = replace(REDUCED, latency_ms=replace(REDUCED.latency_ms, median=99.75))
+        slow, fast = (replace(REDUCED.latency_ms, median=median) for median in (399.0, 99.75))
+        third = replace(REDUCED, artifact="third", latency_ms=slow, speedup_vs_full=0.51)
+        half = replace(REDUCED, latency_ms=fast, speedup_vs_full=2.05)
         return BenchResult(files, "full", (FULL, half, third), (), ())
 
     def test_against_the_baseline(self) -> None:
         result = self.result(full=2.0, reduced=0.8, third=4.0)
-        assert result.realised == (Realised("reduced", "full", 8, 2.0, 2.5), Realised("third", "full", 8, 0.5, 0.5))
-        assert result.to_dict()["realised"][0]["share"] == 0.8
+        assert result.realised == (Realised("reduced", "full", 8, 2.05, 2.5), Realised("third", "full", 8, 0.51, 0.5))
+        assert result.to_dict()["realised"][0]["share"] == 0.82
 
     def test_or_the_file_with_the_most_work(self) -> None:
         result = self.result(full=None, reduced=0.5, third=4.0)

@@ -66,12 +66,6 @@ class TestVerdict:
     def test_a_file_as_baseline(self) -> None:
         assert verdict(REDUCED, baseline="a.onnx") == "reduced is 1.98x a.onnx at batch 8 (IQR 1.96-2.01)"
 
-    @pytest.mark.parametrize("quartiles", [(1.05, 1.15), (0.5, 0.98), (2.1, 2.2)])
-    def test_a_ratio_that_the_rounds_do_not_enclose(self, quartiles: tuple[float, float]) -> None:
-        line = verdict(replace(REDUCED, speedup_vs_full=0.99, speedup_iqr=quartiles))
-        assert line is not None
-        assert line.endswith("uncertain, load on the machine changed; measure again")
-
     @pytest.mark.parametrize("speedup", [1.0, 1.02, 1.044])
     def test_a_gain_too_small(self, speedup: float) -> None:
         line = verdict(replace(REDUCED, speedup_vs_full=speedup, speedup_iqr=(0.99, 1.06)))
