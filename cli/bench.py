@@ -55,6 +55,7 @@ _WIDTH = 200
               help="Also report what trtexec printed elsewhere; again for further runs.")  # fmt: skip
 @click.option("--trtexec-times", "times", multiple=True, metavar="FILE", type=click.Path(path_type=Path),
               help="The same from the JSON of its --exportTimes; --batch says the batch size.")  # fmt: skip
+@click.option("--products", is_flag=True, help="Also time each file's matrix products alone: what is left to gain.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), default=None, metavar="PATH",
               help="Also write one line per file and batch size there.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
@@ -72,6 +73,7 @@ def bench_command(
     shapes: tuple[str, ...],
     seed: int,
     profile: bool,
+    products: bool,
     logs: tuple[Path, ...],
     times: tuple[Path, ...],
     csv_path: Path | None,
@@ -89,7 +91,7 @@ def bench_command(
     tofu-export bench --trtexec-log full.log --trtexec-log reduced.log
     """  # fmt: skip
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
-    if not files and (profile or not (logs or times)):
+    if not files and (profile or products or not (logs or times)):
         raise OptionError("no file given, expected at least one ONNX file: tofu-export bench FILE.onnx")
     if csv_path is not None and csv_path.is_dir():
         raise OptionError(f"--csv {csv_path} is a folder, expected the name of a file")
@@ -113,6 +115,7 @@ def bench_command(
         shapes=parse_shapes(shapes),
         seed=seed,
         profile=profile,
+        products=products,
     )
     with _csv_file(csv_path) as write_csv:  # a folder that cannot be written is known before the first run
         result = _time(files, options, quiet=quiet)
@@ -132,7 +135,7 @@ def _time(files: tuple[Path, ...], options: BenchOptions, *, quiet: bool) -> Ben
     from tofu_export.engines.comparison import BenchResult, compare_files
 
     if not files:
-        return BenchResult((), None, (), (), ())
+        return BenchResult((), None, (), (), (), ())
     listener = ConsoleListener(Console(stderr=True), quiet=quiet)
     listener.step("loading")
     try:
@@ -141,6 +144,7 @@ def _time(files: tuple[Path, ...], options: BenchOptions, *, quiet: bool) -> Ben
             options,
             on_progress=lambda at: listener.step(f"batch {at.batch}, {at.phase}, {at.fraction:.0%}"),
             on_profile=lambda name, batch: listener.step(f"profiling {name}, batch {batch}"),
+            on_products=lambda name, batch: listener.step(f"timing the products of {name}, batch {batch}"),
         )
     finally:
         listener.close()

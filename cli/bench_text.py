@@ -42,7 +42,7 @@ def show(console: Console, result: BenchResult, *, verbose: bool = False) -> Non
             _say(console, f"{backend} on {device}")
             console.print(_timings(own, baseline, gmacs))
         _say(console, *(line for row in rows if (line := verdict(row, baseline=baseline)) is not None), *work)
-    _say(console, *_notes(result))
+    _say(console, *map(str, result.alone), *_notes(result))
     for batch in dict.fromkeys(entry.batch for entry in result.profiles):
         profiles = [entry for entry in result.profiles if entry.batch == batch]
         _say(console, f"\ntime by part, batch {batch} (ms, share)")

@@ -17,6 +17,7 @@ from tofu_export.engines.backends import CPU, OrtRunner, open_backend
 from tofu_export.engines.benchmark import Contender, Measurement, Progress, run_benchmark
 from tofu_export.engines.feeds import fixed_batch, make_feeds
 from tofu_export.engines.ort_profile import Profile, profile
+from tofu_export.engines.products import Alone, measure_alone
 from tofu_export.errors import OptionError
 from tofu_export.ort import TensorSpec
 
@@ -44,6 +45,7 @@ class BenchOptions:
         shapes: all sizes of inputs that leave more than the batch open, by input name.
         seed: of the random inputs.
         profile: also run every file under onnxruntime's profiler.
+        products: also time the matrix products of every file alone.
     """
 
     backends: tuple[str, ...] = (CPU,)
@@ -56,8 +58,13 @@ class BenchOptions:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))
     seed: int = 0
     profile: bool = False
+    products: bool = False
 
     def __post_init__(self) -> None:
+        if self.products and self.backends != (CPU,):
+            raise OptionError(
+                f"--products times them on the CPU, not on {', '.join(self.backends)}: use --backend {CPU}"
+            )
         if self.profile and self.backends != (CPU,):
             raise OptionError(
                 f"--profile reads onnxruntime's CPU kernels, not {', '.join(self.backends)}: a GPU's kernels run after "
@@ -146,6 +153,7 @@ class BenchResult:
         baseline: name of the one that ratios refer to; None with a single one.
         measurements: by batch size, then in the order given.
         profiles: by file, then batch size; empty unless asked for.
+        alone: what the products of each file take, likewise.
         warnings: what speaks against comparing the files.
         recorded: measurements of runs elsewhere, from trtexec's records.
         recorded_baseline: name of the one among them that their ratios refer to.
@@ -155,6 +163,7 @@ class BenchResult:
     baseline: str | None
     measurements: tuple[Measurement, ...]
     profiles: tuple[Profile, ...]
+    alone: tuple[Alone, ...]
     warnings: tuple[str, ...]
     recorded: tuple[Measurement, ...] = ()
     recorded_baseline: str | None = None
@@ -191,6 +200,7 @@ class BenchResult:
             "benchmark": [row.to_dict() for row in (*self.measurements, *self.recorded)],
             "realised": [row.to_dict() for row in self.realised],
             "profile": [entry.to_dict() for entry in self.profiles],
+            "products": [entry.to_dict() for entry in self.alone],
             "warnings": list(self.warnings),
         }
 
@@ -208,6 +218,7 @@ def compare_files(
     *,
     on_progress: Callable[[Progress], None] | None = None,
     on_profile: Callable[[str, int], None] | None = None,
+    on_products: Callable[[str, int], None] | None = None,
 ) -> BenchResult:
     """Time files against each other in one process, and profile them if asked to.
 
@@ -219,6 +230,7 @@ def compare_files(
         options: how to compare.
         on_progress: told where the timing stands.
         on_profile: told the file and batch size that is profiled next.
+        on_products: told those of the products that are timed next.
 
     Raises:
         OptionError: options contradict each other or do not fit a file.
@@ -258,7 +270,22 @@ def compare_files(
         if on_profile is not None:
             on_profile(who.name, batch)
         profiles.append(profile(who.path, who.name, feeds[who.name](batch), batch, threads=options.threads))
-    return BenchResult(files, baseline, measurements, tuple(profiles), _warnings(files))
+    alone = []
+    for who, batch in ((who, batch) for who in contenders for batch in batches if options.products):
+        if on_products is not None:
+            on_products(who.name, batch)
+        alone.append(
+            measure_alone(
+                who.path,
+                who.name,
+                feeds[who.name](batch),
+                batch,
+                threads=options.threads,
+                min_seconds=options.min_seconds,
+                min_iterations=options.min_iterations,
+            )
+        )
+    return BenchResult(files, baseline, measurements, tuple(profiles), tuple(alone), _warnings(files))
 
 
 def short_names(paths: Sequence[Path]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ that is at most says a second file, which makes the same products of the same si
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,14 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tofu_export.engines.backends import open_contender
+from tofu_export.engines.benchmark import Contender, Feeds, run_benchmark
 from tofu_export.engines.preflight import read_graph_file
 from tofu_export.errors import OptionError, OutputError
 from tofu_export.onnx_file import load_without_weights
 from tofu_export.ort import open_copy
 
-__all__ = ["PRODUCTS", "Product", "products_of", "write_products"]
+__all__ = ["PRODUCTS", "Alone", "Product", "measure_alone", "products_of", "write_products"]
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
 """Operators that are products. Others that multiply matrices make a file one that this cannot speak of."""
@@ -31,6 +34,7 @@ PRODUCTS = ("MatMul", "Gemm", "Conv")
 _OTHER_PRODUCTS = frozenset(
     {"Attention", "ConvInteger", "ConvTranspose", "Einsum", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
 )
+_ALONE = "(its products alone)"
 _MAX_BYTES = 1_900_000_000
 """Weights that one file of protobuf can hold."""
 
@@ -63,6 +67,91 @@ class Product:
         attributes = {entry.name: entry.i for entry in self.node.attribute}
         inner = self.left[0 if attributes.get("transA") else -1]
         return math.prod(self.output) * inner
+
+
+@dataclass(frozen=True)
+class Alone:
+    """How long a file's products take by themselves, beside the file.
+
+    Attributes:
+        artifact: name of the file.
+        batch: images per query.
+        products: how many there are.
+        gmacs: what they compute for one image, in 10^9 multiply-accumulates, the reduction's own included.
+        share: of the file's time that they take, median over the rounds.
+        share_iqr: first and third quartile of that share.
+    """
+
+    artifact: str
+    batch: int
+    products: int
+    gmacs: float
+    share: float
+    share_iqr: tuple[float, float]
+
+    def __str__(self) -> str:
+        low, high = self.share_iqr
+        return (
+            f"{self.artifact} at batch {self.batch}: its {self.products} matrix products alone take {self.share:.1%} "
+            f"of its time (IQR {low:.1%}-{high:.1%}), so that nothing done to the rest makes it more than "
+            f"{1 / self.share:.2f}x as fast"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "artifact": self.artifact,
+            "batch": self.batch,
+            "products": self.products,
+            "gmacs": round(self.gmacs, 6),
+            "share": round(self.share, 6),
+            "share_iqr": [round(value, 6) for value in self.share_iqr],
+        }
+
+
+def measure_alone(
+    path: Path,
+    name: str,
+    feeds: Feeds,
+    batch: int,
+    *,
+    threads: int | None = None,
+    min_seconds: float = 3.0,
+    min_iterations: int = 10,
+) -> Alone:
+    """Time the products of a file against the file, in turns, in onnxruntime on the CPU.
+
+    Args:
+        path: the file.
+        name: what the result calls it.
+        feeds: its inputs, of the types that it asks for.
+        batch: images per query.
+        threads: threads inside an operator; None for the default.
+        min_seconds: shortest measured time of each.
+        min_iterations: least number of rounds.
+
+    Raises:
+        OptionError: as `products_of` and `write_products`.
+        EngineBuildError: it is not an ONNX file.
+        ExportError: onnxruntime cannot run it.
+    """
+    products = products_of(path, feeds)
+    with tempfile.TemporaryDirectory(prefix="tofu-export-products-") as folder:
+        alone = Path(folder, "products.onnx")
+        inputs = {name: feeds, _ALONE: write_products(products, alone)}
+        _, row = run_benchmark(
+            [Contender(_ALONE, alone), Contender(name, path)],
+            batches=(batch,),
+            make_feeds={who: lambda _, own=own: own for who, own in inputs.items()},  # type: ignore[misc]
+            open_runner=open_contender,
+            min_seconds=min_seconds,
+            min_iterations=min_iterations,
+            threads=threads,
+            baseline=_ALONE,
+        )
+    assert row.speedup_vs_full is not None and row.speedup_iqr is not None  # the products are the baseline
+    macs = sum(product.macs for product in products)
+    return Alone(name, batch, len(products), macs / batch / 1e9, row.speedup_vs_full, row.speedup_iqr)
 
 
 def products_of(path: Path, feeds: Mapping[str, Array]) -> tuple[Product, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import run
+from tests.engines import models
 from tests.engines.test_comparison import affine
 from tofu_export import ort
 from tofu_export.engines.backends import BACKENDS
@@ -45,7 +46,7 @@ def test_json_is_one_document(files: list[str], capsys: pytest.CaptureFixture[st
     document = json.loads(out)
     assert list(document) == [
         "schema_version", "command", "environment", "settings",
-        "baseline", "recorded_baseline", "files", "benchmark", "realised", "profile", "warnings",
+        "baseline", "recorded_baseline", "files", "benchmark", "realised", "profile", "products", "warnings",
     ]  # fmt: skip
     assert document["command"].startswith("tofu-export bench full.onnx reduced.onnx --seconds 0")
     assert document["environment"]["versions"]["onnxruntime"]
@@ -64,6 +65,20 @@ def test_profile_shows_parts_and_the_reduction(files: list[str], capsys: pytest.
     assert "reduced.onnx, batch 1, ms by block" in err
     assert "full.onnx, batch 1, by operator" in err
     assert err.count("=== Performance summary ===") == 2
+
+
+def test_products_alone_are_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = models.save(models.block(), tmp_path, "block.onnx")
+    assert run("bench", str(path), *QUICK, "--products", "--json", "--batch", "2") == 0
+    out, err = capsys.readouterr()
+    assert "block.onnx at batch 2: its 2 matrix products alone take " in err
+    (entry,) = json.loads(out)["products"]
+    assert entry["share"] > 0
+
+
+def test_a_file_without_products_cannot_have_them_timed(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("bench", "full.onnx", *QUICK, "--products") == 2
+    assert "full.onnx has no matrix products" in capsys.readouterr().err
 
 
 def test_csv_beside_the_table(files: list[str], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tofu_export.engines.stages import Kind, Located, Place
 
 FILES = tuple(BenchFile(name, Path(name), gmacs, {}, {}) for name, gmacs in (("full", 2.0), ("reduced", 1.0)))
 HALF = replace(REDUCED, latency_ms=replace(REDUCED.latency_ms, median=101.8))
-RESULT = BenchResult(FILES, "full", (FULL, HALF), (), ())
+RESULT = BenchResult(FILES, "full", (FULL, HALF), (), (), ())
 
 
 def shown(result: BenchResult, *, verbose: bool = False) -> list[str]:

@@ -207,7 +207,7 @@ class TestRealised:
         slow, fast = (replace(REDUCED.latency_ms, median=median) for median in (399.0, 99.75))
         third = replace(REDUCED, artifact="third", latency_ms=slow, speedup_vs_full=0.51)
         half = replace(REDUCED, latency_ms=fast, speedup_vs_full=2.05)
-        return BenchResult(files, "full", (FULL, half, third), (), ())
+        return BenchResult(files, "full", (FULL, half, third), (), (), ())
 
     def test_against_the_baseline(self) -> None:
         result = self.result(full=2.0, reduced=0.8, third=4.0)

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from tests import tiny
 from tests.engines import models
-from tofu_export.engines.products import products_of, write_products
+from tofu_export.engines.products import Alone, measure_alone, products_of, write_products
 from tofu_export.errors import OptionError
 from tofu_export.export import INPUT_NAME, save
 from tofu_export.graph_patterns.lowering import MACS
@@ -93,3 +93,20 @@ def test_nothing_is_left_beside_the_file(exported: tuple[Path, dict[str, np.ndar
     path, feeds, _ = exported
     products_of(path, feeds)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_what_the_products_take_is_a_share_of_the_file(
+    exported: tuple[Path, dict[str, np.ndarray], int],
+) -> None:
+    path, feeds, _ = exported
+    found = measure_alone(path, "tiny", feeds, BATCH, threads=1, min_seconds=0.05)
+    assert 0 < found.share_iqr[0] <= found.share <= found.share_iqr[1] < 1.5
+    assert found.products == len(products_of(path, feeds))
+    assert found.gmacs == pytest.approx(sum(product.macs for product in products_of(path, feeds)) / BATCH / 1e9)
+    assert f"its {found.products} matrix products alone take" in str(found)
+
+
+def test_what_is_left_to_gain_in_words() -> None:
+    text = str(Alone("a.onnx", 8, 85, 8.74, 0.8, (0.79, 0.81)))
+    assert "take 80.0% of its time (IQR 79.0%-81.0%)" in text
+    assert text.endswith("more than 1.25x as fast")
