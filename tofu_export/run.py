@@ -332,6 +332,7 @@ class _Run:
             "output": report.output,
             "preprocessing": loaded.preprocessing,
             "target": self._job.target.value,
+            "batch": str(self._job.batch),
             "versions": {name: versions[name] for name in ("torch", "timm", "onnx", "onnxscript")},
             **({"labels": list(self._job.labels)} if self._job.labels else {}),
         }

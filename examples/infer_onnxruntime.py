@@ -1,0 +1,23 @@
+"""Classify an image with an exported file; needs onnxruntime, numpy and Pillow, nothing of this project.
+
+python infer_onnxruntime.py out/model.fp32.onnx cat.jpg
+"""
+
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+session = onnxruntime.InferenceSession(sys.argv[1])
+wanted = json.loads(session.get_modelmeta().custom_metadata_map["tofu_export.preprocessing"])
+channels, height, width = wanted["input_size"]
+image = Image.open(sys.argv[2]).convert("L" if channels == 1 else "RGB")
+scaled = (round(width / wanted["crop_pct"]), round(height / wanted["crop_pct"]))
+image = ImageOps.fit(image, scaled, Image.Resampling[wanted["interpolation"].upper()])
+left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
+pixels = np.asarray(image.crop((left, top, left + width, top + height)), dtype=np.float32) / 255
+pixels = (pixels.reshape(height, width, channels) - wanted["mean"]) / wanted["std"]
+(logits,) = session.run(None, {"input": pixels.transpose(2, 0, 1)[None].astype(np.float32)})
+print(int(logits.argmax()))

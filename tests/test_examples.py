@@ -1,0 +1,60 @@
+"""The examples do what they say, as far as this machine can."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli.running import run
+from tofu_export import demo
+from tofu_export.engines.flavours import RTX, available
+from tofu_export.environment import collect
+from tofu_export.inputs import demo_set
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **variables})
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("examples") / "out"
+    engine = "--engine" if RTX in available() else "--no-engine"
+    arguments = ["demo_vit", "--r", "16", "--precision", "fp32", "--no-bench", "--no-verify", engine, "-q"]
+    assert run(*arguments, "-o", str(out)) == 0
+    return out
+
+
+def test_onnxruntime_reads_digits(exported: Path, tmp_path: Path) -> None:
+    images, labels = demo.load_images()
+    for index in (1, 3, 4):  # which the model reads right
+        picture = tmp_path / f"{index}.png"
+        Image.fromarray(images[index].reshape(28, 28)).save(picture)
+        done = python(str(EXAMPLES / "infer_onnxruntime.py"), str(exported / "model.onnx"), str(picture))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == str(labels[index])
+
+
+@pytest.mark.rtx
+@pytest.mark.slow
+@pytest.mark.skipif(RTX not in available(), reason="tensorrt-rtx is not installed")
+def test_tensorrt_reads_digits_or_misses_the_driver(exported: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images.npy"
+    np.save(images, demo_set(8).pixels)
+    (engine,) = exported.glob("*.engine")
+    done = python(str(EXAMPLES / "infer_tensorrt.py"), str(engine), str(images), POLYGRAPHY_USE_TENSORRT_RTX="1")
+    if collect()["gpu"] is None:
+        assert done.returncode != 0
+        assert "Could not deserialize engine" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split()[3:] == [str(label) for label in demo.load_images()[1][3:8]]
