@@ -18,6 +18,7 @@ from click_default_group import DefaultGroup
 from tofu_export.cli.bench import bench_command
 from tofu_export.cli.doctor import doctor_command
 from tofu_export.cli.export import export_command
+from tofu_export.cli.lower import lower_command
 from tofu_export.cli.models import models_command
 from tofu_export.cli.plan import plan_command
 from tofu_export.cli.triton import triton_command
@@ -43,6 +44,7 @@ def cli() -> None:
     tofu-export vit_base --r 16 --mode mlerp      the main job (short for: tofu-export export vit_base ...)
     tofu-export plan vit_base --r 16              what would be removed where, and what that saves
     tofu-export bench a.onnx b.onnx --profile     which file is faster, and where the time goes
+    tofu-export lower theirs.onnx -o ours.onnx    rewrite what TensorRT rejects in a file of another exporter
     tofu-export triton out -o repository          serve the files with Triton Inference Server
     tofu-export models dinov3                     which models can be reduced
     tofu-export doctor                            what is installed, what is missing
@@ -56,6 +58,7 @@ def cli() -> None:
 cli.add_command(export_command)
 cli.add_command(plan_command)
 cli.add_command(bench_command)
+cli.add_command(lower_command)
 cli.add_command(models_command)
 cli.add_command(doctor_command)
 cli.add_command(triton_command)

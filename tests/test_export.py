@@ -20,7 +20,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch import Tensor, nn
 
 from tests import tiny
-from tofu_export import export, patch
+from tofu_export import onnx_file, patch
 from tofu_export.errors import ExportError
 from tofu_export.export import INPUT_NAME, OUTPUT_NAME, in_precision, release, save, trace
 from tofu_export.graph_patterns.canonical import FuseNode
@@ -233,7 +233,7 @@ def test_metadata_travels_in_the_file(tmp_path: Path) -> None:
 
 
 def test_large_weights_lie_beside_the_file_and_move_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "EXTERNAL_DATA_BYTES", 1000)
+    monkeypatch.setattr(onnx_file, "EXTERNAL_DATA_BYTES", 1000)
     model = tiny.lowered("cls", SOME)
     path = tmp_path / "made" / "model.onnx"
     path.parent.mkdir()
@@ -257,7 +257,7 @@ def test_large_weights_lie_beside_the_file_and_move_with_it(tmp_path: Path, monk
 def test_weights_at_the_limit_stay_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.lowered("cls", SOME)
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
-    monkeypatch.setattr(export, "EXTERNAL_DATA_BYTES", size)
+    monkeypatch.setattr(onnx_file, "EXTERNAL_DATA_BYTES", size)
     assert len(save(model, tmp_path / "model.onnx", {})) == 1
 
 

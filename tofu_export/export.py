@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tofu_export.errors import ExportError, OptionError, TofuError
+from tofu_export.onnx_file import save
 from tofu_export.options import MINIMUM_OPSET, BatchRange, OutputKind, Precision
 from tofu_export.patch import choose_output, outputs_of
 from tofu_export.patch.canonical import CanonicalOperators
@@ -25,9 +24,6 @@ __all__ = ["INPUT_NAME", "OUTPUT_NAME", "TORCH_TYPES", "in_precision", "release"
 
 INPUT_NAME = "input"
 (OUTPUT_NAME,) = OutputKind.LOGITS.names
-
-EXTERNAL_DATA_BYTES = 1_900_000_000
-"""Weights beyond this go beside the file: protobuf cannot hold 2 GiB."""
 
 TORCH_TYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
 
@@ -145,31 +141,6 @@ def trace(
         canonical.meta[_COPY] = form
     _strip_wrapper_prefix(canonical)
     return canonical
-
-
-def save(model: ir.Model, path: Path, metadata: Mapping[str, Any]) -> list[Path]:
-    """Write a graph as an ONNX file and return the files written, weights of large models beside it first.
-
-    Args:
-        model: a lowered graph.
-        path: the file to write; external data gets the name `path` + `.data`.
-        metadata: stored in `metadata_props` under `tofu_export.KEY`, anything but text as JSON.
-    """
-    model.producer_name = "tofu-export"
-    model.producer_version = None
-    model.metadata_props.clear()
-    for key, value in metadata.items():
-        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-        model.metadata_props[f"tofu_export.{key}"] = text
-    weight_bytes = sum(
-        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
-    )
-    if weight_bytes <= EXTERNAL_DATA_BYTES:
-        ir.save(model, path)
-        return [path]
-    data = path.with_name(path.name + ".data")
-    ir.save(model, path, external_data=data.name)
-    return [data, path]
 
 
 def release(model: ir.Model) -> None:

@@ -1,4 +1,4 @@
-"""Read an ONNX file without its weights: they stay where they are, and the graph says at which place of the file.
+"""Write graphs as ONNX files, and read a file without its weights: these stay where they are.
 
 A graph of a hundred kilobytes comes with hundreds of megabytes of weights. Whoever needs the graph alone, to change a
 copy of it, would otherwise hold the weights two times over. In protocol buffers a message is a row of fields, each of
@@ -9,16 +9,21 @@ Source: https://protobuf.dev/programming-guides/encoding, and the field numbers 
 
 from __future__ import annotations
 
+import json
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import onnx
+import onnx_ir as ir
 
 from tofu_export.errors import ExportError
 
-__all__ = ["load_without_weights"]
+__all__ = ["load_without_weights", "save", "write"]
+
+EXTERNAL_DATA_BYTES = 1_900_000_000
+"""Weights beyond this go beside the file: protobuf cannot hold 2 GiB."""
 
 LARGE_BYTES = 1 << 20
 """Weights from this size on stay in the file."""
@@ -39,6 +44,36 @@ class _Field(NamedTuple):
 
 class _DamagedError(ValueError):
     """The bytes are not a message, or only a part of one."""
+
+
+def save(model: ir.Model, path: Path, metadata: Mapping[str, Any]) -> list[Path]:
+    """Write a graph of this project as an ONNX file and return the files written, weights of large models first.
+
+    Args:
+        model: a lowered graph.
+        path: the file to write; external data gets the name `path` + `.data`.
+        metadata: stored in `metadata_props` under `tofu_export.KEY`, anything but text as JSON.
+    """
+    model.producer_name = "tofu-export"
+    model.producer_version = None
+    model.metadata_props.clear()
+    for key, value in metadata.items():
+        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        model.metadata_props[f"tofu_export.{key}"] = text
+    return write(model, path)
+
+
+def write(model: ir.Model, path: Path) -> list[Path]:
+    """Write a graph as it is; as `save` otherwise."""
+    weight_bytes = sum(
+        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
+    )
+    if weight_bytes <= EXTERNAL_DATA_BYTES:
+        ir.save(model, path)
+        return [path]
+    data = path.with_name(path.name + ".data")
+    ir.save(model, path, external_data=data.name)
+    return [data, path]
 
 
 def load_without_weights(path: Path) -> onnx.ModelProto:

@@ -28,8 +28,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from tofu_export.errors import ExportError, OptionError
-from tofu_export.export import save
-from tofu_export.onnx_file import load_without_weights
+from tofu_export.onnx_file import load_without_weights, save
 
 __all__ = ["CALIBRATION_IMAGES", "Calibration", "quantize"]
 

@@ -1,0 +1,158 @@
+"""Rewrite an ONNX file of any origin for a target, and show that it computes what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from tofu_export.compare import TOLERANCES, Tolerance, compare_outputs
+from tofu_export.engines._node_rules import Finding, find_rejections
+from tofu_export.engines.feeds import fixed_batch, make_feeds
+from tofu_export.engines.flavours import RTX, TENSORRT, Flavour
+from tofu_export.engines.preflight import read_graph_file
+from tofu_export.errors import ExportError, OptionError, VerificationError
+from tofu_export.graph_patterns.foreign import Change, rewrite
+from tofu_export.onnx_file import load_without_weights, write
+from tofu_export.options import Precision, Target
+from tofu_export.ort import open_session
+
+__all__ = ["BATCHES", "LoweredFile", "lower_file"]
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+BATCHES = (1, 3)
+"""Batch sizes that a file with a dynamic batch is compared at."""
+
+_FLAVOURS: Mapping[Target, Flavour] = {Target.PORTABLE: RTX, Target.TENSORRT_RTX: RTX, Target.TENSORRT: TENSORRT}
+
+
+@dataclass(frozen=True)
+class LoweredFile:
+    """What became of a file.
+
+    Attributes:
+        changes: the nodes that were found, rewritten or left.
+        rejected: what the target still does not accept, as far as is known.
+        batches: batch sizes at which original and result were compared; empty where they were not.
+        max_abs: largest difference of any output, None where nothing was compared.
+        unchecked: why nothing was compared, empty where it was.
+    """
+
+    changes: tuple[Change, ...]
+    rejected: tuple[Finding, ...]
+    batches: tuple[int, ...]
+    max_abs: float | None
+    unchecked: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "rewritten": [
+                {"node": change.node, "op_type": change.op_type} for change in self.changes if not change.left
+            ],
+            "left": [vars(change) for change in self.changes if change.left],
+            "rejected": [vars(finding) for finding in self.rejected],
+            "batches": list(self.batches),
+            "max_abs": self.max_abs,
+            "unchecked": self.unchecked,
+        }
+
+
+def lower_file(
+    source: Path,
+    path: Path,
+    target: Target,
+    *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+) -> LoweredFile:
+    """Write what `target` accepts of the file at `source` to `path`, and compare both in onnxruntime.
+
+    Args:
+        source: any ONNX file.
+        path: the file to write, in a staging folder.
+        target: the runtime to write for.
+        shapes: all sizes of inputs that leave more than the batch open, by name.
+        seed: of the random inputs that both are run on.
+
+    Raises:
+        EngineBuildError: the source is not an ONNX graph.
+        ExportError: its weights cannot be read.
+        LoweringError: it has canonical nodes of this project.
+        OptionError: it cannot be fed.
+        VerificationError: the result computes something else.
+    """
+    read_graph_file(source)
+    try:
+        model = ir.load(source)
+        ir.external_data.load_to_model(model)
+    except Exception as error:  # whatever onnx_ir raises on a damaged file
+        raise ExportError(f"{source} cannot be read: {error}. Copy it again, external data included") from error
+    changes = rewrite(model, target)
+    write(model, path)
+    flavour = _FLAVOURS.get(target)
+    findings = () if flavour is None else find_rejections(load_without_weights(path), flavour)[1]
+    rejected = tuple(finding for finding in findings if finding.fatal)
+    try:
+        references = _run(source, shapes, seed)
+    except ExportError as error:
+        return LoweredFile(changes, rejected, (), None, f"the original does not run in onnxruntime: {error}")
+    return LoweredFile(changes, rejected, tuple(references), _compare(path, references), "")
+
+
+def _run(source: Path, shapes: Mapping[str, tuple[int, ...]] | None, seed: int) -> dict[int, tuple[Arrays, Arrays]]:
+    """Inputs and outputs of a file by batch size."""
+    session = open_session(source)
+    fixed = fixed_batch(session.inputs)
+    feeds = {
+        batch: make_feeds(session.label, session.inputs, batch, shapes=shapes, seed=seed)
+        for batch in (BATCHES if fixed is None else (fixed,))
+    }
+    return {batch: (given, session.run(given)) for batch, given in feeds.items()}
+
+
+def _compare(path: Path, references: Mapping[int, tuple[Arrays, Arrays]]) -> float:
+    """The largest difference of any real output.
+
+    Raises:
+        VerificationError: a difference is larger than its tolerance, or outputs are others.
+    """
+    session = open_session(path)
+    largest = 0.0
+    for batch, (feeds, expected) in references.items():
+        found = session.run(feeds)
+        if list(expected) != list(found):
+            raise VerificationError(f"{path.name} gives {', '.join(found)}, expected {', '.join(expected)}")
+        for name, value in expected.items():
+            largest = max(largest, _difference(path.name, name, found[name], value, batch))
+    return largest
+
+
+def _difference(file: str, name: str, found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], batch: int) -> float:
+    where = f"{file}: output {name} at batch {batch}"
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        raise VerificationError(f"{where} is {found.dtype}{list(found.shape)}, expected that of the original")
+    if not np.issubdtype(expected.dtype, np.floating):
+        if not np.array_equal(found, expected):
+            raise VerificationError(f"{where} differs in {int((found != expected).sum())} of {expected.size} entries")
+        return 0.0
+    if expected.ndim == 0 or not expected.size:
+        raise OptionError(f"{where} has shape {list(expected.shape)}, which cannot be compared")
+    tolerance = _tolerance(expected.dtype)
+    compared = compare_outputs(found, expected)
+    if not compared.within(tolerance):
+        raise VerificationError(
+            f"{where} differs from the original by {compared.max_abs:.3g} (allowed "
+            f"{tolerance.max_error * compared.scale:.3g}), cosine {compared.cosine_min:.6f}: nothing was written. "
+            "Report the file"
+        )
+    return compared.max_abs
+
+
+def _tolerance(dtype: np.dtype[Any]) -> Tolerance:
+    return TOLERANCES[Precision.FP16 if dtype == np.float16 else Precision.FP32]

@@ -1,0 +1,91 @@
+"""Rewrite graphs of other exporters, so that a target accepts them and computes the same.
+
+Only what is known by its operator is touched, each occurrence on its own. What cannot be rewritten is left as it is,
+and said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnx_ir.tape import Tape
+
+from tofu_export.errors import LoweringError
+from tofu_export.graph_patterns.canonical import DOMAIN
+from tofu_export.graph_patterns.foreign_attention import lower_attention
+from tofu_export.graph_patterns.foreign_scatter import lower_scatter, reduction_of
+from tofu_export.graph_patterns.stage import Stage, TapeOperators
+from tofu_export.options import Target
+
+__all__ = ["Change", "rewrite"]
+
+_HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_TENSORRTS = frozenset({Target.PORTABLE, Target.TENSORRT, Target.TENSORRT_RTX})
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one node that a target does not accept.
+
+    Attributes:
+        node: its name.
+        op_type: its operator.
+        left: why it was left as it is, empty where it was rewritten.
+    """
+
+    node: str
+    op_type: str
+    left: str = ""
+
+
+def rewrite(model: ir.Model, target: Target) -> tuple[Change, ...]:
+    """Rewrite what `target` does not accept, in place, and return what was found.
+
+    Ensures: values of the graph keep their names, unused nodes are gone; nothing else changes.
+
+    Raises:
+        LoweringError: the graph holds canonical nodes of this project, which are lowered at export.
+    """
+    if any(node.domain == DOMAIN for node in model.graph):
+        raise LoweringError("the file has canonical Token Fusion nodes: export it again for the target instead")
+    common.ShapeInferencePass()(model)
+    opset = model.opset_imports.get("", 0)
+    changes: list[Change] = []
+    for number, node in enumerate(list(model.graph)):
+        lowering = _lowering(node, target, opset)
+        if lowering is None:
+            continue
+        name = node.name or f"{node.op_type}_{number}"
+        tape = Tape()
+        result = lowering(Stage(TapeOperators(tape), f"{name}/lowered"))
+        if isinstance(result, str):
+            changes.append(Change(name, node.op_type, result))
+            continue
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], tape.nodes, node.outputs[:1], [result])
+        changes.append(Change(name, node.op_type))
+    if any(not change.left for change in changes):
+        for graph_pass in (
+            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            common.RemoveUnusedNodesPass(),
+            common.TopologicalSortPass(),
+        ):
+            graph_pass(model)
+    return tuple(changes)
+
+
+def _lowering(node: ir.Node, target: Target, opset: int) -> Callable[[Stage], ir.Value | str] | None:
+    """How to write a node for a target that does not accept it; None where it does, or is not known."""
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    kind = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
+    if node.op_type == "ScatterElements" and reduction_of(node) != "none":
+        if target in _TENSORRTS or kind in _HALVES:  # onnxruntime's CPU provider adds in float32 only
+            return lambda stage: lower_scatter(stage, node, opset)
+    elif node.op_type == "ScatterND" and reduction_of(node) != "none" and target in _TENSORRTS:
+        return lambda _: "a ScatterND with a reduction has no equal formulation here"
+    elif node.op_type == "Attention" and (target is Target.ONNXRUNTIME or kind not in _HALVES):
+        return lambda stage: lower_attention(stage, node)
+    return None

@@ -1,0 +1,131 @@
+"""`tofu-export lower`: a token-merging trace of the ordinary kind becomes one that TensorRT-RTX builds."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from tests import tiny
+from tests.cli.running import run
+from tests.engines import models
+from tests.graph_patterns.test_foreign import scatter
+from tofu_export.engines.build import EngineRequest, build_engine
+from tofu_export.engines.flavours import RTX, available
+from tofu_export.errors import EngineBuildError
+from tofu_export.ort import open_session
+
+ROOT = Path(__file__).parents[2]
+
+
+def exports() -> ModuleType:
+    """The benchmark's exports, which show what others would write."""
+    spec = importlib.util.spec_from_file_location("benchmark_exports", ROOT / "benchmarks" / "exports.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ToMe as `torch.onnx.export` writes it."""
+    path = tmp_path_factory.mktemp("traced") / "theirs.onnx"
+    exports().export_ordinary_tome(tiny.build("cls"), tiny.spec("cls"), "tiny", 2, path)
+    return path
+
+
+def test_a_token_merging_trace(traced: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "ours.onnx"
+    assert run("lower", str(traced), "-o", str(path), "--json") == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    scatters = [node.name for node in onnx.load(traced).graph.node if node.op_type == "ScatterElements"]
+    assert [entry["node"] for entry in document["rewritten"]] == scatters
+    assert len(scatters) >= 2 * tiny.DEPTH
+    assert (document["left"], document["rejected"], document["batches"]) == ([], [], [1, 3])
+    assert document["max_abs"] <= 1e-5
+    assert f"{len(scatters)} ScatterElements" in err
+    assert "same outputs as the original at batch 1, 3" in err
+    assert not any(node.op_type == "ScatterElements" for node in onnx.load(path).graph.node)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["ours.onnx"]
+
+
+@pytest.mark.rtx
+@pytest.mark.skipif(RTX not in available(), reason="tensorrt-rtx is not installed")
+def test_what_tensorrt_rtx_rejects_it_builds_afterwards(traced: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ours.onnx"
+    assert run("lower", str(traced), "-o", str(path), "--target", "tensorrt-rtx", "-q") == 0
+    with pytest.raises(EngineBuildError, match="reduction 'add' is not supported"):
+        build_engine(EngineRequest(traced, tmp_path / "a.engine", RTX, compute_capabilities=("SM89",)))
+    receipt = build_engine(EngineRequest(path, tmp_path / "b.engine", RTX, compute_capabilities=("SM89",)))
+    assert receipt.kernels.summary()["kernels"] > 0
+
+
+def test_what_stays_rejected_is_said_by_the_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = models.save(scatter("mul"), tmp_path, "theirs.onnx")
+    assert run("lower", str(source), "-o", str(tmp_path / "out" / "ours.onnx")) == 7
+    err = capsys.readouterr().err
+    assert "left: node 'merge' (ScatterElements): reduction 'mul'" in err
+    assert "nothing to rewrite" in err
+    assert (tmp_path / "out" / "ours.onnx").is_file()
+
+
+def test_a_file_that_needs_nothing_is_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = models.save(models.block(), tmp_path, "theirs.onnx")
+    assert run("lower", str(source), "-o", str(tmp_path / "ours.onnx")) == 0
+    assert "nothing to rewrite" in capsys.readouterr().err
+    feeds = {"x": np.ones((2, 16, 32), dtype=np.float32)}
+    np.testing.assert_array_equal(
+        open_session(tmp_path / "ours.onnx").run(feeds)["y"], open_session(source).run(feeds)["y"]
+    )
+
+
+def test_external_weights_are_read_and_metadata_stays(tmp_path: Path) -> None:
+    proto = models.block()
+    helper.set_model_props(proto, {"their": "note"})
+    source = tmp_path / "in" / "theirs.onnx"
+    source.parent.mkdir()
+    onnx.save_model(proto, source, save_as_external_data=True, location="their.data", size_threshold=0)
+    assert run("lower", str(source), "-o", str(tmp_path / "out" / "ours.onnx"), "-q") == 0
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["ours.onnx"]
+    session = open_session(tmp_path / "out" / "ours.onnx")
+    assert session.metadata["their"] == "note"
+    assert session.run({"x": np.ones((1, 16, 32), dtype=np.float32)})["y"].shape == (1, 16, 32)
+
+
+def test_an_original_that_does_not_run_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """onnxruntime's CPU provider cannot add halves in a scatter: it refuses the file as it is."""
+    source = models.save(scatter("add", dtype=TensorProto.FLOAT16), tmp_path, "theirs.onnx")
+    code = run("lower", str(source), "-o", str(tmp_path / "ours.onnx"), "--target", "onnxruntime", "--json")
+    out, err = capsys.readouterr()
+    assert code == 0
+    assert json.loads(out)["unchecked"]
+    assert "NOT COMPARED with the original" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "output", "code", "words"),
+    [
+        ("missing.onnx", None, "o.onnx", 6, "does not exist"),
+        ("text.onnx", b"hello", "o.onnx", 6, "not an ONNX file"),
+        ("a.onnx", b"hello", "o.bin", 2, "expected the name of an .onnx file"),
+        ("a.onnx", b"hello", "a.onnx", 2, "choose another name"),
+    ],
+)
+def test_bad_input(
+    name: str, content: bytes | None, output: str, code: int, words: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    before = sorted(tmp_path.iterdir())
+    assert run("lower", str(tmp_path / name), "-o", str(tmp_path / output)) == code
+    assert words in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
