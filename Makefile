@@ -11,13 +11,14 @@ SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_in
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3.14 python3 python; do \
 	if "$$python" -c '$(SUPPORTED)' >/dev/null 2>&1; then echo "$$python"; break; fi; done)
 
-.PHONY: help venv demo test coverage lint bench catalog clean
+.PHONY: help venv demo test coverage lint bench gpu gpu-table catalog clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo   export, verify, time and build engines for the included model (installs first: 6 GB on disk)'
 	@echo 'make test   run the tests            make lint    style, types, import directions'
 	@echo 'make coverage  every vision transformer of timm by name (half an hour)'
+	@echo 'make gpu    the tests that need a GPU (docs/gpu.md)'
 	@echo 'make bench  measure what README says  make clean   remove all that these made'
 
 demo: venv
@@ -38,6 +39,16 @@ lint: venv
 
 bench: venv
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
+# What needs an NVIDIA GPU: docs/gpu.md. The backend is that of the TensorRT that is installed.
+BACKEND ?= trt-rtx
+gpu: venv
+	$(BIN)/python -m pytest -m gpu -rs $(PYTEST_ARGS) 2>&1 | tee gpu.log
+
+gpu-table: venv
+	$(BIN)/tofu-export vit_base --r 0 --weights random --engine --no-bench -o gpu_out/full
+	$(BIN)/tofu-export vit_base --r 16 --weights random --engine --no-bench -o gpu_out/reduced
+	$(BIN)/tofu-export bench gpu_out/*/*.engine --backend $(BACKEND) --batch 1,8,32 --json > gpu.json
 
 # Specs of all supported models, for the timm version in constraints.txt.
 catalog: venv
@@ -60,5 +71,5 @@ $(ENGINES): $(INSTALLED)
 		echo; echo 'TensorRT-RTX could not be installed here (see above): going on without engines.'; echo; fi
 
 clean:
-	rm -rf $(VENV) demo_out build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo_out gpu_out gpu.log gpu.json build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -36,7 +36,7 @@ _WIDTH = 200
     help="Batch sizes, such as 1,8.  [default: what the files are fixed to, or 1]",
 )
 @click.option("--backend", default="ort-cpu", show_default=True, metavar="LIST",
-              help="Some of ort-cpu, ort-cuda, ort-tensorrt.")  # fmt: skip
+              help="Some of ort-cpu, ort-cuda, ort-tensorrt for ONNX files, trt, trt-rtx for plans.")  # fmt: skip
 @click.option(
     "--threads", type=click.IntRange(min=1), default=None, metavar="N",
     help="Threads inside an operator.  [default: one per physical core]",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tofu_export.engines.backends import CPU, OrtRunner, open_backend
+from tofu_export.engines.backends import CPU, PLAN_BACKENDS, Loaded, open_backend, suits
 from tofu_export.engines.benchmark import Contender, Measurement, Progress, run_benchmark
 from tofu_export.engines.feeds import fixed_batch, make_feeds
 from tofu_export.engines.ort_profile import Profile, profile
@@ -309,13 +309,14 @@ def short_names(paths: Sequence[Path]) -> tuple[str, ...]:
 
 
 def _contenders(paths: Sequence[Path], backends: Sequence[str]) -> list[Contender]:
-    names = short_names(paths)
-    several = len(backends) > 1
-    return [
-        Contender(f"{name} ({backend})" if several else name, path, backend)
-        for name, path in zip(names, paths, strict=True)
-        for backend in backends
-    ]
+    found: list[Contender] = []
+    for name, path in zip(short_names(paths), paths, strict=True):
+        own = [backend for backend in backends if suits(path, backend)]
+        if not own:
+            needed = " or ".join(PLAN_BACKENDS) if backends[0] not in PLAN_BACKENDS else CPU
+            raise OptionError(f"{name} does not run on {', '.join(backends)}: give --backend {needed}")
+        found += [Contender(f"{name} ({backend})" if len(own) > 1 else name, path, backend) for backend in own]
+    return found
 
 
 def _baseline(asked: str | None, contenders: Sequence[Contender]) -> str | None:
@@ -356,7 +357,7 @@ def _feeds(
     return make_feeds(label, inputs, batch, shapes=shapes, seed=seed)
 
 
-def _describe(who: Contender, runner: OrtRunner, feeds: Mapping[str, npt.NDArray[np.generic]]) -> BenchFile:
+def _describe(who: Contender, runner: Loaded, feeds: Mapping[str, npt.NDArray[np.generic]]) -> BenchFile:
     session = runner.session
     outputs = session.run(feeds)
     return BenchFile(

@@ -1,0 +1,151 @@
+"""Run a TensorRT plan on the GPU of this machine, through Polygraphy.
+
+A query is synchronous: inputs are copied to the device, kernels run on one stream, outputs are copied back. CUDA
+graphs are not used. No plan has been run with it so far, for lack of a GPU: the tests here use stand-ins, and those
+marked `gpu` compare with onnxruntime.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tofu_export import environment
+from tofu_export.engines.flavours import RTX, Flavour, load
+from tofu_export.errors import BackendMissingError, EngineBuildError
+from tofu_export.ort import TensorSpec
+
+__all__ = ["EngineSession", "open_engine"]
+
+_SWITCH = "POLYGRAPHY_USE_TENSORRT_RTX"
+"""Polygraphy reads it once, when it is imported: one process runs plans of one flavour."""
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class EngineSession:
+    """A plan that is loaded on the GPU. Made by `open_engine`.
+
+    Attributes:
+        label: how messages call it.
+        device: name of the GPU.
+        inputs: what `run` expects, by name; a dynamic size is None.
+        outputs: what `run` returns, by name.
+        metadata: what the file beside the plan says, under the names that ONNX files have it.
+        runner: Polygraphy's, activated.
+    """
+
+    label: str
+    device: str
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    metadata: Mapping[str, str]
+    runner: Any
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """All outputs by name.
+
+        Raises:
+            EngineBuildError: TensorRT fails, for example because a shape is outside of the plan's profile.
+        """
+        return self.bind(feeds)()
+
+    def bind(self, feeds: Mapping[str, Array]) -> Callable[[], dict[str, Array]]:
+        """A call that runs the plan on these feeds, which are given the types that it asks for."""
+        ready = {
+            name: np.ascontiguousarray(feed.astype(self.inputs[name].dtype, copy=False))
+            if name in self.inputs and np.issubdtype(feed.dtype, np.floating)
+            else np.ascontiguousarray(feed)
+            for name, feed in feeds.items()
+        }
+
+        def call() -> dict[str, Array]:
+            try:
+                found = self.runner.infer(ready, check_inputs=False)
+            except Exception as error:  # PolygraphyException and whatever TensorRT raises through it
+                raise EngineBuildError(f"{self.label} fails when it runs: {_one_line(error)}") from error
+            return {name: np.asarray(found[name]) for name in self.outputs}
+
+        return call
+
+
+def open_engine(path: Path, flavour: Flavour) -> EngineSession:
+    """Load a plan on the GPU.
+
+    Raises:
+        BackendMissingError: there is no GPU, or the flavour or Polygraphy is not usable here.
+        EngineBuildError: the plan is missing, or cannot be loaded: built for another GPU or version, or damaged.
+    """
+    if not path.is_file():
+        raise EngineBuildError(f"{path} is not a file, expected a TensorRT plan")
+    gpu = environment.collect()["gpu"]
+    if gpu is None:
+        raise BackendMissingError(
+            f"{path.name} is a plan, which {flavour.name} runs on an NVIDIA GPU: this machine has none with a driver"
+        )
+    trt = load(flavour)
+    backend = _polygraphy(flavour)
+    try:
+        engine = backend.engine_from_bytes(path.read_bytes())
+        runner = backend.TrtRunner(engine)
+        runner.activate()
+    except Exception as error:  # PolygraphyException, which hides the cause in the log
+        raise EngineBuildError(
+            f"{path} cannot be loaded by {flavour.name} {trt.__version__}: {_one_line(error)}. "
+            f"It may be for another GPU or version: `tofu-export check {path}` says what it was built for"
+        ) from error
+    return EngineSession(
+        str(path),
+        str(gpu),
+        MappingProxyType(_specs(trt, engine, trt.TensorIOMode.INPUT)),
+        MappingProxyType(_specs(trt, engine, trt.TensorIOMode.OUTPUT)),
+        MappingProxyType(_metadata(path)),
+        runner,
+    )
+
+
+def _polygraphy(flavour: Flavour) -> Any:
+    wanted = "1" if flavour is RTX else "0"
+    if "polygraphy" in sys.modules and os.environ.get(_SWITCH, "0") != wanted:
+        raise BackendMissingError(f"this process already runs plans of another TensorRT: run {flavour.name} in its own")
+    os.environ[_SWITCH] = wanted
+    try:
+        return importlib.import_module("polygraphy.backend.trt")
+    except ImportError as error:
+        raise BackendMissingError(f"polygraphy is not installed: pip install '{flavour.extra}'") from error
+
+
+def _specs(trt: Any, engine: Any, mode: Any) -> dict[str, TensorSpec]:
+    names = map(engine.get_tensor_name, range(engine.num_io_tensors))
+    return {
+        name: TensorSpec(
+            np.dtype(trt.nptype(engine.get_tensor_dtype(name))),
+            tuple(None if size < 0 else int(size) for size in engine.get_tensor_shape(name)),
+        )
+        for name in names
+        if engine.get_tensor_mode(name) == mode
+    }
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """The GMACs of the plan of reduction, where the file beside the engine has them."""
+    try:
+        document = json.loads(path.with_name(f"{path.name}.json").read_text(encoding="utf-8"))
+        return {"tofu_export.gmacs": str(float(document["extra"]["plan"]["gmacs"]["reduced"]))}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
