@@ -47,6 +47,7 @@ FULL = "full"
 _FULL_FILE = "full.onnx"
 _DRAFT = "draft.fp32.onnx"
 _VERIFICATION_IMAGES = 32
+_NOT_PUBLISHED = "The file was not published; --no-verify keeps it for a closer look"
 _HALF_ON_CPU = "onnxruntime's CPU provider computes half precision through casts"
 
 
@@ -207,7 +208,7 @@ class _Run:
             )
         report.verification.append(result.to_dict())
         self._listener.done(str(result))
-        return [] if result.passed else [result.failure()]
+        return [] if result.passed else [result.failure(_NOT_PUBLISHED)]
 
     def _export_full(self, loaded: LoadedModel, spec: ModelSpec) -> bool:
         """Write the unreduced model to measure against; False where nothing would use it."""
