@@ -20,6 +20,7 @@ from tofu_export.cli.doctor import doctor_command
 from tofu_export.cli.export import export_command
 from tofu_export.cli.models import models_command
 from tofu_export.cli.plan import plan_command
+from tofu_export.cli.verify import verify_command
 from tofu_export.errors import ExitCode, TofuError
 
 __all__ = ["cli", "main"]
@@ -41,6 +42,7 @@ def cli() -> None:
     \b
     tofu-export vit_base --r 16 --mode mlerp      the main job (short for: tofu-export export vit_base ...)
     tofu-export plan vit_base --r 16              what would be removed where, and what that saves
+    tofu-export verify out/model.fp16.onnx -v     does a file compute what its model computes
     tofu-export bench a.onnx b.onnx --profile     which file is faster, and where the time goes
     tofu-export models dinov3                     which models can be reduced
     tofu-export doctor                            what is installed, what is missing
@@ -53,6 +55,7 @@ def cli() -> None:
 
 cli.add_command(export_command)
 cli.add_command(plan_command)
+cli.add_command(verify_command)
 cli.add_command(bench_command)
 cli.add_command(models_command)
 cli.add_command(doctor_command)

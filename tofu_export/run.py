@@ -27,7 +27,7 @@ from tofu_export.export import INPUT_NAME, OUTPUT_NAME, TORCH_TYPES, InputShape,
 from tofu_export.files import Staging, sha256_of, staging
 from tofu_export.graph_patterns.lowering import MACS, census, lower
 from tofu_export.graph_patterns.recipe import Recipe
-from tofu_export.inputs import InputSet, demo_set, from_folder, natural_statistics
+from tofu_export.inputs import InputSet, demo_set
 from tofu_export.job import Job, Listener
 from tofu_export.memory import give_back
 from tofu_export.options import IoType, OutputKind, Precision, Target
@@ -37,6 +37,7 @@ from tofu_export.quantize import Calibration, quantize
 from tofu_export.report import Report
 from tofu_export.specs import spec_of
 from tofu_export.verify import batches_to_verify, verify
+from tofu_export.verify.pixels import VERIFICATION_IMAGES, pixels_for
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.names import DEMO_MODEL
 
@@ -46,7 +47,6 @@ FULL = "full"
 """Name of the unreduced model in reports."""
 _FULL_FILE = "full.onnx"
 _DRAFT = "draft.fp32.onnx"
-_VERIFICATION_IMAGES = 32
 _NOT_PUBLISHED = "The file was not published; --no-verify keeps it for a closer look"
 _HALF_ON_CPU = "onnxruntime's CPU provider computes half precision through casts"
 
@@ -314,13 +314,14 @@ class _Run:
     def _inputs(self, loaded: LoadedModel, spec: ModelSpec) -> InputSet:
         """Real images where there are any, else seeded noise with the statistics of natural images."""
         job = self._job
-        count = max(_VERIFICATION_IMAGES, *batches_to_verify(job.batch)[0])
-        if job.images is not None:
-            return from_folder(job.images, loaded.preprocessing, count)
-        if loaded.resolved == DEMO_MODEL and spec.image_size == (28, 28):
-            return demo_set(count)
-        mean, std = loaded.preprocessing["mean"], loaded.preprocessing["std"]
-        return natural_statistics(count, spec.in_chans, *spec.image_size, seed=job.seed, mean=mean, std=std)
+        return pixels_for(
+            max(VERIFICATION_IMAGES, *batches_to_verify(job.batch)[0]),
+            loaded.resolved,
+            (spec.in_chans, *spec.image_size),
+            loaded.preprocessing,
+            images=job.images,
+            seed=job.seed,
+        )
 
     def _metadata(self, loaded: LoadedModel, report: Report) -> dict[str, Any]:
         """What travels inside the ONNX files: no times, no paths, so that equal runs write equal bytes."""
@@ -329,6 +330,7 @@ class _Run:
             "version": versions["tofu_export"],
             "model": loaded.resolved,
             "weights": loaded.weights,
+            "num_classes": report.model["num_classes"],
             "plan": report.plan,
             "output": report.output,
             "preprocessing": loaded.preprocessing,

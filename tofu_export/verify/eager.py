@@ -30,7 +30,7 @@ from tofu_export.verify.block_ends import Candidates, block_ends, collect_blocks
 from tofu_export.verify.gather import Gathered
 from tofu_export.verify.replay import DecisionNames, Replay, planned_decisions
 from tofu_export.verify.result import VerificationResult
-from tofu_export.verify.watch import check_same, feed, run_copy
+from tofu_export.verify.watch import batched, check_same, feed, run_copy
 
 __all__ = ["CPU_BATCH_CAP", "batches_to_verify", "verify"]
 
@@ -93,8 +93,7 @@ def verify(
     output = choose_output(model, output)
     tolerance = tolerance or TOLERANCES[precision]
     sizes, notes = batches_to_verify(batch)
-    starts = np.cumsum((0, *sizes[:-1]))
-    images = [pixels[(start + np.arange(size)) % len(pixels)] for start, size in zip(starts, sizes, strict=True)]
+    images = batched(pixels, sizes)
     feeds, given = _run(path, output, images, by_position=by_position)
     give_back()
     plan = applied_plan(model)
@@ -152,12 +151,12 @@ def _watch(
     Raises:
         VerificationError: as in `planned_decisions`.
     """
-    proto = load_without_weights(path)
-    produced = {name for node in proto.graph.node for name in node.output}
+    graph = load_without_weights(path).graph
+    produced = {name for node in graph.node for name in node.output}
     names = planned_decisions(plan, produced, path.name, mapped=mapped)
-    ends = block_ends(proto.graph) if layers else {}
+    ends = block_ends(graph) if layers else {}
     wanted = [name for kinds in names.values() for name in kinds.values()]
     wanted += [name for candidates in ends.values() for name in candidates]
     if not wanted:
         return names, ends, [None] * len(feeds)
-    return names, ends, run_copy(proto, path, feeds, wanted)
+    return names, ends, run_copy(path, feeds, wanted)

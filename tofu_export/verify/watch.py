@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from tofu_export.compare import Tolerance, compare_outputs
 from tofu_export.errors import VerificationError
+from tofu_export.onnx_file import load_without_weights
 from tofu_export.ort import OrtSession, open_copy
 
-__all__ = ["check_same", "differing", "feed", "give_out", "is_real", "run_copy"]
+__all__ = ["batched", "check_same", "differing", "feed", "give_out", "is_real", "run_copy"]
 
 Array = NDArray[Any]
 
@@ -28,17 +29,15 @@ def give_out(model: onnx.ModelProto, names: Iterable[str]) -> None:
             present.add(name)
 
 
-def run_copy(
-    model: onnx.ModelProto, path: Path, feeds: Sequence[Mapping[str, Array]], names: Iterable[str]
-) -> list[dict[str, Array]]:
-    """Outputs, and the values called `names`, of a copy of the file at `path`, for each batch.
+def batched(pixels: Array, sizes: Sequence[int]) -> list[Array]:
+    """Batches of these sizes, images [n, C, H, W] taken in turn."""
+    starts = np.cumsum((0, *sizes[:-1]))
+    return [pixels[(start + np.arange(size)) % len(pixels)] for start, size in zip(starts, sizes, strict=True)]
 
-    Args:
-        model: the copy, which is used up.
-        path: the file that it was made from.
-        feeds: inputs of each batch.
-        names: values to give out.
-    """
+
+def run_copy(path: Path, feeds: Sequence[Mapping[str, Array]], names: Iterable[str]) -> list[dict[str, Array]]:
+    """Outputs, and the values called `names`, of a copy of the file at `path`, for each batch."""
+    model = load_without_weights(path)
     give_out(model, names)
     session = open_copy(model, path)
     return [session.run(batch) for batch in feeds]
