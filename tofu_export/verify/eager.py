@@ -8,7 +8,6 @@ between near-equal tokens is not taken for wrong arithmetic, nor the reverse.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from tofu_export.onnx_file import load_without_weights
 from tofu_export.options import BatchRange, OutputKind, Precision
 from tofu_export.ort import open_session
 from tofu_export.patch import applied_plan, choose_output, observe, outputs_of
-from tofu_export.plan import Plan
 from tofu_export.verify.block_ends import Candidates, block_ends, collect_blocks
 from tofu_export.verify.gather import Gathered
 from tofu_export.verify.replay import DecisionNames, Replay, planned_decisions
@@ -97,31 +95,61 @@ def verify(
     feeds, given = _run(path, output, images, by_position=by_position)
     give_back()
     plan = applied_plan(model)
-    names, ends, watched = _watch(path, plan, feeds, mapped=output is OutputKind.TOKENS, layers=layers)
+    graph = load_without_weights(path).graph
+    produced = {name for node in graph.node for name in node.output}
+    names = planned_decisions(plan, produced, path.name, mapped=output is OutputKind.TOKENS)
+    wanted = [name for kinds in names.values() for name in kinds.values()]
+    watched = run_copy(path, feeds, wanted) if wanted else [{} for _ in feeds]
     give_back()
     if plan is not None and plan.layers[-1].removed and plan.layers[-1].layer not in names:
         notes += (f"the output does not depend on the reduction in block {plan.layers[-1].layer}: the file has none",)
-    if layers and not ends:
-        notes += ("the file does not tell its blocks apart: what each of them gives is not compared",)
 
     gathered = Gathered(path.name, tolerance)
     for batch_images, batch_feeds, got, seen in zip(images, feeds, given, watched, strict=True):
         if on_batch is not None:
             on_batch(len(batch_images))
-        if seen is not None and all(np.isfinite(value).all() for value in got.values()):
+        if seen and all(np.isfinite(value).all() for value in got.values()):
             check_same(seen, got, tolerance, path.name)
-        replay = Replay(names, seen or {}, tolerance)
-        with torch.inference_mode(), observe(replay), ExitStack() as stack:
-            blocks = stack.enter_context(collect_blocks(model)) if ends else {}
+        replay = Replay(names, seen, tolerance)
+        with torch.inference_mode(), observe(replay):
             values = outputs_of(model, output, torch.from_numpy(batch_images))
         expected = dict(zip(got, (value.numpy() for value in values), strict=True))
         if uncompared := set(names) - set(replay.by_layer):
             raise VerificationError(f"{path.name}: layers {sorted(uncompared)} were not compared")
-        gathered.add(batch_feeds, got, expected, replay, ends=ends, seen=seen, blocks=blocks)
+        gathered.add(batch_feeds, got, expected, replay)
+    if layers:
+        ends = block_ends(graph)
+        if not ends:
+            notes += ("the file does not tell its blocks apart: what each of them gives is not compared",)
+        _compare_blocks(gathered, path, model, output, images, feeds, names, ends)
     result = gathered.result(sizes, source, output.value, notes)
     if output is not OutputKind.LOGITS:
         result = replace(result, outputs=replace(result.outputs, top1_agreement=None))
     return result
+
+
+def _compare_blocks(
+    gathered: Gathered,
+    path: Path,
+    model: nn.Module,
+    output: OutputKind,
+    images: Sequence[Array],
+    feeds: Sequence[Mapping[str, Array]],
+    names: DecisionNames,
+    ends: Candidates,
+) -> None:
+    """Compare block by block, in a copy of its own.
+
+    A copy that gives out more values is fused less, and in half precision may decide otherwise between near equals.
+    So it is followed in its own decisions, and decides nothing about the file.
+    """
+    wanted = [name for kinds in names.values() for name in kinds.values()]
+    wanted += [name for candidates in ends.values() for name in candidates]
+    for batch, seen in enumerate(run_copy(path, feeds, wanted)):
+        replay = Replay(names, seen, gathered.tolerance)
+        with torch.inference_mode(), observe(replay), collect_blocks(model) as blocks:
+            outputs_of(model, output, torch.from_numpy(images[batch]))
+        gathered.add_blocks(batch, ends, seen, blocks)
 
 
 def _run(
@@ -141,22 +169,3 @@ def _run(
     runs = [session.run(batch) for batch in feeds]
     names = tuple(session.outputs) if by_position else output.names
     return feeds, [{name: run[name] for name in names} for run in runs]
-
-
-def _watch(
-    path: Path, plan: Plan | None, feeds: Sequence[Mapping[str, Array]], *, mapped: bool, layers: bool
-) -> tuple[DecisionNames, Candidates, Sequence[dict[str, Array] | None]]:
-    """Names of the decisions and of what may be the ends of blocks, and both, for each batch, with the outputs.
-
-    Raises:
-        VerificationError: as in `planned_decisions`.
-    """
-    graph = load_without_weights(path).graph
-    produced = {name for node in graph.node for name in node.output}
-    names = planned_decisions(plan, produced, path.name, mapped=mapped)
-    ends = block_ends(graph) if layers else {}
-    wanted = [name for kinds in names.values() for name in kinds.values()]
-    wanted += [name for candidates in ends.values() for name in candidates]
-    if not wanted:
-        return names, ends, [None] * len(feeds)
-    return names, ends, run_copy(path, feeds, wanted)

@@ -31,35 +31,25 @@ class Gathered:
 
     def __init__(self, file: str, tolerance: Tolerance) -> None:
         self._file = file
-        self._tolerance = tolerance
+        self.tolerance = tolerance
         self._outputs: dict[str, OutputComparison] = {}
         self._layers: dict[int, DecisionReport] = {}
         self._ends: dict[int, OutputComparison] = {}
         self._integers = self._wrong_integers = self._flipped = 0
         self._evidence: Evidence | None = None
         self._worst: OutputComparison | None = None
+        self._batches = self._worst_batch = 0
 
     def add(
-        self,
-        feeds: Mapping[str, Array],
-        got: Mapping[str, Array],
-        expected: Mapping[str, Array],
-        judged: Judge,
-        *,
-        ends: Candidates | None = None,
-        seen: Mapping[str, Array] | None = None,
-        blocks: Mapping[int, Array] | None = None,
+        self, feeds: Mapping[str, Array], got: Mapping[str, Array], expected: Mapping[str, Array], judged: Judge
     ) -> None:
-        """Compare one batch.
+        """Compare the outputs of one batch, and take over its decisions.
 
         Args:
             feeds: inputs of the file.
             got: its outputs.
             expected: the reference's, by the same names.
             judged: decisions.
-            ends: what may be the value at the end of each block of the file.
-            seen: these values, by name.
-            blocks: [B, N, C], what each block of the reference gives.
 
         Raises:
             VerificationError: an output has another shape than it should, or integers in place of real numbers.
@@ -81,21 +71,31 @@ class Gathered:
         for layer, report in judged.by_layer.items():
             self._layers[layer] = self._layers.get(layer, DecisionReport()) + report
         self._flipped += len(judged.flipped_images)
-        inside = self._add_blocks(ends or {}, seen or {}, blocks or {})
+        self._batches += 1
         if batch:
-            now = worst(batch, self._tolerance)
-            if self._worst is None or worst((self._worst, now), self._tolerance) is now:
-                self._worst, self._evidence = now, Evidence(feeds, got, {**inside, **expected})
+            now = worst(batch, self.tolerance)
+            if self._worst is None or worst((self._worst, now), self.tolerance) is now:
+                self._worst, self._worst_batch = now, self._batches - 1
+                self._evidence = Evidence(feeds, got, expected)
 
-    def _add_blocks(self, ends: Candidates, seen: Mapping[str, Array], blocks: Mapping[int, Array]) -> dict[str, Array]:
-        """Compare what blocks give, and return what the file's values should have been, by name."""
+    def add_blocks(self, batch: int, ends: Candidates, seen: Mapping[str, Array], blocks: Mapping[int, Array]) -> None:
+        """Compare what blocks give in a batch that was added.
+
+        Args:
+            batch: its number, from 0.
+            ends: what may be the value at the end of each block of the file.
+            seen: these values, by name.
+            blocks: [B, N, C], what each block of the reference gives, under the decisions among `seen`.
+        """
         inside: dict[str, Array] = {}
         for layer, right in blocks.items():
             name = choose_end(ends.get(layer, ()), seen, right.shape)
             if name is not None:
                 inside[name] = right[:, : seen[name].shape[1]]
                 _join(self._ends, layer, compare_outputs(seen[name], inside[name]))
-        return inside
+        if self._evidence is not None and batch == self._worst_batch:
+            expected = {**inside, **self._evidence.expected}
+            self._evidence = Evidence(self._evidence.feeds, self._evidence.got, expected)
 
     def result(
         self,
@@ -129,12 +129,12 @@ class Gathered:
             batches=sizes,
             inputs=source,
             output=output,
-            outputs=worst(tuple(self._outputs.values()), self._tolerance),
+            outputs=worst(tuple(self._outputs.values()), self.tolerance),
             mapped=self._integers or None,
             mismapped=self._wrong_integers,
             images_with_flips=self._flipped,
             decisions=sum(self._layers.values(), DecisionReport()),
-            tolerance=self._tolerance,
+            tolerance=self.tolerance,
             notes=notes,
             layers=layers,
             reference=reference,

@@ -60,9 +60,10 @@ def verify_pair(
     images = batched(pixels, batches)
     mine, other = _Ran(path, images), _Ran(reference, images)
     pairs = _matched(mine, other)
-    wanted = tested.names
+    decisions = replace(tested, ends={}), replace(right, ends={})
+    wanted = decisions[0].names
     watched = run_copy(path, mine.feeds, wanted) if wanted else [{} for _ in images]
-    follower = Follower(right)
+    follower = Follower(decisions[1])
     gathered = Gathered(path.name, tolerance)
     for index, (got, seen) in enumerate(zip(mine.given, watched, strict=True)):
         if on_batch is not None:
@@ -72,9 +73,12 @@ def verify_pair(
         judged = Judge(tolerance)
         theirs = other.feeds[index]
         values = follower.follow(tested.decisions, seen, theirs, judged) if wanted else other.given[index]
-        expected = {name: values[twin] for name, twin in pairs.items()}
-        blocks = _blocks(right, values)
-        gathered.add(mine.feeds[index], got, expected, judged, ends=tested.ends, seen=seen, blocks=blocks)
+        gathered.add(mine.feeds[index], got, {name: values[twin] for name, twin in pairs.items()}, judged)
+    if tested.ends:  # in copies of their own: see `eager`
+        follower = Follower(right)
+        for index, seen in enumerate(run_copy(path, mine.feeds, tested.names)):
+            values = follower.follow(tested.decisions, seen, other.feeds[index], Judge(tolerance))
+            gathered.add_blocks(index, tested.ends, seen, _blocks(right, values))
     return gathered.result(batches, source, ", ".join(pairs), notes, reference=reference.name)
 
 
