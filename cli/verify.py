@@ -53,6 +53,8 @@ _WIDTH = 200
 @click.option("--rtol", type=float, default=None, metavar="X",
               help="The same as a share of the largest value, or of 1; adds to --atol.")  # fmt: skip
 @click.option("--cosine", type=float, default=None, metavar="X", help="Smallest cosine of two outputs.")
+@click.option("--bundle", type=click.Path(path_type=Path), default=None, metavar="DIR",
+              help="If it fails, write all that is needed to look closer to this new folder.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Only errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Also decisions and errors block by block.")
@@ -71,6 +73,7 @@ def verify_command(
     atol: float | None,
     rtol: float | None,
     cosine: float | None,
+    bundle: Path | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -87,7 +90,9 @@ def verify_command(
     """  # fmt: skip
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
     batches = parse_batches(batch, "--batch")
+    from tofu_export.bundle import check_folder
     from tofu_export.verify import ToleranceChoice, VerifyRequest  # imports torch: only after the cheap checks
+    from tofu_export.verify.bundling import bundle_failure
     from tofu_export.zoo.weights import WeightsSource
 
     request = VerifyRequest(
@@ -102,19 +107,22 @@ def verify_command(
         batches=batches,
         precision=None if precision is None else Precision(precision),
         tolerance=ToleranceChoice(tolerance, atol, rtol, cosine),
-        layers=verbose,
+        layers=verbose or bundle is not None,
     )
+    if bundle is not None:
+        check_folder(bundle)
+    result = failure = None
     try:
         result = _run(request, quiet=quiet, verbose=verbose)
     except VerificationError as error:  # it lacks what must be compared: the document says so as well
-        if as_json:
-            click.echo(json.dumps(_document([], str(error)), indent=2))
-        raise
-    advice = "" if verbose else "Run again with -v to see it block by block"
-    failure = None if result.passed else result.failure(advice)
+        failure = error
+    if result is not None and not result.passed:
+        failure = result.failure("" if request.layers else "Run again with -v to see it block by block")
+    document = _document([] if result is None else [result.to_dict()], failure)
+    if failure is not None and bundle is not None and file.is_file():
+        failure = bundle_failure(bundle, file, failure, document, result, reference)
     if as_json:
-        entry = result.to_dict()
-        click.echo(json.dumps(_document([entry], None if failure is None else str(failure)), indent=2, allow_nan=False))
+        click.echo(json.dumps(document, indent=2, allow_nan=False))
     if failure is not None:
         raise failure
 
@@ -139,7 +147,7 @@ def _run(request: VerifyRequest, *, quiet: bool, verbose: bool) -> VerificationR
     return result
 
 
-def _document(verification: list[dict[str, Any]], error: str | None) -> dict[str, Any]:
+def _document(verification: list[dict[str, Any]], error: VerificationError | None) -> dict[str, Any]:
     from tofu_export import environment
 
     return {
@@ -147,5 +155,5 @@ def _document(verification: list[dict[str, Any]], error: str | None) -> dict[str
         "command": shlex.join(["tofu-export", *sys.argv[1:]]),
         "environment": environment.collect(),
         "verification": verification,
-        "error": error,
+        "error": None if error is None else str(error),
     }
