@@ -97,6 +97,13 @@ __all__ = ["export_command"]
     metavar="DIR",
     help="Folder for the files.  [default: MODEL-tofu]",
 )
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="If a file is wrong or an engine fails to build, write all that is needed to look closer to this new folder.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print report.json on stdout, and nothing else there.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and the files, write nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="Only errors.")
@@ -121,6 +128,7 @@ def export_command(
     threads: int | None,
     seed: int,
     output: Path | None,
+    bundle: Path | None,
     as_json: bool,
     dry_run: bool,
     quiet: bool,
@@ -162,6 +170,7 @@ def export_command(
         autotune=autotune,
         threads=threads,
         seed=seed,
+        bundle=bundle,
         command=shlex.join(["tofu-export", *sys.argv[1:]]),
     )
     if dry_run:

@@ -22,6 +22,7 @@ from tofu_export.cli.lower import lower_command
 from tofu_export.cli.models import models_command
 from tofu_export.cli.plan import plan_command
 from tofu_export.cli.triton import triton_command
+from tofu_export.cli.verify import verify_command
 from tofu_export.errors import ExitCode, TofuError
 
 __all__ = ["cli", "main"]
@@ -43,6 +44,7 @@ def cli() -> None:
     \b
     tofu-export vit_base --r 16 --mode mlerp      the main job (short for: tofu-export export vit_base ...)
     tofu-export plan vit_base --r 16              what would be removed where, and what that saves
+    tofu-export verify out/model.fp16.onnx -v     does a file compute what its model computes
     tofu-export bench a.onnx b.onnx --profile     which file is faster, and where the time goes
     tofu-export lower theirs.onnx -o ours.onnx    rewrite what TensorRT rejects in a file of another exporter
     tofu-export triton out -o repository          serve the files with Triton Inference Server
@@ -57,6 +59,7 @@ def cli() -> None:
 
 cli.add_command(export_command)
 cli.add_command(plan_command)
+cli.add_command(verify_command)
 cli.add_command(bench_command)
 cli.add_command(lower_command)
 cli.add_command(models_command)

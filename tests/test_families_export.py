@@ -36,9 +36,13 @@ def check(name: str, reduction: Reduction, graph: ir.Model, folder: Path, target
     save(lower(graph, target, Precision.FP32), path, {})
     model = families.reduced(name, reduction)
     pixels = tiny.pixels(10, seed=1)
-    result = verify(path, model, pixels, precision=Precision.FP32, batch=BATCHES, source="random")
+    result = verify(path, model, pixels, precision=Precision.FP32, batch=BATCHES, source="random", layers=True)
     assert result.passed, result.failure()
-    assert result.batches == (1, 2, 7)
+    assert [entry.layer for entry in result.layers] == [0, 1, 2]
+    for entry in result.layers:  # the file tells what each block gives, whatever its kind
+        assert entry.values is not None, entry
+        assert entry.values.within(result.tolerance), entry
+    assert result.batches == (1, 2, 3, 7)
     assert result.decisions.compared > 0
     # Decisions of an unlucky seed may flip, and then only the replay above can compare. This seed has none.
     with torch.no_grad():

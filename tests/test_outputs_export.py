@@ -91,7 +91,7 @@ def test_the_file_is_the_eager_model(
     model = model_of(name, restore, tome)
     result = checked(path, model, kind)
     assert result.passed, result.failure()
-    assert result.batches == (1, 2, 7)
+    assert result.batches == (1, 2, 3, 7)
     assert result.decisions.compared > 0
     assert (result.to_dict()["token_map"] is None) == (kind is not TOKENS)
     # Decisions of an unlucky seed may flip, and then only the replay above can compare. This seed has none.

@@ -26,6 +26,7 @@ class Tolerance:
         cosine_min: smallest cosine of two logit vectors.
         near_tie: two candidates whose cosine similarity to a source differs by less are a tie.
         reason: where the numbers come from.
+        absolute: allowed on top of it, whatever the largest logit is.
     """
 
     name: str
@@ -33,6 +34,11 @@ class Tolerance:
     cosine_min: float
     near_tie: float
     reason: str
+    absolute: float = 0.0
+
+    def allowed(self, scale: float) -> float:
+        """Largest absolute difference where `scale` is max(1, largest logit)."""
+        return self.absolute + self.max_error * scale
 
 
 TOLERANCES = {
@@ -77,7 +83,7 @@ class OutputComparison:
         return (
             self.finite
             and self.images > 0
-            and self.max_abs <= tolerance.max_error * self.scale
+            and self.max_abs <= tolerance.allowed(self.scale)
             and self.cosine_min >= tolerance.cosine_min
         )
 

@@ -42,6 +42,7 @@ class Job:
         autotune: time the recipes that the target accepts, and take the fastest.
         threads: threads of onnxruntime in the benchmark and while tuning.
         seed: of random weights and generated images.
+        bundle: new folder for all that is needed to look closer, if a file is wrong or an engine cannot be built.
         command: how the user asked for it, for the report.
     """
 
@@ -68,6 +69,7 @@ class Job:
     autotune: bool = False
     threads: int | None = None
     seed: int = 0
+    bundle: Path | None = None
     command: str = ""
 
     def __post_init__(self) -> None:

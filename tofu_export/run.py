@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,19 @@ from torch import nn
 
 from tofu_export import demo, environment, patch
 from tofu_export.autotune import Tuning, autotune
+from tofu_export.bundle import EngineFailure, bundle_engine_failure, check_folder
 from tofu_export.engines.backends import open_contender
 from tofu_export.engines.benchmark import Contender, run_benchmark
 from tofu_export.engines.build import EngineRequest, build_engine, resolve_capabilities
 from tofu_export.engines.flavours import RTX, TENSORRT, Flavour, available, pick
 from tofu_export.engines.receipt import write_sidecar
 from tofu_export.engines.trtexec_text import render
-from tofu_export.errors import OptionError, VerificationError
+from tofu_export.errors import EngineBuildError, OptionError, PrecisionMismatchError, VerificationError
 from tofu_export.export import INPUT_NAME, OUTPUT_NAME, TORCH_TYPES, InputShape, release, save, trace
 from tofu_export.files import Staging, sha256_of, staging
 from tofu_export.graph_patterns.lowering import MACS, census, lower
 from tofu_export.graph_patterns.recipe import Recipe
-from tofu_export.inputs import InputSet, demo_set, from_folder, natural_statistics
+from tofu_export.inputs import InputSet, demo_set
 from tofu_export.job import Job, Listener
 from tofu_export.memory import give_back
 from tofu_export.options import IoType, OutputKind, Precision, Target
@@ -37,6 +39,8 @@ from tofu_export.quantize import Calibration, quantize
 from tofu_export.report import Report
 from tofu_export.specs import spec_of
 from tofu_export.verify import batches_to_verify, verify
+from tofu_export.verify.bundling import bundle_failure
+from tofu_export.verify.pixels import VERIFICATION_IMAGES, pixels_for
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.names import DEMO_MODEL
 
@@ -46,7 +50,7 @@ FULL = "full"
 """Name of the unreduced model in reports."""
 _FULL_FILE = "full.onnx"
 _DRAFT = "draft.fp32.onnx"
-_VERIFICATION_IMAGES = 32
+_NOT_PUBLISHED = "The file was not published; --no-verify keeps it for a closer look"
 _HALF_ON_CPU = "onnxruntime's CPU provider computes half precision through casts"
 
 
@@ -56,6 +60,8 @@ def run_job(job: Job, listener: Listener) -> Report:
     Raises:
         TofuError: the first thing that went wrong. After a failed verification the report is on disk, no model is.
     """
+    if job.bundle is not None:
+        check_folder(job.bundle)
     flavour = _flavour(job)
     if flavour is not None:
         for precision in job.precisions:  # what engines cannot be built for is said before the work
@@ -75,6 +81,7 @@ class _Run:
         self._files: dict[Precision, str] = {}
         self._output = OutputKind.LOGITS
         self._recipe: Recipe | None = None
+        self._bundle = job.bundle
 
     def run(self, flavour: Flavour | None) -> Report:
         with self._timed("total"):
@@ -110,7 +117,7 @@ class _Run:
         if has_full and self._measures_accuracy(report.model["resolved"]):
             self._measure_accuracy(report)
         benchmark_text = self._benchmark(inputs, report)
-        self._build_engines(flavour, report)
+        self._build_engines(flavour, inputs, report)
         return report, benchmark_text
 
     def _export_all(self, loaded: LoadedModel, spec: ModelSpec, plan: Plan, inputs: InputSet, report: Report) -> None:
@@ -194,20 +201,24 @@ class _Run:
         if precision is Precision.BF16:
             report.skip(f"verification of {name}", "onnxruntime's CPU provider has no bfloat16 kernels")
             return []
+        path = self._stage.path(name)
+        compare = partial(
+            verify, path, model, inputs.pixels, precision=precision, batch=self._job.batch,
+            source=inputs.source, output=self._output, on_batch=lambda size: self._listener.tick(f"batch {size}"),
+        )  # fmt: skip
         with self._step(f"verify {precision.value}", f"verifying {name} against eager PyTorch"):
-            result = verify(
-                self._stage.path(name),
-                model,
-                inputs.pixels,
-                precision=precision,
-                batch=self._job.batch,
-                source=inputs.source,
-                output=self._output,
-                on_batch=lambda size: self._listener.tick(f"batch {size}"),
-            )
+            result = compare()
+            if not result.passed and self._bundle is not None:
+                result = compare(layers=True)  # for the bundle: where it begins
         report.verification.append(result.to_dict())
         self._listener.done(str(result))
-        return [] if result.passed else [result.failure()]
+        if result.passed:
+            return []
+        failure = result.failure(_NOT_PUBLISHED)
+        if self._bundle is not None:
+            failure = bundle_failure(self._bundle, path, failure, report.to_dict(), result)
+            self._bundle = None  # of several files that are wrong, the first one is bundled
+        return [failure]
 
     def _export_full(self, loaded: LoadedModel, spec: ModelSpec) -> bool:
         """Write the unreduced model to measure against; False where nothing would use it."""
@@ -271,7 +282,7 @@ class _Run:
         self._listener.done(text)
         return text
 
-    def _build_engines(self, flavour: Flavour | None, report: Report) -> None:
+    def _build_engines(self, flavour: Flavour | None, inputs: InputSet, report: Report) -> None:
         """Build one engine and sidecar per ONNX file."""
         job = self._job
         if flavour is None:
@@ -281,7 +292,16 @@ class _Run:
             request = _engine_request(job, flavour, precision, self._stage.folder)
             name, path = request.engine_path.name, request.engine_path
             with self._step(f"engine {precision.value}", f"building {name}"):
-                receipt = build_engine(request, on_tick=lambda seconds: self._listener.tick(f"{seconds:.0f} s"))
+                try:
+                    receipt = build_engine(request, on_tick=lambda seconds: self._listener.tick(f"{seconds:.0f} s"))
+                except (EngineBuildError, PrecisionMismatchError) as error:
+                    if self._bundle is None:
+                        raise
+                    wanted = EngineFailure(flavour.name, job.batch, resolve_capabilities(request))
+                    feeds = _feeds(inputs, job.batch.optimum)
+                    raise bundle_engine_failure(
+                        self._bundle, request.onnx_path, error, report.to_dict(), wanted, feeds
+                    ) from error
                 extra = {
                     "model": report.model, "plan": report.plan, "output": report.output,
                     "onnx": onnx_name, "command": job.command,
@@ -313,13 +333,14 @@ class _Run:
     def _inputs(self, loaded: LoadedModel, spec: ModelSpec) -> InputSet:
         """Real images where there are any, else seeded noise with the statistics of natural images."""
         job = self._job
-        count = max(_VERIFICATION_IMAGES, *batches_to_verify(job.batch)[0])
-        if job.images is not None:
-            return from_folder(job.images, loaded.preprocessing, count)
-        if loaded.resolved == DEMO_MODEL and spec.image_size == (28, 28):
-            return demo_set(count)
-        mean, std = loaded.preprocessing["mean"], loaded.preprocessing["std"]
-        return natural_statistics(count, spec.in_chans, *spec.image_size, seed=job.seed, mean=mean, std=std)
+        return pixels_for(
+            max(VERIFICATION_IMAGES, *batches_to_verify(job.batch)[0]),
+            loaded.resolved,
+            (spec.in_chans, *spec.image_size),
+            loaded.preprocessing,
+            images=job.images,
+            seed=job.seed,
+        )
 
     def _metadata(self, loaded: LoadedModel, report: Report) -> dict[str, Any]:
         """What travels inside the ONNX files: no times, no paths, so that equal runs write equal bytes."""
@@ -328,6 +349,7 @@ class _Run:
             "version": versions["tofu_export"],
             "model": loaded.resolved,
             "weights": loaded.weights,
+            "num_classes": report.model["num_classes"],
             "plan": report.plan,
             "output": report.output,
             "preprocessing": loaded.preprocessing,

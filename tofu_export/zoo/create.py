@@ -23,7 +23,7 @@ from tofu_export.zoo._transformers import is_transformers
 from tofu_export.zoo.names import DEMO_MODEL, resolve
 from tofu_export.zoo.weights import WeightsKind, WeightsSource, load_weights, locate_pretrained
 
-__all__ = ["LoadedModel", "create_meta", "create_model"]
+__all__ = ["LoadedModel", "create_meta", "create_model", "own_image_size"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,16 @@ def create_meta(name: str, image_size: tuple[int, int] | None = None, num_classe
     resolved = resolve(name)
     with torch.random.fork_rng(devices=[]), quiet(), torch.device("meta"):
         return _build(resolved, image_size, num_classes).eval().requires_grad_(False)
+
+
+def own_image_size(name: str) -> tuple[int, int]:
+    """Height and width in pixels that `name` takes where no other size is asked for.
+
+    Raises:
+        TofuError: as `create_meta`.
+    """
+    _, height, width = _preprocessing(create_meta(name), None)["input_size"]
+    return int(height), int(width)
 
 
 def _build(resolved: str, image_size: tuple[int, int] | None, num_classes: int | None) -> nn.Module:

@@ -1,0 +1,171 @@
+"""Verify a file in onnxruntime against the eager model: decisions apart from arithmetic.
+
+The file's matching decisions are read out of it and replayed in the eager model. Each decision is then judged under
+the eager model's own similarities, and the outputs of both are compared under the same decisions, so that a flip
+between near-equal tokens is not taken for wrong arithmetic, nor the reverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tofu_export.compare import TOLERANCES, Tolerance
+from tofu_export.errors import VerificationError
+from tofu_export.memory import give_back
+from tofu_export.onnx_file import load_without_weights
+from tofu_export.options import BatchRange, OutputKind, Precision
+from tofu_export.ort import open_session
+from tofu_export.patch import applied_plan, choose_output, observe, outputs_of
+from tofu_export.verify.block_ends import Candidates, block_ends, collect_blocks
+from tofu_export.verify.gather import Gathered
+from tofu_export.verify.replay import DecisionNames, Replay, planned_decisions
+from tofu_export.verify.result import VerificationResult
+from tofu_export.verify.watch import batched, check_same, feed, run_copy
+
+__all__ = ["CPU_BATCH_CAP", "batches_to_verify", "verify"]
+
+CPU_BATCH_CAP = 8
+"""Largest batch verified on a CPU, for time."""
+ODD_BATCH = 3
+
+Array = NDArray[Any]
+
+
+def batches_to_verify(batch: BatchRange | tuple[int, ...]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Batch sizes to run (minimum, optimum, maximum within the CPU cap, one odd size), and notes about them.
+
+    Sizes that are given one by one are run as they are.
+    """
+    if isinstance(batch, tuple):
+        return batch, ()
+    if batch.minimum == batch.maximum:
+        return (batch.maximum,), ()
+    notes: tuple[str, ...] = ()
+    largest = min(batch.maximum, max(CPU_BATCH_CAP, batch.minimum + 1))  # two sizes, where there are two
+    if largest < batch.maximum:
+        notes = (f"largest batch run is {largest}, not {batch.maximum}: capped for CPU time",)
+    odd = min(max(ODD_BATCH, batch.minimum), largest)
+    return tuple(sorted({batch.minimum, min(batch.optimum, largest), largest, odd})), notes
+
+
+def verify(
+    path: Path,
+    model: nn.Module,
+    pixels: NDArray[np.float32],
+    *,
+    precision: Precision,
+    batch: BatchRange | tuple[int, ...],
+    source: str,
+    output: OutputKind | None = None,
+    tolerance: Tolerance | None = None,
+    by_position: bool = False,
+    layers: bool = False,
+    on_batch: Callable[[int], None] | None = None,
+) -> VerificationResult:
+    """Compare the file at `path` with `model`.
+
+    Args:
+        path: a lowered ONNX file that this library wrote, or a foreign one of a plain model.
+        model: the eager float32 model, carrying the plan that the file was made with (or none for a plain file).
+        pixels: [n, C, H, W] float32, normalised images; reused in turn where a batch needs more.
+        precision: the file's.
+        batch: batch sizes that the file serves, or those to run.
+        source: where the images came from, for the report.
+        output: what the file gives; None for logits, or features where the model has no classifier.
+        tolerance: what to allow; None for that of the precision.
+        by_position: take the file's outputs in their order, whatever they are called.
+        layers: also compare what each block gives, where the file tells.
+        on_batch: called with each batch size before it runs.
+
+    Raises:
+        VerificationError: the file lacks outputs that must be compared, or has others.
+    """
+    output = choose_output(model, output)
+    tolerance = tolerance or TOLERANCES[precision]
+    sizes, notes = batches_to_verify(batch)
+    images = batched(pixels, sizes)
+    feeds, given = _run(path, output, images, by_position=by_position)
+    give_back()
+    plan = applied_plan(model)
+    graph = load_without_weights(path).graph
+    produced = {name for node in graph.node for name in node.output}
+    names = planned_decisions(plan, produced, path.name, mapped=output is OutputKind.TOKENS)
+    wanted = [name for kinds in names.values() for name in kinds.values()]
+    watched = run_copy(path, feeds, wanted) if wanted else [{} for _ in feeds]
+    give_back()
+    if plan is not None and plan.layers[-1].removed and plan.layers[-1].layer not in names:
+        notes += (f"the output does not depend on the reduction in block {plan.layers[-1].layer}: the file has none",)
+
+    gathered = Gathered(path.name, tolerance)
+    for batch_images, batch_feeds, got, seen in zip(images, feeds, given, watched, strict=True):
+        if on_batch is not None:
+            on_batch(len(batch_images))
+        if seen and all(np.isfinite(value).all() for value in got.values()):
+            check_same(seen, got, tolerance, path.name)
+        replay = Replay(names, seen, tolerance)
+        with torch.inference_mode(), observe(replay):
+            values = outputs_of(model, output, torch.from_numpy(batch_images))
+        expected = dict(zip(got, (value.numpy() for value in values), strict=True))
+        if uncompared := set(names) - set(replay.by_layer):
+            raise VerificationError(f"{path.name}: layers {sorted(uncompared)} were not compared")
+        gathered.add(batch_feeds, got, expected, replay)
+    if layers:
+        ends = block_ends(graph)
+        if not ends:
+            notes += ("the file does not tell its blocks apart: what each of them gives is not compared",)
+        _compare_blocks(gathered, path, model, output, images, feeds, names, ends)
+    result = gathered.result(sizes, source, output.value, notes)
+    if output is not OutputKind.LOGITS:
+        result = replace(result, outputs=replace(result.outputs, top1_agreement=None))
+    return result
+
+
+def _compare_blocks(
+    gathered: Gathered,
+    path: Path,
+    model: nn.Module,
+    output: OutputKind,
+    images: Sequence[Array],
+    feeds: Sequence[Mapping[str, Array]],
+    names: DecisionNames,
+    ends: Candidates,
+) -> None:
+    """Compare block by block, in a copy of its own.
+
+    A copy that gives out more values is fused less, and in half precision may decide otherwise between near equals.
+    So it is followed in its own decisions, and decides nothing about the file.
+    """
+    wanted = [name for kinds in names.values() for name in kinds.values()]
+    wanted += [name for candidates in ends.values() for name in candidates]
+    for batch, seen in enumerate(run_copy(path, feeds, wanted)):
+        replay = Replay(names, seen, gathered.tolerance)
+        with torch.inference_mode(), observe(replay), collect_blocks(model) as blocks:
+            outputs_of(model, output, torch.from_numpy(images[batch]))
+        gathered.add_blocks(batch, ends, seen, blocks)
+
+
+def _run(
+    path: Path, output: OutputKind, images: Sequence[Array], *, by_position: bool
+) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
+    """What the file is given and what it gives for each batch, by name.
+
+    Raises:
+        VerificationError: the file does not give what it should and nothing else.
+    """
+    session = open_session(path)
+    right = len(session.outputs) == len(output.names) if by_position else set(session.outputs) == set(output.names)
+    if not right:
+        number = f"{len(output.names)} of them" if by_position else ", ".join(output.names)
+        raise VerificationError(f"{path.name} has outputs {sorted(session.outputs)}, expected {number}")
+    feeds = [feed(session, batch) for batch in images]
+    runs = [session.run(batch) for batch in feeds]
+    names = tuple(session.outputs) if by_position else output.names
+    return feeds, [{name: run[name] for name in names} for run in runs]

@@ -1,0 +1,146 @@
+"""Add up what the batches of a verification show, whatever the reference is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
+
+from tofu_export.compare import OutputComparison, Tolerance, compare_outputs
+from tofu_export.decisions import DecisionReport
+from tofu_export.errors import VerificationError
+from tofu_export.verify.block_ends import Candidates, choose_end
+from tofu_export.verify.replay import Judge
+from tofu_export.verify.result import EAGER, Evidence, LayerResult, VerificationResult, worst
+from tofu_export.verify.watch import differing, is_real
+
+__all__ = ["Gathered"]
+
+Array = NDArray[Any]
+Key = TypeVar("Key")
+
+
+class Gathered:
+    """What was compared so far.
+
+    Args:
+        file: name of the file, for messages and the result.
+        tolerance: what is allowed.
+    """
+
+    def __init__(self, file: str, tolerance: Tolerance) -> None:
+        self._file = file
+        self.tolerance = tolerance
+        self._outputs: dict[str, OutputComparison] = {}
+        self._layers: dict[int, DecisionReport] = {}
+        self._ends: dict[int, OutputComparison] = {}
+        self._integers = self._wrong_integers = self._flipped = 0
+        self._evidence: Evidence | None = None
+        self._worst: OutputComparison | None = None
+        self._batches = self._worst_batch = 0
+
+    def add(
+        self, feeds: Mapping[str, Array], got: Mapping[str, Array], expected: Mapping[str, Array], judged: Judge
+    ) -> None:
+        """Compare the outputs of one batch, and take over its decisions.
+
+        Args:
+            feeds: inputs of the file.
+            got: its outputs.
+            expected: the reference's, by the same names.
+            judged: decisions.
+
+        Raises:
+            VerificationError: an output has another shape than it should, or integers in place of real numbers.
+        """
+        batch: list[OutputComparison] = []
+        for name, right in expected.items():
+            value = got[name]
+            if not is_real(right):
+                self._integers += right.size
+                self._wrong_integers += differing(value, right)
+                continue
+            if value.shape != right.shape or not is_real(value):
+                raise VerificationError(
+                    f"{self._file}: {name} is {value.dtype.name}{list(value.shape)}, expected real numbers "
+                    f"{list(right.shape)}: is it the same model, with as many classes, and the same output?"
+                )
+            batch.append(compare_outputs(value, right))
+            _join(self._outputs, name, batch[-1])
+        for layer, report in judged.by_layer.items():
+            self._layers[layer] = self._layers.get(layer, DecisionReport()) + report
+        self._flipped += len(judged.flipped_images)
+        self._batches += 1
+        if batch:
+            now = worst(batch, self.tolerance)
+            if self._worst is None or worst((self._worst, now), self.tolerance) is now:
+                self._worst, self._worst_batch = now, self._batches - 1
+                self._evidence = Evidence(feeds, got, expected)
+
+    def add_blocks(self, batch: int, ends: Candidates, seen: Mapping[str, Array], blocks: Mapping[int, Array]) -> None:
+        """Compare what blocks give in a batch that was added.
+
+        Args:
+            batch: its number, from 0.
+            ends: what may be the value at the end of each block of the file.
+            seen: these values, by name.
+            blocks: [B, N, C], what each block of the reference gives, under the decisions among `seen`.
+        """
+        inside: dict[str, Array] = {}
+        for layer, right in blocks.items():
+            name = choose_end(ends.get(layer, ()), seen, right.shape)
+            if name is not None:
+                inside[name] = right[:, : seen[name].shape[1]]
+                _join(self._ends, layer, compare_outputs(seen[name], inside[name]))
+        if self._evidence is not None and batch == self._worst_batch:
+            expected = {**inside, **self._evidence.expected}
+            self._evidence = Evidence(self._evidence.feeds, self._evidence.got, expected)
+
+    def result(
+        self,
+        sizes: tuple[int, ...],
+        source: str,
+        output: str,
+        notes: tuple[str, ...],
+        *,
+        reference: str = EAGER,
+    ) -> VerificationResult:
+        """All of it.
+
+        Args:
+            sizes: batch sizes run.
+            source: where the inputs came from.
+            output: what the file gives, in a word.
+            notes: what a reader must know.
+            reference: what the file was compared with.
+
+        Raises:
+            VerificationError: no output was compared.
+        """
+        if not self._outputs:
+            raise VerificationError(f"{self._file}: nothing was compared, it gives no real numbers")
+        layers = tuple(
+            LayerResult(layer, self._layers.get(layer, DecisionReport()), self._ends.get(layer))
+            for layer in sorted({*self._layers, *self._ends})
+        )
+        return VerificationResult(
+            artifact=self._file,
+            batches=sizes,
+            inputs=source,
+            output=output,
+            outputs=worst(tuple(self._outputs.values()), self.tolerance),
+            mapped=self._integers or None,
+            mismapped=self._wrong_integers,
+            images_with_flips=self._flipped,
+            decisions=sum(self._layers.values(), DecisionReport()),
+            tolerance=self.tolerance,
+            notes=notes,
+            layers=layers,
+            reference=reference,
+            evidence=self._evidence,
+        )
+
+
+def _join(known: dict[Key, OutputComparison], key: Key, comparison: OutputComparison) -> None:
+    known[key] = known[key].joined(comparison) if key in known else comparison

@@ -1,0 +1,193 @@
+"""The eager model that a file was made from, from what the file says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from torch import nn
+
+from tofu_export import patch
+from tofu_export.errors import OptionError, VerificationError
+from tofu_export.options import KeySource, OutputKind, Reduction
+from tofu_export.patch.describe import describe
+from tofu_export.plan import Plan, make_plan
+from tofu_export.verify.facts import FileFacts
+from tofu_export.zoo.create import LoadedModel, create_meta, create_model, own_image_size
+from tofu_export.zoo.names import resolve
+from tofu_export.zoo.weights import WeightsKind, WeightsSource
+
+__all__ = ["Rebuilt", "rebuild"]
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A model to compare a file with.
+
+    Attributes:
+        model: it carries the file's plan; a foreign file's has none.
+        resolved: its name.
+        preprocessing: as the file says, or else the model.
+        output: what the file gives.
+        notes: what makes the comparison less sure.
+    """
+
+    model: nn.Module
+    resolved: str
+    preprocessing: Mapping[str, Any]
+    output: OutputKind
+    notes: tuple[str, ...]
+
+
+def rebuild(
+    facts: FileFacts,
+    *,
+    name: str | None = None,
+    weights: WeightsSource | None = None,
+    seed: int = 0,
+    num_classes: int | None = None,
+    output: OutputKind | None = None,
+) -> Rebuilt:
+    """Build the model of a file and, for a file of this library, reduce it by the file's plan.
+
+    Args:
+        facts: what the file says; it decides whatever is None below.
+        name: name of the model.
+        weights: where its weights come from.
+        seed: of random weights, where `weights` asks for them.
+        num_classes: width of the classifier.
+        output: what the file gives.
+
+    Raises:
+        OptionError: neither the file nor the arguments say what model it is, or where its weights are.
+        VerificationError: the file's metadata are incomplete or do not fit the model.
+        TofuError: the model cannot be built or its weights not be loaded.
+    """
+    resolved = resolve(_name(facts) if name is None else name)
+    kept = facts.metadata.get("weights")
+    kept = kept if isinstance(kept, dict) else {}
+    if weights is None:
+        weights, seed = _weights(facts, kept)
+    classes = _classes(facts) if num_classes is None else num_classes
+    _, height, width = facts.image_shape
+    size = None if height is None or width is None else (height, width)
+    if size == own_image_size(resolved):
+        size = None
+    loaded = create_model(resolved, weights=weights, seed=seed, image_size=size, num_classes=classes)
+    if facts.is_ours:
+        plan = _plan(facts, describe(create_meta(resolved, size, classes), resolved, size))
+        patch.apply(loaded.model, plan, name=resolved)
+        output = output or _output(facts)
+    return Rebuilt(
+        loaded.model,
+        resolved,
+        facts.metadata.get("preprocessing") or loaded.preprocessing,
+        patch.choose_output(loaded.model, output, resolved),
+        _notes(facts, kept, loaded, weights),
+    )
+
+
+def _name(facts: FileFacts) -> str:
+    if not facts.is_ours:
+        raise OptionError(
+            f"{facts.path.name} does not say what model it is (no metadata tofu_export.model): give its timm name with "
+            "--model NAME, or another file to compare it with by --reference OTHER.onnx"
+        )
+    name: str = facts.part("model", str)
+    if ":" in name:
+        raise OptionError(
+            f"{facts.path.name} was made from {name}, which is outside of timm: give --model {name} if you trust it"
+        )
+    return name
+
+
+def _weights(facts: FileFacts, kept: Mapping[str, Any]) -> tuple[WeightsSource, int]:
+    """The weights that the metadata name, and their seed, where they can be had again."""
+    kind = kept.get("kind")
+    if kind == WeightsKind.RANDOM.value and isinstance(kept.get("seed"), int):
+        return WeightsSource(WeightsKind.RANDOM), kept["seed"]
+    if kind == WeightsKind.PRETRAINED.value:
+        return WeightsSource(WeightsKind.PRETRAINED), 0
+    if kind == WeightsKind.PATH.value:
+        known = f" (sha256 {str(kept['sha256'])[:16]}...)" if kept.get("sha256") else ""
+        raise OptionError(
+            f"{facts.path.name} was made with the weights in {kept.get('path')}{known}: give them with --weights PATH"
+        )
+    raise OptionError(
+        f"{facts.path.name} does not say which weights it was made with: "
+        "give --weights PATH, --weights pretrained, or --weights random with --seed N"
+    )
+
+
+def _classes(facts: FileFacts) -> int | None:
+    """Width of the classifier; None for the model's own."""
+    if not facts.is_ours:
+        return None
+    if "num_classes" in facts.metadata:
+        width: int = facts.part("num_classes", int)
+        return width
+    shape = next(iter(facts.outputs.values())).shape  # files of before that was written
+    return shape[-1] if _output(facts) is OutputKind.LOGITS and shape else None
+
+
+def _output(facts: FileFacts) -> OutputKind:
+    kind = facts.part("output", dict).get("kind")
+    known = {output.value: output for output in OutputKind}
+    if kind not in known:
+        raise VerificationError(
+            f"{facts.path.name} says that it gives {kind!r}, expected one of {', '.join(known)}: "
+            "give what it is with --output-kind"
+        )
+    return known[kind]
+
+
+def _plan(facts: FileFacts, spec: Any) -> Plan:
+    """The plan in the metadata, made again and held to what is written there, layer by layer.
+
+    Raises:
+        VerificationError: it does not fit the model.
+    """
+    written = facts.part("plan", dict)
+    try:
+        layers = written["layers"]
+        reduction = Reduction(
+            r=tuple(layer["removed"] for layer in layers),
+            pattern=written["pattern"],
+            prop_attn=True if written["prop_attn"] else None,
+            restore_grid=bool(written["restore_grid"]),
+            keys=KeySource(written.get("keys", KeySource.POST_ROPE.value)),
+        )
+        plan = make_plan(spec, reduction)
+    except (KeyError, TypeError, ValueError) as error:  # OptionError is a ValueError
+        raise VerificationError(
+            f"the plan in the metadata of {facts.path.name} does not fit {spec.name}: "
+            f"{error if isinstance(error, OptionError) else f'{type(error).__name__} {error}'}. "
+            "Is --model the one that it was made from?"
+        ) from error
+    made = plan.to_dict()
+    for key in ("layers", "prop_attn", "restore_grid"):
+        if made[key] != written[key]:
+            raise VerificationError(
+                f"the plan in the metadata of {facts.path.name} does not fit {spec.name}: {key} would be {made[key]}, "
+                f"the file says {written[key]}. Is --model the one that it was made from?"
+            )
+    return plan
+
+
+def _notes(facts: FileFacts, kept: Mapping[str, Any], loaded: LoadedModel, weights: WeightsSource) -> tuple[str, ...]:
+    notes = []
+    digest = loaded.weights.get("sha256")
+    if kept.get("sha256") and digest and kept["sha256"] != digest:
+        notes.append(
+            f"the weights compared with are not the file's: sha256 {digest[:16]}..., it was made with "
+            f"{str(kept['sha256'])[:16]}..."
+        )
+    made_by = facts.metadata.get("versions")
+    if weights.kind is WeightsKind.RANDOM and isinstance(made_by, dict):
+        for package in ("torch", "timm"):
+            here = metadata.version(package)
+            if made_by.get(package) not in (None, here):
+                notes.append(f"random weights may differ: made with {package} {made_by[package]}, here is {here}")
+    return tuple(notes)

@@ -1,0 +1,229 @@
+"""Verify any file on request: find out what to compare it with, on which images, and what to allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tofu_export.compare import TOLERANCES, Tolerance
+from tofu_export.errors import BackendMissingError, OptionError
+from tofu_export.inputs import InputSet
+from tofu_export.options import BatchRange, OutputKind, Precision
+from tofu_export.verify.eager import batches_to_verify, verify
+from tofu_export.verify.facts import FileFacts
+from tofu_export.verify.pair import verify_pair
+from tofu_export.verify.pixels import VERIFICATION_IMAGES, pixels_for
+from tofu_export.verify.rebuild import rebuild
+from tofu_export.verify.result import VerificationResult
+from tofu_export.zoo.weights import WeightsSource
+
+__all__ = ["ToleranceChoice", "VerifyRequest", "verify_file"]
+
+
+@dataclass(frozen=True)
+class ToleranceChoice:
+    """What to allow: a named tolerance, parts of which may be set apart.
+
+    Attributes:
+        name: of the tolerance (`compare.TOLERANCES`); None for that of the file's precision.
+        atol: largest absolute difference.
+        rtol: the same as a share of max(1, largest value of the reference); both add up.
+        cosine: smallest cosine of two output vectors.
+
+    Raises:
+        OptionError: no tolerance has this name, or a number is out of range.
+    """
+
+    name: str | None = None
+    atol: float | None = None
+    rtol: float | None = None
+    cosine: float | None = None
+
+    def __post_init__(self) -> None:
+        known = [tolerance.name for tolerance in TOLERANCES.values()]
+        if self.name is not None and self.name not in known:
+            raise OptionError(f"tolerance is {self.name!r}, expected one of {', '.join(known)}")
+        for label, value, most in (("atol", self.atol, None), ("rtol", self.rtol, None), ("cosine", self.cosine, 1.0)):
+            if value is not None and not (0 <= value <= (most if most is not None else float("inf"))):
+                raise OptionError(f"{label} is {value}, expected a number from 0{f' to {most:g}' if most else ''}")
+
+    def of(self, *precisions: Precision) -> Tolerance:
+        """The tolerance for files of these precisions: the widest of theirs, unless another is named."""
+        if self.name is None:
+            found = max((TOLERANCES[precision] for precision in precisions), key=lambda entry: entry.max_error)
+        else:
+            found = next(entry for entry in TOLERANCES.values() if entry.name == self.name)
+        given = [f"{key} {value:g}" for key, value in vars(self).items() if isinstance(value, (int, float))]
+        if not given:
+            return found
+        if self.atol is not None or self.rtol is not None:
+            found = replace(found, absolute=self.atol or 0.0, max_error=self.rtol or 0.0)
+        if self.cosine is not None:
+            found = replace(found, cosine_min=self.cosine)
+        return replace(found, name=f"{found.name} with {', '.join(given)}", reason="as asked for")
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """What to compare, and how.
+
+    Attributes:
+        path: the file.
+        model: name of its model; None for what the file says.
+        weights: where the model's weights come from; None for what the file says.
+        seed: of random weights, where `weights` asks for them, and of generated images.
+        num_classes: width of the classifier; None for what the file says, or the model's own.
+        output_kind: what the file gives; None for what the file says, or logits.
+        reference: another file to compare with, in place of a model.
+        images: folder of images; None for the demo set or seeded noise.
+        batches: batch sizes to run; empty for what the file serves.
+        precision: of the file; None for what it says, or the type of its weights.
+        tolerance: what to allow.
+        layers: also compare what each block gives.
+
+    Raises:
+        OptionError: a reference and a model are given.
+    """
+
+    path: Path
+    model: str | None = None
+    weights: WeightsSource | None = None
+    seed: int = 0
+    num_classes: int | None = None
+    output_kind: OutputKind | None = None
+    reference: Path | None = None
+    images: Path | None = None
+    batches: tuple[int, ...] = ()
+    precision: Precision | None = None
+    tolerance: ToleranceChoice = ToleranceChoice()
+    layers: bool = False
+
+    def __post_init__(self) -> None:
+        modelled = (self.model, self.weights, self.num_classes, self.output_kind)
+        if self.reference is not None and any(value is not None for value in modelled):
+            raise OptionError(
+                "a file is compared with another file or with a model: leave out --reference, or --model with its "
+                "--weights, --num-classes and --output-kind"
+            )
+
+
+def verify_file(request: VerifyRequest, on_step: Callable[[str], None] = lambda _: None) -> VerificationResult:
+    """Do what `request` asks for.
+
+    Args:
+        request: the file, and what to compare it with.
+        on_step: is told what begins.
+
+    Raises:
+        OptionError: it does not say what to compare the file with, or how to make inputs for it.
+        VerificationError: the file lacks what must be compared.
+        BackendMissingError: nothing here can run files of this precision.
+        TofuError: a file or model cannot be read, built or run.
+    """
+    facts = FileFacts.read(request.path)
+    precision = _precision(facts, request.precision)
+    if request.reference is not None:
+        return _against_file(request, facts, precision, request.reference, on_step)
+    sizes = _sizes(request, facts.fixed_batch)
+    on_step(f"rebuilding the model of {request.path.name}")
+    rebuilt = rebuild(
+        facts,
+        name=request.model,
+        weights=request.weights,
+        seed=request.seed,
+        num_classes=request.num_classes,
+        output=request.output_kind,
+    )
+    shape = _filled(facts.image_shape, rebuilt.preprocessing["input_size"])
+    inputs = _inputs(request, shape, rebuilt.resolved, rebuilt.preprocessing, max(sizes))
+    result = verify(
+        request.path,
+        rebuilt.model,
+        inputs.pixels,
+        precision=precision,
+        batch=sizes,
+        source=inputs.source,
+        output=rebuilt.output,
+        tolerance=request.tolerance.of(precision),
+        by_position=not facts.is_ours,
+        layers=request.layers,
+        on_batch=lambda size: on_step(f"comparing {request.path.name} with eager PyTorch, batch {size}"),
+    )
+    return replace(result, notes=(*rebuilt.notes, *result.notes))
+
+
+def _against_file(
+    request: VerifyRequest,
+    facts: FileFacts,
+    precision: Precision,
+    reference: Path,
+    on_step: Callable[[str], None],
+) -> VerificationResult:
+    other = FileFacts.read(reference)
+    sizes = _sizes(request, facts.fixed_batch or other.fixed_batch)
+    tolerance = request.tolerance.of(precision, _precision(other, None))
+    preprocessing = facts.metadata.get("preprocessing") or other.metadata.get("preprocessing")
+    if request.images is not None and preprocessing is None:
+        raise OptionError(
+            f"neither {request.path.name} nor {reference.name} says how images are prepared for it: leave out --images"
+        )
+    model = facts.metadata.get("model", other.metadata.get("model"))
+    inputs = _inputs(request, _filled(facts.image_shape, other.image_shape), model, preprocessing, max(sizes))
+    return verify_pair(
+        request.path,
+        reference,
+        inputs.pixels,
+        tolerance=tolerance,
+        batches=sizes,
+        source=inputs.source,
+        layers=request.layers,
+        on_batch=lambda size: on_step(f"comparing {request.path.name} with {reference.name}, batch {size}"),
+    )
+
+
+def _sizes(request: VerifyRequest, fixed: int | None) -> tuple[int, ...]:
+    """Batch sizes to run: those asked for, the one that a file is fixed to, or those of the default range."""
+    if request.batches:
+        return request.batches
+    return batches_to_verify(BatchRange())[0] if fixed is None else (fixed,)
+
+
+def _filled(shape: Sequence[int | None], other: Sequence[int | None]) -> tuple[int | None, ...]:
+    """A shape whose open sizes are taken from another one."""
+    return tuple(size if size is not None else known for size, known in zip(shape, other, strict=True))
+
+
+def _precision(facts: FileFacts, asked: Precision | None) -> Precision:
+    precision = asked or facts.precision
+    if precision is None:
+        raise OptionError(
+            f"{facts.path.name} has no weights that tell its precision: say it with --precision, for example fp32"
+        )
+    if Precision.BF16 in (asked, facts.precision):
+        raise BackendMissingError(
+            f"{facts.path.name} is bf16, for which onnxruntime's CPU provider has no kernels, so nothing here can run "
+            "it: verify the fp32 file of the same model"
+        )
+    return precision
+
+
+def _inputs(
+    request: VerifyRequest,
+    shape: tuple[int | None, ...],
+    model: str | None,
+    preprocessing: Mapping[str, Any] | None,
+    largest: int,
+) -> InputSet:
+    channels, height, width = shape
+    if channels is None or height is None or width is None:
+        sizes = ", ".join("?" if size is None else str(size) for size in shape)
+        raise OptionError(
+            f"the input of {request.path.name} leaves its size open ([batch, {sizes}]): compare it with a file of a "
+            "fixed image size, or export it with one"
+        )
+    if preprocessing is None:  # no file says: values from -1 to 1
+        preprocessing = {"mean": (0.5,) * channels, "std": (0.5,) * channels}
+    count = max(VERIFICATION_IMAGES, largest)
+    return pixels_for(count, model, (channels, height, width), preprocessing, images=request.images, seed=request.seed)
