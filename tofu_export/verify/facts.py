@@ -21,8 +21,8 @@ from tofu_export.ort import TensorSpec
 __all__ = ["FileFacts"]
 
 _PREFIX = "tofu_export."
-_TEXTS = frozenset({"version", "model", "precision", "target"})
-"""Metadata that are plain text; the others are JSON (`export.save`)."""
+_TEXTS = frozenset({"version", "model", "precision", "target", "batch"})
+"""Metadata that are plain text; the others are JSON (`onnx_file.save`)."""
 
 _PRECISIONS = {
     "FLOAT": "fp32",
