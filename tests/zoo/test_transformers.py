@@ -12,6 +12,7 @@ import timm
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
 
 from tofu_export.errors import WeightsError
 from tofu_export.zoo.weights import WeightsKind, WeightsSource, load_weights
@@ -23,6 +24,7 @@ SIZES = {
     "image_size": 32,
     "patch_size": 8,
 }
+FLEXIBLE = {name: size for name, size in SIZES.items() if name != "image_size"} | {"intermediate_size": 48}
 WIDE = {**SIZES, "intermediate_size": 48}
 TIMM = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "mlp_ratio": 2}
 
@@ -65,6 +67,15 @@ def dinov2(**more: Any) -> Any:
 
 def registers(**more: Any) -> Any:
     return transformers.Dinov2WithRegistersConfig(**SIZES, mlp_ratio=2, num_register_tokens=4, **more)
+
+
+def siglip2(model: Any, x: Tensor) -> Tensor:
+    """Pooled features, from patches cut out by that library's own image processor."""
+    patches = torch.stack([convert_image_to_patches(image, 8) for image in x])
+    shapes = torch.tensor([[4, 4]] * len(x))
+    found = model(patches, pixel_attention_mask=torch.ones(len(x), 16, dtype=torch.int32), spatial_shapes=shapes)
+    pooled: Tensor = found.pooler_output
+    return pooled
 
 
 Case = tuple[Callable[[], Any], str, dict[str, Any], Callable[[Any, Tensor], Tensor], str]
@@ -168,6 +179,20 @@ CASES: dict[str, Case] = {
         lambda model, x: model(x).pooler_output,
         "transformers siglip",
     ),
+    "Siglip2VisionModel": (
+        lambda: transformers.Siglip2VisionModel(transformers.Siglip2VisionConfig(**FLEXIBLE, num_patches=16)),
+        "vit_base_patch16_siglip_224",
+        {"num_classes": 0, "act_layer": "gelu_tanh"},
+        lambda model, x: siglip2(model, x),
+        "transformers siglip",
+    ),
+    "Siglip2VisionModel, flexible": (
+        lambda: transformers.Siglip2VisionModel(transformers.Siglip2VisionConfig(**FLEXIBLE, num_patches=16)),
+        "naflexvit_base_patch16_siglip",
+        {"num_classes": 0, "act_layer": "gelu_tanh", "pos_embed_grid_size": (4, 4)},
+        lambda model, x: siglip2(model, x),
+        "transformers siglip",
+    ),
 }
 
 
@@ -243,3 +268,10 @@ def test_another_image_size_resamples_the_positions(tmp_path: Path) -> None:
     path = saved(tmp_path, CASES["ViTModel"][0]())
     _, record = loaded(path, num_classes=0, img_size=64)
     assert any("pos_embed" in entry for entry in record["adapted"])
+
+
+def test_a_linear_patch_embedding_of_another_kind_is_refused(tmp_path: Path) -> None:
+    config = transformers.Siglip2VisionConfig(**{**FLEXIBLE, "num_channels": 4}, num_patches=16)
+    path = saved(tmp_path, transformers.Siglip2VisionModel(config))
+    with pytest.raises(WeightsError, match=r"patch embedding has shape \[24, 256\]"):
+        loaded(path, "vit_base_patch16_siglip_224", num_classes=0, act_layer="gelu_tanh")

@@ -7,6 +7,7 @@ release of a family (CLIP, DINOv2), names become those of that release and timm 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -218,9 +219,26 @@ def _as_it_is(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def _patches_as_a_convolution(weight: Tensor) -> Tensor:
+    """SigLIP 2's linear embedding [O, P*P*3] of patches, channels last, as a convolution [O, 3, P, P].
+
+    Raises:
+        WeightsError: its patches are not square ones of three channels.
+    """
+    if weight.ndim == 4:
+        return weight
+    side = math.isqrt(weight.shape[-1] // 3)
+    if weight.ndim != 2 or side * side * 3 != weight.shape[1]:
+        raise WeightsError(
+            f"the patch embedding has shape {list(weight.shape)}, expected [channels, patch * patch * 3] of SigLIP 2"
+        )
+    return weight.reshape(len(weight), side, side, 3).permute(0, 3, 1, 2).contiguous()
+
+
 _SHAPED: Final[Mapping[tuple[str, str], Callable[[Tensor], Tensor]]] = {
     ("clip", "visual.proj"): lambda weight: weight.T,
     ("siglip", "pos_embed"): lambda table: table.unsqueeze(0),
+    ("siglip", "patch_embed.proj.weight"): _patches_as_a_convolution,
 }
 """What the original releases shape in another way than `transformers`."""
 
