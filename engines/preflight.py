@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 
 from tofu_export.engines.flavours import Flavour
+from tofu_export.engines.stages import Kind, places
 from tofu_export.errors import EngineBuildError, ExportError
 from tofu_export.lint import Finding, Runtime, Severity
 from tofu_export.lint.linter import lint_model
@@ -82,7 +83,8 @@ def preflight(path: Path, flavour: Flavour, capabilities: Sequence[str] = ()) ->
         raise EngineBuildError(str(error)) from error
     fatal = [finding for finding in report.of(Severity.ERROR) if not finding.build_copes]
     if fatal or report.opset is None:
-        shown = "".join(f"\n  - {finding}" for finding in fatal[:SHOWN])
+        where = _where(model.graph)
+        shown = "".join(f"\n  - {where.get(finding.node, '')}{finding}" for finding in fatal[:SHOWN])
         more = f"\n  and {len(fatal) - SHOWN} more" if len(fatal) > SHOWN else ""
         raise EngineBuildError(f"{flavour.name} cannot build {path.name}:{shown}{more}")
     notes = tuple(finding for finding in report.findings if finding not in fatal)
@@ -104,6 +106,16 @@ def read_graph_file(path: Path) -> onnx.ModelProto:
         return open_graph(path)
     except ExportError as error:
         raise EngineBuildError(str(error)) from error
+
+
+def _where(graph: onnx.GraphProto) -> dict[str, str]:
+    """The part of the model that each node belongs to, as far as names tell, as the beginning of a line."""
+    known = {node.name: place for node, place in zip(graph.node, places(graph), strict=True)}
+    return {
+        name: f"{place.stage}, {place.kind.value}: " if place.stage else f"{place.kind.value}: "
+        for name, place in known.items()
+        if place.kind is not Kind.OTHER
+    }
 
 
 def _inputs(model: onnx.ModelProto, path: Path) -> tuple[InputShape, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import asdict
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from tests.engines import models
 from tests.lint.cases import ACCEPTED, ORT_REJECTS, RTX_CANNOT_BUILD, RTX_REJECTS, of_domain, unary
 from tofu_export.engines import _build_worker
 from tofu_export.engines._build_log import BuildLog, make_logger
+from tofu_export.engines.builder_options import BuilderOptions
 from tofu_export.engines.flavours import RTX, load
 from tofu_export.errors import EngineBuildError
 from tofu_export.lint import Finding, Runtime, Severity, lint_file
@@ -121,7 +123,8 @@ class TestRtx:
             "profiles": {name: [shape] * 3 for name, shape in inputs.items()},
             "precision": "fp32",
             "compute_capabilities": [capability],
-            "workspace_bytes": None,
+            "least_share": 0.0,
+            "options": asdict(BuilderOptions()),
         }
         with pytest.raises(EngineBuildError):
             _build_worker.build_plan(load(RTX), RTX, request)
