@@ -16,8 +16,10 @@ import click
 from click_default_group import DefaultGroup
 
 from tofu_export.cli.bench import bench_command
+from tofu_export.cli.build import build_command
 from tofu_export.cli.doctor import doctor_command
 from tofu_export.cli.export import export_command
+from tofu_export.cli.lint import lint_command
 from tofu_export.cli.lower import lower_command
 from tofu_export.cli.models import models_command
 from tofu_export.cli.plan import plan_command
@@ -48,6 +50,8 @@ def cli() -> None:
     tofu-export bench a.onnx b.onnx --profile     which file is faster, and where the time goes
     tofu-export lower theirs.onnx -o ours.onnx    rewrite what TensorRT rejects in a file of another exporter
     tofu-export triton out -o repository          serve the files with Triton Inference Server
+    tofu-export build any.onnx                    a TensorRT engine, checked before and described after
+    tofu-export lint any.onnx                     what a runtime would reject or silently change in it
     tofu-export models dinov3                     which models can be reduced
     tofu-export doctor                            what is installed, what is missing
     tofu-export demo_vit                          try it offline, on a small model that is included
@@ -62,6 +66,8 @@ cli.add_command(plan_command)
 cli.add_command(verify_command)
 cli.add_command(bench_command)
 cli.add_command(lower_command)
+cli.add_command(build_command)
+cli.add_command(lint_command)
 cli.add_command(models_command)
 cli.add_command(doctor_command)
 cli.add_command(triton_command)

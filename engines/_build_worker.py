@@ -13,22 +13,32 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from tofu_export.engines._build_log import BuildLog, make_logger
-from tofu_export.engines._network import allow_decomposition, check_precision, layer_table
+from tofu_export.engines._network import (
+    allow_decomposition,
+    check_precision,
+    dominant_precision,
+    layer_table,
+    mac_table,
+    node_costs,
+)
+from tofu_export.engines._process import CANNOT_WRITE
+from tofu_export.engines.builder_options import HARDWARE
 from tofu_export.engines.flavours import FLAVOURS, Flavour, load
 from tofu_export.engines.kernel_log import parse_kernel_log
-from tofu_export.errors import BackendMissingError, EngineBuildError, OutputError, TofuError
+from tofu_export.errors import BackendMissingError, EngineBuildError, OptionError, OutputError, TofuError
 from tofu_export.options import Precision
 
 __all__ = ["build_plan", "main"]
 
 
 def main(arguments: list[str]) -> int:
-    """Build as the request file says; 0 if a result file was written, good or bad."""
+    """Build as the request file says; 0 if a result file was written, good or bad, else `CANNOT_WRITE`."""
     request_path, result_path = map(Path, arguments)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     request = json.loads(request_path.read_text(encoding="utf-8"))
@@ -37,7 +47,10 @@ def main(arguments: list[str]) -> int:
         result = build_plan(load(flavour), flavour, request)
     except TofuError as error:
         result = {"error": type(error).__name__, "message": str(error)}
-    result_path.write_text(json.dumps(result), encoding="utf-8")
+    try:
+        result_path.write_text(json.dumps(result), encoding="utf-8")
+    except OSError:
+        return CANNOT_WRITE  # nothing can be said in words: the disk that they would go to is the one that is full
     return 0
 
 
@@ -47,6 +60,7 @@ def build_plan(trt: ModuleType, flavour: Flavour, request: Mapping[str, Any]) ->
     Raises:
         EngineBuildError: the parser or the builder failed.
         PrecisionMismatchError: the network does not compute in the precision asked for.
+        OptionError: this version lacks something that was asked for.
         BackendMissingError: the flavour needs a GPU and there is none.
         OutputError: the plan cannot be written.
     """
@@ -61,8 +75,13 @@ def build_plan(trt: ModuleType, flavour: Flavour, request: Mapping[str, Any]) ->
         raise EngineBuildError(f"{flavour.name} found no layers in {request['onnx_path']}: it is not a complete model")
     decomposed = allow_decomposition(trt, network)
     layers = layer_table(network)
-    check_precision(layers, Precision(request["precision"]))
+    costs = node_costs(trt, network)
+    macs = mac_table(costs)
+    asked = request["precision"]
+    precision = dominant_precision(layers, macs) if asked is None else Precision(asked)
+    check_precision(layers, precision, macs, request["least_share"] if asked is not None else 0.0)
     config = _make_config(trt, builder, network, request)
+    cache = _open_cache(config, request["options"]["timing_cache"])
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
     seconds = time.perf_counter() - start
@@ -70,9 +89,13 @@ def build_plan(trt: ModuleType, flavour: Flavour, request: Mapping[str, Any]) ->
         cause = log.cause() or "the builder returned nothing and logged no error"
         raise EngineBuildError(f"{flavour.name} cannot build {request['onnx_path']}: {cause}")
     _write(Path(request["plan_path"]), plan)
+    if cache is not None:
+        _write(Path(request["cache_draft"]), cache.serialize())
     return {
         "version": str(trt.__version__),
+        "precision": precision.value,
         "layers": layers,
+        "costs": [asdict(cost) for cost in costs],
         "decomposable_attention": decomposed,
         "kernels": parse_kernel_log(log.messages).to_dict(),
         "build_seconds": seconds,
@@ -99,8 +122,7 @@ def _creation_flags(trt: ModuleType) -> int:
 def _make_config(trt: ModuleType, builder: Any, network: Any, request: Mapping[str, Any]) -> Any:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # prints the kernel list; the plan stays the same
-    if request["workspace_bytes"] is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace_bytes"])
+    _set_options(trt, config, request["options"])
     capabilities = request["compute_capabilities"]
     if capabilities:
         config.num_compute_capabilities = len(capabilities)
@@ -120,6 +142,48 @@ def _make_config(trt: ModuleType, builder: Any, network: Any, request: Mapping[s
     return config
 
 
+def _set_options(trt: ModuleType, config: Any, options: Mapping[str, Any]) -> None:
+    """Tell the builder what was asked for.
+
+    Raises:
+        OptionError: this version lacks it.
+    """
+    if options["workspace_bytes"] is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options["workspace_bytes"])
+    if options["level"] is not None:
+        if not hasattr(config, "builder_optimization_level"):
+            raise OptionError(f"--builder-opt-level needs a newer version than {trt.__version__}")
+        config.builder_optimization_level = options["level"]
+    if options["hardware"] is not None:
+        levels = getattr(trt, "HardwareCompatibilityLevel", None)
+        config.hardware_compatibility_level = _member(trt, levels, HARDWARE[options["hardware"]], "--hw-compat")
+    for wanted, flag, option in (
+        (options["version_compatible"], "VERSION_COMPATIBLE", "--version-compatible"),
+        (options["strip_weights"], "STRIP_PLAN", "--strip-weights"),
+        (options["refit"], "REFIT", "--refit"),
+    ):
+        if wanted:
+            config.set_flag(_member(trt, trt.BuilderFlag, flag, option))
+
+
+def _member(trt: ModuleType, kind: Any, name: str, option: str) -> Any:
+    member = getattr(kind, "__members__", {}).get(name)
+    if member is None:
+        raise OptionError(f"{option} ({name}) does not exist in version {trt.__version__}: leave it out, or upgrade")
+    return member
+
+
+def _open_cache(config: Any, path: str | None) -> Any:
+    """The timing cache in the file, or an empty one where there is no file yet; None if none was asked for."""
+    if path is None:
+        return None
+    known = Path(path).read_bytes() if Path(path).is_file() else b""
+    cache = config.create_timing_cache(known)
+    if not config.set_timing_cache(cache, ignore_mismatch=False):
+        raise EngineBuildError(f"{path} is not a timing cache of this GPU and version: delete it")
+    return cache
+
+
 def _parser_errors(parser: Any, log: BuildLog) -> str:
     texts = []
     for error in map(parser.get_error, range(parser.num_errors)):
@@ -135,7 +199,8 @@ def _write(path: Path, plan: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise OutputError(f"cannot write the engine beside its destination: {error}") from error
+        path.unlink(missing_ok=True)  # makes room for the result, which says what happened
+        raise OutputError(f"cannot write the engine beside its destination: {error.strerror or error}") from error
 
 
 def _end_with_parent() -> None:

@@ -15,9 +15,12 @@ from typing import Any
 
 from tofu_export import errors
 from tofu_export.engines._build_log import first_cause
-from tofu_export.errors import EngineBuildError, TofuError
+from tofu_export.errors import EngineBuildError, OutputError, TofuError
 
-__all__ = ["run_worker"]
+__all__ = ["CANNOT_WRITE", "run_worker"]
+
+CANNOT_WRITE = 74
+"""Exit status of a worker that cannot write its result. Source: `EX_IOERR` of sysexits.h."""
 
 WORKER = "tofu_export.engines._build_worker"
 TICK_SECONDS = 0.1
@@ -34,6 +37,7 @@ def run_worker(request: Mapping[str, Any], scratch: Path, on_tick: Callable[[flo
 
     Raises:
         TofuError: the error that the worker reports, as the class that it names.
+        OutputError: the worker cannot write to the folder.
         EngineBuildError: the worker ended without a result.
     """
     request_path, result_path = scratch / "request.json", scratch / "result.json"
@@ -57,6 +61,8 @@ def run_worker(request: Mapping[str, Any], scratch: Path, on_tick: Callable[[flo
         finally:
             if process.stdin is not None:
                 process.stdin.close()
+    if process.returncode == CANNOT_WRITE:
+        raise OutputError("the build process cannot write its result, the disk is full: choose another folder with -o")
     if process.returncode != 0 or not result_path.is_file():
         raise EngineBuildError(f"the build process {_ending(process.returncode)}{_quoted(error_path, output_path)}")
     result: dict[str, Any] = json.loads(result_path.read_text(encoding="utf-8"))

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tofu_export import environment
 from tofu_export.engines._process import run_worker
+from tofu_export.engines.builder_options import BuilderOptions, cache_file, check_options
 from tofu_export.engines.flavours import TURING, Flavour, known_capabilities, load
 from tofu_export.engines.kernel_log import KernelLog
-from tofu_export.engines.preflight import InputShape, preflight
+from tofu_export.engines.preflight import Preflight, preflight, read_graph_file
+from tofu_export.engines.profiles import Profile, make_profiles
 from tofu_export.engines.receipt import EngineReceipt
+from tofu_export.engines.structure import NodeCost, make_structure
 from tofu_export.errors import EngineBuildError, OptionError, OutputError
 from tofu_export.files import flush_to_disk, sha256_of
 from tofu_export.options import BatchRange, Precision
 
-__all__ = ["EngineRequest", "batch_profiles", "build_engine", "resolve_capabilities"]
+__all__ = ["LEAST_SHARE", "EngineRequest", "build_engine", "check_request", "engine_names", "resolve_capabilities"]
 
-Profile = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-"""Smallest, preferred and largest shape of an input."""
+LEAST_SHARE = 0.9
+"""Share of the multiply-accumulates that a file of FP16 or BF16 has in its type at least. The similarity of a
+reduction, which stays in FP32, takes less than one percent of a vision transformer."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +38,14 @@ class EngineRequest:
         onnx_path: the file; its types are the engine's.
         engine_path: where the plan goes; its folder is made if need be.
         flavour: which TensorRT.
-        batch: batch sizes of the optimisation profile.
-        precision: what the file is typed as, to be held against what the builder finds.
+        batch: batch sizes of the optimisation profile; None for 1:8:64, or what the file is fixed to.
+        precision: what the file is typed as, to be held against what the builder finds; None for what it says of
+            itself (files of this project), else for the type of most of its arithmetic.
         compute_capabilities: `SM80`, `SM89`, …; empty for all that share one plan (SM80 and newer). None for classic
             TensorRT, which builds for the GPU of this machine.
-        workspace_bytes: limit for scratch memory; None for the builder's default.
+        shapes: all sizes of inputs that leave more than their batch open.
+        least_share: of the multiply-accumulates that are in the precision asked for, FP16 or BF16.
+        options: what else is asked of the builder.
 
     Raises:
         OptionError: values that cannot go together.
@@ -43,16 +54,19 @@ class EngineRequest:
     onnx_path: Path
     engine_path: Path
     flavour: Flavour
-    batch: BatchRange = field(default_factory=BatchRange)
-    precision: Precision = Precision.FP32
+    batch: BatchRange | None = field(default_factory=BatchRange)
+    precision: Precision | None = Precision.FP32
     compute_capabilities: tuple[str, ...] = ()
-    workspace_bytes: int | None = None
+    shapes: Mapping[str, Profile] = field(default_factory=dict)
+    least_share: float = LEAST_SHARE
+    options: BuilderOptions = field(default_factory=BuilderOptions)
 
     def __post_init__(self) -> None:
         names = tuple(dict.fromkeys(name.strip().upper() for name in self.compute_capabilities))
         object.__setattr__(self, "compute_capabilities", names)
-        if self.workspace_bytes is not None and self.workspace_bytes <= 0:
-            raise OptionError(f"workspace is {self.workspace_bytes} bytes, expected more than 0, or none for no limit")
+        check_options(self.options, self.flavour)
+        if not 0 <= self.least_share <= 1:
+            raise OptionError(f"least_share is {self.least_share}, expected a share from 0 to 1")
         if names and not self.flavour.ahead_of_time:
             raise OptionError(
                 f"{self.flavour.name} builds for the GPU of this machine and takes no compute capabilities "
@@ -63,11 +77,24 @@ class EngineRequest:
                 f"{TURING} (Turing) cannot share an engine with {', '.join(n for n in names if n != TURING)}: in one "
                 "list it degrades the plan for all of them; build it as an engine of its own"
             )
-        if TURING in names and self.precision is not Precision.FP16:
+        if TURING in names and self.precision not in (None, Precision.FP16):
             reason = "BF16" if self.precision is Precision.BF16 else "FP32 matrix products"
             raise OptionError(
                 f"{self.flavour.name} has no {reason} on {TURING} (Turing): build it in fp16, or for SM80 and newer"
             )
+
+
+def check_request(request: EngineRequest) -> tuple[tuple[str, ...], Preflight, dict[str, Profile]]:
+    """Everything that can be said about a build before it starts: capabilities, the file, the shapes to serve.
+
+    Raises:
+        OptionError: the options do not fit the file or the flavour.
+        BackendMissingError: the flavour is not usable here.
+        EngineBuildError: the file cannot be built.
+    """
+    capabilities = resolve_capabilities(request)
+    checked = preflight(request.onnx_path.absolute(), request.flavour, capabilities)
+    return capabilities, checked, make_profiles(checked.inputs, request.batch, request.shapes)
 
 
 def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | None = None) -> EngineReceipt:
@@ -85,78 +112,87 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
         PrecisionMismatchError: the file does not compute in the precision asked for.
         OutputError: the engine cannot be written.
     """
-    load(request.flavour)
-    capabilities = resolve_capabilities(request)
+    version = str(load(request.flavour).__version__)
+    capabilities, checked, profiles = check_request(request)
     onnx_path, engine_path = request.onnx_path.absolute(), request.engine_path.absolute()
-    checked = preflight(onnx_path, request.flavour)
-    profiles = batch_profiles(checked.inputs, request.batch)
+    about, onnx_sha256 = environment.collect(), sha256_of(onnx_path)
+    options = asdict(request.options)
+    cache = request.options.timing_cache
+    if cache is not None:
+        cache = cache_file(cache.absolute(), about["gpu"], version, onnx_sha256)
+        if not cache.parent.is_dir():
+            raise OutputError(f"{cache.parent}, the folder of the timing cache, does not exist: create it")
+    precision = request.precision or _declared(checked)
     with _scratch_folder(engine_path) as folder:
-        draft = Path(folder, "plan")
+        draft, cache_draft = Path(folder, "plan"), Path(folder, "timing-cache")
         facts = run_worker(
             {
                 "onnx_path": str(onnx_path),
                 "plan_path": str(draft),
+                "cache_draft": str(cache_draft),
                 "flavour": request.flavour.name,
                 "profiles": profiles,
-                "precision": request.precision.value,
+                "precision": None if precision is None else precision.value,
+                "least_share": request.least_share,
                 "compute_capabilities": capabilities,
-                "workspace_bytes": request.workspace_bytes,
+                "options": {**options, "timing_cache": None if cache is None else str(cache)},
             },
             Path(folder),
             on_tick,
         )
         if not draft.is_file() or draft.stat().st_size == 0:
             raise EngineBuildError(f"{request.flavour.name} reported success for {onnx_path}, but wrote no plan")
+        kernels = KernelLog.from_dict(facts["kernels"])
         receipt = EngineReceipt(
             flavour=request.flavour.name,
             version=facts["version"],
             compute_capabilities=capabilities,
+            gpu=None if request.flavour.ahead_of_time else about["gpu"],
+            driver=about["driver"],
             batch=request.batch,
             profiles=profiles,
-            precision=request.precision,
+            precision=Precision(facts["precision"]),
+            options=request.options.asked,
             layers=facts["layers"],
+            structure=make_structure(
+                read_graph_file(onnx_path).graph, [NodeCost(**cost) for cost in facts["costs"]], kernels
+            ),
             decomposable_attention=tuple(facts["decomposable_attention"]),
-            kernels=KernelLog.from_dict(facts["kernels"]),
+            kernels=kernels,
             notes=tuple(map(str, checked.notes)),
             engine_path=request.engine_path,
             engine_bytes=draft.stat().st_size,
             engine_sha256=sha256_of(draft),
             onnx_path=request.onnx_path,
-            onnx_sha256=sha256_of(onnx_path),
+            onnx_sha256=onnx_sha256,
             build_seconds=facts["build_seconds"],
+            metadata=checked.metadata,
         )
+        if cache is not None:
+            _publish(cache_draft, cache)
         _publish(draft, engine_path)
     return receipt
 
 
-def batch_profiles(inputs: tuple[InputShape, ...], batch: BatchRange) -> dict[str, Profile]:
-    """Shapes of every dynamic input at the batch sizes; static inputs need none.
+def engine_names(name: str, capabilities: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Names of the engines that serve these capabilities, and the capabilities of each.
 
-    Raises:
-        EngineBuildError: an axis other than the batch varies.
-        OptionError: the file is static, and its batch is not the one asked for.
+    SM75 never shares an engine, as in one list it degrades the plan for all: `model.engine` is for the others, then,
+    and `model.sm75.engine` for it.
     """
-    for entry in inputs:
-        for index, axis in enumerate(entry.axes):
-            if index and isinstance(axis, str):
-                raise EngineBuildError(
-                    f"input {entry.name!r} has the dynamic axis {index} ({axis!r}), but only axis 0, the batch, may "
-                    "vary: export it with a fixed size there"
-                )
-    dynamic = [entry for entry in inputs if not entry.is_static]
-    fixed = {axis for entry in inputs for axis in entry.axes[:1]}
-    if not dynamic and inputs and not (batch.minimum == batch.maximum and batch.minimum in fixed):
-        sizes = " or ".join(map(str, sorted(fixed, key=str))) or "none"
-        raise OptionError(
-            f"the file is exported for a fixed batch ({sizes}), but {batch} was asked for: "
-            f"give --batch {sizes}, or export with a dynamic batch"
-        )
-    return {entry.name: _profile(entry, batch) for entry in dynamic}
+    names = tuple(dict.fromkeys(entry.strip().upper() for entry in capabilities if entry.strip()))
+    others = tuple(entry for entry in names if entry != TURING)
+    if TURING not in names or not others:
+        return {name: names}
+    stem, dot, suffix = name.rpartition(".")
+    return {name: others, (f"{stem}.{TURING.lower()}{dot}{suffix}" if dot else f"{name}.{TURING.lower()}"): (TURING,)}
 
 
-def _profile(entry: InputShape, batch: BatchRange) -> Profile:
-    rest = tuple(int(axis) for axis in entry.axes[1:])
-    return (batch.minimum, *rest), (batch.optimum, *rest), (batch.maximum, *rest)
+def _declared(checked: Preflight) -> Precision | None:
+    """The precision that a file of this project says it has."""
+    with contextlib.suppress(ValueError):
+        return Precision(checked.metadata.get("precision", ""))
+    return None
 
 
 def resolve_capabilities(request: EngineRequest) -> tuple[str, ...]:
@@ -188,9 +224,14 @@ def _scratch_folder(engine_path: Path) -> tempfile.TemporaryDirectory[str]:
         raise OutputError(f"cannot write to {engine_path.parent}: {error}; choose a writable output folder") from error
 
 
-def _publish(draft: Path, engine_path: Path) -> None:
+def _publish(draft: Path, path: Path) -> None:
     try:
-        draft.replace(engine_path)
+        try:
+            draft.replace(path)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            shutil.copyfile(draft, path)  # a timing cache on another disk
+        flush_to_disk(path.parent)
     except OSError as error:
-        raise OutputError(f"cannot put the engine at {engine_path}: {error}") from error
-    flush_to_disk(engine_path.parent)
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error

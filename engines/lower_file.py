@@ -11,13 +11,12 @@ import numpy as np
 import onnx_ir as ir
 
 from tofu_export.compare import TOLERANCES, Tolerance, compare_outputs
-from tofu_export.engines._node_rules import Finding, find_rejections
 from tofu_export.engines.feeds import fixed_batch, make_feeds
-from tofu_export.engines.flavours import RTX, TENSORRT, Flavour
 from tofu_export.engines.preflight import read_graph_file
 from tofu_export.errors import ExportError, OptionError, VerificationError
 from tofu_export.graph_patterns.foreign import Change, rewrite
-from tofu_export.onnx_file import load_without_weights, write
+from tofu_export.lint import Finding, Severity, lint_file, runtimes_of
+from tofu_export.onnx_file import write
 from tofu_export.options import Precision, Target
 from tofu_export.ort import open_session
 
@@ -27,8 +26,6 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 BATCHES = (1, 3)
 """Batch sizes that a file with a dynamic batch is compared at."""
-
-_FLAVOURS: Mapping[Target, Flavour] = {Target.PORTABLE: RTX, Target.TENSORRT_RTX: RTX, Target.TENSORRT: TENSORRT}
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class LoweredFile:
                 {"node": change.node, "op_type": change.op_type} for change in self.changes if not change.left
             ],
             "left": [vars(change) for change in self.changes if change.left],
-            "rejected": [vars(finding) for finding in self.rejected],
+            "rejected": [finding.to_dict() for finding in self.rejected],
             "batches": list(self.batches),
             "max_abs": self.max_abs,
             "unchecked": self.unchecked,
@@ -95,9 +92,7 @@ def lower_file(
         raise ExportError(f"{source} cannot be read: {error}. Copy it again, external data included") from error
     changes = rewrite(model, target)
     write(model, path)
-    flavour = _FLAVOURS.get(target)
-    findings = () if flavour is None else find_rejections(load_without_weights(path), flavour)[1]
-    rejected = tuple(finding for finding in findings if finding.fatal)
+    rejected = lint_file(path, runtimes_of(target)).of(Severity.ERROR)
     try:
         references = _run(source, shapes, seed)
     except ExportError as error:

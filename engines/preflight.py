@@ -1,27 +1,31 @@
 """Look at an ONNX file before a builder does.
 
 TensorRT "parses" an empty or a text file, accepts opset 99, and reports a scatter reduction without naming the node.
-So the file is read here first, cheaply (without external data), and refused in plain words.
+So the file is read here first, cheaply (without its weights), and refused in plain words: those of `tofu_export.lint`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
-from tofu_export.engines._node_rules import Finding, find_rejections
 from tofu_export.engines.flavours import Flavour
-from tofu_export.errors import EngineBuildError
+from tofu_export.engines.stages import Kind, places
+from tofu_export.errors import EngineBuildError, ExportError
+from tofu_export.lint import Finding, Runtime, Severity
+from tofu_export.lint.linter import lint_model
+from tofu_export.lint.onnx_files import open_graph
 
 __all__ = ["InputShape", "Preflight", "preflight", "read_graph_file"]
 
-MAX_OPSET = 26
-"""Newest opset of the default domain that the node rules know (onnx 1.23)."""
-
 SHOWN = 5
 """Refused nodes that an error lists before it only counts them."""
+
+METADATA_PREFIX = "tofu_export."
+"""What this project's own files keep in `metadata_props` starts with it."""
 
 Axis = int | str
 """Size of an axis; a string where it is dynamic (its name, or `?`)."""
@@ -50,6 +54,7 @@ class Preflight:
         nodes: number of nodes, sub-graphs and functions included.
         inputs: graph inputs that are not initializers.
         notes: things worth telling that stop nothing.
+        metadata: what this project wrote into the file, without its prefix; empty for files of others.
     """
 
     path: Path
@@ -57,79 +62,60 @@ class Preflight:
     nodes: int
     inputs: tuple[InputShape, ...]
     notes: tuple[Finding, ...]
+    metadata: dict[str, str]
 
 
-def preflight(path: Path, flavour: Flavour) -> Preflight:
+def preflight(path: Path, flavour: Flavour, capabilities: Sequence[str] = ()) -> Preflight:
     """Check that `path` is an ONNX file that the flavour's parser and builder have a chance with.
+
+    Args:
+        path: the file.
+        flavour: which TensorRT.
+        capabilities: compute capabilities that the engine is for.
 
     Raises:
         EngineBuildError: it is missing, not an ONNX graph, lacks external data, or has nodes that are known to fail.
     """
     model = read_graph_file(path)
-    opset = _default_opset(model, path)
-    _check_external_data(model, path)
-    nodes, findings = find_rejections(model, flavour)
-    fatal = [finding for finding in findings if finding.fatal]
-    if fatal:
-        shown = "".join(f"\n  - {finding}" for finding in fatal[:SHOWN])
+    try:
+        report = lint_model(model, path, (Runtime(flavour.name),), capabilities)
+    except ExportError as error:
+        raise EngineBuildError(str(error)) from error
+    fatal = [finding for finding in report.of(Severity.ERROR) if not finding.build_copes]
+    if fatal or report.opset is None:
+        where = _where(model.graph)
+        shown = "".join(f"\n  - {where.get(finding.node, '')}{finding}" for finding in fatal[:SHOWN])
         more = f"\n  and {len(fatal) - SHOWN} more" if len(fatal) > SHOWN else ""
         raise EngineBuildError(f"{flavour.name} cannot build {path.name}:{shown}{more}")
-    notes = tuple(finding for finding in findings if not finding.fatal)
-    return Preflight(path, opset, nodes, _inputs(model, path), notes)
+    notes = tuple(finding for finding in report.findings if finding not in fatal)
+    metadata = {
+        entry.key.removeprefix(METADATA_PREFIX): entry.value
+        for entry in model.metadata_props
+        if entry.key.startswith(METADATA_PREFIX)
+    }
+    return Preflight(path, report.opset, report.nodes, _inputs(model, path), notes, metadata)
 
 
 def read_graph_file(path: Path) -> onnx.ModelProto:
-    """The model in `path` without its external data.
+    """The model in `path` without its large weights.
 
     Raises:
         EngineBuildError: there is no such file, or it holds no ONNX graph with outputs.
     """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise EngineBuildError(f"{path} {what}, expected an ONNX file")
     try:
-        model = onnx.load(path, format="protobuf", load_external_data=False)
-    except OSError as error:
-        raise EngineBuildError(f"{path} cannot be read: {error}") from error
-    except Exception as error:  # protobuf's DecodeError, in a module without types
-        raise EngineBuildError(
-            f"{path} is not an ONNX file, or only a part of one ({path.stat().st_size} bytes do not decode): "
-            "export or copy it again"
-        ) from error
-    if not model.HasField("graph") or not model.graph.node:
-        raise EngineBuildError(f"{path} holds no graph ({path.stat().st_size} bytes), expected an exported ONNX model")
-    if not model.graph.output:
-        raise EngineBuildError(f"{path} has a graph without outputs: nothing would be computed")
-    return model
+        return open_graph(path)
+    except ExportError as error:
+        raise EngineBuildError(str(error)) from error
 
 
-def _default_opset(model: onnx.ModelProto, path: Path) -> int:
-    versions = [int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
-    if not versions:
-        raise EngineBuildError(f"{path} imports no default operator set: it is damaged, export it again")
-    if not 1 <= versions[0] <= MAX_OPSET:
-        raise EngineBuildError(
-            f"{path} uses opset {versions[0]}, expected 1 to {MAX_OPSET}: export it with a lower --opset"
-        )
-    return versions[0]
-
-
-def _check_external_data(model: onnx.ModelProto, path: Path) -> None:
-    needed: dict[str, int] = {}
-    for tensor in model.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            entries = {entry.key: entry.value for entry in tensor.external_data}
-            end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
-            location = entries.get("location", "")
-            needed[location] = max(end, needed.get(location, 0))
-    for location, size in needed.items():
-        data = path.parent / location
-        if not data.is_file():
-            raise EngineBuildError(f"{path} keeps weights in {location!r}, which is not beside it: copy both files")
-        if data.stat().st_size < size:
-            raise EngineBuildError(
-                f"{data} has {data.stat().st_size} bytes, but {path.name} needs {size}: it was cut, copy it again"
-            )
+def _where(graph: onnx.GraphProto) -> dict[str, str]:
+    """The part of the model that each node belongs to, as far as names tell, as the beginning of a line."""
+    known = {node.name: place for node, place in zip(graph.node, places(graph), strict=True)}
+    return {
+        name: f"{place.stage}, {place.kind.value}: " if place.stage else f"{place.kind.value}: "
+        for name, place in known.items()
+        if place.kind is not Kind.OTHER
+    }
 
 
 def _inputs(model: onnx.ModelProto, path: Path) -> tuple[InputShape, ...]:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from tofu_export.engines.kernel_log import KernelLog
+from tofu_export.engines.structure import Structure
 from tofu_export.errors import OutputError
 from tofu_export.files import flush_to_disk
 from tofu_export.options import BatchRange, Precision
 
-__all__ = ["EngineReceipt", "write_sidecar"]
+__all__ = ["SCHEMA_VERSION", "EngineReceipt", "sidecar_document", "sidecar_path", "write_sidecar"]
 
 SCHEMA_VERSION = 1
 
@@ -29,10 +30,14 @@ class EngineReceipt:
         flavour: name of the TensorRT flavour.
         version: its version.
         compute_capabilities: what it was built for; empty for classic TensorRT, which builds for the GPU present.
-        batch: batch sizes that were asked for.
+        gpu: the GPU that it was built for; None where it is built for compute capabilities.
+        driver: version of the NVIDIA driver while building; None without one.
+        batch: batch sizes that were asked for; None for those of the profiles.
         profiles: smallest, preferred and largest shape of each dynamic input.
-        precision: what the ONNX file was said to be typed as.
+        precision: what the ONNX file was said to be typed as, or what it was found to be.
+        options: what was asked of the builder, by the name of the option.
         layers: for each network layer type, the number of layer outputs of each data type.
+        structure: layers, kernels, multiply-accumulates and bytes by part of the model, and types.
         decomposable_attention: names of the attention layers that may run as several kernels.
         kernels: the compiled kernels, as far as the log tells.
         notes: remarks of the pre-flight.
@@ -42,15 +47,20 @@ class EngineReceipt:
         onnx_path: the file it was built from.
         onnx_sha256: hash of that file, external data not included.
         build_seconds: time in the builder, without starting it and parsing.
+        metadata: what this project wrote into the ONNX file (model, plan, preprocessing, …), as text or JSON.
     """
 
     flavour: str
     version: str
     compute_capabilities: tuple[str, ...]
-    batch: BatchRange
+    gpu: str | None
+    driver: str | None
+    batch: BatchRange | None
     profiles: Mapping[str, tuple[tuple[int, ...], ...]]
     precision: Precision
+    options: Mapping[str, Any]
     layers: Mapping[str, Mapping[str, int]]
+    structure: Structure
     decomposable_attention: tuple[str, ...]
     kernels: KernelLog
     notes: tuple[str, ...]
@@ -60,6 +70,7 @@ class EngineReceipt:
     onnx_path: Path
     onnx_sha256: str
     build_seconds: float
+    metadata: Mapping[str, str]
 
     @property
     def layer_dtypes(self) -> dict[str, int]:
@@ -75,12 +86,16 @@ class EngineReceipt:
             "flavour": self.flavour,
             "version": self.version,
             "compute_capabilities": list(self.compute_capabilities),
-            "batch": str(self.batch),
+            "gpu": self.gpu,
+            "driver": self.driver,
+            "batch": None if self.batch is None else str(self.batch),
             "profiles": {
                 name: dict(zip(("min", "opt", "max"), map(list, shapes), strict=True))
                 for name, shapes in self.profiles.items()
             },
             "precision": self.precision.value,
+            "options": dict(self.options),
+            "structure": self.structure.to_dict(),
             "network": {
                 "layer_dtypes": self.layer_dtypes,
                 "layers": {kind: dict(dtypes) for kind, dtypes in self.layers.items()},
@@ -91,7 +106,26 @@ class EngineReceipt:
             "engine": {"file": self.engine_path.name, "bytes": self.engine_bytes, "sha256": self.engine_sha256},
             "onnx": {"file": self.onnx_path.name, "sha256": self.onnx_sha256},
             "build_seconds": round(self.build_seconds, 3),
+            "source": {key: _value(text) for key, text in self.metadata.items()},
         }
+
+
+def _value(text: str) -> Any:
+    """What was stored in a file's metadata: JSON, or plain text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def sidecar_path(path: Path) -> Path:
+    """Where the facts about the plan at `path` lie: in `<engine name>.json` beside it."""
+    return path.with_name(f"{path.name}.json")
+
+
+def sidecar_document(receipt: EngineReceipt, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """What `write_sidecar` writes."""
+    return {"schema_version": SCHEMA_VERSION, **receipt.to_dict(), "extra": dict(extra)}
 
 
 def write_sidecar(receipt: EngineReceipt, path: Path, extra: Mapping[str, Any]) -> Path:
@@ -105,9 +139,8 @@ def write_sidecar(receipt: EngineReceipt, path: Path, extra: Mapping[str, Any]) 
     Raises:
         OutputError: the file cannot be written.
     """
-    target = path.with_name(f"{path.name}.json")
-    document = {"schema_version": SCHEMA_VERSION, **receipt.to_dict(), "extra": dict(extra)}
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    target = sidecar_path(path)
+    text = json.dumps(sidecar_document(receipt, extra), indent=2, ensure_ascii=False) + "\n"
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
             draft = Path(scratch, target.name)

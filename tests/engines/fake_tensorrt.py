@@ -18,6 +18,9 @@ DataType = enum.Enum("DataType", "FLOAT HALF BF16 INT64")
 LayerType = enum.Enum("LayerType", "CONSTANT MATRIX_MULTIPLY")
 ProfilingVerbosity = enum.Enum("ProfilingVerbosity", "LAYER_NAMES_ONLY DETAILED")
 MemoryPoolType = enum.Enum("MemoryPoolType", "WORKSPACE")
+MatrixOperation = enum.Enum("MatrixOperation", "NONE TRANSPOSE VECTOR")
+BuilderFlag = enum.Enum("BuilderFlag", "REFIT STRIP_PLAN VERSION_COMPATIBLE")
+HardwareCompatibilityLevel = enum.Enum("HardwareCompatibilityLevel", "NONE AMPERE_PLUS")
 
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
@@ -34,13 +37,21 @@ class Tensor:
 
 
 class Layer:
-    num_outputs = 2
+    num_outputs = num_inputs = 2
+    op0 = MatrixOperation.NONE
 
     def __init__(self, kind):
-        self.type, self.name = kind, kind.name.lower()
+        self.type, self.name, self.metadata = kind, kind.name.lower(), "[ONNX Layer: /blocks.0/mlp/MatMul]"
+
+    def get_input(self, index):
+        return Tensor(f"i{index}", [(-1, 16, 32), (1, 32, 32)][index], DataType.HALF)
 
     def get_output(self, index):
         return None if index else Tensor("y", (-1, 16, 32), DataType.HALF)
+
+
+class IMatrixMultiplyLayer(Layer):
+    pass
 
 
 class Network:
@@ -58,11 +69,20 @@ class Network:
 
 
 class Config:
-    profiling_verbosity = None
-    told = None
+    profiling_verbosity = builder_optimization_level = hardware_compatibility_level = None
 
     def __init__(self):
-        self.limits, self.profiles = {}, []
+        self.limits, self.profiles, self.flags, self.cache = {}, [], [], None
+
+    def set_flag(self, flag):
+        self.flags.append(flag.name)
+
+    def create_timing_cache(self, content):
+        return Cache(content)
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        self.cache = cache.content.decode()
+        return not ignore_mismatch and cache.content != b"of another GPU"
 
     def set_memory_pool_limit(self, pool, size):
         self.limits[pool.name] = size
@@ -70,6 +90,14 @@ class Config:
     def add_optimization_profile(self, profile):
         self.profiles.append(profile.shapes)
         return len(self.profiles) - 1
+
+
+class Cache:
+    def __init__(self, content):
+        self.content = content
+
+    def serialize(self):
+        return self.content + b"+"
 
 
 class Profile:
@@ -122,7 +150,16 @@ class Builder:
         if BEHAVIOUR == "sleep":
             Path(os.environ["FAKE_TENSORRT_PID"]).write_text(str(os.getpid()))
             time.sleep(60)
-        told = {"flags": network.flags, "limits": config.limits, "profiles": config.profiles}
+        level = config.hardware_compatibility_level
+        told = {
+            "flags": network.flags,
+            "limits": config.limits,
+            "profiles": config.profiles,
+            "builder_flags": config.flags,
+            "level": config.builder_optimization_level,
+            "hardware": level and level.name,
+            "cache": config.cache,
+        }
         return json.dumps({**told, "plugins": getattr(init_libnvinfer_plugins, "called", False)}).encode()
 
 

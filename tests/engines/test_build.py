@@ -18,7 +18,8 @@ import pytest
 from tests.engines import models
 from tofu_export.engines import _process
 from tofu_export.engines._build_log import first_cause
-from tofu_export.engines.build import EngineRequest, build_engine
+from tofu_export.engines.build import EngineRequest, build_engine, engine_names
+from tofu_export.engines.builder_options import BuilderOptions
 from tofu_export.engines.flavours import RTX, TENSORRT, available, known_capabilities, load
 from tofu_export.engines.receipt import write_sidecar
 from tofu_export.errors import (
@@ -52,7 +53,7 @@ def left(folder: Path) -> list[str]:
 
 @rtx
 @needs_rtx
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.BF16])
 def test_builds_a_dynamic_batch(precision, tmp_path, capfd):
     asked = request(models.block(precision.value), tmp_path, precision=precision)
     ticks: list[float] = []
@@ -64,6 +65,13 @@ def test_builds_a_dynamic_batch(precision, tmp_path, capfd):
     assert receipt.onnx_sha256 == hashlib.sha256(asked.onnx_path.read_bytes()).hexdigest()
     assert receipt.profiles == {"x": ((1, 16, 32), (2, 16, 32), (4, 16, 32))}
     assert receipt.layers["MATRIX_MULTIPLY"] == {precision.value: 2}
+    assert receipt.structure.macs == {precision.value: 2 * 16 * 32 * 64}
+    assert receipt.structure.heavy_layers == {precision.value: 2}
+    parts = receipt.structure.parts
+    size = 4 if precision is Precision.FP32 else 2
+    assert parts["mlp"].macs == 2 * 16 * 32 * 64
+    assert parts["mlp"].weight_bytes == 2 * 32 * 64 * size
+    assert receipt.structure.total.kernels == len(receipt.kernels.launched)
     assert receipt.layer_dtypes[precision.value] > receipt.layer_dtypes["int64"] > 0
     assert "SM80" in receipt.compute_capabilities
     assert "SM75" not in receipt.compute_capabilities
@@ -90,7 +98,7 @@ def test_same_bytes_again_and_after_a_failed_turing_build(tmp_path):
     turing = tmp_path / "turing"
     turing.mkdir()
     island = request(models.fp32_island(), turing, precision=Precision.FP16, compute_capabilities=("SM75",))
-    with pytest.raises(EngineBuildError, match=r"similarity/MatMul.*FP32 GEMM is not supported.*SM80 or newer"):
+    with pytest.raises(EngineBuildError, match=r"similarity/MatMul.*SM75 does not have in FP32.*SM80 or newer"):
         build_engine(island)
     assert left(turing) == []
     swapped = EngineRequest(
@@ -137,8 +145,11 @@ def test_wrong_precision_is_not_published(typed, asked, tmp_path):
 @rtx
 @needs_rtx
 def test_an_fp32_island_does_not_make_it_fp32(tmp_path):
-    receipt = build_engine(request(models.fp32_island(), tmp_path, precision=Precision.FP16))
+    receipt = build_engine(request(models.fp32_island(), tmp_path, precision=Precision.FP16, least_share=0.5))
     assert receipt.layers["MATRIX_MULTIPLY"] == {"fp16": 1, "fp32": 1}
+    assert receipt.structure.macs == {"fp16": 16 * 32 * 32, "fp32": 16 * 32 * 32}
+    with pytest.raises(PrecisionMismatchError, match=r"only 50.0% of the mult.*50.0% fp16, 50.0% fp32.*least 90%"):
+        build_engine(request(models.fp32_island(), tmp_path, precision=Precision.FP16))
     with pytest.raises(PrecisionMismatchError, match="1 fp16, 1 fp32"):
         build_engine(request(models.fp32_island(), tmp_path, precision=Precision.FP32))
 
@@ -147,7 +158,7 @@ def test_an_fp32_island_does_not_make_it_fp32(tmp_path):
 @needs_rtx
 def test_builder_failure_names_the_cause(tmp_path, capfd):
     with pytest.raises(EngineBuildError, match=r"no tactics.*raise the workspace limit") as caught:
-        build_engine(request(models.block(), tmp_path, workspace_bytes=1000))
+        build_engine(request(models.block(), tmp_path, options=BuilderOptions(1000)))
     assert caught.value.exit_code is ExitCode.ENGINE_BUILD
     assert "cudaError" not in str(caught.value)
     assert left(tmp_path) == []
@@ -158,8 +169,8 @@ def test_builder_failure_names_the_cause(tmp_path, capfd):
 @needs_rtx
 def test_parser_failure_names_the_node(tmp_path):
     proto = models.block()
-    proto.graph.node[1].input[0] = "nobody_computes_this"
-    with pytest.raises(EngineBuildError, match=r"cannot parse.*node '/blocks.0/mlp/MatMul' .MatMul.*not registered"):
+    proto.graph.initializer[2].dims[:] = [64, 32]
+    with pytest.raises(EngineBuildError, match=r"cannot parse.*node '/blocks.0/mlp/MatMul' .MatMul"):
         build_engine(request(proto, tmp_path))
     assert left(tmp_path) == []
 
@@ -170,7 +181,7 @@ def test_preflight_comes_first(tmp_path, monkeypatch):
     monkeypatch.setattr("tofu_export.engines.build.run_worker", lambda *_: pytest.fail("the builder was started"))
     with pytest.raises(EngineBuildError, match=r"/blocks.0/ScatterElements"):
         build_engine(request(models.scatter("add"), tmp_path))
-    with pytest.raises(EngineBuildError, match=r"axis 1 .'tokens'"):
+    with pytest.raises(OptionError, match=r"axis 1.*--opt-shapes x:1x1x32"):
         build_engine(request(models.block(tokens="tokens"), tmp_path))
     assert left(tmp_path) == []
 
@@ -207,7 +218,7 @@ def test_cancelled_build_leaves_nothing(raised, tmp_path, monkeypatch):
 @rtx
 @needs_rtx
 def test_earlier_engine_survives_a_failed_build(tmp_path):
-    asked = request(models.block(), tmp_path, workspace_bytes=1000)
+    asked = request(models.block(), tmp_path, options=BuilderOptions(1000))
     asked.engine_path.write_bytes(b"earlier")
     with pytest.raises(EngineBuildError):
         build_engine(asked)
@@ -276,7 +287,41 @@ def test_classic_takes_no_capabilities():
 
 def test_workspace_has_to_be_positive():
     with pytest.raises(OptionError, match="workspace is 0"):
-        asked_for(workspace_bytes=0)
+        BuilderOptions(0)
+
+
+def test_turing_has_an_engine_of_its_own():
+    assert engine_names("m.engine", ()) == {"m.engine": ()}
+    assert engine_names("m.engine", (" sm89", "SM80", "sm89")) == {"m.engine": ("SM89", "SM80")}
+    assert engine_names("m.engine", ("SM75",)) == {"m.engine": ("SM75",)}
+    assert engine_names("m.engine", ("SM75", "SM89")) == {"m.engine": ("SM89",), "m.sm75.engine": ("SM75",)}
+    assert engine_names("plan", ("SM75", "SM89")) == {"plan": ("SM89",), "plan.sm75": ("SM75",)}
+
+
+@rtx
+@needs_rtx
+@pytest.mark.parametrize("typed", ["fp32", "fp16", "bf16"])
+def test_precision_that_nobody_said_is_that_of_most_of_the_arithmetic(typed, tmp_path):
+    receipt = build_engine(request(models.block(typed), tmp_path, precision=None, batch=None))
+    assert receipt.precision.value == typed
+    assert receipt.profiles["x"] == ((1, 16, 32), (8, 16, 32), (64, 16, 32))
+
+
+@rtx
+@needs_rtx
+def test_precision_that_the_file_says_it_has_counts(tmp_path):
+    proto = models.block("fp32")
+    proto.metadata_props.add(key="tofu_export.precision", value="fp16")
+    with pytest.raises(PrecisionMismatchError, match="fp16 was asked for"):
+        build_engine(request(proto, tmp_path, precision=None))
+
+
+@rtx
+@needs_rtx
+def test_any_axis_may_vary(tmp_path):
+    shapes = {"x": ((1, 8, 32), (2, 16, 32), (4, 32, 32))}
+    receipt = build_engine(request(models.block(tokens="tokens"), tmp_path, shapes=shapes))
+    assert receipt.profiles == shapes
 
 
 def test_capabilities_are_normalised():
@@ -308,18 +353,72 @@ def classic(tmp_path, monkeypatch):
 
 
 def test_classic_is_told_what_was_asked(classic, capfd):
-    asked = request(models.block("fp16"), classic, TENSORRT, precision=Precision.FP16, workspace_bytes=1 << 20)
+    asked = request(models.block("fp16"), classic, TENSORRT, precision=Precision.FP16, options=BuilderOptions(1 << 20))
     receipt = build_engine(asked)
     assert json.loads(asked.engine_path.read_bytes()) == {
         "flags": 2,
         "limits": {"WORKSPACE": 1 << 20},
         "profiles": [{"x": [[1, 16, 32], [2, 16, 32], [4, 16, 32]]}],
         "plugins": True,
+        "builder_flags": [],
+        "level": None,
+        "hardware": None,
+        "cache": None,
     }
     assert (receipt.flavour, receipt.version, receipt.compute_capabilities) == ("tensorrt", "10.3.0", ())
     assert receipt.layers == {"CONSTANT": {"fp16": 1}, "MATRIX_MULTIPLY": {"fp16": 1}}
     assert receipt.kernels.summary()["kernels"] == 0
     assert capfd.readouterr() == ("", "")
+
+
+def test_classic_options_reach_the_builder(classic):
+    options = BuilderOptions(level=5, version_compatible=True, hardware="ampere+", strip_weights=True, refit=True)
+    asked = request(models.block("fp16"), classic, TENSORRT, precision=Precision.FP16, options=options)
+    receipt = build_engine(asked)
+    told = json.loads(asked.engine_path.read_bytes())
+    assert told["builder_flags"] == ["VERSION_COMPATIBLE", "STRIP_PLAN", "REFIT"]
+    assert (told["level"], told["hardware"]) == (5, "AMPERE_PLUS")
+    assert receipt.to_dict()["options"] == {
+        "builder-opt-level": 5,
+        "version-compatible": True,
+        "hw-compat": "ampere+",
+        "strip-weights": True,
+        "refit": True,
+    }
+
+
+def test_what_this_version_lacks_is_an_error(classic):
+    options = BuilderOptions(hardware="same-compute-capability")
+    with pytest.raises(OptionError, match=r"--hw-compat .SAME_COMPUTE_CAPABILITY. does not exist in version 10.3"):
+        build_engine(request(models.block("fp16"), classic, TENSORRT, precision=Precision.FP16, options=options))
+    assert left(classic) == []
+
+
+def test_timing_cache_is_read_written_and_kept_apart(classic, monkeypatch):
+    def build(cache: Path, proto: onnx.ModelProto) -> str | None:
+        options = BuilderOptions(timing_cache=cache)
+        asked = request(proto, classic, TENSORRT, precision=Precision.FP16, options=options)
+        build_engine(asked)
+        return json.loads(asked.engine_path.read_bytes())["cache"]
+
+    folder = classic / "caches"
+    folder.mkdir()
+    assert [build(folder / "cache.bin", models.block("fp16")) for _ in range(3)] == ["", "+", "++"]
+    (first,) = folder.iterdir()
+    assert first.read_bytes() == b"+++"
+    other = models.block("fp16")
+    other.producer_name = "another file"
+    assert build(folder / "cache.bin", other) == ""
+    monkeypatch.setenv("FAKE_TENSORRT_VERSION", "10.4.0")
+    sys.modules.pop("tensorrt")
+    assert build(folder / "cache.bin", models.block("fp16")) == ""
+    assert len(list(folder.iterdir())) == 3
+    for path in folder.iterdir():
+        path.write_bytes(b"of another GPU")
+    with pytest.raises(EngineBuildError, match="not a timing cache of this GPU"):
+        build(folder / "cache.bin", models.block("fp16"))
+    with pytest.raises(OutputError, match="does not exist"):
+        build(classic / "nowhere" / "cache.bin", other)
 
 
 @pytest.mark.parametrize(

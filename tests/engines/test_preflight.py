@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from dataclasses import asdict
 
 import numpy as np
 import onnx
@@ -10,12 +11,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.engines import models
 from tofu_export.engines._process import run_worker
-from tofu_export.engines.build import batch_profiles
+from tofu_export.engines.builder_options import BuilderOptions
 from tofu_export.engines.flavours import RTX, TENSORRT
 from tofu_export.engines.preflight import InputShape, preflight
-from tofu_export.errors import EngineBuildError, ExitCode, OptionError
+from tofu_export.engines.profiles import make_profiles
+from tofu_export.errors import EngineBuildError, ExitCode
 from tofu_export.options import BatchRange, Precision
 
+NO_OPTIONS = asdict(BuilderOptions())
 BAD = {
     "scatter add": models.scatter("add"),
     "scatter max": models.scatter("max"),
@@ -63,10 +66,11 @@ def test_the_builder_really_refuses_it(name, tmp_path):
         "onnx_path": str(path),
         "plan_path": str(tmp_path / "plan"),
         "flavour": RTX.name,
-        "profiles": batch_profiles(inputs, BatchRange(1, 2, 4)),
+        "profiles": make_profiles(inputs, BatchRange(1, 2, 4)),
         "precision": Precision.FP32.value,
         "compute_capabilities": ["SM89"],
-        "workspace_bytes": None,
+        "least_share": 0.0,
+        "options": NO_OPTIONS,
     }
     with pytest.raises(EngineBuildError):
         run_worker(request, tmp_path, None)
@@ -81,13 +85,14 @@ def _inputs(proto: onnx.ModelProto) -> tuple[InputShape, ...]:
 
 def test_fp32_attention_is_a_remark(tmp_path):
     (note,) = preflight(models.save(models.attention("fp32"), tmp_path), RTX).notes
-    assert not note.fatal
+    assert note.build_copes
     assert "'/blocks.0/Attention' (Attention)" in str(note)
     assert "decomposable" in str(note)
 
 
 def test_classic_has_a_plugin_for_scatter_elements(tmp_path):
-    preflight(models.save(models.scatter("add"), tmp_path), TENSORRT)
+    (note,) = preflight(models.save(models.scatter("add"), tmp_path), TENSORRT).notes
+    assert "plugin library" in str(note)
     with pytest.raises(EngineBuildError, match="ScatterND"):
         preflight(models.save(models.scatter("add", "ScatterND"), tmp_path), TENSORRT)
 
@@ -211,28 +216,3 @@ def test_input_without_a_shape(tmp_path):
     proto.graph.input[0].type.tensor_type.ClearField("shape")
     with pytest.raises(EngineBuildError, match=r"'x'.*known rank"):
         preflight(models.save(proto, tmp_path), RTX)
-
-
-def test_profile_of_each_dynamic_input():
-    inputs = (InputShape("x", ("b", 3, 8)), InputShape("t", ("b",)), InputShape("text", (77, 4)))
-    assert batch_profiles(inputs, BatchRange(1, 2, 4)) == {
-        "x": ((1, 3, 8), (2, 3, 8), (4, 3, 8)),
-        "t": ((1,), (2,), (4,)),
-    }
-
-
-def test_only_the_batch_may_vary():
-    with pytest.raises(EngineBuildError, match=r"'x' has the dynamic axis 2 .'height'"):
-        batch_profiles((InputShape("x", ("b", 3, "height")),), BatchRange())
-
-
-def test_static_file():
-    inputs = (InputShape("x", (4, 3, 8)),)
-    assert batch_profiles(inputs, BatchRange(4, 4, 4)) == {}
-    for batch in (BatchRange(1, 4, 8), BatchRange(8, 8, 8)):
-        with pytest.raises(OptionError, match=r"fixed batch .4..*--batch 4"):
-            batch_profiles(inputs, batch)
-
-
-def test_no_inputs_need_no_profile():
-    assert batch_profiles((), BatchRange()) == {}

@@ -1,0 +1,202 @@
+"""`tofu-export build`: a TensorRT engine from any ONNX file, with a receipt of what came out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tofu_export.errors import OptionError
+from tofu_export.options import BatchRange, Precision
+
+if TYPE_CHECKING:
+    from tofu_export.engines.build import EngineRequest
+    from tofu_export.engines.receipt import EngineReceipt
+
+__all__ = ["build_command", "receipt_text"]
+
+SCHEMA_VERSION = 1
+
+
+@click.command("build", short_help="Build a TensorRT engine from any ONNX file.")
+@click.argument("file", metavar="FILE.onnx", type=click.Path(path_type=Path))
+@click.option("--flavour", type=click.Choice(["tensorrt-rtx", "tensorrt"]), default=None,
+              help="Which TensorRT.  [default: the one that is installed]")  # fmt: skip
+@click.option("--batch", default=None, metavar="MIN:OPT:MAX",
+              help="Batch sizes to serve.  [default: 1:8:64, or what the file is fixed to]")  # fmt: skip
+@click.option("--min-shapes", default="", metavar="NAME:1x3x224x224,...", help="Smallest sizes of inputs.")
+@click.option("--opt-shapes", default="", metavar="NAME:...", help="Preferred sizes; alone, they are the only ones.")
+@click.option("--max-shapes", default="", metavar="NAME:...", help="Largest sizes.")
+@click.option("--precision", type=click.Choice([precision.value for precision in Precision]), default=None,
+              help="What the file has to compute in.  [default: what it says of itself, or its types]")  # fmt: skip
+@click.option("--min-share", type=click.FloatRange(0, 1), default=None, metavar="SHARE",
+              help="Of the multiply-accumulates that have to be in it, for fp16 or bf16.  [default: 0.9]")  # fmt: skip
+@click.option("--compute-capability", default="", metavar="LIST",
+              help="GPUs that a TensorRT-RTX engine runs on, such as SM80,SM89. SM75 gets an engine of its own.  "
+              "[default: SM80 and newer]")  # fmt: skip
+@click.option("--workspace", default=None, metavar="SIZE", help="Limit for scratch memory, such as 2G.")
+@click.option("--builder-opt-level", type=int, default=None, metavar="0..5", help="Build fast (0) or run fast (5).")
+@click.option("--timing-cache", type=click.Path(path_type=Path), default=None, metavar="FILE",
+              help="Keep kernel times, for each GPU, version and ONNX file in one of its own named so.")  # fmt: skip
+@click.option("--version-compatible", is_flag=True, help="The engine loads in later versions too.")
+@click.option("--hw-compat", default=None, metavar="ampere+|same-compute-capability",
+              help="The engine runs on other GPUs too.")  # fmt: skip
+@click.option("--strip-weights", is_flag=True, help="Leave the weights out, to be put in before use.")
+@click.option("--refit", is_flag=True, help="Weights can be replaced later.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, metavar="PATH",
+              help="The engine, or a folder for it.  [default: FILE.FLAVOUR.engine beside the file]")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Also layers, kernels, work and bytes by part of the model.")
+def build_command(
+    file: Path,
+    flavour: str | None,
+    batch: str | None,
+    min_shapes: str,
+    opt_shapes: str,
+    max_shapes: str,
+    precision: str | None,
+    min_share: float | None,
+    compute_capability: str,
+    workspace: str | None,
+    builder_opt_level: int | None,
+    timing_cache: Path | None,
+    version_compatible: bool,
+    hw_compat: str | None,
+    strip_weights: bool,
+    refit: bool,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Build an engine from FILE.onnx, ours or not, and write what is known of it into a .json beside it.
+
+    What the builder is known to reject is said before it starts, with the node's name. TensorRT-RTX builds without a
+    GPU for the capabilities asked for, TensorRT for the GPU of this machine. An option that the chosen one does not
+    have is an error.
+
+    \b
+    tofu-export build model.onnx -o model.engine
+    tofu-export build any.onnx --opt-shapes image:1x3x224x224 --compute-capability SM75,SM89
+    """  # fmt: skip
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
+    from tofu_export.engines.build import LEAST_SHARE, EngineRequest, engine_names
+    from tofu_export.engines.builder_options import BuilderOptions, parse_size
+    from tofu_export.engines.flavours import pick
+    from tofu_export.engines.profiles import parse_shape_options
+
+    options = BuilderOptions(
+        workspace_bytes=None if workspace is None else parse_size(workspace),
+        level=builder_opt_level,
+        timing_cache=timing_cache,
+        version_compatible=version_compatible,
+        hardware=hw_compat,
+        strip_weights=strip_weights,
+        refit=refit,
+    )
+    shapes = parse_shape_options(min_shapes, opt_shapes, max_shapes)
+    batches = None if batch is None else BatchRange.parse(batch)
+    if min_share is not None and precision not in ("fp16", "bf16"):
+        raise OptionError("--min-share is a share of fp16 or bf16: give --precision fp16 or bf16 with it")
+    chosen = pick(flavour)
+    default = f"{file.name.removesuffix('.onnx')}.{chosen.name}.engine"
+    target = file.with_name(default) if output is None else output / default if output.is_dir() else output
+    requests = [
+        EngineRequest(
+            onnx_path=file,
+            engine_path=target.with_name(name),
+            flavour=chosen,
+            batch=batches,
+            precision=None if precision is None else Precision(precision),
+            compute_capabilities=capabilities,
+            shapes=shapes,
+            least_share=LEAST_SHARE if min_share is None else min_share,
+            options=options,
+        )
+        for name, capabilities in engine_names(target.name, compute_capability.split(",")).items()
+    ]
+    receipts = _build(requests, quiet=quiet, verbose=verbose)
+    if as_json:
+        from tofu_export import environment
+        from tofu_export.engines.receipt import sidecar_document
+
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "command": _command(),
+            "environment": environment.collect(),
+            "engines": [sidecar_document(receipt, {"command": _command()}) for receipt in receipts],
+        }
+        click.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def _build(requests: list[EngineRequest], *, quiet: bool, verbose: bool) -> list[EngineReceipt]:
+    """Build all engines in a staging folder; they appear together with their sidecars, or none does."""
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from tofu_export.cli.console import ConsoleListener
+    from tofu_export.engines.build import build_engine, check_request
+    from tofu_export.engines.receipt import write_sidecar
+    from tofu_export.files import staging
+
+    listener = ConsoleListener(Console(stderr=True), quiet=quiet)
+    receipts, names = [], []
+    for request in requests:  # what cannot be built is said before the first build
+        check_request(request)
+    try:
+        with staging(requests[0].engine_path.absolute().parent) as stage:
+            for request in requests:
+                draft = stage.path(request.engine_path.name)
+                listener.step(f"building {draft.name}")
+                receipt = build_engine(
+                    replace(request, engine_path=draft), on_tick=lambda seconds: listener.tick(f"{seconds:.0f} s")
+                )
+                sidecar = write_sidecar(receipt, draft, {"command": _command()})
+                receipts.append(receipt)
+                names += [draft.name, sidecar.name]
+                listener.done(receipt_text(receipt, verbose=verbose))
+            stage.publish(*names)
+    finally:
+        listener.close()
+    return receipts
+
+
+def receipt_text(receipt: EngineReceipt, *, verbose: bool = False) -> str:
+    """What a person wants to know of an engine, in a few lines; with `verbose` also its parts."""
+    structure = receipt.structure.to_dict()
+    where = ", ".join(receipt.compute_capabilities) or receipt.gpu or "the GPU of this machine"
+    shares = ", ".join(f"{share:.1%} {name}" for name, share in structure["mac_share"].items()) or "no products"
+    layers = ", ".join(f"{count} {name}" for name, count in structure["compute_layers"].items())
+    kernels = len(receipt.kernels.launched)
+    lines = [
+        f"{receipt.engine_bytes / 1e6:.1f} MB, {receipt.flavour} {receipt.version}, for {where}",
+        f"precision {receipt.precision.value}: {shares} of the multiply-accumulates"
+        + (f" ({layers} layers)" * bool(layers)),
+        f"{kernels} kernels" if kernels else "kernels: the builder printed no list",
+        *(
+            f"shapes of {name}: {' | '.join('x'.join(map(str, s)) for s in sizes)}"
+            for name, sizes in receipt.profiles.items()
+        ),
+        *(f"note: {note}" for note in receipt.notes),
+    ]
+    if verbose:
+        total = receipt.structure.total
+        lines += ["", f"{'part':<12} {'layers':>7} {'kernels':>8} {'GMACs':>9} {'weights MB':>11} {'results MB':>11}"]
+        lines += [
+            f"{name:<12} {part.layers:>7} {part.kernels:>8} {part.macs / 1e9:>9.4f} "
+            f"{part.weight_bytes / 1e6:>11.2f} {part.output_bytes / 1e6:>11.2f}"
+            for name, part in {**receipt.structure.parts, "total": total}.items()
+        ]
+        lines.append("for a batch of one, as the parser's network has it before kernels are fused")
+    return "\n".join(lines)
+
+
+def _command() -> str:
+    return shlex.join(["tofu-export", *sys.argv[1:]])

@@ -1,0 +1,130 @@
+"""Walk all nodes of a model, with what is known of the tensors that each of them sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import numpy_helper, shape_inference
+
+__all__ = ["DEFAULT_DOMAINS", "Scope", "attribute_int", "attribute_text", "infer", "walk"]
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+Axis = int | str
+"""Size of an axis; a string where it is dynamic (its name, or `?`)."""
+
+
+@dataclass
+class Scope:
+    """What is known where a node stands.
+
+    Attributes:
+        constants: tensors with a known value, by name.
+        dtypes: element types (`TensorProto.DataType`), by name of the tensor.
+        shapes: shapes, by name; a tensor of unknown rank is absent.
+        names: everything that a node here can read.
+        functions: (domain, name) of the functions that the file defines itself.
+    """
+
+    constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    dtypes: dict[str, int] = field(default_factory=dict)
+    shapes: dict[str, tuple[Axis, ...]] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+    functions: frozenset[tuple[str, str]] = frozenset()
+
+    def inner(self) -> Scope:
+        """A copy for a sub-graph, which sees all of this and adds its own."""
+        return Scope(dict(self.constants), dict(self.dtypes), dict(self.shapes), set(self.names), self.functions)
+
+    def number(self, name: str) -> int | None:
+        """The value of a constant scalar (or tensor of one element), None if it is not known."""
+        tensor = self.constants.get(name)
+        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
+            return None
+        try:
+            value = numpy_helper.to_array(tensor)
+        except (TypeError, ValueError):  # a damaged tensor
+            return None
+        return int(value.reshape(-1)[0]) if value.size == 1 else None
+
+    def dtype(self, node: onnx.NodeProto) -> int | None:
+        """Element type of the node's first input, or of its first output, None if neither is known."""
+        names = [*node.input[:1], *node.output[:1]]
+        return next((self.dtypes[name] for name in names if self.dtypes.get(name)), None)
+
+    def add(self, value: onnx.ValueInfoProto) -> None:
+        """Note the type and shape of a value, as far as they are given."""
+        kind = value.type.tensor_type
+        if kind.elem_type:
+            self.dtypes[value.name] = kind.elem_type
+        if kind.HasField("shape"):
+            self.shapes[value.name] = tuple(
+                dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in kind.shape.dim
+            )
+
+
+def infer(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the types and shapes of its values filled in, as far as onnx can tell them."""
+    try:
+        inferred: onnx.ModelProto = shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:  # of a damaged graph, in a module without types; what the file itself says is still known
+        return model
+    return inferred
+
+
+def walk(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, Scope]]:
+    """All nodes in graph order, those of sub-graphs and of the file's own functions included."""
+    functions = frozenset((function.domain, function.name) for function in model.functions)
+    yield from _walk_graph(model.graph, Scope(functions=functions))
+    for function in model.functions:
+        yield from _walk_nodes(function.node, Scope(names=set(function.input), functions=functions))
+
+
+def _walk_graph(graph: onnx.GraphProto, outer: Scope) -> Iterator[tuple[onnx.NodeProto, Scope]]:
+    scope = outer.inner()
+    for tensor in graph.initializer:
+        scope.constants[tensor.name] = tensor
+        scope.dtypes[tensor.name] = tensor.data_type
+        scope.shapes[tensor.name] = tuple(tensor.dims)
+        scope.names.add(tensor.name)
+    scope.names.update(tensor.values.name for tensor in graph.sparse_initializer)
+    scope.names.update(value.name for value in graph.input)
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        scope.add(value)
+    yield from _walk_nodes(graph.node, scope)
+
+
+def _walk_nodes(nodes: Iterable[onnx.NodeProto], scope: Scope) -> Iterator[tuple[onnx.NodeProto, Scope]]:
+    nodes = list(nodes)
+    scope.names.update(name for node in nodes for name in node.output)  # runtimes accept them in any order
+    for node in nodes:
+        if node.op_type == "Constant" and node.domain in DEFAULT_DOMAINS:
+            _note_constant(node, scope)
+        yield node, scope
+        for attribute in node.attribute:
+            for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _walk_graph(graph, scope)
+
+
+def _note_constant(node: onnx.NodeProto, scope: Scope) -> None:
+    for attribute in node.attribute:
+        if attribute.name == "value":
+            scope.constants[node.output[0]] = attribute.t
+            scope.dtypes[node.output[0]] = attribute.t.data_type
+        elif attribute.name in ("value_int", "value_ints"):
+            values = attribute.ints or [attribute.i]
+            scope.constants[node.output[0]] = numpy_helper.from_array(np.array(values, dtype=np.int64))
+
+
+def attribute_text(node: onnx.NodeProto, name: str, default: str) -> str:
+    """A text attribute of a node."""
+    values = (a.s.decode(errors="replace") for a in node.attribute if a.name == name and not a.ref_attr_name)
+    return next(values, default)
+
+
+def attribute_int(node: onnx.NodeProto, name: str) -> int | None:
+    """A whole-number attribute of a node, None if it is not set."""
+    return next((a.i for a in node.attribute if a.name == name and not a.ref_attr_name), None)
