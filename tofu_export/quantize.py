@@ -130,7 +130,8 @@ def _largest(
 ) -> dict[str, NDArray[np.float32]]:
     """The largest absolute value of each channel of the activations on the images, float32 [K] by name.
 
-    A copy of the file finds it on the way and gives out nothing else, so that no activation is kept.
+    A copy of the file finds it on the way, so that no activation is kept. What is not a number cannot be seen in a
+    maximum, but it reaches the outputs.
     """
     proto = load_without_weights(source)
     size = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value or min(_BATCH, len(pixels))
@@ -143,18 +144,17 @@ def _largest(
         for index, name in enumerate(activations):
             own = seen[f"largest_{index}"]
             found[name] = np.maximum(found.get(name, own), own)
+        wild = [name for name, values in seen.items() if not np.isfinite(values).all()]
+        if wild:
+            raise ExportError(f"{source.name}: {wild[0]} is not finite on the images, so int8 cannot be calibrated")
     del session
     give_back()
-    wild = [name for name, values in found.items() if not np.isfinite(values).all()]
-    if wild:
-        raise ExportError(f"{wild[0]} is not finite on the images: the model cannot be put in int8")
     return found
 
 
 def _give_largest(proto: onnx.ModelProto, activations: Mapping[str, int]) -> None:
-    """Replace the outputs of a graph by `largest_0` and so on: the largest value of each channel, by activation."""
+    """Add the outputs `largest_0` and so on to a graph: the largest value of each channel, by activation."""
     graph = proto.graph
-    del graph.output[:]
     graph.initializer.append(numpy_helper.from_array(np.array([0], dtype=np.int64), "largest/axis"))
     for index, (name, channels) in enumerate(activations.items()):
         result = f"largest_{index}"
