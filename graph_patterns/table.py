@@ -58,8 +58,8 @@ RECIPES: dict[tuple[Target, Precision], tuple[Recipe, ...]] = {
 
 
 def recipes_for(target: Target, precision: Precision) -> tuple[Recipe, ...]:
-    """The ways to lower a graph that a target accepts, the default first."""
-    return RECIPES[target, precision]
+    """The ways to lower a graph that a target accepts, the default first; for int8 those of float32."""
+    return RECIPES[target, precision.traced]
 
 
 def rules_for(attend: Attend, opset: int) -> tuple[RewriteRule, ...]:

@@ -264,13 +264,14 @@ def test_r_refused(text: str) -> None:
         ("fp32", (Precision.FP32,)),
         ("FP16, fp32", (Precision.FP16, Precision.FP32)),
         ("fp16,fp16,bf16,", (Precision.FP16, Precision.BF16)),
+        ("int8", (Precision.INT8,)),
     ],
 )
 def test_precisions(text: str, values: tuple[Precision, ...]) -> None:
     assert parse_precisions(text) == values
 
 
-@pytest.mark.parametrize("text", ["", ",", "int8", "fp32,half", "fp 16"])
+@pytest.mark.parametrize("text", ["", ",", "int4", "fp32,half", "fp 16"])
 def test_precisions_refused(text: str) -> None:
-    with pytest.raises(OptionError, match="fp32, fp16, bf16"):
+    with pytest.raises(OptionError, match="fp32, fp16, bf16, int8"):
         parse_precisions(text)

@@ -87,6 +87,7 @@ class Report:
                     for row in self.artifacts
                 ],
             ),
+            *_calibrations(self.artifacts),
         ]
         if self.verification:
             lines += [
@@ -151,6 +152,20 @@ def _asked(plan: dict[str, Any]) -> str:
 def _asked_lines(plan: Plan) -> list[str]:
     asked = _asked(plan.to_dict())
     return [f"r      {','.join(str(layer.removed) for layer in plan.layers)}{asked}"] if asked else []
+
+
+def _calibrations(artifacts: Sequence[dict[str, Any]]) -> list[str]:
+    """A paragraph for each file in int8: what is, and where its ranges come from."""
+    lines: list[str] = []
+    for row in artifacts:
+        if found := row.get("calibration"):
+            lines += [
+                f"`{row['path']}`: {found['products']} products in int8 and {found['left']} in fp32; ranges "
+                f"({found['method']}) from {found['images']} images, {found['source']}"
+                f"{'' if found['real'] else ', **which are generated, not real ones**'}.",
+                "",
+            ]
+    return lines
 
 
 def _verification_row(row: dict[str, Any]) -> tuple[Any, ...]:

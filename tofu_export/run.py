@@ -35,7 +35,7 @@ from tofu_export.memory import give_back
 from tofu_export.options import IoType, OutputKind, Precision, Target
 from tofu_export.ort import open_session
 from tofu_export.plan import ModelSpec, Plan, make_plan
-from tofu_export.quantize import Calibration, quantize
+from tofu_export.quantize import CALIBRATION_IMAGES, Calibration, quantize
 from tofu_export.report import Report
 from tofu_export.specs import spec_of
 from tofu_export.verify import batches_to_verify, verify
@@ -51,6 +51,10 @@ FULL = "full"
 _FULL_FILE = "full.onnx"
 _DRAFT = "draft.fp32.onnx"
 _NOT_PUBLISHED = "The file was not published; --no-verify keeps it for a closer look"
+_NOT_REAL = (
+    "no --images DIR was given, so its ranges are those of generated ones: calibrate on images like those that it will "
+    "see, or measure its accuracy on them"
+)
 _HALF_ON_CPU = "onnxruntime's CPU provider computes half precision through casts"
 
 
@@ -140,14 +144,16 @@ class _Run:
                 del graph
                 give_back()  # what the exporter leaves holds itself, and a half-precision copy of the model
                 calibration = self._quantize(name, metadata, inputs) if calibrated else None
-                if calibrated:
-                    ops = census(ir.load(self._stage.path(name)))
+                if calibration is not None:
+                    ops = dict(calibration.ops)
             self._files[precision] = name
             entry = self._artifact("onnx", precision, job.target.value, name)
             more = {} if tuning is None else {"autotune": tuning.to_dict()}
             how = "" if tuning is None else f", autotuned to {tuning}"
             if calibration is not None:
                 more, how = {"calibration": calibration.to_dict()}, f", {calibration}"
+                if not calibration.real:
+                    report.skip(f"calibration of {name} on real images", _NOT_REAL)
             report.artifacts.append(
                 {**entry, "opset": job.opset, "gmacs": gmacs, "nodes": sum(ops.values()), "ops": ops, **more}
             )
@@ -333,8 +339,11 @@ class _Run:
     def _inputs(self, loaded: LoadedModel, spec: ModelSpec) -> InputSet:
         """Real images where there are any, else seeded noise with the statistics of natural images."""
         job = self._job
+        count = max(VERIFICATION_IMAGES, sum(batches_to_verify(job.batch)[0]))
+        if Precision.INT8 in job.precisions:
+            count += CALIBRATION_IMAGES  # the last ones, so that verification has others
         return pixels_for(
-            max(VERIFICATION_IMAGES, *batches_to_verify(job.batch)[0]),
+            count,
             loaded.resolved,
             (spec.in_chans, *spec.image_size),
             loaded.preprocessing,

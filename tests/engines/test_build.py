@@ -134,7 +134,9 @@ def test_fp32_attention_is_decomposed(tmp_path):
 
 @rtx
 @needs_rtx
-@pytest.mark.parametrize(("typed", "asked"), [("fp32", "fp16"), ("fp32", "bf16"), ("fp16", "bf16"), ("bf16", "fp32")])
+@pytest.mark.parametrize(
+    ("typed", "asked"), [("fp32", "fp16"), ("fp32", "bf16"), ("fp16", "bf16"), ("bf16", "fp32"), ("fp32", "int8")]
+)
 def test_wrong_precision_is_not_published(typed, asked, tmp_path):
     with pytest.raises(PrecisionMismatchError, match=f"{asked} was asked for.*2 {typed}") as caught:
         build_engine(request(models.block(typed), tmp_path, precision=Precision(asked)))

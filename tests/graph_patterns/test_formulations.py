@@ -469,7 +469,8 @@ ALL_CASES = [
     Case(method, tokens, prefix, removed, sized)
     for (method, sized), (tokens, prefix, removed) in itertools.product(SIZED, [(14, 1, 3), (13, 0, 6), (13, 5, 4)])
 ]
-COMBINATIONS = list(itertools.product(Target, Precision))
+TYPES = [precision for precision in Precision if precision.traced is precision]
+COMBINATIONS = list(itertools.product(Target, TYPES))
 
 
 def lowered_everywhere() -> Iterator[tuple[Case, Target, Precision, onnx.ModelProto]]:
@@ -584,6 +585,7 @@ def test_lowering_twice_gives_the_same_bytes() -> None:
 
 def test_the_table_covers_every_target_and_precision() -> None:
     assert list(RECIPES) == COMBINATIONS
+    assert recipes_for(Target.PORTABLE, Precision.INT8) == recipes_for(Target.PORTABLE, Precision.FP32)
     for target, precision in COMBINATIONS:
         recipes = recipes_for(target, precision)
         assert len({str(recipe) for recipe in recipes}) == len(recipes) >= 2

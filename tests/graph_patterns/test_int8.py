@@ -1,0 +1,342 @@
+"""Products in int8: which ones, in which form, and what smoothing leaves as it was."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from tests import families, tiny
+from tofu_export.export import trace
+from tofu_export.graph_patterns.int8 import activations_of, products_of, quantize_products, smooth
+from tofu_export.graph_patterns.int8_check import first_difference
+from tofu_export.graph_patterns.lowering import lower
+from tofu_export.options import Precision, Reduction, Target
+from tofu_export.ort import open_session
+
+SOME = Reduction(r=(3, 2, 4), pattern="PAM")
+LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+
+Array = NDArray[Any]
+
+
+def constant(value: ir.Value | None) -> Array:
+    assert value is not None
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
+def producer(value: ir.Value | None) -> ir.Node:
+    assert value is not None
+    node = value.producer()
+    assert node is not None
+    return node
+
+
+def ranges(model: ir.Model, largest: float = 4.0) -> dict[str, Array]:
+    """Made-up ranges of the activations: what matters here is where they go."""
+    rng = np.random.default_rng(0)
+    return {
+        name: (largest * rng.uniform(0.1, 1, channels)).astype(np.float32)
+        for name, channels in activations_of(products_of(model)).items()
+    }
+
+
+def quantized(target: Target = Target.PORTABLE) -> ir.Model:
+    model = tiny.lowered("cls", SOME, target)
+    quantize_products(model, products_of(model), ranges(model))
+    return model
+
+
+@pytest.mark.parametrize("target", list(Target))
+def test_the_layers_of_the_blocks_are_in_int8_and_nothing_else(target: Target) -> None:
+    model = quantized(target)
+    products = [node for node in model.graph if node.op_type == "MatMul" and producer_is(node, "DequantizeLinear")]
+    assert {node.name for node in products} == {f"blocks.{b}.{layer}/MatMul" for b in range(3) for layer in LAYERS}
+    for node in model.graph:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        assert node.name is not None
+        assert "/fuse/" not in node.name
+        assert "Attention" not in node.name
+        readers = {reader for reader, _ in node.outputs[0].uses()}
+        expected = {"DequantizeLinear"} if node.op_type == "QuantizeLinear" else {"MatMul"}
+        assert {reader.op_type for reader in readers} == expected
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+def producer_is(node: ir.Node, kind: str) -> bool:
+    value = node.inputs[0]
+    return value is not None and value.producer() is not None and producer(value).op_type == kind
+
+
+def test_weights_are_symmetric_with_a_scale_for_each_column() -> None:
+    source = tiny.lowered("cls", SOME)
+    weights = {node.name: constant(node.inputs[1]) for node in products_of(source)}
+    found = ranges(source)
+    names = {node.name: node.inputs[0].name for node in products_of(source)}  # type: ignore[union-attr]
+    for node in (node for node in quantized().graph if node.name in weights):
+        wide = producer(node.inputs[1])
+        steps, scales, zeros = (constant(value) for value in wide.inputs)
+        assert wide.attributes["axis"].as_int() == 1
+        assert steps.dtype == zeros.dtype == np.int8
+        assert not zeros.any()
+        assert_allclose(scales, np.abs(weights[node.name]).max(axis=0) / 127, rtol=1e-6)
+        assert_array_equal(np.abs(steps.astype(int)).max(axis=0), 127)
+        assert (np.abs(steps * scales - weights[node.name]) <= scales * 0.5001).all()
+        narrow = producer(producer(node.inputs[0]).inputs[0])
+        scale, zero = (constant(value) for value in narrow.inputs[1:])
+        assert scale.shape == zero.shape == ()
+        assert zero.dtype == np.int8
+        assert zero == 0
+        assert_allclose(scale, found[str(names[node.name])].max() / 127, rtol=1e-6)
+
+
+def test_weights_and_scales_are_those_of_onnxruntimes_quantizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another implementation, given the same images, comes to the same numbers."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    from tofu_export import quantize as module
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        images = iter(tiny.pixels(4))
+
+        def get_next(self) -> dict[str, Array] | None:
+            image = next(self.images, None)
+            return None if image is None else {"input": image[None]}
+
+    source = tmp_path / "source.onnx"
+    source.write_bytes(tiny.to_bytes(tiny.lowered("cls", SOME)))
+    monkeypatch.setattr(module, "smooth", lambda *_: {})
+    module.quantize(source, tmp_path / "ours.onnx", tiny.pixels(4), {}, origin="noise", real=False)
+    monkeypatch.setattr(logging.getLogger(), "level", logging.ERROR)
+    quantize_static(
+        str(source), str(tmp_path / "theirs.onnx"), Reader(),
+        quant_format=QuantFormat.QDQ, per_channel=True, op_types_to_quantize=["MatMul"],
+        nodes_to_quantize=[node.name for node in products_of(tiny.lowered("cls", SOME))],
+        activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
+        extra_options={"ActivationSymmetric": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
+    )  # fmt: skip
+    ours, theirs = (
+        {node.name: node for node in ir.load(tmp_path / f"{name}.onnx").graph} for name in ("ours", "theirs")
+    )
+    for name in (f"blocks.{b}.{layer}/MatMul" for b in range(3) for layer in LAYERS):
+        for mine, other in zip(
+            producer(ours[name].inputs[1]).inputs, producer(theirs[name].inputs[1]).inputs, strict=True
+        ):
+            assert_allclose(
+                constant(mine), constant(other), rtol=1e-6, atol=1 if constant(mine).dtype == np.int8 else 0
+            )
+        mine, other = (constant(producer(each[name].inputs[0]).inputs[1]) for each in (ours, theirs))
+        assert_allclose(mine, other, rtol=1e-5)
+
+
+@cache
+def family(name: str) -> ir.Model:
+    return lower(trace(families.reduced(name, Reduction(r=3)), tiny.SHAPE), Target.PORTABLE, Precision.FP32)
+
+
+@pytest.mark.parametrize(("name", "left"), [("eva", 0), ("cait", 8)])
+def test_other_families(name: str, left: int) -> None:
+    """All linear layers of the blocks. CaiT keeps its six that mix heads and the two queries of one token alone."""
+    model = family(name)
+    layers = {
+        path for path, layer in families.build(name).named_modules()
+        if isinstance(layer, nn.Linear) and path.startswith("blocks")
+    }  # fmt: skip
+    chosen = {str(node.name).rpartition("/")[0] for node in products_of(model)}
+    assert chosen < layers if left else chosen == layers
+    assert len(layers - chosen) == left
+    assert not left or {path.rpartition(".")[2] for path in layers - chosen} == {"proj_l", "proj_w", "q"}
+
+
+def test_an_activation_that_several_products_read_is_quantised_once() -> None:
+    model = tiny.from_bytes(tiny.to_bytes(family("eva")))  # queries, keys and values have a layer each
+    products = products_of(model)
+    quantize_products(model, products, ranges(model))
+    quantisers = [node for node in model.graph if node.op_type == "QuantizeLinear"]
+    assert len(quantisers) == len({node.inputs[0] for node in quantisers}) < len(products)
+
+
+def uneven(model: ir.Model, ratio: float = 40.0) -> None:
+    """Make three channels of each norm's output `ratio` times what they were, and undo it in the weights."""
+    rng = np.random.default_rng(0)
+    for node in products_of(model):
+        norm = producer(node.inputs[0])
+        if norm.op_type != "LayerNormalization":
+            continue
+        factor = np.ones(len(constant(node.inputs[1])), dtype=np.float32)
+        factor[rng.choice(len(factor), 3, replace=False)] = ratio
+        for reader, index, array in (
+            (norm, 1, constant(norm.inputs[1]) * factor),
+            (norm, 2, constant(norm.inputs[2]) * factor),
+            (node, 1, constant(node.inputs[1]) / factor[:, None]),
+        ):
+            name = f"{reader.name}_uneven_{index}"
+            model.graph.initializers[name] = value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+            reader.replace_input_with(index, value)
+
+
+def logits(model: ir.Model, pixels: Array) -> Array:
+    return open_session(tiny.to_bytes(model)).run({"input": pixels})["logits"]
+
+
+def seen(model: ir.Model, pixels: Array) -> dict[str, Array]:
+    """Ranges of the activations on images, found independently of the code under test."""
+    proto = ir.to_proto(model)
+    names = list(activations_of(products_of(model)))
+    proto.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    out = open_session(proto.SerializeToString()).run({"input": pixels})
+    return {name: np.abs(out[name]).reshape(-1, out[name].shape[-1]).max(axis=0) for name in names}
+
+
+def test_smoothing_changes_no_number_and_evens_the_channels() -> None:
+    images = tiny.pixels(4)
+    model = tiny.lowered("cls", SOME)
+    uneven(model)
+    before, expected = seen(model, images), logits(model, images)
+    factors = smooth(model, products_of(model), before)
+    norms = {value.name for value in (node.inputs[0] for node in products_of(model)) if value is not None
+             and producer(value).op_type == "LayerNormalization"}  # fmt: skip
+    assert set(factors) == norms
+    assert len(norms) == 6
+    assert_allclose(logits(model, images), expected, rtol=0, atol=2e-5)
+    after = seen(model, images)
+    for name in norms:
+        assert_allclose(after[name], before[name] / factors[name], rtol=1e-4)
+        assert after[name].max() / np.median(after[name]) < 0.4 * before[name].max() / np.median(before[name])
+
+
+def test_uneven_channels_cost_nothing_once_smoothed() -> None:
+    images = tiny.pixels(16)
+    errors = {}
+    for kind in ("even", "uneven", "smoothed"):
+        model = tiny.lowered("cls", Reduction(r=0))  # without decisions, the error is that of the arithmetic alone
+        if kind != "even":
+            uneven(model)
+        expected, largest = logits(model, images), seen(model, images)
+        products = products_of(model)
+        factors = smooth(model, products, largest) if kind == "smoothed" else {}
+        quantize_products(model, products, {name: found / factors.get(name, 1) for name, found in largest.items()})
+        errors[kind] = float(np.sqrt(np.square(logits(model, images) - expected).mean()))
+    assert errors["smoothed"] < 1.5 * errors["even"]
+    assert errors["uneven"] > 3 * errors["smoothed"]
+
+
+def norm_and_products(*, other_reader: bool) -> ir.Model:
+    rng = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+        for name, shape in {"g": (32,), "b": (32,), "w": (32, 8), "v": (32, 4)}.items()
+    ]
+    nodes = [
+        helper.make_node("LayerNormalization", ["x", "g", "b"], ["n"], name="blocks.0.norm1/LayerNormalization"),
+        helper.make_node("MatMul", ["n", "w"], ["y"], name="blocks.0.attn.q/MatMul"),
+        helper.make_node("MatMul", ["n", "v"], ["z"], name="blocks.0.attn.k/MatMul"),
+    ]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("y", "z")]
+    if other_reader:
+        nodes.append(helper.make_node("Neg", ["n"], ["m"], name="blocks.0/Neg"))
+        outputs.append(helper.make_tensor_value_info("m", TensorProto.FLOAT, None))
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 32])]
+    return ir.from_proto(helper.make_model(helper.make_graph(nodes, "g", inputs, outputs, weights), ir_version=10))
+
+
+@pytest.mark.parametrize("other_reader", [False, True])
+def test_a_norm_that_others_read_is_left_as_it_is(other_reader: bool) -> None:
+    model = norm_and_products(other_reader=other_reader)
+    products = products_of(model)
+    factors = smooth(model, products, {"n": np.linspace(0, 9, 32, dtype=np.float32)})
+    assert set(factors) == (set() if other_reader else {"n"})
+    norm, *_ = model.graph
+    assert (norm.inputs[1].name == "g") is other_reader  # type: ignore[union-attr]
+
+
+def test_a_channel_that_is_always_0_stays_finite() -> None:
+    model = norm_and_products(other_reader=False)
+    largest = {"n": np.zeros(32, dtype=np.float32)}
+    factors = smooth(model, products_of(model), largest)
+    quantize_products(model, products_of(model), {"n": largest["n"] / factors["n"]})
+    arrays = [value.const_value.numpy() for value in model.graph.initializers.values() if value.const_value is not None]
+    assert all(np.isfinite(array).all() for array in arrays)
+
+
+# --- What is written is checked -----------------------------------------------------------------------------------
+
+
+def times(name: str, factor: Any) -> Any:
+    def mutate(model: ir.Model) -> None:
+        value = model.graph.initializers[name]
+        array = constant(value) * np.asarray(factor)
+        value.const_value = ir.tensor(array.astype(constant(value).dtype), name=name)
+
+    return mutate
+
+
+def turned(model: ir.Model) -> None:
+    value = model.graph.initializers["blocks.1.mlp.fc1/MatMul_weight_scale"]
+    value.const_value = ir.tensor(constant(value)[::-1].copy(), name=value.name)
+
+
+def one_step(model: ir.Model) -> None:
+    value = model.graph.initializers["blocks.0.attn.qkv/MatMul_weight_int8"]
+    steps = constant(value).copy()
+    steps[3, 5] += 1 if steps[3, 5] < 0 else -1
+    value.const_value = ir.tensor(steps, name=value.name)
+
+
+def zero_point(model: ir.Model) -> None:
+    value = model.graph.initializers["int8_zero_0"]
+    value.const_value = ir.tensor(np.array(1, dtype=np.int8), name=value.name)
+
+
+def other_axis(model: ir.Model) -> None:
+    node = next(node for node in model.graph if node.name == "blocks.0.attn.proj/MatMul_weight_DequantizeLinear")
+    node.attributes["axis"] = ir.AttrInt64("axis", 0)
+
+
+def not_quantised(model: ir.Model) -> None:
+    node = next(node for node in model.graph if node.name == "blocks.2.mlp.fc2/MatMul")
+    node.replace_input_with(0, producer(producer(node.inputs[0]).inputs[0]).inputs[0])
+
+
+def renamed(model: ir.Model) -> None:
+    next(node for node in model.graph if node.name == "blocks.2.mlp.fc2/MatMul").name = "other"
+
+
+@pytest.mark.parametrize(
+    ("mutation", "expected"),
+    [
+        (None, None),
+        (times("blocks.0.attn.qkv/MatMul_weight_scale", 1.02), "half a step"),
+        (turned, "half a step"),
+        (one_step, "half a step"),
+        (other_axis, "by column"),
+        (zero_point, "zero point"),
+        (times("blocks.0.mlp.fc2/MatMul_input_scale", -1), "positive scale"),
+        (not_quantised, "not quantised"),
+        (renamed, "not there"),
+        (times("blocks.1.norm2/LayerNormalization_smoothed_2", 1.01), "parameters"),
+    ],
+)
+def test_every_mistake_is_found(mutation: Any, expected: str | None) -> None:
+    model = tiny.lowered("cls", SOME)
+    products, largest = products_of(model), ranges(model)
+    factors = smooth(model, products, largest)
+    quantize_products(model, products, largest)
+    if mutation is not None:
+        mutation(model)
+    problem = first_difference(tiny.lowered("cls", SOME), model, factors)
+    assert problem is None if expected is None else expected in str(problem)
