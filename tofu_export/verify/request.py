@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,9 +46,10 @@ class ToleranceChoice:
         known = [tolerance.name for tolerance in TOLERANCES.values()]
         if self.name is not None and self.name not in known:
             raise OptionError(f"tolerance is {self.name!r}, expected one of {', '.join(known)}")
-        for label, value, most in (("atol", self.atol, None), ("rtol", self.rtol, None), ("cosine", self.cosine, 1.0)):
-            if value is not None and not (0 <= value <= (most if most is not None else float("inf"))):
-                raise OptionError(f"{label} is {value}, expected a number from 0{f' to {most:g}' if most else ''}")
+        for label, value in (("atol", self.atol), ("rtol", self.rtol), ("cosine", self.cosine)):
+            most = 1.0 if label == "cosine" else sys.float_info.max
+            if value is not None and not 0 <= value <= most:
+                raise OptionError(f"{label} is {value}, expected a number of at least 0{', at most 1' * (most == 1)}")
 
     def of(self, *precisions: Precision) -> Tolerance:
         """The tolerance for files of these precisions: the widest of theirs, unless another is named."""
