@@ -173,7 +173,7 @@ def _against_file(
         )
     model = facts.metadata.get("model", other.metadata.get("model"))
     inputs = _inputs(request, _filled(facts.image_shape, other.image_shape), model, preprocessing, max(sizes))
-    return verify_pair(
+    result = verify_pair(
         request.path,
         reference,
         inputs.pixels,
@@ -183,6 +183,15 @@ def _against_file(
         layers=request.layers,
         on_batch=lambda size: on_step(f"comparing {request.path.name} with {reference.name}, batch {size}"),
     )
+    return result if _are_logits(facts) else replace(result, outputs=replace(result.outputs, top1_agreement=None))
+
+
+def _are_logits(facts: FileFacts) -> bool:
+    """True if the file gives classes: it says so, or it is foreign and gives one vector for each image."""
+    kind = facts.metadata.get("output")
+    if isinstance(kind, dict) and "kind" in kind:
+        return bool(kind["kind"] == OutputKind.LOGITS.value)
+    return len(facts.outputs) == 1 and all(len(spec.shape) == 2 for spec in facts.outputs.values())
 
 
 def _sizes(request: VerifyRequest, fixed: int | None) -> tuple[int, ...]:
