@@ -74,7 +74,17 @@ def test_what_is_no_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("plan", "{"), ("plan", []), ("output", 3), ("num_classes", "ten"), ("precision", "fp12")]
+    ("key", "value"),
+    [
+        ("plan", "{"),
+        ("plan", []),
+        ("output", 3),
+        ("num_classes", "ten"),
+        ("precision", "fp12"),
+        ("weights", "w"),
+        ("preprocessing", {"mean": "grey"}),
+        ("preprocessing", 5),
+    ],
 )
 def test_damaged_metadata_are_named(tmp_path: Path, key: str, value: Any) -> None:
     path = exported.changed(tmp_path / "a.onnx", {key: value})
@@ -105,8 +115,13 @@ def test_a_file_is_rebuilt_from_what_it_says(precision: str) -> None:
     assert entry["layers"][5]["max_abs"] is not None
 
 
-def test_the_batch_of_a_range_is_small_and_mixed() -> None:
-    assert verify_file(VerifyRequest(exported.folder() / "model.fp32.onnx")).batches == (1, 3, 8)
+def test_the_batches_are_those_of_the_range_that_the_file_serves(tmp_path: Path) -> None:
+    assert verify_file(VerifyRequest(exported.folder() / "model.fp32.onnx")).batches == (1, 2, 3)
+    result = verify_file(VerifyRequest(exported.changed(tmp_path / "a.onnx", {"batch": "1:8:64"})))
+    assert result.batches == (1, 3, 8)
+    assert any("not 64: capped" in note for note in result.notes)
+    result = verify_file(VerifyRequest(exported.changed(tmp_path / "b.onnx", {"batch": None})))
+    assert (result.batches, len(result.notes)) == ((1, 3, 8), 1)
 
 
 def test_other_weights_of_the_same_model_fail() -> None:

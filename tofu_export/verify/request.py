@@ -11,7 +11,7 @@ from typing import Any
 from tofu_export.compare import TOLERANCES, Tolerance
 from tofu_export.errors import BackendMissingError, OptionError
 from tofu_export.inputs import InputSet
-from tofu_export.options import BatchRange, OutputKind, Precision
+from tofu_export.options import OutputKind, Precision
 from tofu_export.verify.eager import batches_to_verify, verify
 from tofu_export.verify.facts import FileFacts
 from tofu_export.verify.pair import verify_pair
@@ -128,7 +128,7 @@ def verify_file(request: VerifyRequest, on_step: Callable[[str], None] = lambda 
     precision = _precision(facts, request.precision)
     if request.reference is not None:
         return _against_file(request, facts, precision, request.reference, on_step)
-    sizes = _sizes(request, facts.fixed_batch)
+    sizes, notes = _sizes(request, facts, facts.fixed_batch)
     on_step(f"rebuilding the model of {request.path.name}")
     rebuilt = rebuild(
         facts,
@@ -153,7 +153,7 @@ def verify_file(request: VerifyRequest, on_step: Callable[[str], None] = lambda 
         layers=request.layers,
         on_batch=lambda size: on_step(f"comparing {request.path.name} with eager PyTorch, batch {size}"),
     )
-    return replace(result, notes=(*rebuilt.notes, *result.notes))
+    return replace(result, notes=(*notes, *rebuilt.notes, *result.notes))
 
 
 def _against_file(
@@ -164,9 +164,9 @@ def _against_file(
     on_step: Callable[[str], None],
 ) -> VerificationResult:
     other = FileFacts.read(reference)
-    sizes = _sizes(request, facts.fixed_batch or other.fixed_batch)
+    sizes, notes = _sizes(request, facts, facts.fixed_batch or other.fixed_batch)
     tolerance = request.tolerance.of(precision, _precision(other, None))
-    preprocessing = facts.metadata.get("preprocessing") or other.metadata.get("preprocessing")
+    preprocessing = facts.preprocessing or other.preprocessing
     if request.images is not None and preprocessing is None:
         raise OptionError(
             f"neither {request.path.name} nor {reference.name} says how images are prepared for it: leave out --images"
@@ -183,22 +183,24 @@ def _against_file(
         layers=request.layers,
         on_batch=lambda size: on_step(f"comparing {request.path.name} with {reference.name}, batch {size}"),
     )
+    result = replace(result, notes=(*notes, *result.notes))
     return result if _are_logits(facts) else replace(result, outputs=replace(result.outputs, top1_agreement=None))
 
 
 def _are_logits(facts: FileFacts) -> bool:
     """True if the file gives classes: it says so, or it is foreign and gives one vector for each image."""
-    kind = facts.metadata.get("output")
-    if isinstance(kind, dict) and "kind" in kind:
-        return bool(kind["kind"] == OutputKind.LOGITS.value)
+    output = facts.find("output", dict)
+    if output is not None:
+        return bool(output.get("kind") == OutputKind.LOGITS.value)
     return len(facts.outputs) == 1 and all(len(spec.shape) == 2 for spec in facts.outputs.values())
 
 
-def _sizes(request: VerifyRequest, fixed: int | None) -> tuple[int, ...]:
-    """Batch sizes to run: those asked for, the one that a file is fixed to, or those of the default range."""
-    if request.batches:
-        return request.batches
-    return batches_to_verify(BatchRange())[0] if fixed is None else (fixed,)
+def _sizes(request: VerifyRequest, facts: FileFacts, fixed: int | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Batch sizes to run, and notes: those asked for, the one that a file is fixed to, or some of what it serves."""
+    if request.batches or fixed is not None:
+        return request.batches or (fixed or 1,), ()
+    sizes, notes = batches_to_verify(facts.batch)
+    return sizes, notes if "batch" in facts.metadata else ()
 
 
 def _filled(shape: Sequence[int | None], other: Sequence[int | None]) -> tuple[int | None, ...]:
