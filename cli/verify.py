@@ -44,7 +44,7 @@ _WIDTH = 200
 @click.option("--images", type=click.Path(path_type=Path), default=None, metavar="DIR",
               help="Real images to compare on.")  # fmt: skip
 @click.option("--batch", default="", metavar="LIST",
-              help="Batch sizes, such as 1,8.  [default: the one that the file is fixed to, or 1,3,8]")  # fmt: skip
+              help="Batch sizes, such as 1,8.  [default: some of those that the file serves]")  # fmt: skip
 @click.option("--precision", type=click.Choice([precision.value for precision in Precision]), default=None,
               help="Of the file.  [default: what it says, or the type of its weights]")  # fmt: skip
 @click.option("--tolerance", default=None, metavar="NAME",

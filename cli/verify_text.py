@@ -19,7 +19,8 @@ def show(console: Console, result: VerificationResult, *, verbose: bool) -> None
     outputs, tolerance, decisions = result.outputs, result.tolerance, result.decisions
     lines = [
         f"{result.artifact} against {result.reference}: {'passed' if result.passed else 'FAILED'}",
-        f"  inputs     {outputs.images or 'no'} images at batch {', '.join(map(str, result.batches))}: {result.inputs}",
+        f"  inputs     {outputs.images or 'no'} image{'s' * (outputs.images != 1)} "
+        f"at batch {', '.join(map(str, result.batches))}: {result.inputs}",
         f"  {result.output:<10} {_error(outputs)}; allowed {tolerance.allowed(outputs.scale):.2g} and "
         f"{tolerance.cosine_min} ({tolerance.name})",
     ]

@@ -17,10 +17,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from tests import exported
 from tests.cli.running import run
 from tofu_export import demo
 from tofu_export.engines.flavours import RTX, available
-from tofu_export.errors import BackendMissingError
+from tofu_export.errors import BackendMissingError, EngineBuildError
 from tofu_export.files import sha256_of
 from tofu_export.ort import open_session
 
@@ -235,10 +236,49 @@ def test_a_wrong_file_is_not_published(
         return lowered
 
     monkeypatch.setattr(pipeline, "lower", corrupted)
-    assert run("test_vit", "--r", "12", *QUICK, "-o", str(tmp_path / "out")) == 4
-    assert "does not compute what the eager model computes" in capsys.readouterr().err
+    bundle = tmp_path / "bundle"
+    assert run("test_vit", "--r", "12", *QUICK, "-o", str(tmp_path / "out"), "--bundle", str(bundle)) == 4
+    err = capsys.readouterr().err
+    assert "does not compute what the eager model computes" in err
+    assert "the first block that differs is 0" in err
+    assert f"{bundle / 'README.md'} says how to look at it closer" in err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.json", "report.md"]
     assert not json.loads((tmp_path / "out" / "report.json").read_text())["verification"][0]["passed"]
+    assert (bundle / "model.onnx").stat().st_size > 1_000_000
+    assert json.loads((bundle / "report.json").read_text())["verification"][0]["layers"][0]["max_abs"] > 1e-3
+    assert run("test_vit", "--bundle", str(bundle), *QUICK, "-o", str(tmp_path / "other")) == 2
+    assert f"--bundle {bundle} is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(RTX not in available(), reason="needs tensorrt-rtx")
+def test_an_engine_that_cannot_be_built_is_bundled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise EngineBuildError("the builder gave up")
+
+    monkeypatch.setattr("tofu_export.run.build_engine", refuse)
+    bundle = tmp_path / "bundle"
+    arguments = ("--weights", "random", "--precision", "fp16", "--no-bench", "--no-verify", "--batch", "1:2:3")
+    assert run("test_vit", *arguments, "-o", str(tmp_path / "out"), "--bundle", str(bundle)) == 6
+    assert f"the builder gave up. {bundle / 'README.md'} says" in capsys.readouterr().err
+    text = (bundle / "README.md").read_text(encoding="utf-8")
+    assert "--compute-capabilities 8.0" in text
+    assert "--trt-max-shapes 'input:[3,3,160,160]'" in text
+    assert np.load(bundle / "expected.npz")["logits"].shape == (2, 1000)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_command_writes_the_same_files(tmp_path: Path) -> None:
+    """In a process of its own, in which strings hash differently; FP32 and FP16."""
+    out = tmp_path / "again"
+    subprocess.run(
+        [sys.executable, "-m", "tofu_export.cli", exported.MODEL, *exported.OPTIONS, "-o", str(out)],
+        env={**os.environ, "PYTHONHASHSEED": "4711"},
+        check=True,
+    )
+    for name in ("model.fp32.onnx", "model.fp16.onnx"):
+        assert (out / name).read_bytes() == (exported.folder() / name).read_bytes()
 
 
 def test_engine_asked_for_but_missing(

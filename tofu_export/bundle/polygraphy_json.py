@@ -33,5 +33,5 @@ def outputs_json(outputs: Mapping[str, NDArray[Any]], runner: str) -> str:
 
 def _array(value: NDArray[Any]) -> dict[str, str]:
     file = io.BytesIO()
-    np.save(file, np.ascontiguousarray(value), allow_pickle=False)
+    np.save(file, np.asarray(value, order="C"), allow_pickle=False)
     return {"array": base64.b64encode(file.getvalue()).decode("ascii"), _CLASS: "ndarray"}

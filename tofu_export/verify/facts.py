@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections import Counter
@@ -15,7 +16,7 @@ from onnx import helper
 
 from tofu_export.errors import ExportError, OptionError, VerificationError
 from tofu_export.onnx_file import load_without_weights
-from tofu_export.options import Precision
+from tofu_export.options import BatchRange, Precision
 from tofu_export.ort import TensorSpec
 
 __all__ = ["FileFacts"]
@@ -59,14 +60,14 @@ class FileFacts:
 
         Raises:
             ExportError: there is no such file, or it is not a whole ONNX file.
-            VerificationError: the metadata are damaged, or of a precision that this version does not know.
+            VerificationError: it says that it is of a precision that this version does not know.
         """
         if path.is_dir():
             raise ExportError(f"{path} is a folder: give the path of an ONNX file")
         model = load_without_weights(path)
         if not model.graph.output:
             raise ExportError(f"{path} holds no graph with outputs: it is not an exported ONNX model")
-        metadata = _metadata(model, path.name)
+        metadata = _metadata(model)
         constants = {tensor.name for tensor in model.graph.initializer}
         return cls(
             path,
@@ -106,6 +107,33 @@ class FileFacts:
             )
         return spec
 
+    @property
+    def batch(self) -> BatchRange:
+        """The batch sizes that the file serves, as far as it says so."""
+        return BatchRange.parse(self.part("batch", str)) if "batch" in self.metadata else BatchRange()
+
+    @property
+    def preprocessing(self) -> dict[str, Any] | None:
+        """How images are prepared for the file, None where it does not say.
+
+        Raises:
+            VerificationError: it says something else.
+        """
+        found: dict[str, Any] | None = self.find("preprocessing", dict)
+        for key in ("mean", "std") if found is not None else ():
+            numbers = found.get(key) if found is not None else None
+            if not isinstance(numbers, list) or not all(isinstance(number, (int, float)) for number in numbers):
+                raise _damaged(self.path.name, "preprocessing")
+        return found
+
+    def find(self, key: str, kind: type) -> Any:
+        """One of the metadata, None where the file lacks it.
+
+        Raises:
+            VerificationError: it is something else than a `kind`.
+        """
+        return self.part(key, kind) if key in self.metadata else None
+
     def part(self, key: str, kind: type) -> Any:
         """One of the metadata.
 
@@ -124,15 +152,15 @@ class FileFacts:
         return value
 
 
-def _metadata(model: onnx.ModelProto, file: str) -> dict[str, Any]:
+def _metadata(model: onnx.ModelProto) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for entry in model.metadata_props:
         if entry.key.startswith(_PREFIX):
             key = entry.key.removeprefix(_PREFIX)
-            try:
-                found[key] = entry.value if key in _TEXTS else json.loads(entry.value)
-            except (ValueError, RecursionError) as error:
-                raise _damaged(file, key) from error
+            found[key] = entry.value
+            if key not in _TEXTS:
+                with contextlib.suppress(ValueError, RecursionError):  # `part` sees whether it is what it should be
+                    found[key] = json.loads(entry.value)
     return found
 
 

@@ -66,8 +66,7 @@ def rebuild(
         TofuError: the model cannot be built or its weights not be loaded.
     """
     resolved = resolve(_name(facts) if name is None else name)
-    kept = facts.metadata.get("weights")
-    kept = kept if isinstance(kept, dict) else {}
+    kept = facts.find("weights", dict) or {}
     if weights is None:
         weights, seed = _weights(facts, kept)
     classes = _classes(facts) if num_classes is None else num_classes
@@ -83,7 +82,7 @@ def rebuild(
     return Rebuilt(
         loaded.model,
         resolved,
-        facts.metadata.get("preprocessing") or loaded.preprocessing,
+        facts.preprocessing or loaded.preprocessing,
         patch.choose_output(loaded.model, output, resolved),
         _notes(facts, kept, loaded, weights),
     )
@@ -106,8 +105,9 @@ def _name(facts: FileFacts) -> str:
 def _weights(facts: FileFacts, kept: Mapping[str, Any]) -> tuple[WeightsSource, int]:
     """The weights that the metadata name, and their seed, where they can be had again."""
     kind = kept.get("kind")
-    if kind == WeightsKind.RANDOM.value and isinstance(kept.get("seed"), int):
-        return WeightsSource(WeightsKind.RANDOM), kept["seed"]
+    seed = kept.get("seed")
+    if kind == WeightsKind.RANDOM.value and isinstance(seed, int) and 0 <= seed < 2**63:
+        return WeightsSource(WeightsKind.RANDOM), seed
     if kind == WeightsKind.PRETRAINED.value:
         return WeightsSource(WeightsKind.PRETRAINED), 0
     if kind == WeightsKind.PATH.value:
@@ -184,8 +184,8 @@ def _notes(facts: FileFacts, kept: Mapping[str, Any], loaded: LoadedModel, weigh
             f"the weights compared with are not the file's: sha256 {digest[:16]}..., it was made with "
             f"{str(kept['sha256'])[:16]}..."
         )
-    made_by = facts.metadata.get("versions")
-    if weights.kind is WeightsKind.RANDOM and isinstance(made_by, dict):
+    made_by = facts.find("versions", dict) or {}
+    if weights.kind is WeightsKind.RANDOM:
         for package in ("torch", "timm"):
             here = metadata.version(package)
             if made_by.get(package) not in (None, here):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from tofu_export.compare import TOLERANCES, Tolerance
 from tofu_export.errors import BackendMissingError, OptionError
 from tofu_export.inputs import InputSet
-from tofu_export.options import BatchRange, OutputKind, Precision
+from tofu_export.options import OutputKind, Precision
 from tofu_export.verify.eager import batches_to_verify, verify
 from tofu_export.verify.facts import FileFacts
 from tofu_export.verify.pair import verify_pair
@@ -45,9 +46,10 @@ class ToleranceChoice:
         known = [tolerance.name for tolerance in TOLERANCES.values()]
         if self.name is not None and self.name not in known:
             raise OptionError(f"tolerance is {self.name!r}, expected one of {', '.join(known)}")
-        for label, value, most in (("atol", self.atol, None), ("rtol", self.rtol, None), ("cosine", self.cosine, 1.0)):
-            if value is not None and not (0 <= value <= (most if most is not None else float("inf"))):
-                raise OptionError(f"{label} is {value}, expected a number from 0{f' to {most:g}' if most else ''}")
+        for label, value in (("atol", self.atol), ("rtol", self.rtol), ("cosine", self.cosine)):
+            most = 1.0 if label == "cosine" else sys.float_info.max
+            if value is not None and not 0 <= value <= most:
+                raise OptionError(f"{label} is {value}, expected a number of at least 0{', at most 1' * (most == 1)}")
 
     def of(self, *precisions: Precision) -> Tolerance:
         """The tolerance for files of these precisions: the widest of theirs, unless another is named."""
@@ -126,7 +128,7 @@ def verify_file(request: VerifyRequest, on_step: Callable[[str], None] = lambda 
     precision = _precision(facts, request.precision)
     if request.reference is not None:
         return _against_file(request, facts, precision, request.reference, on_step)
-    sizes = _sizes(request, facts.fixed_batch)
+    sizes, notes = _sizes(request, facts, facts.fixed_batch)
     on_step(f"rebuilding the model of {request.path.name}")
     rebuilt = rebuild(
         facts,
@@ -151,7 +153,7 @@ def verify_file(request: VerifyRequest, on_step: Callable[[str], None] = lambda 
         layers=request.layers,
         on_batch=lambda size: on_step(f"comparing {request.path.name} with eager PyTorch, batch {size}"),
     )
-    return replace(result, notes=(*rebuilt.notes, *result.notes))
+    return replace(result, notes=(*notes, *rebuilt.notes, *result.notes))
 
 
 def _against_file(
@@ -162,16 +164,16 @@ def _against_file(
     on_step: Callable[[str], None],
 ) -> VerificationResult:
     other = FileFacts.read(reference)
-    sizes = _sizes(request, facts.fixed_batch or other.fixed_batch)
+    sizes, notes = _sizes(request, facts, facts.fixed_batch or other.fixed_batch)
     tolerance = request.tolerance.of(precision, _precision(other, None))
-    preprocessing = facts.metadata.get("preprocessing") or other.metadata.get("preprocessing")
+    preprocessing = facts.preprocessing or other.preprocessing
     if request.images is not None and preprocessing is None:
         raise OptionError(
             f"neither {request.path.name} nor {reference.name} says how images are prepared for it: leave out --images"
         )
     model = facts.metadata.get("model", other.metadata.get("model"))
     inputs = _inputs(request, _filled(facts.image_shape, other.image_shape), model, preprocessing, max(sizes))
-    return verify_pair(
+    result = verify_pair(
         request.path,
         reference,
         inputs.pixels,
@@ -181,13 +183,24 @@ def _against_file(
         layers=request.layers,
         on_batch=lambda size: on_step(f"comparing {request.path.name} with {reference.name}, batch {size}"),
     )
+    result = replace(result, notes=(*notes, *result.notes))
+    return result if _are_logits(facts) else replace(result, outputs=replace(result.outputs, top1_agreement=None))
 
 
-def _sizes(request: VerifyRequest, fixed: int | None) -> tuple[int, ...]:
-    """Batch sizes to run: those asked for, the one that a file is fixed to, or those of the default range."""
-    if request.batches:
-        return request.batches
-    return batches_to_verify(BatchRange())[0] if fixed is None else (fixed,)
+def _are_logits(facts: FileFacts) -> bool:
+    """True if the file gives classes: it says so, or it is foreign and gives one vector for each image."""
+    output = facts.find("output", dict)
+    if output is not None:
+        return bool(output.get("kind") == OutputKind.LOGITS.value)
+    return len(facts.outputs) == 1 and all(len(spec.shape) == 2 for spec in facts.outputs.values())
+
+
+def _sizes(request: VerifyRequest, facts: FileFacts, fixed: int | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Batch sizes to run, and notes: those asked for, the one that a file is fixed to, or some of what it serves."""
+    if request.batches or fixed is not None:
+        return request.batches or (fixed or 1,), ()
+    sizes, notes = batches_to_verify(facts.batch)
+    return sizes, notes if "batch" in facts.metadata else ()
 
 
 def _filled(shape: Sequence[int | None], other: Sequence[int | None]) -> tuple[int | None, ...]:
