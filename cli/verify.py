@@ -78,7 +78,7 @@ def verify_command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    r"""Compare FILE.onnx with the eager model that it was made from, or with another file, in onnxruntime.
+    """Compare FILE.onnx with the eager model that it was made from, or with another file, in onnxruntime.
 
     A file of this project says which model, weights and reduction it holds. A foreign one needs --model and --weights,
     or --reference. Matching decisions are compared apart from arithmetic. Exit code 4: it is wrong.
