@@ -64,15 +64,16 @@ def build_plan(trt: ModuleType, flavour: Flavour, request: Mapping[str, Any]) ->
         BackendMissingError: the flavour needs a GPU and there is none.
         OutputError: the plan cannot be written.
     """
+    shown = request["shown_path"]
     log = BuildLog()
     logger = make_logger(trt, log)
     builder = _make_builder(trt, flavour, logger)
     network = builder.create_network(_creation_flags(trt))
     parser = trt.OnnxParser(network, logger)  # owns the weights: has to live until the build is done
     if not parser.parse_from_file(request["onnx_path"]):
-        raise EngineBuildError(f"{flavour.name} cannot parse {request['onnx_path']}: {_parser_errors(parser, log)}")
+        raise EngineBuildError(f"{flavour.name} cannot parse {shown}: {_parser_errors(parser, log)}")
     if network.num_layers == 0 or network.num_outputs == 0:
-        raise EngineBuildError(f"{flavour.name} found no layers in {request['onnx_path']}: it is not a complete model")
+        raise EngineBuildError(f"{flavour.name} found no layers in {shown}: it is not a complete model")
     decomposed = allow_decomposition(trt, network)
     layers = layer_table(network)
     costs = node_costs(trt, network)
@@ -87,7 +88,7 @@ def build_plan(trt: ModuleType, flavour: Flavour, request: Mapping[str, Any]) ->
     seconds = time.perf_counter() - start
     if plan is None:
         cause = log.cause() or "the builder returned nothing and logged no error"
-        raise EngineBuildError(f"{flavour.name} cannot build {request['onnx_path']}: {cause}")
+        raise EngineBuildError(f"{flavour.name} cannot build {shown}: {cause}")
     _write(Path(request["plan_path"]), plan)
     if cache is not None:
         _write(Path(request["cache_draft"]), cache.serialize())

@@ -118,6 +118,7 @@ class TestRtx:
         }
         request = {
             "onnx_path": str(tmp_path / "model.onnx"),
+            "shown_path": "model.onnx",
             "plan_path": str(tmp_path / "plan"),
             "flavour": RTX.name,
             "profiles": {name: [shape] * 3 for name, shape in inputs.items()},
