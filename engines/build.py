@@ -140,6 +140,7 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
                 "precision": None if precision is None else precision.value,
                 "least_share": request.least_share,
                 "compute_capabilities": capabilities,
+                "inspect": about["gpu"] is not None and not request.options.strip_weights,
                 "options": {**options, "timing_cache": None if cache is None else str(cache)},
             },
             Path(folder),

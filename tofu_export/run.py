@@ -280,7 +280,7 @@ class _Run:
         for precision, onnx_name in self._files.items():
             requests = _engine_requests(job, flavour, precision, self._stage.folder)
             if len(requests) < len(_engine_names(job, flavour, precision)):
-                report.skip(f"{TURING} engine of {onnx_name}", f"{TURING} has FP16 products only: ask for fp16 too")
+                report.skip(f"{TURING} engine of {onnx_name}", f"{TURING} runs FP16 files only")
             for request in requests:
                 self._build_engine(request, precision, report)
 

@@ -71,6 +71,7 @@ def test_the_builder_really_refuses_it(name, tmp_path):
         "precision": Precision.FP32.value,
         "compute_capabilities": ["SM89"],
         "least_share": 0.0,
+        "inspect": False,
         "options": NO_OPTIONS,
     }
     with pytest.raises(EngineBuildError):

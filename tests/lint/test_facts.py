@@ -125,6 +125,7 @@ class TestRtx:
             "precision": "fp32",
             "compute_capabilities": [capability],
             "least_share": 0.0,
+            "inspect": False,
             "options": asdict(BuilderOptions()),
         }
         with pytest.raises(EngineBuildError):
