@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -48,7 +49,7 @@ SCHEMA_VERSION = 1
               help="The engine runs on other GPUs too.")  # fmt: skip
 @click.option("--strip-weights", is_flag=True, help="Leave the weights out, to be put in before use.")
 @click.option("--refit", is_flag=True, help="Weights can be replaced later.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, metavar="PATH",
+@click.option("-o", "--output", type=click.Path(), default=None, metavar="PATH",
               help="The engine, or a folder for it.  [default: FILE.FLAVOUR.engine beside the file]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Only errors.")
@@ -70,7 +71,7 @@ def build_command(
     hw_compat: str | None,
     strip_weights: bool,
     refit: bool,
-    output: Path | None,
+    output: str | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -106,7 +107,7 @@ def build_command(
         raise OptionError("--min-share is a share of fp16 or bf16: give --precision fp16 or bf16 with it")
     chosen = pick(flavour)
     default = f"{file.name.removesuffix('.onnx')}.{chosen.name}.engine"
-    target = file.with_name(default) if output is None else output / default if output.is_dir() else output
+    target = _target(file, output, default)
     requests = [
         EngineRequest(
             onnx_path=file,
@@ -133,6 +134,14 @@ def build_command(
             "engines": [sidecar_document(receipt, {"command": _command()}) for receipt in receipts],
         }
         click.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def _target(file: Path, output: str | None, default: str) -> Path:
+    """Where the engine goes: beside the file, into the folder (what ends with a slash is one), or to the very path."""
+    if output is None:
+        return file.with_name(default)
+    folder = output.endswith(("/", os.sep)) or Path(output).is_dir()
+    return Path(output, default) if folder else Path(output)
 
 
 def _build(requests: list[EngineRequest], *, quiet: bool, verbose: bool) -> list[EngineReceipt]:

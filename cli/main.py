@@ -17,6 +17,7 @@ from click_default_group import DefaultGroup
 
 from tofu_export.cli.bench import bench_command
 from tofu_export.cli.build import build_command
+from tofu_export.cli.check import check_command
 from tofu_export.cli.doctor import doctor_command
 from tofu_export.cli.export import export_command
 from tofu_export.cli.lint import lint_command
@@ -51,6 +52,7 @@ def cli() -> None:
     tofu-export lower theirs.onnx -o ours.onnx    rewrite what TensorRT rejects in a file of another exporter
     tofu-export triton out -o repository          serve the files with Triton Inference Server
     tofu-export build any.onnx                    a TensorRT engine, checked before and described after
+    tofu-export check any.engine                  whether it will load here, and why not
     tofu-export lint any.onnx                     what a runtime would reject or silently change in it
     tofu-export models dinov3                     which models can be reduced
     tofu-export doctor                            what is installed, what is missing
@@ -67,6 +69,7 @@ cli.add_command(verify_command)
 cli.add_command(bench_command)
 cli.add_command(lower_command)
 cli.add_command(build_command)
+cli.add_command(check_command)
 cli.add_command(lint_command)
 cli.add_command(models_command)
 cli.add_command(doctor_command)

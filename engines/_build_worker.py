@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,7 +30,8 @@ from tofu_export.engines._network import (
 from tofu_export.engines._process import CANNOT_WRITE
 from tofu_export.engines.builder_options import HARDWARE
 from tofu_export.engines.flavours import FLAVOURS, Flavour, load
-from tofu_export.engines.kernel_log import parse_kernel_log
+from tofu_export.engines.inspector import parse_inspector
+from tofu_export.engines.kernel_log import KernelLog, parse_kernel_log
 from tofu_export.errors import BackendMissingError, EngineBuildError, OptionError, OutputError, TofuError
 from tofu_export.options import Precision
 
@@ -64,15 +65,16 @@ def build_plan(trt: ModuleType, flavour: Flavour, request: Mapping[str, Any]) ->
         BackendMissingError: the flavour needs a GPU and there is none.
         OutputError: the plan cannot be written.
     """
+    shown = request["shown_path"]
     log = BuildLog()
     logger = make_logger(trt, log)
     builder = _make_builder(trt, flavour, logger)
     network = builder.create_network(_creation_flags(trt))
     parser = trt.OnnxParser(network, logger)  # owns the weights: has to live until the build is done
     if not parser.parse_from_file(request["onnx_path"]):
-        raise EngineBuildError(f"{flavour.name} cannot parse {request['onnx_path']}: {_parser_errors(parser, log)}")
+        raise EngineBuildError(f"{flavour.name} cannot parse {shown}: {_parser_errors(parser, log)}")
     if network.num_layers == 0 or network.num_outputs == 0:
-        raise EngineBuildError(f"{flavour.name} found no layers in {request['onnx_path']}: it is not a complete model")
+        raise EngineBuildError(f"{flavour.name} found no layers in {shown}: it is not a complete model")
     decomposed = allow_decomposition(trt, network)
     layers = layer_table(network)
     costs = node_costs(trt, network)
@@ -87,7 +89,7 @@ def build_plan(trt: ModuleType, flavour: Flavour, request: Mapping[str, Any]) ->
     seconds = time.perf_counter() - start
     if plan is None:
         cause = log.cause() or "the builder returned nothing and logged no error"
-        raise EngineBuildError(f"{flavour.name} cannot build {request['onnx_path']}: {cause}")
+        raise EngineBuildError(f"{flavour.name} cannot build {shown}: {cause}")
     _write(Path(request["plan_path"]), plan)
     if cache is not None:
         _write(Path(request["cache_draft"]), cache.serialize())
@@ -97,7 +99,7 @@ def build_plan(trt: ModuleType, flavour: Flavour, request: Mapping[str, Any]) ->
         "layers": layers,
         "costs": [asdict(cost) for cost in costs],
         "decomposable_attention": decomposed,
-        "kernels": parse_kernel_log(log.messages).to_dict(),
+        "kernels": _kernels(trt, logger, log, plan, inspect=request["inspect"]).to_dict(),
         "build_seconds": seconds,
     }
 
@@ -140,6 +142,20 @@ def _make_config(trt: ModuleType, builder: Any, network: Any, request: Mapping[s
         if config.add_optimization_profile(profile) < 0:
             raise EngineBuildError(f"the builder refused the batch profile {profiles}")
     return config
+
+
+def _kernels(trt: ModuleType, logger: Any, log: BuildLog, plan: Any, *, inspect: bool) -> KernelLog:
+    """The kernels as the engine inspector tells them where there is a GPU to load the plan, else as the log does."""
+    printed = parse_kernel_log(log.messages)
+    if not inspect:
+        return printed
+    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    if engine is None:  # built for another GPU than the one that is here
+        return printed
+    inspected = parse_inspector(
+        engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    )
+    return replace(printed, records=inspected.records, unparsed=inspected.unparsed) if inspected.records else printed
 
 
 def _set_options(trt: ModuleType, config: Any, options: Mapping[str, Any]) -> None:

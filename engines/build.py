@@ -19,6 +19,7 @@ from tofu_export.engines.preflight import Preflight, preflight, read_graph_file
 from tofu_export.engines.profiles import Profile, make_profiles
 from tofu_export.engines.receipt import EngineReceipt
 from tofu_export.engines.structure import NodeCost, make_structure
+from tofu_export.engines.turing import write_beside_links
 from tofu_export.errors import EngineBuildError, OptionError, OutputError
 from tofu_export.files import flush_to_disk, sha256_of
 from tofu_export.options import BatchRange, Precision
@@ -125,9 +126,13 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
     precision = request.precision or _declared(checked)
     with _scratch_folder(engine_path) as folder:
         draft, cache_draft = Path(folder, "plan"), Path(folder, "timing-cache")
+        source, graph = onnx_path, checked.rewritten
+        if graph is not None:
+            source = write_beside_links(graph, onnx_path, Path(folder))
         facts = run_worker(
             {
-                "onnx_path": str(onnx_path),
+                "onnx_path": str(source),
+                "shown_path": str(request.onnx_path),
                 "plan_path": str(draft),
                 "cache_draft": str(cache_draft),
                 "flavour": request.flavour.name,
@@ -135,6 +140,7 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
                 "precision": None if precision is None else precision.value,
                 "least_share": request.least_share,
                 "compute_capabilities": capabilities,
+                "inspect": about["gpu"] is not None and not request.options.strip_weights,
                 "options": {**options, "timing_cache": None if cache is None else str(cache)},
             },
             Path(folder),
@@ -155,11 +161,11 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
             options=request.options.asked,
             layers=facts["layers"],
             structure=make_structure(
-                read_graph_file(onnx_path).graph, [NodeCost(**cost) for cost in facts["costs"]], kernels
+                (graph or read_graph_file(onnx_path)).graph, [NodeCost(**cost) for cost in facts["costs"]], kernels
             ),
             decomposable_attention=tuple(facts["decomposable_attention"]),
             kernels=kernels,
-            notes=tuple(map(str, checked.notes)),
+            notes=(*map(str, checked.notes), *checked.remarks),
             engine_path=request.engine_path,
             engine_bytes=draft.stat().st_size,
             engine_sha256=sha256_of(draft),

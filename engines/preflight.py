@@ -12,8 +12,9 @@ from pathlib import Path
 
 import onnx
 
-from tofu_export.engines.flavours import Flavour
+from tofu_export.engines.flavours import TURING, Flavour
 from tofu_export.engines.stages import Kind, places
+from tofu_export.engines.turing import pairwise_products
 from tofu_export.errors import EngineBuildError, ExportError
 from tofu_export.lint import Finding, Runtime, Severity
 from tofu_export.lint.linter import lint_model
@@ -55,6 +56,8 @@ class Preflight:
         inputs: graph inputs that are not initializers.
         notes: things worth telling that stop nothing.
         metadata: what this project wrote into the file, without its prefix; empty for files of others.
+        rewritten: what is to be built instead of the file; None for the file as it is.
+        remarks: what was done to it.
     """
 
     path: Path
@@ -63,6 +66,8 @@ class Preflight:
     inputs: tuple[InputShape, ...]
     notes: tuple[Finding, ...]
     metadata: dict[str, str]
+    rewritten: onnx.ModelProto | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def preflight(path: Path, flavour: Flavour, capabilities: Sequence[str] = ()) -> Preflight:
@@ -77,6 +82,7 @@ def preflight(path: Path, flavour: Flavour, capabilities: Sequence[str] = ()) ->
         EngineBuildError: it is missing, not an ONNX graph, lacks external data, or has nodes that are known to fail.
     """
     model = read_graph_file(path)
+    summed = pairwise_products(model) if TURING in capabilities else ()
     try:
         report = lint_model(model, path, (Runtime(flavour.name),), capabilities)
     except ExportError as error:
@@ -93,7 +99,17 @@ def preflight(path: Path, flavour: Flavour, capabilities: Sequence[str] = ()) ->
         for entry in model.metadata_props
         if entry.key.startswith(METADATA_PREFIX)
     }
-    return Preflight(path, report.opset, report.nodes, _inputs(model, path), notes, metadata)
+    remark = f"{len(summed)} FP32 products of activations are built as Mul and ReduceSum: {TURING} has no FP32 GEMM"
+    return Preflight(
+        path,
+        report.opset,
+        report.nodes,
+        _inputs(model, path),
+        notes,
+        metadata,
+        rewritten=model if summed else None,
+        remarks=(remark,) if summed else (),
+    )
 
 
 def read_graph_file(path: Path) -> onnx.ModelProto:

@@ -160,3 +160,22 @@ class TestGpu:
         without_nvidia_smi(monkeypatch)
         found = environment.collect()
         assert (found["gpu"], found["driver"]) == (None, None)
+
+
+class TestGpuCapabilities:
+    @pytest.mark.parametrize(
+        ("stdout", "expected"),
+        [("8.9\n", ("SM89",)), ("12.0\n7.5\n", ("SM120", "SM75")), ("No devices were found\n", ()), ("", ())],
+    )
+    def test_as_the_driver_says(self, stdout: str, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+        def answer(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+            assert "--query-gpu=compute_cap" in command
+            return subprocess.CompletedProcess(command, 0, stdout=stdout, stderr="")
+
+        monkeypatch.setattr(shutil, "which", lambda _: "/opt/bin/nvidia-smi")
+        monkeypatch.setattr(subprocess, "run", answer)
+        assert environment.gpu_capabilities() == expected
+
+    def test_none_without_a_driver(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        without_nvidia_smi(monkeypatch)
+        assert environment.gpu_capabilities() == ()

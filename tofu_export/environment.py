@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["collect", "cpu_name", "logical_cores"]
+__all__ = ["collect", "cpu_name", "gpu_capabilities", "logical_cores"]
 
 NVIDIA_SMI_TIMEOUT_S = 10.0
 
@@ -76,23 +76,34 @@ def _version(distribution: str) -> str | None:
         return None
 
 
+def gpu_capabilities() -> tuple[str, ...]:
+    """Compute capabilities of the NVIDIA GPUs, such as `SM89`, in their order; none without a working driver."""
+    values = (row[0].replace(".", "") for row in _nvidia_smi("compute_cap"))
+    return tuple(f"SM{value}" for value in values if value.isdecimal())
+
+
 def _nvidia_gpu() -> tuple[str | None, str | None]:
     """Names of the NVIDIA GPUs, joined by commas, and the driver's version; None without a working driver."""
+    # Without a device the command may still end well, with a sentence instead of a table.
+    rows = [row for row in _nvidia_smi("name,driver_version") if len(row) > 1]
+    if not rows:
+        return None, None
+    return ", ".join(name.strip() for name, _ in rows), rows[0][1].strip()
+
+
+def _nvidia_smi(fields: str) -> list[list[str]]:
+    """One row for each line of its answer, the last field apart from what is before it; none if it does not work."""
     command = shutil.which("nvidia-smi")
     if command is None:
-        return None, None
+        return []
     try:
         answer = subprocess.run(
-            [command, "--query-gpu=name,driver_version", "--format=csv,noheader"],
+            [command, f"--query-gpu={fields}", "--format=csv,noheader"],
             capture_output=True,
             text=True,
             timeout=NVIDIA_SMI_TIMEOUT_S,
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        return None, None
-    # Without a device the command may still end well, with a sentence instead of a table.
-    rows = [line.rsplit(",", 1) for line in answer.stdout.splitlines() if "," in line]
-    if not rows:
-        return None, None
-    return ", ".join(name.strip() for name, _ in rows), rows[0][1].strip()
+        return []
+    return [line.strip().rsplit(",", 1) for line in answer.stdout.splitlines() if line.strip()]

@@ -20,9 +20,10 @@ from tofu_export.autotune import Tuning, autotune
 from tofu_export.bundle import EngineFailure, bundle_engine_failure, check_folder
 from tofu_export.engines.backends import open_contender
 from tofu_export.engines.benchmark import Contender, run_benchmark
-from tofu_export.engines.build import EngineRequest, build_engine, resolve_capabilities
-from tofu_export.engines.flavours import RTX, TENSORRT, Flavour, available, pick
+from tofu_export.engines.build import EngineRequest, build_engine, engine_names, resolve_capabilities
+from tofu_export.engines.flavours import RTX, TENSORRT, TURING, Flavour, available, pick
 from tofu_export.engines.receipt import write_sidecar
+from tofu_export.engines.structure import shares
 from tofu_export.engines.trtexec_text import render
 from tofu_export.errors import EngineBuildError, OptionError, PrecisionMismatchError, VerificationError
 from tofu_export.export import INPUT_NAME, OUTPUT_NAME, TORCH_TYPES, InputShape, release, save, trace
@@ -69,7 +70,8 @@ def run_job(job: Job, listener: Listener) -> Report:
     flavour = _flavour(job)
     if flavour is not None:
         for precision in job.precisions:  # what engines cannot be built for is said before the work
-            resolve_capabilities(_engine_request(job, flavour, precision, job.output))
+            for request in _engine_requests(job, flavour, precision, job.output):
+                resolve_capabilities(request)
     with staging(job.output) as stage:
         return _Run(job, stage, listener).run(flavour)
 
@@ -295,34 +297,41 @@ class _Run:
             report.skip("engines", _why_no_engine(job))
             return
         for precision, onnx_name in self._files.items():
-            request = _engine_request(job, flavour, precision, self._stage.folder)
-            name, path = request.engine_path.name, request.engine_path
-            with self._step(f"engine {precision.value}", f"building {name}"):
-                try:
-                    receipt = build_engine(request, on_tick=lambda seconds: self._listener.tick(f"{seconds:.0f} s"))
-                except (EngineBuildError, PrecisionMismatchError) as error:
-                    if self._bundle is None:
-                        raise
-                    wanted = EngineFailure(flavour.name, job.batch, resolve_capabilities(request))
-                    feeds = _feeds(inputs, job.batch.optimum)
-                    raise bundle_engine_failure(
-                        self._bundle, request.onnx_path, error, report.to_dict(), wanted, feeds
-                    ) from error
-                extra = {
-                    "model": report.model, "plan": report.plan, "output": report.output,
-                    "onnx": onnx_name, "command": job.command,
-                }  # fmt: skip
-                write_sidecar(receipt, path, extra)
-            report.artifacts.append(
-                {
-                    **self._artifact("engine", precision, flavour.name, name),
-                    "compute_capabilities": list(receipt.compute_capabilities),
-                    "kernels": receipt.kernels.summary(),
-                    "layer_dtypes": receipt.layer_dtypes,
-                }
-            )
-            where = ", ".join(receipt.compute_capabilities) or "the GPU of this machine"
-            self._listener.done(f"{name}: {receipt.engine_bytes / 1e6:.1f} MB, for {where}")
+            requests = _engine_requests(job, flavour, precision, self._stage.folder)
+            if len(requests) < len(_engine_names(job, flavour, precision)):
+                report.skip(f"{TURING} engine of {onnx_name}", f"{TURING} runs FP16 files only")
+            for request in requests:
+                self._build_engine(request, precision, inputs, report)
+
+    def _build_engine(self, request: EngineRequest, precision: Precision, inputs: InputSet, report: Report) -> None:
+        job, name, flavour = self._job, request.engine_path.name, request.flavour
+        with self._step(f"engine {precision.value}", f"building {name}"):
+            try:
+                receipt = build_engine(request, on_tick=lambda seconds: self._listener.tick(f"{seconds:.0f} s"))
+            except (EngineBuildError, PrecisionMismatchError) as error:
+                if self._bundle is None:
+                    raise
+                wanted = EngineFailure(flavour.name, job.batch, resolve_capabilities(request))
+                feeds = _feeds(inputs, job.batch.optimum)
+                raise bundle_engine_failure(
+                    self._bundle, request.onnx_path, error, report.to_dict(), wanted, feeds
+                ) from error
+            extra = {
+                "model": report.model, "plan": report.plan, "output": report.output,
+                "onnx": request.onnx_path.name, "command": job.command,
+            }  # fmt: skip
+            write_sidecar(receipt, request.engine_path, extra)
+        report.artifacts.append(
+            {
+                **self._artifact("engine", precision, flavour.name, name),
+                "compute_capabilities": list(receipt.compute_capabilities),
+                "kernels": receipt.kernels.summary(),
+                "layer_dtypes": receipt.layer_dtypes,
+                "mac_share": shares(receipt.structure.macs),
+            }
+        )
+        where = ", ".join(receipt.compute_capabilities) or "the GPU of this machine"
+        self._listener.done(f"{name}: {receipt.engine_bytes / 1e6:.1f} MB, for {where}")
 
     def _traced(self, model: nn.Module, spec: ModelSpec, precision: Precision) -> ir.Model:
         job = self._job
@@ -419,15 +428,26 @@ def _flavour(job: Job) -> Flavour | None:
     return usable[0] if job.engine is None and usable and job.target is not Target.ONNXRUNTIME else None
 
 
-def _engine_request(job: Job, flavour: Flavour, precision: Precision, folder: Path) -> EngineRequest:
-    return EngineRequest(
-        onnx_path=folder / job.onnx_name(precision),
-        engine_path=folder / f"model.{precision.value}.{flavour.name}.engine",
-        flavour=flavour,
-        batch=job.batch,
-        precision=precision,
-        compute_capabilities=job.compute_capabilities,
-    )
+def _engine_names(job: Job, flavour: Flavour, precision: Precision) -> dict[str, tuple[str, ...]]:
+    """Names of the engines of one precision, and the compute capabilities of each."""
+    return engine_names(f"model.{precision.value}.{flavour.name}.engine", job.compute_capabilities)
+
+
+def _engine_requests(job: Job, flavour: Flavour, precision: Precision, folder: Path) -> list[EngineRequest]:
+    """The engines to build of one precision; SM75 beside others is left out where it cannot run that precision."""
+    named = _engine_names(job, flavour, precision)
+    return [
+        EngineRequest(
+            onnx_path=folder / job.onnx_name(precision),
+            engine_path=folder / name,
+            flavour=flavour,
+            batch=job.batch,
+            precision=precision,
+            compute_capabilities=capabilities,
+        )
+        for name, capabilities in named.items()
+        if len(named) == 1 or TURING not in capabilities or precision is Precision.FP16
+    ]
 
 
 def _why_no_engine(job: Job) -> str:

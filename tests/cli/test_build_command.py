@@ -74,6 +74,12 @@ def test_json_is_one_document_and_turing_has_its_own(tmp_path, out, capsys):
     assert left(out) == ["tiny.engine", "tiny.engine.json", "tiny.sm75.engine", "tiny.sm75.engine.json"]
 
 
+def test_a_folder_that_is_still_to_be_made(tmp_path, out):
+    path = models.save(models.block(), tmp_path)
+    assert run("build", str(path), "-q", "-o", f"{out / 'new'}/") == 0
+    assert left(out / "new") == ["model.tensorrt-rtx.engine", "model.tensorrt-rtx.engine.json"]
+
+
 def test_dynamic_axes_by_name(tmp_path, out, capsys):
     path = models.save(models.block(tokens="tokens"), tmp_path)
     asked = ("-o", str(out), "--min-shapes", "x:1x4x32", "--opt-shapes", "x:2x16x32", "--max-shapes", "x:4x64x32")

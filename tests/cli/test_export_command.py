@@ -327,3 +327,32 @@ def test_killed_while_it_works(how: signal.Signals, tmp_path: Path) -> None:
         assert sorted(path.name for path in out.iterdir()) == ["model.onnx", "report.json", "report.md"]
     else:
         assert not out.exists()
+
+
+@pytest.mark.skipif(RTX not in available(), reason="tensorrt_rtx is not installed")
+def test_turing_gets_an_engine_of_its_own(tmp_path: Path) -> None:
+    """In FP16, in which its receipt has no FP32 product; and what it cannot run is said, not failed at."""
+    out = tmp_path / "out"
+    asked = ("--precision", "fp32,fp16", "--compute-capability", "SM75,SM89", "--batch", "1:2:3")
+    assert (
+        run("test_vit", "--weights", "random", "--r", "4", "--no-bench", "--no-verify", *asked, "-q", "-o", str(out))
+        == 0
+    )
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    engines = {entry["path"]: entry for entry in report["artifacts"] if entry["kind"] == "engine"}
+    assert {name: entry["compute_capabilities"] for name, entry in engines.items()} == {
+        "model.fp32.tensorrt-rtx.engine": ["SM89"],
+        "model.fp16.tensorrt-rtx.engine": ["SM89"],
+        "model.fp16.tensorrt-rtx.sm75.engine": ["SM75"],
+    }
+    assert engines["model.fp16.tensorrt-rtx.sm75.engine"]["mac_share"] == {"fp16": 1.0}
+    assert 0.9 < engines["model.fp16.tensorrt-rtx.engine"]["mac_share"]["fp16"] < 1
+    skipped = {entry["step"]: entry["reason"] for entry in report["skipped"]}
+    assert "FP16 files only" in skipped["SM75 engine of model.fp32.onnx"]
+    sidecar = json.loads((out / "model.fp16.tensorrt-rtx.sm75.engine.json").read_text(encoding="utf-8"))
+    assert sidecar["source"]["model"] == "test_vit"
+    assert sidecar["source"]["plan"] == report["plan"]
+    reduced = sidecar["structure"]["parts"]
+    own = sum(part["macs"] for name, part in reduced.items() if name not in ("matching", "merging"))
+    onnx_file = next(entry for entry in report["artifacts"] if entry["path"] == "model.fp16.onnx")
+    assert own / 1e9 == pytest.approx(onnx_file["gmacs"], abs=1e-4)

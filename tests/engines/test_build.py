@@ -389,6 +389,21 @@ def test_classic_options_reach_the_builder(classic):
     }
 
 
+def test_with_a_gpu_the_inspector_tells_the_kernels(classic, monkeypatch):
+    layers = Path(__file__).with_name("data") / "inspector_types.json"
+    monkeypatch.setenv("FAKE_TENSORRT_LAYERS", str(layers))
+    asked = request(models.block("fp16"), classic, TENSORRT, precision=Precision.FP16)
+    assert build_engine(asked).kernels.records == ()
+    about = {"gpu": "NVIDIA L4", "driver": "580.1"}
+    monkeypatch.setattr("tofu_export.engines.build.environment.collect", lambda: about)
+    receipt = build_engine(asked)
+    assert [record.layer_type for record in receipt.kernels.records] == ["kgen", "gemm"]
+    assert (receipt.gpu, receipt.driver) == ("NVIDIA L4", "580.1")
+    assert receipt.structure.parts["norm"].kernels == 1
+    monkeypatch.delenv("FAKE_TENSORRT_LAYERS")  # the plan does not load here
+    assert build_engine(asked).kernels.records == ()
+
+
 def test_what_this_version_lacks_is_an_error(classic):
     options = BuilderOptions(hardware="same-compute-capability")
     with pytest.raises(OptionError, match=r"--hw-compat .SAME_COMPUTE_CAPABILITY. does not exist in version 10.3"):

@@ -64,12 +64,14 @@ def test_the_builder_really_refuses_it(name, tmp_path):
     inputs = preflight(path, TENSORRT).inputs if name in ("scatter add", "scatter max") else _inputs(BAD[name])
     request = {
         "onnx_path": str(path),
+        "shown_path": "model.onnx",
         "plan_path": str(tmp_path / "plan"),
         "flavour": RTX.name,
         "profiles": make_profiles(inputs, BatchRange(1, 2, 4)),
         "precision": Precision.FP32.value,
         "compute_capabilities": ["SM89"],
         "least_share": 0.0,
+        "inspect": False,
         "options": NO_OPTIONS,
     }
     with pytest.raises(EngineBuildError):

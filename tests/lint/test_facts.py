@@ -118,12 +118,14 @@ class TestRtx:
         }
         request = {
             "onnx_path": str(tmp_path / "model.onnx"),
+            "shown_path": "model.onnx",
             "plan_path": str(tmp_path / "plan"),
             "flavour": RTX.name,
             "profiles": {name: [shape] * 3 for name, shape in inputs.items()},
             "precision": "fp32",
             "compute_capabilities": [capability],
             "least_share": 0.0,
+            "inspect": False,
             "options": asdict(BuilderOptions()),
         }
         with pytest.raises(EngineBuildError):
