@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,8 @@ from tofu_export.autotune import Tuning, autotune
 from tofu_export.bundle import EngineFailure, bundle_engine_failure, check_folder
 from tofu_export.engines.backends import open_contender
 from tofu_export.engines.benchmark import Contender, run_benchmark
-from tofu_export.engines.build import EngineRequest, build_engine, engine_names, resolve_capabilities
-from tofu_export.engines.flavours import RTX, TENSORRT, TURING, Flavour, available, pick
+from tofu_export.engines.build import EngineRequest, build_engine, resolve_capabilities
+from tofu_export.engines.flavours import TURING, Flavour
 from tofu_export.engines.receipt import write_sidecar
 from tofu_export.engines.structure import shares
 from tofu_export.engines.trtexec_text import render
@@ -32,8 +31,9 @@ from tofu_export.graph_patterns.lowering import MACS, census, lower
 from tofu_export.graph_patterns.recipe import Recipe
 from tofu_export.inputs import InputSet, demo_set
 from tofu_export.job import Job, Listener
+from tofu_export.job_engines import engine_names_of, engine_requests, flavour_of, why_no_engine
 from tofu_export.memory import give_back
-from tofu_export.options import IoType, OutputKind, Precision, Target
+from tofu_export.options import IoType, OutputKind, Precision
 from tofu_export.ort import open_session
 from tofu_export.plan import ModelSpec, Plan, make_plan
 from tofu_export.quantize import CALIBRATION_IMAGES, Calibration, quantize
@@ -67,10 +67,10 @@ def run_job(job: Job, listener: Listener) -> Report:
     """
     if job.bundle is not None:
         check_folder(job.bundle)
-    flavour = _flavour(job)
+    flavour = flavour_of(job)
     if flavour is not None:
         for precision in job.precisions:  # what engines cannot be built for is said before the work
-            for request in _engine_requests(job, flavour, precision, job.output):
+            for request in engine_requests(job, flavour, precision, job.output):
                 resolve_capabilities(request)
     with staging(job.output) as stage:
         return _Run(job, stage, listener).run(flavour)
@@ -294,11 +294,11 @@ class _Run:
         """Build one engine and sidecar per ONNX file."""
         job = self._job
         if flavour is None:
-            report.skip("engines", _why_no_engine(job))
+            report.skip("engines", why_no_engine(job))
             return
         for precision, onnx_name in self._files.items():
-            requests = _engine_requests(job, flavour, precision, self._stage.folder)
-            if len(requests) < len(_engine_names(job, flavour, precision)):
+            requests = engine_requests(job, flavour, precision, self._stage.folder)
+            if len(requests) < len(engine_names_of(job, flavour, precision)):
                 report.skip(f"{TURING} engine of {onnx_name}", f"{TURING} runs FP16 files only")
             for request in requests:
                 self._build_engine(request, precision, inputs, report)
@@ -412,50 +412,6 @@ class _Run:
             yield
         finally:
             self._seconds[name] = round(time.perf_counter() - start, 2)
-
-
-def _flavour(job: Job) -> Flavour | None:
-    """The TensorRT to build with, None for no engines.
-
-    Raises:
-        BackendMissingError: engines were asked for and none can be built.
-    """
-    names = {RTX.name, TENSORRT.name}
-    wanted = job.flavour or (job.target.value if job.target.value in names else None)
-    if job.engine:
-        return pick(wanted)
-    usable = [flavour for flavour in available() if wanted in (None, flavour.name)]
-    return usable[0] if job.engine is None and usable and job.target is not Target.ONNXRUNTIME else None
-
-
-def _engine_names(job: Job, flavour: Flavour, precision: Precision) -> dict[str, tuple[str, ...]]:
-    """Names of the engines of one precision, and the compute capabilities of each."""
-    return engine_names(f"model.{precision.value}.{flavour.name}.engine", job.compute_capabilities)
-
-
-def _engine_requests(job: Job, flavour: Flavour, precision: Precision, folder: Path) -> list[EngineRequest]:
-    """The engines to build of one precision; SM75 beside others is left out where it cannot run that precision."""
-    named = _engine_names(job, flavour, precision)
-    return [
-        EngineRequest(
-            onnx_path=folder / job.onnx_name(precision),
-            engine_path=folder / name,
-            flavour=flavour,
-            batch=job.batch,
-            precision=precision,
-            compute_capabilities=capabilities,
-        )
-        for name, capabilities in named.items()
-        if len(named) == 1 or TURING not in capabilities or precision is Precision.FP16
-    ]
-
-
-def _why_no_engine(job: Job) -> str:
-    if job.engine is False:
-        return "switched off by --no-engine"
-    if job.target is Target.ONNXRUNTIME:
-        return "files for onnxruntime use scatter reductions, which TensorRT rejects: use --target portable"
-    return "no TensorRT is installed: pip install 'tofu-export[rtx]' builds engines without a GPU"
 
 
 def _feeds(inputs: InputSet, batch: int) -> dict[str, NDArray[Any]]:
