@@ -23,7 +23,7 @@ def test_errors_name_node_runtime_reason_and_remedy(tmp_path, capsys):
     assert err.splitlines() == [
         "error: scatter-reduction (tensorrt-rtx 1.7)",
         "  node '/blocks.0/ScatterElements' (ScatterElements): reduction 'add' is not supported",
-        "  what to do: use a one-hot MatMul (sum, mean) or a masked ReduceMax instead",
+        "  what to do: let `tofu-export lower` make a one-hot MatMul (sum) or a masked ReduceMax (max) of it",
         "  source: measured: TensorRT-RTX 1.7.1",
         "model.onnx: 1 nodes, target tensorrt-rtx: 1 error",
     ]

@@ -51,7 +51,7 @@ FACTS: tuple[Fact, ...] = (
     ),
     Fact(
         "scatter-reduction", ERROR, (RTX,), _SEEN_RTX, ("ScatterElements",), c.reduces,
-        "use a one-hot MatMul (sum, mean) or a masked ReduceMax instead", MEASURED_RTX,
+        "let `tofu-export lower` make a one-hot MatMul (sum) or a masked ReduceMax (max) of it", MEASURED_RTX,
     ),
     Fact(
         "scatter-reduction-plugin", WARNING, (TRT,), "8.6 ignores it; >=10 has a plugin", ("ScatterElements",),
