@@ -95,18 +95,21 @@ def load_without_weights(path: Path) -> onnx.ModelProto:
 
 def _read(data: mmap.mmap, name: str) -> onnx.ModelProto:
     rest, graph, tensors = bytearray(), bytearray(), []
+    has_graph = False
     for field in _fields(data, 0, len(data)):
         if (field.number, field.kind) != (_GRAPH, _BYTES):
             rest += data[field.start : field.end]
             continue
+        has_graph = True
         for inner in _fields(data, field.content, field.end):
             if (inner.number, inner.kind) == (_INITIALIZER, _BYTES):
                 tensors.append(_tensor(data, inner, name))
             else:
                 graph += data[inner.start : inner.end]
     model: onnx.ModelProto = onnx.ModelProto.FromString(bytes(rest))
-    model.graph.ParseFromString(bytes(graph))
-    model.graph.initializer.extend(tensors)
+    if has_graph:
+        model.graph.ParseFromString(bytes(graph))
+        model.graph.initializer.extend(tensors)
     return model
 
 
