@@ -20,15 +20,21 @@ __all__ = ["first_difference"]
 _ROUNDING = 1e-5
 """Relative error that float32 arithmetic on the way adds."""
 
+_LEAST = 1e-30
+"""Ranges below this count as 0."""
+
 Floats = NDArray[np.float32]
 
 
-def first_difference(source: ir.Model, written: ir.Model, factors: Mapping[str, Floats]) -> str | None:
+def first_difference(
+    source: ir.Model, written: ir.Model, largest: Mapping[str, Floats], factors: Mapping[str, Floats]
+) -> str | None:
     """What is wrong first in the int8 graph `written`, None if nothing is.
 
     Args:
         source: the float32 graph.
         written: the int8 graph made of it; names of nodes are the same.
+        largest: by the name of each activation of `source`, the largest absolute value of every channel, float32 [K].
         factors: as from `int8.smooth`.
     """
     nodes = {node.name: node for node in written.graph}
@@ -39,7 +45,8 @@ def first_difference(source: ir.Model, written: ir.Model, factors: Mapping[str, 
         node = nodes.get(product.name)
         if node is None or node.op_type != "MatMul":
             return f"{product.name} is not there"
-        if problem := _activation(node) or _weight(node, product, factor):
+        reach = float((largest[activation.name] / (1 if factor is None else factor)).max())
+        if problem := _activation(node, reach) or _weight(node, product, factor):
             return f"{product.name}: {problem}"
         norm = activation.producer()
         if factor is not None:
@@ -49,8 +56,8 @@ def first_difference(source: ir.Model, written: ir.Model, factors: Mapping[str, 
     return None
 
 
-def _activation(node: ir.Node) -> str | None:
-    """What is wrong with the first factor of a product."""
+def _activation(node: ir.Node, reach: float) -> str | None:
+    """What is wrong with the first factor of a product, whose largest value is `reach`."""
     wide = _producer(node.inputs[0], "DequantizeLinear")
     narrow = None if wide is None else _producer(wide.inputs[0], "QuantizeLinear")
     if wide is None or narrow is None:
@@ -58,6 +65,8 @@ def _activation(node: ir.Node) -> str | None:
     scale, zero = _array(narrow.inputs[1]), _array(narrow.inputs[2])
     if scale is None or scale.shape != () or not scale > 0 or list(narrow.inputs[1:]) != list(wide.inputs[1:]):
         return "its input is not quantised and dequantised with one positive scale"
+    if not np.isclose(scale * STEPS, reach, rtol=_ROUNDING, atol=_LEAST):
+        return f"its input reaches {scale * STEPS:.4g} in int8, but {reach:.4g} on the images"
     if zero is None or zero.dtype != np.int8 or zero.any():
         return "the zero point of its input is not an int8 0"
     return None
@@ -76,10 +85,11 @@ def _weight(node: ir.Node, product: ir.Node, factor: Floats | None) -> str | Non
         return "its weight does not have one scale for each column and zero points of 0"
     if np.abs(steps.astype(np.int16)).max() > STEPS:
         return f"its weight goes beyond {STEPS} steps"
-    rows = np.float32(1) if factor is None else factor[:, None]
-    half = (0.5 + _ROUNDING * STEPS) * scales
-    if (np.abs(steps * scales - weight * rows) > half).any():
+    weight = weight if factor is None else weight * factor[:, None]
+    if (np.abs(steps * scales - weight) > (0.5 + _ROUNDING * STEPS) * scales).any():
         return "its weight is not the float32 one to half a step"
+    if not np.allclose(scales * STEPS, np.abs(weight).max(axis=0), rtol=_ROUNDING, atol=_LEAST):
+        return "its steps are coarser than its columns need"
     return None
 
 

@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 from tests import tiny
 from tests.cli.running import run
 from tests.engines.test_build import needs_rtx, rtx
-from tofu_export import demo, export
+from tofu_export import demo, onnx_file
 from tofu_export import quantize as module
 from tofu_export.engines.benchmark import run_benchmark
 from tofu_export.engines.build import EngineRequest, build_engine
@@ -41,7 +41,7 @@ Array = NDArray[Any]
 def make(folder: Path, pixels: Array | None = None, target: Target = Target.PORTABLE, **kwargs: Any) -> Calibration:
     """Write `source.onnx` and `int8.onnx`, and hold that nothing else is left."""
     source = folder / "source.onnx"
-    export.save(tiny.lowered("cls", SOME, target, **kwargs), source, {})
+    onnx_file.save(tiny.lowered("cls", SOME, target, **kwargs), source, {})
     before = {path.name for path in folder.iterdir()}
     pixels = tiny.pixels(40) if pixels is None else pixels
     found = quantize(source, folder / "int8.onnx", pixels, {"precision": "int8"}, origin="noise", real=False)
@@ -89,7 +89,7 @@ def test_equal_runs_write_equal_bytes_a_third_of_the_size(tmp_path: Path) -> Non
 def test_weights_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "inside").mkdir()
     make(tmp_path / "inside")
-    monkeypatch.setattr(export, "EXTERNAL_DATA_BYTES", 1000)
+    monkeypatch.setattr(onnx_file, "EXTERNAL_DATA_BYTES", 1000)
     (tmp_path / "beside").mkdir()
     make(tmp_path / "beside")
     (tmp_path / "beside" / "source.onnx").unlink()

@@ -111,7 +111,7 @@ def quantize(
     ops = census(model)
     save(model, path, metadata)
     del model, products
-    if problem := first_difference(_open(source), _open(path), factors):
+    if problem := first_difference(_open(source), _open(path), largest, factors):
         raise VerificationError(f"{path.name} is not what was to be written: {problem}. This is a defect: report it")
     left = sum(ops.get(kind, 0) for kind in _PRODUCTS) - count
     return Calibration(len(used), origin, real, METHOD, count, left, ops)

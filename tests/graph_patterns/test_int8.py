@@ -254,6 +254,23 @@ def norm_and_products(*, other_reader: bool) -> ir.Model:
     return ir.from_proto(helper.make_model(helper.make_graph(nodes, "g", inputs, outputs, weights), ir_version=10))
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("blocks.0.attn.q/MatMul", True),
+        ("blocks_token_only.1.attn.q/MatMul", True),
+        ("blocks.0/fuse/merge/MatMul", False),
+        ("head/MatMul", False),
+        ("attn_pool.mlp.fc1/MatMul", False),
+    ],
+)
+def test_a_place_decides_whether_a_product_goes_in_int8(name: str, expected: bool) -> None:
+    model = norm_and_products(other_reader=False)
+    first, second = products_of(model)
+    first.name = name
+    assert products_of(model) == ([first, second] if expected else [second])
+
+
 @pytest.mark.parametrize("other_reader", [False, True])
 def test_a_norm_that_others_read_is_left_as_it_is(other_reader: bool) -> None:
     model = norm_and_products(other_reader=other_reader)
@@ -297,6 +314,16 @@ def one_step(model: ir.Model) -> None:
     value.const_value = ir.tensor(steps, name=value.name)
 
 
+def coarse(model: ir.Model) -> None:
+    """Half as many steps of twice the size, each weight still rounded to its nearest."""
+    name = "blocks.0.attn.proj/MatMul"
+    times(f"{name}_weight_scale", np.float32(2))(model)
+    scales = constant(model.graph.initializers[f"{name}_weight_scale"])
+    weight = next(constant(node.inputs[1]) for node in tiny.lowered("cls", SOME).graph if node.name == name)
+    value = model.graph.initializers[f"{name}_weight_int8"]
+    value.const_value = ir.tensor(np.rint(weight / scales).astype(np.int8), name=value.name)
+
+
 def zero_point(model: ir.Model) -> None:
     value = model.graph.initializers["int8_zero_0"]
     value.const_value = ir.tensor(np.array(1, dtype=np.int8), name=value.name)
@@ -326,6 +353,9 @@ def renamed(model: ir.Model) -> None:
         (other_axis, "by column"),
         (zero_point, "zero point"),
         (times("blocks.0.mlp.fc2/MatMul_input_scale", -1), "positive scale"),
+        (times("blocks.0.mlp.fc2/MatMul_input_scale", 1.02), "on the images"),
+        (times("blocks.0.mlp.fc1/MatMul_input_scale", 0.98), "on the images"),
+        (coarse, "coarser"),
         (not_quantised, "not quantised"),
         (renamed, "not there"),
         (times("blocks.1.norm2/LayerNormalization_smoothed_2", 1.01), "parameters"),
@@ -335,8 +365,8 @@ def test_every_mistake_is_found(mutation: Any, expected: str | None) -> None:
     model = tiny.lowered("cls", SOME)
     products, largest = products_of(model), ranges(model)
     factors = smooth(model, products, largest)
-    quantize_products(model, products, largest)
+    quantize_products(model, products, {name: found / factors.get(name, 1) for name, found in largest.items()})
     if mutation is not None:
         mutation(model)
-    problem = first_difference(tiny.lowered("cls", SOME), model, factors)
+    problem = first_difference(tiny.lowered("cls", SOME), model, largest, factors)
     assert problem is None if expected is None else expected in str(problem)
