@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -12,7 +13,7 @@ from onnx import helper
 
 from tests.engines import models
 from tests.lint.cases import of_domain
-from tofu_export.errors import ExportError
+from tofu_export.errors import ExportError, TofuError
 from tofu_export.lint import LintReport, Runtime, Severity, lint_file, runtimes_of
 from tofu_export.lint.onnx_files import MAX_IR_VERSION, MAX_OPSET
 from tofu_export.options import Target
@@ -175,6 +176,35 @@ def test_damage_that_stops_inference_stops_no_lint(tmp_path):
     proto.graph.node[1].op_type = "NonZero"
     proto.graph.node[0].attribute.add(name="axis", type=onnx.AttributeProto.STRING, s=b"x")
     assert "data-dependent-shape" in rules(models.save(proto, tmp_path), Runtime.TENSORRT_RTX)
+
+
+@pytest.mark.parametrize("name", [b"/blocks.0/mlp/MatMul", b"batch", b"tofu_export.r", b"w1"])
+def test_a_name_that_is_no_text_is_damage(name, tmp_path):
+    """Found by changing bytes at random: protobuf gives such names as bytes."""
+    proto = models.block()
+    proto.metadata_props.add(key="tofu_export.r", value="16")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(proto.SerializeToString().replace(name, name[:-1] + b"\xff"))
+    with pytest.raises(ExportError, match="not text"):
+        report(path)
+
+
+def test_changed_bytes_give_a_report_or_an_error_of_ours(tmp_path):
+    random = np.random.default_rng(0)
+    path = tmp_path / "model.onnx"
+    outcomes = set()
+    for source in (models.block(), models.topk(4000), models.attention("fp16"), models.scatter("add", "ScatterND")):
+        content = source.SerializeToString()
+        for _ in range(250):
+            changed = bytearray(content)
+            for place in random.integers(len(changed), size=random.integers(1, 5)):
+                changed[place] = random.integers(256)
+            path.write_bytes(changed)
+            try:
+                outcomes.add(type(report(path)))
+            except TofuError as error:
+                outcomes.add(type(error))
+    assert outcomes == {LintReport, ExportError}
 
 
 def test_functions_of_the_file_are_no_custom_operators(tmp_path):

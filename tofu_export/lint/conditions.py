@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from tofu_export.lint.finding import Condition
 from tofu_export.lint.graph import DEFAULT_DOMAINS, Scope, attribute_int, attribute_text
@@ -192,12 +190,8 @@ def trains(node: onnx.NodeProto, scope: Scope) -> str | None:
 
 def zero_point(node: onnx.NodeProto, scope: Scope) -> str | None:
     """A quantisation that is not symmetric."""
-    tensor = scope.constants.get(node.input[2]) if len(node.input) > 2 else None
-    if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
-        return None
-    if math.prod(tensor.dims) and numpy_helper.to_array(tensor).any():
-        return "has a zero point other than 0"
-    return None
+    value = scope.array(node.input[2]) if len(node.input) > 2 else None
+    return None if value is None or not value.any() else "has a zero point other than 0"
 
 
 def reads_what_nobody_computes(node: onnx.NodeProto, scope: Scope) -> str | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import numpy_helper, shape_inference
 
@@ -39,16 +41,22 @@ class Scope:
         """A copy for a sub-graph, which sees all of this and adds its own."""
         return Scope(dict(self.constants), dict(self.dtypes), dict(self.shapes), set(self.names), self.functions)
 
-    def number(self, name: str) -> int | None:
-        """The value of a constant scalar (or tensor of one element), None if it is not known."""
+    def array(self, name: str) -> npt.NDArray[Any] | None:
+        """The value of a constant, None if it is not known, damaged, or lies in another file."""
         tensor = self.constants.get(name)
         if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
             return None
         try:
-            value = numpy_helper.to_array(tensor)
-        except (TypeError, ValueError):  # a damaged tensor
+            return numpy_helper.to_array(tensor)
+        except Exception:  # of a damaged tensor, in a module without types: TypeError, ValueError, KeyError, ...
             return None
-        return int(value.reshape(-1)[0]) if value.size == 1 else None
+
+    def number(self, name: str) -> int | None:
+        """The value of a constant scalar (or tensor of one element), None if it is not known."""
+        value = self.array(name)
+        if value is None or value.size != 1 or value.dtype.kind not in "biu":
+            return None
+        return int(value.reshape(-1)[0])
 
     def dtype(self, node: onnx.NodeProto) -> int | None:
         """Element type of the node's first input, or of its first output, None if neither is known."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
@@ -43,6 +43,8 @@ def open_graph(path: Path) -> onnx.ModelProto:
     model = load_without_weights(path)
     if not model.HasField("graph") or not model.graph.node:
         raise ExportError(f"{path} holds no graph ({size} bytes), expected an exported ONNX model")
+    if not all(isinstance(text, str) for text in _texts(model)):  # protobuf gives bytes where they are not UTF-8
+        raise ExportError(f"{path} holds a name that is not text: it is damaged, copy or export it again")
     if not model.graph.output:
         raise ExportError(f"{path} has a graph without outputs: nothing would be computed")
     return model
@@ -131,6 +133,40 @@ def _external_data(model: onnx.ModelProto, path: Path) -> Iterator[Finding]:
                 f"{location!r} has {data.stat().st_size} bytes, but the file needs {size}",
                 "it was cut, copy it again", _MEASURED,
             )  # fmt: skip
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[object]:
+    """All names of a model that messages may quote."""
+    for entry in model.metadata_props:
+        yield from (entry.key, entry.value)
+    for opset in model.opset_import:
+        yield opset.domain
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input)
+        yield from _node_texts(function.node)
+    yield from _graph_texts(model.graph)
+
+
+def _graph_texts(graph: onnx.GraphProto) -> Iterator[object]:
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    for tensor in graph.initializer:
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
+    yield from _node_texts(graph.node)
+
+
+def _node_texts(nodes: Iterable[onnx.NodeProto]) -> Iterator[object]:
+    for node in nodes:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for entry in node.metadata_props:
+            yield from (entry.key, entry.value)
+        for attribute in node.attribute:
+            yield attribute.name
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _graph_texts(inner)
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
