@@ -287,14 +287,14 @@ def test_engine_asked_for_but_missing(
     def missing(_: str | None) -> None:
         raise BackendMissingError("neither TensorRT-RTX nor TensorRT is usable here")
 
-    monkeypatch.setattr("tofu_export.run.pick", missing)
+    monkeypatch.setattr("tofu_export.job_engines.pick", missing)
     assert run("test_vit", "--weights", "random", "--engine", "-o", str(tmp_path / "out")) == 5
     assert "neither TensorRT-RTX nor TensorRT" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_without_tensorrt_the_step_is_skipped_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tofu_export.run.available", lambda: ())
+    monkeypatch.setattr("tofu_export.job_engines.available", lambda: ())
     out = tmp_path / "out"
     arguments = ("--weights", "random", "--precision", "fp32", "--no-bench", "--no-verify")
     assert run("test_vit", *arguments, "-o", str(out)) == 0
