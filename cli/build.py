@@ -43,7 +43,7 @@ SCHEMA_VERSION = 1
 @click.option("--workspace", default=None, metavar="SIZE", help="Limit for scratch memory, such as 2G.")
 @click.option("--builder-opt-level", type=int, default=None, metavar="0..5", help="Build fast (0) or run fast (5).")
 @click.option("--timing-cache", type=click.Path(path_type=Path), default=None, metavar="FILE",
-              help="Keep kernel times, for each GPU, version and ONNX file in one of its own named so.")  # fmt: skip
+              help="Kernel times to keep; one file per GPU, version and ONNX file, named after it.")  # fmt: skip
 @click.option("--version-compatible", is_flag=True, help="The engine loads in later versions too.")
 @click.option("--hw-compat", default=None, metavar="ampere+|same-compute-capability",
               help="The engine runs on other GPUs too.")  # fmt: skip

@@ -59,7 +59,7 @@ def cli() -> None:
     tofu-export demo_vit                          try it offline, on a small model that is included
 
     Exit codes: 0 good, 1 unexpected, 2 usage, 3 unsupported model or failed export, 4 failed verification,
-    5 missing backend, 6 failed engine build, 7 precision mismatch.
+    5 missing backend, 6 failed engine build, 7 precision or portability mismatch.
     """
 
 
