@@ -61,7 +61,7 @@ def node_costs(trt: ModuleType, network: Any) -> list[NodeCost]:
             cost,
             layers=cost.layers + 1,
             macs=cost.macs + macs,
-            dtype=_dtype(outputs[0]) if macs else cost.dtype,
+            dtype=_computed_in(layer, producers) if macs else cost.dtype,
             weight_bytes=cost.weight_bytes + weights,
             output_bytes=cost.output_bytes + sum(map(_size, outputs)),
         )
@@ -69,7 +69,7 @@ def node_costs(trt: ModuleType, network: Any) -> list[NodeCost]:
 
 
 def mac_table(costs: list[NodeCost]) -> dict[str, int]:
-    """Multiply-accumulates by type of their results."""
+    """Multiply-accumulates by type: that of their results, or int8 where both factors come out of a dequantisation."""
     table: Counter[str] = Counter()
     for cost in costs:
         if cost.macs:
@@ -92,7 +92,8 @@ def check_precision(
 
     A reduced-precision file may keep FP32 islands, but at least a share of its multiply-accumulates is of its type; an
     FP32 file has no heavy layer of a shorter type. In an int8 network a product has floating-point inputs and outputs,
-    and what makes it an int8 one are the layers that quantise them; no other file has those.
+    and what makes it an int8 one are the layers that quantise them; no other file has those. At least one product has
+    them around both of its factors.
 
     Args:
         layers: as `layer_table` gives them.
@@ -106,6 +107,11 @@ def check_precision(
     found: defaultdict[str, int] = defaultdict(int)
     quantized = layers.get("QUANTIZE", {}).get(Precision.INT8.value, 0)
     if precision is Precision.INT8 and quantized:
+        if macs and not macs.get(precision.value):
+            raise PrecisionMismatchError(
+                f"precision int8 was asked for, and the file quantises {quantized} tensors, but no product has both of "
+                "its factors quantised: each needs a QuantizeLinear and a DequantizeLinear, or int8 weights, before it"
+            )
         return
     if quantized:
         raise PrecisionMismatchError(
@@ -189,6 +195,27 @@ def _arithmetic(
     if kind == "ATTENTION_OUTPUT":
         return _attention_macs(layer, producers), 0
     return 0, 0
+
+
+def _computed_in(layer: Any, producers: Mapping[str, Any]) -> str:
+    """Type that a layer computes in: int8 if both factors were dequantised from it, else that of its result."""
+    if layer.type.name in ("MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION") and layer.num_inputs > 1:
+        factors = [_dequantized(layer.get_input(index), producers) for index in (0, 1)]
+        if all(factors):
+            return Precision.INT8.value
+    return _dtype(layer.get_output(0))
+
+
+def _dequantized(tensor: Any, producers: Mapping[str, Any]) -> bool:
+    """True if a tensor was int8, and since then only dequantised and laid out."""
+    for _ in range(len(producers)):
+        layer = None if tensor is None else producers.get(tensor.name)
+        if layer is None or layer.type.name not in ("SHUFFLE", "IDENTITY", "DEQUANTIZE"):
+            return False
+        tensor = layer.get_input(0)
+        if layer.type.name == "DEQUANTIZE":
+            return tensor is not None and _dtype(tensor) == Precision.INT8.value
+    return False
 
 
 def _attention_macs(layer: Any, producers: Mapping[str, Any]) -> int:

@@ -32,8 +32,11 @@ PRODUCTS = ("MatMul", "Gemm", "Conv")
 """Operators that are products. Others that multiply matrices make a file one that this cannot speak of."""
 
 _OTHER_PRODUCTS = frozenset(
-    {"Attention", "ConvInteger", "ConvTranspose", "Einsum", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
-)
+    {
+        "Attention", "ConvInteger", "ConvTranspose", "DequantizeLinear", "Einsum", "MatMulInteger", "QLinearConv",
+        "QLinearMatMul",
+    }
+)  # fmt: skip
 _ALONE = "(its products alone)"
 _MAX_BYTES = 1_900_000_000
 """Weights that one file of protobuf can hold."""

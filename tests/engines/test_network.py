@@ -89,24 +89,37 @@ def test_macs_and_weights(name, network_of):
     assert named == ({f"/blocks.0/{proto.graph.node[0].op_type}"} if macs else set())
 
 
-def test_int8_weights_are_counted_through_their_dequantisation(network_of):
+@pytest.mark.parametrize(("left", "dtype"), [("d", "int8"), ("x", "fp32")])
+def test_int8_is_what_multiplies_two_dequantised_factors(left, dtype, network_of):
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
         helper.make_node("DequantizeLinear", ["w8", "s", "z"], ["w"]),
-        helper.make_node("MatMul", ["d", "w"], ["y"], name="/blocks.0/MatMul"),
+        helper.make_node("MatMul", [left, "w"], ["y"], name="/blocks.0/MatMul"),
+        helper.make_node("Relu", ["d"], ["r"], name="/blocks.0/Relu"),
     ]
     constants = [
         constant("s", 0.1, np.float32),
         constant("z", 0, np.int8),
         constant("w8", np.ones((16, 32)), np.int8),
     ]
-    proto = models.model(nodes, [models.value("x", ["b", 7, 16])], [models.value("y", ["b", 7, 32])], constants)
+    proto = models.model(
+        nodes,
+        [models.value("x", ["b", 7, 16])],
+        [models.value("y", ["b", 7, 32]), models.value("r", ["b", 7, 16])],
+        constants,
+    )
     trt, network = network_of(proto)
     costs = node_costs(trt, network)
     (heavy,) = (cost for cost in costs if cost.macs)
-    assert (heavy.macs, heavy.weight_bytes, heavy.dtype) == (7 * 16 * 32, 16 * 32, "fp32")
-    assert dominant_precision(layer_table(network), mac_table(costs)) is Precision.INT8
+    assert (heavy.macs, heavy.weight_bytes, heavy.dtype) == (7 * 16 * 32, 16 * 32, dtype)
+    layers, macs = layer_table(network), mac_table(costs)
+    assert dominant_precision(layers, macs) is Precision.INT8
+    if dtype == "int8":
+        check_precision(layers, Precision.INT8, macs, 0.9)
+    else:
+        with pytest.raises(PrecisionMismatchError, match="no product has both of its factors quantised"):
+            check_precision(layers, Precision.INT8, macs, 0.9)
 
 
 class TestShare:

@@ -77,11 +77,25 @@ def test_a_convolution_counts_its_window(tmp_path: Path) -> None:
     assert product.macs == 4 * 4 * 4 * 3 * 2 * 2
 
 
+def quantised() -> onnx.ModelProto:
+    """A product in int8, which would be timed in float32."""
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w8", "s"], ["w"]),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.ones((4, 3), dtype=np.int8), "w8"),
+        numpy_helper.from_array(np.float32(0.1), "s"),
+    ]
+    return models.model(nodes, [models.value("x", ["b", 4])], [models.value("y", ["b", 3])], constants)
+
+
 @pytest.mark.parametrize(
     ("proto", "word"),
     [
         (models.attention("fp32"), "Attention"),
         (models.one_node("Relu", [models.value("x", [2])], models.value("y", [2])), "no matrix products"),
+        (quantised(), "DequantizeLinear"),
     ],
 )
 def test_a_graph_that_multiplies_otherwise_is_refused(proto: onnx.ModelProto, word: str, tmp_path: Path) -> None:
