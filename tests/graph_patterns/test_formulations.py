@@ -469,7 +469,6 @@ ALL_CASES = [
     Case(method, tokens, prefix, removed, sized)
     for (method, sized), (tokens, prefix, removed) in itertools.product(SIZED, [(14, 1, 3), (13, 0, 6), (13, 5, 4)])
 ]
-TYPES = [precision for precision in Precision if precision.traced is precision]
 COMBINATIONS = list(itertools.product(Target, TYPES))
 
 
