@@ -6,17 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from tofu_export import environment
 from tofu_export.engines.benchmark import Contender, Feeds
 from tofu_export.engines.engine_session import EngineSession, open_engine
+from tofu_export.engines.feeds import as_asked
 from tofu_export.engines.flavours import RTX, TENSORRT, Flavour
 from tofu_export.errors import OptionError
-from tofu_export.ort import CPU_PROVIDER, OrtSession, TensorSpec, open_session
+from tofu_export.ort import CPU_PROVIDER, OrtSession, open_session
 
 __all__ = ["BACKENDS", "CPU", "PLAN_BACKENDS", "Loaded", "open_backend", "open_contender", "parse_backends", "suits"]
 
@@ -51,7 +48,7 @@ class Loaded:
 
         Floating-point feeds are converted to the type that the file asks for, outside of the call.
         """
-        return self.session.bind({name: _as_asked(feed, self.session.inputs.get(name)) for name, feed in feeds.items()})
+        return self.session.bind(as_asked(feeds, self.session.inputs))
 
 
 def parse_backends(text: str) -> tuple[str, ...]:
@@ -100,8 +97,3 @@ def open_contender(contender: Contender, threads: int | None) -> Loaded:
         TofuError: as `open_backend`.
     """
     return open_backend(contender.path, contender.backend, threads)
-
-
-def _as_asked(feed: npt.NDArray[Any], spec: TensorSpec | None) -> npt.NDArray[Any]:
-    floating = spec is not None and np.issubdtype(feed.dtype, np.floating) and np.issubdtype(spec.dtype, np.floating)
-    return feed.astype(spec.dtype, copy=False) if spec is not None and floating else feed

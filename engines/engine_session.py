@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tofu_export import environment
+from tofu_export.engines.feeds import as_asked
 from tofu_export.engines.flavours import RTX, Flavour, load
 from tofu_export.errors import BackendMissingError, EngineBuildError
 from tofu_export.ort import TensorSpec
@@ -63,12 +64,7 @@ class EngineSession:
 
     def bind(self, feeds: Mapping[str, Array]) -> Callable[[], dict[str, Array]]:
         """A call that runs the plan on these feeds, which are given the types that it asks for."""
-        ready = {
-            name: np.ascontiguousarray(feed.astype(self.inputs[name].dtype, copy=False))
-            if name in self.inputs and np.issubdtype(feed.dtype, np.floating)
-            else np.ascontiguousarray(feed)
-            for name, feed in feeds.items()
-        }
+        ready = {name: np.ascontiguousarray(feed) for name, feed in as_asked(feeds, self.inputs).items()}
 
         def call() -> dict[str, Array]:
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from tofu_export.errors import OptionError
 from tofu_export.ort import TensorSpec
 
-__all__ = ["fixed_batch", "make_feeds", "parse_shapes"]
+__all__ = ["as_asked", "fixed_batch", "make_feeds", "parse_shapes"]
 
 _SHAPE = re.compile(r"(?P<name>.+):(?P<sizes>\d+(x\d+)*)")
 
@@ -75,6 +76,16 @@ def make_feeds(
     return {
         name: _values(spec.dtype, _sizes(label, name, spec, batch, given.get(name)), seed)
         for name, spec in inputs.items()
+    }
+
+
+def as_asked(feeds: Mapping[str, npt.NDArray[Any]], inputs: Mapping[str, TensorSpec]) -> dict[str, npt.NDArray[Any]]:
+    """Feeds with those of a floating-point type in the one that a file asks for."""
+    return {
+        name: feed.astype(inputs[name].dtype, copy=False)
+        if name in inputs and np.issubdtype(feed.dtype, np.floating) and np.issubdtype(inputs[name].dtype, np.floating)
+        else feed
+        for name, feed in feeds.items()
     }
 
 

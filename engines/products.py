@@ -23,7 +23,6 @@ from tofu_export.engines.backends import open_contender
 from tofu_export.engines.benchmark import Contender, Feeds, run_benchmark
 from tofu_export.engines.preflight import read_graph_file
 from tofu_export.errors import OptionError, OutputError
-from tofu_export.onnx_file import load_without_weights
 from tofu_export.ort import open_copy
 
 __all__ = ["PRODUCTS", "Alone", "Product", "measure_alone", "products_of", "write_products"]
@@ -175,7 +174,7 @@ def products_of(path: Path, feeds: Mapping[str, Array]) -> tuple[Product, ...]:
         )
     constants = {tensor.name for tensor in model.graph.initializer}
     constants |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
-    shapes = _shapes(path, {name for node in nodes for name in (*node.input[:2], node.output[0])}, feeds)
+    shapes = _shapes(model, path, {name for node in nodes for name in (*node.input[:2], node.output[0])}, feeds)
     return tuple(
         Product(
             node,
@@ -247,9 +246,10 @@ def write_products(products: tuple[Product, ...], path: Path) -> dict[str, Array
     return feeds
 
 
-def _shapes(path: Path, names: set[str], feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
-    """Shapes of values of the file at `path`, from a run in which a copy of it gives them out."""
-    model = load_without_weights(path)
+def _shapes(
+    model: onnx.ModelProto, path: Path, names: set[str], feeds: Mapping[str, Array]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of values of the model read from `path`, from a run in which it gives them out, and nothing else."""
     constant = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     asked = sorted(names - constant.keys())
     for number, name in enumerate(asked):
