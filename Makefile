@@ -24,8 +24,10 @@ help:
 demo: venv
 	$(BIN)/tofu-export demo_vit --r 16 --mode mlerp -o demo_out
 
+# One process per core, each with one thread: the tiny models of the tests gain nothing from more.
+WORKERS ?= auto
 test: venv
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 # Every plain vision transformer of timm by name: supported or refused with a reason, and nothing removed changes nothing.
 coverage: venv
