@@ -19,6 +19,7 @@ from tofu_export.cli.bench import bench_command
 from tofu_export.cli.build import build_command
 from tofu_export.cli.check import check_command
 from tofu_export.cli.doctor import doctor_command
+from tofu_export.cli.eval import eval_command
 from tofu_export.cli.export import export_command
 from tofu_export.cli.lint import lint_command
 from tofu_export.cli.lower import lower_command
@@ -54,6 +55,7 @@ def cli() -> None:
     tofu-export build any.onnx                    a TensorRT engine, checked before and described after
     tofu-export check any.engine                  whether it will load here, and why not
     tofu-export lint any.onnx                     what a runtime would reject or silently change in it
+    tofu-export eval vit_base --images val        accuracy on images, agreement with the full model
     tofu-export models dinov3                     which models can be reduced
     tofu-export doctor                            what is installed, what is missing
     tofu-export demo_vit                          try it offline, on a small model that is included
@@ -66,6 +68,7 @@ def cli() -> None:
 cli.add_command(export_command)
 cli.add_command(plan_command)
 cli.add_command(verify_command)
+cli.add_command(eval_command)
 cli.add_command(bench_command)
 cli.add_command(lower_command)
 cli.add_command(build_command)
