@@ -19,7 +19,7 @@ from PIL import Image
 from tofu_export import demo
 from tofu_export.errors import OptionError
 
-__all__ = ["InputSet", "demo_set", "from_folder", "natural_statistics"]
+__all__ = ["InputSet", "demo_set", "from_files", "from_folder", "natural_statistics", "pictures"]
 
 _FORMATS: Final = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 """Decoders that may run, whatever a file is called. Not EPS: Pillow hands that to Ghostscript."""
@@ -115,9 +115,27 @@ def from_folder(path: Path, preprocessing: Mapping[str, Any], limit: int | None 
     )
     if not files:
         raise OptionError(f"images {path}: no image in it, expected files with {', '.join(sorted(_SUFFIXES))}")
-    images = np.stack([_prepare(_open(file, preprocessing), preprocessing) for file in files[:limit]])
-    pixels = _normalise(images, preprocessing["mean"], preprocessing["std"])
-    return InputSet(pixels, f"{len(images)} image{'s' if len(images) != 1 else ''} from {path}")
+    chosen = files[:limit]
+    return InputSet(
+        from_files(chosen, preprocessing), f"{len(chosen)} image{'s' if len(chosen) != 1 else ''} from {path}"
+    )
+
+
+def from_files(files: Sequence[Path], preprocessing: Mapping[str, Any]) -> NDArray[np.float32]:
+    """Image files, prepared as in `from_folder`, float32 [B, C, H, W].
+
+    Raises:
+        OptionError: one cannot be read or is too large, or the preprocessing is not implemented.
+    """
+    images = np.stack([_prepare(_open(file, preprocessing), preprocessing) for file in files])
+    return _normalise(images, preprocessing["mean"], preprocessing["std"])
+
+
+def pictures(pixels: NDArray[np.float32], preprocessing: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """Normalised images [B, C, H, W] as a person sees them, uint8 [B, H, W, 3]."""
+    mean, std = (np.asarray(preprocessing[key], dtype=np.float32).reshape(-1, 1, 1) for key in ("mean", "std"))
+    seen = np.clip(np.rint((pixels * std + mean) * 255), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    return np.repeat(seen, 3, axis=3) if seen.shape[3] == 1 else seen
 
 
 def demo_set(limit: int | None = None) -> InputSet:
