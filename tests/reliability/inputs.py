@@ -71,7 +71,7 @@ def _command_on(command: str, path: Path, folder: Path, seeds: Seeds, json: bool
     """The command line that reads an ONNX file with a command."""
     more: Mapping[str, tuple[str, ...]] = {
         "lint": (),
-        "lower": ("-o", str(folder / "out.onnx"), "--shape", "index:1x3x1"),
+        "lower": ("-o", str(folder / "out.onnx")),
         "verify": ("--reference", str(seeds.path("block.onnx")), "--batch", "1"),
         "verify -v": ("--reference", str(path), "--batch", "1", "-v"),
         "as reference": ("--reference", str(path), "--batch", "1"),

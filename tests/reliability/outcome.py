@@ -102,8 +102,10 @@ def complaints(ended: Ended, folder: Path, before: frozenset[str], *, must_fail:
         yield f"exit code {ended.code}"
     if must_fail and ended.code == 0:
         yield "it went through"
-    if "Traceback (most recent call last)" in ended.stderr + ended.stdout:
-        yield "traceback"
+    printed = ended.stderr + ended.stdout
+    if "Traceback (most recent call last)" in printed:
+        rest = printed.partition("Traceback (most recent call last)")[2].splitlines()
+        yield f"traceback: {' '.join(line.strip() for line in rest if line[:1].strip())[:300]}"
     yield from ended.foreign
     lines = [line for line in ended.stderr.splitlines() if line.strip()]
     command = ended.arguments[0] if ended.arguments else ""

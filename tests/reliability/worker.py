@@ -96,11 +96,25 @@ def run_trial(call: Call, folder: Path, guard: _Guard) -> Ended:
     return Ended(call.arguments, code, out, err, tuple(dict.fromkeys(guard.seen)))
 
 
+def _load_libraries() -> None:
+    """Import what takes long, before anything is watched: torch asks ldconfig for libraries as it starts."""
+    import rich.console
+    import rich.table
+    import timm
+    import torch._inductor.config
+
+    from tofu_export import ort
+
+    ort.version()
+
+
 def main(arguments: list[str]) -> int:
     """Run the trials from START to STOP, one JSON line before each and one after it."""
     name, seed, place, start, stop = arguments
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    kind, seeds, guard = CLASSES[name], Seeds(Path(place)), _Guard()
+    kind, seeds = CLASSES[name], Seeds(Path(place))
+    _load_libraries()
+    guard = _Guard()
     guard.starts_programs = kind.starts_programs
     with tempfile.TemporaryDirectory(prefix="tofu-reliability-") as scratch:
         temporary = Path(scratch, "tmp")
