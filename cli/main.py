@@ -34,7 +34,7 @@ _INTERRUPTED = 130
 _TERMINATED = 143
 
 
-class _Terminated(BaseException):  # noqa: N818  # no error, and nothing that handles errors may catch it
+class _Terminated(BaseException):  # no error, and nothing that handles errors may catch it
     """Somebody asked this process to end (SIGTERM)."""
 
 

@@ -58,7 +58,9 @@ def main() -> int:
 
 
 def _tell(row: Row) -> None:
-    words = f"{row.tried} tried, {len(row.lost)} lost, {row.seconds:.0f} s" if row.tried else f"not tried: {row.not_tried}"
+    words = (
+        f"{row.tried} tried, {len(row.lost)} lost, {row.seconds:.0f} s" if row.tried else f"not tried: {row.not_tried}"
+    )
     print(f"{row.name}: {words}", file=sys.stderr, flush=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import pickle
 import zipfile
@@ -37,23 +38,21 @@ def _self_loop() -> bytes:
 
 def _chain(length: int) -> bytes:
     names = ["x", *(f"v{index}" for index in range(length - 1)), "y"]
-    nodes = [_node("Neg", [first], [second]) for first, second in zip(names, names[1:], strict=False)]
+    nodes = [_node("Neg", [first], [second]) for first, second in itertools.pairwise(names)]
     return model(nodes, [_X], [_Y]).SerializeToString()
 
 
 def _doubling(length: int) -> bytes:
     """Each node uses the one before it twice: a reader that follows paths never ends."""
     names = ["x", *(f"v{index}" for index in range(length - 1)), "y"]
-    nodes = [_node("Add", [first, first], [second]) for first, second in zip(names, names[1:], strict=False)]
+    nodes = [_node("Add", [first, first], [second]) for first, second in itertools.pairwise(names)]
     return model(nodes, [_X], [_Y]).SerializeToString()
 
 
 def _growing(steps: int) -> bytes:
     """Each node doubles what it is given: eight numbers become 8 * 2 ** steps."""
     names = ["x", *(f"v{index}" for index in range(steps - 1)), "y"]
-    nodes = [
-        _node("Concat", [first, first], [second], axis=1) for first, second in zip(names, names[1:], strict=False)
-    ]
+    nodes = [_node("Concat", [first, first], [second], axis=1) for first, second in itertools.pairwise(names)]
     return model(nodes, [value("x", [1, 8])], [value("y", [1, 8 * 2**steps])]).SerializeToString()
 
 
@@ -135,7 +134,9 @@ def _sparse() -> bytes:
 
 def _sequence() -> bytes:
     kind = helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None)
-    return model([_node("SequenceLength", ["x"], ["y"])], [kind], [value("y", [], TensorProto.INT64)]).SerializeToString()
+    return model(
+        [_node("SequenceLength", ["x"], ["y"])], [kind], [value("y", [], TensorProto.INT64)]
+    ).SerializeToString()
 
 
 def _custom() -> bytes:

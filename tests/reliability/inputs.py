@@ -117,6 +117,7 @@ def _ours(random: Random, index: int, folder: Path, seeds: Seeds) -> Call:
     return Call(_command_on(command, path, folder, seeds))
 
 
+_RUNNING = ("verify", "verify -v", "as reference", "bench", "bench --profile")
 _EVERY = ("lint", "lower", "verify", "verify -v", "as reference", "bench", "bench --profile", "triton", "build")
 
 
@@ -127,12 +128,11 @@ def _crafted(random: Random, index: int, folder: Path, seeds: Seeds) -> Call:
     return Call(_command_on(_EVERY[index % len(_EVERY)], path, folder, seeds))
 
 
-_SECRET = 4
-"""Folders between a case and its secret."""
 _PLACES = (
-    "../secret.bin", "sub/../../secret.bin", "./../secret.bin", "{secret}", "file://{secret}", "link.bin", "hard/../../secret.bin",
-    "sub/link.bin", "..\\secret.bin", "../in/../secret.bin", "/dev/zero", "/dev/stdin", "/proc/self/environ", "/etc/passwd",
-    "", ".", "..", "missing.bin", "in.onnx", "fifo", "~/secret.bin", "$HOME/secret.bin", "\x00", "a\nb", "weights.bin\x00",
+    "../secret.bin", "sub/../../secret.bin", "./../secret.bin", "{secret}", "file://{secret}", "link.bin",
+    "hard/../../secret.bin", "sub/link.bin", "..\\secret.bin", "../in/../secret.bin", "/dev/zero", "/dev/stdin",
+    "/proc/self/environ", "/etc/passwd", "", ".", "..", "missing.bin", "in.onnx", "fifo", "~/secret.bin",
+    "$HOME/secret.bin", "\x00", "a\nb", "weights.bin\x00",
 )  # fmt: skip
 _AWAY = ("lower", "verify -v", "as reference", "bench", "lint", "build", "triton")
 
@@ -157,7 +157,22 @@ def _external(random: Random, index: int, folder: Path, seeds: Seeds) -> Call:
     return Call(_command_on(command, path, folder, seeds), must_fail=place != "in.onnx" and command != "triton")
 
 
-_RANGES = ("-1", "1", "255", "256", "4096", str(2**31), str(2**62), str(2**63), str(2**64), "x", "", "1e3", "0x10", " 4 ")
+_RANGES = (
+    "-1",
+    "1",
+    "255",
+    "256",
+    "4096",
+    str(2**31),
+    str(2**62),
+    str(2**63),
+    str(2**64),
+    "x",
+    "",
+    "1e3",
+    "0x10",
+    " 4 ",
+)
 
 
 def _external_range(random: Random, index: int, folder: Path, seeds: Seeds) -> Call:
@@ -223,8 +238,9 @@ def _images(random: Random, index: int, folder: Path, seeds: Seeds) -> Call:
     name = _IMAGES[index % len(_IMAGES)]
     data = damaged(seeds.content(name), random)
     if index % 10 == 9:  # what is no image at all
-        data = random.choice((b"", b"\x00" * 100, seeds.content("trtexec.log"), seeds.content("ours.onnx")[:5000],
-                              b"%!PS-Adobe-3.0 EPSF-3.0\n(x) run", b"<svg/>", b"P6 99999999 99999999 255\n"))  # fmt: skip
+        model, log = seeds.content("ours.onnx")[:5000], seeds.content("trtexec.log")
+        script, huge = b"%!PS-Adobe-3.0 EPSF-3.0\n(x) run", b"P6 99999999 99999999 255\n"
+        data = random.choice((b"", b"\x00" * 100, log, model, script, huge, b"<svg/>"))
         name = random.choice(_IMAGES)
     (folder / "images").mkdir()
     (folder / "images" / name).write_bytes(data)
@@ -252,7 +268,11 @@ def _engine(random: Random, index: int, folder: Path, seeds: Seeds) -> Call:
     (folder / "x.engine").write_bytes(damaged(seeds.content("x.engine"), random))
     if index % 2:
         (folder / "x.engine.json").write_bytes(seeds.content("x.engine.json"))
-    command = ("check", str(folder / "x.engine")) if index % 4 else ("bench", str(folder / "x.engine"), "--backend", "trt-rtx")
+    command = (
+        ("check", str(folder / "x.engine"))
+        if index % 4
+        else ("bench", str(folder / "x.engine"), "--backend", "trt-rtx")
+    )
     return Call(command, must_fail=True)
 
 
@@ -317,7 +337,7 @@ CLASSES: Mapping[str, InputClass] = {
     for entry in (
         InputClass("ONNX, read alone: lint, triton", 1200, _onnx("lint", "lint", "triton")),
         InputClass("ONNX, rewritten: lower", 500, _onnx("lower")),
-        InputClass("ONNX, run: verify, bench", 700, _onnx("verify", "verify -v", "as reference", "bench", "bench --profile")),
+        InputClass("ONNX, run: verify, bench", 700, _onnx(*_RUNNING)),
         InputClass("ONNX, built: build", 40, _onnx("build"), "x.engine", starts_programs=True),
         InputClass("ONNX of this project, metadata", 280, _ours),
         InputClass("ONNX made to break readers", len(hostile.GRAPHS) * len(_EVERY), _crafted, starts_programs=True),

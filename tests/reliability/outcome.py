@@ -143,9 +143,7 @@ def markdown(rows: Iterable[Row]) -> str:
     lines = ["| class of trial | tried | survived | lost | exit codes | time |", "|---|---|---|---|---|---|"]
     for row in rows:
         codes = ", ".join(f"{code}: {count}" for code, count in sorted(row.codes.items()))
-        lines.append(
-            f"| {row.name} | {row.tried} | {row.survived} | {len(row.lost)} | {codes} | {row.seconds:.0f} s |"
-        )
+        lines.append(f"| {row.name} | {row.tried} | {row.survived} | {len(row.lost)} | {codes} | {row.seconds:.0f} s |")
     tried, lost = sum(row.tried for row in rows), sum(len(row.lost) for row in rows)
     lines += [f"| **all** | **{tried}** | **{tried - lost}** | **{lost}** | | |", ""]
     lines += [f"- not tried, {row.name}: {row.not_tried}" for row in rows if row.not_tried]

@@ -70,10 +70,17 @@ def _run_part(name: str, seed: int, seeds: Seeds, numbers: range) -> Iterator[tu
         start = done
 
 
-def _run_process(
-    name: str, seed: int, seeds: Seeds, start: int, stop: int
-) -> Iterator[tuple[object, list[str], str]]:
-    command = [sys.executable, "-m", "tests.reliability.worker", name, str(seed), str(seeds.folder), str(start), str(stop)]
+def _run_process(name: str, seed: int, seeds: Seeds, start: int, stop: int) -> Iterator[tuple[object, list[str], str]]:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.reliability.worker",
+        name,
+        str(seed),
+        str(seeds.folder),
+        str(start),
+        str(stop),
+    ]
     environment = {
         **os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": "/tmp",
         "PYTHONPATH": str(ROOT), "MALLOC_ARENA_MAX": "2",
@@ -100,7 +107,11 @@ def _run_process(
         process.wait(10)
         if began is not None:
             said = process.stderr.read().decode("utf-8", "replace").strip()[-400:]
-            yield f"crash {process.returncode}", [f"the process ended with {process.returncode}"], f"trial {began}: {said}"
+            yield (
+                f"crash {process.returncode}",
+                [f"the process ended with {process.returncode}"],
+                f"trial {began}: {said}",
+            )
         elif process.returncode:
             raise RuntimeError(process.stderr.read().decode("utf-8", "replace")[-2000:])
     finally:

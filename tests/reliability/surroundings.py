@@ -172,7 +172,13 @@ def _names(row: Row, seed: int, seeds: Seeds, folder: Path) -> None:
     def trial(name: str) -> None:
         place = folder / name
         place.mkdir()
-        for file in ("ours.onnx", "scatter.onnx", "labels.txt", "weights.pth", *(("x.engine", "x.engine.json") if rtx else ())):
+        for file in (
+            "ours.onnx",
+            "scatter.onnx",
+            "labels.txt",
+            "weights.pth",
+            *(("x.engine", "x.engine.json") if rtx else ()),
+        ):
             shutil.copyfile(seeds.path(file), place / file)
         (place / "images").mkdir()
         shutil.copyfile(seeds.path("image.png"), place / "images" / f"{name[:100]}.png")
@@ -182,7 +188,20 @@ def _names(row: Row, seed: int, seeds: Seeds, folder: Path) -> None:
             (("verify", f"{at}/ours.onnx", "--weights", f"{at}/weights.pth", "--images", f"{at}/images", "--json"), 4),
             (("lower", f"{at}/scatter.onnx", "-o", f"{at}/out/x.onnx", "--json"), 0),
             (("triton", f"{at}/ours.onnx", "-o", f"{at}/repository"), 0),
-            (("bench", f"{at}/ours.onnx", "--seconds", "0", "--iterations", "1", "--csv", f"{at}/out/x.csv", "--json"), 0),
+            (
+                (
+                    "bench",
+                    f"{at}/ours.onnx",
+                    "--seconds",
+                    "0",
+                    "--iterations",
+                    "1",
+                    "--csv",
+                    f"{at}/out/x.csv",
+                    "--json",
+                ),
+                0,
+            ),
             ((*_PLAIN, "--weights", "random", "--labels", f"{at}/labels.txt", "-o", f"{at}/export", "--json"), 0),
         ]
         if rtx:
@@ -272,7 +291,9 @@ def _limit(row: Row, folder: Path, trials: Sequence[tuple[_Case, str, int]]) -> 
         text = done.stderr.decode("utf-8", "replace")
         left = [str(path) for path in out.rglob("*")]
         code = done.returncode
-        wrong = list(_refused(0 if code == 1 and "out of memory" in text else code, text, [] if code in (0, 4) else left, place))
+        wrong = list(
+            _refused(0 if code == 1 and "out of memory" in text else code, text, [] if code in (0, 4) else left, place)
+        )
         if running := orphans(place):
             wrong.append(f"{len(running)} processes still run")
         row.add(code, wrong, f"{case.name} with ulimit {what} {amount}: {text.strip()[-160:]}")
@@ -285,16 +306,20 @@ def _limit(row: Row, folder: Path, trials: Sequence[tuple[_Case, str, int]]) -> 
 
 
 def _no_network(row: Row, seed: int, seeds: Seeds, folder: Path) -> None:
-    """No network at all, and every socket of the internet that is opened in spite of that is counted, native ones too."""
+    """No network at all, and each use of a socket of the internet is counted in spite of that, native ones too."""
     if shutil.which("strace") is None:
         row.not_tried = "there is no program strace, without which native code is not seen to connect"
         return
     cases = [*_writers(seeds, "OUT"), _Case("demo", ("demo_vit", "--no-bench", "--no-engine", "-o", "OUT/o"))]
     ours = str(seeds.path("ours.onnx"))
     cases += [
-        _Case("bench", ("bench", ours, "--seconds", "0.1")), _Case("lint", ("lint", ours)), _Case("verify", ("verify", ours)),
-        _Case("plan", ("plan", "vit_base")), _Case("models", ("models", "vit_tiny*")), _Case("doctor", ("doctor",)),
-    ]  # fmt: skip
+        _Case("bench", ("bench", ours, "--seconds", "0.1")),
+        _Case("lint", ("lint", ours)),
+        _Case("verify", ("verify", ours)),
+        _Case("plan", ("plan", "vit_base")),
+        _Case("models", ("models", "vit_tiny*")),
+        _Case("doctor", ("doctor",)),
+    ]
 
     def trial(numbered: tuple[int, _Case]) -> None:
         number, case = numbered

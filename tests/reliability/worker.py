@@ -98,10 +98,6 @@ def run_trial(call: Call, folder: Path, guard: _Guard) -> Ended:
 
 def _load_libraries() -> None:
     """Import what takes long, before anything is watched: torch asks ldconfig for libraries as it starts."""
-    import rich.console
-    import rich.table
-    import timm
-    import torch._inductor.config
 
     from tofu_export import ort
 
