@@ -6,6 +6,8 @@ command line runs inside this process; what it prints goes to files, and an audi
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import resource
@@ -18,7 +20,7 @@ from typing import Any
 
 from tests.reliability.inputs import CLASSES, Call
 from tests.reliability.outcome import Ended, complaints
-from tests.reliability.seeds import Seeds
+from tests.reliability.seeds import MODEL, Seeds
 
 __all__ = ["main", "run_trial"]
 
@@ -98,10 +100,12 @@ def run_trial(call: Call, folder: Path, guard: _Guard) -> Ended:
 
 def _load_libraries() -> None:
     """Import what takes long, before anything is watched: torch asks ldconfig for libraries as it starts."""
-
+    from tests.cli.running import run
     from tofu_export import ort
 
     ort.version()
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert run("export", MODEL, "--weights", "random", "--dry-run") == 0
 
 
 def main(arguments: list[str]) -> int:
