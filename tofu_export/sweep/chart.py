@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from tofu_export.options import Precision
 from tofu_export.sweep.grid import FULL, PATTERN, compact
 from tofu_export.sweep.result import Row, SweepResult
 
@@ -62,8 +63,9 @@ def _panel(place: Any, rows: Sequence[Row], axis: str) -> None:
     for row in rows:
         series[_series(row)].append(row)
     named = len(series) <= _MOST_SERIES
+    start = [row for row in rows if row.mode == FULL and row.precision == Precision.FP32.value]
     for number, (name, own) in enumerate(series.items()):
-        points = sorted({(_cost(row, axis) or 0, 100 * (row.quality or 0)) for row in own})
+        points = sorted({(_cost(row, axis) or 0, 100 * (row.quality or 0)) for row in [*own, *start]})
         style: dict[str, Any] = {"label": name, "marker": _MARKS[number % len(_MARKS)]}
         if not named:
             style = {"color": "0.6", "marker": "o", "markersize": 3, "linestyle": "none"}

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tofu_export.errors import BackendMissingError
+from tofu_export.errors import BackendMissingError, OptionError
 from tofu_export.sweep.grid import Cell, Failure
 from tofu_export.sweep.settings import Settings
 from tofu_export.sweep.workers import Outcome, Pool, attempt
 
-__all__ = ["LOCAL", "on_ray"]
+__all__ = ["LOCAL", "check_address", "on_ray"]
 
 LOCAL = "local"
 """Address for a cluster of its own on this machine, which ends with the sweep."""
+
+_PATIENCE_S = 10.0
 
 
 def on_ray(address: str, jobs: int | None = None) -> Pool:
@@ -27,9 +30,11 @@ def on_ray(address: str, jobs: int | None = None) -> Pool:
         jobs: number of cores of a local cluster; None for all.
 
     Raises:
-        BackendMissingError: Ray is not installed, or the cluster cannot be reached.
+        BackendMissingError: Ray is not installed, or nothing answers at the address.
+        OptionError: the address cannot be read.
     """
     ray = _ray()
+    check_address(address)
 
     def run(cells: Sequence[Cell], settings: Settings) -> Iterator[tuple[Cell, Outcome]]:
         _connect(ray, address, jobs)
@@ -44,6 +49,24 @@ def on_ray(address: str, jobs: int | None = None) -> Pool:
             ray.shutdown()
 
     return run
+
+
+def check_address(address: str) -> None:
+    """Knock at the door of a cluster: Ray itself tries for many minutes, and prints each of its attempts (2.60).
+
+    Raises:
+        BackendMissingError: nothing answers.
+        OptionError: neither a known word nor HOST:PORT.
+    """
+    if address in (LOCAL, "auto"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise OptionError(f"--ray is {address!r}, expected {LOCAL}, auto, HOST:PORT or ray://HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S).close()
+    except OSError as error:
+        raise _no_cluster(address, error) from error
 
 
 def _ray() -> Any:
@@ -65,10 +88,14 @@ def _connect(ray: Any, address: str, jobs: int | None) -> None:
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise BackendMissingError(
-            f"no Ray cluster at {address}: {lines[0]}. Start one with `ray start --head`, or use --ray {LOCAL}"
-        ) from error
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> BackendMissingError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return BackendMissingError(
+        f"no Ray cluster at {address}: {lines[0]}. Start one with `ray start --head`, or use --ray {LOCAL}"
+    )
 
 
 def _task(cell: Cell, settings: Settings) -> Outcome:

@@ -26,6 +26,9 @@ __all__ = ["Key", "Record", "Store"]
 
 FOLDER = "cells"
 
+_FORMAT = 1
+"""Of the files. A change makes those of before unknown, so that their cells are measured again."""
+
 
 @dataclass(frozen=True)
 class Key:
@@ -58,7 +61,7 @@ class Key:
     @property
     def name(self) -> str:
         """Name of its file, without a suffix."""
-        text = json.dumps({**self.identity, "settings": self.settings}, sort_keys=True)
+        text = json.dumps({**self.identity, "settings": self.settings, "format": _FORMAT}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 

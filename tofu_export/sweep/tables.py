@@ -85,8 +85,8 @@ def pivot(rows: Sequence[Row], name: str) -> list[str]:
 
 def _all_rows(rows: Sequence[Row]) -> list[str]:
     head = (
-        "r", "pattern", "precision", "batch", "GMACs", "images/s", "full beside it", "against full", "median", "p95", "top-1",
-        "agreement", "Pareto",
+        "r", "pattern", "precision", "batch", "GMACs", "images/s", "full beside it", "against full", "median", "p95",
+        "top-1", "agreement", "Pareto",
     )  # fmt: skip
     columns = list(zip(*(_cells(row) for row in rows), strict=True))
     kept = [index for index, column in enumerate(columns) if any(column)]  # nothing timed, no labels: no such column
