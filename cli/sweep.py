@@ -51,10 +51,15 @@ Value = TypeVar("Value")
 @click.option("--target", type=click.Choice([target.value for target in Target]), default=Target.PORTABLE.value,
               show_default=True, help="Runtime that the ONNX files are written for.")  # fmt: skip
 @click.option("--images", type=click.Path(path_type=Path), default=None, metavar="DIR",
-              help="Images to decide on, labelled if its folders are the model's classes.  [default: the demo "
-              "model's own 1,000; for others generated ones]")  # fmt: skip
+              help="One folder per class, as in ImageNet, or images alone.  [default: the demo model's own; "
+              "for others generated ones]")  # fmt: skip
+@click.option("--labels/--no-labels", "labelled", default=True, show_default=True, help="Folders are classes.")
+@click.option("--class-map", type=click.Path(path_type=Path), default=None, metavar="FILE",
+              help="Class of each folder: one folder name per line, the first line is class 0.")  # fmt: skip
+@click.option("--class-order", type=click.Choice(["text", "natural"]), default=None,
+              help="How class folders are sorted, where it matters: as torchvision does, or as timm.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), default=None, metavar="N",
-              help="The most images, spread evenly over the folder.")  # fmt: skip
+              help="So many images, spread evenly over all.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
               help="Of random weights and generated images.")  # fmt: skip
 @click.option("--bench/--no-bench", default=True, show_default=True, help="Time the files in onnxruntime.")
@@ -90,6 +95,9 @@ def sweep_command(
     weights: str,
     target: str,
     images: Path | None,
+    labelled: bool,
+    class_map: Path | None,
+    class_order: str | None,
     limit: int | None,
     seed: int,
     bench: bool,
@@ -122,6 +130,7 @@ def sweep_command(
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
     if ray_address is not None and jobs > 1 and ray_address != "local":
         raise OptionError("--jobs is for this machine: leave it out with --ray, whose cluster has its own cores")
+    from tofu_export.evaluate.classes import ClassOrder
     from tofu_export.sweep.grid import Grid
     from tofu_export.sweep.settings import Settings
     from tofu_export.zoo.weights import WeightsSource
@@ -144,6 +153,9 @@ def sweep_command(
         image_size=image_size,
         target=Target(target),
         images=images,
+        labelled=labelled,
+        class_map=class_map,
+        class_order=None if class_order is None else ClassOrder(class_order),
         limit=limit,
         seed=seed,
         bench=bench,

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
 
-from tofu_export import demo, patch
-from tofu_export.errors import UnsupportedModelError, VerificationError, WeightsError
-from tofu_export.inputs import demo_set
+from tofu_export import patch
+from tofu_export.errors import UnsupportedModelError, WeightsError
+from tofu_export.evaluate.images import demo_source
 from tofu_export.options import OutputKind, Precision, Reduction
 from tofu_export.ort import open_session
 from tofu_export.plan import make_plan
@@ -20,7 +18,6 @@ from tofu_export.specs import spec_of
 from tofu_export.sweep import evaluate as module
 from tofu_export.sweep.evaluate import evaluate, feeds_for
 from tofu_export.sweep.grid import Cell, Grid, expand
-from tofu_export.sweep.images import images_for
 from tofu_export.sweep.settings import Settings
 from tofu_export.sweep.timing import Stopwatch
 from tofu_export.zoo.create import create_model
@@ -42,14 +39,17 @@ def test_a_file_decides_as_the_eager_model(cells: tuple[Cell, ...]) -> None:
     model = create_model("demo_vit", weights=WeightsSource.parse("pretrained")).model
     patch.apply(model, make_plan(spec, Reduction(r=48)), name="demo_vit")
     with torch.no_grad():
-        eager = model(torch.from_numpy(demo_set(LIMIT).pixels)).argmax(dim=1).numpy()
+        source = demo_source().limited(LIMIT)
+        eager = model(torch.from_numpy(source.all_pixels())).argmax(dim=1).numpy()
     assert found.outputs.tolist() == eager.tolist()
-    assert found.top1 == pytest.approx(float((eager == demo.load_images()[1][:LIMIT]).mean()))
+    assert found.top1 == pytest.approx(float((eager == source.labels).mean()))
     assert found.top1 < 1  # so that it is no accident
-    assert (found.kind, found.real, len(found.outputs)) == ("logits", True, LIMIT)
+    assert (found.source, found.real, len(found.outputs)) == (
+        "40 images, the demo model's 1000 held-out images", True, LIMIT,
+    )  # fmt: skip
     assert found.file_gmacs == pytest.approx(cells[1].gmacs, rel=0.15)
     assert set(found.to_dict()) == {
-        "kind", "top1", "source", "real", "file_gmacs", "file_bytes", "seconds", "images",
+        "top1", "source", "real", "file_gmacs", "file_bytes", "seconds", "images",
     }  # fmt: skip
 
 
@@ -74,29 +74,15 @@ def test_int8_is_calibrated_and_leaves_no_draft(cells: tuple[Cell, ...], tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["cell.onnx"]
     session = open_session(tmp_path / "cell.onnx")
     logits = session.run(feeds_for(int8, DEMO, LIMIT))["logits"]
-    assert (logits.argmax(axis=1) == demo.load_images()[1][:LIMIT]).mean() > 0.9
+    assert (logits.argmax(axis=1) == demo_source().limited(LIMIT).labels).mean() > 0.9
 
 
 def test_features_are_kept_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patch, "choose_output", lambda *_: OutputKind.FEATURES)
     settings = Settings(weights=WeightsSource.parse("random"), limit=3)
     found = evaluate(expand(Grid(("test_vit",), r=(4,)))[0][-1], settings)
-    assert (found.kind, found.top1, found.real) == ("features", None, False)
+    assert (found.source, found.top1, found.real) == ("3 images, natural-statistics noise, seed 0", None, False)
     assert (found.outputs.shape, found.outputs.dtype) == ((3, 64), np.float32)
-
-
-def test_values_that_are_not_finite_fail(tmp_path: Path) -> None:
-    shape = ["batch", 1, 28, 28]
-    nodes = [helper.make_node("Sqrt", ["input"], ["roots"]), helper.make_node("Flatten", ["roots"], ["logits"])]
-    ends = (
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 784])],
-    )
-    graph = helper.make_graph(nodes, "roots", *ends)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), tmp_path / "x.onnx")
-    images = images_for("demo_vit", (1, 28, 28), 10, {}, folder=None, limit=3, seed=0)
-    with pytest.raises(VerificationError, match="not finite"):
-        module._run(tmp_path / "x.onnx", OutputKind.LOGITS, images, None)  # black pixels are negative
 
 
 def test_feeds_repeat_where_images_are_few(cells: tuple[Cell, ...]) -> None:

@@ -14,23 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tofu_export import patch
-from tofu_export.errors import VerificationError
+from tofu_export.evaluate.classes import read_class_map
+from tofu_export.evaluate.images import ImageSource, demo_source, folder_source, generated_source
+from tofu_export.evaluate.subjects import file_subject
 from tofu_export.export import INPUT_NAME, InputShape, release, save, trace
 from tofu_export.graph_patterns.lowering import MACS, lower
 from tofu_export.options import BatchRange, OutputKind, Precision
-from tofu_export.ort import open_session
 from tofu_export.plan import ModelSpec, make_plan
 from tofu_export.quantize import CALIBRATION_IMAGES, quantize
 from tofu_export.specs import spec_of
 from tofu_export.sweep.grid import Cell
-from tofu_export.sweep.images import Images, images_for
 from tofu_export.sweep.settings import Settings
 from tofu_export.zoo.create import LoadedModel, create_model
+from tofu_export.zoo.names import DEMO_MODEL
 
 __all__ = ["Evaluation", "evaluate", "feeds_for", "write_file"]
 
-_BATCH = 32
-"""Images at a time; how many does not change what is decided."""
+GENERATED_IMAGES = 64
+"""Images to make where none are given."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,6 @@ class Evaluation:
     """What a cell's file decides on all images.
 
     Attributes:
-        kind: `logits` or `features`.
         outputs: int32 [n], the class of each image, or float32 [n, C], its features.
         top1: share of the images whose class is right; None without labels.
         source: where the images come from.
@@ -48,7 +48,6 @@ class Evaluation:
         seconds: wall time of making and running it.
     """
 
-    kind: str
     outputs: NDArray[Any]
     top1: float | None
     source: str
@@ -72,18 +71,19 @@ def evaluate(cell: Cell, settings: Settings, threads: int | None = None) -> Eval
         threads: threads of onnxruntime inside an operator; None for its default.
 
     Raises:
-        TofuError: the model, its weights or the images cannot be had, or the file cannot be made or run.
-        VerificationError: an output is not a number.
+        TofuError: the model, its weights or the images cannot be had, the file cannot be made or run, or gives what is
+            not a number.
     """
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="tofu-export-sweep-") as folder:
         path = Path(folder) / "cell.onnx"
         gmacs = write_file(cell, settings, path)
         size = sum(file.stat().st_size for file in path.parent.iterdir())
-        kind, images = _output(cell, settings), _images(cell.model, settings)
-        outputs = _run(path, kind, images, threads)
-    right = None if images.labels is None else float((outputs == images.labels).mean())
-    return Evaluation(kind.value, outputs, right, images.source, images.real, gmacs, size, time.perf_counter() - start)
+        source = _images(cell.model, settings)
+        outputs = file_subject(path, threads=threads).decide(source)
+    right = None if source.labels is None else float((outputs == source.labels).mean())
+    origin = f"{len(source)} image{'s' * (len(source) != 1)}, {source.source}"
+    return Evaluation(outputs, right, origin, source.real, gmacs, size, time.perf_counter() - start)
 
 
 def write_file(cell: Cell, settings: Settings, path: Path) -> float | None:
@@ -105,14 +105,14 @@ def write_file(cell: Cell, settings: Settings, path: Path) -> float | None:
     gmacs = None if macs is None else round(macs / 1e9, 4)
     calibrated = cell.precision is Precision.INT8
     draft = path.with_name(f"draft-{path.name}") if calibrated else path
-    save(graph, draft, {"gmacs": gmacs})
+    facts = {"output": {"kind": output.value}, "preprocessing": loaded.preprocessing, "gmacs": gmacs}
+    save(graph, draft, facts)
     release(graph)
     del graph
     gc.collect()
     if calibrated:
-        images = _images(cell.model, settings)
-        calibration = images.first(CALIBRATION_IMAGES)
-        quantize(draft, path, calibration, {"gmacs": gmacs}, origin=images.source, real=images.real)
+        source = _images(cell.model, settings)
+        quantize(draft, path, _first(source, CALIBRATION_IMAGES), facts, origin=source.source, real=source.real)
         for file in (draft, draft.with_name(f"{draft.name}.data")):
             file.unlink(missing_ok=True)
     return gmacs
@@ -120,24 +120,13 @@ def write_file(cell: Cell, settings: Settings, path: Path) -> float | None:
 
 def feeds_for(cell: Cell, settings: Settings, batch: int) -> dict[str, NDArray[np.float32]]:
     """A batch of images by the name of the input, in turn where there are too few."""
-    images = _images(cell.model, settings)
-    pixels = images.first(min(batch, len(images)))
+    pixels = _first(_images(cell.model, settings), batch)
     return {INPUT_NAME: np.ascontiguousarray(pixels[np.arange(batch) % len(pixels)])}
 
 
-def _run(path: Path, kind: OutputKind, images: Images, threads: int | None) -> NDArray[Any]:
-    session = open_session(path, threads=threads)
-    (dtype, _), *_ = session.inputs.values()
-    found: list[NDArray[Any]] = []
-    for pixels in images.batches(_BATCH):
-        values = session.run({INPUT_NAME: pixels.astype(dtype, copy=False)})[kind.value]
-        if not np.isfinite(values).all():
-            raise VerificationError(
-                f"the file gives values that are not finite (images {len(found) * _BATCH} and on): "
-                "this precision does not hold the model's values"
-            )
-        found.append(values.argmax(axis=1).astype(np.int32) if kind is OutputKind.LOGITS else values)
-    return np.concatenate(found)
+def _first(source: ImageSource, count: int) -> NDArray[np.float32]:
+    """At most `count` images, float32 [B, C, H, W]."""
+    return source.chosen(range(min(count, len(source)))).all_pixels()
 
 
 @lru_cache(maxsize=4)
@@ -156,14 +145,20 @@ def _output(cell: Cell, settings: Settings) -> OutputKind:
 
 
 @lru_cache(maxsize=1)
-def _images(model: str, settings: Settings) -> Images:
-    spec, loaded = _spec(model, settings.image_size), _loaded(model, settings)
-    return images_for(
-        loaded.resolved,
-        (spec.in_chans, *spec.image_size),
-        spec.num_classes,
-        loaded.preprocessing,
-        folder=settings.images,
-        limit=settings.limit,
-        seed=settings.seed,
-    )
+def _images(model: str, settings: Settings) -> ImageSource:
+    loaded = _loaded(model, settings)
+    prepared = loaded.preprocessing
+    classes = _spec(model, settings.image_size).num_classes
+    if settings.images is not None:
+        source = folder_source(
+            settings.images,
+            prepared,
+            num_classes=classes if classes and settings.labelled else None,
+            class_map=None if settings.class_map is None else read_class_map(settings.class_map),
+            order=settings.class_order,
+        )
+    elif loaded.resolved == DEMO_MODEL and tuple(prepared["input_size"]) == (1, 28, 28):
+        source = demo_source()
+    else:
+        return generated_source(settings.limit or GENERATED_IMAGES, prepared, seed=settings.seed)
+    return source.limited(settings.limit)

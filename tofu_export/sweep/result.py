@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from tofu_export.agreement import cosine_rows
 from tofu_export.options import Precision
 from tofu_export.sweep.grid import Cell, Failure
 
@@ -134,16 +134,11 @@ class SweepResult:
 def agreement_of(outputs: NDArray[Any], reference: NDArray[Any]) -> float | None:
     """How far outputs agree with those of the full model: equal classes [n], or the mean cosine of features [n, C].
 
-    None where they are not of the same images, or a feature is zero.
+    None where they are not of the same images.
     """
     if outputs.shape != reference.shape:
         return None
-    if outputs.ndim == 1:
-        return float((outputs == reference).mean())
-    lengths = np.linalg.norm(outputs, axis=1) * np.linalg.norm(reference, axis=1)
-    if not lengths.all():
-        return None
-    return float(((outputs * reference).sum(axis=1) / lengths).mean())
+    return float((outputs == reference if outputs.ndim == 1 else cosine_rows(outputs, reference)).mean())
 
 
 def row_of(

@@ -10,6 +10,7 @@ from typing import Any
 
 from tofu_export import environment
 from tofu_export.errors import OptionError
+from tofu_export.evaluate.classes import ClassOrder, read_class_map
 from tofu_export.files import sha256_of
 from tofu_export.inputs import image_files
 from tofu_export.options import Target
@@ -30,6 +31,9 @@ class Settings:
         image_size: height and width in pixels; None for each model's own.
         target: runtime that the files are written for.
         images: folder of images; None for the demo model's, or generated ones.
+        labelled: folders in it are classes.
+        class_map: file with one class name per line.
+        class_order: of class folders, where it matters.
         limit: the most images to decide on; None for all.
         seed: of random weights and generated images.
         bench: time the files.
@@ -44,6 +48,9 @@ class Settings:
     image_size: tuple[int, int] | None = None
     target: Target = Target.PORTABLE
     images: Path | None = None
+    labelled: bool = True
+    class_map: Path | None = None
+    class_order: ClassOrder | None = None
     limit: int | None = None
     seed: int = 0
     bench: bool = True
@@ -55,6 +62,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(f"{name} is {value}, expected a whole number >= 1")
+        if self.images is None and (self.class_map or self.class_order):
+            raise OptionError("--class-map and --class-order belong to a folder: give one with --images")
         if not 0 <= self.seconds < float("inf"):
             raise OptionError(f"seconds is {self.seconds}, expected a number >= 0")
 
@@ -72,6 +81,9 @@ class Settings:
             "image_size": None if self.image_size is None else list(self.image_size),
             "target": self.target.value,
             "images": None if self.images is None else _digest(self.images),
+            "labelled": self.labelled,
+            "class_map": None if self.class_map is None else read_class_map(self.class_map),
+            "class_order": None if self.class_order is None else self.class_order.value,
             "limit": self.limit,
             "seed": self.seed,
         }
@@ -96,6 +108,9 @@ def _versions() -> Mapping[str, str | None]:
 def _digest(folder: Path) -> str:
     """Names and sizes of the images of a folder, in one number: whether they are still the same."""
     digest = hashlib.sha256()
-    for file in image_files(folder):
+    files = image_files(folder)
+    if not files:
+        raise OptionError(f"images {folder}: no image in it, expected .jpg, .png or other image files")
+    for file in files:
         digest.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\n".encode())
     return digest.hexdigest()[:16]
