@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from tofu_export.sweep.settings import Settings
 __all__ = ["Outcome", "Pool", "attempt", "in_process", "in_processes"]
 
 Outcome: TypeAlias = Evaluation | Failure
+
+_PATIENCE_S = 10.0
 
 Pool: TypeAlias = Callable[[Sequence[Cell], Settings], "Iterator[tuple[Cell, Outcome]]"]
 """Evaluates cells in any order and gives each with what came of it."""
@@ -61,7 +62,10 @@ class _Worker:
     cell: Cell | None = None
 
     def stop(self) -> None:
+        """End the process: by itself if it waits for a cell, else at once."""
         self.line.close()
+        if self.cell is None:
+            self.process.join(_PATIENCE_S)
         self.process.kill()
         self.process.join()
 
@@ -115,11 +119,9 @@ def _serve(line: Connection, settings: Settings, threads: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     torch.set_num_threads(threads)
-    try:
+    with contextlib.suppress(EOFError, OSError):  # the parent has closed it, or is gone
         while True:
             line.send(attempt(line.recv(), settings, threads))
-    except (EOFError, OSError):
-        os._exit(0)  # the parent is gone
 
 
 def _death(cell: Cell, exit_code: int | None) -> Failure:
