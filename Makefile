@@ -11,7 +11,7 @@ SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_in
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3.14 python3 python; do \
 	if "$$python" -c '$(SUPPORTED)' >/dev/null 2>&1; then echo "$$python"; break; fi; done)
 
-.PHONY: help venv demo test coverage lint bench engines gpu gpu-table catalog clean
+.PHONY: help venv demo test coverage lint bench evidence engines gpu gpu-table catalog clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo 'make test   run the tests            make lint    style, types, import directions'
 	@echo 'make coverage  every vision transformer of timm by name (half an hour)'
 	@echo 'make gpu    the tests that need a GPU (docs/gpu.md)'
+	@echo 'make evidence  measure again what docs say of the demo model'
 	@echo 'make bench  measure what README says  make clean   remove all that these made'
 	@echo 'make engines  plans of several families in every precision, without a GPU (half an hour)'
 
@@ -45,6 +46,10 @@ bench: venv
 
 engines: venv
 	$(BIN)/python benchmarks/engines.py $(BENCH_ARGS)
+
+# Every number and figure in docs that comes from the demo model: docs/paper.md.
+evidence: venv
+	$(BIN)/python benchmarks/evidence.py $(EVIDENCE_ARGS)
 
 # What needs an NVIDIA GPU: docs/gpu.md. The backend is that of the TensorRT that is installed.
 BACKEND ?= trt-rtx
@@ -77,5 +82,5 @@ $(ENGINES): $(INSTALLED)
 		echo; echo 'TensorRT-RTX could not be installed here (see above): going on without engines.'; echo; fi
 
 clean:
-	rm -rf $(VENV) demo_out gpu_out gpu.log gpu.json build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo_out evidence_out gpu_out gpu.log gpu.json build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
