@@ -45,7 +45,7 @@ def test_a_slower_machine_does_not_count_against_who_ran_then() -> None:
 
 
 def test_agreement_competes_within_a_model_and_accuracy_does_not() -> None:
-    models = [row(0, None, agreement=1.0), row(8, None, agreement=0.9, model="vit_tiny")]
+    models = [row(8, None, agreement=1.0), row(0, None, agreement=0.9, model="vit_tiny")]
     assert [one.pareto for one in compared(models)] == [True, True]
     labelled = [row(8, 0.9, agreement=1.0), row(0, 0.9, agreement=0.9, model="vit_tiny")]
     assert [one.pareto for one in compared(labelled)] == [True, False]

@@ -145,6 +145,16 @@ def test_without_the_full_model_nothing_is_compared_or_timed(tmp_path: Path) -> 
     assert FakeStopwatch.timed == []
 
 
+def test_the_full_model_in_half_precision_is_no_reference(tmp_path: Path) -> None:
+    grid = Grid(("vit_tiny",), r=(0, 8), precisions=(Precision.FP16,))
+    rows = sweep(tmp_path, FakePool(failing=NAMES[:1]), grid=grid, settings=Settings()).rows
+    assert [(row.mode, row.precision, row.agreement) for row in rows] == [
+        ("full", "fp16", None),
+        ("mlerp", "fp16", None),
+    ]
+    assert FakeStopwatch.timed == []
+
+
 def test_timings_come_one_by_one_after_all_evaluations(tmp_path: Path) -> None:
     class Watching(FakePool):
         def __call__(self, *arguments: Any) -> Any:
