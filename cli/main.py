@@ -15,6 +15,7 @@ from typing import NoReturn
 import click
 from click_default_group import DefaultGroup
 
+from tofu_export.cli.analyze import analyze_command
 from tofu_export.cli.bench import bench_command
 from tofu_export.cli.build import build_command
 from tofu_export.cli.check import check_command
@@ -26,7 +27,9 @@ from tofu_export.cli.lower import lower_command
 from tofu_export.cli.models import models_command
 from tofu_export.cli.plan import plan_command
 from tofu_export.cli.sweep import sweep_command
+from tofu_export.cli.tokens import tokens_command
 from tofu_export.cli.triton import triton_command
+from tofu_export.cli.tune import tune_command
 from tofu_export.cli.verify import verify_command
 from tofu_export.errors import ExitCode, TofuError
 
@@ -58,6 +61,9 @@ def cli() -> None:
     tofu-export check any.engine                  whether it will load here, and why not
     tofu-export lint any.onnx                     what a runtime would reject or silently change in it
     tofu-export eval vit_base --images val        accuracy on images, agreement with the full model
+    tofu-export analyze demo_vit                  which layers bear pruning or merging, on real images
+    tofu-export tune vit_base --speedup 2 --images photos    the best method and r of each layer for them
+    tofu-export tokens out/model.onnx dog.jpg     draw which patches were pruned, and which are one token by now
     tofu-export models dinov3                     which models can be reduced
     tofu-export doctor                            what is installed, what is missing
     tofu-export demo_vit                          try it offline, on a small model that is included
@@ -71,6 +77,8 @@ cli.add_command(export_command)
 cli.add_command(plan_command)
 cli.add_command(verify_command)
 cli.add_command(eval_command)
+cli.add_command(analyze_command)
+cli.add_command(tune_command)
 cli.add_command(bench_command)
 cli.add_command(sweep_command)
 cli.add_command(lower_command)
@@ -79,6 +87,7 @@ cli.add_command(check_command)
 cli.add_command(lint_command)
 cli.add_command(models_command)
 cli.add_command(doctor_command)
+cli.add_command(tokens_command)
 cli.add_command(triton_command)
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tofu_export.errors import OptionError, OutputError
-from tofu_export.files import staging
+from tofu_export.errors import OptionError
+from tofu_export.files import write_text
 from tofu_export.options import KeySource, Method, Reduction
 from tofu_export.plan import ModelSpec, Plan
 
@@ -134,11 +134,7 @@ def write_plan_file(path: Path, spec: ModelSpec, plan: Plan, provenance: Mapping
         "gmacs": plan.to_dict()["gmacs"],
         "provenance": dict(provenance),
     }  # fmt: skip
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder, expected the name of a file to write the plan to")
-    with staging(path.parent) as stage:
-        stage.path(path.name).write_text(_text(document), encoding="utf-8")
-        stage.publish(path.name)
+    write_text(path, _text(document))
 
 
 def _text(document: Mapping[str, Any]) -> str:

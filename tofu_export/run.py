@@ -368,6 +368,7 @@ class _Run:
             "model": loaded.resolved,
             "weights": loaded.weights,
             "num_classes": report.model["num_classes"],
+            "prefix_tokens": report.model["prefix_tokens"],
             "plan": report.plan,
             "output": report.output,
             "preprocessing": loaded.preprocessing,
