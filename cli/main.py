@@ -24,6 +24,7 @@ from tofu_export.cli.lint import lint_command
 from tofu_export.cli.lower import lower_command
 from tofu_export.cli.models import models_command
 from tofu_export.cli.plan import plan_command
+from tofu_export.cli.report import report_command
 from tofu_export.cli.tokens import tokens_command
 from tofu_export.cli.triton import triton_command
 from tofu_export.cli.verify import verify_command
@@ -56,6 +57,7 @@ def cli() -> None:
     tofu-export check any.engine                  whether it will load here, and why not
     tofu-export lint any.onnx                     what a runtime would reject or silently change in it
     tofu-export tokens out/model.onnx dog.jpg     draw which patches were pruned, and which are one token by now
+    tofu-export report out --add sweep.json       make the page of a job again, with more evidence
     tofu-export models dinov3                     which models can be reduced
     tofu-export doctor                            what is installed, what is missing
     tofu-export demo_vit                          try it offline, on a small model that is included
@@ -75,6 +77,7 @@ cli.add_command(check_command)
 cli.add_command(lint_command)
 cli.add_command(models_command)
 cli.add_command(doctor_command)
+cli.add_command(report_command)
 cli.add_command(tokens_command)
 cli.add_command(triton_command)
 
