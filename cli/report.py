@@ -14,7 +14,7 @@ __all__ = ["report_command"]
 @click.command("report", short_help="Make report.html again, with sweeps, analyses and token maps.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--add", "added", metavar="FILE.json", multiple=True, type=click.Path(path_type=Path),
-              help="Evidence of tofu-export sweep, analyze or tokens (--json).  [default: what lies in DIR]")  # fmt: skip
+              help="Evidence of tofu-export sweep, analyze or tokens (--json), besides that in DIR.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, metavar="HTML",
               help="Page to write.  [default: DIR/report.html]")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Only errors.")

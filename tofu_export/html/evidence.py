@@ -1,4 +1,4 @@
-"""Evidence for the report that other commands wrote: sweeps, analyses, token maps. Read, and told apart by their form."""
+"""Evidence for the report that other commands wrote: sweeps, analyses, token maps. Told apart by their form."""
 
 from __future__ import annotations
 

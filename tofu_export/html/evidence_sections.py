@@ -1,4 +1,4 @@
-"""The sections that other commands fill: token maps, the trade-off, linearity. Without evidence they say how to get it."""
+"""The sections that other commands fill: token maps, trade-off, linearity. Without evidence they say how to get it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ def tokens_section(report: Mapping[str, Any], evidence: Evidence) -> Section:
     if document is None:
         reason = next((row["reason"] for row in report["skipped"] if row["step"] == "token maps"), "")
         files = [row["path"] for row in report["artifacts"] if row["kind"] == "onnx"]
+        file = shlex.quote(files[0] if files else "model.onnx")
         return Section(
             "tokens", title,
             missing=f"There are no token maps: {reason or 'none were given'}.",
-            hint=f"tofu-export tokens {shlex.quote(files[0] if files else 'model.onnx')} photo.jpg --json > tokens.json",
+            hint=f"tofu-export tokens {file} photo.jpg --json > tokens.json",
         )  # fmt: skip
     maps = tuple(image_maps(document))
     notes = [f"{note[0].upper()}{note[1:]}." for note in map(str, document.get("notes", ())) if note]
@@ -37,9 +38,9 @@ def tokens_section(report: Mapping[str, Any], evidence: Evidence) -> Section:
     return Section(
         "tokens",
         title,
-        f"What {document['file']} decided in {document['backend']}, block by block. A plain patch is a token of its own. "
-        "Patches inside one colour of border became one token, drawn in their mean colour. Hatched patches were pruned: "
-        "nothing stands for them any more.",
+        f"What {document['file']} decided in {document['backend']}, block by block. A plain patch is a token of its "
+        "own. Patches inside one colour of border became one token, drawn in their mean colour. Hatched patches were "
+        "pruned: nothing stands for them any more.",
         maps=maps,
         definitions=shared_definitions(maps),
         notes=tuple(notes),

@@ -96,7 +96,7 @@ class Section:
     charts: tuple[Chart, ...] = ()
     tables: tuple[Table, ...] = ()
     maps: tuple[ImageMaps, ...] = ()
-    definitions: Markup = Markup("")
+    definitions: Markup | str = ""
     notes: tuple[str, ...] = ()
     items: tuple[tuple[str, str], ...] = ()
     code: str = ""

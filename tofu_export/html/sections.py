@@ -46,8 +46,8 @@ def sections_of(report: Mapping[str, Any], evidence: Evidence) -> Sections:
     name = str(model["resolved"])
     height, width = model["image_size"]
     subtitle = (
-        f"{model['params'] / 1e6:.1f} M parameters, {model['weights']['kind']} weights, {height}\u00d7{width} pixels in "
-        f"{model['tokens']} tokens. Pattern {plan['pattern']}, r = {_amount(plan['r'])}."
+        f"{model['params'] / 1e6:.1f} M parameters, {model['weights']['kind']} weights, {height}\u00d7{width} pixels "
+        f"in {model['tokens']} tokens. Pattern {plan['pattern']}, r = {_amount(plan['r'])}."
     )
     return Sections(
         name,
@@ -77,10 +77,11 @@ def _headlines(report: Mapping[str, Any]) -> list[Headline]:
     gmacs = report["plan"]["gmacs"]
     found = [_speed_headline(report)]
     fewer = gmacs["full"] / gmacs["reduced"]
+    places = 2 if gmacs["reduced"] >= 1 else 3
     found.append(
         Headline(
             f"{fewer:.2f}\u00d7", "fewer multiply-accumulates",
-            f"{_work(gmacs['full'])} GMACs per image become {_work(gmacs['reduced'])}",
+            f"{gmacs['full']:.{places}f} GMACs per image become {gmacs['reduced']:.{places}f}",
         )
     )  # fmt: skip
     found.append(_agreement_headline(report))
@@ -147,7 +148,7 @@ def _plan(report: Mapping[str, Any]) -> Section:
         "Plan",
         f"{layers[0]['tokens_in']} tokens enter, {layers[-1]['tokens_out']} leave: {pruned} are pruned and {merged} "
         "merged on the way.",
-        charts=(Chart(tokens_chart(layers), "Height of a bar: tokens that enter a block.", tuple(legend)),),
+        charts=(Chart(tokens_chart(layers), "Height of a bar: tokens that enter a block. Number: tokens that leave it.", tuple(legend)),),
         tables=(
             table(
                 "Tokens by block",
@@ -180,8 +181,8 @@ def _verification(report: Mapping[str, Any]) -> Section:
     return Section(
         "verification",
         "Verification",
-        f"Every file ran in onnxruntime beside the eager PyTorch model ({images}). First what each layer decides, token "
-        "by token, then the outputs under the same decisions.",
+        f"Every file ran in onnxruntime beside the eager PyTorch model ({images}). First what each layer decides, "
+        "token by token, then the outputs under the same decisions.",
         tables=(
             table(
                 "Files against eager PyTorch",
@@ -357,8 +358,12 @@ def _reproduce(report: Mapping[str, Any], evidence: Evidence) -> Section:
         "Reproduce",
         code=str(report["command"]),
         tables=(
-            table("Environment", ("what", "value"), [[what, "none" if value is None else value] for what, value in rows],
-                  text=(0, 1)),
+            table(
+                "Environment",
+                ("what", "value"),
+                [[what, "none" if value is None else value] for what, value in rows],
+                text=(0, 1),
+            ),
         ),
     )  # fmt: skip
 
@@ -370,7 +375,3 @@ def _reason(report: Mapping[str, Any], step: str) -> str:
 
 def _skipped(report: Mapping[str, Any], step: str) -> list[str]:
     return [f"No {row['step']}: {row['reason']}." for row in report["skipped"] if str(row["step"]).startswith(step)]
-
-
-def _work(gmacs: float) -> str:
-    return f"{gmacs:.2f}" if gmacs >= 0.1 else f"{gmacs:.3f}"

@@ -1,4 +1,4 @@
-"""Token maps as small drawings over one copy of each image: pruned patches hatched, merged ones in their mean colour."""
+"""Token maps as small drawings over one copy of each image: pruned patches hatched, merged ones in one colour."""
 
 from __future__ import annotations
 
