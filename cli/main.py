@@ -15,10 +15,12 @@ from typing import NoReturn
 import click
 from click_default_group import DefaultGroup
 
+from tofu_export.cli.analyze import analyze_command
 from tofu_export.cli.bench import bench_command
 from tofu_export.cli.build import build_command
 from tofu_export.cli.check import check_command
 from tofu_export.cli.doctor import doctor_command
+from tofu_export.cli.eval import eval_command
 from tofu_export.cli.export import export_command
 from tofu_export.cli.lint import lint_command
 from tofu_export.cli.lower import lower_command
@@ -27,6 +29,7 @@ from tofu_export.cli.plan import plan_command
 from tofu_export.cli.report import report_command
 from tofu_export.cli.tokens import tokens_command
 from tofu_export.cli.triton import triton_command
+from tofu_export.cli.tune import tune_command
 from tofu_export.cli.verify import verify_command
 from tofu_export.errors import ExitCode, TofuError
 
@@ -34,6 +37,10 @@ __all__ = ["cli", "main"]
 
 _INTERRUPTED = 130
 _TERMINATED = 143
+
+
+class _Terminated(BaseException):  # no error, and nothing that handles errors may catch it
+    """Somebody asked this process to end (SIGTERM)."""
 
 
 @click.group(
@@ -56,6 +63,9 @@ def cli() -> None:
     tofu-export build any.onnx                    a TensorRT engine, checked before and described after
     tofu-export check any.engine                  whether it will load here, and why not
     tofu-export lint any.onnx                     what a runtime would reject or silently change in it
+    tofu-export eval vit_base --images val        accuracy on images, agreement with the full model
+    tofu-export analyze demo_vit                  which layers bear pruning or merging, on real images
+    tofu-export tune vit_base --speedup 2 --images photos    the best method and r of each layer for them
     tofu-export tokens out/model.onnx dog.jpg     draw which patches were pruned, and which are one token by now
     tofu-export report out --add sweep.json       make the page of a job again, with more evidence
     tofu-export models dinov3                     which models can be reduced
@@ -70,6 +80,9 @@ def cli() -> None:
 cli.add_command(export_command)
 cli.add_command(plan_command)
 cli.add_command(verify_command)
+cli.add_command(eval_command)
+cli.add_command(analyze_command)
+cli.add_command(tune_command)
 cli.add_command(bench_command)
 cli.add_command(lower_command)
 cli.add_command(build_command)
@@ -95,7 +108,9 @@ def main() -> NoReturn:
     except click.ClickException as error:
         _fail(error.format_message(), ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted, nothing was written", _INTERRUPTED)
+        _fail("interrupted; a file under its final name is complete", _INTERRUPTED)
+    except _Terminated:
+        _fail("terminated; a file under its final name is complete", _TERMINATED)
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(ExitCode.UNEXPECTED) from None
@@ -121,4 +136,4 @@ def _fail(message: str, code: int) -> NoReturn:
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     """Leave as on any error, so that half-written files and child processes go."""
-    raise SystemExit(_TERMINATED)
+    raise _Terminated

@@ -87,10 +87,10 @@ def tokens_command(
 def _pixels(
     found: TokenFile, images: tuple[Path, ...], demo: int | None
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    from tofu_export.inputs import demo_set, from_files
+    from tofu_export.inputs import demo_set, read_images
 
     if demo is None:
-        return from_files(images, found.preprocessing), tuple(image.name for image in images)
+        return read_images(images, found.preprocessing), tuple(image.name for image in images)
     digits = demo_set(demo).pixels
     if digits.shape[1:] != found.preprocessing["input_size"]:
         size = "x".join(map(str, found.preprocessing["input_size"]))

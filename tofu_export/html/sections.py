@@ -14,6 +14,7 @@ from tofu_export.html.parts import Cell, Chart, Headline, Section, table
 __all__ = ["Sections", "sections_of"]
 
 FULL = "full"
+_BARS = "Height of a bar: tokens that enter a block. Number: tokens that leave it."
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _plan(report: Mapping[str, Any]) -> Section:
         "Plan",
         f"{layers[0]['tokens_in']} tokens enter, {layers[-1]['tokens_out']} leave: {pruned} are pruned and {merged} "
         "merged on the way.",
-        charts=(Chart(tokens_chart(layers), "Height of a bar: tokens that enter a block. Number: tokens that leave it.", tuple(legend)),),
+        charts=(Chart(tokens_chart(layers), _BARS, tuple(legend)),),
         tables=(
             table(
                 "Tokens by block",
