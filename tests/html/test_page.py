@@ -54,7 +54,7 @@ def test_the_big_numbers_are_the_reports() -> None:
     values = re.findall(r'<dd class="value">(.*?)</dd>', page)
     assert values == ["1.75\u00d7", "2.00\u00d7", "1.00000", "1 of 1"]
     assert "quartiles 1.50\u20131.90" in page
-    assert "1,234 matching decisions, 0 wrong" in page
+    assert "1,234 matching decisions compared, 0 wrong" in page
 
 
 def test_a_failed_verification_is_said_loudly() -> None:
