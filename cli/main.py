@@ -26,6 +26,7 @@ from tofu_export.cli.lint import lint_command
 from tofu_export.cli.lower import lower_command
 from tofu_export.cli.models import models_command
 from tofu_export.cli.plan import plan_command
+from tofu_export.cli.report import report_command
 from tofu_export.cli.sweep import sweep_command
 from tofu_export.cli.tokens import tokens_command
 from tofu_export.cli.triton import triton_command
@@ -68,6 +69,7 @@ def cli() -> None:
     tofu-export analyze demo_vit                  which layers bear pruning or merging, on real images
     tofu-export tune vit_base --speedup 2 --images photos    the best method and r of each layer for them
     tofu-export tokens out/model.onnx dog.jpg     draw which patches were pruned, and which are one token by now
+    tofu-export report out --add sweep.json       make the page of a job again, with more evidence
     tofu-export models dinov3                     which models can be reduced
     tofu-export doctor                            what is installed, what is missing
     tofu-export demo_vit                          try it offline, on a small model that is included
@@ -91,6 +93,7 @@ cli.add_command(check_command)
 cli.add_command(lint_command)
 cli.add_command(models_command)
 cli.add_command(doctor_command)
+cli.add_command(report_command)
 cli.add_command(tokens_command)
 cli.add_command(triton_command)
 
