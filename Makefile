@@ -20,7 +20,7 @@ help:
 	@echo 'make coverage  every vision transformer of timm by name (half an hour)'
 	@echo 'make gpu    the tests that need a GPU (docs/gpu.md)'
 	@echo 'make bench  measure what README says  make clean   remove all that these made'
-	@echo 'make engines  plans of several families in every precision, without a GPU (half an hour)'
+	@echo 'make engines  plans of several families in every precision, without a GPU (ten minutes)'
 
 demo: venv
 	$(BIN)/tofu-export demo_vit --r 16 --mode mlerp -o demo_out

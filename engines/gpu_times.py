@@ -83,8 +83,9 @@ class QueryTimes(NamedTuple):
 
 
 def coefficient_of_variation(values: Sequence[float]) -> float:
-    """Standard deviation in percent of the mean."""
-    return 100 * statistics.pstdev(values) / statistics.fmean(values)
+    """Standard deviation in percent of the mean; 0 where all are 0, as kernels faster than the GPU's clock are."""
+    mean = statistics.fmean(values)
+    return 100 * statistics.pstdev(values) / mean if mean else 0.0
 
 
 def bound_notes(times: QueryTimes, *, remedy: str) -> tuple[str, ...]:
