@@ -24,7 +24,7 @@ help:
 	@echo 'make reliability  what bad input and a sudden end do (20 minutes)   make minimum  tests with the oldest versions'
 	@echo 'make evidence  measure again what docs say of the demo model'
 	@echo 'make bench  measure what README says  make clean   remove all that these made'
-	@echo 'make engines  plans of several families in every precision, without a GPU (half an hour)'
+	@echo 'make engines  plans of several families in every precision, without a GPU (ten minutes)'
 
 demo: venv
 	$(BIN)/tofu-export demo_vit --r 16 --mode mlerp -o demo_out

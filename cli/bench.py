@@ -18,7 +18,7 @@ from tofu_export.cli.parameters import parse_batches
 from tofu_export.errors import OptionError, OutputError
 
 if TYPE_CHECKING:
-    from tofu_export.engines.comparison import BenchOptions, BenchResult
+    from tofu_export.engines.comparison import BenchOptions, BenchResult, OpenTorch
 
 __all__ = ["bench_command"]
 
@@ -26,8 +26,8 @@ SCHEMA_VERSION = 1
 _WIDTH = 200
 
 
-@click.command("bench", short_help="Time ONNX files against each other; show where the time goes.")
-@click.argument("files", nargs=-1, metavar="FILE.onnx...", type=click.Path(path_type=Path))
+@click.command("bench", short_help="Time files against each other; show where the time goes.")
+@click.argument("files", nargs=-1, metavar="FILE...", type=click.Path(path_type=Path))
 @click.option("--baseline", default=None, metavar="NAME", help="File that ratios refer to.  [default: the first one]")
 @click.option(
     "--batch",
@@ -36,7 +36,18 @@ _WIDTH = 200
     help="Batch sizes, such as 1,8.  [default: what the files are fixed to, or 1]",
 )
 @click.option("--backend", default="ort-cpu", show_default=True, metavar="LIST",
-              help="Some of ort-cpu, ort-cuda, ort-tensorrt for ONNX files, trt, trt-rtx for plans.")  # fmt: skip
+              help="Some of ort-cpu, ort-cuda, ort-tensorrt for ONNX files, trt, trt-rtx for plans, and torch, "
+              "torch-compile for the eager model of a file, or of a name of timm's in its place.")  # fmt: skip
+@click.option("--torch-device", type=click.Choice(["cpu", "cuda"]), default=None,
+              help="Where torch runs.  [default: the GPU if another backend does, else the CPU]")  # fmt: skip
+@click.option("--compile-mode", type=click.Choice(["default", "reduce-overhead", "max-autotune"]), default="default",
+              show_default=True, help="Of torch-compile. Compiling is not timed.")  # fmt: skip
+@click.option("--cuda-graph/--no-cuda-graph", default=False, show_default=True,
+              help="Launch the kernels of a plan together. trtexec 11 does, 10 does not.")  # fmt: skip
+@click.option("--transfers/--no-transfers", default=True, show_default=True,
+              help="Copy inputs to the GPU and outputs back in each query. trtexec 10 does, 11 does not.")  # fmt: skip
+@click.option("--streams", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+              help="Queries of a plan that are on their way at once.")  # fmt: skip
 @click.option(
     "--threads", type=click.IntRange(min=1), default=None, metavar="N",
     help="Threads inside an operator.  [default: one per physical core]",
@@ -66,6 +77,11 @@ def bench_command(
     baseline: str | None,
     batch: str,
     backend: str,
+    torch_device: str | None,
+    compile_mode: str,
+    cuda_graph: bool,
+    transfers: bool,
+    streams: int,
     threads: int | None,
     seconds: float,
     warmup: float,
@@ -81,13 +97,15 @@ def bench_command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Time ONNX files, of this project or not, against each other in one process, their runs interleaved.
+    """Time files against each other in one process, their runs interleaved: ONNX files of anybody, plans, PyTorch.
 
     Inputs are random, made from what each file asks for. Numbers are not compared: that is what verification is for.
+    What --cuda-graph, --transfers and --streams say holds for plans, is printed with their times and is in the JSON.
 
     \b
     tofu-export bench full.onnx out/model.fp32.onnx --batch 1,8
     tofu-export bench out/model.fp32.onnx --profile
+    tofu-export bench vit_base out/model.fp32.onnx --backend ort-cpu,torch,torch-compile
     tofu-export bench --trtexec-log full.log --trtexec-log reduced.log
     """  # fmt: skip
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
@@ -98,6 +116,7 @@ def bench_command(
     from tofu_export.engines.backends import parse_backends
     from tofu_export.engines.comparison import BenchOptions
     from tofu_export.engines.feeds import parse_shapes
+    from tofu_export.engines.gpu_times import GpuOptions
     from tofu_export.engines.trtexec_log import read_records
 
     batches = parse_batches(batch, "--batch")
@@ -116,18 +135,55 @@ def bench_command(
         seed=seed,
         profile=profile,
         products=products,
+        gpu=GpuOptions(cuda_graph, transfers, streams),
     )
+    torch_backends = _TorchBackends(options, torch_device, compile_mode)
     with _csv_file(csv_path) as write_csv:  # a folder that cannot be written is known before the first run
-        result = _time(files, options, quiet=quiet)
+        result = _time(files, options, torch_backends, quiet=quiet)
         result = replace(result, recorded=records.rows, recorded_baseline=records.baseline)
         if not quiet:
             _show(result, verbose=verbose)
         write_csv(result)
     if as_json:
-        click.echo(json.dumps(_document(options, result), indent=2, allow_nan=False))
+        click.echo(json.dumps(_document(options, torch_backends, result), indent=2, allow_nan=False))
 
 
-def _time(files: tuple[Path, ...], options: BenchOptions, *, quiet: bool) -> BenchResult:
+class _TorchBackends:
+    """What runs PyTorch, where it was asked for; it is imported for nothing else."""
+
+    def __init__(self, options: BenchOptions, device: str | None, mode: str) -> None:
+        from tofu_export.engines.backends import CPU, TORCH_BACKENDS
+
+        own = [name for name in options.backends if name in TORCH_BACKENDS]
+        others = [name for name in options.backends if name not in (CPU, *TORCH_BACKENDS)]
+        self._device = device or ("cuda" if others else "cpu")
+        self._mode = mode
+        if not own and (device is not None or mode != "default"):
+            raise OptionError(
+                "--torch-device and --compile-mode are for torch and torch-compile: name one in --backend"
+            )
+        self.wanted = bool(own)
+
+    def opener(self) -> OpenTorch | None:
+        if not self.wanted:
+            return None
+        from functools import partial
+
+        from tofu_export.torch_contenders import TorchOptions, open_torch
+
+        return partial(open_torch, options=TorchOptions(self._device, self._mode))
+
+    def settings(self) -> dict[str, object] | None:
+        if not self.wanted:
+            return None
+        from tofu_export.torch_contenders import TorchOptions
+
+        return TorchOptions(self._device, self._mode).to_dict()
+
+
+def _time(
+    files: tuple[Path, ...], options: BenchOptions, torch_backends: _TorchBackends, *, quiet: bool
+) -> BenchResult:
     """Time the files; without any, nothing but records is reported."""
     from rich.console import Console
 
@@ -142,6 +198,7 @@ def _time(files: tuple[Path, ...], options: BenchOptions, *, quiet: bool) -> Ben
         return compare_files(
             files,
             options,
+            open_torch=torch_backends.opener(),
             on_progress=lambda at: listener.step(f"batch {at.batch}, {at.phase}, {at.fraction:.0%}"),
             on_profile=lambda name, batch: listener.step(f"profiling {name}, batch {batch}"),
             on_products=lambda name, batch: listener.step(f"timing the products of {name}, batch {batch}"),
@@ -181,7 +238,7 @@ def _csv_file(path: Path | None) -> Iterator[Callable[[BenchResult], None]]:
         raise OutputError(f"--csv {path}: {str(error).replace(' with -o', '')}") from error
 
 
-def _document(options: BenchOptions, result: BenchResult) -> dict[str, object]:
+def _document(options: BenchOptions, torch_backends: _TorchBackends, result: BenchResult) -> dict[str, object]:
     from tofu_export import environment
 
     return {
@@ -194,6 +251,8 @@ def _document(options: BenchOptions, result: BenchResult) -> dict[str, object]:
             "min_seconds": options.min_seconds,
             "min_iterations": options.min_iterations,
             "seed": options.seed,
+            "gpu": options.gpu.to_dict(),
+            "torch": torch_backends.settings(),
         },
         **result.to_dict(),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tofu_export.errors import OptionError
+from tofu_export.errors import EngineBuildError, ExportError, OptionError, PrecisionMismatchError, TofuError
 from tofu_export.options import BatchRange, Precision
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ SCHEMA_VERSION = 1
 @click.option("--refit", is_flag=True, help="Weights can be replaced later.")
 @click.option("-o", "--output", type=click.Path(), default=None, metavar="PATH",
               help="The engine, or a folder for it.  [default: FILE.FLAVOUR.engine beside the file]")  # fmt: skip
+@click.option("--bundle", type=click.Path(path_type=Path), default=None, metavar="DIR",
+              help="If it fails, write all that is needed to look closer to this new folder.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Only errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Also layers, kernels, work and bytes by part of the model.")
@@ -72,6 +75,7 @@ def build_command(
     strip_weights: bool,
     refit: bool,
     output: str | None,
+    bundle: Path | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -122,7 +126,16 @@ def build_command(
         )
         for name, capabilities in engine_names(target.name, compute_capability.split(",")).items()
     ]
-    receipts = _build(requests, quiet=quiet, verbose=verbose)
+    if bundle is not None:
+        from tofu_export.bundle import check_folder
+
+        check_folder(bundle)
+    try:
+        receipts = _build(requests, quiet=quiet, verbose=verbose)
+    except (EngineBuildError, PrecisionMismatchError) as error:
+        if bundle is None or not file.is_file():
+            raise
+        raise _bundled(bundle, requests, error) from error
     if as_json:
         from tofu_export import environment
         from tofu_export.engines.receipt import sidecar_document
@@ -175,6 +188,36 @@ def _build(requests: list[EngineRequest], *, quiet: bool, verbose: bool) -> list
     finally:
         listener.close()
     return receipts
+
+
+def _bundled(folder: Path, requests: list[EngineRequest], failure: TofuError) -> TofuError:
+    """The failure, with a word about the bundle that was written; as it is if the file cannot be read at all."""
+    from tofu_export import environment
+    from tofu_export.bundle import EngineFailure, bundle_engine_failure
+    from tofu_export.engines.build import resolve_capabilities
+    from tofu_export.engines.feeds import fixed_batch, make_feeds
+    from tofu_export.ort import open_session
+
+    request = requests[0]
+    batch = request.batch or BatchRange()
+    capabilities = tuple(dict.fromkeys(name for entry in requests for name in resolve_capabilities(entry)))
+    feeds = {}
+    with contextlib.suppress(TofuError):  # a file that onnxruntime does not load has no inputs to show
+        inputs = open_session(request.onnx_path).inputs
+        shapes = {name: optimum for name, (_, optimum, _) in request.shapes.items()}
+        sizes = fixed_batch(inputs) or next((shape[0] for shape in shapes.values()), batch.optimum)
+        feeds = make_feeds(request.onnx_path.name, inputs, sizes, shapes=shapes)
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        "command": _command(),
+        "environment": environment.collect(),
+        "error": str(failure),
+    }
+    wanted = EngineFailure(request.flavour.name, batch, capabilities)
+    try:
+        return bundle_engine_failure(folder, request.onnx_path, failure, report, wanted, feeds)
+    except ExportError as error:
+        return type(failure)(f"{failure} (no bundle was written: {error})")
 
 
 def receipt_text(receipt: EngineReceipt, *, verbose: bool = False) -> str:

@@ -7,22 +7,24 @@ and a speed-up comes with the spread of the ratios within the rounds.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy.typing as npt
 
+from tofu_export.engines._pace import Progress, Rules, Teller
+from tofu_export.engines.gpu_times import UNSTABLE_CV_PERCENT, QueryTimes, bound_notes, coefficient_of_variation
 from tofu_export.errors import OptionError
 
 __all__ = [
     "UNSTABLE",
-    "UNSTABLE_CV_PERCENT",
+    "UNSTABLE_GPU",
+    "Bound",
     "Contender",
     "Feeds",
     "LatencyMs",
@@ -36,18 +38,11 @@ __all__ = [
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 
-UNSTABLE_CV_PERCENT = 2.5
-"""Coefficient of variation above which a latency is called unstable. trtexec says so above 1 %, but of GPU compute
-time alone; a CPU shared with an operating system never is that quiet."""
-
 UNSTABLE = "latency is unstable"
 """How the note begins that says so."""
 
-CAP_FACTOR = 2.0
-"""A batch size ends after this many times `min_seconds` per contender, even if a much faster one has not yet run for
-`min_seconds` of its own."""
-
-_PROGRESS_EVERY_NS = 100_000_000
+UNSTABLE_GPU = "GPU compute time is unstable"
+"""The same of a contender whose kernels were timed."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +60,24 @@ class Contender:
     backend: str = "ort-cpu"
 
 
+@dataclass(frozen=True)
+class Bound:
+    """A contender that is ready to run on some feeds.
+
+    Attributes:
+        call: runs it and returns when the result is there. What it returns is looked at if it is a list of
+            `QueryTimes`, one for each of `queries`.
+        queries: that a call answers.
+        notes: what a reader of its times must know.
+        remedy: what to do if enqueueing holds the GPU up.
+    """
+
+    call: Callable[[], object]
+    queries: int = 1
+    notes: tuple[str, ...] = ()
+    remedy: str = ""
+
+
 class Runner(Protocol):
     """A loaded contender."""
 
@@ -72,29 +85,12 @@ class Runner(Protocol):
     def device(self) -> str:
         """Name of the hardware that runs it."""
 
-    def bind(self, feeds: Feeds) -> Callable[[], object]:
+    def bind(self, feeds: Feeds) -> Callable[[], object] | Bound:
         """A call that runs it on these feeds and returns when the result is there."""
 
 
 Opener = Callable[[Contender, "int | None"], Runner]
 """Loads a contender, with a number of threads or the default."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a benchmark stands; told about ten times a second, never during a timed call.
-
-    Attributes:
-        batch: batch size at work.
-        phase: warming up or measuring.
-        iterations: rounds measured so far at this batch size.
-        fraction: estimated share of this batch size that is done, 0 to 1.
-    """
-
-    batch: int
-    phase: Literal["warm-up", "measure"]
-    iterations: int
-    fraction: float
 
 
 @dataclass(frozen=True)
@@ -135,16 +131,18 @@ class Measurement:
         batch: images per query.
         throughput_qps: queries per second of its own wall time.
         images_per_sec: the same times the batch.
-        latency_ms: distribution over all iterations.
-        enqueue_ms: median host time to enqueue a query; None on a CPU.
-        h2d_ms: median time of the copy to the device; None on a CPU.
-        gpu_compute_ms: median time of the kernels; None on a CPU.
-        d2h_ms: median time of the copy from the device; None on a CPU.
-        walltime_s: sum of the iterations. The other contenders' turns in between do not count.
+        latency_ms: distribution over all queries: what the host waits for one, or, where the GPU's times were taken,
+            the sum of copies and kernels as trtexec has it.
+        enqueue_ms: median host time to enqueue a query; None where it was not taken, as on a CPU.
+        h2d_ms: median time of the copy to the device; None likewise, 0 without transfers.
+        gpu_compute_ms: median time of the kernels; None likewise.
+        d2h_ms: median time of the copy from the device; None likewise.
+        walltime_s: host time of all iterations. The other contenders' turns in between do not count.
         speedup_vs_full: latency of the baseline divided by this one's, median over the rounds; None without a baseline.
         speedup_iqr: first and third quartile of that ratio over the rounds; None without a baseline.
-        iterations: number of samples.
-        cv_percent: standard deviation of the latency in percent of its mean; None where a log does not say.
+        iterations: number of queries.
+        cv_percent: standard deviation of the latency (of the kernels' time where it was taken) in percent of its mean;
+            None where a log does not say.
         notes: what a reader of the numbers must know.
     """
 
@@ -221,15 +219,15 @@ def run_benchmark(
     """
     _check_contenders(contenders, baseline)
     _check_batches(batches)
-    rules = _Rules(warmup_ms, min_seconds, min_iterations)
+    rules = Rules(warmup_ms, min_seconds, min_iterations)
     runners = [open_runner(contender, threads) for contender in contenders]
     measurements: list[Measurement] = []
     for batch in batches:
         feeds = _feeds(make_feeds, contenders, batch)
-        calls = [runner.bind(own) for runner, own in zip(runners, feeds, strict=True)]
-        teller = _Teller(batch, on_progress, clock)
-        _warm_up(calls, rules, clock, teller)
-        samples = _interleave(calls, rules, clock, teller)
+        bound = [_bound(runner.bind(own)) for runner, own in zip(runners, feeds, strict=True)]
+        teller = Teller(batch, on_progress, clock)
+        _warm_up([ready.call for ready in bound], rules, clock, teller)
+        samples = _interleave(bound, rules, clock, teller)
         reference = next((taken for who, taken in zip(contenders, samples, strict=True) if who.name == baseline), None)
         measurements += [
             _measurement(contender, runner.device, batch, taken, reference, rules)
@@ -238,46 +236,35 @@ def run_benchmark(
     return tuple(measurements)
 
 
-@dataclass(frozen=True)
-class _Rules:
-    """When warming up and measuring end."""
-
-    warmup_ms: float
-    min_seconds: float
-    min_iterations: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.warmup_ms < math.inf:
-            raise OptionError(f"warmup_ms is {self.warmup_ms!r}, expected a number of milliseconds >= 0")
-        if not 0 <= self.min_seconds < math.inf:
-            raise OptionError(f"min_seconds is {self.min_seconds!r}, expected a number of seconds >= 0")
-        if self.min_iterations < 1:
-            raise OptionError(f"min_iterations is {self.min_iterations!r}, expected a whole number >= 1")
-
-    def done(self, iterations: int, spent_ns: Sequence[int]) -> float:
-        """Share of the work that is done; 1 or more ends it."""
-        capped = _ratio(sum(spent_ns) / 1e9, CAP_FACTOR * self.min_seconds * len(spent_ns))
-        in_time = max(_ratio(min(spent_ns) / 1e9, self.min_seconds), capped)
-        return min(iterations / self.min_iterations, in_time)
+def _bound(ready: Callable[[], object] | Bound) -> Bound:
+    return ready if isinstance(ready, Bound) else Bound(ready)
 
 
-class _Teller:
-    """Passes progress on, about ten times a second."""
+@dataclass
+class _Samples:
+    """What was taken of one contender: by round, host time of the call in nanoseconds and times on the GPU, if any."""
 
-    def __init__(self, batch: int, on_progress: Callable[[Progress], None] | None, clock: Callable[[], int]) -> None:
-        self._batch, self._on_progress, self._clock = batch, on_progress, clock
-        self._next_ns: int | None = None
+    bound: Bound
+    calls_ns: list[int] = field(default_factory=list)
+    gpu: list[list[QueryTimes]] = field(default_factory=list)
 
-    def tell(self, phase: Literal["warm-up", "measure"], iterations: int, fraction: float) -> None:
-        if self._on_progress is None:
-            return
-        now = self._clock()
-        if self._next_ns is None or now >= self._next_ns or fraction >= 1:
-            self._next_ns = now + _PROGRESS_EVERY_NS
-            self._on_progress(Progress(self._batch, phase, iterations, min(fraction, 1.0)))
+    def take(self, elapsed_ns: int, result: object) -> None:
+        self.calls_ns.append(elapsed_ns)
+        if isinstance(result, list) and result and isinstance(result[0], QueryTimes):
+            self.gpu.append(result)
+
+    @property
+    def queries(self) -> list[QueryTimes]:
+        return [query for taken in self.gpu for query in taken]
+
+    def by_round(self, *, gpu: bool) -> list[float]:
+        """Latency of a query in each round, in nanoseconds."""
+        if gpu:
+            return [1e6 * statistics.fmean(query.latency_ms for query in taken) for taken in self.gpu]
+        return [taken / self.bound.queries for taken in self.calls_ns]
 
 
-def _warm_up(calls: Sequence[Callable[[], object]], rules: _Rules, clock: Callable[[], int], teller: _Teller) -> None:
+def _warm_up(calls: Sequence[Callable[[], object]], rules: Rules, clock: Callable[[], int], teller: Teller) -> None:
     for call in calls:
         teller.tell("warm-up", 0, 0.0)
         end = clock() + rules.warmup_ms * 1e6
@@ -286,21 +273,19 @@ def _warm_up(calls: Sequence[Callable[[], object]], rules: _Rules, clock: Callab
             call()
 
 
-def _interleave(
-    calls: Sequence[Callable[[], object]], rules: _Rules, clock: Callable[[], int], teller: _Teller
-) -> list[list[int]]:
-    """Nanoseconds per contender and round. Entries at the same index were taken within one round."""
-    samples: list[list[int]] = [[] for _ in calls]
-    spent = [0] * len(calls)
+def _interleave(bound: Sequence[Bound], rules: Rules, clock: Callable[[], int], teller: Teller) -> list[_Samples]:
+    """Samples per contender. Entries at the same index were taken within one round."""
+    samples = [_Samples(ready) for ready in bound]
+    spent = [0] * len(bound)
     rounds = 0
     while (fraction := rules.done(rounds, spent)) < 1:
         teller.tell("measure", rounds, fraction)
-        for turn in range(len(calls)):
-            index = (rounds + turn) % len(calls)
+        for turn in range(len(bound)):
+            index = (rounds + turn) % len(bound)
             start = clock()
-            calls[index]()
+            result = bound[index].call()
             elapsed = max(clock() - start, 1)  # a coarse clock may stand still
-            samples[index].append(elapsed)
+            samples[index].take(elapsed, result)
             spent[index] += elapsed
         rounds += 1
     teller.tell("measure", rounds, 1.0)
@@ -308,17 +293,25 @@ def _interleave(
 
 
 def _measurement(
-    contender: Contender, device: str, batch: int, samples: list[int], reference: list[int] | None, rules: _Rules
+    contender: Contender, device: str, batch: int, samples: _Samples, reference: _Samples | None, rules: Rules
 ) -> Measurement:
-    latency = LatencyMs.of(samples)
-    walltime_s = sum(samples) / 1e9
-    throughput_qps = len(samples) / walltime_s
-    cv_percent = 100 * statistics.pstdev(samples) / statistics.fmean(samples)
+    queries = samples.queries
+    latencies_ns = [round(1e6 * query.latency_ms) for query in queries] or [
+        round(taken) for taken in samples.by_round(gpu=False)
+    ]
+    count = len(samples.calls_ns) * samples.bound.queries
+    walltime_s = sum(samples.calls_ns) / 1e9
+    throughput_qps = count / walltime_s
+    cv_percent = coefficient_of_variation([query.compute_ms for query in queries] or latencies_ns)
     speedup, quartiles = None, None
     if reference is not None:
-        ratios = sorted(full / own for full, own in zip(reference, samples, strict=True))
+        gpu = bool(samples.gpu and reference.gpu)  # else what the host waits for, of both
+        ratios = sorted(
+            full / own for full, own in zip(reference.by_round(gpu=gpu), samples.by_round(gpu=gpu), strict=True)
+        )
         speedup = statistics.median(ratios)
         quartiles = (percentile(ratios, 25), percentile(ratios, 75))
+    medians = QueryTimes(*map(statistics.median, zip(*queries, strict=True))) if queries else None
     return Measurement(
         artifact=contender.name,
         backend=contender.backend,
@@ -326,26 +319,31 @@ def _measurement(
         batch=batch,
         throughput_qps=throughput_qps,
         images_per_sec=throughput_qps * batch,
-        latency_ms=latency,
-        enqueue_ms=None,
-        h2d_ms=None,
-        gpu_compute_ms=None,
-        d2h_ms=None,
+        latency_ms=LatencyMs.of(latencies_ns),
+        enqueue_ms=None if medians is None else medians.enqueue_ms,
+        h2d_ms=None if medians is None else medians.h2d_ms,
+        gpu_compute_ms=None if medians is None else medians.compute_ms,
+        d2h_ms=None if medians is None else medians.d2h_ms,
         walltime_s=walltime_s,
         speedup_vs_full=speedup,
         speedup_iqr=quartiles,
-        iterations=len(samples),
+        iterations=count,
         cv_percent=cv_percent,
-        notes=_notes(cv_percent, walltime_s, rules),
+        notes=(
+            *samples.bound.notes,
+            *_notes(cv_percent, walltime_s, rules, gpu=medians is not None),
+            *(() if medians is None else bound_notes(medians, remedy=samples.bound.remedy)),
+        ),
     )
 
 
-def _notes(cv_percent: float, walltime_s: float, rules: _Rules) -> tuple[str, ...]:
+def _notes(cv_percent: float, walltime_s: float, rules: Rules, *, gpu: bool) -> tuple[str, ...]:
     notes = []
     if cv_percent > UNSTABLE_CV_PERCENT:
+        remedy = "lock the GPU's clock, or measure longer" if gpu else "stop other programs, or measure longer"
         notes.append(
-            f"{UNSTABLE}, with coefficient of variation = {cv_percent:.3g}% (over {UNSTABLE_CV_PERCENT}%): "
-            "stop other programs, or measure longer"
+            f"{UNSTABLE_GPU if gpu else UNSTABLE}, with coefficient of variation = {cv_percent:.3g}% "
+            f"(over {UNSTABLE_CV_PERCENT}%): {remedy}"
         )
     if walltime_s < rules.min_seconds:
         notes.append(
@@ -394,10 +392,6 @@ def _check_feeds(feeds: Feeds, batch: int) -> None:
     if not any(feed.ndim and feed.shape[0] == batch for feed in feeds.values()):
         shapes = ", ".join(f"{name} {list(feed.shape)}" for name, feed in feeds.items()) or "nothing"
         raise OptionError(f"make_feeds({batch}) gave {shapes}: expected an input with {batch} as its first size")
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole > 0 else math.inf
 
 
 def _plain(value: Any) -> Any:

@@ -13,15 +13,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tofu_export.engines.backends import CPU, PLAN_BACKENDS, Loaded, open_backend, suits
+from tofu_export.engines.backends import CPU, PLAN_BACKENDS, TORCH_BACKENDS, Loaded, open_backend, suits
 from tofu_export.engines.benchmark import Contender, Measurement, Progress, run_benchmark
 from tofu_export.engines.feeds import fixed_batch, make_feeds
+from tofu_export.engines.gpu_times import GpuOptions
 from tofu_export.engines.ort_profile import Profile, profile
 from tofu_export.engines.products import Alone, measure_alone
 from tofu_export.errors import OptionError
 from tofu_export.ort import TensorSpec
 
-__all__ = ["BenchFile", "BenchOptions", "BenchResult", "Realised", "compare_files", "short_names"]
+__all__ = ["BenchFile", "BenchOptions", "BenchResult", "OpenTorch", "Realised", "compare_files", "short_names"]
+
+OpenTorch = Callable[[Path, str, "int | None"], Loaded]
+"""Loads a file's eager model, or one of timm by its name, for one of `TORCH_BACKENDS`, with a number of threads."""
 
 GMACS = "tofu_export.gmacs"
 """Where this project's files say how many multiply-accumulates (10^9) they take for one image."""
@@ -46,6 +50,7 @@ class BenchOptions:
         seed: of the random inputs.
         profile: also run every file under onnxruntime's profiler.
         products: also time the matrix products of every file alone.
+        gpu: how plans are timed.
     """
 
     backends: tuple[str, ...] = (CPU,)
@@ -59,11 +64,17 @@ class BenchOptions:
     seed: int = 0
     profile: bool = False
     products: bool = False
+    gpu: GpuOptions = field(default_factory=GpuOptions)
 
     def __post_init__(self) -> None:
         if self.products and self.backends != (CPU,):
             raise OptionError(
                 f"--products times them on the CPU, not on {', '.join(self.backends)}: use --backend {CPU}"
+            )
+        if self.gpu != GpuOptions() and not any(backend in PLAN_BACKENDS for backend in self.backends):
+            raise OptionError(
+                f"--cuda-graph, --no-transfers and --streams are for plans, not for {', '.join(self.backends)}: "
+                f"use --backend {' or '.join(PLAN_BACKENDS)}"
             )
         if self.profile and self.backends != (CPU,):
             raise OptionError(
@@ -216,6 +227,7 @@ def compare_files(
     paths: Sequence[Path],
     options: BenchOptions,
     *,
+    open_torch: OpenTorch | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_profile: Callable[[str, int], None] | None = None,
     on_products: Callable[[str, int], None] | None = None,
@@ -226,8 +238,9 @@ def compare_files(
     so that one that fails is known at once.
 
     Args:
-        paths: ONNX files.
+        paths: ONNX files, plans, and for torch names of models.
         options: how to compare.
+        open_torch: loads what runs on `TORCH_BACKENDS`.
         on_progress: told where the timing stands.
         on_profile: told the file and batch size that is profiled next.
         on_products: told those of the products that are timed next.
@@ -240,7 +253,7 @@ def compare_files(
     if not paths:
         raise OptionError("no file given, expected at least one ONNX file")
     contenders = _contenders(paths, options.backends)
-    runners = {who.name: open_backend(who.path, who.backend, options.threads) for who in contenders}
+    runners = {who.name: _open(who, options, open_torch) for who in contenders}
     inputs = {name: runner.session.inputs for name, runner in runners.items()}
     baseline = _baseline(options.baseline, contenders)
     batches = options.batches or _usual_batches(inputs)
@@ -286,6 +299,14 @@ def compare_files(
             )
         )
     return BenchResult(files, baseline, measurements, tuple(profiles), tuple(alone), _warnings(files))
+
+
+def _open(who: Contender, options: BenchOptions, open_torch: OpenTorch | None) -> Loaded:
+    if who.backend not in TORCH_BACKENDS:
+        return open_backend(who.path, who.backend, options.threads, options.gpu)
+    if open_torch is None:
+        raise OptionError(f"nothing here runs {who.backend}: `tofu_export.torch_contenders` does")
+    return open_torch(who.path, who.backend, options.threads)
 
 
 def short_names(paths: Sequence[Path]) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Run a TensorRT plan on the GPU of this machine, through Polygraphy.
 
-A query is synchronous: inputs are copied to the device, kernels run on one stream, outputs are copied back. CUDA
-graphs are not used. No plan has been run with it so far, for lack of a GPU: the tests here use stand-ins, and those
-marked `gpu` compare with onnxruntime.
+A query is synchronous: inputs are copied to the device, kernels run on one stream, outputs are copied back. Polygraphy
+does not tell how long each of that takes, so plans are timed by `plan_timing`. No plan has been run with it so far, for
+lack of a GPU: the tests here use stand-ins, and those marked `gpu` compare with onnxruntime.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class EngineSession:
         metadata: what the file beside the plan says, under the names that ONNX files have it.
         runner: Polygraphy's, activated.
         engine: TensorRT's `ICudaEngine`.
+        trt: the module of its flavour.
     """
 
     label: str
@@ -55,6 +56,7 @@ class EngineSession:
     metadata: Mapping[str, str]
     runner: Any
     engine: Any
+    trt: Any
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs by name.
@@ -118,6 +120,7 @@ def open_engine(path: Path, flavour: Flavour) -> EngineSession:
         MappingProxyType(_metadata(path)),
         runner,
         engine,
+        trt,
     )
 
 

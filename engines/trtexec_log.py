@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tofu_export.engines.benchmark import UNSTABLE, UNSTABLE_CV_PERCENT, LatencyMs, Measurement
+from tofu_export.engines.benchmark import UNSTABLE, LatencyMs, Measurement
 from tofu_export.engines.comparison import short_names
+from tofu_export.engines.gpu_times import UNSTABLE_CV_PERCENT, QueryTimes, bound_notes, coefficient_of_variation
 from tofu_export.errors import OptionError
 
 __all__ = ["BACKEND", "Records", "against", "read_log", "read_records", "read_times"]
@@ -26,9 +27,6 @@ BACKEND = "trt"
 """What reports call TensorRT's own runtime."""
 
 UNKNOWN_DEVICE = "unknown GPU"
-
-ENQUEUE_BOUND = 0.8
-"""Share of the GPU's time from which enqueueing is said to hold it up; trtexec warns at the same."""
 
 _PREFIX = re.compile(r"^(?:\[\d[\d/]*-[\d:]+\] )?\[(?P<level>[A-Z])\] ?(?P<text>.*)$")
 _SUMMARY = "=== Performance summary ==="
@@ -164,7 +162,9 @@ def read_times(path: Path, name: str, batch: int) -> Measurement:
     latencies = [query["latencyMs"] for query in queries]
     enqueue_ms = statistics.median(query["endEnqMs"] - query["startEnqMs"] for query in queries)
     compute_ms = statistics.median(query["computeMs"] for query in queries)
-    cv_percent = 100 * statistics.pstdev(latencies) / statistics.fmean(latencies)
+    cv_percent = coefficient_of_variation(latencies)
+    h2d_ms = statistics.median(query["h2dMs"] for query in queries)
+    d2h_ms = statistics.median(query["d2hMs"] for query in queries)
     return Measurement(
         artifact=name,
         backend=BACKEND,
@@ -174,28 +174,28 @@ def read_times(path: Path, name: str, batch: int) -> Measurement:
         images_per_sec=len(queries) * batch / walltime_s,
         latency_ms=LatencyMs.of([round(value * _MS_TO_NS) for value in latencies]),
         enqueue_ms=enqueue_ms,
-        h2d_ms=statistics.median(query["h2dMs"] for query in queries),
+        h2d_ms=h2d_ms,
         gpu_compute_ms=compute_ms,
-        d2h_ms=statistics.median(query["d2hMs"] for query in queries),
+        d2h_ms=d2h_ms,
         walltime_s=walltime_s,
         speedup_vs_full=None,
         speedup_iqr=None,
         iterations=len(queries),
         cv_percent=cv_percent,
-        notes=_notes(enqueue_ms, compute_ms, cv_percent),
+        notes=(
+            *_unstable(cv_percent),
+            *bound_notes(
+                QueryTimes(enqueue_ms, h2d_ms, compute_ms, d2h_ms),
+                remedy="try --useCudaGraph, which trtexec 11 does by itself",
+            ),
+        ),
     )
 
 
-def _notes(enqueue_ms: float, compute_ms: float, cv_percent: float) -> tuple[str, ...]:
-    notes = []
-    if cv_percent > UNSTABLE_CV_PERCENT:
-        notes.append(f"{UNSTABLE}, with coefficient of variation = {cv_percent:.3g}% (over {UNSTABLE_CV_PERCENT}%)")
-    if enqueue_ms > ENQUEUE_BOUND * compute_ms:
-        notes.append(
-            f"the host takes {enqueue_ms:.3g} ms to enqueue what the GPU computes in {compute_ms:.3g} ms, so the GPU "
-            "may wait: try trtexec --useCudaGraph"
-        )
-    return tuple(notes)
+def _unstable(cv_percent: float) -> tuple[str, ...]:
+    if cv_percent <= UNSTABLE_CV_PERCENT:
+        return ()
+    return (f"{UNSTABLE}, with coefficient of variation = {cv_percent:.3g}% (over {UNSTABLE_CV_PERCENT}%)",)
 
 
 def against(rows: Sequence[Measurement], baseline: str) -> tuple[Measurement, ...]:

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.cli.running import run
@@ -169,3 +170,41 @@ def test_full_disk(tmp_path, out, capsys):
         assert left(out) == []
     finally:
         subprocess.run(["umount", str(out)], check=True)
+
+
+def test_what_cannot_be_built_is_bundled(tmp_path, out, capsys):
+    """The file, its inputs and what they should give, and the commands with what was asked for."""
+    path, bundle = models.save(models.scatter("add"), tmp_path), tmp_path / "bundle"
+    asked = ("--compute-capability", "SM89", "--batch", "1:2:3", "-o", str(out))
+    assert run("build", str(path), *RTX, *asked, "--bundle", str(bundle), "-q") == 6
+    err = capsys.readouterr().err
+    assert err.endswith(f"{bundle / 'README.md'} says how to look at it closer\n")
+    assert (bundle / "model.onnx").read_bytes() == path.read_bytes()
+    text = (bundle / "README.md").read_text(encoding="utf-8")
+    assert "polygraphy convert" in text
+    assert "--compute-capabilities 8.9" in text
+    report = json.loads((bundle / "report.json").read_text(encoding="utf-8"))
+    assert "ScatterElements" in report["error"]
+    assert report["command"].startswith("tofu-export build ")
+    assert left(out) == []
+    assert run("build", str(path), "--bundle", str(bundle), "-q") == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_the_inputs_of_a_bundle_are_those_of_the_profile(tmp_path, out):
+    path, bundle = models.save(models.block(tokens="tokens"), tmp_path), tmp_path / "bundle"
+    shapes = ("--min-shapes", "x:1x4x32", "--opt-shapes", "x:2x16x32", "--max-shapes", "x:4x64x32")
+    asked = ("--precision", "fp16", "-o", str(out), *shapes)
+    assert run("build", str(path), *asked, "--bundle", str(bundle), "-q") == 7
+    assert np.load(bundle / "inputs.npz")["x"].shape == (2, 16, 32)
+    assert np.load(bundle / "expected.npz")["y"].shape == (2, 16, 32)
+
+
+def test_no_bundle_where_nothing_fails_or_nothing_can_be_read(tmp_path, out, capsys):
+    bundle = tmp_path / "bundle"
+    path = models.save(models.block(), tmp_path)
+    assert run("build", str(path), "-o", str(out), "--bundle", str(bundle), "-q") == 0
+    path.write_bytes(b"text")
+    assert run("build", str(path), "-o", str(out / "again.engine"), "--bundle", str(bundle), "-q") == 6
+    assert "no bundle was written" in capsys.readouterr().err
+    assert not bundle.exists()

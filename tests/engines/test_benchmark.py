@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from tofu_export.engines._pace import CAP_FACTOR
 from tofu_export.engines.backends import open_contender
 from tofu_export.engines.benchmark import (
-    CAP_FACTOR,
     Contender,
     LatencyMs,
     Measurement,

@@ -16,9 +16,11 @@ import pytest
 
 from tests.cli.running import run
 from tests.engines import models
-from tofu_export.engines import engine_session
+from tests.engines.fake_cuda import FakeCuda
+from tofu_export.engines import backends, engine_session
 from tofu_export.engines.backends import PLAN_BACKENDS, open_backend, suits
 from tofu_export.engines.build import EngineRequest, build_engine
+from tofu_export.engines.cudart import Cudart
 from tofu_export.engines.engine_session import open_engine
 from tofu_export.engines.flavours import RTX, TENSORRT, available
 from tofu_export.environment import collect
@@ -46,6 +48,14 @@ class Engine:
 
     def get_tensor_shape(self, name: str) -> tuple[int, int]:
         return (-1, 4) if name == "x" else (-1, 2)
+
+    def create_execution_context(self) -> Any:
+        return SimpleNamespace(
+            set_input_shape=lambda name, shape: (name, shape) == ("x", (2, 4)),
+            get_tensor_shape=lambda name: (2, 2),
+            set_tensor_address=lambda name, address: name in self.names and address > 0,
+            execute_async_v3=lambda stream: stream > 0,
+        )
 
 
 class Runner:
@@ -144,13 +154,20 @@ def test_a_plan_without_a_sidecar_has_no_gmacs(sidecar: str | None, standing_in:
     assert dict(open_engine(plan, TENSORRT).metadata) == {}
 
 
-def test_the_benchmark_times_plans(standing_in: None, plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_benchmark_times_plans(
+    standing_in: None, plan: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "open_cudart", lambda: Cudart(FakeCuda()))
     quick = ("--seconds", "0", "--warmup", "0", "--iterations", "3", "--batch", "2")
     assert run("bench", str(plan), "--backend", "trt", *quick, "--json") == 0
     out, err = capsys.readouterr()
-    (row,) = json.loads(out)["benchmark"]
+    document = json.loads(out)
+    (row,) = document["benchmark"]
     assert (row["artifact"], row["backend"], row["device"], row["batch"]) == ("a.engine", "trt", "ACME 1", 2)
+    assert (row["h2d_ms"], row["d2h_ms"]) == (1, 1)
+    assert document["settings"]["gpu"] == {"cuda_graph": False, "transfers": True, "streams": 1}
     assert "trt on ACME 1" in err
+    assert "timed with no CUDA graph, transfers included, 1 stream" in err
 
 
 def test_plans_and_onnx_files_have_backends_of_their_own(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,3 +208,22 @@ def test_a_plan_computes_what_onnxruntime_does(backend: str, tmp_path: Path) -> 
         feeds = {"x": np.random.default_rng(batch).standard_normal((batch, 16, 32), dtype=np.float32)}
         expected = open_session(source).run(feeds)["y"]
         np.testing.assert_allclose(loaded.session.run(feeds)["y"], expected, rtol=1e-2, atol=1e-2)  # TF32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(collect()["gpu"] is None, reason="no NVIDIA GPU with a driver")
+@pytest.mark.parametrize("options", [(), ("--cuda-graph",), ("--no-transfers",), ("--streams", "2", "--cuda-graph")])
+@pytest.mark.parametrize("backend", PLAN_BACKENDS)
+def test_a_real_plan_is_timed(
+    backend: str, options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flavour = PLAN_BACKENDS[backend]
+    if flavour not in available():
+        pytest.skip(f"{flavour.name} is not installed")
+    source, path = models.save(models.block(), tmp_path), tmp_path / "a.engine"
+    build_engine(EngineRequest(source, path, flavour, BatchRange(1, 2, 4)))
+    assert run("bench", str(path), "--backend", backend, "--batch", "1,4", "--seconds", "1", "--json", *options) == 0
+    for row in json.loads(capsys.readouterr().out)["benchmark"]:
+        assert row["gpu_compute_ms"] > 0
+        assert (row["h2d_ms"] > 0) is (row["d2h_ms"] > 0) is ("--no-transfers" not in options)
+        assert row["throughput_qps"] * row["walltime_s"] == pytest.approx(row["iterations"], rel=1e-3)

@@ -17,14 +17,13 @@ import onnx
 from numpy.typing import NDArray
 
 from tofu_export.decisions import Decisions
-from tofu_export.engines.backends import CPU, PLAN_SUFFIXES, open_backend
-from tofu_export.engines.engine_session import EngineSession
+from tofu_export.engines.backends import CPU, PLAN_SUFFIXES, FileSession, open_backend
 from tofu_export.engines.feeds import as_asked
 from tofu_export.errors import ExportError, OptionError, VerificationError
 from tofu_export.graph_patterns.canonical import DECISIONS, decision_name
 from tofu_export.groups import TOKEN_GROUPS, GroupState, Reducing, follow_groups
 from tofu_export.onnx_file import load_without_weights
-from tofu_export.ort import OrtSession, open_copy
+from tofu_export.ort import open_copy
 
 __all__ = ["TokenFile", "TokenRun"]
 
@@ -207,13 +206,13 @@ class TokenFile:
         return TokenRun((GroupState(reached[-1], groups),), ("only the end: read from the output",), backend)
 
 
-def _in_batches(session: OrtSession | EngineSession, pixels: NDArray[np.float32]) -> dict[str, Array]:
+def _in_batches(session: FileSession, pixels: NDArray[np.float32]) -> dict[str, Array]:
     """All outputs for all images, in batches of the size that the file is fixed to, or one by one."""
     if len(session.inputs) != 1:
         raise OptionError(f"{session.label} has inputs {', '.join(session.inputs)}, expected one: images")
     ((name, spec),) = session.inputs.items()
     size = (spec.shape[0] if spec.shape else None) or 1
-    runs: list[dict[str, Array]] = []
+    runs: list[Mapping[str, Array]] = []
     for start in range(0, len(pixels), size):
         chosen = pixels[(start + np.arange(size)) % len(pixels)]
         runs.append(session.run(as_asked({name: chosen}, session.inputs)))

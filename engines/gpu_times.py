@@ -1,0 +1,110 @@
+"""Times of queries on a GPU under trtexec's names, how they are taken, and what they warn of."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from tofu_export.errors import OptionError
+
+__all__ = [
+    "ENQUEUE_BOUND",
+    "UNSTABLE_CV_PERCENT",
+    "GpuOptions",
+    "QueryTimes",
+    "bound_notes",
+    "coefficient_of_variation",
+]
+
+ENQUEUE_BOUND = 0.8
+"""Share of the GPU's time from which enqueueing is said to hold it up. Source: logs of trtexec 8 to 10, which warn at
+0.84 and above."""
+
+UNSTABLE_CV_PERCENT = 2.5
+"""Coefficient of variation above which a latency is called unstable. trtexec says so above 1 %, but of GPU compute
+time alone; a CPU shared with an operating system never is that quiet."""
+
+_MOST_STREAMS = 64
+
+
+@dataclass(frozen=True)
+class GpuOptions:
+    """How plans are timed. The defaults are those of trtexec 10; those of trtexec 11 are the other ones.
+
+    Attributes:
+        cuda_graph: capture the kernels of a query once, and launch them together.
+        transfers: inputs come from the host's memory and outputs go back to it in every query; False: both stay on the
+            GPU, and nothing is copied while timing.
+        streams: queries that are on their way at the same time.
+
+    Raises:
+        OptionError: streams is not a whole number from 1 on.
+    """
+
+    cuda_graph: bool = False
+    transfers: bool = True
+    streams: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.streams <= _MOST_STREAMS:
+            raise OptionError(f"--streams is {self.streams}, expected a whole number from 1 to {_MOST_STREAMS}")
+
+    def __str__(self) -> str:
+        graph = "CUDA graph" if self.cuda_graph else "no CUDA graph"
+        transfers = "transfers included" if self.transfers else "no transfers"
+        return f"{graph}, {transfers}, {self.streams} stream{'s' * (self.streams > 1)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"cuda_graph": self.cuda_graph, "transfers": self.transfers, "streams": self.streams}
+
+
+class QueryTimes(NamedTuple):
+    """One query, in milliseconds, as trtexec defines them.
+
+    Attributes:
+        enqueue_ms: the host's time to enqueue the kernels, on its clock.
+        h2d_ms: copy of the inputs to the device, on the GPU's clock, as are those below; 0 without transfers.
+        compute_ms: the kernels.
+        d2h_ms: copy of the outputs to the host.
+    """
+
+    enqueue_ms: float
+    h2d_ms: float
+    compute_ms: float
+    d2h_ms: float
+
+    @property
+    def latency_ms(self) -> float:
+        """Copies and kernels together: trtexec's latency."""
+        return self.h2d_ms + self.compute_ms + self.d2h_ms
+
+
+def coefficient_of_variation(values: Sequence[float]) -> float:
+    """Standard deviation in percent of the mean; 0 where all are 0, as kernels faster than the GPU's clock are."""
+    mean = statistics.fmean(values)
+    return 100 * statistics.pstdev(values) / mean if mean else 0.0
+
+
+def bound_notes(times: QueryTimes, *, remedy: str) -> tuple[str, ...]:
+    """What holds the GPU up, as trtexec warns of it.
+
+    Args:
+        times: medians.
+        remedy: what to do about enqueueing.
+    """
+    notes = []
+    if times.enqueue_ms > ENQUEUE_BOUND * times.compute_ms:
+        notes.append(
+            f"the host takes {times.enqueue_ms:.3g} ms to enqueue what the GPU computes in {times.compute_ms:.3g} ms, "
+            f"so the GPU may wait: {remedy}"
+        )
+    for what, value in (("to the device", times.h2d_ms), ("from the device", times.d2h_ms)):
+        if value > times.compute_ms:
+            notes.append(
+                f"copies {what} take {value:.3g} ms, more than the {times.compute_ms:.3g} ms of the kernels: "
+                "throughput may be bound by them"
+            )
+    return tuple(notes)
