@@ -39,6 +39,10 @@ _INTERRUPTED = 130
 _TERMINATED = 143
 
 
+class _Terminated(BaseException):  # no error, and nothing that handles errors may catch it
+    """Somebody asked this process to end (SIGTERM)."""
+
+
 @click.group(
     cls=DefaultGroup,
     default="export",
@@ -104,7 +108,9 @@ def main() -> NoReturn:
     except click.ClickException as error:
         _fail(error.format_message(), ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted, nothing was written", _INTERRUPTED)
+        _fail("interrupted; a file under its final name is complete", _INTERRUPTED)
+    except _Terminated:
+        _fail("terminated; a file under its final name is complete", _TERMINATED)
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(ExitCode.UNEXPECTED) from None
@@ -130,4 +136,4 @@ def _fail(message: str, code: int) -> NoReturn:
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     """Leave as on any error, so that half-written files and child processes go."""
-    raise SystemExit(_TERMINATED)
+    raise _Terminated
