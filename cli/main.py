@@ -27,6 +27,7 @@ from tofu_export.cli.lower import lower_command
 from tofu_export.cli.models import models_command
 from tofu_export.cli.plan import plan_command
 from tofu_export.cli.report import report_command
+from tofu_export.cli.sweep import sweep_command
 from tofu_export.cli.tokens import tokens_command
 from tofu_export.cli.triton import triton_command
 from tofu_export.cli.tune import tune_command
@@ -58,6 +59,7 @@ def cli() -> None:
     tofu-export plan vit_base --r 16              what would be removed where, and what that saves
     tofu-export verify out/model.fp16.onnx -v     does a file compute what its model computes
     tofu-export bench a.onnx b.onnx --profile     which file is faster, and where the time goes
+    tofu-export sweep demo_vit --r 16,32,48       what each reduction of a grid costs and gains; tables, a chart
     tofu-export lower theirs.onnx -o ours.onnx    rewrite what TensorRT rejects in a file of another exporter
     tofu-export triton out -o repository          serve the files with Triton Inference Server
     tofu-export build any.onnx                    a TensorRT engine, checked before and described after
@@ -84,6 +86,7 @@ cli.add_command(eval_command)
 cli.add_command(analyze_command)
 cli.add_command(tune_command)
 cli.add_command(bench_command)
+cli.add_command(sweep_command)
 cli.add_command(lower_command)
 cli.add_command(build_command)
 cli.add_command(check_command)

@@ -25,17 +25,18 @@ from tofu_export.engines.receipt import write_sidecar
 from tofu_export.engines.structure import shares
 from tofu_export.engines.trtexec_text import render
 from tofu_export.errors import EngineBuildError, OptionError, PrecisionMismatchError, VerificationError
-from tofu_export.export import INPUT_NAME, OUTPUT_NAME, TORCH_TYPES, InputShape, release, save, trace
+from tofu_export.evaluate.images import demo_source
+from tofu_export.evaluate.subjects import file_subject
+from tofu_export.export import INPUT_NAME, TORCH_TYPES, InputShape, release, save, trace
 from tofu_export.files import Staging, sha256_of, staging
 from tofu_export.graph_patterns.lowering import MACS, census, lower
 from tofu_export.graph_patterns.recipe import Recipe
-from tofu_export.inputs import InputSet, demo_set
+from tofu_export.inputs import InputSet
 from tofu_export.job import NOT_PUBLISHED, Job, Listener
 from tofu_export.job_engines import engine_names_of, engine_requests, flavour_of, verify_engines, why_no_engine
 from tofu_export.job_page import TOKENS, draw_tokens, why_no_token_maps, write_page
 from tofu_export.memory import give_back
 from tofu_export.options import IoType, OutputKind, Precision
-from tofu_export.ort import open_session
 from tofu_export.plan import ModelSpec, Plan, make_plan
 from tofu_export.quantize import CALIBRATION_IMAGES, Calibration, quantize
 from tofu_export.report import Report
@@ -254,17 +255,12 @@ class _Run:
         """Top-1 of the full and the reduced files on the demo model's held-out images."""
         names = {FULL: _FULL_FILE, **{name: name for key, name in self._files.items() if key is not Precision.BF16}}
         with self._step("accuracy", "measuring accuracy on the held-out images"):
-            pixels, labels = demo_set().pixels, demo.load_images()[1]
+            source = demo_source()
             for label, name in names.items():
                 self._listener.tick(label)
-                session = open_session(self._stage.path(name))
-                (dtype, _), *_ = session.inputs.values()
-                chosen = [
-                    session.run({INPUT_NAME: pixels[start : start + 50].astype(dtype)})[OUTPUT_NAME].argmax(axis=1)
-                    for start in range(0, len(labels), 50)
-                ]
-                top1 = float((np.concatenate(chosen) == labels).mean())
-                report.accuracy.append({"artifact": label, "images": len(labels), "top1": top1, "backend": "ort-cpu"})
+                subject = file_subject(self._stage.path(name), preprocessing=demo.PREPROCESSING)
+                top1 = float((subject.decide(source) == source.labels).mean())
+                report.accuracy.append({"artifact": label, "images": len(source), "top1": top1, "backend": "ort-cpu"})
         self._listener.done("top-1: " + ", ".join(f"{row['artifact']} {row['top1']:.1%}" for row in report.accuracy))
 
     def _draw_tokens(self, plan: Plan, inputs: InputSet, report: Report) -> None:
