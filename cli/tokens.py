@@ -30,8 +30,6 @@ _MOST_DEMO_IMAGES = 100
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, metavar="PNG",
               help="Picture to write.  [default: tokens.png; none with --json]")  # fmt: skip
 @click.option("--final", is_flag=True, help="Draw the last state only, not the one after each layer.")
-@click.option("--backend", type=click.Choice(["ort-cpu", "ort-cuda", "ort-tensorrt", "trt", "trt-rtx"]), default=None,
-              help="What runs the file.  [default: ort-cpu; trt-rtx for an engine]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout: the groups of every image.")
 @click.option("-q", "--quiet", is_flag=True, help="Only errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Also messages of libraries.")
@@ -41,15 +39,14 @@ def tokens_command(
     demo: int | None,
     output: Path | None,
     final: bool,
-    backend: str | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
 ) -> None:
     """Run FILE.onnx on images and draw what it decided: each state after a layer that removes tokens.
 
-    Decisions are those of the file in onnxruntime. Of an engine, whose inside cannot be read, the output token_groups
-    is drawn (export with --token-map). Pruned patches are hatched, merged ones share a colour and a border.
+    Decisions are read out of the file as it runs in onnxruntime. Pruned patches are hatched, merged ones share a colour
+    and a border. An engine does not show its decisions: give its ONNX file.
 
     \b
     tofu-export tokens out/model.fp32.onnx dog.jpg cat.jpg -o tokens.png
@@ -63,18 +60,14 @@ def tokens_command(
         raise OptionError(f"-o is {destination}, expected a name that ends in .png")
     if destination is not None and destination.is_dir():
         raise OutputError(f"{destination} is a folder, expected the name of a picture to write")
-    from tofu_export.engines.backends import PLAN_SUFFIXES, suits
     from tofu_export.inputs import pictures
     from tofu_export.tokens.document import token_document
     from tofu_export.tokens.token_file import TokenFile
 
-    chosen = backend or ("trt-rtx" if file.suffix in PLAN_SUFFIXES else "ort-cpu")
-    if not suits(file, chosen):
-        raise OptionError(f"{chosen} does not run {file.name}: plans run on trt and trt-rtx, ONNX files on the others")
     found = TokenFile.read(file)
     _ = found.grid  # before the work
     pixels, names = _pixels(found, images, demo)
-    run = found.run(pixels, chosen)
+    run = found.run(pixels)
     seen = pictures(pixels, found.preprocessing)
     if destination is not None:
         _draw(destination, found, run, seen, names, final=final)

@@ -13,13 +13,10 @@ from numpy.typing import NDArray
 from tofu_export.decisions import Decisions
 from tofu_export.errors import VerificationError
 
-__all__ = ["PRUNED", "TOKEN_GROUPS", "GroupState", "Reducing", "follow_groups"]
+__all__ = ["PRUNED", "GroupState", "Reducing", "follow_groups"]
 
 PRUNED = -1
 """Stands for "no row": the token was dropped, alone or with the group that it had joined."""
-
-TOKEN_GROUPS = "token_groups"
-"""Name of the output of a file that gives them, int64 [B, N0]."""
 
 Ints = NDArray[np.int64]
 

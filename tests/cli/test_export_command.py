@@ -150,7 +150,7 @@ def test_other_methods(
     assert err == ""
     assert document["plan"]["pattern"] == pattern
     assert document["verification"][0]["passed"]
-    assert {entry["step"] for entry in document["skipped"]} == {"benchmark", "engines"}
+    assert {entry["step"] for entry in document["skipped"]} == {"benchmark", "engines", "token maps"}
     assert (tmp_path / "out" / "model.onnx").exists()
 
 

@@ -69,7 +69,6 @@ def test_json_has_the_groups_and_the_image(model: str, tmp_path: Path, capsys: p
         (("a.png", "--demo", "1"), 2, "not both"),
         (("missing.png",), 2, "missing.png cannot be read"),
         (("a.png", "-o", "map.jpg"), 2, "expected a name that ends in .png"),
-        (("a.png", "--backend", "trt"), 2, "trt does not run model.fp32.onnx"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )

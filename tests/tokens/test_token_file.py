@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -155,18 +154,9 @@ def test_a_plan_that_is_not_the_files_is_refused(tmp_path: Path) -> None:
         TokenFile.read(path).run(pixels(1))
 
 
-def test_an_engine_without_its_sidecar_is_refused(tmp_path: Path) -> None:
-    engine = tmp_path / "model.engine"
-    with pytest.raises(ExportError, match="not a file"):
-        TokenFile.read(engine)
-    engine.write_bytes(b"plan")
-    with pytest.raises(OptionError, match=r"model\.engine\.json, which .* cannot be read"):
-        TokenFile.read(engine)
-    sidecar = {"extra": {"plan": exported.metadata_of("plan"), "model": {
-        "resolved": "test_vit", "preprocessing": exported.metadata_of("preprocessing"), "prefix_tokens": 1,
-    }}}  # fmt: skip
-    engine.with_name("model.engine.json").write_text(json.dumps(sidecar), encoding="utf-8")
-    assert TokenFile.read(engine).grid == (10, 10)
+def test_an_engine_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"model\.engine is a TensorRT plan, which does not show its decisions"):
+        TokenFile.read(Path("model.engine"))
 
 
 def test_images_are_taken_in_batches_of_a_fixed_size(tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ from markupsafe import Markup
 from tofu_export.html.charts import WIDTH
 from tofu_export.html.svg import Canvas, Scale, ticks
 
-__all__ = ["SERIES", "Line", "Point", "by_layer", "frontier", "line_chart", "pareto_chart"]
+__all__ = ["Line", "Point", "by_layer", "colours_of", "frontier", "line_chart", "pareto_chart"]
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 20, 16, 320
 SERIES = ("merge", "prune", "violet", "blue", "rose", "full")
-"""Colours of series, in their order."""
+"""Colours of series that have none of their own, in their order."""
+_OWN = {"mlerp": "merge", "prune": "prune", "average": "violet", "tome": "blue", "full": "full"}
+"""Colours of methods, the same in all charts."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,13 @@ class Point:
     quality: float
     series: str
     label: str
+
+
+def colours_of(names: Sequence[str]) -> list[str]:
+    """A colour for each series: that of its method, or one that no other has as long as there are any."""
+    left = [colour for colour in SERIES if colour not in {_OWN.get(name) for name in names}] or list(SERIES)
+    others = [name for name in names if name not in _OWN]
+    return [_OWN.get(name) or left[others.index(name) % len(left)] for name in names]
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,7 @@ def pareto_chart(name: str, points: Sequence[Point], *, axis: str, quality: str,
     """Quality over cost, a line through what nothing else beats."""
     best = frontier(points, cheap_is_low=cheap_is_low)
     series = list(dict.fromkeys(point.series for point in points))
+    colours = colours_of(series)
     canvas = Canvas(
         name, WIDTH, _BOTTOM + 46, f"{quality} against {axis}",
         "Not beaten by any other: " + "; ".join(f"{point.label} ({point.quality:.1%})" for point in best) + ".",
@@ -71,7 +81,7 @@ def pareto_chart(name: str, points: Sequence[Point], *, axis: str, quality: str,
     _axes(canvas, across, up, axis, quality, percent=True)
     canvas.path([(across(point.cost), up(point.quality)) for point in best], "s-ink thin")
     for point in points:
-        kind = f"c-{SERIES[series.index(point.series) % len(SERIES)]}"
+        kind = f"c-{colours[series.index(point.series)]}"
         canvas.dot(across(point.cost), up(point.quality), kind, 5.5 if point in best else 4, _said(point, axis))
     taken: list[tuple[float, float]] = []
     for point in best:
@@ -105,8 +115,8 @@ def line_chart(name: str, lines: Sequence[Line], *, title: str, axis: str, refer
     canvas.turned(14, (_TOP + _BOTTOM) / 2, axis)
     if reference is not None:
         canvas.line(_LEFT, up(reference), WIDTH - _RIGHT, up(reference), "axis")
-    for index, line in enumerate(lines):
-        kind = SERIES[index % len(SERIES)]
+    colours = colours_of([line.name for line in lines])
+    for index, (line, kind) in enumerate(zip(lines, colours, strict=True)):
         shift = (index - (len(lines) - 1) / 2) * 7
         places = [(across(layer) + shift, up(mean)) for layer, mean, _ in line.values]
         canvas.path(places, f"s-{kind} thin")

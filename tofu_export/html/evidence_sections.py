@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tofu_export.html.evidence import Evidence
-from tofu_export.html.evidence_charts import SERIES, Line, Point, by_layer, line_chart, pareto_chart
+from tofu_export.html.evidence_charts import Line, Point, by_layer, colours_of, line_chart, pareto_chart
 from tofu_export.html.parts import Cell, Chart, Section, table
 from tofu_export.html.token_maps import image_maps, shared_definitions
 
@@ -164,7 +164,8 @@ def _mean(row: Mapping[str, Any], key: str) -> str:
 
 
 def _legend(lines: list[Line]) -> tuple[tuple[str, str], ...]:
-    return tuple((f"c-{SERIES[index % len(SERIES)]}", line.name) for index, line in enumerate(lines))
+    names = [line.name for line in lines]
+    return tuple((f"c-{colour}", name) for colour, name in zip(colours_of(names), names, strict=True))
 
 
 def _pareto(name: str, points: list[Point], axis: str, word: str, *, cheap_is_low: bool) -> Chart:
@@ -173,7 +174,7 @@ def _pareto(name: str, points: list[Point], axis: str, word: str, *, cheap_is_lo
     return Chart(
         pareto_chart(name, points, axis=axis, quality=word, cheap_is_low=cheap_is_low),
         f"Better is up and to the {side}.",
-        tuple((f"c-{SERIES[index % len(SERIES)]}", one) for index, one in enumerate(series)),
+        tuple((f"c-{colour}", one) for colour, one in zip(colours_of(series), series, strict=True)),
     )
 
 

@@ -1,7 +1,7 @@
 """An exported file as a source of token maps: what it says about itself, and what it decides when it runs.
 
 An ONNX file states its decisions in named values (`graph_patterns.canonical`), which a copy of it gives out. An engine
-has outputs only: there the map is read from the output `token_groups`, and shows the end alone.
+has outputs only, so that nothing can be read out of it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import onnx
 from numpy.typing import NDArray
 
 from tofu_export.decisions import Decisions
-from tofu_export.engines.backends import CPU, PLAN_SUFFIXES, FileSession, open_backend
+from tofu_export.engines.backends import CPU, PLAN_SUFFIXES
 from tofu_export.engines.feeds import as_asked
 from tofu_export.errors import ExportError, OptionError, VerificationError
 from tofu_export.graph_patterns.canonical import DECISIONS, decision_name
-from tofu_export.groups import TOKEN_GROUPS, GroupState, Reducing, follow_groups
+from tofu_export.groups import GroupState, Reducing, follow_groups
 from tofu_export.onnx_file import load_without_weights
-from tofu_export.ort import open_copy
+from tofu_export.ort import OrtSession, open_copy
 
 __all__ = ["TokenFile", "TokenRun"]
 
@@ -39,7 +39,7 @@ class TokenRun:
     """What a file decided about some images.
 
     Attributes:
-        states: where the original tokens are after each reducing layer; the last one alone if the file shows no more.
+        states: where the original tokens are after each reducing layer.
         notes: what a reader must know.
         backend: what ran the file, by the name it has in reports.
     """
@@ -51,7 +51,7 @@ class TokenRun:
 
 @dataclass(frozen=True)
 class TokenFile:
-    """A file of this project: an ONNX file, or a TensorRT plan with its sidecar.
+    """An ONNX file of this project.
 
     Attributes:
         path: the file.
@@ -77,9 +77,11 @@ class TokenFile:
 
         Raises:
             ExportError: there is no such file, or it is not a whole ONNX file.
-            OptionError: it does not say what it removes, or removes nothing.
+            OptionError: it is an engine, does not say what it removes, or removes nothing.
         """
-        facts = _engine_facts(path) if path.suffix in PLAN_SUFFIXES else _onnx_facts(path)
+        if path.suffix in PLAN_SUFFIXES:
+            raise OptionError(f"{path.name} is a TensorRT plan, which does not show its decisions: give its ONNX file")
+        facts = _onnx_facts(path)
         try:
             layers, preprocessing = facts["plan"]["layers"], facts["preprocessing"]
             channels, height, width = map(int, preprocessing["input_size"])
@@ -130,17 +132,13 @@ class TokenFile:
             )
         return min(fitting, key=lambda size: abs(height / size[0] - width / size[1]))
 
-    def run(self, pixels: NDArray[np.float32], backend: str = CPU) -> TokenRun:
+    def run(self, pixels: NDArray[np.float32]) -> TokenRun:
         """Run the file on images [B, C, H, W], normalised, and follow what it decides.
 
         Raises:
-            OptionError: an engine has no output `token_groups`.
-            VerificationError: the file does not show its decisions, decides the impossible, or its decisions and its
-                output `token_groups` differ.
+            VerificationError: the file does not show its decisions, or decides the impossible.
             TofuError: it cannot be run.
         """
-        if self.path.suffix in PLAN_SUFFIXES or backend != CPU:
-            return self._from_output(pixels, backend)
         model = load_without_weights(self.path)
         kinds, notes = self._decisions_in(model)
         if not kinds:
@@ -158,10 +156,6 @@ class TokenFile:
                 decisions = Decisions.read(found, len(pixels), len(step.sources(self.prefix)))
                 states.append(follow_groups(groups, step, decisions, self.prefix))
                 groups = states[-1].groups
-        if TOKEN_GROUPS in seen and not np.array_equal(seen[TOKEN_GROUPS], groups):
-            raise VerificationError(
-                f"{self.path.name}: its output {TOKEN_GROUPS} is not what its decisions come to: export it again"
-            )
         return TokenRun(tuple(states), notes, CPU)
 
     def _decisions_in(self, model: onnx.ModelProto) -> tuple[dict[int, dict[str, str]], tuple[str, ...]]:
@@ -184,35 +178,14 @@ class TokenFile:
             )
         return kinds, ()
 
-    def _from_output(self, pixels: NDArray[np.float32], backend: str) -> TokenRun:
-        session = open_backend(self.path, backend, None).session
-        if TOKEN_GROUPS not in session.outputs:
-            raise OptionError(
-                f"{self.path.name} has no output {TOKEN_GROUPS}, and what is inside it cannot be read on {backend}: "
-                "export the model with --token-map, or give the ONNX file"
-            )
-        found = _in_batches(session, pixels)
-        groups = found[TOKEN_GROUPS].astype(np.int64)
-        if groups.shape != (len(pixels), self.tokens):
-            raise VerificationError(
-                f"{self.path.name}: {TOKEN_GROUPS} is {list(groups.shape)}, expected {[len(pixels), self.tokens]}"
-            )
-        left = int(groups.max()) + 1
-        reached = [step for step in self.steps if step.tokens_out == left]
-        if not reached:
-            raise VerificationError(
-                f"{self.path.name}: {TOKEN_GROUPS} speaks of {left} tokens, which no layer of the plan leaves"
-            )
-        return TokenRun((GroupState(reached[-1], groups),), ("only the end: read from the output",), backend)
 
-
-def _in_batches(session: FileSession, pixels: NDArray[np.float32]) -> dict[str, Array]:
+def _in_batches(session: OrtSession, pixels: NDArray[np.float32]) -> dict[str, Array]:
     """All outputs for all images, in batches of the size that the file is fixed to, or one by one."""
     if len(session.inputs) != 1:
         raise OptionError(f"{session.label} has inputs {', '.join(session.inputs)}, expected one: images")
     ((name, spec),) = session.inputs.items()
     size = (spec.shape[0] if spec.shape else None) or 1
-    runs: list[Mapping[str, Array]] = []
+    runs: list[dict[str, Array]] = []
     for start in range(0, len(pixels), size):
         chosen = pixels[(start + np.arange(size)) % len(pixels)]
         runs.append(session.run(as_asked({name: chosen}, session.inputs)))
@@ -232,24 +205,6 @@ def _onnx_facts(path: Path) -> dict[str, Any]:
             except (ValueError, RecursionError):
                 facts[entry.key.removeprefix(_PREFIX)] = entry.value
     return _with_size(facts, [_sizes(value) for value in model.graph.input])
-
-
-def _engine_facts(path: Path) -> dict[str, Any]:
-    """The same of a plan, from the file beside it."""
-    beside = path.with_name(f"{path.name}.json")
-    if not path.is_file():
-        raise ExportError(f"{path} is not a file, expected a TensorRT plan")
-    try:
-        extra = json.loads(beside.read_text(encoding="utf-8"))["extra"]
-        model = extra["model"]
-        return {"plan": extra["plan"], "model": model["resolved"], **{
-            key: model[key] for key in ("preprocessing", "prefix_tokens")
-        }}  # fmt: skip
-    except (OSError, *_DAMAGED) as error:
-        raise OptionError(
-            f"{beside.name}, which tofu-export writes beside an engine, cannot be read ({type(error).__name__}): "
-            "give the engine together with it, or the ONNX file"
-        ) from error
 
 
 def _sizes(value: onnx.ValueInfoProto) -> list[int]:
