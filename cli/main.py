@@ -25,6 +25,7 @@ from tofu_export.cli.lower import lower_command
 from tofu_export.cli.models import models_command
 from tofu_export.cli.plan import plan_command
 from tofu_export.cli.triton import triton_command
+from tofu_export.cli.unet import unet_command
 from tofu_export.cli.verify import verify_command
 from tofu_export.errors import ExitCode, TofuError
 
@@ -49,6 +50,7 @@ def cli() -> None:
     tofu-export plan vit_base --r 16              what would be removed where, and what that saves
     tofu-export verify out/model.fp16.onnx -v     does a file compute what its model computes
     tofu-export bench a.onnx b.onnx --profile     which file is faster, and where the time goes
+    tofu-export unet sd15 --weights random        Stable Diffusion's UNet, reduced in its self-attention
     tofu-export lower theirs.onnx -o ours.onnx    rewrite what TensorRT rejects in a file of another exporter
     tofu-export triton out -o repository          serve the files with Triton Inference Server
     tofu-export build any.onnx                    a TensorRT engine, checked before and described after
@@ -74,6 +76,7 @@ cli.add_command(lint_command)
 cli.add_command(models_command)
 cli.add_command(doctor_command)
 cli.add_command(triton_command)
+cli.add_command(unet_command)
 
 
 def main() -> NoReturn:

@@ -1,4 +1,4 @@
-"""Replace every `tofu::GridMatch`, `tofu::GridMerge` and `tofu::GridUnmerge` by operators that every runtime accepts."""
+"""Replace every `tofu::GridMatch`, `GridMerge` and `GridUnmerge` by operators that every runtime accepts."""
 
 from __future__ import annotations
 

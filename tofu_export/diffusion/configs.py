@@ -60,4 +60,4 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
     }
 )
-"""Keyword arguments of diffusers' UNet2DConditionModel by name. `tiny` is nobody's model: it is for trying things out."""
+"""Keyword arguments of diffusers' UNet2DConditionModel by name. `tiny` is nobody's model: it is for trials."""

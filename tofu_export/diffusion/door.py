@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tofu_export.errors import BackendMissingError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["load_diffusers", "quiet_diffusers", "transformer_block_class"]
 
@@ -37,7 +40,7 @@ def load_diffusers() -> Any:
     return diffusers
 
 
-def transformer_block_class() -> type:
+def transformer_block_class() -> type[nn.Module]:
     """The class of diffusers' transformer blocks.
 
     Raises:
@@ -46,7 +49,7 @@ def transformer_block_class() -> type:
     load_diffusers()
     from diffusers.models.attention import BasicTransformerBlock
 
-    found: type = BasicTransformerBlock
+    found: type[nn.Module] = BasicTransformerBlock
     return found
 
 

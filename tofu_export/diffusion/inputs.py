@@ -61,7 +61,7 @@ class UnetInputs:
             if name == TIMESTEP:
                 feeds[name] = random.integers(1, _STEPS, sizes).astype(np.float32)
             elif name == TIME_IDS:
-                feeds[name] = np.tile(np.float32([1024, 1024, 0, 0, 1024, 1024]), (batch, 1))
+                feeds[name] = np.tile(np.array([1024, 1024, 0, 0, 1024, 1024], dtype=np.float32), (batch, 1))
             else:
                 feeds[name] = random.standard_normal(sizes, dtype=np.float32)
         return feeds
