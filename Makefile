@@ -11,7 +11,7 @@ SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_in
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3.14 python3 python; do \
 	if "$$python" -c '$(SUPPORTED)' >/dev/null 2>&1; then echo "$$python"; break; fi; done)
 
-.PHONY: help venv demo test coverage lint bench gpu gpu-table catalog clean
+.PHONY: help venv demo test coverage lint bench engines gpu gpu-table catalog clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,12 +20,15 @@ help:
 	@echo 'make coverage  every vision transformer of timm by name (half an hour)'
 	@echo 'make gpu    the tests that need a GPU (docs/gpu.md)'
 	@echo 'make bench  measure what README says  make clean   remove all that these made'
+	@echo 'make engines  plans of several families in every precision, without a GPU (half an hour)'
 
 demo: venv
 	$(BIN)/tofu-export demo_vit --r 16 --mode mlerp -o demo_out
 
+# One process per core, each with one thread: the tiny models of the tests gain nothing from more.
+WORKERS ?= auto
 test: venv
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 # Every plain vision transformer of timm by name: supported or refused with a reason, and nothing removed changes nothing.
 coverage: venv
@@ -39,6 +42,9 @@ lint: venv
 
 bench: venv
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
+engines: venv
+	$(BIN)/python benchmarks/engines.py $(BENCH_ARGS)
 
 # What needs an NVIDIA GPU: docs/gpu.md. The backend is that of the TensorRT that is installed.
 BACKEND ?= trt-rtx

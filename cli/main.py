@@ -15,16 +15,19 @@ from typing import NoReturn
 import click
 from click_default_group import DefaultGroup
 
+from tofu_export.cli.analyze import analyze_command
 from tofu_export.cli.bench import bench_command
 from tofu_export.cli.build import build_command
 from tofu_export.cli.check import check_command
 from tofu_export.cli.doctor import doctor_command
+from tofu_export.cli.eval import eval_command
 from tofu_export.cli.export import export_command
 from tofu_export.cli.lint import lint_command
 from tofu_export.cli.lower import lower_command
 from tofu_export.cli.models import models_command
 from tofu_export.cli.plan import plan_command
 from tofu_export.cli.triton import triton_command
+from tofu_export.cli.tune import tune_command
 from tofu_export.cli.unet import unet_command
 from tofu_export.cli.verify import verify_command
 from tofu_export.errors import ExitCode, TofuError
@@ -56,6 +59,9 @@ def cli() -> None:
     tofu-export build any.onnx                    a TensorRT engine, checked before and described after
     tofu-export check any.engine                  whether it will load here, and why not
     tofu-export lint any.onnx                     what a runtime would reject or silently change in it
+    tofu-export eval vit_base --images val        accuracy on images, agreement with the full model
+    tofu-export analyze demo_vit                  which layers bear pruning or merging, on real images
+    tofu-export tune vit_base --speedup 2 --images photos    the best method and r of each layer for them
     tofu-export models dinov3                     which models can be reduced
     tofu-export doctor                            what is installed, what is missing
     tofu-export demo_vit                          try it offline, on a small model that is included
@@ -68,6 +74,9 @@ def cli() -> None:
 cli.add_command(export_command)
 cli.add_command(plan_command)
 cli.add_command(verify_command)
+cli.add_command(eval_command)
+cli.add_command(analyze_command)
+cli.add_command(tune_command)
 cli.add_command(bench_command)
 cli.add_command(lower_command)
 cli.add_command(build_command)

@@ -13,6 +13,12 @@ from tofu_export.options import DEFAULT_R, KeySource, Mode, Reduction, Schedule,
 
 __all__ = ["ImageSize", "make_reduction", "parse_batches", "read_labels", "reduction_options"]
 
+_SETTLED = frozenset(
+    {"r", "keep_rate", "gmacs", "speedup", "exclude_layers", "mode", "prune_layers", "pattern", "schedule", "prop_attn",
+     "keys"}
+)  # fmt: skip
+"""Options that a plan file stands for."""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -61,6 +67,8 @@ def reduction_options(command: Command) -> Command:
             click.option("--keys", type=click.Choice([source.value for source in KeySource]),
                          default=KeySource.POST_ROPE.value, show_default=True,
                          help="Compare tokens by keys with or without their rotary embedding."),
+            click.option("--plan-file", type=click.Path(path_type=Path), default=None, metavar="FILE",
+                         help="Method and r of each layer from a file that plan -o or tune wrote, or a report.json."),
             click.option("--image-size", type=ImageSize(), default=None, metavar="H[xW]", help="Input size in pixels."),
             click.option("--num-classes", type=click.IntRange(min=0), default=None, metavar="N",
                          help="Width of the classifier, if not the model's own."),
@@ -84,12 +92,20 @@ def make_reduction(
     exclude_layers: str,
     restore_grid: bool | None,
     keys: str,
+    plan_file: Path | None = None,
 ) -> Reduction:
-    """The reduction that the options describe.
+    """The reduction that the options, or the plan file, describe.
 
     Raises:
         OptionError: a value cannot be used, or two of them contradict each other.
     """
+    if plan_file is not None:
+        from tofu_export.plan_file import PlanFile
+
+        _refuse_beside_plan_file()
+        file = PlanFile.read(plan_file)
+        _note_other_model(file.path, file.model)
+        return file.reduction(restore_grid)
     return Reduction(
         r=None if r is None else parse_r(r),
         mode=Mode(mode),
@@ -104,6 +120,25 @@ def make_reduction(
         restore_grid=restore_grid,
         keys=KeySource(keys),
     )
+
+
+def _refuse_beside_plan_file() -> None:
+    """Pass if the command line has none of the options that a plan file settles."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") is not click.core.ParameterSource.DEFAULT
+        if option.name in _SETTLED and given:
+            raise OptionError(f"--plan-file already says what {option.opts[0]} would: leave out one of them")
+
+
+def _note_other_model(path: Path, made_for: str | None) -> None:
+    from tofu_export.zoo.names import ALIASES
+
+    given = click.get_current_context().params
+    model = str(given.get("model", "")).partition(".")[0]
+    if made_for is None or given.get("quiet") or ALIASES.get(model, model) == made_for.partition(".")[0]:
+        return
+    click.echo(f"note: {path} was made for {made_for}, and is used for {given.get('model')}", err=True)
 
 
 def parse_batches(text: str, option: str) -> tuple[int, ...]:

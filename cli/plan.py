@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,9 +20,16 @@ __all__ = ["plan_command"]
 @click.command("plan", short_help="Show what a reduction removes, layer by layer, without weights.")
 @click.argument("model")
 @reduction_options
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, metavar="FILE",
+              help="Also write a plan file, which --plan-file reads.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def plan_command(
-    model: str, image_size: tuple[int, int] | None, num_classes: int | None, as_json: bool, **reduction: Any
+    model: str,
+    image_size: tuple[int, int] | None,
+    num_classes: int | None,
+    output: Path | None,
+    as_json: bool,
+    **reduction: Any,
 ) -> None:
     """Show what a reduction of MODEL removes, layer by layer, and the GMACs that it saves. Needs no weights."""
     chosen = make_reduction(**reduction)
@@ -26,9 +37,17 @@ def plan_command(
     from tofu_export.specs import plan_model
 
     spec, plan = plan_model(model, chosen, image_size, num_classes)
+    if output is not None:
+        from tofu_export.plan_file import write_plan_file
+
+        command = shlex.join(["tofu-export", *sys.argv[1:]])
+        version = metadata.version("tofu-export")
+        write_plan_file(output, spec, plan, {"made_by": "plan", "tofu_export": version, "command": command})
     if as_json:
         structure = {key: value for key, value in asdict(spec).items() if not key.endswith(("macs", "token", "fixed"))}
         structure.pop("blocks")
         click.echo(json.dumps({"model": {**structure, "depth": spec.depth}, "plan": plan.to_dict()}, indent=2))
     else:
         click.echo(plan_table(spec, plan))
+    if output is not None:
+        click.echo(f"written: {output}", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group
 from rich.table import Table
@@ -42,10 +43,15 @@ def summary(report: Report, output: Path) -> Group:
             full, fused = f"{accuracy['full']['top1']:.1%}", f"{row['top1']:.1%}"
             table.add_row(f"accuracy, {precisions[name]}", full, fused, f"{row['images']} images")
     for row in report.verification:
-        table.add_row("verified", "", "yes" if row["passed"] else "NO", row["artifact"])
+        table.add_row("verified", "", "yes" if row["passed"] else "NO", f"{row['artifact']}{_against(row)}")
     lines = [f"{entry['path']}  {entry['bytes'] / 1e6:.1f} MB" for entry in report.artifacts]
     left_out = [f"left out: {row['step']}: {row['reason']}" for row in report.skipped]
     files = "\n".join(
         [f"written to {output}:", *(f"  {line}" for line in [*lines, "report.md, report.json"]), *left_out]
     )
     return Group(table, Text(files))
+
+
+def _against(row: dict[str, Any]) -> str:
+    """What a file was compared with, where that is not the eager model."""
+    return "" if row["reference"] == "the eager model" else f", against {row['reference']}"

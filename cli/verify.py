@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tofu_export.cli.parameters import parse_batches
-from tofu_export.errors import VerificationError
+from tofu_export.errors import OptionError, VerificationError
 from tofu_export.options import OutputKind, Precision
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ SCHEMA_VERSION = 1
 _WIDTH = 200
 
 
-@click.command("verify", short_help="Compare an ONNX file with the eager model, or with another file.")
-@click.argument("file", metavar="FILE.onnx", type=click.Path(path_type=Path))
+@click.command("verify", short_help="Compare an ONNX file or an engine with the eager model, or with another file.")
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--model", default=None, metavar="NAME", help="timm name of the model.  [default: what the file says]")
 @click.option(
     "--weights",
@@ -78,15 +78,19 @@ def verify_command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Compare FILE.onnx with the eager model that it was made from, or with another file, in onnxruntime.
+    """Compare FILE with the eager model that it was made from, or with another file, in onnxruntime.
 
     A file of this project says which model, weights and reduction it holds. A foreign one needs --model and --weights,
     or --reference. Matching decisions are compared apart from arithmetic. Exit code 4: it is wrong.
+
+    A TensorRT engine is run on the GPU, and compared with the eager model and with the ONNX file beside it that it was
+    built from, or with --reference alone. Exit code 5: there is no GPU, or no TensorRT, to run it.
 
     \b
     tofu-export verify out/model.fp16.onnx -v
     tofu-export verify out/model.fp32.onnx --weights vit_base.pth
     tofu-export verify lowered.onnx --reference original.onnx --atol 1e-4
+    tofu-export verify out/model.fp16.tensorrt-rtx.engine
     """  # fmt: skip
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
     batches = parse_batches(batch, "--batch")
@@ -111,27 +115,44 @@ def verify_command(
     )
     if bundle is not None:
         check_folder(bundle)
-    result = failure = None
+    engine = _is_engine(file)
+    if engine and bundle is not None:
+        raise OptionError(
+            "--bundle holds an ONNX file: leave it out, or verify the file that the engine was built from"
+        )
+    results: tuple[VerificationResult, ...] = ()
+    failure = None
     try:
-        result = _run(request, quiet=quiet, verbose=verbose)
+        results = _run(request, engine=engine, quiet=quiet, verbose=verbose)
     except VerificationError as error:  # it lacks what must be compared: the document says so as well
         failure = error
-    if result is not None and not result.passed:
-        failure = result.failure("" if request.layers else "Run again with -v to see it block by block")
-    document = _document([] if result is None else [result.to_dict()], failure)
+    wrong = next((result for result in results if not result.passed), None)
+    if wrong is not None:
+        advice = "Run again with -v to see it block by block"
+        if engine:
+            advice = "Verify its ONNX file too, to see which of the two is wrong"
+        failure = wrong.failure("" if request.layers else advice)
+    document = _document([result.to_dict() for result in results], failure)
     if failure is not None and bundle is not None and file.is_file():
-        failure = bundle_failure(bundle, file, failure, document, result, reference)
+        failure = bundle_failure(bundle, file, failure, document, wrong, reference)
     if as_json:
         click.echo(json.dumps(document, indent=2, allow_nan=False))
     if failure is not None:
         raise failure
 
 
-def _run(request: VerifyRequest, *, quiet: bool, verbose: bool) -> VerificationResult:
+def _is_engine(file: Path) -> bool:
+    from tofu_export.engines.backends import PLAN_SUFFIXES
+
+    return file.suffix in PLAN_SUFFIXES
+
+
+def _run(request: VerifyRequest, *, engine: bool, quiet: bool, verbose: bool) -> tuple[VerificationResult, ...]:
     from rich.console import Console
 
     from tofu_export.cli.console import ConsoleListener
     from tofu_export.cli.verify_text import show
+    from tofu_export.engine_verification import verify_engine
     from tofu_export.verify import verify_file
 
     # Off a terminal rich would squeeze tables into 80 columns.
@@ -139,12 +160,12 @@ def _run(request: VerifyRequest, *, quiet: bool, verbose: bool) -> VerificationR
     listener = ConsoleListener(console, quiet=quiet)
     listener.step(f"reading {request.path.name}")
     try:
-        result = verify_file(request, listener.step)
+        results = verify_engine(request, listener.step) if engine else (verify_file(request, listener.step),)
     finally:
         listener.close()
-    if not quiet:
+    for result in () if quiet else results:
         show(console, result, verbose=verbose)
-    return result
+    return results
 
 
 def _document(verification: list[dict[str, Any]], error: VerificationError | None) -> dict[str, Any]:

@@ -32,6 +32,8 @@ def show(console: Console, result: VerificationResult, *, verbose: bool) -> None
             f"{decisions.near_tie_flips} near ties (largest margin {decisions.largest_margin:.2g}), "
             f"{decisions.wrong} wrong"
         )
+    if result.undecided:
+        lines.append(f"  undecided  {result.undecided} more images, where the copy that tells decisions gives others")
     if result.mapped is not None:
         lines.append(f"  token map  {result.mapped} entries compared, {result.mismapped} wrong")
     lines += [f"  note       {note}" for note in result.notes]

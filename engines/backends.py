@@ -15,7 +15,17 @@ from tofu_export.engines.flavours import RTX, TENSORRT, Flavour
 from tofu_export.errors import OptionError
 from tofu_export.ort import CPU_PROVIDER, OrtSession, open_session
 
-__all__ = ["BACKENDS", "CPU", "PLAN_BACKENDS", "Loaded", "open_backend", "open_contender", "parse_backends", "suits"]
+__all__ = [
+    "BACKENDS",
+    "CPU",
+    "PLAN_BACKENDS",
+    "PLAN_SUFFIXES",
+    "Loaded",
+    "open_backend",
+    "open_contender",
+    "parse_backends",
+    "suits",
+]
 
 CPU = "ort-cpu"
 
@@ -29,6 +39,7 @@ PLAN_BACKENDS: Mapping[str, Flavour] = MappingProxyType({"trt": TENSORRT, "trt-r
 """Name on the command line and in reports -> the TensorRT that runs plans."""
 
 PLAN_SUFFIXES = (".engine", ".plan", ".trt")
+"""Names of plans end so."""
 
 
 @dataclass(frozen=True)

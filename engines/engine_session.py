@@ -45,6 +45,7 @@ class EngineSession:
         outputs: what `run` returns, by name.
         metadata: what the file beside the plan says, under the names that ONNX files have it.
         runner: Polygraphy's, activated.
+        engine: TensorRT's `ICudaEngine`.
     """
 
     label: str
@@ -53,6 +54,7 @@ class EngineSession:
     outputs: Mapping[str, TensorSpec]
     metadata: Mapping[str, str]
     runner: Any
+    engine: Any
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs by name.
@@ -60,10 +62,13 @@ class EngineSession:
         Raises:
             EngineBuildError: TensorRT fails, for example because a shape is outside of the plan's profile.
         """
-        return self.bind(feeds)()
+        return {name: value.copy() for name, value in self.bind(feeds)().items()}
 
     def bind(self, feeds: Mapping[str, Array]) -> Callable[[], dict[str, Array]]:
-        """A call that runs the plan on these feeds, which are given the types that it asks for."""
+        """A call that runs the plan on these feeds, which are given the types that it asks for.
+
+        What it returns lies in memory that the next run of the plan writes to.
+        """
         ready = {name: np.ascontiguousarray(feed) for name, feed in as_asked(feeds, self.inputs).items()}
 
         def call() -> dict[str, Array]:
@@ -74,6 +79,10 @@ class EngineSession:
             return {name: np.asarray(found[name]) for name in self.outputs}
 
         return call
+
+    def close(self) -> None:
+        """Give back what it holds on the GPU."""
+        self.runner.deactivate()
 
 
 def open_engine(path: Path, flavour: Flavour) -> EngineSession:
@@ -108,6 +117,7 @@ def open_engine(path: Path, flavour: Flavour) -> EngineSession:
         MappingProxyType(_specs(trt, engine, trt.TensorIOMode.OUTPUT)),
         MappingProxyType(_metadata(path)),
         runner,
+        engine,
     )
 
 

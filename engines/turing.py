@@ -60,7 +60,7 @@ def pairwise_products(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def write_beside_links(model: onnx.ModelProto, source: Path, folder: Path) -> Path:
-    """Write a model read by `open_graph` from `source` into a folder, with links to the files that hold its weights.
+    """Write a model that was read from `source` without weights into a folder, with links to the files that hold them.
 
     Raises:
         EngineBuildError: weights lie in a folder below, which this does not link.
@@ -74,7 +74,7 @@ def write_beside_links(model: onnx.ModelProto, source: Path, folder: Path) -> Pa
     }
     for location in locations:
         if Path(location).name != location:
-            raise EngineBuildError(f"{source} keeps weights in {location!r}: put them beside it to build for SM75")
+            raise EngineBuildError(f"{source} keeps weights in {location!r}: put them beside it")
         (folder / location).symlink_to(source.parent / location)
     path = folder / f"rewritten-{source.name}"
     path.write_bytes(model.SerializeToString())

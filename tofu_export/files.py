@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tofu_export.errors import OutputError
 
-__all__ = ["Staging", "sha256_of", "staging"]
+__all__ = ["Staging", "sha256_of", "staging", "write_text"]
 
 _PREFIX = ".tofu-export-"
 _DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
@@ -81,6 +81,19 @@ def staging(destination: Path) -> Iterator[Staging]:
         if created:
             with contextlib.suppress(OSError):
                 destination.rmdir()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write one file, complete or not at all.
+
+    Raises:
+        OutputError: it cannot be written, or is a folder.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder, expected the name of a file to write")
+    with staging(path.parent) as stage:
+        stage.path(path.name).write_text(text, encoding="utf-8")
+        stage.publish(path.name)
 
 
 @contextlib.contextmanager

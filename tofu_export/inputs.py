@@ -19,7 +19,7 @@ from PIL import Image
 from tofu_export import demo
 from tofu_export.errors import OptionError
 
-__all__ = ["InputSet", "demo_set", "from_folder", "natural_statistics"]
+__all__ = ["InputSet", "demo_set", "from_folder", "image_files", "natural_statistics", "read_images"]
 
 _FORMATS: Final = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 """Decoders that may run, whatever a file is called. Not EPS: Pillow hands that to Ghostscript."""
@@ -105,19 +105,37 @@ def from_folder(path: Path, preprocessing: Mapping[str, Any], limit: int | None 
         OptionError: no such folder, no image in it, an image that cannot be read or is larger than Pillow allows, or
             a preprocessing that is not implemented.
     """
-    if not path.is_dir():
-        raise OptionError(f"images {path}: no such folder, expected one with .jpg, .png or other image files")
     if limit is not None and limit < 1:
         raise OptionError(f"limit is {limit}, expected at least 1 image")
-    files = sorted(
+    files = image_files(path)
+    if not files:
+        raise OptionError(f"images {path}: no image in it, expected files with {', '.join(sorted(_SUFFIXES))}")
+    pixels = read_images(files[:limit], preprocessing)
+    return InputSet(pixels, f"{len(pixels)} image{'s' if len(pixels) != 1 else ''} from {path}")
+
+
+def image_files(path: Path) -> list[Path]:
+    """The image files under `path`, sorted by their path inside it; hidden files and other suffixes are passed over.
+
+    Raises:
+        OptionError: no such folder.
+    """
+    if not path.is_dir():
+        raise OptionError(f"images {path}: no such folder, expected one with .jpg, .png or other image files")
+    return sorted(
         (file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")),
         key=lambda file: file.relative_to(path).as_posix(),
     )
-    if not files:
-        raise OptionError(f"images {path}: no image in it, expected files with {', '.join(sorted(_SUFFIXES))}")
-    images = np.stack([_prepare(_open(file, preprocessing), preprocessing) for file in files[:limit]])
-    pixels = _normalise(images, preprocessing["mean"], preprocessing["std"])
-    return InputSet(pixels, f"{len(images)} image{'s' if len(images) != 1 else ''} from {path}")
+
+
+def read_images(files: Sequence[Path], preprocessing: Mapping[str, Any]) -> NDArray[np.float32]:
+    """Images prepared and normalised as `from_folder` does, float32 [B, C, H, W].
+
+    Raises:
+        OptionError: one cannot be read or is larger than Pillow allows, or a preprocessing is not implemented.
+    """
+    images = np.stack([_prepare(_open(file, preprocessing), preprocessing) for file in files])
+    return _normalise(images, preprocessing["mean"], preprocessing["std"])
 
 
 def demo_set(limit: int | None = None) -> InputSet:

@@ -11,7 +11,10 @@ from tofu_export.errors import OptionError
 from tofu_export.options import MINIMUM_OPSET, BatchRange, IoType, OutputKind, Precision, Reduction, Target
 from tofu_export.zoo.weights import WeightsSource
 
-__all__ = ["Job", "Listener"]
+__all__ = ["NOT_PUBLISHED", "Job", "Listener"]
+
+NOT_PUBLISHED = "The file was not published; --no-verify keeps it for a closer look"
+"""What a job says about a file that is wrong."""
 
 
 @dataclass(frozen=True)

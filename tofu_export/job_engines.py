@@ -1,15 +1,23 @@
-"""The engines that a job asks for: which TensorRT, which files, for which GPUs."""
+"""The engines that a job asks for: which TensorRT, which files, for which GPUs, and whether they are right."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Protocol
 
+from tofu_export import environment
+from tofu_export.engine_verification import verify_engine
 from tofu_export.engines.build import EngineRequest, engine_names
+from tofu_export.engines.check import Answer, check_engine
 from tofu_export.engines.flavours import RTX, TENSORRT, TURING, Flavour, available, pick
+from tofu_export.errors import BackendMissingError, VerificationError
+from tofu_export.job import NOT_PUBLISHED, Job, Listener
 from tofu_export.options import BatchRange, Precision, Target
+from tofu_export.report import Report
+from tofu_export.verify import VerifyRequest
 
-__all__ = ["EngineJob", "engine_names_of", "engine_requests", "flavour_of", "why_no_engine"]
+__all__ = ["EngineJob", "engine_names_of", "engine_requests", "flavour_of", "verify_engines", "why_no_engine"]
 
 
 class EngineJob(Protocol):
@@ -88,3 +96,50 @@ def why_no_engine(job: EngineJob) -> str:
     if job.target is Target.ONNXRUNTIME:
         return "files for onnxruntime use scatter reductions, which TensorRT rejects: use --target portable"
     return "no TensorRT is installed: pip install 'tofu-export[rtx]' builds engines without a GPU"
+
+
+def verify_engines(job: Job, folder: Path, report: Report, listener: Listener) -> list[VerificationError]:
+    """Run the engines of a job where they can be run, and compare each with the eager model and with its ONNX file.
+
+    Args:
+        job: what was asked for.
+        folder: where the engines are, with their ONNX files and sidecars.
+        report: says which engines there are; takes the results, or why there are none.
+        listener: is told what is compared.
+
+    Returns:
+        What is wrong with them.
+
+    Raises:
+        TofuError: an engine that should run here does not.
+    """
+    failures: list[VerificationError] = []
+    for name in [entry["path"] for entry in report.artifacts if entry["kind"] == "engine"]:
+        path = folder / name
+        reason = _why_not_verified(job, path)
+        if reason is None:
+            start = time.perf_counter()
+            listener.step(f"verifying {name}")
+            request = VerifyRequest(path, job.model, job.weights, job.seed, job.num_classes, images=job.images)
+            try:
+                results = verify_engine(request, listener.tick)
+            except BackendMissingError as error:
+                reason = str(error)
+        if reason is not None:
+            report.skip(f"verification of {name}", reason)
+            continue
+        report.timings_s[f"verify {name}"] = round(time.perf_counter() - start, 2)
+        report.verification += [result.to_dict() for result in results]
+        listener.done("; ".join(f"against {result.reference}: {result}" for result in results))
+        failures += [result.failure(NOT_PUBLISHED) for result in results if not result.passed]
+    return failures
+
+
+def _why_not_verified(job: Job, engine: Path) -> str | None:
+    """Why an engine that was built cannot be verified here; None if it can."""
+    if not job.verify:
+        return "switched off by --no-verify"
+    if environment.collect()["gpu"] is None:
+        return "no NVIDIA GPU with a driver to run it on"
+    verdicts = check_engine(engine).verdicts
+    return next((entry.reason for entry in verdicts if entry.answer in (Answer.NO, Answer.MISSING)), None)

@@ -181,6 +181,8 @@ class Reduction:
         restore_grid: after the last block every token that left comes back as a copy of the one that stands for it,
             so that norm, pooling and head see the sequence at its full length. None: only for a grid output.
         keys: tokens are compared by the keys as the attention uses them, turned by their places, or before that.
+        plan_file: name of the file that r and pattern come from (`tofu_export.plan_file`): they hold to the token, and
+            are refused where a model cannot follow. None: r is capped to what a layer can remove.
 
     Raises:
         OptionError: a value is out of range or two of them contradict each other.
@@ -200,6 +202,7 @@ class Reduction:
     exclude_layers: tuple[int, ...] = ()
     restore_grid: bool | None = None
     keys: KeySource = KeySource.POST_ROPE
+    plan_file: str | None = None
 
     def __post_init__(self) -> None:
         if not self.asked:
@@ -230,6 +233,8 @@ class Reduction:
             _check_pattern(self.pattern)
             if self.prune_layers is not None:
                 raise OptionError("pattern and prune_layers both say which layers prune: give one of them")
+        if self.plan_file is not None and not (isinstance(self.r, tuple) and self.pattern is not None):
+            raise OptionError("a plan file gives r and a method for each layer: give both, or leave out plan_file")
         if self.schedule is not Schedule.CONSTANT and (isinstance(self.r, tuple) or self.keep_rate is not None):
             given = "a list of r" if self.keep_rate is None else "keep_rate"
             raise OptionError(f"{given} already is a schedule: leave out schedule={self.schedule.value!r}")

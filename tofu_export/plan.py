@@ -146,7 +146,7 @@ class Plan:
         return {
             "mode": reduction.mode.value,
             "r": self.r if isinstance(self.r, int) else list(self.r),
-            "asked": {name: list(way) if isinstance(way, tuple) else way for name, way in reduction.asked.items()},
+            "asked": self._asked(),
             "exclude_layers": list(reduction.exclude_layers),
             "schedule": reduction.schedule.value,
             "pattern": self.pattern,
@@ -161,6 +161,12 @@ class Plan:
             "gmacs": {"full": round(self.gmacs_full, 4), "reduced": round(self.gmacs_reduced, 4)},
         }
 
+    def _asked(self) -> dict[str, Any]:
+        """How the amount was given, by the name of the option."""
+        if self.reduction.plan_file is not None:
+            return {"plan_file": self.reduction.plan_file}
+        return {name: list(way) if isinstance(way, tuple) else way for name, way in self.reduction.asked.items()}
+
 
 def removable(tokens: int, prefix_tokens: int) -> int:
     """The most tokens that one layer can remove: half of the unprotected ones.
@@ -174,13 +180,16 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
     """Plan a reduction of `spec`.
 
     Raises:
-        OptionError: the options do not fit the model's depth, or a budget is out of reach.
+        OptionError: the options do not fit the model's depth, a budget is out of reach, or a plan file asks a layer for
+            more than it can remove.
     """
+    _check_depth(spec, reduction)
     methods = reduction.methods(spec.depth)
     if spec.depth == 0:
         raise OptionError(f"{spec.name} has no blocks to reduce")
     full = _macs(spec, (0,) * spec.depth, restored=False)
     removed = _removed(spec, reduction, methods, full)
+    _check_exact(spec, reduction, removed)
     return Plan(
         reduction=reduction,
         prefix_tokens=spec.prefix_tokens,
@@ -193,6 +202,26 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
         macs_full=full,
         macs_reduced=_macs(spec, removed, restored=bool(reduction.restore_grid)),
     )
+
+
+def _check_depth(spec: ModelSpec, reduction: Reduction) -> None:
+    if reduction.plan_file is not None and isinstance(reduction.r, tuple) and len(reduction.r) != spec.depth:
+        raise OptionError(
+            f"plan file {reduction.plan_file} has {len(reduction.r)} layers, but {spec.name} has {spec.depth}: it was "
+            "made for another model"
+        )
+
+
+def _check_exact(spec: ModelSpec, reduction: Reduction, removed: Sequence[int]) -> None:
+    if reduction.plan_file is None:
+        return
+    for layer, (asked, done) in enumerate(zip(reduction.amounts(spec.depth), removed, strict=True)):
+        if asked != done:
+            tokens = spec.tokens - sum(removed[:layer])
+            raise OptionError(
+                f"plan file {reduction.plan_file} removes {asked} tokens in layer {layer} of {spec.name}, where "
+                f"{tokens} are left ({spec.prefix_tokens} protected): the most is {done}"
+            )
 
 
 def _removed(spec: ModelSpec, reduction: Reduction, methods: Sequence[Method], full: int) -> tuple[int, ...]:

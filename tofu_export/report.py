@@ -91,10 +91,10 @@ class Report:
         ]
         if self.verification:
             lines += [
-                "## Verification against eager PyTorch",
+                "## Verification",
                 "",
                 *_table(
-                    ("file", "result", "largest error", "cosine", "decisions", "near ties", "wrong"),
+                    ("file", "against", "result", "largest error", "cosine", "decisions", "near ties", "wrong"),
                     [_verification_row(row) for row in self.verification],
                 ),
             ]
@@ -174,7 +174,7 @@ def _verification_row(row: dict[str, Any]) -> tuple[Any, ...]:
     cosine = "-" if row["cosine_min"] is None else f"{row['cosine_min']:.6f}"
     result = "passed" if row["passed"] else "FAILED"
     return (
-        row["artifact"], result, error, cosine,
+        row["artifact"], row["reference"], result, error, cosine,
         decisions["compared"], decisions["near_tie_flips"], decisions["wrong"],
     )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -30,8 +30,8 @@ from tofu_export.files import Staging, sha256_of, staging
 from tofu_export.graph_patterns.lowering import MACS, census, lower
 from tofu_export.graph_patterns.recipe import Recipe
 from tofu_export.inputs import InputSet, demo_set
-from tofu_export.job import Job, Listener
-from tofu_export.job_engines import engine_names_of, engine_requests, flavour_of, why_no_engine
+from tofu_export.job import NOT_PUBLISHED, Job, Listener
+from tofu_export.job_engines import engine_names_of, engine_requests, flavour_of, verify_engines, why_no_engine
 from tofu_export.memory import give_back
 from tofu_export.options import IoType, OutputKind, Precision
 from tofu_export.ort import open_session
@@ -51,7 +51,6 @@ FULL = "full"
 """Name of the unreduced model in reports."""
 _FULL_FILE = "full.onnx"
 _DRAFT = "draft.fp32.onnx"
-_NOT_PUBLISHED = "The file was not published; --no-verify keeps it for a closer look"
 _NOT_REAL = (
     "no --images DIR was given, so its ranges are those of generated ones: calibrate on images like those that it will "
     "see, or measure its accuracy on them"
@@ -161,6 +160,10 @@ class _Run:
             )
             self._listener.done(f"{name}: {sum(ops.values())} nodes, {entry['bytes'] / 1e6:.1f} MB{how}")
             failures += self._verify(name, precision, model, inputs, report)
+        self._stop_at(failures, report)
+
+    def _stop_at(self, failures: Sequence[VerificationError], report: Report) -> None:
+        """Write the report and no model, if anything is wrong."""
         if failures:
             report.artifacts.clear()
             self._files.clear()
@@ -222,7 +225,7 @@ class _Run:
         self._listener.done(str(result))
         if result.passed:
             return []
-        failure = result.failure(_NOT_PUBLISHED)
+        failure = result.failure(NOT_PUBLISHED)
         if self._bundle is not None:
             failure = bundle_failure(self._bundle, path, failure, report.to_dict(), result)
             self._bundle = None  # of several files that are wrong, the first one is bundled
@@ -302,6 +305,7 @@ class _Run:
                 report.skip(f"{TURING} engine of {onnx_name}", f"{TURING} runs FP16 files only")
             for request in requests:
                 self._build_engine(request, precision, inputs, report)
+        self._stop_at(verify_engines(job, self._stage.folder, report, self._listener), report)
 
     def _build_engine(self, request: EngineRequest, precision: Precision, inputs: InputSet, report: Report) -> None:
         job, name, flavour = self._job, request.engine_path.name, request.flavour

@@ -122,7 +122,7 @@ def test_metadata_travels_with_the_file(demo_run: tuple[dict[str, Any], Path]) -
 def test_the_markdown_report_reads(demo_run: tuple[dict[str, Any], Path]) -> None:
     text = (demo_run[1] / "report.md").read_text(encoding="utf-8")
     assert text.startswith("# demo_vit with Token Fusion")
-    for heading in ("## Files", "## Verification against eager PyTorch", "## Accuracy", "## Benchmark", "## Reproduce"):
+    for heading in ("## Files", "## Verification", "## Accuracy", "## Benchmark", "## Reproduce"):
         assert heading in text
 
 
@@ -349,6 +349,7 @@ def test_turing_gets_an_engine_of_its_own(tmp_path: Path) -> None:
     assert 0.9 < engines["model.fp16.tensorrt-rtx.engine"]["mac_share"]["fp16"] < 1
     skipped = {entry["step"]: entry["reason"] for entry in report["skipped"]}
     assert "FP16 files only" in skipped["SM75 engine of model.fp32.onnx"]
+    assert all(skipped[f"verification of {name}"] == "switched off by --no-verify" for name in engines)
     sidecar = json.loads((out / "model.fp16.tensorrt-rtx.sm75.engine.json").read_text(encoding="utf-8"))
     assert sidecar["source"]["model"] == "test_vit"
     assert sidecar["source"]["plan"] == report["plan"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +77,40 @@ def test_help_names_the_main_job(capsys: pytest.CaptureFixture[str]) -> None:
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out.startswith("tofu-export, version ")
+
+
+def test_a_plan_file_is_written_and_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "plan.json")
+    assert run("plan", "vit_base", "--speedup", "1.8", "--exclude-layers", "0", "-o", path, "--json") == 0
+    out, err = capsys.readouterr()
+    assert err == f"written: {path}\n"
+    assert run("plan", "vit_base", "--plan-file", path, "--json") == 0
+    again = capsys.readouterr()
+    assert again.err == ""
+    assert json.loads(again.out)["plan"]["layers"] == json.loads(out)["plan"]["layers"]
+    assert run("plan", "vit_small", "--plan-file", path) == 0
+    assert "was made for vit_base_patch16_224, and is used for vit_small" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--r", "16"), ("--mode", "mlerp"), ("--pattern", "P" * 12), ("--prune-layers", "6"), ("--gmacs", "9"),
+     ("--speedup", "2"), ("--keep-rate", "0.9"), ("--schedule", "linear"), ("--exclude-layers", "0"),
+     ("--keys", "pre-rope"), ("--no-prop-attn", "")],
+)  # fmt: skip
+def test_a_plan_file_leaves_nothing_to_say(
+    option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "plan.json")
+    assert run("plan", "vit_base", "-o", path) == 0
+    given = (option, value) if value else (option,)
+    assert run("plan", "vit_base", "--plan-file", path, *given) == 2
+    assert "--plan-file already says what --" in capsys.readouterr().err
+
+
+def test_a_plan_file_beside_what_it_leaves_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "plan.json")
+    assert run("plan", "vit_base", "--r", "8", "-o", path) == 0
+    capsys.readouterr()
+    assert run("plan", "vit_base", "--plan-file", path, "--restore-grid", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["restore_grid"] is True

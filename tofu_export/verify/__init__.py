@@ -4,11 +4,14 @@ from tofu_export.verify.eager import CPU_BATCH_CAP, batches_to_verify, verify
 from tofu_export.verify.pair import verify_pair
 from tofu_export.verify.request import ToleranceChoice, VerifyRequest, verify_file
 from tofu_export.verify.result import Evidence, LayerResult, VerificationResult
+from tofu_export.verify.subject import Runnable, Subject
 
 __all__ = [
     "CPU_BATCH_CAP",
     "Evidence",
     "LayerResult",
+    "Runnable",
+    "Subject",
     "ToleranceChoice",
     "VerificationResult",
     "VerifyRequest",

@@ -22,13 +22,13 @@ from tofu_export.errors import VerificationError
 from tofu_export.memory import give_back
 from tofu_export.onnx_file import load_without_weights
 from tofu_export.options import BatchRange, OutputKind, Precision
-from tofu_export.ort import open_session
 from tofu_export.patch import applied_plan, choose_output, observe, outputs_of
 from tofu_export.verify.block_ends import Candidates, block_ends, collect_blocks
 from tofu_export.verify.gather import Gathered
 from tofu_export.verify.replay import DecisionNames, Replay, planned_decisions
 from tofu_export.verify.result import VerificationResult
-from tofu_export.verify.watch import batched, check_same, feed, run_copy
+from tofu_export.verify.subject import OnnxFile, Subject
+from tofu_export.verify.watch import batched, feed
 
 __all__ = ["CPU_BATCH_CAP", "batches_to_verify", "verify"]
 
@@ -57,7 +57,7 @@ def batches_to_verify(batch: BatchRange | tuple[int, ...]) -> tuple[tuple[int, .
 
 
 def verify(
-    path: Path,
+    subject: Subject | Path,
     model: nn.Module,
     pixels: NDArray[np.float32],
     *,
@@ -70,10 +70,10 @@ def verify(
     layers: bool = False,
     on_batch: Callable[[int], None] | None = None,
 ) -> VerificationResult:
-    """Compare the file at `path` with `model`.
+    """Compare a file with `model`.
 
     Args:
-        path: a lowered ONNX file that this library wrote, or a foreign one of a plain model.
+        subject: a lowered ONNX file that this library wrote, a foreign one of a plain model, or an engine of either.
         model: the eager float32 model, carrying the plan that the file was made with (or none for a plain file).
         pixels: [n, C, H, W] float32, normalised images; reused in turn where a batch needs more.
         precision: the file's.
@@ -88,40 +88,42 @@ def verify(
     Raises:
         VerificationError: the file lacks outputs that must be compared, or has others.
     """
+    subject = OnnxFile(subject) if isinstance(subject, Path) else subject
     output = choose_output(model, output)
     tolerance = tolerance or TOLERANCES[precision]
     sizes, notes = batches_to_verify(batch)
     images = batched(pixels, sizes)
-    feeds, given = _run(path, output, images, by_position=by_position)
+    feeds, given = _run(subject, output, images, by_position=by_position)
     give_back()
     plan = applied_plan(model)
-    graph = load_without_weights(path).graph
+    graph = load_without_weights(subject.graph_path).graph
     produced = {name for node in graph.node for name in node.output}
-    names = planned_decisions(plan, produced, path.name, mapped=output is OutputKind.TOKENS)
+    names = planned_decisions(plan, produced, subject.name, mapped=output is OutputKind.TOKENS)
     wanted = [name for kinds in names.values() for name in kinds.values()]
-    watched = run_copy(path, feeds, wanted) if wanted else [{} for _ in feeds]
+    watched = subject.watch(feeds, wanted) if wanted else [{} for _ in feeds]
     give_back()
     if plan is not None and plan.layers[-1].removed and plan.layers[-1].layer not in names:
         notes += (f"the output does not depend on the reduction in block {plan.layers[-1].layer}: the file has none",)
 
-    gathered = Gathered(path.name, tolerance)
+    gathered = Gathered(subject.name, tolerance)
     for batch_images, batch_feeds, got, seen in zip(images, feeds, given, watched, strict=True):
         if on_batch is not None:
             on_batch(len(batch_images))
+        rows = None
         if seen and all(np.isfinite(value).all() for value in got.values()):
-            check_same(seen, got, tolerance, path.name)
+            rows = subject.same(seen, got, tolerance)
         replay = Replay(names, seen, tolerance)
         with torch.inference_mode(), observe(replay):
             values = outputs_of(model, output, torch.from_numpy(batch_images))
         expected = dict(zip(got, (value.numpy() for value in values), strict=True))
         if uncompared := set(names) - set(replay.by_layer):
-            raise VerificationError(f"{path.name}: layers {sorted(uncompared)} were not compared")
-        gathered.add(batch_feeds, got, expected, replay)
+            raise VerificationError(f"{subject.name}: layers {sorted(uncompared)} were not compared")
+        gathered.add(batch_feeds, got, expected, replay, rows)
     if layers:
         ends = block_ends(graph)
         if not ends:
             notes += ("the file does not tell its blocks apart: what each of them gives is not compared",)
-        _compare_blocks(gathered, path, model, output, images, feeds, names, ends)
+        _compare_blocks(gathered, subject, model, output, images, feeds, names, ends)
     result = gathered.result(sizes, source, output.value, notes)
     if output is not OutputKind.LOGITS:
         result = replace(result, outputs=replace(result.outputs, top1_agreement=None))
@@ -130,7 +132,7 @@ def verify(
 
 def _compare_blocks(
     gathered: Gathered,
-    path: Path,
+    subject: Subject,
     model: nn.Module,
     output: OutputKind,
     images: Sequence[Array],
@@ -145,7 +147,7 @@ def _compare_blocks(
     """
     wanted = [name for kinds in names.values() for name in kinds.values()]
     wanted += [name for candidates in ends.values() for name in candidates]
-    for batch, seen in enumerate(run_copy(path, feeds, wanted)):
+    for batch, seen in enumerate(subject.watch(feeds, wanted)):
         replay = Replay(names, seen, gathered.tolerance)
         with torch.inference_mode(), observe(replay), collect_blocks(model) as blocks:
             outputs_of(model, output, torch.from_numpy(images[batch]))
@@ -153,18 +155,18 @@ def _compare_blocks(
 
 
 def _run(
-    path: Path, output: OutputKind, images: Sequence[Array], *, by_position: bool
+    subject: Subject, output: OutputKind, images: Sequence[Array], *, by_position: bool
 ) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
     """What the file is given and what it gives for each batch, by name.
 
     Raises:
         VerificationError: the file does not give what it should and nothing else.
     """
-    session = open_session(path)
+    session = subject.open()
     right = len(session.outputs) == len(output.names) if by_position else set(session.outputs) == set(output.names)
     if not right:
         number = f"{len(output.names)} of them" if by_position else ", ".join(output.names)
-        raise VerificationError(f"{path.name} has outputs {sorted(session.outputs)}, expected {number}")
+        raise VerificationError(f"{subject.name} has outputs {sorted(session.outputs)}, expected {number}")
     feeds = [feed(session, batch) for batch in images]
     runs = [session.run(batch) for batch in feeds]
     names = tuple(session.outputs) if by_position else output.names

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from tofu_export.compare import OutputComparison, Tolerance, compare_outputs
@@ -35,13 +36,18 @@ class Gathered:
         self._outputs: dict[str, OutputComparison] = {}
         self._layers: dict[int, DecisionReport] = {}
         self._ends: dict[int, OutputComparison] = {}
-        self._integers = self._wrong_integers = self._flipped = 0
+        self._integers = self._wrong_integers = self._flipped = self._undecided = 0
         self._evidence: Evidence | None = None
         self._worst: OutputComparison | None = None
         self._batches = self._worst_batch = 0
 
     def add(
-        self, feeds: Mapping[str, Array], got: Mapping[str, Array], expected: Mapping[str, Array], judged: Judge
+        self,
+        feeds: Mapping[str, Array],
+        got: Mapping[str, Array],
+        expected: Mapping[str, Array],
+        judged: Judge,
+        rows: NDArray[np.bool_] | None = None,
     ) -> None:
         """Compare the outputs of one batch, and take over its decisions.
 
@@ -50,6 +56,8 @@ class Gathered:
             got: its outputs.
             expected: the reference's, by the same names.
             judged: decisions.
+            rows: for each image, whether those are the decisions that its outputs were made with; None for all. The
+                outputs of the others are not compared, and counted.
 
         Raises:
             VerificationError: an output has another shape than it should, or integers in place of real numbers.
@@ -57,6 +65,10 @@ class Gathered:
         batch: list[OutputComparison] = []
         for name, right in expected.items():
             value = got[name]
+            if rows is not None and len(value) == len(right) == len(rows):
+                value, right = value[rows], right[rows]
+                if not len(right):
+                    continue
             if not is_real(right):
                 self._integers += right.size
                 self._wrong_integers += differing(value, right)
@@ -71,6 +83,7 @@ class Gathered:
         for layer, report in judged.by_layer.items():
             self._layers[layer] = self._layers.get(layer, DecisionReport()) + report
         self._flipped += len(judged.flipped_images)
+        self._undecided += 0 if rows is None else int((~rows).sum())
         self._batches += 1
         if batch:
             now = worst(batch, self.tolerance)
@@ -118,6 +131,11 @@ class Gathered:
         Raises:
             VerificationError: no output was compared.
         """
+        if not self._outputs and self._undecided:
+            raise VerificationError(
+                f"{self._file}: nothing was compared: for no image do its outputs agree with those of the copy that "
+                "gives out its decisions"
+            )
         if not self._outputs:
             raise VerificationError(f"{self._file}: nothing was compared, it gives no real numbers")
         layers = tuple(
@@ -133,6 +151,7 @@ class Gathered:
             mapped=self._integers or None,
             mismapped=self._wrong_integers,
             images_with_flips=self._flipped,
+            undecided=self._undecided,
             decisions=sum(self._layers.values(), DecisionReport()),
             tolerance=self.tolerance,
             notes=notes,

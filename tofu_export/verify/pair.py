@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from tofu_export.compare import Tolerance
 from tofu_export.errors import VerificationError
-from tofu_export.ort import open_session
 from tofu_export.verify.follow import Follower, Inside, merges
 from tofu_export.verify.gather import Gathered
 from tofu_export.verify.replay import Judge
 from tofu_export.verify.result import VerificationResult
-from tofu_export.verify.watch import batched, check_same, feed, is_real, run_copy
+from tofu_export.verify.subject import OnnxFile, Subject
+from tofu_export.verify.watch import batched, feed, is_real
 
 __all__ = ["verify_pair"]
 
@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 
 def verify_pair(
-    path: Path,
+    subject: Subject | Path,
     reference: Path,
     pixels: NDArray[np.float32],
     *,
@@ -35,13 +35,13 @@ def verify_pair(
     layers: bool = False,
     on_batch: Callable[[int], None] | None = None,
 ) -> VerificationResult:
-    """Compare the file at `path` with the one at `reference`.
+    """Compare a file with the one at `reference`.
 
     Outputs are matched by name, or by their order where names differ. In layers in which both files decide alike, the
     reference follows the file's decisions, which are judged by its similarities.
 
     Args:
-        path: the file to judge.
+        subject: the file to judge, or an engine.
         reference: what is right.
         pixels: [n, C, H, W] float32, normalised images; reused in turn where a batch needs more.
         tolerance: what to allow.
@@ -54,29 +54,32 @@ def verify_pair(
         VerificationError: an output has no counterpart, or nothing can be compared.
         ExportError: a file cannot be loaded or run.
     """
-    tested, right, notes = _comparable(Inside.find(path, layers=layers), Inside.find(reference, layers=layers))
+    subject = OnnxFile(subject) if isinstance(subject, Path) else subject
+    own = Inside.find(subject.graph_path, layers=layers)
+    tested, right, notes = _comparable(own, Inside.find(reference, layers=layers))
     if layers and not tested.ends:
         notes += ("the files do not both tell their blocks apart: what each of them gives is not compared",)
     images = batched(pixels, batches)
-    mine, other = _Ran(path, images), _Ran(reference, images)
+    mine, other = _Ran(subject, images), _Ran(OnnxFile(reference), images)
     pairs = _matched(mine, other)
     decisions = replace(tested, ends={}), replace(right, ends={})
     wanted = decisions[0].names
-    watched = run_copy(path, mine.feeds, wanted) if wanted else [{} for _ in images]
+    watched = subject.watch(mine.feeds, wanted) if wanted else [{} for _ in images]
     follower = Follower(decisions[1])
-    gathered = Gathered(path.name, tolerance)
+    gathered = Gathered(subject.name, tolerance)
     for index, (got, seen) in enumerate(zip(mine.given, watched, strict=True)):
         if on_batch is not None:
             on_batch(batches[index])
+        rows = None
         if seen and all(np.isfinite(value).all() for value in got.values()):
-            check_same(seen, got, tolerance, path.name)
+            rows = subject.same(seen, got, tolerance)
         judged = Judge(tolerance)
         theirs = other.feeds[index]
         values = follower.follow(tested.decisions, seen, theirs, judged) if wanted else other.given[index]
-        gathered.add(mine.feeds[index], got, {name: values[twin] for name, twin in pairs.items()}, judged)
+        gathered.add(mine.feeds[index], got, {name: values[twin] for name, twin in pairs.items()}, judged, rows)
     if tested.ends:  # in copies of their own: see `eager`
         follower = Follower(right)
-        for index, seen in enumerate(run_copy(path, mine.feeds, tested.names)):
+        for index, seen in enumerate(subject.watch(mine.feeds, tested.names)):
             values = follower.follow(tested.decisions, seen, other.feeds[index], Judge(tolerance))
             gathered.add_blocks(index, tested.ends, seen, _blocks(right, values))
     return gathered.result(batches, source, ", ".join(pairs), notes, reference=reference.name)
@@ -85,9 +88,9 @@ def verify_pair(
 class _Ran:
     """A file, what it was given and what it gave for each batch of images."""
 
-    def __init__(self, path: Path, images: Sequence[Array]) -> None:
-        session = open_session(path)
-        self.name = path.name
+    def __init__(self, subject: Subject, images: Sequence[Array]) -> None:
+        session = subject.open()
+        self.name = subject.name
         self.outputs = tuple(session.outputs)
         self.feeds = [feed(session, batch) for batch in images]
         self.given = [session.run(batch) for batch in self.feeds]

@@ -18,6 +18,7 @@ from tofu_export.verify.pair import verify_pair
 from tofu_export.verify.pixels import VERIFICATION_IMAGES, pixels_for
 from tofu_export.verify.rebuild import rebuild
 from tofu_export.verify.result import VerificationResult
+from tofu_export.verify.subject import OnnxFile, Subject
 from tofu_export.zoo.weights import WeightsSource
 
 __all__ = ["ToleranceChoice", "VerifyRequest", "verify_file"]
@@ -111,12 +112,15 @@ class VerifyRequest:
             )
 
 
-def verify_file(request: VerifyRequest, on_step: Callable[[str], None] = lambda _: None) -> VerificationResult:
+def verify_file(
+    request: VerifyRequest, on_step: Callable[[str], None] = lambda _: None, subject: Subject | None = None
+) -> VerificationResult:
     """Do what `request` asks for.
 
     Args:
         request: the file, and what to compare it with.
         on_step: is told what begins.
+        subject: an engine that was built from the file, to be compared in its place.
 
     Raises:
         OptionError: it does not say what to compare the file with, or how to make inputs for it.
@@ -125,9 +129,10 @@ def verify_file(request: VerifyRequest, on_step: Callable[[str], None] = lambda 
         TofuError: a file or model cannot be read, built or run.
     """
     facts = FileFacts.read(request.path)
-    precision = _precision(facts, request.precision)
+    precision = _precision(facts, request.precision, runs=subject is not None)
+    subject = subject or OnnxFile(request.path)
     if request.reference is not None:
-        return _against_file(request, facts, precision, request.reference, on_step)
+        return _against_file(request, facts, precision, request.reference, on_step, subject)
     sizes, notes = _sizes(request, facts, facts.fixed_batch)
     on_step(f"rebuilding the model of {request.path.name}")
     rebuilt = rebuild(
@@ -141,7 +146,7 @@ def verify_file(request: VerifyRequest, on_step: Callable[[str], None] = lambda 
     shape = _filled(facts.image_shape, rebuilt.preprocessing["input_size"])
     inputs = _inputs(request, shape, rebuilt.resolved, rebuilt.preprocessing, max(sizes))
     result = verify(
-        request.path,
+        subject,
         rebuilt.model,
         inputs.pixels,
         precision=precision,
@@ -151,7 +156,7 @@ def verify_file(request: VerifyRequest, on_step: Callable[[str], None] = lambda 
         tolerance=request.tolerance.of(precision),
         by_position=not facts.is_ours,
         layers=request.layers,
-        on_batch=lambda size: on_step(f"comparing {request.path.name} with eager PyTorch, batch {size}"),
+        on_batch=lambda size: on_step(f"comparing {subject.name} with eager PyTorch, batch {size}"),
     )
     return replace(result, notes=(*notes, *rebuilt.notes, *result.notes))
 
@@ -162,6 +167,7 @@ def _against_file(
     precision: Precision,
     reference: Path,
     on_step: Callable[[str], None],
+    subject: Subject,
 ) -> VerificationResult:
     other = FileFacts.read(reference)
     sizes, notes = _sizes(request, facts, facts.fixed_batch or other.fixed_batch)
@@ -174,14 +180,14 @@ def _against_file(
     model = facts.metadata.get("model", other.metadata.get("model"))
     inputs = _inputs(request, _filled(facts.image_shape, other.image_shape), model, preprocessing, max(sizes))
     result = verify_pair(
-        request.path,
+        subject,
         reference,
         inputs.pixels,
         tolerance=tolerance,
         batches=sizes,
         source=inputs.source,
         layers=request.layers,
-        on_batch=lambda size: on_step(f"comparing {request.path.name} with {reference.name}, batch {size}"),
+        on_batch=lambda size: on_step(f"comparing {subject.name} with {reference.name}, batch {size}"),
     )
     result = replace(result, notes=(*notes, *result.notes))
     return result if _are_logits(facts) else replace(result, outputs=replace(result.outputs, top1_agreement=None))
@@ -208,13 +214,14 @@ def _filled(shape: Sequence[int | None], other: Sequence[int | None]) -> tuple[i
     return tuple(size if size is not None else known for size, known in zip(shape, other, strict=True))
 
 
-def _precision(facts: FileFacts, asked: Precision | None) -> Precision:
+def _precision(facts: FileFacts, asked: Precision | None, *, runs: bool = False) -> Precision:
+    """The precision of a file; unless something else `runs` it, onnxruntime has to have kernels for it."""
     precision = asked or facts.precision
     if precision is None:
         raise OptionError(
             f"{facts.path.name} has no weights that tell its precision: say it with --precision, for example fp32"
         )
-    if Precision.BF16 in (asked, facts.precision):
+    if not runs and Precision.BF16 in (asked, facts.precision):
         raise BackendMissingError(
             f"{facts.path.name} is bf16, for which onnxruntime's CPU provider has no kernels, so nothing here can run "
             "it: verify the fp32 file of the same model"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from tofu_export.compare import Tolerance, compare_outputs
 from tofu_export.errors import VerificationError
 from tofu_export.onnx_file import load_without_weights
-from tofu_export.ort import OrtSession, open_copy
+from tofu_export.ort import open_copy
+
+if TYPE_CHECKING:
+    from tofu_export.verify.subject import Runnable
 
 __all__ = ["batched", "check_same", "differing", "feed", "give_out", "is_real", "run_copy"]
 
@@ -43,7 +46,7 @@ def run_copy(path: Path, feeds: Sequence[Mapping[str, Array]], names: Iterable[s
     return [session.run(batch) for batch in feeds]
 
 
-def feed(session: OrtSession, images: Array) -> dict[str, Array]:
+def feed(session: Runnable, images: Array) -> dict[str, Array]:
     """Images [B, C, H, W] as the only input of a file.
 
     Raises:

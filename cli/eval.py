@@ -1,0 +1,170 @@
+"""`tofu-export eval`: accuracy on labelled images, agreement with the full model on any."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tofu_export.cli.parameters import make_reduction, reduction_options
+from tofu_export.errors import OptionError
+
+if TYPE_CHECKING:
+    from tofu_export.evaluate import EvalRequest, EvalResult
+    from tofu_export.options import Reduction
+
+__all__ = ["eval_command"]
+
+_REDUCTION = frozenset(
+    {"r", "keep_rate", "gmacs", "speedup", "exclude_layers", "mode", "prune_layers", "pattern", "schedule", "prop_attn",
+     "keys", "restore_grid", "plan_file"}
+)  # fmt: skip
+
+
+@click.command("eval", short_help="Top-1 and top-5 on a folder of images; agreement with the full model.")
+@click.argument("subject", metavar="MODEL|FILE")
+@click.option("--images", type=click.Path(path_type=Path), default=None, metavar="DIR",
+              help="One folder per class, as in ImageNet, or images alone.  [default: demo_vit's own]")  # fmt: skip
+@click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, metavar="N",
+              help="Images at a time.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), default=None, metavar="N",
+              help="So many images, spread evenly over all.")  # fmt: skip
+@click.option("--class-map", type=click.Path(path_type=Path), default=None, metavar="FILE",
+              help="Class of each folder: one folder name per line, the first line is class 0.")  # fmt: skip
+@click.option("--class-order", type=click.Choice(["text", "natural"]), default=None,
+              help="How class folders are sorted, where it matters: as torchvision does, or as timm.")  # fmt: skip
+@click.option("--labels/--no-labels", "labelled", default=True, show_default=True, help="Folders are classes.")
+@click.option("--real-labels", default=None, metavar="timm|FILE",
+              help="Hold ImageNet's validation images to their reassessed labels: timm's, or a JSON file.")  # fmt: skip
+@click.option("--agreement/--no-agreement", "agreement", default=None,
+              help="Also run the full model and compare.  [default: if it can be had]")  # fmt: skip
+@click.option("--model", default=None, metavar="NAME", help="The model of a FILE that does not name it.")
+@click.option("--weights", default=None, metavar="pretrained|random|PATH",
+              help="Where the model's weights come from.  [default: pretrained, or those that FILE names]")  # fmt: skip
+@click.option("--backend", default=None, metavar="NAME",
+              help="What runs FILE: ort-cpu, ort-cuda, ort-tensorrt, or trt, trt-rtx for a plan.  [default: ort-cpu, "
+              "or the TensorRT that is installed]")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), default=None, metavar="N", help="Threads of onnxruntime.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of random weights.")
+@reduction_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
+def eval_command(
+    subject: str,
+    images: Path | None,
+    batch: int,
+    limit: int | None,
+    class_map: Path | None,
+    class_order: str | None,
+    labelled: bool,
+    real_labels: str | None,
+    agreement: bool | None,
+    model: str | None,
+    weights: str | None,
+    backend: str | None,
+    threads: int | None,
+    seed: int,
+    image_size: tuple[int, int] | None,
+    num_classes: int | None,
+    as_json: bool,
+    quiet: bool,
+    **reduction: Any,
+) -> None:
+    """Judge MODEL, reduced in eager PyTorch, or an exported ONNX FILE or engine.
+
+    Images are prepared as timm's data config for the model says. Class folders are held to the model's classes by
+    their names; images without classes are compared with the full model alone.
+
+    \b
+    tofu-export eval vit_base --r 16 --images imagenet/val
+    tofu-export eval out/model.fp16.onnx --images imagenet/val --real-labels timm
+    tofu-export eval demo_vit --plan-file tuned.json --json
+    """  # fmt: skip
+    logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
+    chosen = _reduction(subject, reduction)
+    from tofu_export.evaluate import ClassOrder, EvalRequest  # imports torch
+    from tofu_export.zoo.weights import WeightsSource
+
+    request = EvalRequest(
+        subject,
+        images=images,
+        reduction=chosen,
+        model=model,
+        weights=None if weights is None else WeightsSource.parse(weights),
+        seed=seed,
+        image_size=image_size,
+        num_classes=num_classes,
+        backend=backend,
+        threads=threads,
+        batch=batch,
+        limit=limit,
+        labelled=labelled,
+        class_map=class_map,
+        class_order=None if class_order is None else ClassOrder(class_order),
+        real_labels=real_labels,
+        agreement=agreement,
+    )
+    result = _run(request, quiet=quiet)
+    if not quiet:
+        click.echo(_text(result), err=True)
+    if as_json:
+        click.echo(json.dumps(result.to_dict(shlex.join(["tofu-export", *sys.argv[1:]])), indent=2, allow_nan=False))
+
+
+def _reduction(subject: str, options: dict[str, Any]) -> Reduction | None:
+    """The reduction of a model; None for a file, beside which no such option may be given."""
+    if not subject.endswith((".onnx", ".engine", ".plan", ".trt")):
+        return make_reduction(**options)
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") is not click.core.ParameterSource.DEFAULT
+        if option.name in _REDUCTION and given:
+            raise OptionError(f"{subject} is a file and has its reduction in it: leave out {option.opts[0]}")
+    return None
+
+
+def _run(request: EvalRequest, *, quiet: bool) -> EvalResult:
+    from rich.console import Console
+
+    from tofu_export.cli.console import ConsoleListener
+    from tofu_export.evaluate import evaluate
+
+    listener = ConsoleListener(Console(stderr=True), quiet=quiet)
+    listener.step(f"evaluating {request.subject}")
+    try:
+        return evaluate(request, lambda done, total: listener.tick(f"{done} of {total} images"))
+    finally:
+        listener.close()
+
+
+def _text(result: EvalResult) -> str:
+    """The result for people: what was measured on what, then the full model beside the reduced one."""
+    subject = result.subject
+    removed = "" if subject.plan is None else f", {subject.plan['pattern']}, r = {subject.plan['r']}"
+    lines = [f"{subject.label}{removed}, {subject.backend}; {result.images} images, {result.source}"]
+    if result.labels is not None:
+        rows = [("reduced" if result.full is not None else "top-1", result.accuracy)]
+        rows += [] if result.full is None else [("full", result.full)]
+        for name, row in rows:
+            lines.append(f"  {name:<10} top-1 {_percent(row['top1'])}   top-5 {_percent(row['top5'])}")
+    if result.agreement is not None:
+        found = result.agreement.to_dict()
+        parts = [
+            f"same class {_percent(100 * found['top1_agreement'])}" if found["top1_agreement"] is not None else "",
+            f"KL {found['kl_mean']:.4f} nats" if found["kl_mean"] is not None else "",
+            f"cosine of logits {found['logit_cosine_mean']:.4f}" if found["logit_cosine_mean"] is not None else "",
+            f"of features {found['feature_cosine_mean']:.4f}" if found["feature_cosine_mean"] is not None else "",
+        ]
+        lines.append(f"  agreement with the full model: {', '.join(part for part in parts if part)}")
+    lines += [f"  note: {note}" for note in result.notes]
+    lines += [f"  left out: {entry['step']}: {entry['reason']}" for entry in result.skipped]
+    return "\n".join(lines)
+
+
+def _percent(value: float | int | None) -> str:
+    return "-" if value is None else f"{value:.2f} %"

@@ -1,0 +1,137 @@
+"""`tofu-export tune`: the method and r of each layer that keep a model closest to the full one, under a budget."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tofu_export.cli.parameters import ImageSize
+from tofu_export.options import parse_layers
+
+if TYPE_CHECKING:
+    from tofu_export.tune import TuneResult
+
+__all__ = ["tune_command"]
+
+
+@click.command("tune", short_help="Find method and r of each layer on unlabelled images; write a plan file.")
+@click.argument("model")
+@click.option("--gmacs", type=float, default=None, metavar="X", help="Budget: at most X GMACs per image.")
+@click.option("--speedup", type=float, default=None, metavar="X", help="Budget: X times fewer GMACs.")
+@click.option("--latency", "latency_ms", type=float, default=None, metavar="MS",
+              help="Budget: milliseconds for a --batch in eager PyTorch on this machine.")  # fmt: skip
+@click.option("--images", type=click.Path(path_type=Path), default=None, metavar="DIR",
+              help="Real images like those that the model will see; no labels.  [default: demo_vit's own]")  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=10), default=640, show_default=True, metavar="N",
+              help="So many images: 40 % to search on, 20 % to choose on, 40 % to report on.")  # fmt: skip
+@click.option("--objective", type=click.Choice(["kl", "logits", "features", "top1"]), default=None,
+              help="What to keep close to the full model.  [default: kl, or features without a classifier]")  # fmt: skip
+@click.option("--methods", default="PAM", show_default=True, metavar="LETTERS",
+              help="What layers may do: P prune, A average, M mlerp, T tome.")  # fmt: skip
+@click.option("--exclude-layers", default="", metavar="LIST", help="Layers that remove nothing, from 0.")
+@click.option("--evaluations", type=click.IntRange(min=1), default=200, show_default=True, metavar="N",
+              help="Plans to try.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, metavar="N",
+              help="Images at a time.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Of the split, the search and random weights.")  # fmt: skip
+@click.option("--weights", default="pretrained", show_default=True, metavar="pretrained|random|PATH",
+              help="Where the weights come from.")  # fmt: skip
+@click.option("--image-size", type=ImageSize(), default=None, metavar="H[xW]", help="Input size in pixels.")
+@click.option("--state", type=click.Path(path_type=Path), default=None, metavar="FILE",
+              help="What was measured, to go on after a kill.  [default: OUTPUT.state.jsonl]")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("tuned.json"), show_default=True,
+              metavar="FILE", help="Plan file to write, which --plan-file reads.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
+def tune_command(
+    model: str,
+    objective: str | None,
+    exclude_layers: str,
+    weights: str,
+    state: Path | None,
+    output: Path,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Search for the plan of MODEL that agrees best with the full model on unlabelled images, under one budget.
+
+    It is compared with the paper's fixed plan (the first half prunes, the rest merges, r constant) at the same budget,
+    on images that played no part in the search. A run that was killed goes on when it is started again.
+
+    \b
+    tofu-export tune demo_vit --speedup 2 -o tuned.json
+    tofu-export demo_vit --plan-file tuned.json
+    """  # fmt: skip
+    logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
+    layers = parse_layers(exclude_layers)
+    from rich.console import Console
+
+    from tofu_export.cli.console import ConsoleListener
+    from tofu_export.errors import OutputError
+    from tofu_export.plan_file import write_plan_file
+    from tofu_export.tune import Objective, TuneRequest, tune  # imports torch
+    from tofu_export.zoo.weights import WeightsSource
+
+    if output.is_dir():
+        raise OutputError(f"{output} is a folder, expected the name of a plan file to write")
+    request = TuneRequest(
+        model,
+        objective=None if objective is None else Objective(objective),
+        exclude_layers=layers,
+        weights=WeightsSource.parse(weights),
+        state=state or output.with_name(f"{output.name}.state.jsonl"),
+        **options,
+    )
+    listener = ConsoleListener(Console(stderr=True), quiet=quiet)
+    listener.step(f"tuning {model}")
+    try:
+        result = tune(request, listener.tick)
+    finally:
+        listener.close()
+    command = shlex.join(["tofu-export", *sys.argv[1:]])
+    write_plan_file(output, result.spec, result.chosen, result.provenance(command))
+    if not quiet:
+        click.echo(_text(result), err=True)
+        click.echo(f"written: {output}", err=True)
+    if as_json:
+        click.echo(json.dumps(result.to_dict(command), indent=2, allow_nan=False))
+
+
+def _text(result: TuneResult) -> str:
+    """Chosen beside baseline."""
+    images = result.images
+    lines = [
+        f"{result.spec.name}: {result.evaluations} plans tried on {images['calibration']} images, the best compared on "
+        f"{images['validation']} others; {images['held_out']} held out",
+        "",
+        f"{'':<12} {'fixed plan':>14} {'tuned':>14}",
+        f"{'GMACs':<12} {result.baseline.gmacs_reduced:>14.4f} {result.chosen.gmacs_reduced:>14.4f}",
+    ]
+    for part, name in (("calibration", "search"), ("validation", "choice"), ("held_out", "held out")):
+        row = result.losses[part]
+        lines.append(f"{name:<12} {row['baseline']:>14.6f} {row['chosen']:>14.6f}   {result.objective.value} loss")
+    for key, name in (("top1_agreement", "same class"), ("logit_cosine_mean", "logit cosine"),
+                      ("feature_cosine_mean", "feat. cosine")):  # fmt: skip
+        found = [result.held_out[who][key] for who in ("baseline", "chosen")]
+        if None not in found:
+            lines.append(f"{name:<12} {found[0]:>14.4f} {found[1]:>14.4f}   held out")
+    if result.latency_ms is not None:
+        times = result.latency_ms
+        lines.append(
+            f"{'ms a batch':<12} {times['baseline']:>14.2f} {times['chosen']:>14.2f}   full {times['full']:.2f}"
+        )
+    mean, low, high = result.difference
+    lines += [
+        "",
+        f"tuned less fixed on held-out images: {mean:+.6f} (95 %: {low:+.6f} to {high:+.6f}): {result.verdict}",
+        f"pattern {result.chosen.pattern}, r {','.join(str(layer.removed) for layer in result.chosen.layers)}",
+    ]
+    return "\n".join(lines)

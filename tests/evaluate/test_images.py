@@ -1,0 +1,147 @@
+"""Images with and without classes, read batch by batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from timm.data import create_dataset, create_transform
+
+from tests.evaluate.pictures import class_folders, picture
+from tofu_export.errors import OptionError
+from tofu_export.evaluate.classes import ClassOrder
+from tofu_export.evaluate.images import ImageSource, demo_source, folder_source
+
+PREPARED: dict[str, Any] = {
+    "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "input_size": (3, 32, 32),
+    "interpolation": "bicubic", "crop_pct": 0.9, "crop_mode": "center",
+}  # fmt: skip
+
+
+def source(path: Path, num_classes: int | None = 3, **options: Any) -> ImageSource:
+    return folder_source(path, PREPARED, num_classes=num_classes, **options)
+
+
+def timms(root: Path) -> dict[str, int]:
+    """The class that timm gives each file of a folder."""
+    samples = create_dataset("", str(root)).reader.samples
+    return {Path(name).relative_to(root).as_posix(): label for name, label in samples}
+
+
+def test_pixels_and_classes_are_timms(tmp_path: Path) -> None:
+    root = class_folders(tmp_path, {"b": 2, "a": 3, "c": 1})
+    transform = create_transform(**PREPARED)
+    expected = {}
+    for name, label in timms(root).items():
+        with Image.open(root / name) as image:
+            expected[name] = (np.asarray(transform(image.convert("RGB"))), label)
+    found = source(root)
+    batches = list(found.batches(4))
+    assert [len(batch.pixels) for batch in batches] == [4, 2]
+    for batch in batches:
+        assert batch.labels is not None
+        for pixels, label, name in zip(batch.pixels, batch.labels, batch.names, strict=True):
+            assert label == expected[name][1]
+            assert np.abs(pixels - expected[name][0]).max() < 1e-5
+
+
+def test_natural_order_is_timms(tmp_path: Path) -> None:
+    root = class_folders(tmp_path, {"c10": 1, "c2": 2, "c1": 1})
+    expected = timms(root)
+    found = source(root, order=ClassOrder.NATURAL)
+    assert found.labels is not None
+    assert dict(zip(found.names, found.labels.tolist(), strict=True)) == expected
+    with pytest.raises(OptionError, match="--class-order"):
+        source(root)
+
+
+def test_the_layout_of_imagenet(tmp_path: Path) -> None:
+    class_folders(tmp_path / "val", {"n01440764": 1, "n02102040": 2})
+    class_folders(tmp_path / "train", {"n01440764": 5})
+    found = source(tmp_path, 1000)
+    assert found.labels is not None
+    assert found.labels.tolist() == [0, 217, 217]
+    assert found.notes == ("2 of the model's 1000 classes have images",)
+    assert found.source == str(tmp_path / "val")
+
+
+def test_images_without_classes(tmp_path: Path) -> None:
+    for name in ("z.png", "y.png"):
+        picture(tmp_path / name)
+    found = source(tmp_path, 1000)
+    assert found.labels is None
+    assert found.names == ("y.png", "z.png")
+    assert next(iter(found.batches(8))).labels is None
+
+
+def test_folders_that_are_no_classes(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"monday": 1, "tuesday": 1})
+    assert len(source(tmp_path, None)) == 2
+    with pytest.raises(OptionError, match="2 class folders"):
+        source(tmp_path, 3)
+
+
+def test_what_cannot_be_judged_on(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="no such folder"):
+        source(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OptionError, match="no image in it"):
+        source(tmp_path / "empty")
+    for name in "abc":
+        (tmp_path / "hollow" / name).mkdir(parents=True)
+    picture(tmp_path / "hollow" / "a" / "1.png")
+    with pytest.raises(OptionError, match=r"class folder .*hollow/b has no image in it"):
+        source(tmp_path / "hollow")
+    class_folders(tmp_path / "whole", {"train": 1, "test": 1})
+    with pytest.raises(OptionError, match="'test' is no class"):
+        source(tmp_path / "whole", 2)
+
+
+def test_a_class_map_may_leave_folders_out(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"cat": 1, "dog": 0, "eel": 2})
+    class_map = {"cat": 2, "dog": 1, "eel": 0, "fox": 3}
+    found = source(tmp_path, 4, class_map=class_map)
+    assert found.labels is not None
+    assert found.labels.tolist() == [2, 0, 0]
+    assert found.notes == ("2 of the model's 4 classes have images",)
+
+
+def test_loose_images_are_told(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a": 1, "b": 1, "c": 1})
+    picture(tmp_path / "loose.png")
+    assert source(tmp_path).notes == ("1 images in no class folder are left out",)
+
+
+def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a": 1, "b": 1, "c": 1})
+    (tmp_path / "b" / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(OptionError, match=r"b/broken\.jpg cannot be read"):
+        list(source(tmp_path).batches(2))
+
+
+def test_a_limit_keeps_every_class(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"a": 4, "b": 4, "c": 4})
+    found = source(tmp_path).limited(6)
+    assert found.labels is not None
+    assert found.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert found.limited(100) is found
+    with pytest.raises(OptionError, match="limit is 0"):
+        found.limited(0)
+
+
+def test_the_demo_models_own() -> None:
+    found = demo_source().limited(100)
+    assert found.labels is not None
+    assert len(set(found.labels.tolist())) == 10
+    assert found.all_pixels().shape == (100, 1, 28, 28)
+
+
+def test_grey_models_read_colour(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "red.png")
+    grey = {**PREPARED, "input_size": (1, 8, 8), "mean": (0.0,), "std": (1.0,), "crop_pct": 1.0}
+    pixels = folder_source(tmp_path, grey, num_classes=10).all_pixels()
+    assert pixels.shape == (1, 1, 8, 8)
+    assert pixels[0, 0, 4, 4] == pytest.approx(76 / 255)

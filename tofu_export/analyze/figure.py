@@ -1,0 +1,90 @@
+"""Draw an analysis: linearity by layer, as in the paper's figure 3, and the length of tokens by layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tofu_export.errors import OptionError, OutputError
+from tofu_export.files import staging
+
+if TYPE_CHECKING:
+    from tofu_export.analyze.run import Analysis
+
+__all__ = ["SUFFIXES", "check_name", "draw"]
+
+SUFFIXES = (".svg", ".png", ".pdf")
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; markers tell the lines apart in grey.
+_LINES = (("mlp", "MLP", "#0072B2", "o"), ("attention", "attention", "#D55E00", "s"))
+_METHODS = (
+    ("prune", "prune", "#555555", "^"),
+    ("average", "average", "#D55E00", "s"),
+    ("mlerp", "MLERP", "#0072B2", "o"),
+)
+
+
+def check_name(path: Path) -> None:
+    """Pass if a figure can have this name.
+
+    Raises:
+        OptionError: the suffix is none of `SUFFIXES`.
+    """
+    if path.suffix not in SUFFIXES:
+        raise OptionError(f"figure {path}: expected a name that ends with one of {', '.join(SUFFIXES)}")
+
+
+def draw(analysis: Analysis, path: Path) -> None:
+    """Write the figure; it appears when complete.
+
+    Raises:
+        OptionError: the suffix is none of `SUFFIXES`.
+        OutputError: it cannot be written.
+    """
+    check_name(path)
+    if path.is_dir():
+        raise OutputError(f"figure {path} is a folder, expected the name of a file")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    settings: Any = {"svg.hashsalt": "tofu-export", "svg.fonttype": "none", "font.size": 9}
+    with rc_context(settings), staging(path.parent) as stage:
+        figure = Figure(figsize=(10, 3.4), layout="constrained")
+        left, middle, right = figure.subplots(1, 3)
+        _linearity(left, analysis)
+        _merged(middle, analysis)
+        _lengths(right, analysis)
+        figure.suptitle(f"{analysis.model}, {analysis.images} images, {analysis.r} pairs or tokens per layer")
+        metadata = {"Date": None} if path.suffix == ".svg" else {}
+        figure.savefig(stage.path(path.name), dpi=150, metadata=metadata)
+        stage.publish(path.name)
+
+
+def _linearity(axes: Any, analysis: Analysis) -> None:
+    for key, label, colour, marker in _LINES:
+        rows = [row for row in analysis.layers if row.get(key, {}).get("mean") is not None]
+        layers, means = [row["layer"] for row in rows], [row[key]["mean"] for row in rows]
+        low = [row[key]["mean"] - row[key]["std"] for row in rows]
+        high = [min(1.0, row[key]["mean"] + row[key]["std"]) for row in rows]
+        axes.plot(layers, means, color=colour, marker=marker, markersize=4, label=label)
+        axes.fill_between(layers, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set(title="functional linearity (1 = linear)", xlabel="layer", ylabel="mean, one std")
+    axes.legend()
+
+
+def _merged(axes: Any, analysis: Analysis) -> None:
+    for key, label, colour, marker in _METHODS[1:]:
+        layers = [row["layer"] for row in analysis.layers if row["merged_norm"][key]["mean"] is not None]
+        means = [row["merged_norm"][key]["mean"] for row in analysis.layers if row["layer"] in layers]
+        axes.plot(layers, means, color=colour, marker=marker, markersize=4, label=label)
+    axes.set(title="merged token / longest of its group", xlabel="layer")
+    axes.legend()
+
+
+def _lengths(axes: Any, analysis: Analysis) -> None:
+    for key, label, colour, marker in _METHODS:
+        values = analysis.token_norms[key]
+        axes.plot(range(len(values)), values, color=colour, marker=marker, markersize=4, label=label)
+    axes.axhline(1.0, color="black", linewidth=0.8)
+    axes.set(title="length of all tokens / full model", xlabel="layer")
+    axes.legend()

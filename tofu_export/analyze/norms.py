@@ -1,0 +1,56 @@
+"""What merging does to the length of tokens: of a merged token against its group's, and of all tokens, block by block.
+
+Axes: B batch, N tokens, P prefix tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tofu_export.analyze.pairs import LayerView
+from tofu_export.options import Method
+from tofu_export.patch.matching import Partition, gather_rows
+from tofu_export.patch.merging import merge
+from tofu_export.patch.state import TokenState
+
+__all__ = ["block_norms", "merged_norms"]
+
+
+def merged_norms(view: LayerView, method: Method) -> Tensor:
+    """Length of each merged token as a share of the longest token of its group, [joined destinations] float64.
+
+    Between the halves of a block of the full model, under its own matching. MLERP keeps it at 1.
+
+    Source: arXiv 2312.01026, section 3.2.
+    """
+    parts = Partition.of(view.prefix)
+    destinations = view.attended[:, parts.destinations]
+    leaving = gather_rows(view.attended[:, parts.sources], view.matching.matched)
+    sizes = tuple(torch.ones(*of.shape[:2], 1, dtype=torch.float32) for of in (destinations, leaving))
+    merged = merge(destinations, leaving, view.matching.target, method, (sizes[0], sizes[1]))
+    longest = destinations.norm(dim=-1).scatter_reduce(1, view.matching.target, leaving.norm(dim=-1), "amax")
+    joined = torch.zeros_like(longest).scatter_add(1, view.matching.target, torch.ones_like(leaving[..., 0])) > 0
+    share: Tensor = merged.norm(dim=-1) / longest
+    return share[joined]
+
+
+@torch.no_grad()
+def block_norms(model: nn.Module, pixels: Tensor, prefix: int) -> list[Tensor]:
+    """Length of the unprotected tokens that leave each block of a model, patched or not: [B, N' - P] per block."""
+    found: list[Tensor] = []
+
+    def note(_block: nn.Module, _args: Any, output: Tensor | TokenState) -> None:
+        tokens = output.tokens if isinstance(output, TokenState) else output
+        found.append(tokens[:, prefix:].norm(dim=-1))
+
+    architecture: Any = model
+    handles = [block.register_forward_hook(note) for block in architecture.blocks]
+    try:
+        architecture.forward_features(pixels)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

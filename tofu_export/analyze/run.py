@@ -1,0 +1,251 @@
+"""Measure a model on real images: linearity of its halves on matched pairs, and the length of its tokens."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tofu_export import environment, patch
+from tofu_export.analyze.linearity import functional_linearity, interpolate
+from tofu_export.analyze.norms import block_norms, merged_norms
+from tofu_export.analyze.pairs import LayerView, views
+from tofu_export.errors import OptionError
+from tofu_export.evaluate.images import ImageSource, demo_source, folder_source
+from tofu_export.options import DEFAULT_R, Method, Reduction
+from tofu_export.patch.describe import describe
+from tofu_export.patch.support import block_prefix
+from tofu_export.plan import ModelSpec, make_plan
+from tofu_export.zoo.create import LoadedModel, create_meta, create_model
+from tofu_export.zoo.names import DEMO_MODEL
+from tofu_export.zoo.weights import WeightsSource
+
+__all__ = ["FUNCTIONS", "SCHEMA_VERSION", "Analysis", "AnalyzeRequest", "analyze", "linearity_of", "real_images"]
+
+SCHEMA_VERSION = 1
+
+FUNCTIONS: Mapping[str, str] = {
+    "mlp": "the MLP branch, without its residual: norm, MLP, layer scale",
+    "mlp_residual": "the MLP half with its residual",
+    "attention": "the attention branch, without its residual: all matched sources move together, read at each of them",
+    "attention_residual": "the attention half with its residual, likewise",
+}
+"""What f is."""
+
+_METHODS = (Method.PRUNE, Method.AVERAGE, Method.MLERP)
+_PAIRS_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class AnalyzeRequest:
+    """What to measure, on what.
+
+    Attributes:
+        model: timm name, alias, hub name or the demo model.
+        images: folder of images; None for the demo model's own.
+        weights: where the weights come from.
+        seed: of random weights.
+        image_size: height and width in pixels; None for the model's own.
+        limit: the most images to use, spread evenly over all.
+        batch: images at a time.
+        r: pairs of an image in each layer, and tokens that each layer removes where the length of tokens is measured.
+        steps: K of equation 8.
+
+    Raises:
+        OptionError: a value is out of range.
+    """
+
+    model: str
+    images: Path | None = None
+    weights: WeightsSource = field(default_factory=lambda: WeightsSource.parse("pretrained"))
+    seed: int = 0
+    image_size: tuple[int, int] | None = None
+    limit: int = 32
+    batch: int = 16
+    r: int = DEFAULT_R
+    steps: int = 10
+
+    def __post_init__(self) -> None:
+        for name, least in (("limit", 1), ("batch", 1), ("r", 1), ("steps", 2)):
+            if getattr(self, name) < least:
+                raise OptionError(f"{name} is {getattr(self, name)}, expected at least {least}")
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What was measured.
+
+    Attributes:
+        model: resolved name.
+        images: number of images.
+        source: where they came from.
+        r: pairs of an image per layer, before the cap of the token count.
+        steps: K of equation 8.
+        layers: for each block: `similarity` of its pairs, the functions' linearity, `merged_norm` by method; each a
+            summary (`n`, `mean`, `std`, `q1`, `median`, `q3`).
+        token_norms: length of unprotected tokens behind each block: of the full model as a summary, and by method the
+            mean of the reduced model over that of the full one.
+    """
+
+    model: str
+    images: int
+    source: str
+    r: int
+    steps: int
+    layers: tuple[Mapping[str, Any], ...]
+    token_norms: Mapping[str, Any]
+
+    def to_dict(self, command: str = "") -> dict[str, Any]:
+        """The result as JSON."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model": self.model,
+            "images": self.images,
+            "source": self.source,
+            "r": self.r,
+            "steps": self.steps,
+            "functions": dict(FUNCTIONS),
+            "layers": [dict(row) for row in self.layers],
+            "token_norms": dict(self.token_norms),
+            "environment": environment.collect(),
+            "command": command,
+        }
+
+
+def analyze(request: AnalyzeRequest, on_progress: Callable[[str], None] = lambda text: None) -> Analysis:
+    """Do what `request` asks for, on features of the full model; only the length of all tokens needs reduced ones.
+
+    Args:
+        request: what to measure, on what.
+        on_progress: is told what is being done.
+
+    Raises:
+        OptionError: no images are given, or one cannot be read.
+        TofuError: the model cannot be loaded or reduced.
+    """
+    size = request.image_size
+    spec = describe(create_meta(request.model, size), request.model, size)  # before the weights
+    loaded = create_model(request.model, weights=request.weights, seed=request.seed, image_size=size)
+    source = real_images(loaded, request.images).limited(request.limit)
+    rows: dict[int, dict[str, list[NDArray[np.float64]]]] = defaultdict(lambda: defaultdict(list))
+    done = 0
+    for batch in source.batches(request.batch):
+        done += len(batch.pixels)
+        for view in views(loaded.model, torch.from_numpy(batch.pixels), request.r, loaded.resolved):
+            on_progress(f"linearity of layer {view.layer}, {done} of {len(source)} images")
+            for key, values in _measured(view, request.steps).items():
+                rows[view.layer][key].append(values.double().numpy())
+    layers = tuple(_layer_entry(layer, rows[layer]) for layer in sorted(rows))
+    norms = _token_norms(loaded, spec, source, request, on_progress)
+    return Analysis(loaded.resolved, len(source), source.source, request.r, request.steps, layers, norms)
+
+
+def real_images(loaded: LoadedModel, images: Path | None) -> ImageSource:
+    """The images of a folder, without classes, or the demo model's own.
+
+    Raises:
+        OptionError: there are none; generated ones would say nothing here.
+    """
+    prepared = loaded.preprocessing
+    if images is not None:
+        return folder_source(images, prepared, num_classes=None)
+    if loaded.resolved == DEMO_MODEL and tuple(prepared["input_size"]) == (1, 28, 28):
+        return demo_source()
+    raise OptionError(f"{loaded.resolved} needs real images: give a folder with --images DIR")
+
+
+@torch.no_grad()
+def linearity_of(view: LayerView, steps: int) -> dict[str, Tensor]:
+    """Linearity [B * R] of each of `FUNCTIONS` that the block has, on the pairs of `view`."""
+    found: dict[str, Tensor] = {}
+    if view.halves.feed is not None:
+        first, second = view.pairs_of(view.attended)
+        whole, branch = [], []
+        for start in range(0, len(first), _PAIRS_AT_ONCE):
+            rows = slice(start, start + _PAIRS_AT_ONCE)
+            points = interpolate(first[rows], second[rows], steps)
+            fed = view.halves.feed(points)
+            whole.append(functional_linearity(fed))
+            branch.append(functional_linearity(fed - points))
+        found |= {"mlp": torch.cat(branch), "mlp_residual": torch.cat(whole)}
+    first, second = view.pairs_of(view.tokens)
+    points = interpolate(first, second, steps)
+    index = view.source_rows.unsqueeze(-1).expand(-1, -1, view.tokens.shape[-1])
+    attended = []
+    for step in range(steps + 1):
+        moved = view.tokens.scatter(1, index, points[:, step].reshape(index.shape))
+        attended.append(view.halves.attend(moved).gather(1, index).flatten(0, 1))
+    path = torch.stack(attended, dim=1)
+    return found | {
+        "attention": functional_linearity(path - points),
+        "attention_residual": functional_linearity(path),
+    }
+
+
+def _measured(view: LayerView, steps: int) -> dict[str, Tensor]:
+    merged = {
+        f"merged_norm.{method.name.lower()}": merged_norms(view, method) for method in _METHODS if method.merges
+    }  # fmt: skip
+    return {"similarity": view.similarity.flatten(), **linearity_of(view, steps), **merged}
+
+
+def _layer_entry(layer: int, rows: Mapping[str, list[NDArray[np.float64]]]) -> dict[str, Any]:
+    entry: dict[str, Any] = {"layer": layer}
+    for key, parts in rows.items():
+        group, _, name = key.partition(".")
+        summary = _summary(np.concatenate(parts))
+        if name:
+            entry.setdefault(group, {})[name] = summary
+        else:
+            entry[group] = summary
+    return entry
+
+
+def _token_norms(
+    loaded: LoadedModel,
+    spec: ModelSpec,
+    source: ImageSource,
+    request: AnalyzeRequest,
+    on_progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """Length of tokens behind each block: full, and pruned, averaged or merged by MLERP in every block."""
+    full = _norms(loaded.model, source, request.batch)
+    means = [float(rows.mean()) for rows in full]
+    result: dict[str, Any] = {"full": [_summary(rows) for rows in full]}
+    for method in _METHODS:
+        on_progress(f"length of tokens, {method.name.lower()} in every layer")
+        plan = make_plan(spec, Reduction(r=request.r, pattern=method.value * spec.depth))
+        try:
+            reduced = _norms(patch.apply(loaded.model, plan, name=spec.name), source, request.batch)
+        finally:
+            patch.remove(loaded.model)
+        result[method.name.lower()] = [
+            float(rows.mean()) / mean if mean else None for rows, mean in zip(reduced, means, strict=True)
+        ]
+    return result
+
+
+def _norms(model: nn.Module, source: ImageSource, batch: int) -> list[NDArray[np.float64]]:
+    by_batch = [
+        block_norms(model, torch.from_numpy(part.pixels), block_prefix(model)) for part in source.batches(batch)
+    ]
+    return [torch.cat([rows.flatten() for rows in layer]).double().numpy() for layer in zip(*by_batch, strict=True)]
+
+
+def _summary(values: NDArray[np.float64]) -> dict[str, float | int | None]:
+    """Number, mean and spread; pairs of equal outputs (NaN) are counted apart."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return {"n": 0, "undefined": len(values), **dict.fromkeys(("mean", "std", "q1", "median", "q3"))}
+    q1, median, q3 = (float(value) for value in np.quantile(known, (0.25, 0.5, 0.75)))
+    return {
+        "n": len(known), "undefined": len(values) - len(known), "mean": float(known.mean()),
+        "std": float(known.std()), "q1": q1, "median": median, "q3": q3,
+    }  # fmt: skip

@@ -1,0 +1,116 @@
+"""Which class index a folder name stands for. A wrong order gives a wrong accuracy without a word: no guessing.
+
+The order of folders is that of the training set's loader: torchvision's `ImageFolder` sorts by text (`c10` before
+`c2`), timm by natural order (`c2` before `c10`). Where the two agree, as on ImageNet, nobody has to say which.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+
+from tofu_export.errors import OptionError
+
+__all__ = ["ClassOrder", "class_indices", "read_class_map"]
+
+
+class ClassOrder(str, Enum):
+    """How names of class folders are sorted."""
+
+    TEXT = "text"
+    NATURAL = "natural"
+
+    def sort(self, names: Sequence[str]) -> list[str]:
+        """The names in this order."""
+        return sorted(names) if self is ClassOrder.TEXT else sorted(names, key=_natural_key)
+
+
+def class_indices(
+    names: Sequence[str], num_classes: int, *, class_map: Mapping[str, int] | None, order: ClassOrder | None
+) -> dict[str, int]:
+    """The class index of each folder name.
+
+    Args:
+        names: of the folders.
+        num_classes: of the model.
+        class_map: index by name; it settles everything.
+        order: of the names, where they number as many as the classes; None: as long as both orders agree.
+
+    Names that are all ImageNet's synsets (`n01440764`) get that class, also where folders are missing.
+
+    Raises:
+        OptionError: a name is not in the map, the map or the folders are not as many as the model's classes, or the
+            order matters and was not given.
+    """
+    if class_map is not None:
+        return _mapped(names, num_classes, class_map)
+    synsets = _synsets(num_classes)
+    if synsets and set(names) <= synsets.keys():
+        return {name: synsets[name] for name in names}
+    if len(names) != num_classes:
+        raise OptionError(
+            f"{len(names)} class folders ({_some(names)}), but the model has {num_classes} classes: give one folder "
+            "per class, or the class of each folder name with --class-map FILE (one name per line, first line class 0)"
+        )
+    orders = {choice: choice.sort(names) for choice in ClassOrder}
+    if order is None and orders[ClassOrder.TEXT] != orders[ClassOrder.NATURAL]:
+        at = next(i for i, pair in enumerate(zip(*orders.values(), strict=True)) if len(set(pair)) > 1)
+        raise OptionError(
+            f"class {at} is {orders[ClassOrder.TEXT][at]!r} if folders are sorted by text, as torchvision's "
+            f"ImageFolder does, and {orders[ClassOrder.NATURAL][at]!r} in natural order, as timm does: say how the "
+            "model was trained with --class-order text or natural, or give --class-map FILE"
+        )
+    return {name: index for index, name in enumerate(orders[order or ClassOrder.NATURAL])}
+
+
+def read_class_map(path: Path) -> dict[str, int]:
+    """Index by name from a text file with one name per line, the first one being class 0.
+
+    Raises:
+        OptionError: it cannot be read, or a name is there twice.
+
+    Source: timm 1.0.31, `data.readers.class_map` (.txt).
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"cannot read the class map {path}: {error}; expected one class name per line") from error
+    names = [line.strip() for line in lines]
+    while names and not names[-1]:
+        names.pop()
+    found = {name: index for index, name in enumerate(names)}
+    if len(found) < len(names):
+        twice = next(name for index, name in enumerate(names) if found[name] != index)
+        raise OptionError(f"class map {path} has {twice!r} twice, expected each class once")
+    return found
+
+
+def _mapped(names: Sequence[str], num_classes: int, class_map: Mapping[str, int]) -> dict[str, int]:
+    if len(class_map) != num_classes:
+        raise OptionError(f"the class map has {len(class_map)} classes, but the model has {num_classes}")
+    missing = [name for name in names if name not in class_map]
+    if missing:
+        raise OptionError(f"the class map has no class for the folders {_some(missing)}: add them, or move them away")
+    return {name: class_map[name] for name in names}
+
+
+def _synsets(num_classes: int) -> dict[str, int]:
+    """Class index by synset in the ImageNet set that a model of so many classes was trained on; empty if none."""
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset({"num_classes": num_classes})
+    if subset is None:
+        return {}
+    names: list[str] = ImageNetInfo(subset).label_names()  # type: ignore[no-untyped-call]  # timm types it partly
+    return {name: index for index, name in enumerate(names)}
+
+
+def _natural_key(name: str) -> list[str | int]:
+    """Source: timm 1.0.31, `utils.misc.natural_key`."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''}"

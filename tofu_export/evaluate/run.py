@@ -1,0 +1,315 @@
+"""Judge a reduced model on images: accuracy where they have classes, agreement with the full model in any case."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tofu_export import environment
+from tofu_export.agreement import Agreement, ModelOutputs, measure_agreement
+from tofu_export.errors import OptionError
+from tofu_export.evaluate.accuracy import RealLabels, Score, top_classes
+from tofu_export.evaluate.classes import ClassOrder, read_class_map
+from tofu_export.evaluate.images import ImageBatch, ImageSource, demo_source, folder_source
+from tofu_export.evaluate.subjects import (
+    TORCH,
+    Subject,
+    eager_subject,
+    file_subject,
+    is_file,
+    load_eager,
+    weights_again,
+)
+from tofu_export.options import Reduction
+from tofu_export.zoo.create import LoadedModel
+from tofu_export.zoo.names import DEMO_MODEL
+from tofu_export.zoo.weights import WeightsSource
+
+__all__ = ["SCHEMA_VERSION", "EvalRequest", "EvalResult", "evaluate"]
+
+SCHEMA_VERSION = 1
+_PRETRAINED = WeightsSource.parse("pretrained")
+
+
+@dataclass(frozen=True)
+class EvalRequest:
+    """What to judge, on what.
+
+    Attributes:
+        subject: name of a model, which runs in eager PyTorch, or the path of an ONNX file or a TensorRT plan.
+        images: folder of images; None for the demo model's own.
+        reduction: of a model; a file has its own.
+        model: the model behind a file that does not say it.
+        weights: of the model; None for pretrained ones, or those that a file was made with.
+        seed: of random weights.
+        image_size: height and width of a model's input; None for its own.
+        num_classes: width of a model's classifier; None for its own.
+        backend: what runs a file; None: see `subjects.file_subject`.
+        threads: of onnxruntime.
+        batch: images at a time, unless the file is fixed to another number.
+        limit: judge on so many images, spread evenly over all; None for all.
+        labelled: folders are classes.
+        class_map: file with one class name per line.
+        class_order: of class folders, where it matters.
+        real_labels: JSON of ImageNet's reassessed labels, or `timm` for those that timm brings.
+        agreement: also run the full model and compare; None: if it can be had.
+
+    Raises:
+        OptionError: a value is out of range, or two of them contradict each other.
+    """
+
+    subject: str
+    images: Path | None = None
+    reduction: Reduction | None = None
+    model: str | None = None
+    weights: WeightsSource | None = None
+    seed: int = 0
+    image_size: tuple[int, int] | None = None
+    num_classes: int | None = None
+    backend: str | None = None
+    threads: int | None = None
+    batch: int = 32
+    limit: int | None = None
+    labelled: bool = True
+    class_map: Path | None = None
+    class_order: ClassOrder | None = None
+    real_labels: str | None = None
+    agreement: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or (self.limit is not None and self.limit < 1):
+            raise OptionError(f"batch is {self.batch} and limit {self.limit}, expected at least 1")
+        if is_file(self.subject):
+            if self.reduction is not None:
+                raise OptionError(
+                    f"{self.subject} is a file and has its reduction in it: give --r and the like with a model's name"
+                )
+            if not Path(self.subject).is_file():
+                raise OptionError(f"{self.subject}: no such file")
+        elif self.backend not in (None, TORCH):
+            raise OptionError(f"{self.subject} is a model, which runs in {TORCH}: give {self.backend} a file")
+        elif self.model is not None:
+            raise OptionError(f"{self.subject} is a model itself: --model is for files that do not name theirs")
+        if self.images is None and (self.class_map or self.class_order or self.real_labels):
+            raise OptionError("--class-map, --class-order and --real-labels belong to a folder: give one with --images")
+        if not self.labelled and (self.class_map or self.class_order):
+            raise OptionError("--no-labels leaves classes aside: leave out --class-map and --class-order")
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """What came out. Percentages are of images that count.
+
+    Attributes:
+        subject: what was judged.
+        images: number of images run.
+        source: where they came from.
+        accuracy: top1, top1_err, top5, top5_err; None each without labels.
+        labels: what they were held to: `folders`, `real` or `demo`; None without any.
+        more: accuracy on the folders' classes where real labels were asked for, and facts about these.
+        full: accuracy of the full model; None where it did not run.
+        agreement: with the full model; None where it did not run.
+        notes: what a reader should know.
+        skipped: what was left out, and why.
+        seconds: it took so long.
+    """
+
+    subject: Subject
+    images: int
+    source: str
+    accuracy: Mapping[str, float | None]
+    labels: str | None
+    more: Mapping[str, Any]
+    full: Mapping[str, float | None] | None
+    agreement: Agreement | None
+    notes: tuple[str, ...]
+    skipped: tuple[Mapping[str, str], ...]
+    seconds: float
+
+    def to_dict(self, command: str = "") -> dict[str, Any]:
+        """The result as JSON; names and units of the first lines are those of timm's `validate.py`."""
+        subject, prepared = self.subject, self.subject.preprocessing
+        params = subject.param_count
+        return {
+            "model": subject.label,
+            **self.accuracy,
+            "param_count": None if params is None else round(params / 1e6, 2),
+            "img_size": prepared["input_size"][-1],
+            "crop_pct": prepared.get("crop_pct"),
+            "interpolation": prepared.get("interpolation"),
+            "schema_version": SCHEMA_VERSION,
+            "backend": subject.backend,
+            "device": subject.device,
+            "images": self.images,
+            "source": self.source,
+            "labels": self.labels,
+            **self.more,
+            "full": None if self.full is None else dict(self.full),
+            "agreement": None if self.agreement is None else self.agreement.to_dict(),
+            "plan": subject.plan,
+            "notes": list(self.notes),
+            "skipped": [dict(entry) for entry in self.skipped],
+            "seconds": round(self.seconds, 2),
+            "environment": environment.collect(),
+            "command": command,
+        }
+
+
+def evaluate(request: EvalRequest, on_progress: Callable[[int, int], None] = lambda done, total: None) -> EvalResult:
+    """Do what `request` asks for.
+
+    Args:
+        request: what to judge, on what.
+        on_progress: is told images done and in all.
+
+    Raises:
+        OptionError: the images or their classes do not fit the model, one cannot be read, or options do not fit.
+        TofuError: a model or file cannot be loaded or run.
+    """
+    start = time.perf_counter()
+    subject, full, skipped = _subjects(request)
+    source, kind = _source(request, subject)
+    counters = _Counters(request, subject, full, labelled=source.labels is not None)
+    done = 0
+    for batch in source.batches(subject.batch or request.batch):
+        counters.add(batch)
+        done += len(batch.pixels)
+        on_progress(done, len(source))
+    return EvalResult(
+        subject,
+        len(source),
+        source.source,
+        counters.accuracy(subject=True),
+        "real" if counters.real is not None else kind,
+        counters.more(len(source)),
+        None if full is None else counters.accuracy(subject=False),
+        None if full is None else Agreement.join(counters.agreements),
+        source.notes,
+        tuple(skipped),
+        time.perf_counter() - start,
+    )
+
+
+class _Counters:
+    """What is added up, batch by batch, for the subject and the full model."""
+
+    def __init__(self, request: EvalRequest, subject: Subject, full: Subject | None, *, labelled: bool) -> None:
+        self.real = None if request.real_labels is None else RealLabels.read(request.real_labels)
+        classes = subject.num_classes
+        if (self.real is not None or labelled) and classes is None:
+            raise OptionError(f"{subject.label} gives features, not classes: leave out labels with --no-labels")
+        self._subject, self._full, self._labelled = subject, full, labelled
+        self._classes = classes or 0
+        self._scores = {name: Score(self._classes) for name in ("subject", "full", "subject real", "full real")}
+        self.agreements: list[Agreement] = []
+
+    def add(self, batch: ImageBatch) -> None:
+        """Run both models on a batch."""
+        got = self._subject.outputs(batch.pixels)
+        self._count("subject", got, batch)
+        if self._full is not None:
+            expected = self._full.outputs(batch.pixels)
+            self._count("full", expected, batch)
+            self.agreements.append(measure_agreement(got, expected))
+
+    def _count(self, who: str, outputs: ModelOutputs, batch: ImageBatch) -> None:
+        if outputs.logits is None or not (self._labelled or self.real is not None):
+            return
+        best = top_classes(np.asarray(outputs.logits))
+        if batch.labels is not None and self._labelled:
+            self._scores[who].add(best, [[int(label)] for label in batch.labels])
+        if self.real is not None:
+            self._scores[f"{who} real"].add(best, self.real.of(batch.names, self._classes))
+
+    def accuracy(self, *, subject: bool) -> dict[str, float | None]:
+        """Against real labels where they were asked for, as timm does."""
+        who = "subject" if subject else "full"
+        return self._scores[who if self.real is None else f"{who} real"].to_dict()
+
+    def more(self, images: int) -> dict[str, Any]:
+        """Facts about real labels, and the accuracy on the folders' classes beside them."""
+        if self.real is None:
+            return {}
+        facts = self.real.to_dict(self._scores["subject real"], images)
+        return {"real_labels": facts, "original": self._scores["subject"].to_dict() if self._labelled else None}
+
+
+def _source(request: EvalRequest, subject: Subject) -> tuple[ImageSource, str | None]:
+    """The images, and what kind of labels they have."""
+    if request.images is not None:
+        source = folder_source(
+            request.images,
+            subject.preprocessing,
+            num_classes=subject.num_classes if request.labelled else None,
+            class_map=None if request.class_map is None else read_class_map(request.class_map),
+            order=request.class_order,
+        )
+        kind = "folders"
+    elif subject.origin.name == DEMO_MODEL and tuple(subject.preprocessing["input_size"]) == (1, 28, 28):
+        source, kind = demo_source(), "demo"
+        if not request.labelled or subject.num_classes is None:
+            source = replace(source, labels=None)
+    else:
+        raise OptionError(
+            f"no images to judge {subject.label} on: give a folder with --images DIR (one folder per class, or images "
+            f"without classes). Only {DEMO_MODEL} brings its own"
+        )
+    source = source.limited(request.limit)
+    return source, None if source.labels is None else kind
+
+
+def _subjects(request: EvalRequest) -> tuple[Subject, Subject | None, list[Mapping[str, str]]]:
+    """What is judged, the full model to compare with if there is one, and what is left out."""
+    if is_file(request.subject):
+        return _file_and_full(request)
+    loaded = _load(request, request.subject, request.weights or _PRETRAINED, request.seed)
+    full = None
+    if request.agreement is not False:
+        shared = {id(tensor): tensor for tensor in (*loaded.model.parameters(), *loaded.model.buffers())}
+        twin = replace(loaded, model=copy.deepcopy(loaded.model, shared))  # the same weights, another plan
+        full = eager_subject(twin, None)
+    subject = eager_subject(loaded, request.reduction or Reduction(), num_classes=request.num_classes)
+    return subject, full, [] if full is not None else [_left_out("switched off by --no-agreement")]
+
+
+def _file_and_full(request: EvalRequest) -> tuple[Subject, Subject | None, list[Mapping[str, str]]]:
+    path = Path(request.subject)
+    named = None
+    if request.model is not None:
+        named = _load(request, request.model, request.weights or _PRETRAINED, request.seed)
+    subject = file_subject(path, request.backend, request.threads, None if named is None else named.preprocessing)
+    if request.agreement is False:
+        return subject, None, [_left_out("switched off by --no-agreement")]
+    why = None
+    if named is None:
+        found = None if request.weights is None else (request.weights, request.seed)
+        found = found or weights_again(subject.origin.weights)
+        if subject.origin.name is None:
+            why = f"{path.name} does not say what model it is: name it with --model"
+        elif found is None:
+            why = f"the weights of {path.name} are in a file of yours: give it with --weights PATH"
+        else:
+            size = {"image_size": request.image_size, "num_classes": subject.num_classes}
+            named = _load(replace(request, **size), subject.origin.name, *found)  # type: ignore[arg-type]  # two fields
+    if named is None:
+        if request.agreement:
+            raise OptionError(f"no full model to compare with: {why}")
+        return subject, None, [_left_out(why or "")]
+    full = eager_subject(named, None)
+    return replace(subject, param_count=full.param_count), full, []
+
+
+def _load(request: EvalRequest, name: str, weights: WeightsSource, seed: int) -> LoadedModel:
+    return load_eager(
+        name, weights=weights, seed=seed, image_size=request.image_size, num_classes=request.num_classes
+    )  # fmt: skip
+
+
+def _left_out(reason: str) -> Mapping[str, str]:
+    return {"step": "agreement with the full model", "reason": reason}

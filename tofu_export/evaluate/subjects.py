@@ -1,0 +1,278 @@
+"""What can be judged: an eager model, an ONNX file, a TensorRT plan. Each answers pixels with logits or features."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tofu_export import patch
+from tofu_export.agreement import ModelOutputs
+from tofu_export.engines.backends import CPU, PLAN_BACKENDS, PLAN_SUFFIXES, open_backend
+from tofu_export.engines.feeds import as_asked, fixed_batch
+from tofu_export.engines.flavours import pick
+from tofu_export.engines.receipt import sidecar_path
+from tofu_export.errors import ExportError, OptionError, UnsupportedModelError
+from tofu_export.options import OutputKind, Reduction
+from tofu_export.plan import Plan, make_plan
+from tofu_export.specs import spec_of
+from tofu_export.verify.facts import FileFacts
+from tofu_export.zoo.create import LoadedModel, create_model
+from tofu_export.zoo.weights import WeightsKind, WeightsSource
+
+__all__ = ["TORCH", "Origin", "Subject", "eager_subject", "file_subject", "is_file", "load_eager", "weights_again"]
+
+TORCH = "torch"
+"""The backend of eager models; the others are those of `engines.backends`."""
+
+Pixels = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The model behind a subject, as far as it is known.
+
+    Attributes:
+        name: resolved name; None for a foreign file.
+        weights: how its weights were loaded, as reports have it.
+        image_size: height and width.
+        num_classes: of the classifier.
+    """
+
+    name: str | None = None
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    image_size: tuple[int, int] | None = None
+    num_classes: int | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something that is judged.
+
+    Attributes:
+        label: a model's name, or a file's.
+        backend: what runs it.
+        device: where.
+        num_classes: of its logits; None without any.
+        preprocessing: as timm's data config has it.
+        run: outputs for pixels [B, C, H, W].
+        batch: the only batch size that it takes; None for any.
+        plan: its reduction, as in report.json; None if it is not known.
+        param_count: number of parameters; None if it is not known.
+        origin: the model behind it.
+    """
+
+    label: str
+    backend: str
+    device: str
+    num_classes: int | None
+    preprocessing: Mapping[str, Any]
+    run: Callable[[Pixels], ModelOutputs]
+    batch: int | None = None
+    plan: Mapping[str, Any] | None = None
+    param_count: int | None = None
+    origin: Origin = Origin()
+
+    def outputs(self, pixels: Pixels) -> ModelOutputs:
+        """Outputs for any number of images; a last batch is filled up where the batch size is fixed.
+
+        Raises:
+            ExportError: an output is not finite.
+        """
+        count = len(pixels)
+        if self.batch is not None and count < self.batch:
+            pixels = np.concatenate([pixels, np.repeat(pixels[-1:], self.batch - count, axis=0)])
+        found = self.run(pixels)
+        logits, features = (None if rows is None else rows[:count] for rows in found)
+        for rows in (logits, features):
+            if rows is not None and not np.isfinite(rows).all():
+                bad = int(np.flatnonzero(~np.isfinite(rows).reshape(count, -1).all(axis=1))[0])
+                raise ExportError(
+                    f"{self.label} gives values that are not finite (image {bad + 1} of a batch of {count}): its "
+                    "accuracy would mean nothing"
+                )
+        return ModelOutputs(logits, features)
+
+
+def is_file(name: str) -> bool:
+    """True if `name` is meant as a file rather than as a model."""
+    return Path(name).suffix in (".onnx", *PLAN_SUFFIXES)
+
+
+def load_eager(
+    name: str,
+    *,
+    weights: WeightsSource,
+    seed: int = 0,
+    image_size: tuple[int, int] | None = None,
+    num_classes: int | None = None,
+) -> LoadedModel:
+    """The full model, which pools its tokens.
+
+    Raises:
+        UnsupportedModelError: it has no pooling.
+        TofuError: as `create_model`.
+    """
+    loaded = create_model(name, weights=weights, seed=seed, image_size=image_size, num_classes=num_classes)
+    patch.choose_output(loaded.model, None, loaded.resolved)
+    return loaded
+
+
+def eager_subject(loaded: LoadedModel, reduction: Reduction | None, *, num_classes: int | None = None) -> Subject:
+    """A model in eager PyTorch, reduced where there is a reduction; it gives logits, if it has any, and features.
+
+    Args:
+        loaded: the model; it is patched in place. Not patched at all: the full one.
+        reduction: None for the full model.
+        num_classes: as the model was created with.
+
+    Raises:
+        TofuError: the model cannot be reduced, or the options do not fit it.
+    """
+    _, height, width = loaded.preprocessing["input_size"]
+    plan: Plan | None = None
+    if reduction is not None:
+        plan = make_plan(spec_of(loaded.name, (height, width), num_classes), reduction)
+        patch.apply(loaded.model, plan, name=loaded.resolved)
+    classes = int(getattr(loaded.model, "num_classes", 0))
+    return Subject(
+        loaded.resolved,
+        TORCH,
+        "cpu",
+        classes or None,
+        loaded.preprocessing,
+        _eager_call(loaded.model),
+        plan=None if plan is None else plan.to_dict(),
+        param_count=sum(parameter.numel() for parameter in loaded.model.parameters()),
+        origin=Origin(loaded.resolved, loaded.weights, (height, width), classes),
+    )
+
+
+def _eager_call(model: nn.Module) -> Callable[[Pixels], ModelOutputs]:
+    architecture: Any = model
+
+    @torch.inference_mode()
+    def run(pixels: Pixels) -> ModelOutputs:
+        tokens = architecture.forward_features(torch.from_numpy(pixels))
+        features = architecture.forward_head(tokens, pre_logits=True)
+        logits = architecture.forward_head(tokens) if architecture.num_classes else None
+        return ModelOutputs(None if logits is None else logits.numpy(), features.numpy())
+
+    return run
+
+
+def file_subject(
+    path: Path,
+    backend: str | None = None,
+    threads: int | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> Subject:
+    """An ONNX file in onnxruntime, or a plan in TensorRT.
+
+    Args:
+        path: the file. What a plan is, is read from the `.json` beside it.
+        backend: name in `engines.backends`; None for onnxruntime on the CPU, or the TensorRT that is installed.
+        threads: of onnxruntime.
+        preprocessing: for files that do not say how images are prepared.
+
+    Raises:
+        OptionError: the backend does not run such a file, or it does not say what images it takes.
+        TofuError: it cannot be loaded.
+    """
+    is_plan = path.suffix in PLAN_SUFFIXES
+    if backend is None:
+        backend = next(name for name, of in PLAN_BACKENDS.items() if of is pick(None)) if is_plan else CPU
+    if is_plan is not (backend in PLAN_BACKENDS):
+        kind = "a plan" if is_plan else "an ONNX file"
+        raise OptionError(f"{path.name} is {kind}, which {backend} does not run: choose another --backend")
+    facts = _plan_facts(path) if is_plan else _onnx_facts(path)
+    session = open_backend(path, backend, threads)
+    kind = facts.kind
+    if kind not in (OutputKind.LOGITS, OutputKind.FEATURES):
+        raise UnsupportedModelError(
+            f"{path.name} gives {kind.value}: accuracy and agreement need logits, or pooled features"
+        )
+    inputs, outputs = session.session.inputs, session.session.outputs
+    if len(inputs) != 1:
+        raise OptionError(
+            f"{path.name} has {len(inputs)} inputs, expected one: images [batch, channels, height, width]"
+        )
+    (image,), output = inputs, kind.value if kind.value in outputs else next(iter(outputs))
+    shape = inputs[image].shape
+    if (known := facts.preprocessing or preprocessing) is None:
+        raise OptionError(f"{path.name} does not say how images are prepared for it: name its model with --model")
+    prepared = dict(known)
+    if len(shape) == 4 and None not in shape[1:]:
+        prepared["input_size"] = tuple(shape[1:])
+
+    def run(pixels: Pixels) -> ModelOutputs:
+        rows = np.asarray(session.session.run(as_asked({image: pixels}, inputs))[output]).astype(np.float32)
+        return ModelOutputs(rows) if kind is OutputKind.LOGITS else ModelOutputs(None, rows)
+
+    width = outputs[output].shape[-1] if outputs[output].shape else None
+    return Subject(
+        path.name,
+        backend,
+        session.device,
+        (width or facts.origin.num_classes) if kind is OutputKind.LOGITS else None,
+        prepared,
+        run,
+        fixed_batch(inputs),
+        facts.plan,
+        None,
+        facts.origin,
+    )
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What a file says about itself."""
+
+    origin: Origin
+    kind: OutputKind
+    preprocessing: Mapping[str, Any] | None
+    plan: Mapping[str, Any] | None
+
+
+def _onnx_facts(path: Path) -> _Facts:
+    found = FileFacts.read(path)
+    _, height, width = found.image_shape
+    size = None if height is None or width is None else (height, width)
+    kind = OutputKind((found.find("output", dict) or {}).get("kind", OutputKind.LOGITS.value))
+    origin = Origin(
+        found.find("model", str), found.find("weights", dict) or {}, size, found.find("num_classes", int)
+    )  # fmt: skip
+    return _Facts(origin, kind, found.preprocessing, found.find("plan", dict))
+
+
+def _plan_facts(path: Path) -> _Facts:
+    """From the sidecar that the main job wrote."""
+    sidecar = sidecar_path(path)
+    try:
+        extra = json.loads(sidecar.read_text(encoding="utf-8"))["extra"]
+        model = extra["model"]
+        height, width = model["image_size"]
+        origin = Origin(model["resolved"], model["weights"], (int(height), int(width)), int(model["num_classes"]))
+        return _Facts(origin, OutputKind(extra["output"]["kind"]), model["preprocessing"], extra["plan"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OptionError(
+            f"{sidecar} does not say what {path.name} was made from ({type(error).__name__}: {error}): evaluate an "
+            "engine that `tofu-export MODEL` built, or its ONNX file"
+        ) from error
+
+
+def weights_again(recorded: Mapping[str, Any]) -> tuple[WeightsSource, int] | None:
+    """The weights that a file was made with, and their seed; None where they cannot be had again."""
+    kind = recorded.get("kind")
+    if kind == WeightsKind.RANDOM.value and isinstance(recorded.get("seed"), int):
+        return WeightsSource(WeightsKind.RANDOM), int(recorded["seed"])
+    if kind == WeightsKind.PRETRAINED.value:
+        return WeightsSource(WeightsKind.PRETRAINED), 0
+    return None

@@ -1,0 +1,86 @@
+"""The loss of a candidate: how far the reduced model is from the full one on images, without labels."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tofu_export import patch
+from tofu_export.agreement import Agreement, ModelOutputs, measure_agreement
+from tofu_export.errors import OptionError
+from tofu_export.plan import Plan
+
+__all__ = ["Judge", "Objective"]
+
+Pixels = NDArray[np.float32]
+
+_TIE = 0.01
+"""Weight of the KL beside top-1, which alone leaves most changes without a difference."""
+
+
+class Objective(str, Enum):
+    """What is kept close to the full model."""
+
+    KL = "kl"
+    LOGITS = "logits"
+    FEATURES = "features"
+    TOP1 = "top1"
+
+    def losses(self, agreement: Agreement) -> NDArray[np.float64]:
+        """Loss of each image, [B], 0 for perfect agreement.
+
+        `kl`: divergence of the class probabilities, in nats. `logits`, `features`: 1 - cosine. `top1`: 1 where the
+        best class differs, plus a hundredth of the KL, which settles ties.
+        """
+        if self is Objective.FEATURES:
+            assert agreement.feature_cosine is not None  # eager models give them
+            return 1.0 - agreement.feature_cosine
+        if agreement.kl is None or agreement.logit_cosine is None or agreement.same_top1 is None:
+            raise OptionError(f"objective {self.value} needs a classifier: choose --objective features")
+        if self is Objective.KL:
+            return agreement.kl
+        if self is Objective.LOGITS:
+            return 1.0 - agreement.logit_cosine
+        return (~agreement.same_top1).astype(np.float64) + _TIE * agreement.kl
+
+
+class Judge:
+    """Compares plans with the full model on fixed images.
+
+    Args:
+        model: an untouched model, which carries the plan that was judged last.
+        pixels: [n, C, H, W].
+        batch: images at a time.
+        name: what to call the model in messages.
+    """
+
+    def __init__(self, model: nn.Module, pixels: Pixels, batch: int, name: str) -> None:
+        self._model, self._pixels, self._batch, self._name = model, pixels, batch, name
+        patch.remove(model)
+        self._full = self._outputs()
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def agreement(self, plan: Plan) -> Agreement:
+        """Agreement of the reduced model with the full one, image by image."""
+        patch.apply(self._model, plan, name=self._name)
+        return Agreement.join(
+            [measure_agreement(got, full) for got, full in zip(self._outputs(), self._full, strict=True)]
+        )
+
+    @torch.inference_mode()
+    def _outputs(self) -> list[ModelOutputs]:
+        architecture: Any = self._model
+        found = []
+        for start in range(0, len(self._pixels), self._batch):
+            tokens = architecture.forward_features(torch.from_numpy(self._pixels[start : start + self._batch]))
+            features = architecture.forward_head(tokens, pre_logits=True).numpy()
+            logits = architecture.forward_head(tokens).numpy() if architecture.num_classes else None
+            found.append(ModelOutputs(logits, features))
+        return found

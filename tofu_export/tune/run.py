@@ -1,0 +1,308 @@
+"""Tune a model: split the images, search on one part, choose on the second, report on the third."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tofu_export.agreement import Agreement
+from tofu_export.analyze.run import real_images
+from tofu_export.budget import Budget
+from tofu_export.errors import OptionError
+from tofu_export.evaluate.subjects import load_eager
+from tofu_export.options import Method, Reduction
+from tofu_export.patch.describe import describe
+from tofu_export.plan import ModelSpec, Plan, make_plan
+from tofu_export.tune.latency import LatencyTable, measure_table, time_plans
+from tofu_export.tune.objective import Judge, Objective
+from tofu_export.tune.search import search
+from tofu_export.tune.space import Candidate, Space
+from tofu_export.tune.state import StateFile
+from tofu_export.zoo.create import LoadedModel, create_meta
+from tofu_export.zoo.weights import WeightsSource
+
+__all__ = ["SCHEMA_VERSION", "TuneRequest", "TuneResult", "tune"]
+
+SCHEMA_VERSION = 1
+FINALISTS = 6
+"""Best candidates of the search that are compared again on images which it did not see."""
+
+_RESAMPLES = 2000
+_PARTS = ("calibration", "validation", "held_out")
+_SHARES = (0.4, 0.2)
+"""Of the images: for the search, and for the choice among its finalists; the rest is for the report alone."""
+
+
+@dataclass(frozen=True)
+class TuneRequest:
+    """What to find, for what, on what. One of `gmacs`, `speedup` and `latency_ms` is the budget.
+
+    Attributes:
+        model: timm name, alias, hub name or the demo model.
+        gmacs: the most that the reduced model may need.
+        speedup: the same as a share of the full model: so many times fewer.
+        latency_ms: the most that a batch may take in eager PyTorch on this machine.
+        images: folder of images, without classes; None for the demo model's own.
+        limit: the most images to use, spread evenly over all.
+        objective: what to keep close to the full model; None: KL with a classifier, features without.
+        methods: letters to choose from.
+        exclude_layers: layers that remove nothing.
+        evaluations: the most plans to try.
+        batch: images at a time, also where time is measured.
+        seed: of the split, the search and random weights.
+        weights: where the weights come from.
+        image_size: height and width in pixels; None for the model's own.
+        state: file that keeps what was measured; None: nothing is kept.
+
+    Raises:
+        OptionError: a value is out of range, or there is not exactly one budget.
+    """
+
+    model: str
+    gmacs: float | None = None
+    speedup: float | None = None
+    latency_ms: float | None = None
+    images: Path | None = None
+    limit: int = 640
+    objective: Objective | None = None
+    methods: str = "PAM"
+    exclude_layers: tuple[int, ...] = ()
+    evaluations: int = 200
+    batch: int = 32
+    seed: int = 0
+    weights: WeightsSource = field(default_factory=lambda: WeightsSource.parse("pretrained"))
+    image_size: tuple[int, int] | None = None
+    state: Path | None = None
+
+    def __post_init__(self) -> None:
+        if sum(value is not None for value in (self.gmacs, self.speedup, self.latency_ms)) != 1:
+            raise OptionError("give one budget: --gmacs X, --speedup X or --latency MS")
+        if self.latency_ms is not None and not self.latency_ms > 0:
+            raise OptionError(f"latency is {self.latency_ms} ms, expected a number over 0")
+        if self.latency_ms is None:
+            Reduction(gmacs=self.gmacs, speedup=self.speedup)  # checks the number
+        for name, least in (("limit", 10), ("evaluations", 1), ("batch", 1)):
+            if getattr(self, name) < least:
+                raise OptionError(f"{name} is {getattr(self, name)}, expected at least {least}")
+        known = [method.value for method in Method if method is not Method.NONE]
+        wrong = [letter for letter in self.methods if letter not in known]
+        if wrong or not self.methods or len(set(self.methods)) < len(self.methods):
+            raise OptionError(
+                f"methods are {self.methods!r}, expected some of the letters {', '.join(known)}, each once"
+            )
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What was found.
+
+    Attributes:
+        spec: the model.
+        chosen: the plan that is proposed: the best finalist on the images for choosing, or the baseline.
+        baseline: the paper's hybrid with a constant r, as small as the budget allows.
+        objective: what was minimised.
+        budget: how it was given.
+        images: number of images by part: `calibration`, `validation`, `held_out`.
+        source: where they came from.
+        losses: mean loss by part, of `chosen` and `baseline`.
+        held_out: agreement with the full model on the held-out images, of both.
+        difference: mean loss of chosen less baseline on the held-out images, with its 95 % interval from resampling
+            images; below 0 is better.
+        evaluations: plans that were tried.
+        latency_ms: measured time of the full model, the baseline and the chosen plan; None for a budget of GMACs.
+        seed: of everything.
+    """
+
+    spec: ModelSpec
+    chosen: Plan
+    baseline: Plan
+    objective: Objective
+    budget: Mapping[str, float]
+    images: Mapping[str, int]
+    source: str
+    losses: Mapping[str, Mapping[str, float]]
+    held_out: Mapping[str, Mapping[str, Any]]
+    difference: tuple[float, float, float]
+    evaluations: int
+    latency_ms: Mapping[str, float] | None
+    seed: int
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse` or `not told apart` from the baseline on held-out images."""
+        _, low, high = self.difference
+        return "better" if high < 0 else "worse" if low > 0 else "not told apart"
+
+    def provenance(self, command: str = "") -> dict[str, Any]:
+        """What the plan file says about how it came about."""
+        mean, low, high = self.difference
+        return {
+            "made_by": "tune", "tofu_export": metadata.version("tofu-export"), "command": command,
+            "objective": self.objective.value, "budget": dict(self.budget), "images": dict(self.images),
+            "source": self.source, "seed": self.seed, "evaluations": self.evaluations,
+            "losses": {part: dict(row) for part, row in self.losses.items()},
+            "held_out": {who: dict(row) for who, row in self.held_out.items()},
+            "difference": {"mean": mean, "low": low, "high": high}, "verdict": self.verdict,
+            "latency_ms": None if self.latency_ms is None else dict(self.latency_ms),
+        }  # fmt: skip
+
+    def to_dict(self, command: str = "") -> dict[str, Any]:
+        """The result as JSON."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model": self.spec.name,
+            "plan": self.chosen.to_dict(),
+            "baseline": self.baseline.to_dict(),
+            **self.provenance(command),
+        }
+
+
+def tune(request: TuneRequest, on_progress: Callable[[str], None] = lambda text: None) -> TuneResult:
+    """Do what `request` asks for.
+
+    Args:
+        request: what to find.
+        on_progress: is told what is being done.
+
+    Raises:
+        OptionError: the budget is out of reach, there are too few images, or the state file is of another run.
+        TofuError: the model cannot be loaded or reduced.
+    """
+    size = request.image_size
+    spec = describe(create_meta(request.model, size), request.model, size)
+    if request.exclude_layers and max(request.exclude_layers) >= spec.depth:
+        raise OptionError(f"exclude_layers has {max(request.exclude_layers)}, the layers are 0 to {spec.depth - 1}")
+    loaded = load_eager(request.model, weights=request.weights, seed=request.seed, image_size=size)
+    objective = request.objective or (Objective.KL if spec.num_classes else Objective.FEATURES)
+    parts, source, digest = _split(loaded, request)
+    table = None if request.latency_ms is None else measure_table(loaded.model, spec, parts[0][: request.batch])
+    space = _space(spec, request, table)
+    baseline = _baseline(space, request)
+    judges = [Judge(loaded.model, pixels, request.batch, spec.name) for pixels in parts]
+    state = None
+    if request.state is not None:
+        state = StateFile(request.state, _settings(request, spec, loaded, objective, digest))
+    done = 0
+
+    def measure(candidate: Candidate) -> float:
+        nonlocal done
+        done += 1
+        on_progress(f"plan {done} of {request.evaluations}")
+        known = None if state is None else state.find(candidate)
+        if known is not None:
+            return known
+        loss = _loss(judges[0], space, candidate, objective)
+        if state is not None:
+            state.add(candidate, loss)
+        return loss
+
+    first = Candidate.of(baseline.pattern, [layer.removed for layer in baseline.layers])
+    found = search(space, first, measure, evaluations=request.evaluations, seed=request.seed)
+    on_progress("comparing the best on images that the search did not see")
+    finalists = [entry.candidate for entry in found[:FINALISTS]]
+    finalists += [] if first in finalists else [first]
+    chosen = min(finalists, key=lambda one: _loss(judges[1], space, one, objective))
+    plans = {"chosen": make_plan(spec, chosen.reduction()), "baseline": make_plan(spec, first.reduction())}
+    times = None
+    agreements = [{who: judge.agreement(plan) for who, plan in plans.items()} for judge in judges]
+    if table is not None:
+        on_progress("timing")
+        measured = time_plans(loaded.model, [None, *plans.values()], parts[0][: request.batch], spec.name)
+        times = dict(zip(("full", *plans), measured, strict=True))
+    budget = {"gmacs": request.gmacs, "speedup": request.speedup, "latency_ms": request.latency_ms}
+    return TuneResult(
+        spec,
+        plans["chosen"],
+        plans["baseline"],
+        objective,
+        {name: value for name, value in budget.items() if value is not None},
+        {part: len(judge) for part, judge in zip(_PARTS, judges, strict=True)},
+        source,
+        {
+            part: {who: float(objective.losses(of).mean()) for who, of in row.items()}
+            for part, row in zip(_PARTS, agreements, strict=True)
+        },
+        {who: of.to_dict() for who, of in agreements[2].items()},
+        _difference(agreements[2], objective, request.seed),
+        len(found),
+        times,
+        request.seed,
+    )
+
+
+def _split(loaded: LoadedModel, request: TuneRequest) -> tuple[list[NDArray[np.float32]], str, str]:
+    """Images for the search, for the choice and for the report, drawn by the seed; where from; and their digest."""
+    source = real_images(loaded, request.images).limited(request.limit)
+    if len(source) < 10:
+        raise OptionError(f"{len(source)} images from {source.source}: tuning needs at least 10, better some hundred")
+    order = list(range(len(source)))
+    random.Random(request.seed).shuffle(order)
+    ends = [round(len(order) * sum(_SHARES[: number + 1])) for number in range(2)]
+    pixels = source.chosen(order).all_pixels()
+    digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+    return [pixels[: ends[0]], pixels[ends[0] : ends[1]], pixels[ends[1] :]], source.source, digest
+
+
+def _space(spec: ModelSpec, request: TuneRequest, table: LatencyTable | None) -> Space:
+    def macs(removed: Sequence[int]) -> float:
+        return make_plan(spec, Reduction(r=tuple(removed))).macs_reduced
+
+    excluded = frozenset(request.exclude_layers)
+    if table is not None and request.latency_ms is not None:
+        known = table
+        return Space(spec, request.methods, lambda r: known.predict(spec, r), request.latency_ms, excluded)
+    full = int(macs([0] * spec.depth))
+    budget = Budget.of(full, gmacs=request.gmacs, speedup=request.speedup)
+    return Space(spec, request.methods, macs, budget.macs, excluded)
+
+
+def _baseline(space: Space, request: TuneRequest) -> Plan:
+    """The hybrid of the paper with a constant r, as `--gmacs` and `--speedup` give it.
+
+    Raises:
+        OptionError: the budget is out of reach.
+    """
+    excluded = tuple(sorted(space.excluded))
+    if request.latency_ms is None:
+        asked = Reduction(gmacs=request.gmacs, speedup=request.speedup, exclude_layers=excluded)
+        return make_plan(space.spec, asked)
+    for r in range(space.spec.tokens):
+        plan = make_plan(space.spec, Reduction(r=r, exclude_layers=excluded))
+        if space.meets([layer.removed for layer in plan.layers]):
+            return plan
+    least = space.cost(space.capped([space.spec.tokens] * space.spec.depth))
+    raise OptionError(f"{request.latency_ms:g} ms are out of reach: the least is about {least:.1f} ms for this batch")
+
+
+def _loss(judge: Judge, space: Space, candidate: Candidate, objective: Objective) -> float:
+    plan = make_plan(space.spec, candidate.reduction())
+    return float(objective.losses(judge.agreement(plan)).mean())
+
+
+def _difference(of: Mapping[str, Agreement], objective: Objective, seed: int) -> tuple[float, float, float]:
+    """Mean of the losses' difference, and the interval that 95 % of its means over redrawn images fall in."""
+    paired = objective.losses(of["chosen"]) - objective.losses(of["baseline"])
+    drawn = np.random.default_rng(seed).integers(0, len(paired), (_RESAMPLES, len(paired)))
+    low, high = np.quantile(paired[drawn].mean(axis=1), (0.025, 0.975))
+    return float(paired.mean()), float(low), float(high)
+
+
+def _settings(
+    request: TuneRequest, spec: ModelSpec, loaded: LoadedModel, objective: Objective, digest: str
+) -> dict[str, Any]:
+    """Everything that a loss depends on, but for the number of plans to try."""
+    return {
+        "schema_version": SCHEMA_VERSION, "model": spec.name, "image_size": list(spec.image_size),
+        "weights": {key: value for key, value in loaded.weights.items() if key != "path"},
+        "images": digest, "objective": objective.value,
+        "budget": [request.gmacs, request.speedup, request.latency_ms],
+        "methods": request.methods, "exclude_layers": sorted(request.exclude_layers), "seed": request.seed,
+    }  # fmt: skip

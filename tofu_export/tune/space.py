@@ -1,0 +1,99 @@
+"""What can be chosen: a method and an amount for each layer, as little as meets the budget. Pure Python."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tofu_export.options import KeySource, Method, Reduction
+from tofu_export.plan import ModelSpec, removable
+
+__all__ = ["Candidate", "Space"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One choice for all layers.
+
+    Attributes:
+        pattern: a letter per layer, `-` where nothing leaves.
+        r: tokens that leave each layer, exactly.
+    """
+
+    pattern: str
+    r: tuple[int, ...]
+
+    @classmethod
+    def of(cls, letters: Sequence[str], r: Sequence[int]) -> Candidate:
+        """The candidate, with `-` for layers that remove nothing: their method does not matter."""
+        pairs = zip(letters, r, strict=True)
+        return cls("".join(letter if amount else Method.NONE.value for letter, amount in pairs), tuple(r))
+
+    def reduction(self, keys: KeySource = KeySource.POST_ROPE) -> Reduction:
+        """The options that give it."""
+        return Reduction(r=self.r, pattern=self.pattern, keys=keys)
+
+
+@dataclass(frozen=True)
+class Space:
+    """All candidates that meet a budget.
+
+    Attributes:
+        spec: the model.
+        letters: methods to choose from.
+        cost: what amounts cost; it never rises when a layer removes more.
+        limit: the most that it may cost.
+        excluded: layers that remove nothing.
+    """
+
+    spec: ModelSpec
+    letters: str
+    cost: Callable[[Sequence[int]], float]
+    limit: float
+    excluded: frozenset[int] = frozenset()
+
+    @property
+    def layers(self) -> list[int]:
+        """Layers that may remove something."""
+        return [layer for layer in range(self.spec.depth) if layer not in self.excluded]
+
+    def capped(self, amounts: Sequence[int]) -> list[int]:
+        """What amounts come to, layer after layer."""
+        removed: list[int] = []
+        tokens = self.spec.tokens
+        for layer, amount in enumerate(amounts):
+            most = 0 if layer in self.excluded else removable(tokens, self.spec.prefix_tokens)
+            removed.append(max(0, min(amount, most)))
+            tokens -= removed[-1]
+        return removed
+
+    def meets(self, r: Sequence[int]) -> bool:
+        """True if the budget is met."""
+        return self.cost(r) <= self.limit
+
+    def fitted(self, amounts: Sequence[int], rng: random.Random) -> tuple[int, ...] | None:
+        """Amounts near the given ones that just meet the budget; None if nothing does.
+
+        Where they cost too much, layers drawn at random remove one more token until the budget is met. Then every
+        layer, in a random order, gives tokens back for as long as it still is.
+        """
+        r = self.capped(amounts)
+        while not self.meets(r):
+            more = [
+                layer for layer in self.layers if (grown := self._changed(r, layer, 1)) != r and sum(grown) > sum(r)
+            ]
+            if not more:
+                return None
+            r = self._changed(r, rng.choice(more), 1)
+        order = [layer for layer in self.layers if r[layer]]
+        rng.shuffle(order)
+        for layer in order:
+            while r[layer] and self.meets(lowered := self._changed(r, layer, -1)) and lowered != r:
+                r = lowered
+        return tuple(r)
+
+    def _changed(self, r: Sequence[int], layer: int, by: int) -> list[int]:
+        changed = list(r)
+        changed[layer] += by
+        return self.capped(changed)
