@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,7 @@ def lower_command(
     Known: scatter with a sum or a maximum of whole rows, as token merging is traced, and the Attention operator.
     What is not known is left as it is, and said. Exit code 7 if the target still rejects something.
     """  # fmt: skip
+    logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
     from tofu_export.engines.feeds import parse_shapes
     from tofu_export.engines.lower_file import lower_file
     from tofu_export.files import staging

@@ -26,6 +26,7 @@ from tofu_export.cli.lint import lint_command
 from tofu_export.cli.lower import lower_command
 from tofu_export.cli.models import models_command
 from tofu_export.cli.plan import plan_command
+from tofu_export.cli.tokens import tokens_command
 from tofu_export.cli.triton import triton_command
 from tofu_export.cli.tune import tune_command
 from tofu_export.cli.unet import unet_command
@@ -36,6 +37,10 @@ __all__ = ["cli", "main"]
 
 _INTERRUPTED = 130
 _TERMINATED = 143
+
+
+class _Terminated(BaseException):  # no error, and nothing that handles errors may catch it
+    """Somebody asked this process to end (SIGTERM)."""
 
 
 @click.group(
@@ -62,6 +67,7 @@ def cli() -> None:
     tofu-export eval vit_base --images val        accuracy on images, agreement with the full model
     tofu-export analyze demo_vit                  which layers bear pruning or merging, on real images
     tofu-export tune vit_base --speedup 2 --images photos    the best method and r of each layer for them
+    tofu-export tokens out/model.onnx dog.jpg     draw which patches were pruned, and which are one token by now
     tofu-export models dinov3                     which models can be reduced
     tofu-export doctor                            what is installed, what is missing
     tofu-export demo_vit                          try it offline, on a small model that is included
@@ -84,6 +90,7 @@ cli.add_command(check_command)
 cli.add_command(lint_command)
 cli.add_command(models_command)
 cli.add_command(doctor_command)
+cli.add_command(tokens_command)
 cli.add_command(triton_command)
 cli.add_command(unet_command)
 
@@ -101,7 +108,9 @@ def main() -> NoReturn:
     except click.ClickException as error:
         _fail(error.format_message(), ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted, nothing was written", _INTERRUPTED)
+        _fail("interrupted; a file under its final name is complete", _INTERRUPTED)
+    except _Terminated:
+        _fail("terminated; a file under its final name is complete", _TERMINATED)
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(ExitCode.UNEXPECTED) from None
@@ -127,4 +136,4 @@ def _fail(message: str, code: int) -> NoReturn:
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     """Leave as on any error, so that half-written files and child processes go."""
-    raise SystemExit(_TERMINATED)
+    raise _Terminated

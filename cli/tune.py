@@ -31,7 +31,7 @@ __all__ = ["tune_command"]
 @click.option("--limit", type=click.IntRange(min=10), default=640, show_default=True, metavar="N",
               help="So many images: 40 % to search on, 20 % to choose on, 40 % to report on.")  # fmt: skip
 @click.option("--objective", type=click.Choice(["kl", "logits", "features", "top1"]), default=None,
-              help="What to keep close to the full model.  [default: kl, or features without a classifier]")  # fmt: skip
+              help="What to keep close to the full model.  [default: kl, features without classes]")  # fmt: skip
 @click.option("--methods", default="PAM", show_default=True, metavar="LETTERS",
               help="What layers may do: P prune, A average, M mlerp, T tome.")  # fmt: skip
 @click.option("--exclude-layers", default="", metavar="LIST", help="Layers that remove nothing, from 0.")

@@ -154,9 +154,9 @@ def _sidecar(path: Path) -> tuple[dict[str, Any] | None, Verdict]:
     except FileNotFoundError:
         reason = f"there is no {place.name} beside it, which says what it was built with: copy both files"
         return None, Verdict("sidecar", Answer.UNKNOWN, reason)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return None, Verdict("sidecar", Answer.NO, f"{place.name} cannot be read ({error}): copy or build it again")
-    if not isinstance(facts, dict) or any(name not in facts for name in ("schema_version", *_NEEDED)):
+    if not _is_sidecar(facts):
         return None, Verdict(
             "sidecar", Answer.NO, f"{place.name} is not a sidecar of an engine: copy or build it again"
         )
@@ -164,6 +164,23 @@ def _sidecar(path: Path) -> tuple[dict[str, Any] | None, Verdict]:
         reason = f"{place.name} has schema version {facts['schema_version']}, expected {SCHEMA_VERSION}"
         return None, Verdict("sidecar", Answer.NO, f"{reason}: check it with the tofu-export that built it")
     return facts, Verdict("sidecar", Answer.YES, f"{place.name} says what it was built with")
+
+
+def _is_sidecar(facts: Any) -> bool:
+    """True for a document whose parts that are read here are of the kind that they should be."""
+    if not isinstance(facts, dict) or any(name not in facts for name in ("schema_version", *_NEEDED)):
+        return False
+    engine, covered = facts["engine"], facts["compute_capabilities"]
+    return (
+        isinstance(engine, dict)
+        and isinstance(engine.get("bytes"), int)
+        and isinstance(engine.get("sha256"), str)
+        and isinstance(facts["flavour"], str)
+        and isinstance(covered, list)
+        and all(isinstance(name, str) for name in covered)
+        and isinstance(facts.get("options", {}), dict)
+        and isinstance(facts.get("gpu"), str | None)
+    )
 
 
 def _unchanged(path: Path, facts: Mapping[str, Any]) -> Verdict:

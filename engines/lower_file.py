@@ -13,7 +13,7 @@ import onnx_ir as ir
 from tofu_export.compare import TOLERANCES, Tolerance, compare_outputs
 from tofu_export.engines.feeds import fixed_batch, make_feeds
 from tofu_export.engines.preflight import read_graph_file
-from tofu_export.errors import ExportError, OptionError, VerificationError
+from tofu_export.errors import ExportError, OptionError, TofuError, VerificationError
 from tofu_export.graph_patterns.foreign import Change, rewrite
 from tofu_export.lint import Finding, Severity, lint_file, runtimes_of
 from tofu_export.onnx_file import write
@@ -90,8 +90,13 @@ def lower_file(
         ir.external_data.load_to_model(model)
     except Exception as error:  # whatever onnx_ir raises on a damaged file
         raise ExportError(f"{source} cannot be read: {error}. Copy it again, external data included") from error
-    changes = rewrite(model, target)
-    write(model, path)
+    try:
+        changes = rewrite(model, target)
+        write(model, path)
+    except (TofuError, OSError, MemoryError):
+        raise
+    except Exception as error:  # of onnx_ir again, which reads some parts only when they are asked for
+        raise ExportError(f"{source} cannot be rewritten ({error}): it is damaged, or report it") from error
     rejected = lint_file(path, runtimes_of(target)).of(Severity.ERROR)
     try:
         references = _run(source, shapes, seed)

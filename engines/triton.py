@@ -107,7 +107,7 @@ def collect_models(folder: Path, options: TritonOptions) -> tuple[tuple[TritonMo
         graph = read_graph_file(path)
         metadata = {entry.key.removeprefix(_PREFIX): entry.value for entry in graph.metadata_props}
         name = _name(path, metadata, options, several=len(files) > 1)
-        labels = tuple(json.loads(metadata.get("labels", "[]")))
+        labels = _stored_labels(path, metadata)
         config = _config(name, graph, metadata, options, labels=bool(labels))
         models.append(TritonModel(name, path, "onnxruntime", config, labels))
         for plan in sorted(path.parent.glob("*.engine")) if folder.is_dir() else ():
@@ -151,6 +151,16 @@ def write_repository(models: tuple[TritonModel, ...], folder: Path, version: int
             (folder / model.name / "config.pbtxt").write_text(config, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write the repository to {folder}: {error}") from error
+
+
+def _stored_labels(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    try:
+        labels = json.loads(metadata.get("labels", "[]"))
+    except (ValueError, RecursionError):
+        labels = None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise OptionError(f"metadata {_PREFIX}labels of {path} are no list of names: export it again")
+    return tuple(labels)
 
 
 def _name(path: Path, metadata: Mapping[str, str], options: TritonOptions, *, several: bool) -> str:
@@ -207,7 +217,7 @@ def _sidecar(plan: Path) -> tuple[str, str]:
     try:
         document = json.loads(plan.with_name(f"{plan.name}.json").read_text(encoding="utf-8"))
         return str(document["flavour"]), str(document["onnx"]["file"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "an unknown flavour", ""
 
 

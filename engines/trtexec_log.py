@@ -150,7 +150,7 @@ def read_times(path: Path, name: str, batch: int) -> Measurement:
     """
     try:
         queries = [_query(entry) for entry in json.loads(_read(path))]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise OptionError(
             f"{path} is not what trtexec writes with --exportTimes ({type(error).__name__}: {error}), expected a list "
             f"of queries with {', '.join(_TIMES)}"

@@ -248,7 +248,7 @@ def _remembered(path: Path, fingerprint: Mapping[str, Any]) -> tuple[Timing, ...
             )
             for row in document["timings"]
         )
-    except (OSError, ValueError, KeyError, TypeError, IndexError):  # absent, cut short, or of another make
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):  # absent, cut, of another make
         return None
     return timings if [timing.recipe for timing in timings] == fingerprint["recipes"][1:] else None
 

@@ -20,7 +20,7 @@ from tofu_export.errors import OutputError
 __all__ = ["Staging", "sha256_of", "staging", "write_text"]
 
 _PREFIX = ".tofu-export-"
-_DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+_DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
 
 
 class Staging:
@@ -43,11 +43,12 @@ class Staging:
         """Move finished files to the destination under their names, in the order given.
 
         Older files of these names go first, the last one before the others: no moment shows files of two runs together.
+        Of two processes that publish into one folder the second waits.
 
         Raises:
             OutputError: the file system refuses.
         """
-        with _output_errors(self.destination):
+        with _output_errors(self.destination), _alone_in(self.destination):
             for name in names:
                 flush_to_disk(self.path(name))
             for name in reversed(names):
@@ -108,6 +109,23 @@ def _output_errors(destination: Path, numbers: frozenset[int] | None = None) -> 
             raise
         reason = error.strerror or error
         raise OutputError(f"cannot write to {destination}: {reason}. Choose another folder with -o") from error
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block for this folder; without a wait where there are no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)  # and with it the lock
 
 
 def flush_to_disk(path: Path) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from tofu_export import demo
 from tofu_export.errors import OptionError
 
-__all__ = ["InputSet", "demo_set", "from_folder", "image_files", "natural_statistics", "read_images"]
+__all__ = ["InputSet", "demo_set", "from_folder", "image_files", "natural_statistics", "pictures", "read_images"]
 
 _FORMATS: Final = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 """Decoders that may run, whatever a file is called. Not EPS: Pillow hands that to Ghostscript."""
@@ -136,6 +136,13 @@ def read_images(files: Sequence[Path], preprocessing: Mapping[str, Any]) -> NDAr
     """
     images = np.stack([_prepare(_open(file, preprocessing), preprocessing) for file in files])
     return _normalise(images, preprocessing["mean"], preprocessing["std"])
+
+
+def pictures(pixels: NDArray[np.float32], preprocessing: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """Normalised images [B, C, H, W] as a person sees them, uint8 [B, H, W, 3]."""
+    mean, std = (np.asarray(preprocessing[key], dtype=np.float32).reshape(-1, 1, 1) for key in ("mean", "std"))
+    seen = np.clip(np.rint((pixels * std + mean) * 255), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    return np.repeat(seen, 3, axis=3) if seen.shape[3] == 1 else seen
 
 
 def demo_set(limit: int | None = None) -> InputSet:

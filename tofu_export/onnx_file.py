@@ -110,7 +110,20 @@ def _read(data: mmap.mmap, name: str) -> onnx.ModelProto:
     if has_graph:
         model.graph.ParseFromString(bytes(graph))
         model.graph.initializer.extend(tensors)
+    _check_types(model)
     return model
+
+
+def _check_types(model: onnx.ModelProto) -> None:
+    """Refuse numbers in the place of types that no version of the format knows: readers behind us stumble over them."""
+    known = set(onnx.TensorProto.DataType.values())
+    graph = model.graph
+    found = {
+        *(tensor.data_type or -1 for tensor in graph.initializer),
+        *(value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info)),
+    }
+    if not found <= known:
+        raise _DamagedError(f"types {sorted(found - known)}")
 
 
 def _tensor(data: mmap.mmap, whole: _Field, name: str) -> onnx.TensorProto:

@@ -6,6 +6,7 @@ failure in its own exceptions. Here both become a `TofuError` of one line, and a
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -255,6 +256,9 @@ def version() -> str:
 
 
 def _onnxruntime() -> Any:
+    # From 1.29 on the published Linux and macOS packages report to Microsoft, from the import on, unless this is set
+    # before. Source: https://github.com/microsoft/onnxruntime/pull/27379. Who wants that may set it to 0.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     install = "install it with `pip install onnxruntime`, or `pip install onnxruntime-gpu` for NVIDIA GPUs (only one)"
     try:
         import onnxruntime as ort

@@ -372,6 +372,7 @@ class _Run:
             "model": loaded.resolved,
             "weights": loaded.weights,
             "num_classes": report.model["num_classes"],
+            "prefix_tokens": report.model["prefix_tokens"],
             "plan": report.plan,
             "output": report.output,
             "preprocessing": loaded.preprocessing,
@@ -384,6 +385,7 @@ class _Run:
     def _artifact(self, kind: str, precision: Precision, target: str, name: str) -> dict[str, Any]:
         paths = (self._stage.path(name), self._stage.path(f"{name}.data"))
         size = sum(path.stat().st_size for path in paths if path.exists())
+        beside = [self._stage.path(file) for file in self._with_data(name) if file != name]
         return {
             "kind": kind,
             "precision": precision.value,
@@ -391,6 +393,7 @@ class _Run:
             "path": name,
             "bytes": size,
             "sha256": sha256_of(self._stage.path(name)),
+            "beside": [{"path": path.name, "sha256": sha256_of(path)} for path in beside],
         }
 
     def _with_data(self, name: str) -> list[str]:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from tofu_export.errors import UnsupportedModelError
 from tofu_export.patch.blocks import adapter_for
-from tofu_export.patch.support import block_prefix, check_supported
+from tofu_export.patch.support import block_prefix, check_supported, whole_prefix
 from tofu_export.plan import BlockCost, ModelSpec
 
 __all__ = ["describe"]
@@ -58,7 +58,7 @@ def describe(model: nn.Module, name: str, image_size: tuple[int, int] | None = N
                     attend += macs
         blocks.append(BlockCost(attend // tokens, counter.pairs[f"blocks.{index}"] // tokens**2, feed // tokens))
     patches = tokens - prefix
-    joined = tokens + int(architecture.num_prefix_tokens) - prefix  # with a class token that joins after the blocks
+    joined = tokens + whole_prefix(model) - prefix  # with a class token that joins after the blocks
     tail = {path: macs for path, macs in counter.macs.items() if path in counter.after_blocks}
     per_token = {path for path in tail if counter.rows[path] in (tokens, patches, joined)}
     stem = sum(macs for path, macs in counter.macs.items() if path not in tail and not path.startswith("blocks."))

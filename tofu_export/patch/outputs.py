@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tofu_export.errors import OptionError, UnsupportedModelError
 from tofu_export.options import OutputKind
 from tofu_export.patch.apply import applied_plan
+from tofu_export.patch.support import whole_prefix
 from tofu_export.patch.token_map import collect_token_map
 
 __all__ = ["choose_output", "grid_shape", "outputs_of"]
@@ -94,10 +95,11 @@ def _whole_map(tokens: Tensor, from_blocks: int, rows: Tensor | None) -> Tensor:
 def _as_grid(model: Any, tokens: Tensor, pixels: Tensor) -> Tensor:
     """The patch tokens of [B, N, C] as [B, C, height, width]."""
     height, width = grid_shape(model, (int(pixels.shape[2]), int(pixels.shape[3])))
-    patches = tokens[:, model.num_prefix_tokens :]
+    prefix = whole_prefix(model)
+    patches = tokens[:, prefix:]
     if tokens.dim() != 3 or patches.shape[1] != height * width:
         raise UnsupportedModelError(
-            f"{type(model).__name__} ends with {tokens.shape[1]} tokens, {model.num_prefix_tokens} of them no patches, "
+            f"{type(model).__name__} ends with {tokens.shape[1]} tokens, {prefix} of them no patches, "
             f"which do not fill a grid of {height}x{width}: choose --output-kind tokens"
         )
     return patches.mT.reshape(tokens.shape[0], tokens.shape[2], height, width)

@@ -17,7 +17,7 @@ from tofu_export.errors import UnsupportedModelError
 from tofu_export.patch.blocks import ADAPTERS, adapter_for
 from tofu_export.patch.keys import ATTENTION_CALLS
 
-__all__ = ["MODELS", "REFUSED", "block_prefix", "check_supported"]
+__all__ = ["MODELS", "REFUSED", "block_prefix", "check_supported", "whole_prefix"]
 
 MODELS: tuple[type[nn.Module], ...] = (
     VisionTransformer,
@@ -51,10 +51,15 @@ REFUSED: dict[str, str] = {
 def block_prefix(model: nn.Module) -> int:
     """Class, distillation and register tokens at the front of the sequence that enters the blocks of a model.
 
-    CaiT says that it has one, but its class token joins after the blocks.
+    CaiT has one, but it joins after the blocks.
     """
+    return 0 if isinstance(model, Cait) else whole_prefix(model)
+
+
+def whole_prefix(model: nn.Module) -> int:
+    """The same of the sequence that leaves the model. CaiT does not say it before timm 1.0.31."""
     architecture: Any = model
-    return 0 if isinstance(model, Cait) else int(architecture.num_prefix_tokens)
+    return 1 if isinstance(model, Cait) else int(architecture.num_prefix_tokens)
 
 
 def check_supported(model: nn.Module, name: str) -> None:

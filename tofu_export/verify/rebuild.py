@@ -135,7 +135,7 @@ def _classes(facts: FileFacts) -> int | None:
 def _output(facts: FileFacts) -> OutputKind:
     kind = facts.part("output", dict).get("kind")
     known = {output.value: output for output in OutputKind}
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise VerificationError(
             f"{facts.path.name} says that it gives {kind!r}, expected one of {', '.join(known)}: "
             "give what it is with --output-kind"
