@@ -161,15 +161,18 @@ def _time(folder: Path, inputs: UnetInputs, label: str, gmacs: float, batch: int
 
 
 def _peak_gb(path: Path, inputs: UnetInputs, batch: int) -> float:
-    """Peak memory of a process that loads a file and runs it once."""
+    """Peak memory of a process that loads a file and runs it once (Linux).
+
+    `ru_maxrss` would start from that of this process, which an exec hands on.
+    """
     code = f"""
-import resource
 from pathlib import Path
 from tofu_export.diffusion.inputs import UnetInputs
 from tofu_export.diffusion.options import LatentSize
 from tofu_export.ort import open_session
 open_session(Path({str(path)!r})).run({inputs!r}.random({batch}, 0))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+status = Path("/proc/self/status").read_text()
+print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 """
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return int(answer.stdout) / 1e6
