@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import torch
 from tofu_export.diffusion.matching import match_grid, merge_grid, unmerge_grid
 from tofu_export.diffusion.options import UnetReduction
 from tofu_export.diffusion.plan import BlockPlan, destinations_of
+from tofu_export.engines.build import EngineRequest, build_engine
+from tofu_export.engines.flavours import RTX
 from tofu_export.errors import LoweringError
 from tofu_export.graph_patterns import grid_match
 from tofu_export.graph_patterns.grid_lowering import lower_grids
 from tofu_export.graph_patterns.matching import MAX_TOPK
-from tofu_export.options import Method
+from tofu_export.options import BatchRange, Method
 from tofu_export.ort import open_session
 
 C = 6
@@ -179,3 +182,19 @@ def test_what_cannot_be_lowered_is_named(damage: str) -> None:
         merge.resize_inputs(1)
     with pytest.raises(LoweringError, match=r"node (match|merge0) \(tofu::Grid"):
         lower_grids(model)
+
+
+@pytest.mark.rtx
+def test_tensorrt_rtx_builds_a_grid_of_128_at_one_half(tmp_path: Path) -> None:
+    """4,096 sources stay, more than one TopK gives."""
+    pytest.importorskip("tensorrt_rtx")
+    model = canonical(block(128, 128, 8192, Method.MLERP))
+    lower_grids(model)
+    ir.save(model, tmp_path / "grid.onnx")
+    receipt = build_engine(
+        EngineRequest(
+            onnx_path=tmp_path / "grid.onnx", engine_path=tmp_path / "grid.engine", flavour=RTX,
+            batch=BatchRange(1, 1, 2), compute_capabilities=("SM89",),
+        )
+    )  # fmt: skip
+    assert receipt.engine_bytes > 0
