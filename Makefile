@@ -13,6 +13,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 pyth
 
 .PHONY: help venv demo test coverage lint bench engines gpu gpu-table catalog clean
 .PHONY: help venv demo test coverage lint reliability minimum bench gpu gpu-table catalog clean
+.PHONY: help venv demo test coverage lint bench evidence engines gpu gpu-table catalog clean
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +22,7 @@ help:
 	@echo 'make coverage  every vision transformer of timm by name (half an hour)'
 	@echo 'make gpu    the tests that need a GPU (docs/gpu.md)'
 	@echo 'make reliability  what bad input and a sudden end do (20 minutes)   make minimum  tests with the oldest versions'
+	@echo 'make evidence  measure again what docs say of the demo model'
 	@echo 'make bench  measure what README says  make clean   remove all that these made'
 	@echo 'make engines  plans of several families in every precision, without a GPU (half an hour)'
 
@@ -57,6 +59,10 @@ bench: venv
 engines: venv
 	$(BIN)/python benchmarks/engines.py $(BENCH_ARGS)
 
+# Every number and figure in docs that comes from the demo model: docs/paper.md.
+evidence: venv
+	$(BIN)/python benchmarks/evidence.py $(EVIDENCE_ARGS)
+
 # What needs an NVIDIA GPU: docs/gpu.md. The backend is that of the TensorRT that is installed.
 BACKEND ?= trt-rtx
 gpu: venv
@@ -89,4 +95,5 @@ $(ENGINES): $(INSTALLED)
 
 clean:
 	rm -rf $(VENV) .venv-minimum demo_out gpu_out reliability_out gpu.log gpu.json build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo_out evidence_out gpu_out gpu.log gpu.json build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

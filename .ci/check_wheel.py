@@ -15,6 +15,8 @@ NEEDED = {
     "tofu_export/py.typed",
     "tofu_export/demo/demo_vit.safetensors",
     "tofu_export/demo/demo_images.npz",
+    "tofu_export/html/templates/report.css",
+    "tofu_export/html/templates/report.html.j2",
     *(f"tofu_export/{folder}/__init__.py" for folder in ("cli", "engines", "graph_patterns")),
 }
 LICENCES = ("LICENSE", "NOTICE")

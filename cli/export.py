@@ -139,7 +139,7 @@ def export_command(
 ) -> None:
     """Reduce MODEL (a timm name, vit_tiny|small|base|large, or demo_vit) and export it.
 
-    Writes ONNX files, TensorRT engines where a TensorRT is installed, report.json and report.md.
+    Writes ONNX files, TensorRT engines where a TensorRT is installed, report.json, report.md and report.html.
     """  # fmt: skip
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
     chosen = make_reduction(**reduction)
@@ -207,4 +207,4 @@ def _show(job: Job) -> None:
     output = OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
     click.echo(plan_table(spec, plan))
     click.echo(f"output {', '.join(output.names)}")
-    click.echo(f"\nwould write to {job.output}: {', '.join(job.file_names())}, report.json, report.md")
+    click.echo(f"\nwould write to {job.output}: {', '.join(job.file_names())}, report.json, report.md, report.html")

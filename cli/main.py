@@ -26,6 +26,8 @@ from tofu_export.cli.lint import lint_command
 from tofu_export.cli.lower import lower_command
 from tofu_export.cli.models import models_command
 from tofu_export.cli.plan import plan_command
+from tofu_export.cli.report import report_command
+from tofu_export.cli.sweep import sweep_command
 from tofu_export.cli.tokens import tokens_command
 from tofu_export.cli.triton import triton_command
 from tofu_export.cli.tune import tune_command
@@ -59,6 +61,7 @@ def cli() -> None:
     tofu-export verify out/model.fp16.onnx -v     does a file compute what its model computes
     tofu-export bench a.onnx b.onnx --profile     which file is faster, and where the time goes
     tofu-export unet sd15 --weights random        Stable Diffusion's UNet, reduced in its self-attention
+    tofu-export sweep demo_vit --r 16,32,48       what each reduction of a grid costs and gains; tables, a chart
     tofu-export lower theirs.onnx -o ours.onnx    rewrite what TensorRT rejects in a file of another exporter
     tofu-export triton out -o repository          serve the files with Triton Inference Server
     tofu-export build any.onnx                    a TensorRT engine, checked before and described after
@@ -68,6 +71,7 @@ def cli() -> None:
     tofu-export analyze demo_vit                  which layers bear pruning or merging, on real images
     tofu-export tune vit_base --speedup 2 --images photos    the best method and r of each layer for them
     tofu-export tokens out/model.onnx dog.jpg     draw which patches were pruned, and which are one token by now
+    tofu-export report out --add sweep.json       make the page of a job again, with more evidence
     tofu-export models dinov3                     which models can be reduced
     tofu-export doctor                            what is installed, what is missing
     tofu-export demo_vit                          try it offline, on a small model that is included
@@ -84,12 +88,14 @@ cli.add_command(eval_command)
 cli.add_command(analyze_command)
 cli.add_command(tune_command)
 cli.add_command(bench_command)
+cli.add_command(sweep_command)
 cli.add_command(lower_command)
 cli.add_command(build_command)
 cli.add_command(check_command)
 cli.add_command(lint_command)
 cli.add_command(models_command)
 cli.add_command(doctor_command)
+cli.add_command(report_command)
 cli.add_command(tokens_command)
 cli.add_command(triton_command)
 cli.add_command(unet_command)

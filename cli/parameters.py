@@ -135,10 +135,11 @@ def _note_other_model(path: Path, made_for: str | None) -> None:
     from tofu_export.zoo.names import ALIASES
 
     given = click.get_current_context().params
-    model = str(given.get("model", "")).partition(".")[0]
-    if made_for is None or given.get("quiet") or ALIASES.get(model, model) == made_for.partition(".")[0]:
+    model = str(given.get("subject") or given.get("model") or "")
+    architecture = model.partition(".")[0]
+    if made_for is None or given.get("quiet") or ALIASES.get(architecture, architecture) == made_for.partition(".")[0]:
         return
-    click.echo(f"note: {path} was made for {made_for}, and is used for {given.get('model')}", err=True)
+    click.echo(f"note: {path} was made for {made_for}, and is used for {model}", err=True)
 
 
 def parse_batches(text: str, option: str) -> tuple[int, ...]:

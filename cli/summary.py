@@ -47,7 +47,7 @@ def summary(report: Report, output: Path) -> Group:
     lines = [f"{entry['path']}  {entry['bytes'] / 1e6:.1f} MB" for entry in report.artifacts]
     left_out = [f"left out: {row['step']}: {row['reason']}" for row in report.skipped]
     files = "\n".join(
-        [f"written to {output}:", *(f"  {line}" for line in [*lines, "report.md, report.json"]), *left_out]
+        [f"written to {output}:", *(f"  {line}" for line in [*lines, "report.html, report.md, report.json"]), *left_out]
     )
     return Group(table, Text(files))
 

@@ -27,7 +27,7 @@ __all__ = ["tune_command"]
 @click.option("--latency", "latency_ms", type=float, default=None, metavar="MS",
               help="Budget: milliseconds for a --batch in eager PyTorch on this machine.")  # fmt: skip
 @click.option("--images", type=click.Path(path_type=Path), default=None, metavar="DIR",
-              help="Real images like those that the model will see; no labels.  [default: demo_vit's own]")  # fmt: skip
+              help="Real images like those it will see; no labels.  [default: demo_vit's own]")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=10), default=640, show_default=True, metavar="N",
               help="So many images: 40 % to search on, 20 % to choose on, 40 % to report on.")  # fmt: skip
 @click.option("--objective", type=click.Choice(["kl", "logits", "features", "top1"]), default=None,

@@ -213,7 +213,13 @@ def test_the_demo_model_keeps_its_accuracy(
     stdout, stderr = capsys.readouterr()
     assert stderr == ""
     document = json.loads(stdout)
-    assert sorted(path.name for path in out.iterdir()) == ["model.onnx", "report.json", "report.md"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "model.onnx",
+        "report.html",
+        "report.json",
+        "report.md",
+        "tokens.json",
+    ]
     top1 = {row["artifact"]: row["top1"] for row in document["accuracy"]}
     assert set(top1) == {"full", "model.onnx"}
     assert top1["model.onnx"] >= top1["full"] - 0.01

@@ -25,16 +25,18 @@ from tofu_export.engines.receipt import write_sidecar
 from tofu_export.engines.structure import shares
 from tofu_export.engines.trtexec_text import render
 from tofu_export.errors import EngineBuildError, OptionError, PrecisionMismatchError, VerificationError
-from tofu_export.export import INPUT_NAME, OUTPUT_NAME, TORCH_TYPES, InputShape, release, save, trace
+from tofu_export.evaluate.images import demo_source
+from tofu_export.evaluate.subjects import file_subject
+from tofu_export.export import INPUT_NAME, TORCH_TYPES, InputShape, release, save, trace
 from tofu_export.files import Staging, sha256_of, staging
 from tofu_export.graph_patterns.lowering import MACS, census, lower
 from tofu_export.graph_patterns.recipe import Recipe
-from tofu_export.inputs import InputSet, demo_set
+from tofu_export.inputs import InputSet
 from tofu_export.job import NOT_PUBLISHED, Job, Listener
 from tofu_export.job_engines import engine_names_of, engine_requests, flavour_of, verify_engines, why_no_engine
+from tofu_export.job_page import TOKENS, draw_tokens, why_no_token_maps, write_page
 from tofu_export.memory import give_back
 from tofu_export.options import IoType, OutputKind, Precision
-from tofu_export.ort import open_session
 from tofu_export.plan import ModelSpec, Plan, make_plan
 from tofu_export.quantize import CALIBRATION_IMAGES, Calibration, quantize
 from tofu_export.report import Report
@@ -121,6 +123,7 @@ class _Run:
         give_back()
         if has_full and self._measures_accuracy(report.model["resolved"]):
             self._measure_accuracy(report)
+        self._draw_tokens(plan, inputs, report)
         benchmark_text = self._benchmark(inputs, report)
         self._build_engines(flavour, inputs, report)
         return report, benchmark_text
@@ -252,18 +255,25 @@ class _Run:
         """Top-1 of the full and the reduced files on the demo model's held-out images."""
         names = {FULL: _FULL_FILE, **{name: name for key, name in self._files.items() if key is not Precision.BF16}}
         with self._step("accuracy", "measuring accuracy on the held-out images"):
-            pixels, labels = demo_set().pixels, demo.load_images()[1]
+            source = demo_source()
             for label, name in names.items():
                 self._listener.tick(label)
-                session = open_session(self._stage.path(name))
-                (dtype, _), *_ = session.inputs.values()
-                chosen = [
-                    session.run({INPUT_NAME: pixels[start : start + 50].astype(dtype)})[OUTPUT_NAME].argmax(axis=1)
-                    for start in range(0, len(labels), 50)
-                ]
-                top1 = float((np.concatenate(chosen) == labels).mean())
-                report.accuracy.append({"artifact": label, "images": len(labels), "top1": top1, "backend": "ort-cpu"})
+                subject = file_subject(self._stage.path(name), preprocessing=demo.PREPROCESSING)
+                top1 = float((subject.decide(source) == source.labels).mean())
+                report.accuracy.append({"artifact": label, "images": len(source), "top1": top1, "backend": "ort-cpu"})
         self._listener.done("top-1: " + ", ".join(f"{row['artifact']} {row['top1']:.1%}" for row in report.accuracy))
+
+    def _draw_tokens(self, plan: Plan, inputs: InputSet, report: Report) -> None:
+        """What the first file decides about some images, for the page; bfloat16 runs nowhere here."""
+        reason = why_no_token_maps(inputs, removes=plan.removes)
+        files = [name for precision, name in self._files.items() if precision is not Precision.BF16]
+        if reason is None and not files:
+            reason = "onnxruntime's CPU provider has no bfloat16 kernels"
+        if reason is None:
+            with self._step("token maps", "reading out what was pruned and merged"):
+                reason = draw_tokens(self._stage.path(files[0]), inputs, self._stage.path(TOKENS))
+        if reason is not None:
+            report.skip("token maps", reason)
 
     def _benchmark(self, inputs: InputSet, report: Report) -> str:
         """Time the reduced against the full model; returns the result as text."""
@@ -404,6 +414,7 @@ class _Run:
         names = [file for entry in report.artifacts for file in self._with_data(entry["path"])]
         self._stage.path("report.md").write_text(report.to_markdown(benchmark_text), encoding="utf-8")
         self._stage.path("report.json").write_text(report.to_json(), encoding="utf-8")
+        names += write_page(report.to_dict(), self._stage, report.artifacts)
         self._stage.publish(*names, "report.md", "report.json")
 
     @contextmanager

@@ -22,6 +22,16 @@ def test_the_demo_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert "agreement with the full model" in err
 
 
+def test_a_plan_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "p.json")
+    assert run("plan", "demo_vit", "--r", "20", "-o", path) == 0
+    capsys.readouterr()
+    assert run("eval", "demo_vit", "--plan-file", path, "--limit", "5", "--no-agreement") == 0
+    err = capsys.readouterr().err
+    assert "note" not in err
+    assert "r = [20, 20" in err
+
+
 def test_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("eval", "demo_vit", "--limit", "5", "-q") == 0
     assert capsys.readouterr() == ("", "")

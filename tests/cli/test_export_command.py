@@ -65,7 +65,12 @@ def test_every_artifact_is_there_and_whole(demo_run: tuple[dict[str, Any], Path]
             sidecar = json.loads((out / f"{entry['path']}.json").read_text(encoding="utf-8"))
             assert sidecar["engine"]["sha256"] == entry["sha256"]
             assert entry["kernels"]["kernels"] > 0
-    listed = {entry["path"] for entry in document["artifacts"]} | {"report.json", "report.md"}
+    listed = {entry["path"] for entry in document["artifacts"]} | {
+        "report.html",
+        "report.json",
+        "report.md",
+        "tokens.json",
+    }
     assert {path.name for path in out.iterdir()} == listed | {f"{name}.json" for name in listed if "engine" in name}
 
 
@@ -242,7 +247,7 @@ def test_a_wrong_file_is_not_published(
     assert "does not compute what the eager model computes" in err
     assert "the first block that differs is 0" in err
     assert f"{bundle / 'README.md'} says how to look at it closer" in err
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.json", "report.md"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "report.json", "report.md"]
     assert not json.loads((tmp_path / "out" / "report.json").read_text())["verification"][0]["passed"]
     assert (bundle / "model.onnx").stat().st_size > 1_000_000
     assert json.loads((bundle / "report.json").read_text())["verification"][0]["layers"][0]["max_abs"] > 1e-3
@@ -324,7 +329,7 @@ def test_killed_while_it_works(how: signal.Signals, tmp_path: Path) -> None:
     if how is signal.SIGKILL:  # the staging folder stays, until the next run
         assert all(path.name.startswith(".tofu-export-") for path in out.iterdir())
         assert run("test_vit", *QUICK, "--no-verify", "-o", str(out)) == 0
-        assert sorted(path.name for path in out.iterdir()) == ["model.onnx", "report.json", "report.md"]
+        assert sorted(path.name for path in out.iterdir()) == ["model.onnx", "report.html", "report.json", "report.md"]
     else:
         assert not out.exists()
 

@@ -13,7 +13,7 @@ from timm.data import create_dataset, create_transform
 from tests.evaluate.pictures import class_folders, picture
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.classes import ClassOrder
-from tofu_export.evaluate.images import ImageSource, demo_source, folder_source
+from tofu_export.evaluate.images import ImageSource, demo_source, folder_source, generated_source
 
 PREPARED: dict[str, Any] = {
     "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "input_size": (3, 32, 32),
@@ -145,3 +145,12 @@ def test_grey_models_read_colour(tmp_path: Path) -> None:
     pixels = folder_source(tmp_path, grey, num_classes=10).all_pixels()
     assert pixels.shape == (1, 1, 8, 8)
     assert pixels[0, 0, 4, 4] == pytest.approx(76 / 255)
+
+
+def test_generated_images_say_so() -> None:
+    found = generated_source(5, PREPARED, seed=3)
+    assert (len(found), found.real, found.labels, found.source) == (5, False, None, "natural-statistics noise, seed 3")
+    assert found.limited(2).real is False
+    assert np.array_equal(generated_source(3, PREPARED, seed=3).all_pixels(), found.chosen(range(3)).all_pixels())
+    with pytest.raises(OptionError, match="at least 1"):
+        generated_source(0, PREPARED, seed=0)

@@ -1,4 +1,4 @@
-"""Images to judge a model by, read batch by batch: class folders, a flat folder, or the demo model's digits."""
+"""Images to judge a model by, read batch by batch: class folders, a flat folder, the demo model's, generated ones."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from tofu_export import demo
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.classes import ClassOrder, class_indices
-from tofu_export.inputs import demo_set, image_files, read_images
+from tofu_export.inputs import demo_set, image_files, natural_statistics, read_images
 
-__all__ = ["ImageBatch", "ImageSource", "class_folders", "demo_source", "folder_source"]
+__all__ = ["ImageBatch", "ImageSource", "class_folders", "demo_source", "folder_source", "generated_source"]
 
 _SPLITS = ("val", "validation")
 """Sub-folders that stand for a folder which holds one of them, as in ImageNet's layout and timm's `--split`."""
@@ -41,7 +41,7 @@ class ImageBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images that are read when they are needed. Made by `demo_source` and `folder_source`.
+    """Images that are read when they are needed. Made by `demo_source`, `folder_source` and `generated_source`.
 
     Attributes:
         source: where they come from, for the report.
@@ -51,6 +51,7 @@ class ImageSource:
         files: the files; empty for images in memory.
         pixels: images in memory, normalised; None for files.
         preprocessing: how files are prepared.
+        real: False for generated images.
     """
 
     source: str
@@ -60,6 +61,7 @@ class ImageSource:
     files: tuple[Path, ...] = ()
     pixels: NDArray[np.float32] | None = None
     preprocessing: Mapping[str, Any] | None = None
+    real: bool = True
 
     def __len__(self) -> int:
         return len(self.names)
@@ -83,6 +85,7 @@ class ImageSource:
             tuple(self.files[row] for row in rows) if self.files else (),
             None if self.pixels is None else self.pixels[rows],
             self.preprocessing,
+            self.real,
         )
 
     def batches(self, size: int) -> Iterator[ImageBatch]:
@@ -118,6 +121,23 @@ def demo_source() -> ImageSource:
     labels = demo.load_images()[1].astype(np.int64)
     names = tuple(f"digit {index}" for index in range(len(labels)))
     return ImageSource(f"the demo model's {len(labels)} held-out images", names, labels, pixels=demo_set().pixels)
+
+
+def generated_source(count: int, preprocessing: Mapping[str, Any], *, seed: int) -> ImageSource:
+    """Images with the statistics of photographs and nothing to see on them (`inputs.natural_statistics`).
+
+    Args:
+        count: how many.
+        preprocessing: input_size (C, H, W), mean and std.
+        seed: fixes them.
+
+    Raises:
+        OptionError: count is below 1.
+    """
+    mean, std = preprocessing["mean"], preprocessing["std"]
+    inputs = natural_statistics(count, *preprocessing["input_size"], seed=seed, mean=mean, std=std)
+    names = tuple(f"image {index}" for index in range(count))
+    return ImageSource(inputs.source, names, None, pixels=inputs.pixels, real=inputs.real)
 
 
 def folder_source(

@@ -20,6 +20,7 @@ from tofu_export.engines.feeds import as_asked, fixed_batch
 from tofu_export.engines.flavours import pick
 from tofu_export.engines.receipt import sidecar_path
 from tofu_export.errors import ExportError, OptionError, UnsupportedModelError
+from tofu_export.evaluate.images import ImageSource
 from tofu_export.options import OutputKind, Reduction
 from tofu_export.plan import Plan, make_plan
 from tofu_export.specs import spec_of
@@ -33,6 +34,8 @@ TORCH = "torch"
 """The backend of eager models; the others are those of `engines.backends`."""
 
 Pixels = NDArray[np.float32]
+
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,22 @@ class Subject:
                     "accuracy would mean nothing"
                 )
         return ModelOutputs(logits, features)
+
+    def decide(self, source: ImageSource) -> NDArray[Any]:
+        """Classes of all images, int32 [n], or features where there is no classifier, float32 [n, C].
+
+        Raises:
+            ExportError: an output is not finite.
+            OptionError: an image cannot be read.
+        """
+        found: list[NDArray[Any]] = []
+        for batch in source.batches(self.batch or _BATCH):
+            logits, features = self.outputs(batch.pixels)
+            if logits is not None:
+                found.append(logits.argmax(axis=1).astype(np.int32))
+            elif features is not None:
+                found.append(features)
+        return np.concatenate(found)
 
 
 def is_file(name: str) -> bool:

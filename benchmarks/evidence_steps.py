@@ -1,0 +1,258 @@
+"""The steps of `evidence.py`: for each generated block of the docs its page, commands, shape, and how it is made."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tofu_export import demo
+from tofu_export.options import Reduction
+from tofu_export.specs import plan_model
+from tofu_export.sweep.grid import compact, expand_pattern
+from tofu_export.sweep.paired import Paired, compare
+from tofu_export.sweep.store import FOLDER
+
+__all__ = ["STEPS", "Runs", "Step", "order_block"]
+
+Made = tuple[str, Mapping[str, bytes]]
+"""The text of a block, and its figures by their path beside the page."""
+
+
+class Runs:
+    """Runs the commands of the docs, each once, in one folder, so that cells which two of them need are made once.
+
+    Args:
+        folder: where results are kept.
+        jobs: processes that evaluate beside each other.
+        fresh: forget what is finished.
+    """
+
+    def __init__(self, folder: Path, *, jobs: int, fresh: bool) -> None:
+        self.folder = folder
+        self._jobs = jobs
+        self._fresh = fresh
+        self._done: dict[str, dict[str, Any]] = {}
+
+    def sweep(self, command: str) -> dict[str, Any]:
+        """The document of a `tofu-export sweep` command.
+
+        Raises:
+            CalledProcessError: a cell failed.
+        """
+        if command not in self._done:
+            program, *arguments = shlex.split(command)
+            assert program == "tofu-export"
+            extra = ["--jobs", str(self._jobs), "--json", "-o", str(self.folder), *(["--fresh"] if self._fresh else [])]
+            done = subprocess.run(
+                [sys.executable, "-m", "tofu_export.cli", *arguments, *extra],
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            )
+            self._done[command] = json.loads(done.stdout)
+            self._done[command]["figure"] = (self.folder / "pareto.svg").read_bytes()
+        return self._done[command]
+
+    def decisions(self, pattern: str, r: int) -> NDArray[np.int32]:
+        """The classes that a file of the demo model gave the 1,000 images in the newest sweep, [1000]."""
+        found = []
+        for path in (self.folder / FOLDER).glob("*.json"):
+            document = json.loads(path.read_text(encoding="utf-8"))
+            cell = document["cell"]
+            if document["outputs"] and (cell["pattern"], cell["r"], cell["precision"]) == (pattern, r, "fp32"):
+                found.append((path.stat().st_mtime_ns, document["outputs"]))
+        if not found:
+            raise LookupError(f"no decisions of {pattern} at r = {r} in {self.folder}")
+        outputs: NDArray[np.int32] = np.load(self.folder / FOLDER / max(found)[1], allow_pickle=False)
+        return outputs
+
+
+@dataclass(frozen=True)
+class Step:
+    """One generated block.
+
+    Attributes:
+        page: its page, below docs.
+        block: its name.
+        commands: what a user types to see the same.
+        columns: of its first table.
+        rows: number of rows of that table.
+        make: makes it.
+        figures: SVG files that it shows, relative to the page.
+    """
+
+    page: str
+    block: str
+    commands: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: int
+    make: Callable[[Runs], Made] = field(repr=False)
+    figures: tuple[str, ...] = ()
+
+
+PAPER = "paper.md"
+AMOUNTS = (8, 16, 24, 32, 48)
+SPLIT_AMOUNTS = (24, 32, 48)
+DEPTH = 12
+METHODS = ("P6M6", "P6A6", "M12", "A12", "P12", "M6P6", "A6P6", "T12")
+
+SPLITS = f"tofu-export sweep demo_vit --r {','.join(map(str, SPLIT_AMOUNTS))} --split PA,AP --no-bench"
+MODES = f"tofu-export sweep demo_vit --r {','.join(map(str, AMOUNTS))} --pattern {','.join(METHODS)} --no-bench"
+PARETO = "tofu-export sweep demo_vit --r 16,32,48 --mode mlerp,average --batch 8 --seconds 2"
+
+PAPER_GMACS: Mapping[str, Mapping[int, float]] = {
+    "vit_base": {0: 17.58, 8: 13.12, 12: 10.93, 16: 8.78, 20: 7.14},
+    "vit_large": {0: 61.60, 8: 30.99, 12: 20.90, 16: 15.86, 20: 12.86},
+    "vit_small": {0: 4.6, 13: 2.7},
+}
+"""GMACs in the paper's tables, by model and r; ViT-S with one decimal."""
+
+
+def _gmacs(_: Runs) -> Made:
+    rows = []
+    for model, known in PAPER_GMACS.items():
+        for r, theirs in known.items():
+            plan = plan_model(model, Reduction(r=r))[1]
+            ours = plan.gmacs_reduced
+            digits = 1 if model == "vit_small" else 2
+            rows.append((model, str(r), f"{theirs:.{digits}f}", f"{ours:.{digits}f}", f"{plan.flop_ratio:.2f}x"))
+    return _table(("model", "r", "paper", "here", "less work"), rows), {}
+
+
+def _splits(runs: Runs) -> Made:
+    rows = runs.sweep(SPLITS)["rows"]
+    top1 = {(row["pattern"], row["r"]): row["top1"] for row in rows}
+    lines = []
+    for d in range(DEPTH + 1):
+        cells = [str(d)]
+        for first, second in ("PA", "AP"):
+            pattern = first * d + second * (DEPTH - d)
+            cells += [f"`{compact(pattern)}`", *(f"{top1[pattern, r]:.1%}" for r in SPLIT_AMOUNTS)]
+        lines.append(cells)
+    best = []
+    for r in SPLIT_AMOUNTS:
+        most, pattern = max((accuracy, pattern) for (pattern, amount), accuracy in top1.items() if amount == r)
+        best.append(f"r = {r}: `{compact(pattern)}` {most:.1%}")
+    said = f"Full model: {rows[0]['top1']:.1%}. Best of all: {'; '.join(best)}."
+    return f"{_table(_SPLIT_COLUMNS, lines)}\n\n{said}", {}
+
+
+_SPLIT_COLUMNS = (
+    "d", "first prune", *(f"r = {r}" for r in SPLIT_AMOUNTS), "first average", *(f"r = {r}" for r in SPLIT_AMOUNTS),
+)  # fmt: skip
+
+
+def _methods(runs: Runs) -> Made:
+    rows = runs.sweep(MODES)["rows"]
+    found = {(compact(row["pattern"]), row["r"]): row for row in rows}
+    lines = [
+        ["GMACs", *(f"{found[METHODS[0], r]['gmacs']:.3f}" for r in AMOUNTS)],
+        *([f"`{name}`", *(f"{found[name, r]['top1']:.1%}" for r in AMOUNTS)] for name in METHODS),
+    ]
+    full = rows[0]
+    said = f"Full model ({full['gmacs_full']:.3f} GMACs): top-1 {full['top1']:.1%}, on {full['images']} images."
+    return f"{said}\n\n{_table(('pattern', *(f'r = {r}' for r in AMOUNTS)), lines)}", {}
+
+
+COMPARISONS = (("P6A6", "A12"), ("A12", "A6P6"), ("P6M6", "P6A6"), ("M12", "A12"))
+"""Pairs of patterns, the one that is better according to the paper first. The first two make its order."""
+
+
+def _order(runs: Runs) -> Made:
+    runs.sweep(MODES)
+    labels = demo.load_images()[1].astype(np.int64)
+    pairs: dict[int, list[Paired]] = {}
+    for r in AMOUNTS:
+        by_name = {name: runs.decisions(expand_pattern(name), r) for name in METHODS}
+        pairs[r] = [compare(by_name[better], by_name[worse], labels) for better, worse in COMPARISONS]
+    return order_block(pairs), {}
+
+
+def order_block(pairs: Mapping[int, Sequence[Paired]]) -> str:
+    """The table of paired differences by r, and in words whether the paper's order holds.
+
+    Differences count where the sign test finds them at 5 %, divided by the number of tests in the table (Bonferroni).
+    """
+    limit = 0.05 / sum(len(row) for row in pairs.values())
+    verdicts = {r: _verdict(row[:2], limit) for r, row in pairs.items()}
+    rows = [(str(r), *(_difference(pair) for pair in row), verdicts[r]) for r, row in pairs.items()]
+    groups = {verdict: [str(r) for r, said in verdicts.items() if said == verdict] for verdict in _VERDICTS}
+    words = "; ".join(f"{verdict} at r = {', '.join(amounts)}" for verdict, amounts in groups.items() if amounts)
+    said = f"**The paper's order is {words}.** A difference counts here at p < {limit:.4f}: 5 % for the whole table."
+    return f"{_table(_ORDER_COLUMNS, rows)}\n\n{said}"
+
+
+_ORDER_COLUMNS = ("r", *(f"`{better}` - `{worse}`" for better, worse in COMPARISONS), "order")
+_VERDICTS = ("confirmed", "confirmed in part", "neither confirmed nor contradicted", "contradicted")
+
+
+def _verdict(pairs: Sequence[Paired], limit: float) -> str:
+    """What is found of hybrid >= average >= reversed."""
+    told = [pair.difference for pair in pairs if pair.p_value < limit]
+    if any(difference < 0 for difference in told):
+        return "contradicted"
+    return ("neither confirmed nor contradicted", "confirmed in part", "confirmed")[len(told)]
+
+
+def _difference(pair: Paired) -> str:
+    return f"{100 * pair.difference:+.1f} ({100 * pair.low:+.1f} to {100 * pair.high:+.1f}), p = {_p(pair.p_value)}"
+
+
+def _p(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.01 else f"{value:.0e}"
+
+
+def _pareto(runs: Runs) -> Made:
+    document = runs.sweep(PARETO)
+    rows = [row for row in document["rows"] if row["images_per_sec"] is not None]
+    lines = [
+        (
+            str(row["r"]),
+            "full" if row["mode"] == "full" else f"`{compact(row['pattern'])}`",
+            f"{row['gmacs']:.3f}",
+            f"{row['comparable_images_per_sec']:.0f}",
+            f"{row['speedup_vs_full']:.2f}x ({row['speedup_iqr'][0]:.2f}-{row['speedup_iqr'][1]:.2f})",
+            f"{row['top1']:.1%}",
+            "yes" if row["pareto"] else "no",
+        )
+        for row in rows
+    ]
+    versions, environment = document["environment"]["versions"], document["environment"]
+    where = (
+        f"{environment['cpu']}, {environment['logical_cores']} cores; onnxruntime {versions['onnxruntime']}, FP32, "
+        "batch 8. "
+        "A gain is the median over interleaved rounds, with its first and third quartile."
+    )
+    text = f"![accuracy against speed]({PARETO_FIGURE})\n\n{_table(_PARETO_COLUMNS, lines)}\n\n{where}"
+    return text, {PARETO_FIGURE: document["figure"]}
+
+
+PARETO_FIGURE = "images/paper-pareto.svg"
+_PARETO_COLUMNS = ("r", "pattern", "GMACs", "images/s", "against full", "top-1", "not beaten")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join([f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+STEPS: tuple[Step, ...] = (
+    Step(
+        PAPER, "gmacs", ("tofu-export sweep vit_base vit_large --r 8,12,16,20 --dry-run",
+                         "tofu-export sweep vit_small --r 13 --dry-run"),
+        ("model", "r", "paper", "here", "less work"), 12, _gmacs,
+    ),
+    Step(PAPER, "splits", (SPLITS,), _SPLIT_COLUMNS, DEPTH + 1, _splits),
+    Step(PAPER, "methods", (MODES,), ("pattern", *(f"r = {r}" for r in AMOUNTS)), len(METHODS) + 1, _methods),
+    Step(PAPER, "order", (MODES,), _ORDER_COLUMNS, len(AMOUNTS), _order),
+    Step(PAPER, "pareto", (PARETO,), _PARETO_COLUMNS, 7, _pareto, (PARETO_FIGURE,)),
+)  # fmt: skip
+"""Every generated block of the docs, in the order in which they are made."""

@@ -1,0 +1,48 @@
+"""`tofu-export report`: the page of a finished job, made again, with more evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tofu_export.errors import OptionError
+
+__all__ = ["report_command"]
+
+
+@click.command("report", short_help="Make report.html again, with sweeps, analyses and token maps.")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--add", "added", metavar="FILE.json", multiple=True, type=click.Path(path_type=Path),
+              help="Evidence of tofu-export sweep, analyze or tokens (--json), besides that in DIR.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, metavar="HTML",
+              help="Page to write.  [default: DIR/report.html]")  # fmt: skip
+@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
+def report_command(folder: Path, added: tuple[Path, ...], output: Path | None, quiet: bool) -> None:
+    """Make one self-contained page from DIR/report.json.
+
+    The page asks the network for nothing. tokens.json, sweep.json and linearity.json in DIR are shown too; a file that
+    is added takes the place of the one of its kind.
+
+    \b
+    tofu-export report out
+    tofu-export report out --add sweep/sweep.json --add linearity.json
+    """
+    from tofu_export.files import staging
+    from tofu_export.html import read_evidence, read_report, render
+    from tofu_export.html.evidence import BESIDE
+
+    source = folder / "report.json" if folder.is_dir() else folder
+    destination = output or source.parent / "report.html"
+    if destination.suffix.lower() not in (".html", ".htm"):
+        raise OptionError(f"-o is {destination}, expected a name that ends in .html")
+    report = read_report(source)
+    beside = [path for name in BESIDE if (path := source.parent / name).is_file()]
+    evidence = read_evidence([*beside, *added])
+    page = render(report, evidence)
+    with staging(destination.parent) as stage:
+        stage.path(destination.name).write_text(page, encoding="utf-8")
+        stage.publish(destination.name)
+    if not quiet:
+        shown = ", ".join(f"{name} ({kind})" for kind, name in evidence.names)
+        click.echo(f"written to {destination}{f', with {shown}' if shown else ''}", err=True)

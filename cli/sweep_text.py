@@ -1,0 +1,101 @@
+"""What a person sees of a sweep: a bar while it runs, lines off a terminal, and the best of it at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from tofu_export.sweep.grid import FULL, compact
+from tofu_export.sweep.result import Row, SweepResult
+from tofu_export.sweep.tables import gmacs_text
+
+__all__ = ["SweepListener", "summary"]
+
+_MOST_ROWS = 25
+
+
+class SweepListener:
+    """Tells on a console what a sweep does; silent if `quiet`."""
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self._console = console
+        self._quiet = quiet
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._total = self._count = 0
+
+    def begin(self, stage: str, todo: int, finished: int) -> None:
+        """A stage begins."""
+        self._total, self._count = todo, 0
+        self.close()
+        if finished:
+            self.note(f"{stage}: {finished} finished before, {todo} to do")
+        if todo and not self._quiet and self._console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._task = self._bar.add_task(stage, total=todo)
+            self._bar.start()
+
+    def working(self, what: str, fraction: float) -> None:
+        """A cell is so far."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=what, completed=self._count + fraction)
+
+    def done(self, what: str, result: str, seconds: float) -> None:
+        """A cell has ended."""
+        self._count += 1
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=what, completed=self._count)
+        self._say(f"[{self._count}/{max(self._total, self._count)}, {seconds:.1f} s] {what}: {result}")
+
+    def note(self, text: str) -> None:
+        """Something to know."""
+        self._say(text)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def summary(result: SweepResult, folder: Path, files: Sequence[Path]) -> Group:
+    """The rows that nothing beats, or all if they are few, what failed, and the files."""
+    rows = result.rows if len(result.rows) <= _MOST_ROWS else [row for row in result.rows if row.pareto]
+    left = len(result.rows) - len(rows)
+    title = "all" if not left else f"not beaten by any other ({left} more in sweep.md)"
+    table = Table(title=title, title_justify="left")
+    columns = ("model", "r", "pattern", "", "batch", "GMACs", "images/s", "against full", "top-1", "agreement", "")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("model", "pattern", "") else "right")
+    for row in rows:
+        table.add_row(*_cells(row))
+    lines = [f"failed: {one.model} {one.what}: {one.reason}" for one in result.failures]
+    lines += [f"{model}: the images are generated, agreement on them says little" for model in result.generated]
+    lines += [f"written to {folder}: {', '.join(file.name for file in files)}"]
+    return Group(*([table] if rows else []), Text("\n".join(lines)))
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        row.model,
+        str(row.r),
+        FULL if row.mode == FULL else compact(row.pattern),
+        row.precision,
+        "" if row.batch is None else str(row.batch),
+        gmacs_text(row.gmacs),
+        "" if row.images_per_sec is None else f"{row.images_per_sec:.1f}",
+        "" if row.speedup_vs_full is None else f"{row.speedup_vs_full:.2f}x",
+        "" if row.top1 is None else f"{row.top1:.1%}",
+        "" if row.agreement is None else f"{row.agreement:.1%}",
+        "*" if row.pareto else "",
+    )

@@ -1,0 +1,92 @@
+"""A report and its evidence, as the commands write them, small and made up."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    layers = [
+        {"layer": 0, "method": "prune", "tokens_in": 10, "removed": 2, "tokens_out": 8},
+        {"layer": 1, "method": "mlerp", "tokens_in": 8, "removed": 2, "tokens_out": 6},
+        {"layer": 2, "method": "mlerp", "tokens_in": 6, "removed": 0, "tokens_out": 6},
+    ]
+    speed = {
+        "backend": "ort-cpu", "device": "a CPU", "batch": 8, "images_per_sec": 100.0, "iterations": 50, "notes": [],
+        "latency_ms": {"min": 8.0, "median": 10.0, "p95": 14.0, "p99": 15.0},
+    }  # fmt: skip
+    document = {
+        "schema_version": 1,
+        "model": {
+            "name": "m", "resolved": "tiny_vit", "weights": {"kind": "random", "sha256": None}, "params": 600_000,
+            "image_size": [6, 6], "tokens": 10, "prefix_tokens": 1, "depth": 3,
+        },
+        "plan": {
+            "r": 2, "pattern": "PMM", "asked": {"r": 2}, "restore_grid": False, "layers": layers,
+            "gmacs": {"full": 2.0, "reduced": 1.0},
+        },
+        "output": {"kind": "logits", "names": ["logits"], "shapes": {"logits": ["batch", 5]}},
+        "command": "tofu-export tiny_vit --r 2",
+        "environment": {"versions": {"tofu_export": "0.1.0", "gone": None}, "cpu": "a CPU", "gpu": None},
+        "artifacts": [{
+            "kind": "onnx", "precision": "fp32", "target": "portable", "path": "model.fp32.onnx", "bytes": 1_000_000,
+            "sha256": "ab" * 32, "nodes": 12,
+        }],
+        "verification": [{
+            "artifact": "model.fp32.onnx", "inputs": "noise", "max_abs": 1e-6, "cosine_min": 0.9999999, "passed": True,
+            "decisions": {"compared": 1234, "near_tie_flips": 1, "wrong": 0, "faults": []}, "notes": [],
+            "tolerance": {"name": "fp32", "max_abs": 1e-4, "reason": "rounding"},
+        }],
+        "accuracy": [],
+        "benchmark": [
+            {**speed, "artifact": "full", "speedup_vs_full": 1.0, "speedup_iqr": [1.0, 1.0]},
+            {**speed, "artifact": "model.fp32.onnx", "speedup_vs_full": 1.75, "speedup_iqr": [1.5, 1.9]},
+        ],
+        "skipped": [{"step": "engines", "reason": "there is no TensorRT"}],
+        "timings_s": {"total": 12.0},
+    }  # fmt: skip
+    return {**document, **changes}
+
+
+def sweep() -> dict[str, Any]:
+    rows = [
+        {"model": "tiny_vit", "r": r, "mode": mode, "pattern": "PMM", "precision": "fp32", "batch": 8, "gmacs": gmacs,
+         "images_per_sec": 100 / gmacs, "speedup_vs_full": 2 / gmacs, "agreement": quality, "top1": None,
+         "pareto": quality > 0.9}
+        for r, mode, gmacs, quality in (
+            (0, "full", 2.0, 1.0), (2, "mlerp", 1.0, 0.97), (2, "prune", 1.0, 0.85), (3, "mlerp", 0.7, 0.92))
+    ]  # fmt: skip
+    failure = {"model": "other_vit", "what": "all", "reason": "it is not supported"}
+    return {"schema_version": 1, "kind": "sweep", "rows": rows, "failures": [failure], "images": []}
+
+
+def analysis() -> dict[str, Any]:
+    def mean(value: float) -> dict[str, float]:
+        return {"mean": value, "std": 0.01}
+
+    layers = [
+        {"layer": layer, "similarity": mean(0.9), "mlp": mean(0.95 + layer / 100), "attention": mean(0.9),
+         "merged_norm": {"average": mean(0.93), "mlerp": {"mean": 1.0, "std": 0.0}}}
+        for layer in range(3)
+    ]  # fmt: skip
+    norms = {"full": [mean(20.0)] * 3, "average": [0.98, 0.96, 0.95], "mlerp": [1.0, 0.99, 0.98]}
+    return {"schema_version": 1, "model": "tiny_vit", "images": 4, "source": "photos", "layers": layers,
+            "token_norms": norms}  # fmt: skip
+
+
+def tokens(name: str = "photo.jpg") -> dict[str, Any]:
+    stream = io.BytesIO()
+    Image.fromarray(np.arange(108, dtype=np.uint8).reshape(6, 6, 3)).save(stream, "PNG")
+    states = [
+        {"layer": 0, "method": "prune", "tokens": 8, "groups": [0, 4, -1, 5, 1, 6, -1, 7, 2, 3]},
+        {"layer": 1, "method": "mlerp", "tokens": 6, "groups": [0, 3, -1, 4, 3, 5, -1, 4, 1, 2]},
+    ]
+    image = {"name": name, "png": base64.b64encode(stream.getvalue()).decode(), "states": states}
+    return {"schema_version": 1, "kind": "tokens", "file": "model.fp32.onnx", "model": "tiny_vit", "pattern": "PMM",
+            "backend": "ort-cpu", "grid": [3, 3], "prefix_tokens": 1, "tokens": 10, "notes": ["the end is left out"],
+            "images": [image]}  # fmt: skip

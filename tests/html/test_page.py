@@ -1,0 +1,204 @@
+"""The page as text: what it says, what it escapes, what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import run
+from tests.html import samples
+from tofu_export.errors import OptionError
+from tofu_export.html import Evidence, read_evidence, read_report, render
+from tofu_export.html.evidence_charts import Point, frontier
+from tofu_export.html.svg import number, ticks
+
+HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}"
+
+
+def everything(name: str = "photo.jpg") -> Evidence:
+    return Evidence(samples.sweep(), samples.analysis(), samples.tokens(name))
+
+
+class Outline(HTMLParser):
+    """Ids, links inside the page, headings and tags, in their order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.used: list[str] = []
+        self.headings: list[int] = []
+        self.tags: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for key, value in attrs:
+            if key == "id":
+                self.ids.append(value or "")
+            if key == "href" and tag == "a":
+                self.links.append(value or "")
+            if key in ("aria-labelledby",) or (key == "href" and tag == "use"):
+                self.used += (value or "").replace("#", "").split()
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+
+
+def test_the_big_numbers_are_the_reports() -> None:
+    page = render(samples.report())
+    values = re.findall(r'<dd class="value">(.*?)</dd>', page)
+    assert values == ["1.75\u00d7", "2.00\u00d7", "1.00000", "1 of 1"]
+    assert "quartiles 1.50\u20131.90" in page
+    assert "1,234 matching decisions compared, 0 wrong" in page
+
+
+def test_a_failed_verification_is_said_loudly() -> None:
+    report = samples.report(artifacts=[], benchmark=[])
+    report["verification"][0].update(passed=False, max_abs=None)
+    report["verification"][0]["decisions"]["wrong"] = 3
+    page = render(report)
+    assert '<div class="bad">\n<dt>files verified</dt>\n<dd class="value">0 of 1</dd>' in page
+    assert '<td class="bad">FAILED</td>' in page
+    assert "No file was published" in page
+
+
+def test_equal_input_gives_equal_bytes() -> None:
+    assert render(samples.report(), everything()) == render(copy.deepcopy(samples.report()), everything())
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_its_structure_is_sound(full: bool) -> None:
+    outline = Outline(render(samples.report(), everything() if full else None))
+    assert len(outline.ids) == len(set(outline.ids))
+    inside = [link[1:] for link in outline.links if link.startswith("#")]
+    assert set(inside) | set(outline.used) <= set(outline.ids)
+    assert [link for link in outline.links if not link.startswith("#")] == ["https://arxiv.org/abs/2312.01026"]
+    assert outline.headings[0] == 1
+    assert outline.headings.count(1) == 1
+    assert all(later <= earlier + 1 for earlier, later in zip(outline.headings, outline.headings[1:], strict=False))
+    assert {"header", "nav", "main", "footer"} <= set(outline.tags)
+    assert outline.tags.count("caption") == outline.tags.count("table") > 0
+    assert "script" not in outline.tags
+
+
+def test_missing_sections_say_why() -> None:
+    page = render(samples.report(benchmark=[], verification=[], skipped=[
+        {"step": "benchmark", "reason": "switched off by --no-bench"},
+        {"step": "verification of model.fp32.onnx", "reason": "switched off by --no-verify"},
+        {"step": "token maps", "reason": "there are no real images"},
+    ]))  # fmt: skip
+    for text in (
+        "Nothing was timed: switched off by --no-bench.",
+        "No file was verified: switched off by --no-verify.",
+        "There are no token maps: there are no real images.",
+        "tofu-export sweep tiny_vit",
+        "tofu-export analyze tiny_vit",
+    ):
+        assert text in page
+
+
+def test_evidence_is_shown() -> None:
+    page = render(samples.report(), everything())
+    for text in (
+        'id="chart-pareto-gmacs-t"', 'id="chart-pareto-speed-t"', 'id="chart-linearity-t"', 'id="chart-norms-t"',
+        'id="chart-drift-t"', "other_vit, all: it is not supported", "photo.jpg after block 1: 6 tokens, 2 patches "
+        "pruned, 4 merged into 2 groups", "The end is left out.",
+    ):  # fmt: skip
+        assert text in page
+    assert page.count("data:image/png;base64,") == 1  # one copy for all panels
+
+
+def test_names_from_outside_are_text() -> None:
+    report = samples.report(command=HOSTILE)
+    report["model"]["resolved"] = HOSTILE
+    report["artifacts"][0]["path"] = report["verification"][0]["artifact"] = report["benchmark"][1]["artifact"] = (
+        HOSTILE
+    )
+    report["skipped"].append({"step": HOSTILE, "reason": HOSTILE})
+    evidence = everything(HOSTILE)
+    for row in evidence.sweep["rows"]:
+        row.update(mode=HOSTILE, model=HOSTILE)
+    page = render(report, evidence)
+    assert "<script" not in page
+    assert "{{ 7 * 7 }}" in page
+    assert "\"'&{{" not in page
+    assert Outline(page).ids == Outline(render(samples.report(), everything())).ids
+
+
+@pytest.mark.parametrize("png", ["javascript:alert(1)", "AAAA", "", 'x" onload="alert(1)'])
+def test_an_image_that_is_none_is_refused(png: str) -> None:
+    document = samples.tokens()
+    document["images"][0]["png"] = png
+    with pytest.raises(OptionError, match="not a PNG in base64"):
+        render(samples.report(), Evidence(tokens=document))
+
+
+@pytest.mark.parametrize("part", ["plan", "model", "verification", "benchmark", "environment"])
+def test_a_damaged_report_is_refused(part: str) -> None:
+    with pytest.raises(OptionError, match="damaged or of another version"):
+        render(samples.report(**{part: [{}] if part in ("verification", "benchmark") else {}}))
+
+
+def test_documents_are_told_apart(tmp_path: Path) -> None:
+    documents = {"a": samples.sweep(), "b": samples.analysis(), "c": samples.tokens()}
+    paths = [tmp_path / f"{name}.json" for name in documents]
+    for path, document in zip(paths, documents.values(), strict=True):
+        path.write_text(json.dumps(document), encoding="utf-8")
+    found = read_evidence(paths)
+    assert [kind for kind, _ in found.names] == ["sweep", "analysis", "tokens"]
+    assert (found.sweep, found.analysis, found.tokens) == tuple(documents.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read"),
+        ("{", "not JSON"),
+        ("[]", "schema_version None"),
+        ('{"schema_version": 2}', "schema_version 2, expected 1"),
+        ('{"schema_version": 1}', "is not evidence"),
+    ],
+)
+def test_what_is_no_evidence_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(OptionError, match=message):
+        read_evidence([path])
+    with pytest.raises(OptionError, match=r"cannot be read|not JSON|schema_version|has no model"):
+        read_report(path)
+
+
+def test_the_command_makes_the_page_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, document in (("report", samples.report()), ("tokens", samples.tokens()), ("other", samples.sweep())):
+        (tmp_path / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+    assert run("report", str(tmp_path), "--add", str(tmp_path / "other.json")) == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "with tokens.json (tokens), other.json (sweep)" in printed.err
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "photo.jpg" in page
+    assert "chart-pareto-gmacs" in page
+    (tmp_path / "report.json").write_text("{}", encoding="utf-8")
+    assert run("report", str(tmp_path)) == 2
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == page
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_the_frontier_is_what_nothing_beats() -> None:
+    points = [Point(cost, quality, "", f"{cost}") for cost, quality in ((1, 0.5), (2, 0.9), (2, 0.8), (3, 0.9), (4, 1))]
+    assert [point.label for point in frontier(points, cheap_is_low=True)] == ["1", "2", "4"]
+    assert [point.label for point in frontier(points, cheap_is_low=False)] == ["4"]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 197), (0.93, 1.01), (-3, 12), (5, 5)])
+def test_ticks_are_round_and_inside(low: float, high: float) -> None:
+    found = ticks(low, high)
+    assert all(low - 1e-9 <= value <= high + 1e-9 for value in found)
+    assert low == high or 3 <= len(found) <= 8
+    assert number(-0.001) == "0"

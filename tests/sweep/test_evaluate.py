@@ -1,0 +1,100 @@
+"""Cells of real models: what the files decide is what the eager model decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tofu_export import patch
+from tofu_export.errors import UnsupportedModelError, WeightsError
+from tofu_export.evaluate.images import demo_source
+from tofu_export.options import OutputKind, Precision, Reduction
+from tofu_export.ort import open_session
+from tofu_export.plan import make_plan
+from tofu_export.specs import spec_of
+from tofu_export.sweep import evaluate as module
+from tofu_export.sweep.evaluate import evaluate, feeds_for
+from tofu_export.sweep.grid import Cell, Grid, expand
+from tofu_export.sweep.settings import Settings
+from tofu_export.sweep.timing import Stopwatch
+from tofu_export.zoo.create import create_model
+from tofu_export.zoo.weights import WeightsSource
+
+LIMIT = 40
+DEMO = Settings(limit=LIMIT, seconds=0)
+
+
+@pytest.fixture(scope="module")
+def cells() -> tuple[Cell, ...]:
+    """The full demo model and a strong reduction of it."""
+    return expand(Grid(("demo_vit",), r=(48,)))[0]
+
+
+def test_a_file_decides_as_the_eager_model(cells: tuple[Cell, ...]) -> None:
+    found = evaluate(cells[1], DEMO)
+    spec = spec_of("demo_vit")
+    model = create_model("demo_vit", weights=WeightsSource.parse("pretrained")).model
+    patch.apply(model, make_plan(spec, Reduction(r=48)), name="demo_vit")
+    with torch.no_grad():
+        source = demo_source().limited(LIMIT)
+        eager = model(torch.from_numpy(source.all_pixels())).argmax(dim=1).numpy()
+    assert found.outputs.tolist() == eager.tolist()
+    assert found.top1 == pytest.approx(float((eager == source.labels).mean()))
+    assert found.top1 < 1  # so that it is no accident
+    assert (found.source, found.real, len(found.outputs)) == (
+        "40 images, the demo model's 1000 held-out images", True, LIMIT,
+    )  # fmt: skip
+    assert found.file_gmacs == pytest.approx(cells[1].gmacs, rel=0.15)
+    assert set(found.to_dict()) == {
+        "top1", "source", "real", "file_gmacs", "file_bytes", "seconds", "images",
+    }  # fmt: skip
+
+
+def test_the_full_and_the_reduced_file_are_timed_together(cells: tuple[Cell, ...]) -> None:
+    full, reduced = cells
+    told: list[float] = []
+    with Stopwatch(DEMO) as stopwatch:
+        measured = stopwatch.time(reduced, full, 2, told.append)
+        alone = stopwatch.time(full, full, 2)
+    assert (measured["batch"], measured["artifact"], measured["iterations"]) == (2, "cell", 10)
+    assert measured["images_per_sec_full"] > 0
+    assert measured["speedup_vs_full"] > 1  # 5.7 times less work
+    assert told[-1] == 1.0
+    assert alone["speedup_vs_full"] == 1.0
+    assert alone["images_per_sec"] == alone["images_per_sec_full"]
+
+
+def test_int8_is_calibrated_and_leaves_no_draft(cells: tuple[Cell, ...], tmp_path: Path) -> None:
+    full = cells[0]
+    int8 = Cell(**{**vars(full), "precision": Precision.INT8})
+    module.write_file(int8, DEMO, tmp_path / "cell.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["cell.onnx"]
+    session = open_session(tmp_path / "cell.onnx")
+    logits = session.run(feeds_for(int8, DEMO, LIMIT))["logits"]
+    assert (logits.argmax(axis=1) == demo_source().limited(LIMIT).labels).mean() > 0.9
+
+
+def test_features_are_kept_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patch, "choose_output", lambda *_: OutputKind.FEATURES)
+    settings = Settings(weights=WeightsSource.parse("random"), limit=3)
+    found = evaluate(expand(Grid(("test_vit",), r=(4,)))[0][-1], settings)
+    assert (found.source, found.top1, found.real) == ("3 images, natural-statistics noise, seed 0", None, False)
+    assert (found.outputs.shape, found.outputs.dtype) == ((3, 64), np.float32)
+
+
+def test_feeds_repeat_where_images_are_few(cells: tuple[Cell, ...]) -> None:
+    pixels = feeds_for(cells[0], Settings(limit=3), 8)["input"]
+    assert pixels.shape == (8, 1, 28, 28)
+    assert np.array_equal(pixels[0], pixels[3])
+
+
+def test_what_cannot_be_made_says_so(cells: tuple[Cell, ...]) -> None:
+    nowhere = Cell(**{**vars(cells[0]), "model": "swin_tiny_patch4_window7_224"})
+    with pytest.raises(UnsupportedModelError, match="SwinTransformer"):
+        evaluate(nowhere, DEMO)
+    tiny = Cell(**{**vars(cells[0]), "model": "vit_tiny"})
+    with pytest.raises(WeightsError):  # no network: they cannot be downloaded
+        evaluate(tiny, DEMO)

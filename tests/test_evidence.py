@@ -1,0 +1,164 @@
+"""The generated blocks of the docs have their shape, and a block that has not is found."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+
+from tofu_export.cli.main import cli
+from tofu_export.sweep.paired import Paired, compare
+
+ROOT = Path(__file__).parent.parent
+
+
+def script(name: str) -> ModuleType:
+    """A script of benchmarks, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def steps() -> Iterator[ModuleType]:
+    yield script("evidence_steps")
+    del sys.modules["evidence_steps"]
+
+
+@pytest.fixture(scope="module")
+def evidence(steps: ModuleType) -> Iterator[ModuleType]:
+    yield script("evidence")
+    del sys.modules["evidence"]
+
+
+@pytest.fixture
+def docs(tmp_path: Path, steps: ModuleType) -> Path:
+    """A page with a block in the shape of one step."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.svg").write_text("<svg></svg>", encoding="utf-8")
+    block = "    tofu-export x\n\n![a](images/a.svg)\n\n| r | top-1 |\n|---|---|\n| 8 | 97.8% |\n| 16 | 97.0% |\n"
+    (tmp_path / "p.md").write_text(f"# P\n\n<!-- generated: b -->\n\n{block}\n<!-- end: b -->\n", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def step(steps: ModuleType) -> Any:
+    return steps.Step("p.md", "b", ("tofu-export x",), ("r", "top-1"), 2, lambda _: ("", {}), ("images/a.svg",))
+
+
+def test_the_pages_are_as_they_should_be(evidence: ModuleType) -> None:
+    assert evidence.check(ROOT / "docs") == []
+    assert evidence.main(["--check"]) == 0
+
+
+def test_the_commands_are_commands(steps: ModuleType) -> None:
+    commands = {command for step in steps.STEPS for command in step.commands}
+    assert len(commands) >= 4
+    for command in commands:
+        program, name, *arguments = shlex.split(command)
+        assert program == "tofu-export"
+        cli.commands[name].make_context(name, arguments, parent=click.Context(cli), resilient_parsing=False)
+
+
+def test_the_commands_of_the_page_on_sweeps_parse() -> None:
+    lines = (ROOT / "docs" / "sweep.md").read_text(encoding="utf-8").splitlines()
+    commands = [line.strip() for line in lines if line.startswith("    tofu-export ")]
+    assert len(commands) == 2
+    for command in commands:
+        _, name, *arguments = shlex.split(command)
+        cli.commands[name].make_context(name, arguments, parent=click.Context(cli), resilient_parsing=False)
+
+
+def test_a_good_block_is_good(evidence: ModuleType, step: Any, docs: Path) -> None:
+    assert evidence.problems_of(step, docs) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("<!-- end: b -->", "", "the block or its end is missing"),
+        ("<!-- generated: b -->", "", "the block or its end is missing"),
+        ("| 16 | 97.0% |\n", "", "1 rows, expected 2"),
+        ("97.8%", "", "an empty cell in"),
+        ("| 97.8% |", "| 97.8% | 1 |", "a row has not 2 cells"),
+        ("97.8%", "nan%", "nan is no number"),
+        ("97.8%", "None", "None is no number"),
+        ("| r |", "| R |", "the table's columns are"),
+        ("tofu-export x", "tofu-export y", "the command is not there"),
+        ("![a](images/a.svg)", "", "is not shown"),
+    ],
+)
+def test_a_bad_block_is_found(old: str, new: str, words: str, evidence: ModuleType, step: Any, docs: Path) -> None:
+    page = docs / "p.md"
+    text = page.read_text(encoding="utf-8")
+    assert old in text
+    page.write_text(text.replace(old, new, 1), encoding="utf-8")
+    assert any(words in problem for problem in evidence.problems_of(step, docs))
+
+
+def test_a_figure_that_is_none_is_found(evidence: ModuleType, step: Any, docs: Path) -> None:
+    (docs / "images" / "a.svg").write_text("<svg>", encoding="utf-8")
+    assert evidence.problems_of(step, docs) == ["p.md, b: images/a.svg is no SVG file"]
+
+
+def test_blocks_that_no_step_makes_are_found(
+    evidence: ModuleType, step: Any, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence, "STEPS", (step,))
+    assert evidence.check(docs) == []
+    with (docs / "p.md").open("a", encoding="utf-8") as page:
+        page.write("<!-- generated: c -->\n<!-- generated: b -->\n")
+    assert evidence.check(docs) == ["p.md: no step makes the block c", "p.md: the block b is there twice"]
+
+
+def test_a_block_is_put_in_its_place(evidence: ModuleType, step: Any, docs: Path) -> None:
+    page = (docs / "p.md").read_text(encoding="utf-8")
+    again = evidence.placed(page, step, "new text")
+    assert again == "# P\n\n<!-- generated: b -->\n\n    tofu-export x\n\nnew text\n\n<!-- end: b -->\n"
+    assert evidence.placed(again, step, "new text") == again
+    with pytest.raises(ValueError, match="each once"):
+        evidence.placed("# P\n", step, "new text")
+
+
+def pair(first: int, second: int) -> Paired:
+    """Two files, each of which alone is right on so many of 1,000 images."""
+    a = np.array([1] * first + [0] * second + [1] * (1000 - first - second))
+    b = np.array([0] * first + [1] * second + [1] * (1000 - first - second))
+    return compare(a, b, np.ones(1000, dtype=np.int64))
+
+
+@pytest.mark.parametrize(
+    ("hybrid", "reverse", "words"),
+    [
+        ((60, 10), (60, 10), "confirmed at r = 8"),
+        ((60, 10), (20, 20), "confirmed in part at r = 8"),
+        ((20, 20), (21, 20), "neither confirmed nor contradicted at r = 8"),
+        ((10, 60), (60, 10), "contradicted at r = 8"),
+        ((60, 10), (10, 60), "contradicted at r = 8"),
+        ((20, 9), (20, 20), "neither confirmed nor contradicted at r = 8"),  # p = 0.06
+    ],
+)
+def test_the_verdict_on_the_order(
+    hybrid: tuple[int, int], reverse: tuple[int, int], words: str, steps: ModuleType
+) -> None:
+    text = steps.order_block({8: [pair(*hybrid), pair(*reverse), pair(0, 0), pair(0, 0)]})
+    assert f"**The paper's order is {words}.**" in text
+
+
+def test_many_tests_ask_for_more(steps: ModuleType) -> None:
+    """p = 0.003 counts among 4 tests and not among 24."""
+    row = [pair(30, 10), pair(0, 0), pair(0, 0), pair(0, 0)]
+    assert "is confirmed in part at r = 8." in steps.order_block({8: row})
+    six = steps.order_block(dict.fromkeys((8, 16, 24, 32, 48, 64), row))
+    assert "is neither confirmed nor contradicted at r = 8, 16, 24, 32, 48, 64." in six

@@ -1,0 +1,53 @@
+"""What the main job adds for people who would rather look than read: token maps, and the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tofu_export.errors import TofuError
+from tofu_export.files import Staging
+from tofu_export.html import read_evidence, render
+from tofu_export.html.token_maps import MOST_IMAGES
+from tofu_export.inputs import InputSet, pictures
+from tofu_export.tokens.document import token_document
+from tofu_export.tokens.token_file import TokenFile
+
+__all__ = ["PAGE", "TOKENS", "draw_tokens", "why_no_token_maps", "write_page"]
+
+PAGE = "report.html"
+TOKENS = "tokens.json"
+
+
+def why_no_token_maps(inputs: InputSet, *, removes: bool) -> str | None:
+    """The reason for which there is nothing to draw, None if there is something."""
+    if not removes:
+        return "no token is removed"
+    return None if inputs.real else "there are no real images: give some with --images DIR"
+
+
+def draw_tokens(path: Path, inputs: InputSet, destination: Path) -> str | None:
+    """Write what the file at `path` decides about the first images; returns why that cannot be drawn.
+
+    A model whose patches fill no grid, or whose only reduction its output does not depend on, has no maps; that is no
+    reason for a job to fail.
+    """
+    pixels = inputs.pixels[:MOST_IMAGES]
+    names = [f"image {index + 1} of {inputs.source}" for index in range(len(pixels))]
+    try:
+        file = TokenFile.read(path)
+        document = token_document(file, file.run(pixels), names, pictures(pixels, file.preprocessing))
+    except TofuError as error:
+        return str(error)
+    destination.write_text(json.dumps(document, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
+    return None
+
+
+def write_page(report: Mapping[str, Any], stage: Staging, artifacts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Write the page of a report and return the names of what there is to publish, token maps first."""
+    tokens = stage.path(TOKENS)
+    shown = [tokens] if tokens.is_file() and artifacts else []
+    stage.path(PAGE).write_text(render(report, read_evidence(shown)), encoding="utf-8")
+    return [*(path.name for path in shown), PAGE]

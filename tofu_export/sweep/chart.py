@@ -1,0 +1,105 @@
+"""Quality against cost, with the rows that nothing else beats joined by a line: the paper's figure 4."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from tofu_export.options import Precision
+from tofu_export.sweep.grid import FULL, PATTERN, compact
+from tofu_export.sweep.result import Row, SweepResult
+
+__all__ = ["AXES", "pareto_chart"]
+
+AXES = ("images/s", "gmacs")
+"""What the horizontal axis can show."""
+
+_MOST_SERIES = 10
+"""Curves that get a colour and a name of their own; with more of them the chart only tells the best from the rest."""
+
+_MARKS = "osD^vPX<>*"
+_METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "png": {"Software": None}}
+
+
+def pareto_chart(result: SweepResult, axis: str | None = None) -> dict[str, bytes]:
+    """The chart as `svg` and `png`; nothing where no row can be drawn. Equal results give equal bytes.
+
+    Args:
+        result: what to draw; one panel for each model and batch size.
+        axis: one of `AXES`; None for throughput where it was measured.
+    """
+    axis = axis or ("images/s" if result.timed else "gmacs")
+    panels: dict[tuple[str, int | None], list[Row]] = defaultdict(list)
+    for row in result.rows:
+        if row.quality is not None and _cost(row, axis) is not None:
+            panels[row.model, row.batch if axis == "images/s" else None].append(row)
+    if not panels:
+        return {}
+    return _draw(panels, axis)
+
+
+def _draw(panels: dict[tuple[str, int | None], list[Row]], axis: str) -> dict[str, bytes]:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.hashsalt": "tofu-export", "font.size": 9}):
+        figure = Figure(figsize=(7, 4.2 * len(panels)), layout="constrained")
+        axes = figure.subplots(len(panels), squeeze=False)[:, 0]
+        for place, ((model, batch), rows) in zip(axes, panels.items(), strict=True):
+            _panel(place, rows, axis)
+            place.set_title(model if batch is None else f"{model}, batch {batch}", loc="left")
+        files = {}
+        for kind, metadata in _METADATA.items():
+            data = io.BytesIO()
+            figure.savefig(data, format=kind, dpi=160, metadata=metadata)
+            files[kind] = data.getvalue()
+    return files
+
+
+def _panel(place: Any, rows: Sequence[Row], axis: str) -> None:
+    series: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        series[_series(row)].append(row)
+    named = len(series) <= _MOST_SERIES
+    start = [row for row in rows if row.mode == FULL and row.precision == Precision.FP32.value]
+    for number, (name, own) in enumerate(series.items()):
+        points = sorted({(_cost(row, axis) or 0, 100 * (row.quality or 0)) for row in [*own, *start]})
+        style: dict[str, Any] = {"label": name, "marker": _MARKS[number % len(_MARKS)]}
+        if not named:
+            style = {"color": "0.6", "marker": "o", "markersize": 3, "linestyle": "none"}
+        place.plot(*zip(*points, strict=True), linewidth=1, **style)
+    best = sorted({(_cost(row, axis) or 0, 100 * (row.quality or 0)) for row in _front(rows, axis)})
+    place.plot(*zip(*best, strict=True), color="black", linewidth=1, linestyle=":", label="not beaten", zorder=0)
+    labelled = all(row.top1 is not None for row in rows)
+    place.set_xlabel("GMACs per image" if axis == "gmacs" else "images/s (gain over the full model times its speed)")
+    place.set_ylabel("top-1 in %" if labelled else "agreement with the full model in %")
+    place.grid(alpha=0.3)
+    place.legend(fontsize=7)
+
+
+def _series(row: Row) -> str:
+    """Rows that differ in r only make one curve."""
+    if row.mode == FULL:
+        return f"{FULL}, {row.precision}"
+    asked = "" if row.mode == PATTERN else f"{row.mode} "
+    return f"{asked}{compact(row.pattern)}, {row.precision}"
+
+
+def _cost(row: Row, axis: str) -> float | None:
+    return row.gmacs if axis == "gmacs" else row.comparable_images_per_sec
+
+
+def _front(rows: Sequence[Row], axis: str) -> list[Row]:
+    """Rows of one panel that no other one beats on this axis."""
+    sign = 1 if axis == "gmacs" else -1
+
+    def key(row: Row) -> tuple[float, float]:
+        return sign * (_cost(row, axis) or 0), -(row.quality or 0)
+
+    front: list[Row] = []
+    for row in sorted(rows, key=key):
+        if not front or (row.quality or 0) > (front[-1].quality or 0):
+            front.append(row)
+    return front

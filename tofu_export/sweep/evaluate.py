@@ -1,0 +1,164 @@
+"""One cell: make its file as the main job does, run it in onnxruntime, and see what it decides."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tofu_export import patch
+from tofu_export.evaluate.classes import read_class_map
+from tofu_export.evaluate.images import ImageSource, demo_source, folder_source, generated_source
+from tofu_export.evaluate.subjects import file_subject
+from tofu_export.export import INPUT_NAME, InputShape, release, save, trace
+from tofu_export.graph_patterns.lowering import MACS, lower
+from tofu_export.options import BatchRange, OutputKind, Precision
+from tofu_export.plan import ModelSpec, make_plan
+from tofu_export.quantize import CALIBRATION_IMAGES, quantize
+from tofu_export.specs import spec_of
+from tofu_export.sweep.grid import Cell
+from tofu_export.sweep.settings import Settings
+from tofu_export.zoo.create import LoadedModel, create_model
+from tofu_export.zoo.names import DEMO_MODEL
+
+__all__ = ["Evaluation", "evaluate", "feeds_for", "write_file"]
+
+GENERATED_IMAGES = 64
+"""Images to make where none are given."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a cell's file decides on all images.
+
+    Attributes:
+        outputs: int32 [n], the class of each image, or float32 [n, C], its features.
+        top1: share of the images whose class is right; None without labels.
+        source: where the images come from.
+        real: False for generated images.
+        file_gmacs: what the file computes for one image, in 10^9 multiply-accumulates.
+        file_bytes: its size.
+        seconds: wall time of making and running it.
+    """
+
+    outputs: NDArray[Any]
+    top1: float | None
+    source: str
+    real: bool
+    file_gmacs: float | None
+    file_bytes: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the outputs, as JSON values."""
+        values = {name: value for name, value in vars(self).items() if name != "outputs"}
+        return {**values, "images": len(self.outputs), "seconds": round(self.seconds, 2)}
+
+
+def evaluate(cell: Cell, settings: Settings, threads: int | None = None) -> Evaluation:
+    """Make the file of a cell in a temporary folder and run it on all images.
+
+    Args:
+        cell: the cell.
+        settings: weights, images and target.
+        threads: threads of onnxruntime inside an operator; None for its default.
+
+    Raises:
+        TofuError: the model, its weights or the images cannot be had, the file cannot be made or run, or gives what is
+            not a number.
+    """
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="tofu-export-sweep-") as folder:
+        path = Path(folder) / "cell.onnx"
+        gmacs = write_file(cell, settings, path)
+        size = sum(file.stat().st_size for file in path.parent.iterdir())
+        source = _images(cell.model, settings)
+        outputs = file_subject(path, threads=threads).decide(source)
+    right = None if source.labels is None else float((outputs == source.labels).mean())
+    origin = f"{len(source)} image{'s' * (len(source) != 1)}, {source.source}"
+    return Evaluation(outputs, right, origin, source.real, gmacs, size, time.perf_counter() - start)
+
+
+def write_file(cell: Cell, settings: Settings, path: Path) -> float | None:
+    """Write the file of a cell and return its GMACs for one image.
+
+    Raises:
+        TofuError: as `evaluate`.
+    """
+    spec, loaded = _spec(cell.model, settings.image_size), _loaded(cell.model, settings)
+    output = _output(cell, settings)
+    patch.apply(loaded.model, make_plan(spec, cell.reduction), name=spec.name)
+    try:
+        shape = InputShape(spec.in_chans, *spec.image_size)
+        graph = trace(loaded.model, shape, output=output, precision=cell.precision.traced, batch=BatchRange())
+    finally:
+        patch.remove(loaded.model)
+    graph = lower(graph, settings.target, cell.precision.traced)
+    macs: int | None = graph.meta[MACS]
+    gmacs = None if macs is None else round(macs / 1e9, 4)
+    calibrated = cell.precision is Precision.INT8
+    draft = path.with_name(f"draft-{path.name}") if calibrated else path
+    facts = {"output": {"kind": output.value}, "preprocessing": loaded.preprocessing, "gmacs": gmacs}
+    save(graph, draft, facts)
+    release(graph)
+    del graph
+    gc.collect()
+    if calibrated:
+        source = _images(cell.model, settings)
+        quantize(draft, path, _first(source, CALIBRATION_IMAGES), facts, origin=source.source, real=source.real)
+        for file in (draft, draft.with_name(f"{draft.name}.data")):
+            file.unlink(missing_ok=True)
+    return gmacs
+
+
+def feeds_for(cell: Cell, settings: Settings, batch: int) -> dict[str, NDArray[np.float32]]:
+    """A batch of images by the name of the input, in turn where there are too few."""
+    pixels = _first(_images(cell.model, settings), batch)
+    return {INPUT_NAME: np.ascontiguousarray(pixels[np.arange(batch) % len(pixels)])}
+
+
+def _first(source: ImageSource, count: int) -> NDArray[np.float32]:
+    """At most `count` images, float32 [B, C, H, W]."""
+    return source.chosen(range(min(count, len(source)))).all_pixels()
+
+
+@lru_cache(maxsize=4)
+def _spec(model: str, image_size: tuple[int, int] | None) -> ModelSpec:
+    return spec_of(model, image_size)
+
+
+@lru_cache(maxsize=1)
+def _loaded(model: str, settings: Settings) -> LoadedModel:
+    """A model at a time: cells come model by model."""
+    return create_model(model, weights=settings.weights, seed=settings.seed, image_size=settings.image_size)
+
+
+def _output(cell: Cell, settings: Settings) -> OutputKind:
+    return patch.choose_output(_loaded(cell.model, settings).model, None, cell.model)
+
+
+@lru_cache(maxsize=1)
+def _images(model: str, settings: Settings) -> ImageSource:
+    loaded = _loaded(model, settings)
+    prepared = loaded.preprocessing
+    classes = _spec(model, settings.image_size).num_classes
+    if settings.images is not None:
+        source = folder_source(
+            settings.images,
+            prepared,
+            num_classes=classes if classes and settings.labelled else None,
+            class_map=None if settings.class_map is None else read_class_map(settings.class_map),
+            order=settings.class_order,
+        )
+    elif loaded.resolved == DEMO_MODEL and tuple(prepared["input_size"]) == (1, 28, 28):
+        source = demo_source()
+    else:
+        return generated_source(settings.limit or GENERATED_IMAGES, prepared, seed=settings.seed)
+    return source.limited(settings.limit)

@@ -1,0 +1,247 @@
+"""What a sweep is asked for, and the cells that it comes to. No weights and, for models of the catalogue, no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from tofu_export.errors import OptionError, TofuError
+from tofu_export.options import Method, Mode, Precision, Reduction, Schedule
+from tofu_export.plan import Plan, make_plan
+from tofu_export.specs import plan_model
+
+__all__ = ["FULL", "PATTERN", "Cell", "Failure", "Grid", "compact", "expand", "expand_pattern", "split_patterns"]
+
+FULL = "full"
+"""What the `mode` of an unreduced cell says."""
+
+PATTERN = "pattern"
+"""What the `mode` of a cell says whose pattern was given letter by letter."""
+
+_LETTERS = "".join(method.value for method in Method)
+_MOST_DIGITS = 3
+_RUN = re.compile(rf"([{re.escape(_LETTERS)}])(\d*)")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Models times reductions times precisions times batch sizes.
+
+    Attributes:
+        models: timm names, aliases or the demo model.
+        r: tokens to remove per layer; 0 is the full model, in each precision.
+        modes: what the merging layers do.
+        prune_layers: how many layers prune before them; None for the default.
+        patterns: besides the modes, one method per layer each: `PPPPPPMMMMMM` or shorter `P6M6`.
+        splits: besides the modes, pairs of letters: `PA` stands for all patterns that prune in the first d layers and
+            average in the others, d from 0 to the depth.
+        schedule: how r is spread over the layers.
+        precisions: types of the files.
+        batches: batch sizes to time.
+        image_size: height and width in pixels; None for each model's own.
+
+    Raises:
+        OptionError: nothing of something is given, a value repeats or cannot be used, or a precision does not
+            run here.
+    """
+
+    models: tuple[str, ...]
+    r: tuple[int, ...] = (8, 16)
+    modes: tuple[Mode, ...] = (Mode.MLERP,)
+    prune_layers: tuple[int | None, ...] = (None,)
+    patterns: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    schedule: Schedule = Schedule.CONSTANT
+    precisions: tuple[Precision, ...] = (Precision.FP32,)
+    batches: tuple[int, ...] = (8,)
+    image_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("models", "r", "precisions", "batches", "prune_layers", "modes", "patterns", "splits"):
+            values = getattr(self, name)
+            if not values and name not in ("modes", "patterns", "splits"):
+                raise OptionError(f"a sweep needs at least one value for {name.replace('_', ' ')}")
+            if len(set(values)) < len(values):
+                raise OptionError(f"{name.replace('_', ' ')} of a sweep repeat a value: give each once")
+        if not (self.modes or self.patterns or self.splits):
+            raise OptionError("a sweep needs a mode, a pattern or a split")
+        for batch in self.batches:
+            if batch < 1:
+                raise OptionError(f"batch size {batch}, expected a whole number >= 1")
+        if Precision.BF16 in self.precisions:
+            raise OptionError(
+                "onnxruntime's CPU provider has no bfloat16 kernels, so a sweep cannot run such files: "
+                "leave bf16 out of --precision"
+            )
+        for split in self.splits:
+            if len(split) != 2 or not set(split) <= set(_LETTERS) or split[0] == split[1]:
+                raise OptionError(f"split {split!r}, expected two different letters of {_LETTERS}, for example PA")
+        for pattern in self.patterns:
+            expand_pattern(pattern)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The grid as JSON values."""
+        return {
+            "models": list(self.models),
+            "r": list(self.r),
+            "modes": [mode.value for mode in self.modes],
+            "prune_layers": list(self.prune_layers),
+            "patterns": list(self.patterns),
+            "splits": list(self.splits),
+            "schedule": self.schedule.value,
+            "precisions": [precision.value for precision in self.precisions],
+            "batches": list(self.batches),
+            "image_size": None if self.image_size is None else list(self.image_size),
+        }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One file to make and to measure.
+
+    Attributes:
+        model: what the user calls it.
+        r: tokens asked to be removed per layer.
+        mode: the mode asked for, `PATTERN` or `FULL`.
+        pattern: one letter per layer.
+        removed: tokens that leave each layer.
+        precision: type of the file.
+        gmacs: multiply-accumulates of the reduced model for one image, in 10^9, counted as in the paper.
+        gmacs_full: the same without a reduction.
+    """
+
+    model: str
+    r: int
+    mode: str
+    pattern: str
+    removed: tuple[int, ...]
+    precision: Precision
+    gmacs: float
+    gmacs_full: float
+
+    @property
+    def full(self) -> bool:
+        """True where no token leaves."""
+        return not any(self.removed)
+
+    @property
+    def reduction(self) -> Reduction:
+        """The options that make this cell's plan."""
+        return Reduction(r=self.removed, pattern=self.pattern)
+
+    def __str__(self) -> str:
+        what = "full" if self.full else f"r={self.r} {compact(self.pattern)}"
+        return f"{self.model} {what} {self.precision.value}"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell, or all cells of a model, that could not be measured.
+
+    Attributes:
+        model: name of the model.
+        what: what was tried: the cell in words, or `all`.
+        kind: class of the error.
+        reason: its message.
+        exit_code: what the command line ends with for it.
+    """
+
+    model: str
+    what: str
+    kind: str
+    reason: str
+    exit_code: int
+
+    @classmethod
+    def of(cls, model: str, what: str, error: BaseException) -> Failure:
+        """The failure that an error makes."""
+        code = int(error.exit_code) if isinstance(error, TofuError) else 1
+        lines = str(error).strip().splitlines()
+        return cls(model, what, type(error).__name__, lines[0] if lines else "no message", code)
+
+
+def expand(grid: Grid) -> tuple[tuple[Cell, ...], tuple[Failure, ...]]:
+    """The cells of a grid, those of a model together and its full one in FP32 first, and what cannot be planned.
+
+    Two ways to ask for the same reduction make one cell, called as the first of them; a model's full cell is there
+    although nobody asks for it, because everything is compared with it.
+    """
+    cells: dict[tuple[Any, ...], Cell] = {}
+    failures: list[Failure] = []
+    for model in grid.models:
+        try:
+            spec, unreduced = plan_model(model, Reduction(r=0), grid.image_size)
+        except TofuError as error:
+            failures.append(Failure.of(model, "all", error))
+            continue
+        _add(cells, model, 0, FULL, unreduced, Precision.FP32)
+        for r in grid.r:
+            for mode, label, reduction in _reductions(grid, r, len(unreduced.layers)):
+                try:
+                    plan = make_plan(spec, reduction)
+                except TofuError as error:
+                    failures.append(Failure.of(model, f"r={r} {label}", error))
+                    continue
+                for precision in grid.precisions:
+                    _add(cells, model, r, mode, plan, precision)
+    return tuple(cells.values()), tuple(dict.fromkeys(failures))
+
+
+def _add(cells: dict[tuple[Any, ...], Cell], model: str, r: int, mode: str, plan: Plan, precision: Precision) -> None:
+    removed = tuple(layer.removed for layer in plan.layers)
+    pattern = plan.pattern if any(removed) else Method.NONE.value * len(removed)
+    cell = Cell(
+        model=model,
+        r=r if any(removed) else 0,
+        mode=mode if any(removed) else FULL,
+        pattern=pattern,
+        removed=removed,
+        precision=precision,
+        gmacs=round(plan.gmacs_reduced, 4),
+        gmacs_full=round(plan.gmacs_full, 4),
+    )
+    cells.setdefault((model, pattern, removed, precision), cell)
+
+
+def _reductions(grid: Grid, r: int, depth: int) -> Iterator[tuple[str, str, Reduction]]:
+    """The mode as reported, words for messages, and the reduction, for one r and a model of this depth."""
+    for mode in grid.modes:
+        for layers in grid.prune_layers:
+            label = mode.value if layers is None else f"{mode.value}, {layers} layers pruning"
+            yield mode.value, label, Reduction(r=r, mode=mode, prune_layers=layers, schedule=grid.schedule)
+    for text in grid.patterns:
+        yield PATTERN, text, Reduction(r=r, pattern=expand_pattern(text), schedule=grid.schedule)
+    for split in grid.splits:
+        for pattern in split_patterns(split, depth):
+            yield PATTERN, compact(pattern), Reduction(r=r, pattern=pattern, schedule=grid.schedule)
+
+
+def split_patterns(split: str, depth: int) -> tuple[str, ...]:
+    """All patterns of `depth` layers that change once from the first letter to the second: `AAA`, `PAA`, ..., `PPP`."""
+    first, second = split[0], split[1]
+    return tuple(first * d + second * (depth - d) for d in range(depth + 1))
+
+
+def expand_pattern(text: str) -> str:
+    """A pattern in full: `P6M6` becomes `PPPPPPMMMMMM`, a letter without a number stands for one layer.
+
+    Raises:
+        OptionError: something else than letters of methods and numbers behind them.
+    """
+    runs = _RUN.findall(text)
+    if not text or "".join(letter + number for letter, number in runs) != text:
+        raise OptionError(
+            f"pattern {text!r}, expected letters of {_LETTERS}, each for one layer or with a number of layers behind "
+            "it: PPPPPPMMMMMM or P6M6"
+        )
+    if any(len(number) > _MOST_DIGITS or number.strip("0") == "" != number for _, number in runs):
+        raise OptionError(f"pattern {text!r}, expected numbers of layers from 1 to {10**_MOST_DIGITS - 1}")
+    return "".join(letter * int(number or 1) for letter, number in runs)
+
+
+def compact(pattern: str | Iterable[str]) -> str:
+    """A pattern with runs counted: `PPPPPPMMMMMM` becomes `P6M6`."""
+    return "".join(f"{letter}{len(list(run))}" for letter, run in groupby(pattern))

@@ -1,0 +1,204 @@
+"""Run a sweep: what is not finished yet is evaluated, then timed one by one, and written down cell by cell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from tofu_export import environment
+from tofu_export.errors import OptionError, TofuError
+from tofu_export.options import Precision
+from tofu_export.sweep.grid import Cell, Failure, Grid, expand
+from tofu_export.sweep.result import Row, SweepResult, agreement_of, compared, row_of
+from tofu_export.sweep.settings import Settings
+from tofu_export.sweep.store import Key, Record, Store
+from tofu_export.sweep.timing import Stopwatch
+from tofu_export.sweep.workers import Pool
+from tofu_export.zoo.weights import WeightsKind
+
+__all__ = ["Listener", "check", "run_sweep"]
+
+
+class Listener(Protocol):
+    """Is told what a sweep does, for a person who waits."""
+
+    def begin(self, stage: str, todo: int, finished: int) -> None:
+        """A stage begins: so many cells are to be done, so many were finished in an earlier run."""
+        ...
+
+    def working(self, what: str, fraction: float) -> None:
+        """A cell of the stage is so far."""
+        ...
+
+    def done(self, what: str, result: str, seconds: float) -> None:
+        """A cell of the stage has ended, well or not."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something a reader of the result should know."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """A cell at a batch size, for a clock."""
+
+    cell: Cell
+    batch: int
+    key: Key
+
+
+def check(grid: Grid, settings: Settings) -> None:
+    """Refuse what does not fit together, before any work.
+
+    Raises:
+        OptionError: one weights file for several models.
+    """
+    if settings.weights.kind is WeightsKind.PATH and len(grid.models) > 1:
+        raise OptionError(f"weights {settings.weights} belong to one model, but the sweep has {len(grid.models)}")
+
+
+def run_sweep(
+    grid: Grid,
+    settings: Settings,
+    folder: Path,
+    pool: Pool,
+    listener: Listener,
+    *,
+    fresh: bool = False,
+    command: str = "",
+) -> SweepResult:
+    """Measure all cells of a grid that are not yet in `folder`, and return the whole.
+
+    Evaluations may run beside each other; timings never do, and not while anything is evaluated.
+
+    Args:
+        grid: what to measure.
+        settings: how.
+        folder: where finished cells are kept; created if need be.
+        pool: runs the evaluations.
+        listener: is told what happens.
+        fresh: measure again what is finished.
+        command: how the user asked for it.
+
+    Raises:
+        OptionError: grid and settings do not fit together, or images or weights are not there.
+        OutputError: the folder cannot be written.
+    """
+    check(grid, settings)
+    cells, failures = expand(grid)
+    for failure in failures:
+        listener.done(f"{failure.model} {failure.what}", failure.reason, 0)
+    store = Store(folder)
+    records, failed = _evaluate(cells, settings, store, pool, listener, fresh=fresh)
+    timings: dict[tuple[Cell, int], Record] = {}
+    late: list[Failure] = []
+    if settings.bench:
+        timings, late = _time([cell for cell in cells if cell in records], grid, settings, store, listener, fresh=fresh)
+    rows = _rows(cells, grid, settings, records, timings)
+    sources = {cell.model: str(record.result["source"]) for cell, record in records.items()}
+    generated = {cell.model for cell, record in records.items() if not record.result["real"]}
+    return SweepResult(
+        rows=compared(rows),
+        failures=(*failures, *failed, *late),
+        grid=grid.to_dict(),
+        sources=sources,
+        generated=tuple(model for model in sources if model in generated),
+        environment=environment.collect(),
+        command=command,
+    )
+
+
+def _evaluate(
+    cells: Sequence[Cell], settings: Settings, store: Store, pool: Pool, listener: Listener, *, fresh: bool
+) -> tuple[dict[Cell, Record], list[Failure]]:
+    conditions = settings.evaluation()
+    keys = {cell: Key("evaluation", cell, None, conditions) for cell in cells}
+    found = {} if fresh else {cell: store.get(key) for cell, key in keys.items()}
+    records = {cell: record for cell, record in found.items() if record is not None}
+    missing = [cell for cell in cells if cell not in records]
+    if not fresh:
+        _tell(store, "evaluation", [keys[cell] for cell in missing], [keys[cell] for cell in records], listener)
+    failures: list[Failure] = []
+    listener.begin("evaluating", len(missing), len(records))
+    start = time.perf_counter()
+    for cell, outcome in pool(missing, settings) if missing else ():
+        if isinstance(outcome, Failure):
+            failures.append(outcome)
+            listener.done(str(cell), f"failed: {outcome.reason}", time.perf_counter() - start)
+            continue
+        records[cell] = Record(outcome.to_dict(), outcome.outputs)
+        store.put(keys[cell], records[cell])
+        said = f"top-1 {outcome.top1:.1%}" if outcome.top1 is not None else f"{len(outcome.outputs)} images"
+        listener.done(str(cell), said, outcome.seconds)
+    return records, failures
+
+
+def _tell(store: Store, kind: str, missing: Sequence[Key], present: Sequence[Key], listener: Listener) -> None:
+    for text in store.notes(kind, missing, present):
+        listener.note(text)
+
+
+def _is_reference(cell: Cell) -> bool:
+    """True for what all cells of its model are compared with."""
+    return cell.full and cell.precision is Precision.FP32
+
+
+def _time(
+    cells: Sequence[Cell], grid: Grid, settings: Settings, store: Store, listener: Listener, *, fresh: bool
+) -> tuple[dict[tuple[Cell, int], Record], list[Failure]]:
+    """Timings by cell and batch size; those that cannot be had as failures."""
+    conditions = settings.timing()
+    full = {cell.model: cell for cell in cells if _is_reference(cell)}
+    clocked = [
+        _Timed(cell, batch, Key("timing", cell, batch, conditions))
+        for cell in cells
+        if cell.precision.runs_on_cpus and cell.model in full
+        for batch in grid.batches
+    ]
+    found = {} if fresh else {(one.cell, one.batch): store.get(one.key) for one in clocked}
+    records = {which: record for which, record in found.items() if record is not None}
+    missing = [one for one in clocked if (one.cell, one.batch) not in records]
+    if not fresh:
+        present = [one.key for one in clocked if (one.cell, one.batch) in records]
+        _tell(store, "timing", [one.key for one in missing], present, listener)
+    failures: list[Failure] = []
+    listener.begin("timing one by one", len(missing), len(records))
+    with Stopwatch(settings) as stopwatch:
+        for one in missing:
+            what, start = f"{one.cell} batch {one.batch}", time.perf_counter()
+            try:
+                measured = stopwatch.time(one.cell, full[one.cell.model], one.batch, partial(listener.working, what))
+            except TofuError as error:
+                failures.append(Failure.of(one.cell.model, what, error))
+                listener.done(what, f"failed: {error}", time.perf_counter() - start)
+                continue
+            records[one.cell, one.batch] = Record(measured)
+            store.put(one.key, records[one.cell, one.batch])
+            said = f"{measured['images_per_sec']:.1f} images/s, {measured['speedup_vs_full']:.2f}x"
+            listener.done(what, said, time.perf_counter() - start)
+    return records, failures
+
+
+def _rows(
+    cells: Sequence[Cell],
+    grid: Grid,
+    settings: Settings,
+    records: Mapping[Cell, Record],
+    timings: Mapping[tuple[Cell, int], Record],
+) -> list[Row]:
+    references = {cell.model: record.outputs for cell, record in records.items() if _is_reference(cell)}
+    rows = []
+    for cell in (cell for cell in cells if cell in records):
+        record = records[cell]
+        assert record.outputs is not None  # an evaluation has them
+        reference = references.get(cell.model)
+        agreement = None if reference is None else agreement_of(record.outputs, reference)
+        for batch in grid.batches if settings.bench else (None,):
+            timing = None if batch is None else timings.get((cell, batch))
+            rows.append(row_of(cell, batch, record.result, agreement, None if timing is None else timing.result))
+    return rows

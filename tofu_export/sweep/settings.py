@@ -1,0 +1,116 @@
+"""What all cells of a sweep have in common, and what a finished cell depends on besides itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tofu_export import environment
+from tofu_export.errors import OptionError
+from tofu_export.evaluate.classes import ClassOrder, read_class_map
+from tofu_export.files import sha256_of
+from tofu_export.inputs import image_files
+from tofu_export.options import Target
+from tofu_export.zoo.weights import WeightsSource
+
+__all__ = ["Settings"]
+
+_VERSIONS = ("tofu_export", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
+"""Packages whose version can change what a cell comes to."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How cells are made and measured.
+
+    Attributes:
+        weights: where weights come from.
+        image_size: height and width in pixels; None for each model's own.
+        target: runtime that the files are written for.
+        images: folder of images; None for the demo model's, or generated ones.
+        labelled: folders in it are classes.
+        class_map: file with one class name per line.
+        class_order: of class folders, where it matters.
+        limit: the most images to decide on; None for all.
+        seed: of random weights and generated images.
+        bench: time the files.
+        seconds: shortest measured time of a file.
+        threads: threads of onnxruntime while timing; None for its default.
+
+    Raises:
+        OptionError: a number is out of range.
+    """
+
+    weights: WeightsSource = field(default_factory=lambda: WeightsSource.parse("pretrained"))
+    image_size: tuple[int, int] | None = None
+    target: Target = Target.PORTABLE
+    images: Path | None = None
+    labelled: bool = True
+    class_map: Path | None = None
+    class_order: ClassOrder | None = None
+    limit: int | None = None
+    seed: int = 0
+    bench: bool = True
+    seconds: float = 3.0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(f"{name} is {value}, expected a whole number >= 1")
+        if self.images is None and (self.class_map or self.class_order):
+            raise OptionError("--class-map and --class-order belong to a folder: give one with --images")
+        if not 0 <= self.seconds < float("inf"):
+            raise OptionError(f"seconds is {self.seconds}, expected a number >= 0")
+
+    def evaluation(self) -> dict[str, Any]:
+        """What the decisions of a cell depend on besides the cell, as JSON values: a change makes another cell.
+
+        Raises:
+            OptionError: there is no weights file, or no image in the folder.
+        """
+        self.weights.check()
+        weights = str(self.weights) if self.weights.path is None else f"sha256:{sha256_of(self.weights.path)}"
+        return {
+            "versions": _versions(),
+            "weights": weights,
+            "image_size": None if self.image_size is None else list(self.image_size),
+            "target": self.target.value,
+            "images": None if self.images is None else _digest(self.images),
+            "labelled": self.labelled,
+            "class_map": None if self.class_map is None else read_class_map(self.class_map),
+            "class_order": None if self.class_order is None else self.class_order.value,
+            "limit": self.limit,
+            "seed": self.seed,
+        }
+
+    def timing(self) -> dict[str, Any]:
+        """What the time of a cell depends on besides the cell: what makes its file, and the machine."""
+        made = self.evaluation()
+        return {
+            **{name: made[name] for name in ("versions", "weights", "image_size", "target", "seed")},
+            "cpu": environment.cpu_name(),
+            "logical_cores": environment.logical_cores(),
+            "seconds": self.seconds,
+            "threads": self.threads,
+        }
+
+
+def _versions() -> Mapping[str, str | None]:
+    versions = environment.collect()["versions"]
+    return {name: versions[name] for name in _VERSIONS}
+
+
+def _digest(folder: Path) -> str:
+    """Names and sizes of the images of a folder, in one number: whether they are still the same."""
+    digest = hashlib.sha256()
+    files = image_files(folder)
+    if not files:
+        raise OptionError(f"images {folder}: no image in it, expected .jpg, .png or other image files")
+    for file in files:
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\n".encode())
+    return digest.hexdigest()[:16]

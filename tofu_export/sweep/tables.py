@@ -1,0 +1,149 @@
+"""A sweep as text: one line per row as CSV, and Markdown tables like those of the paper."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tofu_export.sweep.grid import FULL, compact
+from tofu_export.sweep.result import Row, SweepResult
+
+__all__ = ["csv_text", "flat_rows", "gmacs_text", "markdown", "pivot"]
+
+_PIVOTS: Mapping[str, Callable[[Row], float | None]] = {
+    "top-1": lambda row: row.top1,
+    "agreement with the full model": lambda row: row.agreement,
+}
+
+
+def flat_rows(result: SweepResult) -> list[dict[str, Any]]:
+    """The rows with nothing nested in them; what was not measured is None."""
+    return [_flat(row.to_dict()) for row in result.rows]
+
+
+def csv_text(result: SweepResult) -> str:
+    """The rows as comma-separated values, headings first."""
+    rows = flat_rows(result)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def markdown(result: SweepResult) -> str:
+    """The text of sweep.md: for each model what it was measured on, quality by pattern and r, all rows, failures."""
+    lines = ["# Sweep", ""]
+    for model in dict.fromkeys(row.model for row in result.rows):
+        rows = [row for row in result.rows if row.model == model]
+        lines += [f"## {model}", "", f"Measured on {result.sources[model]}.{_warning(result, model)}", ""]
+        for precision in dict.fromkeys(row.precision for row in rows):
+            own = [row for row in rows if row.precision == precision]
+            for name in _PIVOTS:
+                table = pivot(own, name)
+                if table:
+                    lines += [f"### {name[0].upper() + name[1:]}, {precision}", "", *table, ""]
+        lines += ["### All", "", *_all_rows(rows), ""]
+    if result.failures:
+        lines += ["## Failed", ""]
+        lines += _table(("model", "what", "reason"), [(one.model, one.what, one.reason) for one in result.failures])
+        lines += [""]
+    versions = result.environment["versions"]
+    named = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    lines += ["## Reproduce", "", "```", result.command, "```", "", f"{result.environment['cpu']}; {named}", ""]
+    return "\n".join(lines)
+
+
+def pivot(rows: Sequence[Row], name: str) -> list[str]:
+    """A Markdown table of `top-1` or `agreement with the full model`: a line for each pattern, a column for each r.
+
+    Of one model and precision. Empty where there are fewer than two patterns or no values.
+    """
+    value = _PIVOTS[name]
+    rows = [row for row in rows if value(row) is not None]
+    reduced = [row for row in rows if row.mode != FULL]
+    patterns = list(dict.fromkeys(row.pattern for row in reduced))
+    if len(patterns) < 2:
+        return []
+    amounts = sorted({row.r for row in reduced})
+    gmacs = {row.r: row.gmacs for row in reduced}
+    found = {(row.pattern, row.r): value(row) for row in rows}
+    full = next((value(row) for row in rows if row.mode == FULL), None)
+    head = ("pattern", *(f"r = {r}" for r in amounts))
+    lines = [("GMACs", *(gmacs_text(gmacs[r]) for r in amounts))]
+    if full is not None:
+        lines.append((f"full model ({gmacs_text(rows[0].gmacs_full)} GMACs)", *(_percent(full) for _ in amounts)))
+    for pattern in patterns:
+        best = {r: max((found.get((other, r)) or 0) for other in patterns) for r in amounts}
+        cells = [(found.get((pattern, r)), best[r]) for r in amounts]
+        shown = ["" if got is None else f"**{_percent(got)}**" if got == top else _percent(got) for got, top in cells]
+        lines.append((f"`{compact(pattern)}`", *shown))
+    return _table(head, lines)
+
+
+def _all_rows(rows: Sequence[Row]) -> list[str]:
+    head = (
+        "r", "pattern", "precision", "batch", "GMACs", "images/s", "full beside it", "against full", "median", "p95",
+        "top-1", "agreement", "Pareto",
+    )  # fmt: skip
+    columns = list(zip(*(_cells(row) for row in rows), strict=True))
+    kept = [index for index, column in enumerate(columns) if any(column)]  # nothing timed, no labels: no such column
+    return _table([head[index] for index in kept], [[_cells(row)[index] for index in kept] for row in rows])
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    latency = row.latency_ms
+    speed = "" if row.speedup_vs_full is None else f"{row.speedup_vs_full:.2f}x"
+    if row.speedup_iqr is not None and row.mode != FULL:
+        speed += f" ({row.speedup_iqr[0]:.2f}-{row.speedup_iqr[1]:.2f})"
+    return (
+        str(row.r),
+        FULL if row.mode == FULL else f"`{compact(row.pattern)}`",
+        row.precision,
+        "" if row.batch is None else str(row.batch),
+        gmacs_text(row.gmacs),
+        "" if row.images_per_sec is None else f"{row.images_per_sec:.1f}",
+        "" if row.images_per_sec_full is None else f"{row.images_per_sec_full:.1f}",
+        speed,
+        "" if latency is None else f"{latency['median']:.2f} ms",
+        "" if latency is None else f"{latency['p95']:.2f} ms",
+        "" if row.top1 is None else _percent(row.top1),
+        "" if row.agreement is None else _percent(row.agreement),
+        "yes" if row.pareto else "",
+    )
+
+
+def _warning(result: SweepResult, model: str) -> str:
+    if model not in result.generated:
+        return ""
+    return " **These are generated, not real: how far the files agree on them says little about photographs.**"
+
+
+def gmacs_text(value: float) -> str:
+    """GMACs with as many digits as tell a small model's values apart."""
+    return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    body = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
+    return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *body]
+
+
+def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    latency = entry["latency_ms"] or {}
+    low, high = entry["speedup_iqr"] or (None, None)
+    flat: dict[str, Any] = {}
+    for name, value in entry.items():
+        if name == "latency_ms":
+            flat |= {f"latency_ms.{key}": latency.get(key) for key in ("median", "p95")}
+        elif name == "speedup_iqr":
+            flat |= {"speedup_q1": low, "speedup_q3": high}
+        else:
+            flat[name] = "; ".join(value) if name == "notes" else value
+    return flat

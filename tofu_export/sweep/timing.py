@@ -1,0 +1,73 @@
+"""The time of one cell against the full model: both files in one process, their runs interleaved, nothing beside."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tofu_export.engines.backends import open_contender
+from tofu_export.engines.benchmark import Contender, Measurement, run_benchmark
+from tofu_export.sweep.evaluate import feeds_for, write_file
+from tofu_export.sweep.grid import FULL, Cell
+from tofu_export.sweep.settings import Settings
+
+__all__ = ["Stopwatch"]
+
+_OWN = "cell"
+
+
+class Stopwatch:
+    """Times cells one by one. The full model's file is kept until a cell of another model comes.
+
+    Args:
+        settings: what the cells have in common.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._folder = tempfile.TemporaryDirectory(prefix="tofu-export-sweep-")
+        self._full: Cell | None = None
+
+    def __enter__(self) -> Stopwatch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def time(
+        self, cell: Cell, full: Cell, batch: int, on_progress: Callable[[float], None] | None = None
+    ) -> dict[str, Any]:
+        """The measurement of a cell at a batch size as in report.json (`benchmark`), and the full model's throughput.
+
+        Args:
+            cell: the cell.
+            full: the full model in FP32, which speed-ups refer to. It may be the cell itself.
+            batch: images per query.
+            on_progress: told the share of the work that is done.
+
+        Raises:
+            TofuError: a file cannot be made, loaded or run.
+        """
+        folder, settings = Path(self._folder.name), self._settings
+        full_path, own_path = folder / "full.onnx", folder / "cell.onnx"
+        if self._full != full:
+            write_file(full, settings, full_path)
+            self._full = full
+        contenders = [Contender(FULL, full_path)]
+        if cell != full:
+            write_file(cell, settings, own_path)
+            contenders.append(Contender(_OWN, own_path))
+        feeds = feeds_for(cell, settings, batch)
+        measured: tuple[Measurement, ...] = run_benchmark(
+            contenders,
+            batches=(batch,),
+            make_feeds=lambda _: feeds,
+            open_runner=open_contender,
+            min_seconds=settings.seconds,
+            threads=settings.threads,
+            baseline=FULL,
+            on_progress=None if on_progress is None else lambda at: on_progress(at.fraction),
+        )
+        return {**measured[-1].to_dict(), "images_per_sec_full": measured[0].to_dict()["images_per_sec"]}

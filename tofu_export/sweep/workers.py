@@ -1,0 +1,130 @@
+"""Spread evaluations over processes. A worker that dies costs its cell, not the sweep."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeAlias
+
+from tofu_export import environment
+from tofu_export.errors import TofuError
+from tofu_export.sweep.evaluate import Evaluation, evaluate
+from tofu_export.sweep.grid import Cell, Failure
+from tofu_export.sweep.settings import Settings
+
+__all__ = ["Outcome", "Pool", "attempt", "in_process", "in_processes"]
+
+Outcome: TypeAlias = Evaluation | Failure
+
+_PATIENCE_S = 10.0
+
+Pool: TypeAlias = Callable[[Sequence[Cell], Settings], "Iterator[tuple[Cell, Outcome]]"]
+"""Evaluates cells in any order and gives each with what came of it."""
+
+
+def attempt(cell: Cell, settings: Settings, threads: int | None = None) -> Outcome:
+    """Evaluate a cell; whatever goes wrong becomes a failure with its reason."""
+    try:
+        return evaluate(cell, settings, threads)
+    except TofuError as error:
+        return Failure.of(cell.model, str(cell), error)
+    except MemoryError:
+        return Failure.of(cell.model, str(cell), MemoryError("out of memory: try fewer --jobs"))
+    except Exception as error:  # one cell of many: the others go on, and the exit code tells
+        return Failure.of(cell.model, str(cell), error)
+
+
+def in_process(cells: Sequence[Cell], settings: Settings) -> Iterator[tuple[Cell, Outcome]]:
+    """Evaluate cells one after the other in this process."""
+    for cell in cells:
+        yield cell, attempt(cell, settings)
+
+
+def in_processes(jobs: int) -> Pool:
+    """Evaluate cells in `jobs` processes that share the cores."""
+
+    def run(cells: Sequence[Cell], settings: Settings) -> Iterator[tuple[Cell, Outcome]]:
+        return _spread(list(cells), settings, min(jobs, len(cells)), max(environment.logical_cores() // jobs, 1))
+
+    return run
+
+
+@dataclass
+class _Worker:
+    """A process, the line to it, and what it works on."""
+
+    process: Any  # of the spawn context, whose classes have no public name
+    line: Connection
+    cell: Cell | None = None
+
+    def stop(self) -> None:
+        """End the process: by itself if it waits for a cell, else at once."""
+        self.line.close()
+        if self.cell is None:
+            self.process.join(_PATIENCE_S)
+        self.process.kill()
+        self.process.join()
+
+
+def _spread(waiting: list[Cell], settings: Settings, count: int, threads: int) -> Iterator[tuple[Cell, Outcome]]:
+    waiting.reverse()  # the next one is the last
+    workers = [_start(settings, threads) for _ in range(count)]
+    try:
+        for worker in workers:
+            _give(worker, waiting)
+        while busy := {worker.line: worker for worker in workers if worker.cell is not None}:
+            for line in wait(list(busy)):
+                worker = busy[line]  # type: ignore[index]  # it holds connections, as it was given
+                cell = worker.cell
+                assert cell is not None  # only busy workers are waited for
+                try:
+                    outcome: Outcome = worker.line.recv()
+                except (EOFError, OSError):
+                    worker.stop()
+                    outcome = _death(cell, worker.process.exitcode)
+                    if waiting:
+                        workers[workers.index(worker)] = worker = _start(settings, threads)
+                    else:
+                        worker.cell = None
+                _give(worker, waiting)
+                yield cell, outcome
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def _start(settings: Settings, threads: int) -> _Worker:
+    context = multiprocessing.get_context("spawn")  # a fork of a process that has run torch may hang
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, settings, threads), daemon=True)
+    process.start()
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def _give(worker: _Worker, waiting: list[Cell]) -> None:
+    worker.cell = waiting.pop() if waiting else None
+    if worker.cell is not None:
+        with contextlib.suppress(OSError):  # it is dead, which is noticed when it is waited for
+            worker.line.send(worker.cell)
+
+
+def _serve(line: Connection, settings: Settings, threads: int) -> None:
+    """The life of a worker: cells in, outcomes out, until the line is closed."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    torch.set_num_threads(threads)
+    with contextlib.suppress(EOFError, OSError):  # the parent has closed it, or is gone
+        while True:
+            line.send(attempt(line.recv(), settings, threads))
+
+
+def _death(cell: Cell, exit_code: int | None) -> Failure:
+    name = signal.Signals(-exit_code).name if exit_code is not None and exit_code < 0 else f"status {exit_code}"
+    hint = ": not enough memory? Try fewer --jobs" if name == "SIGKILL" else ""
+    return Failure.of(cell.model, str(cell), RuntimeError(f"its process ended with {name}{hint}"))
