@@ -31,6 +31,7 @@ from tofu_export.cli.sweep import sweep_command
 from tofu_export.cli.tokens import tokens_command
 from tofu_export.cli.triton import triton_command
 from tofu_export.cli.tune import tune_command
+from tofu_export.cli.unet import unet_command
 from tofu_export.cli.verify import verify_command
 from tofu_export.errors import ExitCode, TofuError
 
@@ -59,6 +60,7 @@ def cli() -> None:
     tofu-export plan vit_base --r 16              what would be removed where, and what that saves
     tofu-export verify out/model.fp16.onnx -v     does a file compute what its model computes
     tofu-export bench a.onnx b.onnx --profile     which file is faster, and where the time goes
+    tofu-export unet sd15 --weights random        Stable Diffusion's UNet, reduced in its self-attention
     tofu-export sweep demo_vit --r 16,32,48       what each reduction of a grid costs and gains; tables, a chart
     tofu-export lower theirs.onnx -o ours.onnx    rewrite what TensorRT rejects in a file of another exporter
     tofu-export triton out -o repository          serve the files with Triton Inference Server
@@ -96,6 +98,7 @@ cli.add_command(doctor_command)
 cli.add_command(report_command)
 cli.add_command(tokens_command)
 cli.add_command(triton_command)
+cli.add_command(unet_command)
 
 
 def main() -> NoReturn:

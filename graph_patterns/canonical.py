@@ -13,6 +13,7 @@ Domain `tofu`, version 1:
 - `Attention(q, k, v [B,H,N,D]) -> [B,H,N,D]`, attribute `scale`
 - `BiasedAttention(q, k, v, bias)`, the bias broadcasting to [B,H,N,M]
 - `Gelu(x)`, attribute `approximate`: none or tanh
+- `GridMatch`, `GridMerge`, `GridUnmerge`: see `grid`
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from tofu_export.errors import LoweringError
 from tofu_export.graph_patterns.canonical import DOMAIN
 from tofu_export.graph_patterns.cost import count_macs
 from tofu_export.graph_patterns.fuse_lowering import lower_fuses
+from tofu_export.graph_patterns.grid_lowering import lower_grids
 from tofu_export.graph_patterns.hidden_width import widen_hidden_layers
 from tofu_export.graph_patterns.naming import name_by_stage
 from tofu_export.graph_patterns.recipe import Recipe
@@ -54,6 +55,7 @@ def lower(model: ir.Model, target: Target, precision: Precision, recipe: Recipe 
         widen_hidden_layers(model)
     try:
         lower_fuses(model, recipe.formulation)
+        lower_grids(model)
     except LoweringError as error:
         raise LoweringError(f"{target.value}: {error}") from None
     rules = RewriteRuleSet(rules_for(recipe.attend, model.opset_imports[""]))

@@ -7,7 +7,7 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,17 @@ from tofu_export.options import MINIMUM_OPSET, BatchRange, OutputKind, Precision
 from tofu_export.patch import choose_output, outputs_of
 from tofu_export.patch.canonical import CanonicalOperators
 
-__all__ = ["INPUT_NAME", "OUTPUT_NAME", "TORCH_TYPES", "in_precision", "release", "save", "trace"]
+__all__ = [
+    "INPUT_NAME",
+    "OUTPUT_NAME",
+    "TORCH_TYPES",
+    "hold_copy",
+    "in_precision",
+    "release",
+    "save",
+    "trace",
+    "trace_form",
+]
 
 INPUT_NAME = "input"
 (OUTPUT_NAME,) = OutputKind.LOGITS.names
@@ -116,16 +126,57 @@ def trace(
     output = choose_output(model, output)
     form = _FileForm(in_precision(model, precision), output, TORCH_TYPES[precision], io_dtype).eval()
     example = torch.zeros(batch.maximum if static else 2, shape.channels, shape.height, shape.width, dtype=io_dtype)
+    canonical = trace_form(
+        form,
+        (example,),
+        input_names=[INPUT_NAME],
+        output_names=output.names,
+        dynamic_shapes=None if static else ({0: torch.export.Dim("batch")},),
+        opset=opset,
+    )
+    hold_copy(canonical, form, precision)
+    return canonical
+
+
+def hold_copy(canonical: ir.Model, form: nn.Module, precision: Precision) -> None:
+    """Note in a half-precision graph which module its weights belong to, for `release`."""
+    if precision is not Precision.FP32:
+        canonical.meta[_COPY] = form
+
+
+def trace_form(
+    form: nn.Module,
+    examples: tuple[Tensor, ...],
+    *,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    dynamic_shapes: Any,
+    opset: int,
+) -> ir.Model:
+    """Trace a module whose submodule `model` is the model: initializers get the names that parameters have in it.
+
+    Args:
+        form: in eval mode.
+        examples: its arguments.
+        input_names: names of the graph's inputs, in their order.
+        output_names: names of its outputs.
+        dynamic_shapes: as `torch.export.export` takes them.
+        opset: ONNX opset.
+
+    Raises:
+        ExportError: the exporter failed; the message holds its first cause.
+        OptionError: the exporter cannot write this opset.
+    """
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 form,
-                (example,),
+                examples,
                 dynamo=True,
                 opset_version=opset,
-                input_names=[INPUT_NAME],
-                output_names=list(output.names),
-                dynamic_shapes=None if static else ({0: torch.export.Dim("batch")},),
+                input_names=list(input_names),
+                output_names=list(output_names),
+                dynamic_shapes=dynamic_shapes,
                 verbose=False,
             )
     except TofuError:
@@ -139,8 +190,6 @@ def trace(
             f"this torch wrote opset {canonical.opset_imports['']} where {opset} was asked for: "
             f"choose an --opset that it and your runtime know, for example {MINIMUM_OPSET} or 23"
         )
-    if precision is not Precision.FP32:
-        canonical.meta[_COPY] = form
     _strip_wrapper_prefix(canonical)
     return canonical
 

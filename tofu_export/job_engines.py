@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Protocol
 
 from tofu_export import environment
 from tofu_export.engine_verification import verify_engine
@@ -12,14 +13,47 @@ from tofu_export.engines.check import Answer, check_engine
 from tofu_export.engines.flavours import RTX, TENSORRT, TURING, Flavour, available, pick
 from tofu_export.errors import BackendMissingError, VerificationError
 from tofu_export.job import NOT_PUBLISHED, Job, Listener
-from tofu_export.options import Precision, Target
+from tofu_export.options import BatchRange, Precision, Target
 from tofu_export.report import Report
 from tofu_export.verify import VerifyRequest
 
-__all__ = ["engine_names_of", "engine_requests", "flavour_of", "verify_engines", "why_no_engine"]
+__all__ = ["EngineJob", "engine_names_of", "engine_requests", "flavour_of", "verify_engines", "why_no_engine"]
 
 
-def flavour_of(job: Job) -> Flavour | None:
+class EngineJob(Protocol):
+    """What a job says about its engines; see `Job`."""
+
+    @property
+    def target(self) -> Target:
+        """Runtime that the ONNX files are written for."""
+        ...
+
+    @property
+    def batch(self) -> BatchRange:
+        """Batch sizes to serve."""
+        ...
+
+    @property
+    def engine(self) -> bool | None:
+        """Build engines: yes, no, or None for "if a TensorRT is installed"."""
+        ...
+
+    @property
+    def flavour(self) -> str | None:
+        """Which TensorRT."""
+        ...
+
+    @property
+    def compute_capabilities(self) -> tuple[str, ...]:
+        """What engines run on."""
+        ...
+
+    def onnx_name(self, precision: Precision) -> str:
+        """Name of the ONNX file of a precision."""
+        ...
+
+
+def flavour_of(job: EngineJob) -> Flavour | None:
     """The TensorRT to build with, None for no engines.
 
     Raises:
@@ -33,12 +67,12 @@ def flavour_of(job: Job) -> Flavour | None:
     return usable[0] if job.engine is None and usable and job.target is not Target.ONNXRUNTIME else None
 
 
-def engine_names_of(job: Job, flavour: Flavour, precision: Precision) -> dict[str, tuple[str, ...]]:
+def engine_names_of(job: EngineJob, flavour: Flavour, precision: Precision) -> dict[str, tuple[str, ...]]:
     """Names of the engines of one precision, and the compute capabilities of each."""
     return engine_names(f"model.{precision.value}.{flavour.name}.engine", job.compute_capabilities)
 
 
-def engine_requests(job: Job, flavour: Flavour, precision: Precision, folder: Path) -> list[EngineRequest]:
+def engine_requests(job: EngineJob, flavour: Flavour, precision: Precision, folder: Path) -> list[EngineRequest]:
     """The engines to build of one precision; SM75 beside others is left out where it cannot run that precision."""
     named = engine_names_of(job, flavour, precision)
     return [
@@ -55,7 +89,7 @@ def engine_requests(job: Job, flavour: Flavour, precision: Precision, folder: Pa
     ]
 
 
-def why_no_engine(job: Job) -> str:
+def why_no_engine(job: EngineJob) -> str:
     """Why a job builds no engines, for its report."""
     if job.engine is False:
         return "switched off by --no-engine"

@@ -1,0 +1,182 @@
+"""Time one step of a UNet in onnxruntime, full against reduced, and the memory that each takes.
+
+Files are float32 with random weights, which change no shape and no time. Each reduced file runs against the full one in
+one process, interleaved, since three of Stable Diffusion's size do not fit 16 GB; ratios come with their quartiles.
+Peak memory is that of a process of its own that loads one file and runs it once.
+
+Usage: `python benchmarks/unet.py --latents 64,96 --batches 1,2`. It takes half an hour and 20 GB of disk per latent
+size for sd15; `--model tiny` tries it out. Close other programs first: the load of the machine is printed beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tofu_export import environment
+from tofu_export.diffusion.apply import apply_to_unet, remove_from_unet
+from tofu_export.diffusion.describe import describe_unet
+from tofu_export.diffusion.inputs import UnetInputs
+from tofu_export.diffusion.models import create_unet, find_unet, inputs_of
+from tofu_export.diffusion.options import LatentSize, UnetMode, UnetReduction
+from tofu_export.diffusion.plan import make_unet_plan
+from tofu_export.diffusion.trace import trace_unet
+from tofu_export.engines.backends import open_contender
+from tofu_export.engines.benchmark import Contender, run_benchmark
+from tofu_export.export import release, save
+from tofu_export.graph_patterns.lowering import lower
+from tofu_export.memory import give_back
+from tofu_export.options import BatchRange, Precision, Target
+
+FULL = "full"
+HEAD = ("latent", "batch", "file", "GMACs", "ms a step", "against full", "quartiles", "peak GB (full)", "load")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One reduced file at one batch size, against the full one in the same run.
+
+    Attributes:
+        latent: latent size.
+        batch: images per step.
+        file: mode of the reduction.
+        gmacs: what it computes for one image, the matching and merging included.
+        step_ms: median time of a step.
+        full_ms: that of the full file.
+        over_full: full over reduced, median over the rounds.
+        quartiles: of that ratio.
+        peak_gb: peak memory of a process that runs it, weights included.
+        full_peak_gb: that of the full file.
+        load: mean load of the machine over the last minute; about the number of cores is quiet.
+    """
+
+    latent: str
+    batch: int
+    file: str
+    gmacs: float
+    step_ms: float
+    full_ms: float
+    over_full: float
+    quartiles: tuple[float, float]
+    peak_gb: float
+    full_peak_gb: float
+    load: float
+
+    def cells(self) -> tuple[str, ...]:
+        """What a table shows of it."""
+        return (
+            self.latent, str(self.batch), self.file, f"{self.gmacs:.1f}", f"{self.step_ms:.0f} ({self.full_ms:.0f})",
+            f"{self.over_full:.2f}x", f"{self.quartiles[0]:.2f}-{self.quartiles[1]:.2f}",
+            f"{self.peak_gb:.2f} ({self.full_peak_gb:.2f})", f"{self.load:.1f}",
+        )  # fmt: skip
+
+
+def main() -> None:
+    """Run the benchmark and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="sd15", help="a known shape")
+    parser.add_argument("--latents", default="64", help="comma list of latent sizes")
+    parser.add_argument("--batches", default="1,2", help="comma list of batch sizes")
+    parser.add_argument("--modes", default="hybrid,tome", help="comma list of modes")
+    parser.add_argument("--ratio", type=float, default=0.5, help="share of tokens that leave")
+    parser.add_argument("--rounds", type=int, default=8, help="least number of steps of each file")
+    parser.add_argument("--threads", type=int, help="threads inside an operator")
+    parser.add_argument("--folder", type=Path, help="where to write the files, kept; default: a temporary folder")
+    parser.add_argument("--output", type=Path, help="also write the rows there as JSON")
+    arguments = parser.parse_args()
+    batches = [int(part) for part in arguments.batches.split(",")]
+    rows: list[Row] = []
+    print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}", flush=True)
+    for latent in arguments.latents.split(","):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = (arguments.folder or Path(scratch)) / latent
+            folder.mkdir(parents=True, exist_ok=True)
+            inputs = inputs_of(find_unet(arguments.model, "random"), LatentSize.parse(latent))
+            modes = [UnetMode(mode) for mode in arguments.modes.split(",")]
+            gmacs = _write(arguments.model, inputs, modes, arguments.ratio, folder)
+            for batch in batches:
+                for mode in modes:
+                    row = _time(folder, inputs, mode.value, gmacs[mode.value], batch, arguments)
+                    rows.append(row)
+                    print(f"| {' | '.join(row.cells())} |", flush=True)
+    if arguments.output:
+        document = {"environment": environment.collect(), "rows": [asdict(row) for row in rows]}
+        arguments.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def _write(name: str, inputs: UnetInputs, modes: list[UnetMode], ratio: float, folder: Path) -> dict[str, float]:
+    """Write the files that are not there yet; GMACs of the reduced ones by mode."""
+    source = find_unet(name, "random")
+    spec = describe_unet(create_unet(source, meta=True), inputs, name)
+    plans = {mode.value: make_unet_plan(spec, UnetReduction(ratio=ratio, mode=mode)) for mode in modes}
+    missing = [label for label in (FULL, *plans) if not (folder / f"{label}.onnx").exists()]
+    unet = create_unet(source) if missing else None
+    for label in missing:
+        assert unet is not None
+        remove_from_unet(unet)
+        if label != FULL:
+            apply_to_unet(unet, plans[label])
+        graph = trace_unet(unet, inputs, batch=BatchRange(1, 2, 8))
+        save(lower(graph, Target.PORTABLE, Precision.FP32), folder / f"{label}.onnx", {})
+        release(graph)
+        del graph
+        give_back()
+        print(f"{inputs.latent}, {label}: the file is written", file=sys.stderr)
+    return {label: plan.macs_reduced / 1e9 for label, plan in plans.items()}
+
+
+def _time(folder: Path, inputs: UnetInputs, label: str, gmacs: float, batch: int, arguments: argparse.Namespace) -> Row:
+    peak, full_peak = (_peak_gb(folder / f"{name}.onnx", inputs, batch) for name in (label, FULL))
+    full, reduced = run_benchmark(
+        [Contender(name, folder / f"{name}.onnx") for name in (FULL, label)],
+        batches=(batch,),
+        make_feeds=lambda size: inputs.random(size, 0),
+        open_runner=open_contender,
+        min_seconds=1.0,
+        min_iterations=arguments.rounds,
+        threads=arguments.threads,
+        baseline=FULL,
+    )
+    assert reduced.speedup_vs_full is not None and reduced.speedup_iqr is not None  # there is a baseline
+    give_back()
+    return Row(
+        latent=str(inputs.latent),
+        batch=batch,
+        file=label,
+        gmacs=gmacs,
+        step_ms=reduced.latency_ms.median,
+        full_ms=full.latency_ms.median,
+        over_full=reduced.speedup_vs_full,
+        quartiles=reduced.speedup_iqr,
+        peak_gb=peak,
+        full_peak_gb=full_peak,
+        load=os.getloadavg()[0],
+    )
+
+
+def _peak_gb(path: Path, inputs: UnetInputs, batch: int) -> float:
+    """Peak memory of a process that loads a file and runs it once (Linux).
+
+    `ru_maxrss` would start from that of this process, which an exec hands on.
+    """
+    code = f"""
+from pathlib import Path
+from tofu_export.diffusion.inputs import UnetInputs
+from tofu_export.diffusion.options import LatentSize
+from tofu_export.ort import open_session
+open_session(Path({str(path)!r})).run({inputs!r}.random({batch}, 0))
+status = Path("/proc/self/status").read_text()
+print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(answer.stdout) / 1e6
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""`tofu-export unet`: Stable Diffusion's UNet."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tofu_export.cli.parameters import parse_batches
+from tofu_export.options import BatchRange, IoType, Target, parse_precisions
+
+if TYPE_CHECKING:
+    from tofu_export.diffusion.job import UnetJob
+    from tofu_export.diffusion.report import UnetReport
+
+__all__ = ["unet_command"]
+
+_MODES = ("hybrid", "mlerp", "average", "prune", "tome")
+
+
+@click.command("unet", short_help="Export Stable Diffusion's UNet with Token Fusion in its self-attention.")
+@click.argument("model")
+@click.option("--ratio", type=float, default=0.5, show_default=True, metavar="SHARE",
+              help="Share of its tokens that a reduced block takes out of its self-attention.")  # fmt: skip
+@click.option("--mode", type=click.Choice(_MODES), default="hybrid", show_default=True,
+              help="hybrid: down blocks prune, later ones merge by mlerp. tome: tomesd's mean.")  # fmt: skip
+@click.option("--boundary", type=click.IntRange(min=0), default=None, metavar="D",
+              help="The first D transformer blocks, in the order in which they run, prune; the others merge.  "
+              "[default: for hybrid the down blocks, else 0]")  # fmt: skip
+@click.option("--sx", type=click.IntRange(min=1), default=2, show_default=True, help="Width of a cell in tokens.")
+@click.option("--sy", type=click.IntRange(min=1), default=2, show_default=True,
+              help="Height of a cell: each whole cell has one destination.")  # fmt: skip
+@click.option("--cell-seed", type=click.IntRange(min=0), default=None, metavar="N",
+              help="Draw each cell's destination with this seed.  [default: its first token]")  # fmt: skip
+@click.option("--max-downsample", type=click.Choice(["1", "2", "4", "8"]), default="1", show_default=True,
+              help="Reduce blocks at most this much smaller than the latent.")  # fmt: skip
+@click.option("--merge-crossattn", is_flag=True, help="Reduce the tokens that query the text as well.")
+@click.option("--merge-mlp", is_flag=True, help="Reduce the tokens that the MLP sees as well.")
+@click.option("--latent-size", default=None, metavar="H[xW]",
+              help="An eighth of the image's pixels; fixed in the files.  [default: the UNet's own]")  # fmt: skip
+@click.option("--text-tokens", type=click.IntRange(min=1), default=77, show_default=True, help="Length of the text.")
+@click.option("--weights", default=None, metavar="random|PATH",
+              help="Where the weights come from.  [default: beside the config]")  # fmt: skip
+@click.option("--batch", default="1:2:8", show_default=True, metavar="MIN:OPT:MAX",
+              help="Batch sizes to serve; guidance takes two for each image.")  # fmt: skip
+@click.option("--precision", default="fp32,fp16", show_default=True, metavar="LIST", help="Some of fp32, fp16, bf16.")
+@click.option("--target", type=click.Choice([target.value for target in Target]), default=Target.PORTABLE.value,
+              show_default=True, help="Runtime that the ONNX files are written for.")  # fmt: skip
+@click.option("--opset", type=click.IntRange(min=18), default=18, show_default=True, help="ONNX opset.")
+@click.option("--io-dtype", type=click.Choice([kind.value for kind in IoType]), default=IoType.FP32.value,
+              show_default=True, help="Type of images and texts: fp32, or that of the model.")  # fmt: skip
+@click.option("--engine/--no-engine", "engine", default=False, show_default=True,
+              help="Build TensorRT engines; takes minutes, and 11 GB of memory for sd15 in fp32.")  # fmt: skip
+@click.option("--compute-capability", default="", metavar="LIST",
+              help="GPUs that TensorRT-RTX engines run on, such as SM89.  [default: SM80 and newer]")  # fmt: skip
+@click.option("--verify/--no-verify", default=True, show_default=True, help="Compare every file with eager PyTorch.")
+@click.option("--bench/--no-bench", default=False, show_default=True, help="Time reduced against full in onnxruntime.")
+@click.option("--bench-batch", default="", metavar="LIST", help="Batch sizes to time.  [default: OPT]")
+@click.option("--threads", type=click.IntRange(min=1), default=None, metavar="N",
+              help="Threads of onnxruntime when timing.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Of random weights and of the inputs that files are verified on.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, metavar="DIR",
+              help="Folder for the files.  [default: MODEL-tofu]")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print report.json on stdout, and nothing else there.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and the files, write nothing.")
+@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Also operator counts and library messages.")
+def unet_command(
+    model: str,
+    mode: str,
+    max_downsample: str,
+    latent_size: str | None,
+    text_tokens: int,
+    weights: str | None,
+    batch: str,
+    precision: str,
+    target: str,
+    opset: int,
+    io_dtype: str,
+    engine: bool,
+    compute_capability: str,
+    verify: bool,
+    bench: bool,
+    bench_batch: str,
+    threads: int | None,
+    seed: int,
+    output: Path | None,
+    as_json: bool,
+    dry_run: bool,
+    quiet: bool,
+    verbose: bool,
+    **reduction: Any,
+) -> None:
+    """Reduce MODEL, a diffusers folder of a UNet or a pipeline, before its self-attention, and export it.
+
+    The shapes sd15, sd21, sdxl and tiny are known: with --weights random they need no download. Inputs and output are
+    named as diffusers' ONNX pipelines expect them.
+
+    \b
+    tofu-export unet sd15 --weights random --dry-run
+    tofu-export unet stable-diffusion-v1-5 --ratio 0.5 --mode hybrid -o sd15-tofu
+    tofu-export unet tiny --weights random --bench
+    """  # fmt: skip
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
+    from tofu_export.diffusion.job import UnetJob
+    from tofu_export.diffusion.options import LatentSize, UnetMode, UnetReduction
+
+    job = UnetJob(
+        model=model,
+        output=output if output is not None else Path(f"{Path(model).resolve().name}-tofu"),
+        weights=weights,
+        reduction=UnetReduction(mode=UnetMode(mode), max_downsample=int(max_downsample), **reduction),
+        latent=None if latent_size is None else LatentSize.parse(latent_size),
+        text_tokens=text_tokens,
+        batch=BatchRange.parse(batch),
+        precisions=parse_precisions(precision),
+        target=Target(target),
+        opset=opset,
+        io_type=IoType(io_dtype),
+        engine=engine,
+        compute_capabilities=tuple(name.strip() for name in compute_capability.split(",") if name.strip()),
+        verify=verify,
+        bench=bench,
+        bench_batches=parse_batches(bench_batch, "--bench-batch"),
+        threads=threads,
+        seed=seed,
+        command=shlex.join(["tofu-export", *sys.argv[1:]]),
+    )
+    if dry_run:
+        _show(job, as_json=as_json)
+    else:
+        report = _run(job, quiet=quiet)
+        if as_json:
+            click.echo(report.to_json(), nl=False)
+
+
+def _run(job: UnetJob, *, quiet: bool) -> UnetReport:
+    from rich.console import Console
+
+    from tofu_export.cli.console import ConsoleListener
+    from tofu_export.diffusion.run import run_unet_job
+
+    listener = ConsoleListener(Console(stderr=True), quiet=quiet)
+    try:
+        report = run_unet_job(job, listener)
+    finally:
+        listener.close()
+    if not quiet:
+        files = [f"  {entry['path']}  {entry['bytes'] / 1e6:.1f} MB" for entry in report.artifacts]
+        left = [f"left out: {row['step']}: {row['reason']}" for row in report.skipped]
+        click.echo("\n".join([f"written to {job.output}:", *files, "  report.md, report.json", *left]), err=True)
+    return report
+
+
+def _show(job: UnetJob, *, as_json: bool) -> None:
+    """Dry run: the plan, and what would be written where."""
+    import json
+
+    from tofu_export.diffusion.plan import unet_plan_table
+    from tofu_export.diffusion.run import plan_unet
+
+    _, inputs, spec, plan = plan_unet(job)
+    if as_json:
+        shapes = {name: ["batch" if size is None else size for size in shape] for name, shape in inputs.shapes.items()}
+        click.echo(json.dumps({"model": spec.name, "inputs": shapes, "plan": plan.to_dict()}, indent=2))
+        return
+    click.echo(unet_plan_table(spec, plan))
+    click.echo(f"\nwould write to {job.output}: {', '.join(job.file_names())}, report.json, report.md")

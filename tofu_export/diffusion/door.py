@@ -1,0 +1,65 @@
+"""The only door to diffusers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tofu_export.errors import BackendMissingError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["load_diffusers", "quiet_diffusers", "transformer_block_class"]
+
+
+def load_diffusers() -> Any:
+    """The package diffusers.
+
+    Raises:
+        BackendMissingError: it is not installed, or cannot be imported.
+    """
+    try:
+        import diffusers
+        from diffusers import UNet2DConditionModel  # noqa: F401  # diffusers imports lazily: fail here, not later
+    except ModuleNotFoundError as error:
+        if error.name != "diffusers":
+            raise BackendMissingError(
+                f"diffusers lacks the package {error.name}: pip install 'tofu-export[diffusion]'"
+            ) from error
+        raise BackendMissingError(
+            "Stable Diffusion's UNet needs diffusers, which is not installed: pip install 'tofu-export[diffusion]'"
+        ) from error
+    except (ImportError, RuntimeError) as error:
+        raise BackendMissingError(
+            f"diffusers is installed but cannot be imported ({str(error).splitlines()[0]}): "
+            "pip install --upgrade 'tofu-export[diffusion]'"
+        ) from error
+    return diffusers
+
+
+def transformer_block_class() -> type[nn.Module]:
+    """The class of diffusers' transformer blocks.
+
+    Raises:
+        BackendMissingError: diffusers is not installed, or cannot be imported.
+    """
+    load_diffusers()
+    from diffusers.models.attention import BasicTransformerBlock
+
+    found: type[nn.Module] = BasicTransformerBlock
+    return found
+
+
+@contextmanager
+def quiet_diffusers() -> Iterator[None]:
+    """Keep advice of diffusers off the user's terminal."""
+    logger = logging.getLogger("diffusers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

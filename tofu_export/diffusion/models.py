@@ -1,0 +1,186 @@
+"""Find a UNet by name or folder, and load its weights, or make random ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tofu_export.diffusion.configs import CONFIGS, TEXT_TOKENS
+from tofu_export.diffusion.door import load_diffusers, quiet_diffusers
+from tofu_export.diffusion.inputs import UnetInputs
+from tofu_export.diffusion.options import LatentSize
+from tofu_export.errors import OptionError, UnknownModelError, UnsupportedModelError, WeightsError
+from tofu_export.files import sha256_of
+
+__all__ = ["UnetSource", "create_unet", "describe_source", "find_unet", "inputs_of"]
+
+RANDOM = "random"
+_CONFIG = "config.json"
+_SUBFOLDER = "unet"
+_WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+_CLASS = "UNet2DConditionModel"
+
+
+@dataclass(frozen=True)
+class UnetSource:
+    """Where a UNet comes from.
+
+    Attributes:
+        name: as it was asked for.
+        config: keyword arguments of its class.
+        weights: file of its weights; None for random ones.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    weights: Path | None
+
+    @property
+    def latent(self) -> LatentSize:
+        """The latent size that it was trained for."""
+        size = self.config.get("sample_size") or 64
+        return LatentSize(*size) if isinstance(size, (tuple, list)) else LatentSize(size, size)
+
+
+def find_unet(name: str, weights: str | None = None) -> UnetSource:
+    """Find a UNet.
+
+    Args:
+        name: one of `CONFIGS`, or a folder: of a UNet (config.json and its weights), or of a pipeline that has one in
+            `unet/`; or a config.json.
+        weights: `random`, a file, or None for those that lie beside the config.
+
+    Raises:
+        UnknownModelError: there is no such name or folder.
+        UnsupportedModelError: the config is not that of a UNet2DConditionModel.
+        WeightsError: weights are asked for that are not there.
+    """
+    path = Path(name)
+    if name in CONFIGS:
+        config: Mapping[str, Any] = CONFIGS[name]
+        folder = None
+    elif path.exists():
+        file = _config_file(path)
+        config, folder = _read_config(file), file.parent
+    else:
+        raise UnknownModelError(
+            f"{name} is neither a folder nor one of {', '.join(CONFIGS)}. Models of the Hugging Face hub are not "
+            "downloaded: get the folder with `hf download`, and give its path"
+        )
+    return UnetSource(name, config, _weights_file(name, folder, weights))
+
+
+def _config_file(path: Path) -> Path:
+    candidates = [path] if path.is_file() else [path / _CONFIG, path / _SUBFOLDER / _CONFIG]
+    if (path / "model_index.json").is_file():
+        candidates.reverse()  # a pipeline: its UNet is in a folder of its own
+    for candidate in candidates:
+        if candidate.is_file() and candidate.suffix == ".json":
+            return candidate
+    raise UnknownModelError(f"{path} holds no {_CONFIG} and no {_SUBFOLDER}/{_CONFIG}: expected a diffusers folder")
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnsupportedModelError(f"{file} cannot be read as JSON: {error}") from error
+    named = config.get("_class_name", _CLASS) if isinstance(config, dict) else None
+    if named != _CLASS:
+        raise UnsupportedModelError(
+            f"{file} describes {'no model' if named is None else f'a {named}'}, expected a {_CLASS}: "
+            "DiT, SD3 and Flux are not supported"
+        )
+    return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+def _weights_file(name: str, folder: Path | None, weights: str | None) -> Path | None:
+    if weights == RANDOM:
+        return None
+    if weights is not None:
+        if not Path(weights).is_file():
+            raise WeightsError(f"weights {weights} is not a file, expected {RANDOM} or a .safetensors or .bin file")
+        return Path(weights)
+    if folder is None:
+        raise WeightsError(f"{name} is only a shape: give --weights {RANDOM}, or --weights FILE.safetensors")
+    for candidate in _WEIGHT_FILES:
+        if (folder / candidate).is_file():
+            return folder / candidate
+    raise WeightsError(f"{folder} holds none of {', '.join(_WEIGHT_FILES)}: give --weights FILE, or --weights {RANDOM}")
+
+
+def create_unet(source: UnetSource, *, seed: int = 0, meta: bool = False) -> nn.Module:
+    """The UNet in eval mode, float32; on the meta device without values if `meta`.
+
+    Raises:
+        BackendMissingError: diffusers is not installed.
+        UnsupportedModelError: diffusers refuses the config.
+        WeightsError: the weights cannot be read or do not fit.
+    """
+    diffusers = load_diffusers()
+    values_later = meta or source.weights is not None
+    with quiet_diffusers(), torch.random.fork_rng(devices=[]), torch.device("meta" if values_later else "cpu"):
+        torch.manual_seed(seed)
+        try:
+            unet: nn.Module = diffusers.UNet2DConditionModel.from_config(dict(source.config))
+        except (TypeError, ValueError) as error:
+            raise UnsupportedModelError(f"diffusers cannot make a UNet of {source.name}: {error}") from error
+    if source.weights is not None and not meta:
+        _load(unet, source.weights)
+    return unet.eval().requires_grad_(False)
+
+
+def _load(unet: nn.Module, file: Path) -> None:
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        unet.load_state_dict({key: value.float() for key, value in state.items()}, strict=True, assign=True)
+    except Exception as error:  # unpickling, safetensors' own class, missing keys: all say what is wrong with the file
+        first = (str(error).splitlines() or ["no message"])[0]
+        raise WeightsError(f"{file} does not hold the weights of this UNet: {first}") from error
+
+
+def inputs_of(source: UnetSource, latent: LatentSize | None = None, text_tokens: int = TEXT_TOKENS) -> UnetInputs:
+    """What a UNet takes.
+
+    Raises:
+        UnsupportedModelError: it takes more than latents, a noise level, a text, and what SDXL adds.
+        OptionError: `text_tokens` is not a number >= 1.
+    """
+    if text_tokens < 1:
+        raise OptionError(f"text_tokens is {text_tokens}, expected a whole number >= 1")
+    config = source.config
+    unknown = [
+        key
+        for key in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
+        if config.get(key) is not None
+    ]
+    added = config.get("addition_embed_type")
+    if added not in (None, "text_time"):
+        unknown.append(f"addition_embed_type {added!r}")
+    text_channels = config.get("cross_attention_dim", 1280)
+    if not isinstance(text_channels, int):
+        unknown.append("several cross_attention_dim")
+    if unknown:
+        raise UnsupportedModelError(f"{source.name} takes inputs that are not supported: {', '.join(unknown)}")
+    pooled = 0
+    if added:
+        pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+    return UnetInputs(config.get("in_channels", 4), latent or source.latent, text_tokens, text_channels, pooled)
+
+
+def describe_source(source: UnetSource) -> dict[str, Any]:
+    """What a report says of the weights."""
+    if source.weights is None:
+        return {"kind": RANDOM}
+    return {"kind": "file", "file": source.weights.name, "sha256": sha256_of(source.weights)}
