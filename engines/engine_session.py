@@ -152,7 +152,7 @@ def _metadata(path: Path) -> dict[str, str]:
     try:
         document = json.loads(path.with_name(f"{path.name}.json").read_text(encoding="utf-8"))
         return {"tofu_export.gmacs": str(float(document["extra"]["plan"]["gmacs"]["reduced"]))}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

@@ -16,6 +16,7 @@ from tofu_export.engines.preflight import read_graph_file
 from tofu_export.errors import ExportError, OptionError, TofuError, VerificationError
 from tofu_export.graph_patterns.foreign import Change, rewrite
 from tofu_export.lint import Finding, Severity, lint_file, runtimes_of
+from tofu_export.lint.onnx_files import file_findings
 from tofu_export.onnx_file import write
 from tofu_export.options import Precision, Target
 from tofu_export.ort import open_session
@@ -26,6 +27,9 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 BATCHES = (1, 3)
 """Batch sizes that a file with a dynamic batch is compared at."""
+
+
+_NOT_TO_READ = ("external-data-outside", "external-data-missing", "external-data-cut")
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,9 @@ def lower_file(
         OptionError: it cannot be fed.
         VerificationError: the result computes something else.
     """
-    read_graph_file(source)
+    for finding in file_findings(read_graph_file(source), source):  # a pipe in the place of weights would never end
+        if finding.severity is Severity.ERROR and finding.rule in _NOT_TO_READ:
+            raise ExportError(f"{source}: {finding.message}; {finding.fix}")
     try:
         model = ir.load(source)
         ir.external_data.load_to_model(model)

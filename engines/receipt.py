@@ -114,7 +114,7 @@ def _value(text: str) -> Any:
     """What was stored in a file's metadata: JSON, or plain text."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -32,6 +33,7 @@ def main() -> int:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="tofu-reliability-") as scratch:
         seeds = make_seeds(Path(scratch, "seeds"))
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the program, run here to make seeds, has taken
         for name in CLASSES:
             if options.only in name:
                 rows.append(run_class(name, options.seed, seeds, options.jobs, options.trial, options.share))

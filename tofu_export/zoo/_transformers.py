@@ -261,7 +261,7 @@ def _read_config(path: Path) -> Mapping[str, Any] | None:
     """The vision part of a configuration of `transformers`; None where there is none."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(config, Mapping) or "model_type" not in config:
         return None
