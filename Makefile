@@ -11,9 +11,7 @@ SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_in
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3.14 python3 python; do \
 	if "$$python" -c '$(SUPPORTED)' >/dev/null 2>&1; then echo "$$python"; break; fi; done)
 
-.PHONY: help venv demo test coverage lint bench engines gpu gpu-table catalog clean
-.PHONY: help venv demo test coverage lint reliability minimum bench gpu gpu-table catalog clean
-.PHONY: help venv demo test coverage lint bench evidence engines gpu gpu-table catalog clean
+.PHONY: help venv demo test coverage lint reliability minimum bench evidence engines gpu gpu-table catalog clean
 .DELETE_ON_ERROR:
 
 help:
@@ -94,6 +92,6 @@ $(ENGINES): $(INSTALLED)
 		echo; echo 'TensorRT-RTX could not be installed here (see above): going on without engines.'; echo; fi
 
 clean:
-	rm -rf $(VENV) .venv-minimum demo_out gpu_out reliability_out gpu.log gpu.json build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	rm -rf $(VENV) demo_out evidence_out gpu_out gpu.log gpu.json build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-minimum demo_out evidence_out gpu_out reliability_out gpu.log gpu.json build dist *.egg-info
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
