@@ -102,7 +102,11 @@ def _reshape_sizes(node: ir.Node) -> np.ndarray | None:
     target, shape = node.inputs[1], node.outputs[0].shape
     if target is not None and target.const_value is not None:
         return target.const_value.numpy().copy()
-    if shape is None or node.attributes.get_int("allowzero", 0) or not all(isinstance(size, int) for size in shape[1:]):
+    if (
+        shape is None
+        or node.attributes.get_int("allowzero", 0) != 0
+        or not all(isinstance(size, int) for size in shape[1:])
+    ):
         return None
     return np.array([0, *shape[1:]])  # 0: as the input
 
