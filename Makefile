@@ -11,7 +11,7 @@ SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_in
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3.14 python3 python; do \
 	if "$$python" -c '$(SUPPORTED)' >/dev/null 2>&1; then echo "$$python"; break; fi; done)
 
-.PHONY: help venv demo test coverage lint reliability minimum bench evidence engines gpu gpu-table catalog clean
+.PHONY: help venv demo test coverage lint reliability bench evidence engines gpu gpu-table catalog clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,7 +19,7 @@ help:
 	@echo 'make test   run the tests            make lint    style, types, import directions'
 	@echo 'make coverage  every vision transformer of timm by name (half an hour)'
 	@echo 'make gpu    the tests that need a GPU (docs/gpu.md)'
-	@echo 'make reliability  what bad input and a sudden end do (20 minutes)   make minimum  tests with the oldest versions'
+	@echo 'make reliability  what bad input and a sudden end do (20 minutes)'
 	@echo 'make evidence  measure again what docs say of the demo model'
 	@echo 'make bench  measure what README says  make clean   remove all that these made'
 	@echo 'make engines  plans of several families in every precision, without a GPU (ten minutes)'
@@ -46,10 +46,6 @@ lint: venv
 # Damaged input, signals, full disks and the like, by the thousand: docs/reliability.md. RELIABILITY_ARGS="--only images".
 reliability: venv
 	$(BIN)/python -m tests.reliability -o reliability_out $(RELIABILITY_ARGS)
-
-# The tests with the oldest versions that pyproject.toml allows, in an environment of its own (7 GB): docs/install.md.
-minimum:
-	.ci/minimum $(PYTEST_ARGS)
 
 bench: venv
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
@@ -92,6 +88,6 @@ $(ENGINES): $(INSTALLED)
 		echo; echo 'TensorRT-RTX could not be installed here (see above): going on without engines.'; echo; fi
 
 clean:
-	rm -rf $(VENV) .venv-minimum demo_out evidence_out gpu_out reliability_out gpu.log gpu.json build dist *.egg-info
+	rm -rf $(VENV) demo_out evidence_out gpu_out reliability_out gpu.log gpu.json build dist *.egg-info
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
