@@ -39,6 +39,13 @@ __all__ = ["cli", "main"]
 
 _INTERRUPTED = 130
 _TERMINATED = 143
+_ENDED = {
+    _INTERRUPTED: "interrupted; a file under its final name is complete",
+    _TERMINATED: "terminated; a file under its final name is complete",
+}
+_NO_MEMORY = "out of memory: try a smaller --batch, or one --precision at a time"
+_MEMORY_WORDS = ("failed to map segment", "Cannot allocate memory", "can't allocate memory", "std::bad_alloc")
+"""How the loader of libraries, the system, torch and C++ say it, in exceptions of other kinds than MemoryError."""
 
 
 class _Terminated(BaseException):  # no error, and nothing that handles errors may catch it
@@ -103,7 +110,9 @@ cli.add_command(unet_command)
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    _asked.clear()
     signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         cli.main(prog_name="tofu-export", standalone_mode=False)
     except TofuError as error:
@@ -114,32 +123,50 @@ def main() -> NoReturn:
     except click.ClickException as error:
         _fail(error.format_message(), ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; a file under its final name is complete", _INTERRUPTED)
+        _fail(_ENDED[_INTERRUPTED], _INTERRUPTED)
     except _Terminated:
-        _fail("terminated; a file under its final name is complete", _TERMINATED)
+        _fail(_ENDED[_TERMINATED], _TERMINATED)
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(ExitCode.UNEXPECTED) from None
     except MemoryError:
-        _fail("out of memory: try a smaller --batch, or one --precision at a time", ExitCode.UNEXPECTED)
+        _fail(_NO_MEMORY, ExitCode.UNEXPECTED)
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", ExitCode.EXPORT)
     except Exception as error:  # the last resort: a defect of ours
         if logging.getLogger("tofu_export").isEnabledFor(logging.INFO):
             traceback.print_exc()
         first_line = (str(error).splitlines() or ["no message"])[0]
+        if any(words in str(error) for words in _MEMORY_WORDS):
+            _fail(f"{_NO_MEMORY} ({first_line})", ExitCode.UNEXPECTED)
         _fail(
             f"unexpected {type(error).__name__}: {first_line}. This is a defect: run again with -v and report it",
             ExitCode.UNEXPECTED,
         )
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)  # nothing is left to clear away: libraries only say goodbye
     raise SystemExit(ExitCode.GOOD)
 
 
+_asked: list[int] = []
+"""Exit codes of the signals that came: an import that is interrupted may raise an error of another kind."""
+
+
 def _fail(message: str, code: int) -> NoReturn:
+    if _asked:
+        code = _asked[0]
+        message = _ENDED[code]
     click.echo(f"tofu-export: error: {message}", err=True)
     raise SystemExit(int(code))
 
 
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    _asked.append(_INTERRUPTED)
+    raise KeyboardInterrupt
+
+
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     """Leave as on any error, so that half-written files and child processes go."""
+    _asked.append(_TERMINATED)
     raise _Terminated

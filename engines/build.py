@@ -21,7 +21,7 @@ from tofu_export.engines.receipt import EngineReceipt
 from tofu_export.engines.structure import NodeCost, make_structure
 from tofu_export.engines.turing import write_beside_links
 from tofu_export.errors import EngineBuildError, OptionError, OutputError
-from tofu_export.files import flush_to_disk, sha256_of
+from tofu_export.files import flush_to_disk, is_text, sha256_of
 from tofu_export.options import BatchRange, Precision
 
 __all__ = ["LEAST_SHARE", "EngineRequest", "build_engine", "check_request", "engine_names", "resolve_capabilities"]
@@ -94,6 +94,10 @@ def check_request(request: EngineRequest) -> tuple[tuple[str, ...], Preflight, d
         EngineBuildError: the file cannot be built.
     """
     capabilities = resolve_capabilities(request)
+    if not is_text(request.onnx_path):
+        raise EngineBuildError(
+            f"{request.flavour.name} cannot open {str(request.onnx_path)!r}, a path that is not UTF-8: rename it"
+        )
     checked = preflight(request.onnx_path.absolute(), request.flavour, capabilities)
     return capabilities, checked, make_profiles(checked.inputs, request.batch, request.shapes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -357,3 +358,13 @@ class TestOpenCopy:
         (tmp_path / "layer.data").unlink()
         with pytest.raises(ExportError, match="a copy of "):
             self.inner_of(path, np.eye(3, 64, dtype=np.float32))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such name")
+def test_a_path_that_is_not_utf_8_is_refused_in_words(tmp_path: Path) -> None:
+    """onnxruntime's binding answers it with a TypeError about constructors."""
+    folder = tmp_path / os.fsdecode(b"\xff\xfe")
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"")
+    with pytest.raises(ExportError, match="not UTF-8"):
+        ort.open_session(folder / "model.onnx")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tofu_export.errors import OutputError
 
-__all__ = ["Staging", "sha256_of", "staging", "write_text"]
+__all__ = ["Staging", "is_text", "sha256_of", "staging", "write_text"]
 
 _PREFIX = ".tofu-export-"
 _DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
@@ -126,6 +126,15 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)  # and with it the lock
+
+
+def is_text(path: Path) -> bool:
+    """True for a path that is UTF-8, which native libraries expect; a file system takes any bytes."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def flush_to_disk(path: Path) -> None:

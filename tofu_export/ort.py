@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tofu_export.errors import BackendMissingError, ExportError, OptionError, TofuError
+from tofu_export.files import is_text
 
 if TYPE_CHECKING:
     import onnx
@@ -173,6 +174,8 @@ def open_session(
             f"{', '.join(ort.get_available_providers())}. {_provider_hint(provider)}"
         )
     label = f"the model ({len(model)} bytes)" if isinstance(model, bytes) else str(model)
+    if isinstance(model, Path) and not is_text(model):
+        raise ExportError(f"onnxruntime cannot open {label!r}, a path that is not UTF-8: rename the file or folder")
     if isinstance(model, Path) and not model.is_file():
         raise ExportError(f"{label} is not a file: give the path of an ONNX file")
     options = _options(ort, provider, threads, share_cores)
@@ -314,7 +317,7 @@ def _reason(error: Exception) -> str:
 
 def _load_hint(reason: str) -> str:
     lowered = reason.lower()
-    if "external data" in lowered:
+    if "external data" in lowered or "filesystem error" in lowered:  # as 1.21 to 1.23 say it
         return "Weights over 2 GB lie in a second file: keep it beside the .onnx file under the name it had"
     if "protobuf" in lowered:
         return "It is not an ONNX file, or it is cut short: copy or export it again"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +152,35 @@ def test_a_defect_of_ours_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsy
     err = capsys.readouterr().err
     assert "unexpected KeyError" in err
     assert err.count("\n") == 1
+
+
+def test_a_library_that_finds_no_memory_is_no_defect_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def explode(*_: object, **__: object) -> None:
+        raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
+
+    monkeypatch.setattr("tofu_export.specs.plan_model", explode)
+    assert run("plan", "vit_base") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("tofu-export: error: out of memory: ")
+    assert "defect" not in err
+
+
+def test_an_interrupt_that_a_library_turns_into_another_error_is_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As an import of a native module does."""
+
+    def explode(*_: object, **__: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("numpy failed to import") from None
+
+    monkeypatch.setattr("tofu_export.specs.plan_model", explode)
+    assert run("plan", "vit_base") == 130
+    assert capsys.readouterr().err.startswith("tofu-export: error: interrupted")
 
 
 def test_as_a_process(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def not_whole(folder: Path, golden: Mapping[str, bytes]) -> Iterator[str]:
         path = folder / name
         if name == "report.json":
             yield from _differs_from_report(folder)
-        elif name.endswith((".engine.json", "report.md")):
+        elif name.endswith((".engine.json", "report.md", "report.html")):
             text = path.read_text(encoding="utf-8")
             if not text.endswith("\n") or (name.endswith(".json") and not _is_json(text)):
                 yield f"{name} is cut"

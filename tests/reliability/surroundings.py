@@ -24,6 +24,7 @@ from tests.reliability.program import (
 )
 from tests.reliability.seeds import Seeds
 from tofu_export.engines.flavours import RTX, available
+from tofu_export.files import is_text
 
 __all__ = ["TRIALS"]
 
@@ -50,8 +51,7 @@ def _writers(seeds: Seeds, out: str) -> Iterator[_Case]:
     yield _Case("lower", ("lower", scatter, "-o", f"{out}/x.onnx"))
     yield _Case("triton", ("triton", ours, "-o", f"{out}/repository"))
     yield _Case("bench --csv", ("bench", block, *quick, "--csv", f"{out}/x.csv"))
-    yield _Case("verify --bundle", ("verify", scatter, "--reference", block, "--bundle", f"{out}/bundle"))
-    yield _Case("verify --bundle, wrong", ("verify", ours, "--atol", "0", "--bundle", f"{out}/bundle"))
+    yield _Case("verify --bundle", ("verify", ours, "--atol", "0", "--bundle", f"{out}/bundle"))
     if RTX in available():
         yield _Case("build", ("build", block, "-o", f"{out}/x.engine", "--compute-capability", "SM89"))
 
@@ -160,7 +160,7 @@ def _read_only(row: Row, seed: int, seeds: Seeds, folder: Path) -> None:
 # --- Names -------------------------------------------------------------------------------------------------------
 
 _NAMES = (
-    "with space", "ünï 模型 💥", "a'b\"c", "-dash", "new\nline", "[bold]x[/bold]", "%s {0} $HOME `id`", "..x", "a\\b",
+    "with space", "ünï 模型 💥", "a'b\"c", "-dash", "new\nline", "[bold]x", "%s {0} $HOME `id`", "..x", "a\\b",
     "\udcff\udcfe", "n" * 200, "\u202e\u0301", "~",
 )  # fmt: skip
 
@@ -181,11 +181,11 @@ def _names(row: Row, seed: int, seeds: Seeds, folder: Path) -> None:
         ):
             shutil.copyfile(seeds.path(file), place / file)
         (place / "images").mkdir()
-        shutil.copyfile(seeds.path("image.png"), place / "images" / f"{name[:100]}.png")
+        shutil.copyfile(seeds.path("image.png"), place / "images" / f"i{name[:100]}.png")
         at = str(place)
         calls: list[tuple[tuple[str, ...], int]] = [
             (("lint", f"{at}/ours.onnx", "--json"), 0),
-            (("verify", f"{at}/ours.onnx", "--weights", f"{at}/weights.pth", "--images", f"{at}/images", "--json"), 4),
+            (("verify", f"{at}/ours.onnx", "--weights", f"{at}/weights.pth", "--images", f"{at}/images", "--json"), 0),
             (("lower", f"{at}/scatter.onnx", "-o", f"{at}/out/x.onnx", "--json"), 0),
             (("triton", f"{at}/ours.onnx", "-o", f"{at}/repository"), 0),
             (
@@ -210,10 +210,14 @@ def _names(row: Row, seed: int, seeds: Seeds, folder: Path) -> None:
         for arguments, expected in calls:
             done = call([os.fsencode(part) for part in arguments], folder)
             text = done.stderr.decode("utf-8", "replace")
-            wrong = [f"exit code {done.returncode}: {text.strip()[-300:]}"] * (done.returncode != expected)
+            # onnxruntime and TensorRT open no path that is not UTF-8: that has to be said.
+            refused = not is_text(place) and done.returncode in (3, 6)
+            wrong = [*said_badly(text, done.returncode)] if refused else []
+            if done.returncode != expected and not refused:
+                wrong.append(f"exit code {done.returncode}: {text.strip()[-300:]}")
             if "Traceback" in text:
                 wrong.append("traceback")
-            if "--json" in arguments:
+            if "--json" in arguments and not refused:
                 try:
                     json.loads(done.stdout)
                 except ValueError:
@@ -247,7 +251,7 @@ def _at_once(row: Row, seed: int, seeds: Seeds, folder: Path) -> None:
         codes = [job.returncode for job in jobs]
         wrong = [f"exit codes {codes}: {' '.join(texts).strip()[-300:]}"] * any(codes)
         names = {path.name for path in out.iterdir()}
-        if names != {"model.onnx", "report.json", "report.md"}:
+        if names != {"model.onnx", "report.html", "report.json", "report.md"}:
             wrong.append(f"the folder has {', '.join(sorted(names))}")
         wrong += not_whole(out, {"model.onnx": contents(out).get("model.onnx", b"")})
         row.add(",".join(map(str, codes)), wrong, f"pair {number}")
@@ -349,7 +353,7 @@ TRIALS = (
     Trials("a full disk for temporary files", _REFUSED, _full_temporary_disk),
     Trials("a read-only folder", "exit code 2 and a line that says so", _read_only),
     Trials("a limit on the size of files", _REFUSED, _file_limit),
-    Trials("strange names of folders", "it works", _names),
+    Trials("strange names of folders", "it works, or is refused where it is not UTF-8", _names),
     Trials("two exports into one folder at once", "both end well, the files of one of them are there", _at_once),
     Trials("little memory", "a typed error, or 'out of memory'; nothing left behind", _little_memory),
     Trials("no network", "it works, and no socket of the internet is used", _no_network),
