@@ -17,6 +17,7 @@ from tofu_export.diffusion.door import load_diffusers, transformer_block_class
 from tofu_export.diffusion.matching import GridMatching, match_grid, merge_grid, unmerge_grid
 from tofu_export.diffusion.plan import BlockPlan, UnetPlan
 from tofu_export.errors import UnsupportedModelError
+from tofu_export.patch.mixins import add_mixin, drop_mixin
 
 __all__ = ["applied_unet_plan", "apply_to_unet", "check_unet", "remove_from_unet", "transformer_blocks"]
 
@@ -27,8 +28,6 @@ _PLAN = "_tofu_unet_plan"
 
 _MATCHING: ContextVar[GridMatching | None] = ContextVar("tofu_export_grid_matching", default=None)
 """Decisions of the block that runs, between its start and its end."""
-
-_SUBCLASSES: dict[tuple[type, type], type[nn.Module]] = {}
 
 
 class _MatchingBlock:
@@ -100,7 +99,7 @@ def remove_from_unet(unet: nn.Module) -> nn.Module:
     """Bring `unet` back to its untouched form, and return it. Does nothing to one that is not patched."""
     for module in unet.modules():
         if isinstance(module, (_MatchingBlock, _ReducedPart)):
-            module.__class__ = type(module).__bases__[1]
+            drop_mixin(module, (_MatchingBlock, _ReducedPart))
             del module.__dict__[_BLOCK]
     unet.__dict__.pop(_PLAN, None)
     return unet
@@ -153,9 +152,5 @@ def _install(unet: nn.Module, plan: UnetPlan) -> None:
 
 
 def _swap(module: nn.Module, mixin: type, plan: BlockPlan) -> None:
-    upstream = type(module)
-    if (mixin, upstream) not in _SUBCLASSES:
-        name = f"Fused{upstream.__name__}"
-        _SUBCLASSES[mixin, upstream] = type(name, (mixin, upstream), {"__module__": upstream.__module__})
     module.__dict__[_BLOCK] = plan
-    module.__class__ = _SUBCLASSES[mixin, upstream]
+    add_mixin(module, mixin)

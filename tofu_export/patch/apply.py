@@ -17,23 +17,13 @@ from tofu_export.errors import OptionError, UnsupportedModelError
 from tofu_export.options import KeySource
 from tofu_export.patch.blocks import adapter_for
 from tofu_export.patch.fused import SETTING, BlockSetting, FusedBlock, FusedModel
+from tofu_export.patch.mixins import add_mixin, drop_mixin
 from tofu_export.patch.places import all_positions
 from tofu_export.patch.state import TokenState
 from tofu_export.patch.support import block_prefix, check_supported
 from tofu_export.plan import Plan
 
 __all__ = ["applied_plan", "apply", "remove"]
-
-_SUBCLASSES: dict[tuple[type, type], type[nn.Module]] = {}
-
-
-def _with_mixin(mixin: type, module: nn.Module) -> type[nn.Module]:
-    """The subclass of a module's class with `mixin` in front, made once."""
-    upstream = type(module)
-    if (mixin, upstream) not in _SUBCLASSES:
-        name = f"Fused{upstream.__name__}"
-        _SUBCLASSES[mixin, upstream] = type(name, (mixin, upstream), {"__module__": upstream.__module__})
-    return _SUBCLASSES[mixin, upstream]
 
 
 def apply(model: nn.Module, plan: Plan, *, name: str = "the model") -> nn.Module:
@@ -80,8 +70,8 @@ def _install(model: nn.Module, plan: Plan) -> None:
         setattr(block, SETTING, BlockSetting(adapter, layer, plan, fused_attn))
         if plan.removes:  # else nothing is read off the attention: it stays as its owner chose, to the last bit
             _set_fused_attn(block, dict.fromkeys(fused_attn, True))
-        block.__class__ = _with_mixin(FusedBlock, block)
-    model.__class__ = _with_mixin(FusedModel, model)
+        add_mixin(block, FusedBlock)
+    add_mixin(model, FusedModel)
 
 
 def remove(model: nn.Module) -> nn.Module:
@@ -90,8 +80,8 @@ def remove(model: nn.Module) -> nn.Module:
         setting = block.__dict__.pop(SETTING, None)
         if setting is not None:
             _set_fused_attn(block, setting.fused_attn)
-        _drop_mixin(block, FusedBlock)
-    _drop_mixin(model, FusedModel)
+        drop_mixin(block, FusedBlock)
+    drop_mixin(model, FusedModel)
     return model
 
 
@@ -116,11 +106,6 @@ def _fused_attn(block: nn.Module) -> dict[str, bool]:
 def _set_fused_attn(block: Any, fused: Mapping[str, bool]) -> None:
     for path, value in fused.items():
         block.get_submodule(path).fused_attn = value
-
-
-def _drop_mixin(module: nn.Module, mixin: type) -> None:
-    if isinstance(module, mixin):
-        module.__class__ = type(module).__mro__[2]
 
 
 @torch.no_grad()
