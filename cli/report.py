@@ -28,7 +28,7 @@ def report_command(folder: Path, added: tuple[Path, ...], output: Path | None, q
     tofu-export report out
     tofu-export report out --add sweep/sweep.json --add linearity.json
     """
-    from tofu_export.files import staging
+    from tofu_export.files import write_text
     from tofu_export.html import read_evidence, read_report, render
     from tofu_export.html.evidence import BESIDE
 
@@ -40,9 +40,7 @@ def report_command(folder: Path, added: tuple[Path, ...], output: Path | None, q
     beside = [path for name in BESIDE if (path := source.parent / name).is_file()]
     evidence = read_evidence([*beside, *added])
     page = render(report, evidence)
-    with staging(destination.parent) as stage:
-        stage.path(destination.name).write_text(page, encoding="utf-8")
-        stage.publish(destination.name)
+    write_text(destination, page)
     if not quiet:
         shown = ", ".join(f"{name} ({kind})" for kind, name in evidence.names)
         click.echo(f"written to {destination}{f', with {shown}' if shown else ''}", err=True)

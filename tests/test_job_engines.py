@@ -47,8 +47,8 @@ def report(tmp_path: Path) -> Report:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_engines.environment, "collect", lambda: {**collect(), "gpu": "ACME 1"})
+def gpu(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    report.environment["gpu"] = "ACME 1"
     monkeypatch.setattr(job_engines, "check_engine", lambda path: EngineCheck(path, ()))
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +14,7 @@ from tofu_export.errors import OptionError
 from tofu_export.options import MINIMUM_OPSET, BatchRange, IoType, OutputKind, Precision, Reduction, Target
 from tofu_export.zoo.weights import WeightsSource
 
-__all__ = ["NOT_PUBLISHED", "Job", "Listener"]
+__all__ = ["NOT_PUBLISHED", "Clock", "Job", "Listener"]
 
 NOT_PUBLISHED = "The file was not published; --no-verify keeps it for a closer look"
 """What a job says about a file that is wrong."""
@@ -114,3 +117,32 @@ class Listener(Protocol):
     def done(self, text: str) -> None:
         """The current step has ended well."""
         ...
+
+
+class Clock:
+    """Tells a listener what begins, and notes how long it took.
+
+    Args:
+        listener: is told the steps.
+        seconds: takes the wall time of each, by name.
+    """
+
+    def __init__(self, listener: Listener, seconds: dict[str, float]) -> None:
+        self._listener = listener
+        self._seconds = seconds
+
+    @contextmanager
+    def step(self, name: str, text: str) -> Iterator[None]:
+        """Announce `text`, and time the block as `name`."""
+        self._listener.step(text)
+        with self.timed(name):
+            yield
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Time the block as `name`, also if it fails."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] = round(time.perf_counter() - start, 2)

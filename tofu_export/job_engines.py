@@ -6,9 +6,8 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from tofu_export import environment
 from tofu_export.engine_verification import verify_engine
-from tofu_export.engines.build import EngineRequest, engine_names
+from tofu_export.engines.build import EngineRequest, engine_names, resolve_capabilities
 from tofu_export.engines.check import Answer, check_engine
 from tofu_export.engines.flavours import RTX, TENSORRT, TURING, Flavour, available, pick
 from tofu_export.errors import BackendMissingError, VerificationError
@@ -17,7 +16,15 @@ from tofu_export.options import BatchRange, Precision, Target
 from tofu_export.report import Report
 from tofu_export.verify import VerifyRequest
 
-__all__ = ["EngineJob", "engine_names_of", "engine_requests", "flavour_of", "verify_engines", "why_no_engine"]
+__all__ = [
+    "EngineJob",
+    "check_requests",
+    "engine_names_of",
+    "engine_requests",
+    "flavour_of",
+    "verify_engines",
+    "why_no_engine",
+]
 
 
 class EngineJob(Protocol):
@@ -46,6 +53,16 @@ class EngineJob(Protocol):
     @property
     def compute_capabilities(self) -> tuple[str, ...]:
         """What engines run on."""
+        ...
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """One ONNX file for each."""
+        ...
+
+    @property
+    def output(self) -> Path:
+        """Folder for the files."""
         ...
 
     def onnx_name(self, precision: Precision) -> str:
@@ -89,6 +106,17 @@ def engine_requests(job: EngineJob, flavour: Flavour, precision: Precision, fold
     ]
 
 
+def check_requests(job: EngineJob, flavour: Flavour) -> None:
+    """Say before the work what engines cannot be built for.
+
+    Raises:
+        TofuError: as `resolve_capabilities`.
+    """
+    for precision in job.precisions:
+        for request in engine_requests(job, flavour, precision, job.output):
+            resolve_capabilities(request)
+
+
 def why_no_engine(job: EngineJob) -> str:
     """Why a job builds no engines, for its report."""
     if job.engine is False:
@@ -116,7 +144,7 @@ def verify_engines(job: Job, folder: Path, report: Report, listener: Listener) -
     failures: list[VerificationError] = []
     for name in [entry["path"] for entry in report.artifacts if entry["kind"] == "engine"]:
         path = folder / name
-        reason = _why_not_verified(job, path)
+        reason = _why_not_verified(job, report, path)
         if reason is None:
             start = time.perf_counter()
             listener.step(f"verifying {name}")
@@ -135,11 +163,11 @@ def verify_engines(job: Job, folder: Path, report: Report, listener: Listener) -
     return failures
 
 
-def _why_not_verified(job: Job, engine: Path) -> str | None:
+def _why_not_verified(job: Job, report: Report, engine: Path) -> str | None:
     """Why an engine that was built cannot be verified here; None if it can."""
     if not job.verify:
         return "switched off by --no-verify"
-    if environment.collect()["gpu"] is None:
+    if report.environment.get("gpu") is None:
         return "no NVIDIA GPU with a driver to run it on"
     verdicts = check_engine(engine).verdicts
     return next((entry.reason for entry in verdicts if entry.answer in (Answer.NO, Answer.MISSING)), None)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CPU_PROVIDER",
+    "HALF_THROUGH_CASTS",
+    "NO_BFLOAT16",
     "OPTIMIZED_NAME",
     "OrtSession",
     "TensorSpec",
@@ -33,6 +35,10 @@ __all__ = [
     "providers_usable",
     "version",
 ]
+
+NO_BFLOAT16 = "onnxruntime's CPU provider has no bfloat16 kernels"
+HALF_THROUGH_CASTS = "onnxruntime's CPU provider computes half precision through casts"
+"""Why a file is left out of what runs on a CPU, for reports."""
 
 CPU_PROVIDER = "CPUExecutionProvider"
 

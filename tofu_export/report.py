@@ -9,7 +9,7 @@ from typing import Any
 
 from tofu_export.plan import ModelSpec, Plan
 
-__all__ = ["SCHEMA_VERSION", "Report", "plan_table"]
+__all__ = ["SCHEMA_VERSION", "Report", "markdown_table", "plan_table"]
 
 SCHEMA_VERSION = 1
 
@@ -71,7 +71,7 @@ class Report:
             f"{gmacs['full']:.2f} GMACs become {gmacs['reduced']:.2f} ({gmacs['full'] / gmacs['reduced']:.2f}x fewer).",
             f"{_outputs(self.output)}{'; all tokens are restored after the last layer' * self.plan['restore_grid']}.",
             "",
-            *_table(
+            *markdown_table(
                 ("layer", "method", "tokens in", "removed", "tokens out"),
                 [
                     (row["layer"], row["method"], row["tokens_in"], row["removed"], row["tokens_out"])
@@ -80,7 +80,7 @@ class Report:
             ),
             "## Files",
             "",
-            *_table(
+            *markdown_table(
                 ("file", "precision", "size", "sha256"),
                 [
                     (row["path"], row["precision"], f"{row['bytes'] / 1e6:.1f} MB", row["sha256"][:12])
@@ -93,7 +93,7 @@ class Report:
             lines += [
                 "## Verification",
                 "",
-                *_table(
+                *markdown_table(
                     ("file", "against", "result", "largest error", "cosine", "decisions", "near ties", "wrong"),
                     [_verification_row(row) for row in self.verification],
                 ),
@@ -102,18 +102,23 @@ class Report:
             lines += [
                 "## Accuracy",
                 "",
-                *_table(
+                *markdown_table(
                     ("model", "images", "top-1"),
                     [(row["artifact"], row["images"], f"{row['top1']:.1%}") for row in self.accuracy],
                 ),
             ]
+        return "\n".join([*lines, *self.closing(benchmark_text)])
+
+    def closing(self, benchmark_text: str) -> list[str]:
+        """The last lines of report.md: timings, what was left out, how to do it again."""
+        lines = []
         if benchmark_text:
             lines += ["## Benchmark", "", "```", benchmark_text.rstrip(), "```", ""]
         if self.skipped:
             lines += ["## Left out", "", *(f"- {row['step']}: {row['reason']}" for row in self.skipped), ""]
         versions = ", ".join(f"{name} {version}" for name, version in self.environment["versions"].items() if version)
         lines += ["## Reproduce", "", "```", self.command, "```", "", f"{self.environment['cpu']}; {versions}", ""]
-        return "\n".join(lines)
+        return lines
 
 
 def plan_table(spec: ModelSpec, plan: Plan) -> str:
@@ -179,6 +184,7 @@ def _verification_row(row: dict[str, Any]) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Lines of a table in Markdown, an empty one after it."""
     body = [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
     return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *body, ""]

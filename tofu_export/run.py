@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,22 +19,29 @@ from tofu_export.engines.backends import open_contender
 from tofu_export.engines.benchmark import Contender, run_benchmark
 from tofu_export.engines.build import EngineRequest, build_engine, resolve_capabilities
 from tofu_export.engines.flavours import TURING, Flavour
-from tofu_export.engines.receipt import write_sidecar
-from tofu_export.engines.structure import shares
 from tofu_export.engines.trtexec_text import render
 from tofu_export.errors import EngineBuildError, OptionError, PrecisionMismatchError, VerificationError
 from tofu_export.evaluate.images import demo_source
 from tofu_export.evaluate.subjects import file_subject
 from tofu_export.export import INPUT_NAME, TORCH_TYPES, InputShape, release, save, trace
-from tofu_export.files import Staging, sha256_of, staging
+from tofu_export.files import Staging, staging
 from tofu_export.graph_patterns.lowering import MACS, census, lower
 from tofu_export.graph_patterns.recipe import Recipe
 from tofu_export.inputs import InputSet
-from tofu_export.job import NOT_PUBLISHED, Job, Listener
-from tofu_export.job_engines import engine_names_of, engine_requests, flavour_of, verify_engines, why_no_engine
+from tofu_export.job import NOT_PUBLISHED, Clock, Job, Listener
+from tofu_export.job_engines import (
+    check_requests,
+    engine_names_of,
+    engine_requests,
+    flavour_of,
+    verify_engines,
+    why_no_engine,
+)
+from tofu_export.job_files import describe_file, record_engine, with_data
 from tofu_export.job_page import TOKENS, draw_tokens, why_no_token_maps, write_page
 from tofu_export.memory import give_back
 from tofu_export.options import IoType, OutputKind, Precision
+from tofu_export.ort import HALF_THROUGH_CASTS, NO_BFLOAT16
 from tofu_export.plan import ModelSpec, Plan, make_plan
 from tofu_export.quantize import CALIBRATION_IMAGES, Calibration, quantize
 from tofu_export.report import Report
@@ -57,7 +62,6 @@ _NOT_REAL = (
     "no --images DIR was given, so its ranges are those of generated ones: calibrate on images like those that it will "
     "see, or measure its accuracy on them"
 )
-_HALF_ON_CPU = "onnxruntime's CPU provider computes half precision through casts"
 
 
 def run_job(job: Job, listener: Listener) -> Report:
@@ -70,9 +74,7 @@ def run_job(job: Job, listener: Listener) -> Report:
         check_folder(job.bundle)
     flavour = flavour_of(job)
     if flavour is not None:
-        for precision in job.precisions:  # what engines cannot be built for is said before the work
-            for request in engine_requests(job, flavour, precision, job.output):
-                resolve_capabilities(request)
+        check_requests(job, flavour)
     with staging(job.output) as stage:
         return _Run(job, stage, listener).run(flavour)
 
@@ -85,20 +87,21 @@ class _Run:
         self._stage = stage
         self._listener = listener
         self._seconds: dict[str, float] = {}
+        self._clock = Clock(listener, self._seconds)
         self._files: dict[Precision, str] = {}
         self._output = OutputKind.LOGITS
         self._recipe: Recipe | None = None
         self._bundle = job.bundle
 
     def run(self, flavour: Flavour | None) -> Report:
-        with self._timed("total"):
+        with self._clock.timed("total"):
             report, benchmark_text = self._steps(flavour)
         self._publish(report, benchmark_text)
         return report
 
     def _steps(self, flavour: Flavour | None) -> tuple[Report, str]:
         job = self._job
-        with self._step("load", f"loading {job.model}"):
+        with self._clock.step("load", f"loading {job.model}"):
             spec = spec_of(job.model, job.image_size, job.num_classes)  # before the weights: it may not be supported
             plan = make_plan(spec, job.reduction)
             OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
@@ -135,7 +138,7 @@ class _Run:
         failures: list[VerificationError] = []
         for precision in job.precisions:
             name = job.onnx_name(precision)
-            with self._step(f"export {precision.value}", f"exporting {name}"):
+            with self._clock.step(f"export {precision.value}", f"exporting {name}"):
                 graph = self._traced(model, spec, precision)
                 tuning = self._tune(graph, name, precision, inputs, report)
                 graph = lower(graph, job.target, precision.traced, None if tuning is None else tuning.recipe)
@@ -151,7 +154,7 @@ class _Run:
                 if calibration is not None:
                     ops = dict(calibration.ops)
             self._files[precision] = name
-            entry = self._artifact("onnx", precision, job.target.value, name)
+            entry = describe_file(self._stage, "onnx", precision, job.target.value, name)
             more = {} if tuning is None else {"autotune": tuning.to_dict()}
             how = "" if tuning is None else f", autotuned to {tuning}"
             if calibration is not None:
@@ -213,14 +216,14 @@ class _Run:
             report.skip(f"verification of {name}", "switched off by --no-verify")
             return []
         if precision is Precision.BF16:
-            report.skip(f"verification of {name}", "onnxruntime's CPU provider has no bfloat16 kernels")
+            report.skip(f"verification of {name}", NO_BFLOAT16)
             return []
         path = self._stage.path(name)
         compare = partial(
             verify, path, model, inputs.pixels, precision=precision, batch=self._job.batch,
             source=inputs.source, output=self._output, on_batch=lambda size: self._listener.tick(f"batch {size}"),
         )  # fmt: skip
-        with self._step(f"verify {precision.value}", f"verifying {name} against eager PyTorch"):
+        with self._clock.step(f"verify {precision.value}", f"verifying {name} against eager PyTorch"):
             result = compare()
             if not result.passed and self._bundle is not None:
                 result = compare(layers=True)  # for the bundle: where it begins
@@ -240,7 +243,7 @@ class _Run:
         timed = any(precision.runs_on_cpus for precision in job.precisions)
         if not timed or not (job.bench or self._measures_accuracy(loaded.resolved)):
             return False
-        with self._step("export full", "exporting the full model, to measure against"):
+        with self._clock.step("export full", "exporting the full model, to measure against"):
             graph = self._traced(patch.remove(loaded.model), spec, Precision.FP32)
             graph = lower(graph, job.target, Precision.FP32, self._recipe)
             save(graph, self._stage.path(_FULL_FILE), {"gmacs": _gmacs(graph)})
@@ -254,7 +257,7 @@ class _Run:
     def _measure_accuracy(self, report: Report) -> None:
         """Top-1 of the full and the reduced files on the demo model's held-out images."""
         names = {FULL: _FULL_FILE, **{name: name for key, name in self._files.items() if key is not Precision.BF16}}
-        with self._step("accuracy", "measuring accuracy on the held-out images"):
+        with self._clock.step("accuracy", "measuring accuracy on the held-out images"):
             source = demo_source()
             for label, name in names.items():
                 self._listener.tick(label)
@@ -268,9 +271,9 @@ class _Run:
         reason = why_no_token_maps(inputs, removes=plan.removes)
         files = [name for precision, name in self._files.items() if precision is not Precision.BF16]
         if reason is None and not files:
-            reason = "onnxruntime's CPU provider has no bfloat16 kernels"
+            reason = NO_BFLOAT16
         if reason is None:
-            with self._step("token maps", "reading out what was pruned and merged"):
+            with self._clock.step("token maps", "reading out what was pruned and merged"):
                 reason = draw_tokens(self._stage.path(files[0]), inputs, self._stage.path(TOKENS))
         if reason is not None:
             report.skip("token maps", reason)
@@ -283,11 +286,11 @@ class _Run:
             return ""
         for precision, name in self._files.items():
             if not precision.runs_on_cpus:
-                report.skip(f"benchmark of {name}", f"{_HALF_ON_CPU}: its time would say nothing about a GPU")
+                report.skip(f"benchmark of {name}", f"{HALF_THROUGH_CASTS}: its time would say nothing about a GPU")
         timed = [name for precision, name in self._files.items() if precision.runs_on_cpus]
         if not timed:
             return ""
-        with self._step("benchmark", "timing full against reduced in onnxruntime"):
+        with self._clock.step("benchmark", "timing full against reduced in onnxruntime"):
             measurements = run_benchmark(
                 [Contender(FULL, self._stage.path(_FULL_FILE))]
                 + [Contender(name, self._stage.path(name)) for name in timed],
@@ -319,7 +322,7 @@ class _Run:
 
     def _build_engine(self, request: EngineRequest, precision: Precision, inputs: InputSet, report: Report) -> None:
         job, name, flavour = self._job, request.engine_path.name, request.flavour
-        with self._step(f"engine {precision.value}", f"building {name}"):
+        with self._clock.step(f"engine {precision.value}", f"building {name}"):
             try:
                 receipt = build_engine(request, on_tick=lambda seconds: self._listener.tick(f"{seconds:.0f} s"))
             except (EngineBuildError, PrecisionMismatchError) as error:
@@ -330,22 +333,8 @@ class _Run:
                 raise bundle_engine_failure(
                     self._bundle, request.onnx_path, error, report.to_dict(), wanted, feeds
                 ) from error
-            extra = {
-                "model": report.model, "plan": report.plan, "output": report.output,
-                "onnx": request.onnx_path.name, "command": job.command,
-            }  # fmt: skip
-            write_sidecar(receipt, request.engine_path, extra)
-        report.artifacts.append(
-            {
-                **self._artifact("engine", precision, flavour.name, name),
-                "compute_capabilities": list(receipt.compute_capabilities),
-                "kernels": receipt.kernels.summary(),
-                "layer_dtypes": receipt.layer_dtypes,
-                "mac_share": shares(receipt.structure.macs),
-            }
-        )
-        where = ", ".join(receipt.compute_capabilities) or "the GPU of this machine"
-        self._listener.done(f"{name}: {receipt.engine_bytes / 1e6:.1f} MB, for {where}")
+            done = record_engine(receipt, request, precision, report, self._stage)
+        self._listener.done(done)
 
     def _traced(self, model: nn.Module, spec: ModelSpec, precision: Precision) -> ir.Model:
         job = self._job
@@ -392,44 +381,12 @@ class _Run:
             **({"labels": list(self._job.labels)} if self._job.labels else {}),
         }
 
-    def _artifact(self, kind: str, precision: Precision, target: str, name: str) -> dict[str, Any]:
-        paths = (self._stage.path(name), self._stage.path(f"{name}.data"))
-        size = sum(path.stat().st_size for path in paths if path.exists())
-        beside = [self._stage.path(file) for file in self._with_data(name) if file != name]
-        return {
-            "kind": kind,
-            "precision": precision.value,
-            "target": target,
-            "path": name,
-            "bytes": size,
-            "sha256": sha256_of(self._stage.path(name)),
-            "beside": [{"path": path.name, "sha256": sha256_of(path)} for path in beside],
-        }
-
-    def _with_data(self, name: str) -> list[str]:
-        """A file of the staging folder, after its external weights and before its sidecar, if it has any."""
-        return [file for file in (f"{name}.data", name, f"{name}.json") if self._stage.path(file).exists()]
-
     def _publish(self, report: Report, benchmark_text: str) -> None:
-        names = [file for entry in report.artifacts for file in self._with_data(entry["path"])]
+        names = [file for entry in report.artifacts for file in with_data(self._stage, entry["path"])]
         self._stage.path("report.md").write_text(report.to_markdown(benchmark_text), encoding="utf-8")
         self._stage.path("report.json").write_text(report.to_json(), encoding="utf-8")
         names += write_page(report.to_dict(), self._stage, report.artifacts)
         self._stage.publish(*names, "report.md", "report.json")
-
-    @contextmanager
-    def _step(self, name: str, text: str) -> Iterator[None]:
-        self._listener.step(text)
-        with self._timed(name):
-            yield
-
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[name] = round(time.perf_counter() - start, 2)
 
 
 def _feeds(inputs: InputSet, batch: int) -> dict[str, NDArray[Any]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from tofu_export.report import Report
+from tofu_export.report import Report, markdown_table
 
 __all__ = ["UnetReport"]
 
@@ -25,7 +24,7 @@ class UnetReport(Report):
             f"{gmacs['full']:.2f} GMACs become {gmacs['reduced']:.2f} ({gmacs['full'] / gmacs['reduced']:.2f}x fewer), "
             f"{gmacs['added']:.2f} for matching and merging among them.",
             "",
-            *_table(
+            *markdown_table(
                 ("block", "module", "grid", "method", "tokens", "removed", "attended"),
                 [
                     (
@@ -37,7 +36,7 @@ class UnetReport(Report):
             ),
             "## Files",
             "",
-            *_table(
+            *markdown_table(
                 ("file", "precision", "size", "sha256"),
                 [
                     (row["path"], row["precision"], f"{row['bytes'] / 1e6:.1f} MB", row["sha256"][:12])
@@ -49,18 +48,12 @@ class UnetReport(Report):
             lines += [
                 "## Verification against eager PyTorch",
                 "",
-                *_table(
+                *markdown_table(
                     ("file", "result", "batches", "relative error", "decisions", "near ties", "wrong"),
                     [_verification_row(row) for row in self.verification],
                 ),
             ]
-        if benchmark_text:
-            lines += ["## Benchmark", "", "```", benchmark_text.rstrip(), "```", ""]
-        if self.skipped:
-            lines += ["## Left out", "", *(f"- {row['step']}: {row['reason']}" for row in self.skipped), ""]
-        versions = ", ".join(f"{name} {version}" for name, version in self.environment["versions"].items() if version)
-        lines += ["## Reproduce", "", "```", self.command, "```", "", f"{self.environment['cpu']}; {versions}", ""]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.closing(benchmark_text)])
 
 
 def _verification_row(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -71,8 +64,3 @@ def _verification_row(row: dict[str, Any]) -> tuple[Any, ...]:
         row["artifact"], "passed" if row["passed"] else "FAILED", batches, error,
         found["compared"], found["near_tie_flips"], found["wrong"],
     )  # fmt: skip
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    body = [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
-    return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *body, ""]

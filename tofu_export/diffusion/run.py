@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,28 +19,25 @@ from tofu_export.diffusion.trace import trace_unet
 from tofu_export.diffusion.verify import verify_unet
 from tofu_export.engines.backends import open_contender
 from tofu_export.engines.benchmark import Contender, run_benchmark
-from tofu_export.engines.build import EngineRequest, build_engine, resolve_capabilities
+from tofu_export.engines.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import Flavour
-from tofu_export.engines.receipt import write_sidecar
-from tofu_export.engines.structure import shares
 from tofu_export.engines.trtexec_text import render
 from tofu_export.errors import VerificationError
 from tofu_export.export import TORCH_TYPES, release, save
-from tofu_export.files import Staging, sha256_of, staging
+from tofu_export.files import Staging, staging
 from tofu_export.graph_patterns.lowering import census, lower
-from tofu_export.job import Listener
-from tofu_export.job_engines import engine_requests, flavour_of, why_no_engine
+from tofu_export.job import NOT_PUBLISHED, Clock, Listener
+from tofu_export.job_engines import check_requests, engine_requests, flavour_of, why_no_engine
+from tofu_export.job_files import describe_file, record_engine, with_data
 from tofu_export.memory import give_back
 from tofu_export.options import IoType, Precision
+from tofu_export.ort import HALF_THROUGH_CASTS, NO_BFLOAT16
 
 __all__ = ["plan_unet", "run_unet_job"]
 
 _FULL = "full"
 """Name of the unreduced UNet in reports."""
 _FULL_FILE = "full.onnx"
-_NOT_PUBLISHED = "The file was not published; --no-verify keeps it for a closer look"
-_BF16 = "onnxruntime's CPU provider has no bfloat16 kernels"
-_HALF_ON_CPU = "onnxruntime's CPU provider computes half precision through casts"
 
 
 def plan_unet(job: UnetJob) -> tuple[UnetSource, UnetInputs, UnetSpec, UnetPlan]:
@@ -66,9 +60,7 @@ def run_unet_job(job: UnetJob, listener: Listener) -> UnetReport:
     """
     flavour = flavour_of(job)
     if flavour is not None:
-        for precision in job.precisions:  # what engines cannot be built for is said before the work
-            for request in engine_requests(job, flavour, precision, job.output):
-                resolve_capabilities(request)
+        check_requests(job, flavour)
     listener.step(f"planning {job.model}")
     source, inputs, spec, plan = plan_unet(job)
     full, reduced = plan.macs_full / 1e9, plan.macs_reduced / 1e9
@@ -118,9 +110,10 @@ class _Run:
         self._inputs = inputs
         self._plan = plan
         self._report = report
+        self._clock = Clock(listener, report.timings_s)
 
     def run(self, flavour: Flavour | None) -> UnetReport:
-        with self._timed("total"):
+        with self._clock.timed("total"):
             has_full = self._export()
             give_back()
             benchmark_text = self._benchmark(has_full)
@@ -131,7 +124,7 @@ class _Run:
     def _export(self) -> bool:
         """Write and verify the files; True if the full UNet is there to be measured against."""
         job = self._job
-        with self._step("load", f"loading {job.model}"):
+        with self._clock.step("load", f"loading {job.model}"):
             unet = create_unet(self._source, seed=job.seed)
         self._listener.done(f"{self._report.model['params'] / 1e6:.1f} M parameters")
         apply_to_unet(unet, self._plan, name=self._source.name)
@@ -145,16 +138,16 @@ class _Run:
             raise failures[0]
         if not job.bench or Precision.FP32 not in job.precisions:
             return False
-        with self._step("export full", "exporting the full UNet, to measure against"):
+        with self._clock.step("export full", "exporting the full UNet, to measure against"):
             self._write(remove_from_unet(unet), _FULL_FILE, Precision.FP32, self._plan.macs_full)
         self._listener.done("the full UNet is ready to be measured against")
         return True
 
     def _export_one(self, unet: nn.Module, precision: Precision) -> None:
         job, name = self._job, self._job.onnx_name(precision)
-        with self._step(f"export {precision.value}", f"exporting {name}"):
+        with self._clock.step(f"export {precision.value}", f"exporting {name}"):
             ops = self._write(unet, name, precision, self._plan.macs_reduced)
-        entry = self._artifact("onnx", precision, job.target.value, name)
+        entry = describe_file(self._stage, "onnx", precision, job.target.value, name)
         self._report.artifacts.append({**entry, "opset": job.opset, "nodes": sum(ops.values()), "ops": ops})
         self._listener.done(f"{name}: {sum(ops.values())} nodes, {entry['bytes'] / 1e6:.1f} MB")
 
@@ -181,9 +174,9 @@ class _Run:
     def _verify(self, unet: nn.Module, precision: Precision) -> list[VerificationError]:
         job, name = self._job, self._job.onnx_name(precision)
         if not job.verify or precision is Precision.BF16:
-            self._report.skip(f"verification of {name}", _BF16 if job.verify else "switched off by --no-verify")
+            self._report.skip(f"verification of {name}", NO_BFLOAT16 if job.verify else "switched off by --no-verify")
             return []
-        with self._step(f"verify {precision.value}", f"verifying {name} against eager PyTorch"):
+        with self._clock.step(f"verify {precision.value}", f"verifying {name} against eager PyTorch"):
             result = verify_unet(
                 self._stage.path(name),
                 unet,
@@ -197,7 +190,7 @@ class _Run:
         give_back()
         self._report.verification.append(result.to_dict())
         self._listener.done(str(result))
-        return [] if result.passed else [result.failure(_NOT_PUBLISHED)]
+        return [] if result.passed else [result.failure(NOT_PUBLISHED)]
 
     def _benchmark(self, has_full: bool) -> str:
         """Time the reduced against the full UNet; returns the result as text."""
@@ -207,11 +200,11 @@ class _Run:
             return ""
         for precision in job.precisions:
             if precision is not Precision.FP32:
-                self._report.skip(f"benchmark of {job.onnx_name(precision)}", _HALF_ON_CPU)
+                self._report.skip(f"benchmark of {job.onnx_name(precision)}", HALF_THROUGH_CASTS)
         if not has_full:
             return ""
         name = job.onnx_name(Precision.FP32)
-        with self._step("benchmark", "timing full against reduced in onnxruntime"):
+        with self._clock.step("benchmark", "timing full against reduced in onnxruntime"):
             measurements = run_benchmark(
                 [Contender(_FULL, self._stage.path(_FULL_FILE)), Contender(name, self._stage.path(name))],
                 batches=job.bench_batches or (job.batch.optimum,),
@@ -235,25 +228,10 @@ class _Run:
                 self._build_engine(request, precision)
 
     def _build_engine(self, request: EngineRequest, precision: Precision) -> None:
-        name, flavour = request.engine_path.name, request.flavour
-        with self._step(f"engine {precision.value}", f"building {name}"):
+        with self._clock.step(f"engine {precision.value}", f"building {request.engine_path.name}"):
             receipt = build_engine(request, on_tick=lambda seconds: self._listener.tick(f"{seconds:.0f} s"))
-            extra = {
-                "model": self._report.model, "plan": self._report.plan, "output": self._report.output,
-                "onnx": request.onnx_path.name, "command": self._job.command,
-            }  # fmt: skip
-            write_sidecar(receipt, request.engine_path, extra)
-        self._report.artifacts.append(
-            {
-                **self._artifact("engine", precision, flavour.name, name),
-                "compute_capabilities": list(receipt.compute_capabilities),
-                "kernels": receipt.kernels.summary(),
-                "layer_dtypes": receipt.layer_dtypes,
-                "mac_share": shares(receipt.structure.macs),
-            }
-        )
-        where = ", ".join(receipt.compute_capabilities) or "the GPU of this machine"
-        self._listener.done(f"{name}: {receipt.engine_bytes / 1e6:.1f} MB, for {where}")
+            done = record_engine(receipt, request, precision, self._report, self._stage)
+        self._listener.done(done)
 
     def _metadata(self) -> dict[str, Any]:
         """What travels inside the ONNX files: no times, no paths, so that equal runs write equal bytes."""
@@ -268,38 +246,8 @@ class _Run:
             "versions": {name: versions[name] for name in ("torch", "onnx", "onnxscript")},
         }
 
-    def _artifact(self, kind: str, precision: Precision, target: str, name: str) -> dict[str, Any]:
-        paths = [path for path in (self._stage.path(name), self._stage.path(f"{name}.data")) if path.exists()]
-        return {
-            "kind": kind,
-            "precision": precision.value,
-            "target": target,
-            "path": name,
-            "bytes": sum(path.stat().st_size for path in paths),
-            "sha256": sha256_of(self._stage.path(name)),
-        }
-
     def _publish(self, benchmark_text: str) -> None:
-        names = [
-            file
-            for entry in self._report.artifacts
-            for file in (f"{entry['path']}.data", entry["path"], f"{entry['path']}.json")
-            if self._stage.path(file).exists()
-        ]
+        names = [file for entry in self._report.artifacts for file in with_data(self._stage, entry["path"])]
         self._stage.path("report.md").write_text(self._report.to_markdown(benchmark_text), encoding="utf-8")
         self._stage.path("report.json").write_text(self._report.to_json(), encoding="utf-8")
         self._stage.publish(*names, "report.md", "report.json")
-
-    @contextmanager
-    def _step(self, name: str, text: str) -> Iterator[None]:
-        self._listener.step(text)
-        with self._timed(name):
-            yield
-
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._report.timings_s[name] = round(time.perf_counter() - start, 2)

@@ -10,6 +10,7 @@ from typing import Any
 
 from tofu_export.errors import OptionError, TofuError
 from tofu_export.options import Method, Mode, Precision, Reduction, Schedule
+from tofu_export.ort import NO_BFLOAT16
 from tofu_export.plan import Plan, make_plan
 from tofu_export.specs import plan_model
 
@@ -72,10 +73,7 @@ class Grid:
             if batch < 1:
                 raise OptionError(f"batch size {batch}, expected a whole number >= 1")
         if Precision.BF16 in self.precisions:
-            raise OptionError(
-                "onnxruntime's CPU provider has no bfloat16 kernels, so a sweep cannot run such files: "
-                "leave bf16 out of --precision"
-            )
+            raise OptionError(f"{NO_BFLOAT16}, so a sweep cannot run such files: leave bf16 out of --precision")
         for split in self.splits:
             if len(split) != 2 or not set(split) <= set(_LETTERS) or split[0] == split[1]:
                 raise OptionError(f"split {split!r}, expected two different letters of {_LETTERS}, for example PA")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tofu_export.agreement import cosine_rows
 from tofu_export.options import Precision
+from tofu_export.ort import HALF_THROUGH_CASTS
 from tofu_export.sweep.grid import Cell, Failure
 
 __all__ = ["Row", "SweepResult", "agreement_of", "compared", "row_of"]
@@ -151,7 +152,7 @@ def row_of(
     """The row of a finished cell; `timing` as in report.json (`benchmark`)."""
     notes = list(timing["notes"]) if timing is not None else []
     if timing is None and batch is not None and not cell.precision.runs_on_cpus:
-        notes.append("not timed: onnxruntime's CPU provider computes half precision through casts")
+        notes.append(f"not timed: {HALF_THROUGH_CASTS}")
     if cell.precision is Precision.INT8 and not evaluation["real"]:
         notes.append("int8 was calibrated on generated images")
     return Row(
