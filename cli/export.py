@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tofu_export.cli.parameters import make_reduction, parse_batches, read_labels, reduction_options
-from tofu_export.options import BatchRange, IoType, OutputKind, Target, parse_precisions
+from tofu_export.options import PATCH_GROUPS, BatchRange, IoType, OutputKind, Target, parse_precisions
 
 if TYPE_CHECKING:
     from tofu_export.job import Job
@@ -54,6 +54,11 @@ __all__ = ["export_command"]
     default=None,
     help="What the files give: logits, pooled features, the reduced tokens and where each original one went, or the "
     "restored grid.  [default: logits, or features without a classifier]",
+)
+@click.option(
+    "--token-map",
+    is_flag=True,
+    help=f"One more output, {PATCH_GROUPS}: the token that each input patch ended in, -1 if it was pruned.",
 )
 @click.option(
     "--images", type=click.Path(path_type=Path), default=None, metavar="DIR", help="Real images to verify with."
@@ -117,6 +122,7 @@ def export_command(
     opset: int,
     io_dtype: str,
     output_kind: str | None,
+    token_map: bool,
     images: Path | None,
     labels: Path | None,
     engine: bool | None,
@@ -152,6 +158,7 @@ def export_command(
         output=output if output is not None else Path(f"{Path(model).name.replace(':', '-')}-tofu"),
         reduction=chosen,
         output_kind=None if output_kind is None else OutputKind(output_kind),
+        token_map=token_map,
         weights=WeightsSource.parse(weights),
         image_size=image_size,
         num_classes=num_classes,
@@ -206,5 +213,5 @@ def _show(job: Job) -> None:
     spec, plan = plan_model(job.model, job.reduction, job.image_size, job.num_classes)
     output = OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
     click.echo(plan_table(spec, plan))
-    click.echo(f"output {', '.join(output.names)}")
+    click.echo(f"output {', '.join(output.names_with(job.token_map))}")
     click.echo(f"\nwould write to {job.output}: {', '.join(job.file_names())}, report.json, report.md, report.html")
