@@ -185,7 +185,7 @@ def _map_alone(graph: ir.Graph, node: ir.Node, groups: ir.Value) -> None:
         DOMAIN, node.op_type, [None, metric, *maps], node.attributes.values(), num_outputs=2, name=node.name
     )
     for old, new in zip((node.outputs[0], groups), alone.outputs, strict=True):
-        new.dtype, new.shape = old.dtype, old.shape
+        new.type, new.shape = old.type, old.shape
     graph.insert_before(node, alone)
     ir.convenience.replace_all_uses_with(groups, alone.outputs[1])
 

@@ -78,7 +78,7 @@ class TokenEngine(TokenSource):
 
 def _no_map(path: Path) -> OptionError:
     return OptionError(
-        f"{path.name} is a TensorRT plan without the output {PATCH_GROUPS}, so it does not show what became of patches: "
+        f"{path.name} is a TensorRT plan without the output {PATCH_GROUPS}, and does not show what became of patches: "
         "export it with --token-map, or give its ONNX file"
     )
 
