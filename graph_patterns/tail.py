@@ -65,7 +65,7 @@ def _narrowable(graph: ir.Graph, heads: set[ir.Node], width: int) -> set[ir.Node
         uses = [use for value in tokens for use in value.uses()]
         if node in heads or not uses or not given_out.isdisjoint(tokens):
             continue
-        if any(name != "groups" and value.uses() for name, value in companions.items()):
+        if any(value in given_out or (name != "groups" and value.uses()) for name, value in companions.items()):
             continue
         if all(use.node in heads or (use.node in found and use.idx in _followed(use.node)) for use in uses) and _known(
             node, width
@@ -163,7 +163,8 @@ def _narrow(
         first = node.inputs[0]
         assert first is not None
         ir.convenience.replace_all_uses_with(node.outputs[0], first)
-        if groups := _companions(node).get("groups"):
+        groups = _companions(node).get("groups")
+        if groups is not None and groups.uses():
             _map_alone(graph, node, groups)
         return
     if node.op_type == "Reshape":

@@ -21,6 +21,7 @@ from tofu_export.onnx_file import save
 from tofu_export.options import MINIMUM_OPSET, BatchRange, OutputKind, Precision
 from tofu_export.patch import choose_output, outputs_of
 from tofu_export.patch.canonical import CanonicalOperators
+from tofu_export.patch.outputs import check_planned
 
 __all__ = [
     "INPUT_NAME",
@@ -129,6 +130,8 @@ def trace(
     batch = batch or BatchRange()
     static = batch.minimum == batch.maximum
     output = choose_output(model, output)
+    if token_map:
+        check_planned(model)
     form = _FileForm(
         in_precision(model, precision), output, TORCH_TYPES[precision], io_dtype, token_map=token_map
     ).eval()

@@ -179,6 +179,12 @@ def _verification(report: Mapping[str, Any]) -> Section:
     images = ", ".join(dict.fromkeys(str(row["inputs"]) for row in rows))
     notes = dict.fromkeys(f"{row['artifact']}: {note}." for row in rows for note in row.get("notes", ()))
     faults = [f"{row['artifact']}: {fault}." for row in rows for fault in row["decisions"].get("faults", ())]
+    maps = [
+        f"{row['artifact']}: {row['token_map']['compared']:,} entries of its token maps compared, "
+        f"{row['token_map']['wrong']:,} wrong."
+        for row in rows
+        if row.get("token_map")
+    ]
     tolerances = {row["artifact"]: row["tolerance"] for row in rows}
     return Section(
         "verification",
@@ -205,6 +211,7 @@ def _verification(report: Mapping[str, Any]) -> Section:
         ),
         notes=(
             *(f"{name}: tolerance {given['name']}, {given['reason']}." for name, given in tolerances.items()),
+            *maps,
             *notes,
             *faults,
         ),

@@ -13,7 +13,7 @@ from tofu_export.patch.apply import applied_plan
 from tofu_export.patch.support import block_prefix, whole_prefix
 from tofu_export.patch.token_map import TokenMap, collect_token_map
 
-__all__ = ["choose_output", "grid_shape", "joined_later", "outputs_of"]
+__all__ = ["check_planned", "choose_output", "grid_shape", "joined_later", "outputs_of"]
 
 
 def choose_output(model: nn.Module, asked: OutputKind | None, name: str = "the model") -> OutputKind:
@@ -48,6 +48,16 @@ def grid_shape(model: nn.Module, image_size: tuple[int, int], name: str = "the m
     return int(height), int(width)
 
 
+def check_planned(model: nn.Module) -> None:
+    """Pass if `model` can say what became of its patches.
+
+    Raises:
+        OptionError: it carries no plan.
+    """
+    if applied_plan(model) is None:
+        raise OptionError("a token map follows a plan: apply one to the model first, r = 0 if nothing is to leave")
+
+
 def joined_later(model: nn.Module) -> int:
     """Tokens that join at the front after the blocks, so that the rows of the final sequence lie so much higher."""
     return whole_prefix(model) - block_prefix(model)
@@ -67,8 +77,8 @@ def outputs_of(model: nn.Module, kind: OutputKind, pixels: Tensor, *, token_map:
             plan.
         UnsupportedModelError: the sequence is not the model's grid.
     """
-    if token_map and applied_plan(model) is None:
-        raise OptionError("a token map follows a plan: apply one to the model first, r = 0 if nothing is to leave")
+    if token_map:
+        check_planned(model)
     if kind is not OutputKind.TOKENS and not token_map:
         return (_run(model, kind, pixels),)
     with collect_token_map(rows=kind is OutputKind.TOKENS, groups=token_map) as found:

@@ -39,6 +39,7 @@ def token_document(
         "file": file.path.name,
         "model": file.model,
         "backend": run.backend,
+        "output": run.output,
         "grid": [rows, columns],
         "prefix_tokens": file.prefix,
         "tokens": file.tokens,

@@ -33,11 +33,13 @@ class TokenRun:
         states: where the original tokens are after each reducing layer; of an engine after the last one only.
         notes: what a reader must know.
         backend: what ran the file, by the name it has in reports.
+        output: the file's own output that the last state is; None where only decisions say it.
     """
 
     states: tuple[GroupState, ...]
     notes: tuple[str, ...]
     backend: str
+    output: str | None = None
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class TokenEngine(TokenSource):
             )
         backend = next(name for name, flavour in PLAN_BACKENDS.items() if flavour is plan.flavour)
         note = f"an engine shows the last map alone, its output {PATCH_GROUPS}: its ONNX file has one for each layer"
-        return TokenRun((GroupState(last, groups),), (note,), backend)
+        return TokenRun((GroupState(last, groups),), (note,), backend, PATCH_GROUPS)
 
 
 def _no_map(path: Path) -> OptionError:

@@ -71,10 +71,11 @@ class TokenFile(TokenSource):
         }
         start = np.tile(np.arange(self.tokens), (len(pixels), 1))
         states = follow_layers(start, self.steps, decided, self.prefix)
-        if PATCH_GROUPS in outputs:
-            self._check_map(states, seen[PATCH_GROUPS])
-            notes += (f"the last map is the file's own output {PATCH_GROUPS}; its decisions give the same",)
-        return TokenRun(tuple(states), notes, CPU)
+        if PATCH_GROUPS not in outputs:
+            return TokenRun(tuple(states), notes, CPU)
+        self._check_map(states, seen[PATCH_GROUPS])
+        notes += (f"the last map is the file's own output {PATCH_GROUPS}; its decisions give the same",)
+        return TokenRun(tuple(states), notes, CPU, PATCH_GROUPS)
 
     def _check_map(self, states: Sequence[GroupState], given: Array) -> None:
         """Pass if the map that the file gives, [B, patches], is the last of those that its decisions make."""
