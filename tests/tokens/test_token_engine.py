@@ -30,10 +30,19 @@ from tofu_export.verify.facts import FileFacts
 needs_no_gpu = pytest.mark.skipif(collect()["gpu"] is not None, reason="this machine has a GPU")
 
 
-def engine_of(folder: Path, source: Path | None = None, **facts: Any) -> Path:
-    """A plan with the sidecar that it has after a build from `source`, by default the file with the map."""
-    source = source or exported.with_map()
-    return plan_of(folder, source, **{"source": dict(FileFacts.read(source).metadata), **facts})
+def engine_of(
+    folder: Path, built_from: Path | None = None, says: Path | None = None, batch: tuple[int, int, int] = (1, 2, 3)
+) -> Path:
+    """A plan with the sidecar that it has after a build from one file, by default that with the map.
+
+    `says`: another file, whose metadata the sidecar has.
+    """
+    built_from = built_from or exported.with_map()
+    path = plan_of(folder, built_from, batch=batch)
+    beside = path.with_name("model.engine.json")
+    sidecar = {**json.loads(beside.read_text()), "source": dict(FileFacts.read(says or built_from).metadata)}
+    beside.write_text(json.dumps(sidecar))
+    return path
 
 
 class Loader:
@@ -115,14 +124,15 @@ def test_an_engine_without_the_map_says_how_to_get_it(
 
 def test_what_is_beside_it_may_be_wrong(loader: Loader, tmp_path: Path) -> None:
     """The sidecar promises a map that the plan does not have."""
-    facts = dict(FileFacts.read(exported.with_map()).metadata)
-    path = engine_of(tmp_path, exported.folder() / "model.fp32.onnx", source=facts)
+    path = engine_of(tmp_path, exported.folder() / "model.fp32.onnx", says=exported.with_map())
     with pytest.raises(OptionError, match=r"without the output patch_groups"):
         read_source(path).run(pixels(1))
     assert loader.opened[0].closed
 
 
-@pytest.mark.parametrize("sidecar", [None, "{", "[]", "{}", '{"source": 3}', '{"source": []}', '{"source": {"plan": 1}}'])
+@pytest.mark.parametrize(
+    "sidecar", [None, "{", "[]", "{}", '{"source": 3}', '{"source": []}', '{"source": {"plan": 1}}']
+)
 def test_an_engine_that_does_not_say_what_it_is_is_refused(sidecar: str | None, loader: Loader, tmp_path: Path) -> None:
     path = engine_of(tmp_path)
     beside = path.with_name("model.engine.json")
@@ -143,7 +153,7 @@ def test_what_is_no_map_is_an_error(wrong: str, loader: Loader, tmp_path: Path) 
             groups[groups == groups.max()] = groups.max() - 1
 
     loader.disturb = disturb
-    with pytest.raises(VerificationError, match=r"patch_groups of model\.engine is no map of 100 patches onto 53 tokens"):
+    with pytest.raises(VerificationError, match=r"of model\.engine is no map of 100 patches onto 53 tokens"):
         read_source(engine_of(tmp_path)).run(pixels(1))
     assert loader.opened[0].closed
 

@@ -40,8 +40,8 @@ def tokens_section(report: Mapping[str, Any], evidence: Evidence) -> Section:
         "tokens",
         title,
         f"What {document['file']} decided in {document['backend']}{', block by block' * several}. A plain patch is a "
-        "token of its own. Patches inside one colour of border became one token, drawn in their mean colour. Hatched patches were "
-        "pruned: nothing stands for them any more.",
+        "token of its own. Patches inside one colour of border became one token, drawn in their mean colour. Hatched "
+        "patches were pruned: nothing stands for them any more.",
         maps=maps,
         definitions=shared_definitions(maps),
         notes=tuple(notes),
