@@ -24,8 +24,8 @@ from tofu_export import engine_verification
 from tofu_export.compare import TOLERANCES
 from tofu_export.engine_verification import EngineOnTrial, verify_engine
 from tofu_export.engines.build import EngineRequest, build_engine
+from tofu_export.engines.engine_file import EngineFile
 from tofu_export.engines.flavours import RTX, TENSORRT, available
-from tofu_export.engines.plan_file import PlanFile
 from tofu_export.environment import collect
 from tofu_export.errors import BackendMissingError, EngineBuildError, OptionError, VerificationError
 from tofu_export.files import sha256_of
@@ -207,7 +207,7 @@ class TestDecisions:
         machine.mutate_copy = mutation if copied else None
         path = folder / "model.engine"
         path.write_text(str(runs), encoding="utf-8")
-        plan = PlanFile(path, RTX, right, BatchRange(1, 2, 4), Precision.FP32, ("SM89",))
+        plan = EngineFile(path, RTX, right, BatchRange(1, 2, 4), Precision.FP32, ("SM89",))
         with EngineOnTrial(plan) as engine:
             return verify_pair(engine, right, tiny.pixels(8), tolerance=FP32, batches=(1, 3, 4), source="noise")
 
@@ -319,7 +319,7 @@ def test_the_copy_is_what_the_plan_is(precision: str, tmp_path: Path, monkeypatc
         loaded.append(path.read_bytes())
         return StandIn(open_session(source))
 
-    plan = PlanFile(request.engine_path, RTX, source, request.batch, request.precision, ("SM89",))
+    plan = EngineFile(request.engine_path, RTX, source, request.batch, request.precision, ("SM89",))
     with EngineOnTrial(plan, open_session=load) as engine:
         engine._copy()
     ours, copy = (receipt.kernels.launched for receipt in receipts)

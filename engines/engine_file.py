@@ -15,11 +15,11 @@ from tofu_export.errors import EngineBuildError, OptionError
 from tofu_export.files import sha256_of
 from tofu_export.options import BatchRange, Precision
 
-__all__ = ["PlanFile", "read_plan_file"]
+__all__ = ["EngineFile", "read_engine_file"]
 
 
 @dataclass(frozen=True)
-class PlanFile:
+class EngineFile:
     """A plan on the disk.
 
     Attributes:
@@ -39,7 +39,7 @@ class PlanFile:
     compute_capabilities: tuple[str, ...]
 
 
-def read_plan_file(path: Path, onnx_path: Path | None = None) -> PlanFile:
+def read_engine_file(path: Path, onnx_path: Path | None = None) -> EngineFile:
     """Read what is beside a plan.
 
     Args:
@@ -56,11 +56,11 @@ def read_plan_file(path: Path, onnx_path: Path | None = None) -> PlanFile:
     if facts is None:
         with path.open("rb") as file:
             flavour = RTX if file.read(len(RTX_MAGIC)) == RTX_MAGIC else TENSORRT
-        return PlanFile(path, flavour, onnx_path, None, None, ())
+        return EngineFile(path, flavour, onnx_path, None, None, ())
     try:
         named = {flavour.name: flavour for flavour in FLAVOURS}[facts["flavour"]]
         source = _source(path, facts["onnx"])
-        return PlanFile(
+        return EngineFile(
             path,
             named,
             source or onnx_path,
