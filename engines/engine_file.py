@@ -1,26 +1,25 @@
-"""What is known of a plan without loading it: from the file beside it, and from how it begins."""
+"""What is known of an engine file without loading it: from the sidecar beside it, and from how it begins."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tofu_export.engines.check import RTX_MAGIC
-from tofu_export.engines.flavours import FLAVOURS, RTX, TENSORRT, Flavour
-from tofu_export.engines.receipt import sidecar_path
-from tofu_export.errors import EngineBuildError, OptionError
-from tofu_export.files import sha256_of
+from tofu_export.engines.flavours import RTX, TENSORRT, Flavour
+from tofu_export.engines.sidecar import read_sidecar
+from tofu_export.errors import EngineBuildError
 from tofu_export.options import BatchRange, Precision
 
-__all__ = ["EngineFile", "read_engine_file"]
+__all__ = ["RTX_MAGIC", "EngineFile", "read_engine_file"]
+
+RTX_MAGIC = b"vtrt"
+"""First bytes of a TensorRT-RTX plan. Source: measured with 1.7.1."""
 
 
 @dataclass(frozen=True)
 class EngineFile:
-    """A plan on the disk.
+    """An engine on the disk: the bytes of a TensorRT plan.
 
     Attributes:
         path: the plan.
@@ -52,58 +51,22 @@ def read_engine_file(path: Path, onnx_path: Path | None = None) -> EngineFile:
     """
     if not path.is_file():
         raise EngineBuildError(f"{path} is not a file, expected a TensorRT plan")
-    facts = _sidecar(path)
-    if facts is None:
+    sidecar = read_sidecar(path)
+    if sidecar is None:
         with path.open("rb") as file:
             flavour = RTX if file.read(len(RTX_MAGIC)) == RTX_MAGIC else TENSORRT
         return EngineFile(path, flavour, onnx_path, None, None, ())
-    try:
-        named = {flavour.name: flavour for flavour in FLAVOURS}[facts["flavour"]]
-        source = _source(path, facts["onnx"])
-        return EngineFile(
-            path,
-            named,
-            source or onnx_path,
-            _batch(facts["profiles"]),
-            Precision(facts["precision"]),
-            tuple(str(name) for name in facts["compute_capabilities"]),
-        )
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        if isinstance(error, OptionError):
-            raise
-        raise OptionError(
-            f"{sidecar_path(path)} is not what this version writes ({type(error).__name__}: {error}): build the engine "
-            "again, or take the file away"
-        ) from error
+    return EngineFile(
+        path,
+        sidecar.flavour,
+        sidecar.onnx_beside() or onnx_path,
+        _batch(sidecar.profiles),
+        sidecar.precision,
+        sidecar.compute_capabilities,
+    )
 
 
-def _sidecar(path: Path) -> dict[str, Any] | None:
-    place = sidecar_path(path)
-    try:
-        found = json.loads(place.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise OptionError(f"{place} cannot be read ({error}): copy it again, or take it away") from error
-    if not isinstance(found, dict):
-        raise OptionError(f"{place} is not a sidecar of an engine: copy it again, or take it away")
-    return found
-
-
-def _source(path: Path, onnx: Mapping[str, str]) -> Path | None:
-    """The ONNX file, if it lies beside the plan."""
-    source = path.parent / Path(onnx["file"]).name
-    if not source.is_file():
-        return None
-    if sha256_of(source) != onnx["sha256"]:
-        raise OptionError(
-            f"{source} is not the file that {path.name} was built from (its SHA-256 is another): build the engine "
-            "again, or put the right file there"
-        )
-    return source
-
-
-def _batch(profiles: Mapping[str, Mapping[str, list[int]]]) -> BatchRange | None:
+def _batch(profiles: Mapping[str, tuple[tuple[int, ...], ...]]) -> BatchRange | None:
     """The range of the first sizes of an input; None where inputs have no such range in common."""
-    ranges = {tuple(sizes[key][0] for key in ("min", "opt", "max")) for sizes in profiles.values()}
+    ranges = {tuple(shape[0] for shape in shapes) for shapes in profiles.values() if shapes[0]}
     return BatchRange(*ranges.pop()) if len(ranges) == 1 else None
