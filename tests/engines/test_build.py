@@ -266,7 +266,7 @@ def test_sidecar(tmp_path):
     found = read_sidecar(receipt.engine_path)
     assert found is not None
     found.check_engine()
-    assert found.onnx_beside() == receipt.onnx_path
+    assert (found.onnx_name, found.onnx_sha256) == (receipt.onnx_path.name, receipt.onnx_sha256)
     assert (found.profiles, found.precision) == (receipt.profiles, Precision.FP16)
     with pytest.raises(OutputError, match="writable"):
         write_sidecar(receipt, tmp_path / "nowhere" / "model.engine", {})
