@@ -138,7 +138,7 @@ def build_command(
         raise _bundled(bundle, requests, error) from error
     if as_json:
         from tofu_export import environment
-        from tofu_export.engines.receipt import sidecar_document
+        from tofu_export.engines.sidecar import sidecar_document
 
         document = {
             "schema_version": SCHEMA_VERSION,
@@ -165,7 +165,7 @@ def _build(requests: list[EngineRequest], *, quiet: bool, verbose: bool) -> list
 
     from tofu_export.cli.console import ConsoleListener
     from tofu_export.engines.build import build_engine, check_request
-    from tofu_export.engines.receipt import write_sidecar
+    from tofu_export.engines.sidecar import write_sidecar
     from tofu_export.files import staging
 
     listener = ConsoleListener(Console(stderr=True), quiet=quiet)
