@@ -18,6 +18,7 @@ from tests.cli.test_tokens_command import photo
 from tests.test_engine_verification import StandIn, plan_of
 from tests.tokens.test_token_file import pixels
 from tofu_export.engines.flavours import RTX, TENSORRT, available
+from tofu_export.engines.sidecar import sidecar_path
 from tofu_export.environment import collect
 from tofu_export.errors import BackendMissingError, OptionError, VerificationError
 from tofu_export.options import PATCH_GROUPS
@@ -38,11 +39,7 @@ def engine_of(
     `says`: another file, whose metadata the sidecar has.
     """
     built_from = built_from or exported.with_map()
-    path = plan_of(folder, built_from, batch=batch)
-    beside = path.with_name("model.engine.json")
-    sidecar = {**json.loads(beside.read_text()), "source": dict(FileFacts.read(says or built_from).metadata)}
-    beside.write_text(json.dumps(sidecar))
-    return path
+    return plan_of(folder, built_from, batch=batch, metadata=dict(FileFacts.read(says or built_from).metadata))
 
 
 class Loader:
@@ -130,14 +127,17 @@ def test_what_is_beside_it_may_be_wrong(loader: Loader, tmp_path: Path) -> None:
     assert loader.opened[0].closed
 
 
-@pytest.mark.parametrize(
-    "sidecar", [None, "{", "[]", "{}", '{"source": 3}', '{"source": []}', '{"source": {"plan": 1}}']
-)
-def test_an_engine_that_does_not_say_what_it_is_is_refused(sidecar: str | None, loader: Loader, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", [{}, {"plan": 1}, {"plan": {"layers": []}}], ids=str)
+def test_an_engine_of_another_file_is_refused(source: dict[str, Any], loader: Loader, tmp_path: Path) -> None:
+    path = plan_of(tmp_path, exported.with_map(), metadata=source)
+    with pytest.raises(OptionError, match=r"model\.engine does not say which tokens it removes"):
+        read_source(path)
+
+
+def test_an_engine_without_its_sidecar_is_refused(loader: Loader, tmp_path: Path) -> None:
     path = engine_of(tmp_path)
-    beside = path.with_name("model.engine.json")
-    beside.unlink() if sidecar is None else beside.write_text(sidecar, encoding="utf-8")
-    with pytest.raises(OptionError, match=r"does not say (what model\.engine was made from|which tokens it removes)"):
+    sidecar_path(path).unlink()
+    with pytest.raises(OptionError, match=r"does not say what images it takes: there is no model\.engine\.json"):
         read_source(path)
 
 

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tofu_export.engines.backends import PLAN_BACKENDS
+from tofu_export.engines.engine_file import read_engine_file
 from tofu_export.engines.engine_session import open_engine
-from tofu_export.engines.plan_file import read_plan_file
-from tofu_export.engines.receipt import sidecar_path
+from tofu_export.engines.sidecar import missing_sidecar, read_sidecar
 from tofu_export.errors import EngineBuildError, OptionError, VerificationError
 from tofu_export.groups import GroupState, from_patches
 from tofu_export.options import PATCH_GROUPS
 from tofu_export.tokens.source import TokenRun, TokenSource, in_batches
 
 __all__ = ["TokenEngine"]
-
-_SOURCE = "source"
-"""Where the file beside a plan keeps the metadata of the ONNX file that it was built from."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +34,11 @@ class TokenEngine(TokenSource):
         """
         if not path.is_file():
             raise EngineBuildError(f"{path} is not a file, expected a TensorRT plan")
-        facts = _metadata(path)
-        found = cls.parsed(path, facts)
-        output = facts.get("output")
-        names = output.get("names") if isinstance(output, dict) else None
+        sidecar = read_sidecar(path)
+        if sidecar is None:
+            raise OptionError(f"{path.name} does not say what images it takes: {missing_sidecar(path)}")
+        found = cls.parsed(path, sidecar.source)
+        names = (sidecar.find("output", dict) or {}).get("names")
         if not isinstance(names, list) or PATCH_GROUPS not in names:
             raise _no_map(path)
         return found
@@ -56,12 +52,12 @@ class TokenEngine(TokenSource):
             OptionError: it has no map to show.
             VerificationError: what it gives is no map.
         """
-        plan = read_plan_file(self.path)
-        session = open_engine(self.path, plan.flavour)
+        engine = read_engine_file(self.path)
+        session = open_engine(self.path, engine.flavour)
         try:
             if PATCH_GROUPS not in session.outputs:
                 raise _no_map(self.path)
-            seen = in_batches(session, pixels, 1 if plan.batch is None else plan.batch.minimum)
+            seen = in_batches(session, pixels, 1 if engine.batch is None else engine.batch.minimum)
         finally:
             session.close()
         last = self.steps[-1]
@@ -71,7 +67,7 @@ class TokenEngine(TokenSource):
                 f"output {PATCH_GROUPS} of {self.path.name} is no map of {self.tokens - self.prefix} patches onto "
                 f"{last.tokens_out} tokens: `tofu-export verify` looks closer"
             )
-        backend = next(name for name, flavour in PLAN_BACKENDS.items() if flavour is plan.flavour)
+        backend = next(name for name, flavour in PLAN_BACKENDS.items() if flavour is engine.flavour)
         note = f"an engine shows the last map alone, its output {PATCH_GROUPS}: its ONNX file has one for each layer"
         return TokenRun((GroupState(last, groups),), (note,), backend, PATCH_GROUPS)
 
@@ -81,15 +77,3 @@ def _no_map(path: Path) -> OptionError:
         f"{path.name} is a TensorRT plan without the output {PATCH_GROUPS}, and does not show what became of patches: "
         "export it with --token-map, or give its ONNX file"
     )
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    """The metadata of the ONNX file that a plan was built from."""
-    sidecar = sidecar_path(path)
-    try:
-        return dict(json.loads(sidecar.read_text(encoding="utf-8"))[_SOURCE])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise OptionError(
-            f"{sidecar} does not say what {path.name} was made from ({type(error).__name__}: {error}): give an engine "
-            "with the file that tofu-export wrote beside it, or its ONNX file"
-        ) from error

@@ -6,6 +6,7 @@ with `--token-map`, what became of each patch is an output as well, which must b
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +21,12 @@ from tofu_export.engines.backends import CPU
 from tofu_export.errors import ExportError, VerificationError
 from tofu_export.graph_patterns.canonical import DECISIONS, decision_name
 from tofu_export.groups import GroupState, follow_layers, from_patches
-from tofu_export.onnx_file import load_without_weights
+from tofu_export.onnx_file import load_without_weights, metadata_of
 from tofu_export.options import PATCH_GROUPS
 from tofu_export.ort import open_copy
 from tofu_export.tokens.source import Array, TokenRun, TokenSource, in_batches
 
 __all__ = ["TokenFile"]
-
-_PREFIX = "tofu_export."
 
 
 class TokenFile(TokenSource):
@@ -112,13 +111,11 @@ def _metadata(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise ExportError(f"{path} is a folder: give the path of an ONNX file")
     model = load_without_weights(path)
-    facts: dict[str, Any] = {}
-    for entry in model.metadata_props:
-        if entry.key.startswith(_PREFIX):
-            try:
-                facts[entry.key.removeprefix(_PREFIX)] = json.loads(entry.value)
-            except (ValueError, RecursionError):
-                facts[entry.key.removeprefix(_PREFIX)] = entry.value
+    texts = metadata_of(model)
+    facts: dict[str, Any] = dict(texts)
+    for key, text in texts.items():
+        with contextlib.suppress(ValueError, RecursionError):  # some are plain text
+            facts[key] = json.loads(text)
     return _with_size(facts, [_sizes(value) for value in model.graph.input])
 
 
