@@ -25,7 +25,7 @@ _MODES = ("hybrid", "mlerp", "average", "prune", "tome")
 @click.command("unet", short_help="Export Stable Diffusion's UNet with Token Fusion in its self-attention.")
 @click.argument("model")
 @click.option("--ratio", type=float, default=0.5, show_default=True, metavar="SHARE",
-              help="Share of its tokens that a reduced block takes out of its self-attention.")  # fmt: skip
+              help="Share of its tokens that a reduced block does without; 0 exports the full UNet.")  # fmt: skip
 @click.option("--mode", type=click.Choice(_MODES), default="hybrid", show_default=True,
               help="hybrid: down blocks prune, later ones merge by mlerp. tome: tomesd's mean.")  # fmt: skip
 @click.option("--boundary", type=click.IntRange(min=0), default=None, metavar="D",

@@ -66,7 +66,7 @@ def test_dry_run_writes_nothing(
     [
         (["tiny"], ExitCode.EXPORT, "--weights random"),
         (["nowhere", "--weights", "random"], ExitCode.USAGE, "hf download"),
-        (["tiny", "--weights", "random", "--ratio", "0.9"], ExitCode.USAGE, "at most 0.75"),
+        (["tiny", "--weights", "random", "--ratio", "0.9"], ExitCode.USAGE, "to 0.75"),
         (["tiny", "--weights", "random", "--ratio", "0.001"], ExitCode.USAGE, "no block would be reduced"),
         (["sdxl", "--weights", "random"], ExitCode.USAGE, "--max-downsample 2"),
         (["tiny", "--weights", "random", "--latent-size", "0"], ExitCode.USAGE, "latent size"),

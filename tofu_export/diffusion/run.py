@@ -12,11 +12,12 @@ from tofu_export.diffusion.apply import apply_to_unet, remove_from_unet
 from tofu_export.diffusion.describe import describe_unet
 from tofu_export.diffusion.inputs import OUTPUT_NAME, UnetInputs
 from tofu_export.diffusion.job import UnetJob
-from tofu_export.diffusion.models import UnetSource, create_unet, describe_source, find_unet, inputs_of
+from tofu_export.diffusion.models import UnetSource, create_unet, find_unet, inputs_of
 from tofu_export.diffusion.plan import UnetPlan, UnetSpec, make_unet_plan
 from tofu_export.diffusion.report import UnetReport
 from tofu_export.diffusion.trace import trace_unet
 from tofu_export.diffusion.verify import verify_unet
+from tofu_export.diffusion.weights import describe_weights
 from tofu_export.engines.backends import open_contender
 from tofu_export.engines.benchmark import Contender, run_benchmark
 from tofu_export.engines.build import EngineRequest, build_engine
@@ -74,7 +75,7 @@ def run_unet_job(job: UnetJob, listener: Listener) -> UnetReport:
 
 def _report(job: UnetJob, source: UnetSource, spec: UnetSpec, inputs: UnetInputs, plan: UnetPlan) -> UnetReport:
     model = {
-        "name": job.model, "resolved": source.name, "weights": describe_source(source), "params": spec.params,
+        "name": job.model, "resolved": source.name, "weights": describe_weights(source.weights), "params": spec.params,
         "latent": [spec.latent.height, spec.latent.width], "text_tokens": spec.text_tokens,
         "text_channels": spec.text_channels, "transformer_blocks": len(spec.blocks),
     }  # fmt: skip
@@ -87,7 +88,7 @@ def _report(job: UnetJob, source: UnetSource, spec: UnetSpec, inputs: UnetInputs
             name: ["batch" if size is None else size for size in sizes] for name, sizes in inputs.shapes.items()
         },
     }
-    return UnetReport(model, plan.to_dict(), output, job.command, environment.collect())
+    return UnetReport(model, plan.to_dict(), output, job.command, environment.collect("diffusers"))
 
 
 class _Run:
