@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Make pictures with Stable Diffusion and an exported UNet.")
     parser.add_argument("folder", type=Path, help="a pipeline as diffusers saves it")
     parser.add_argument("--unet", action="append", metavar="FILE", default=None,
-                        help=f"an ONNX file, a TensorRT plan, or {EAGER} (the default); several: side by side")  # fmt: skip
+                        help=f"an ONNX file, a TensorRT plan, or {EAGER} (default); several: side by side")  # fmt: skip
     parser.add_argument("--backend", help="what runs the files: ort-cpu, ort-cuda, ort-tensorrt, trt or trt-rtx")
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("--prompt", help="what to show")

@@ -92,9 +92,10 @@ class TextToImage:
         diffusers.utils.logging.disable_progress_bar()
         with quiet_diffusers():
             try:
-                self._pipeline = diffusers.DiffusionPipeline.from_pretrained(
-                    folder, local_files_only=True, torch_dtype=torch.float32, **left_out
-                )
+                self._pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True, **left_out)
+                self._pipeline.to(
+                    torch.float32
+                )  # the argument for it has one name before diffusers 0.36, another after
             except ImportError as error:
                 raise BackendMissingError(
                     f"diffusers lacks a package ({_first_line(error)}): pip install 'tofu-export[diffusion]'"
