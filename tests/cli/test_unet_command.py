@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.cli.running import run
@@ -46,6 +47,24 @@ def test_the_whole_way(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         "| 0 | down_blocks.0.attentions.0.transformer_blocks.0 | 8x8 | prune | 64 | 32 | 32 |"
         in (out / "report.md").read_text()
     )
+
+
+def test_bf16_is_typed_and_compared_in_float32(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["--latent-size", "8", "--text-tokens", "5", "--batch", "1:2:4", "--precision", "bf16", "-q"]
+    assert run("unet", str(folder), *arguments, "-o", str(out)) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["model.onnx", "report.json", "report.md"]
+    graph = onnx.load(out / "model.onnx").graph
+    weights = {tensor.data_type for tensor in graph.initializer if tensor.name.endswith("weight")}
+    assert weights == {onnx.TensorProto.BFLOAT16}
+    report = json.loads((out / "report.json").read_text())
+    (found,) = report["verification"]
+    assert found["passed"]
+    assert 0 < found["relative"] < 1e-2
+    assert found["decisions"]["compared"] > 0
+    assert found["tolerance"]["name"] == "bf16"
+    reasons = {row["step"]: row["reason"] for row in report["skipped"]}
+    assert "it was compared in float32" in reasons["arithmetic of model.onnx in bfloat16"]
 
 
 def test_dry_run_writes_nothing(

@@ -35,7 +35,7 @@ XL: dict[str, Any] = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     "block_out_channels": (8, 16, 16),
-    "transformer_layers_per_block": (1, 2, 3),
+    "transformer_layers_per_block": (1, 2, 1),
     "attention_head_dim": (2, 4, 4),
     "use_linear_projection": True,
     "cross_attention_dim": 2 * WIDTH,
@@ -43,7 +43,7 @@ XL: dict[str, Any] = {
     "addition_time_embed_dim": 8,
     "projection_class_embeddings_input_dim": 6 * 8 + WIDTH,
 }
-"""As Stable Diffusion XL: none at the latent's own resolution, then two and three transformer blocks in a row."""
+"""As Stable Diffusion XL: no transformer block at the latent's own resolution, then two in a row, then one."""
 
 
 @cache
@@ -101,14 +101,14 @@ def tokenizer(place: Path) -> CLIPTokenizer:
 
 
 @cache
-def unet_file(*options: str, xl: bool = False, latent: int = LATENT, tokens: int = TOKENS) -> Path:
+def unet_file(*options: str, xl: bool = False) -> Path:
     """The pipeline's UNet, exported and verified by the command line."""
-    out = Path(_scratch().name) / f"{'xl' if xl else 'sd'}-{latent}-{tokens}{'-'.join(options)}"
-    shape = ("--latent-size", str(latent), "--text-tokens", str(tokens), "--precision", "fp32")
+    out = Path(_scratch().name) / f"{'xl' if xl else 'sd'}{'-'.join(options)}"
+    shape = ("--latent-size", str(LATENT), "--text-tokens", str(TOKENS), "--precision", "fp32")
     assert run("unet", str(folder(xl=xl)), *shape, *options, "-q", "-o", str(out)) == 0
     return out / "model.onnx"
 
 
-def full(*, xl: bool = False) -> Path:
-    """Its UNet as it is, in an ONNX file."""
-    return unet_file("--ratio", "0", xl=xl)
+def full() -> Path:
+    """The UNet of Stable Diffusion's pipeline as it is, in an ONNX file."""
+    return unet_file("--ratio", "0")

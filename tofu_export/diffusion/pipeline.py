@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,12 +207,10 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _latent_of(inputs: Any) -> LatentSize | None:
+def _latent_of(inputs: Mapping[str, Any]) -> LatentSize | None:
     """The latent size that a file is fixed to; None where it takes no such input, or leaves its size open."""
-    shape = inputs[SAMPLE].shape if SAMPLE in inputs else ()
-    if len(shape) != 4 or shape[2] is None or shape[3] is None:
-        return None
-    return LatentSize(shape[2], shape[3])
+    sizes = inputs[SAMPLE].shape[2:] if SAMPLE in inputs else ()
+    return LatentSize(*sizes) if len(sizes) == 2 and None not in sizes else None
 
 
 @contextmanager

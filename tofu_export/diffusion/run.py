@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from tofu_export.engines.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import Flavour
 from tofu_export.engines.trtexec_text import render
 from tofu_export.errors import VerificationError
-from tofu_export.export import TORCH_TYPES, release, save
+from tofu_export.export import TORCH_TYPES, in_precision, release, save
 from tofu_export.files import Staging, staging
 from tofu_export.graph_patterns.lowering import census, lower
 from tofu_export.job import NOT_PUBLISHED, Clock, Listener
@@ -33,6 +35,7 @@ from tofu_export.job_files import describe_file, record_engine, with_data
 from tofu_export.memory import give_back
 from tofu_export.options import IoType, Precision
 from tofu_export.ort import HALF_THROUGH_CASTS, NO_BFLOAT16
+from tofu_export.verify.widened import widened
 
 __all__ = ["plan_unet", "run_unet_job"]
 
@@ -174,12 +177,20 @@ class _Run:
 
     def _verify(self, unet: nn.Module, precision: Precision) -> list[VerificationError]:
         job, name = self._job, self._job.onnx_name(precision)
-        if not job.verify or precision is Precision.BF16:
-            self._report.skip(f"verification of {name}", NO_BFLOAT16 if job.verify else "switched off by --no-verify")
+        if not job.verify:
+            self._report.skip(f"verification of {name}", "switched off by --no-verify")
             return []
-        with self._clock.step(f"verify {precision.value}", f"verifying {name} against eager PyTorch"):
+        path = self._stage.path(name)
+        with (
+            self._clock.step(f"verify {precision.value}", f"verifying {name} against eager PyTorch"),
+            tempfile.TemporaryDirectory(dir=self._stage.folder) as folder,
+        ):
+            if precision is Precision.BF16:
+                self._report.skip(f"arithmetic of {name} in bfloat16", f"{NO_BFLOAT16}: it was compared in float32")
+                path = widened(path, Path(folder))
+                unet = in_precision(unet, precision).float()
             result = verify_unet(
-                self._stage.path(name),
+                path,
                 unet,
                 self._plan,
                 self._inputs,

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from tofu_export import environment
 from tofu_export.errors import BackendMissingError, OptionError, TofuError, WeightsError
@@ -221,19 +224,20 @@ def _compare_sets(request: CompareRequest, found: ImageSets, result: Comparison,
         for name in _OF_SETS:
             _leave_out(request, result, name, error)
         return
-    features, done, total = [], 0, len(found.a) + len(found.b)
+    seen: list[list[Tensor]] = []
+    total = len(found.a) + len(found.b)
     for side in (found.a, found.b):
-        features.append([])
+        seen.append([])
         for batch in batches_of(side, _BATCH):
+            done = sum(map(len, chain(*seen)))
             on_progress("showing images to Inception", done, total)
-            features[-1].append(look(batch))
-            done += len(batch)
+            seen[-1].append(look(batch))
+    a, b = seen
     if request.wants(FID):
-        result.metrics[FID] = {"value": _finite(sets.fid(*features)), "weights": weights}
+        result.metrics[FID] = {"value": _finite(sets.fid(a, b)), "weights": weights}
     if request.wants(KID):
-        value = sets.kid(*features, request.seed)
-        result.metrics[KID] = {**asdict(value), "weights": weights}
-    if min(len(found.a), len(found.b)) < _FEW:
+        result.metrics[KID] = {**asdict(sets.kid(a, b, request.seed)), "weights": weights}
+    if request.wants(FID) and min(len(found.a), len(found.b)) < _FEW:
         result.notes.append(
             f"FID of fewer than {_FEW} images is biased upwards: compare it only with one of as many images"
         )

@@ -61,8 +61,8 @@ def inception_look(weights: Path) -> Look:
 
     def look(images: NDArray[np.uint8]) -> Tensor:
         with torch.inference_mode():
-            (features,) = network(torch.from_numpy(images))
-        return features.double()
+            features: Tensor = network(torch.from_numpy(images))[0].double()
+        return features
 
     return look
 
