@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from tofu_export.cli.parameters import command_line
+from tofu_export.cli.sections import Section, command, option
+from tofu_export.cli.shared_options import json_option, quiet_option, seed_option
 
 if TYPE_CHECKING:
     from tofu_export.image_metrics.compare import CompareRequest, Comparison
@@ -20,30 +22,30 @@ _TITLES = {
 }  # fmt: skip
 
 
-@click.command("images-compare", short_help="PSNR, MS-SSIM, LPIPS, FID and KID of two images or two folders.")
+@command("images-compare", short_help="PSNR, MS-SSIM, LPIPS, FID and KID of two images or two folders.")
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
-@click.option("--metrics", default=None, metavar="LIST",
-              help="Some of psnr, ssim, ms-ssim, lpips, fid, kid.  [default: all that can be had]")  # fmt: skip
-@click.option("--lpips-network", type=click.Choice(["alex", "squeeze", "vgg"]), default="alex", show_default=True,
-              help="What LPIPS looks with.")  # fmt: skip
-@click.option("--weights", type=click.Path(path_type=Path), default=None, metavar="DIR",
-              help="Folder of the weights that LPIPS, FID and KID need.  [default: torch's cache]")  # fmt: skip
-@click.option("--download", is_flag=True, help="Download weights that are missing there.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws the subsets of KID.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-@click.option("--per-image", is_flag=True, help="Also say the metrics of each pair.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
+@option(Section.CHECK, "--metrics", default=None, metavar="LIST",
+        help="Some of psnr, ssim, ms-ssim, lpips, fid, kid.  [default: all that can be had]")  # fmt: skip
+@option(Section.CHECK, "--lpips-network", type=click.Choice(["alex", "squeeze", "vgg"]), default="alex",
+        show_default=True, help="What LPIPS looks with.")  # fmt: skip
+@option(Section.CHECK, "--network-weights", type=click.Path(path_type=Path), default=None, metavar="DIR",
+        help="Folder of the weights that LPIPS, FID and KID need.  [default: torch's cache]")  # fmt: skip
+@option(Section.CHECK, "--download", is_flag=True, help="Download weights that are missing there.")
+@seed_option("the subsets of KID")
+@option(Section.OUTPUT, "--per-image", is_flag=True, help="Also say the metrics of each pair.")
+@json_option()
+@quiet_option("Only results and errors.")
 def images_compare_command(
     a: Path,
     b: Path,
     metrics: str | None,
     lpips_network: str,
-    weights: Path | None,
+    network_weights: Path | None,
     download: bool,
     seed: int,
-    as_json: bool,
     per_image: bool,
+    as_json: bool,
     quiet: bool,
 ) -> None:
     """Compare image A with B, or the images of folder A with those of folder B.
@@ -55,7 +57,7 @@ def images_compare_command(
     \b
     tofu-export images-compare full.png tofu.png
     tofu-export images-compare images/tofu images/full --json
-    tofu-export images-compare images/tofu coco/val2014 --metrics fid,kid --weights weights
+    tofu-export images-compare images/tofu coco/val2014 --metrics fid,kid --network-weights weights
     """  # fmt: skip
     from tofu_export.image_metrics.compare import CompareRequest, parse_metrics  # imports torch
     from tofu_export.image_metrics.weights import WeightsFolder
@@ -65,12 +67,12 @@ def images_compare_command(
         b,
         metrics=None if metrics is None else parse_metrics(metrics),
         network=lpips_network,
-        weights=WeightsFolder(weights, download),
+        weights=WeightsFolder(network_weights, download),
         seed=seed,
     )
     result = _run(request, quiet=quiet)
     if as_json:
-        document = result.to_dict(shlex.join(["tofu-export", *sys.argv[1:]]), rows=per_image)
+        document = result.to_dict(command_line(), rows=per_image)
         click.echo(json.dumps(document, indent=2, allow_nan=False))
     else:
         click.echo(_text(result, per_image=per_image))

@@ -35,7 +35,7 @@ def test_table(folders: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> 
     assert len(lines) == 8
     assert "left out: MS-SSIM: the smallest image has a side of 32 pixels" in err
     assert "left out: FID, KID: weights-inception-2015-12-05-6726825d.pth is not in " in err
-    assert "https://" in err and "--weights DIR" in err
+    assert "https://" in err and "--network-weights DIR" in err
     assert "note: 1 of 3 pairs are equal" in err
 
 
@@ -63,7 +63,7 @@ def test_json(folders: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> N
         (["{a}", "{a}/gone"], ExitCode.USAGE, ["gone does not exist"]),
         (["{a}", "{b}/00000.png"], ExitCode.USAGE, ["compare two images, or two folders"]),
         (["{a}", "{b}", "--metrics", "vif"], ExitCode.USAGE, ["vif", "psnr, ssim, ms_ssim"]),
-        (["{a}", "{b}", "--metrics", "lpips"], ExitCode.EXPORT, ["alexnet-owt", "https://", "--weights DIR"]),
+        (["{a}", "{b}", "--metrics", "lpips"], ExitCode.EXPORT, ["alexnet-owt", "https://", "--network-weights DIR"]),
         (["{a}", "{b}", "--metrics", "fid"], ExitCode.EXPORT, ["weights-inception", "https://", "--download"]),
         (["{a}", "{b}", "--metrics", "ms-ssim"], ExitCode.USAGE, ["176"]),
         (["{a}", "{b}", "--seed", "-1"], ExitCode.USAGE, ["--seed"]),

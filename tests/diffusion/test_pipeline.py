@@ -21,7 +21,7 @@ from tests.engines import models
 from tofu_export.diffusion import session_unet
 from tofu_export.diffusion.apply import apply_to_unet
 from tofu_export.diffusion.describe import describe_unet
-from tofu_export.diffusion.models import find_unet, inputs_of
+from tofu_export.diffusion.models import create_unet, find_unet, inputs_of
 from tofu_export.diffusion.options import UnetReduction
 from tofu_export.diffusion.pipeline import Drawing, DrawOptions, TextToImage
 from tofu_export.diffusion.plan import make_unet_plan
@@ -131,8 +131,9 @@ def test_stable_diffusion_xl() -> None:
     drawn = pixels(pipeline.draw("a red fox", 0, options))
     whole = DiffusionPipeline.from_pretrained(tiny_pipeline.folder(xl=True))
     whole.set_progress_bar_config(disable=True)
-    inputs = inputs_of(find_unet(str(tiny_pipeline.folder(xl=True)), "random"), text_tokens=tiny_pipeline.TOKENS)
-    plan = make_unet_plan(describe_unet(whole.unet, inputs, "xl"), UnetReduction(max_downsample=2))
+    source = find_unet(str(tiny_pipeline.folder(xl=True)), "random")
+    inputs = inputs_of(source, text_tokens=tiny_pipeline.TOKENS)
+    plan = make_unet_plan(describe_unet(create_unet(source, meta=True), inputs, "xl"), UnetReduction(max_downsample=2))
 
     def picture() -> np.ndarray[Any, Any]:
         noise = torch.Generator().manual_seed(0)

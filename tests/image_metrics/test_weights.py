@@ -53,7 +53,7 @@ def test_missing_weights_say_file_address_and_option(tmp_path: Path, monkeypatch
         WeightsFolder(tmp_path).find(inception_weights())
     message = str(caught.value)
     assert all(word in message for word in (inception_weights().name, inception_weights().url, str(tmp_path)))
-    assert "--weights DIR" in message
+    assert "--network-weights DIR" in message
     assert "--download" in message
 
 
@@ -78,7 +78,7 @@ def test_a_failed_download(error: Exception, tmp_path: Path, monkeypatch: pytest
         raise error
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    with pytest.raises(WeightsError, match=r"cannot be downloaded from https://.*--weights DIR"):
+    with pytest.raises(WeightsError, match=r"cannot be downloaded from https://.*--network-weights DIR"):
         WeightsFolder(tmp_path, download=True).find(inception_weights())
     assert list(tmp_path.iterdir()) == []
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from tofu_export.diffusion.inputs import OUTPUT_NAME, POOLED, SAMPLE, TEXT, TIME_IDS, TIMESTEP, UnetInputs
 from tofu_export.engines.backends import BACKENDS, CPU, PLAN_BACKENDS, PLAN_SUFFIXES, FileSession
+from tofu_export.engines.engine_file import read_engine_file
 from tofu_export.engines.engine_session import EngineSession, open_engine
 from tofu_export.engines.feeds import as_asked
-from tofu_export.engines.plan_file import read_plan_file
 from tofu_export.errors import ExportError, OptionError
 from tofu_export.ort import open_session
 
@@ -92,7 +92,7 @@ def open_unet(path: Path, backend: str | None = None, threads: int | None = None
     if path.suffix in PLAN_SUFFIXES:
         if backend is not None and backend not in PLAN_BACKENDS:
             raise OptionError(f"{path.name} is a plan, which {backend} does not run: give {' or '.join(PLAN_BACKENDS)}")
-        flavour = read_plan_file(path).flavour if backend is None else PLAN_BACKENDS[backend]
+        flavour = read_engine_file(path).flavour if backend is None else PLAN_BACKENDS[backend]
         return open_engine(path, flavour)
     if backend is not None and backend not in BACKENDS:
         raise OptionError(f"{path.name} is no plan, so {backend} does not run it: give {', '.join(BACKENDS)}")

@@ -94,7 +94,7 @@ class WeightsFolder:
             if not self.download:
                 raise WeightsError(
                     f"{wanted.name} is not in {self.path}: get it from {wanted.url}, and give its folder with "
-                    "--weights DIR; or give --download"
+                    "--network-weights DIR; or give --download"
                 )
             self._download(wanted, file)
         try:
@@ -115,7 +115,7 @@ class WeightsFolder:
         except (OSError, RuntimeError) as error:  # no network, a full disk; another hash
             raise WeightsError(
                 f"{wanted.name} cannot be downloaded from {wanted.url} ({_first_line(error)}): get it on another "
-                "machine, and give its folder with --weights DIR"
+                "machine, and give its folder with --network-weights DIR"
             ) from error
 
 
