@@ -22,6 +22,7 @@ from tofu_export.cli.check import check_command
 from tofu_export.cli.doctor import doctor_command
 from tofu_export.cli.eval import eval_command
 from tofu_export.cli.export import export_command
+from tofu_export.cli.images_compare import images_compare_command
 from tofu_export.cli.lint import lint_command
 from tofu_export.cli.lower import lower_command
 from tofu_export.cli.models import models_command
@@ -68,6 +69,7 @@ def cli() -> None:
     tofu-export verify out/model.fp16.onnx -v     does a file compute what its model computes
     tofu-export bench a.onnx b.onnx --profile     which file is faster, and where the time goes
     tofu-export unet sd15 --weights random        Stable Diffusion's UNet, reduced in its self-attention
+    tofu-export images-compare full tofu          PSNR, MS-SSIM, LPIPS, FID and KID of two folders of images
     tofu-export sweep demo_vit --r 16,32,48       what each reduction of a grid costs and gains; tables, a chart
     tofu-export lower theirs.onnx -o ours.onnx    rewrite what TensorRT rejects in a file of another exporter
     tofu-export triton out -o repository          serve the files with Triton Inference Server
@@ -106,6 +108,7 @@ cli.add_command(report_command)
 cli.add_command(tokens_command)
 cli.add_command(triton_command)
 cli.add_command(unet_command)
+cli.add_command(images_compare_command)
 
 
 def main() -> NoReturn:
