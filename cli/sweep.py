@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from tofu_export.cli.parameters import ImageSize, parse_batches
+from tofu_export.cli.stopping import if_stopped
 from tofu_export.errors import OptionError
 from tofu_export.options import Mode, Schedule, Target, parse_precisions
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["sweep_command"]
 
-_INTERRUPTED = 130
 _WIDTH = 200
 Value = TypeVar("Value")
 
@@ -62,6 +62,8 @@ Value = TypeVar("Value")
               help="So many images, spread evenly over all.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
               help="Of random weights and generated images.")  # fmt: skip
+@click.option("--verify/--no-verify", "verify", default=True, show_default=True,
+              help="Compare each file with the eager model; one that computes something else gets no row.")  # fmt: skip
 @click.option("--bench/--no-bench", default=True, show_default=True, help="Time the files in onnxruntime.")
 @click.option("--seconds", type=click.FloatRange(min=0), default=3.0, show_default=True, metavar="S",
               help="Shortest measured time of a file.")  # fmt: skip
@@ -100,6 +102,7 @@ def sweep_command(
     class_order: str | None,
     limit: int | None,
     seed: int,
+    verify: bool,
     bench: bool,
     seconds: float,
     threads: int | None,
@@ -158,6 +161,7 @@ def sweep_command(
         class_order=None if class_order is None else ClassOrder(class_order),
         limit=limit,
         seed=seed,
+        verify=verify,
         bench=bench,
         seconds=seconds,
         threads=threads,
@@ -194,14 +198,11 @@ def _run(
     console = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDTH)
     listener = SweepListener(console, quiet=quiet)
     command = shlex.join(["tofu-export", *sys.argv[1:]])
-    try:
-        result = run_sweep(grid, settings, output, pool, listener, fresh=fresh, command=command)
-    except KeyboardInterrupt:
-        listener.close()
-        click.echo(f"tofu-export: error: interrupted; the same command goes on with what is in {output}", err=True)
-        raise SystemExit(_INTERRUPTED) from None
-    finally:
-        listener.close()
+    with if_stopped(lambda: f"the same command goes on with what is in {output}"):
+        try:
+            result = run_sweep(grid, settings, output, pool, listener, fresh=fresh, command=command)
+        finally:
+            listener.close()
     files = publish(result, output, parquet=parquet, axis=axis)
     if not quiet:
         console.print(summary(result, output, files))
