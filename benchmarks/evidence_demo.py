@@ -16,7 +16,7 @@ ANALYZE = "tofu-export analyze demo_vit --limit 64 --steps 16 --figure linearity
 FIGURE = "figures/linearity-demo.svg"
 SHOWN_LAYERS = (0, 1, 4, 8, 11)
 
-_TUNE = "tofu-export tune demo_vit --speedup 3 --limit 300 --evaluations 40 --batch 60"
+_TUNE = "tofu-export tune demo_vit --speedup 3 --limit 200 --evaluations 30 --batch 40"
 TUNINGS: Mapping[str, str] = {
     "features.json": f"{_TUNE} --objective features -o features.json",
     "features-seed-1.json": f"{_TUNE} --objective features --seed 1 -o features-seed-1.json",

@@ -174,7 +174,10 @@ def _verification(report: Mapping[str, Any]) -> Section:
         reason = _reason(report, "verification") or "nothing was compared"
         return Section("verification", "Verification", missing=f"No file was verified: {reason}.")
     images = ", ".join(dict.fromkeys(str(row["inputs"]) for row in rows))
-    notes = dict.fromkeys(f"{row['artifact']}: {note}." for row in rows for note in row.get("notes", ()))
+    notes: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for note in row.get("notes", ()):
+            notes.setdefault(str(note), {})[str(row["artifact"])] = None
     faults = [f"{row['artifact']}: {fault}." for row in rows for fault in row["decisions"].get("faults", ())]
     tolerances = {row["artifact"]: row["tolerance"] for row in rows}
     return Section(
@@ -202,7 +205,7 @@ def _verification(report: Mapping[str, Any]) -> Section:
         ),
         notes=(
             *(f"{name}: tolerance {given['name']}, {given['reason']}." for name, given in tolerances.items()),
-            *notes,
+            *(f"{', '.join(names)}: {note}." for note, names in notes.items()),
             *faults,
         ),
     )
