@@ -28,6 +28,7 @@ from tofu_export.cli.lower import lower_command
 from tofu_export.cli.models import models_command
 from tofu_export.cli.plan import plan_command
 from tofu_export.cli.report import report_command
+from tofu_export.cli.stopping import clear, last_words
 from tofu_export.cli.sweep import sweep_command
 from tofu_export.cli.tokens import tokens_command
 from tofu_export.cli.triton import triton_command
@@ -40,10 +41,7 @@ __all__ = ["cli", "main"]
 
 _INTERRUPTED = 130
 _TERMINATED = 143
-_ENDED = {
-    _INTERRUPTED: "interrupted; a file under its final name is complete",
-    _TERMINATED: "terminated; a file under its final name is complete",
-}
+_ENDED = {_INTERRUPTED: "interrupted", _TERMINATED: "terminated"}
 _NO_MEMORY = "out of memory: try a smaller --batch, or one --precision at a time"
 _MEMORY_WORDS = ("failed to map segment", "Cannot allocate memory", "can't allocate memory", "std::bad_alloc")
 """How the loader of libraries, the system, torch and C++ say it, in exceptions of other kinds than MemoryError."""
@@ -114,6 +112,7 @@ cli.add_command(images_compare_command)
 def main() -> NoReturn:
     """Run the command line and exit."""
     _asked.clear()
+    clear()
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -126,9 +125,9 @@ def main() -> NoReturn:
     except click.ClickException as error:
         _fail(error.format_message(), ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
-        _fail(_ENDED[_INTERRUPTED], _INTERRUPTED)
+        _fail(_ended(_INTERRUPTED), _INTERRUPTED)
     except _Terminated:
-        _fail(_ENDED[_TERMINATED], _TERMINATED)
+        _fail(_ended(_TERMINATED), _TERMINATED)
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(ExitCode.UNEXPECTED) from None
@@ -159,9 +158,13 @@ _asked: list[int] = []
 def _fail(message: str, code: int) -> NoReturn:
     if _asked:
         code = _asked[0]
-        message = _ENDED[code]
+        message = _ended(code)
     click.echo(f"tofu-export: error: {message}", err=True)
     raise SystemExit(int(code))
+
+
+def _ended(code: int) -> str:
+    return f"{_ENDED[code]}; {last_words()}"
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
