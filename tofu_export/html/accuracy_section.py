@@ -108,8 +108,9 @@ def _name(row: Mapping[str, Any], judged: Sequence[Mapping[str, Any]]) -> str:
 
 def _intervals(judged: Sequence[Mapping[str, Any]]) -> list[Interval]:
     return [
-        Interval(name, score["top1"], *score["top1_interval"], "full" if score is not row else "merge")
+        Interval(name, score["top1"], low, high, "full" if score is not row else "merge")
         for name, score, row in _with_full(judged)
+        for low, high in [score["top1_interval"]]
     ]
 
 

@@ -93,12 +93,16 @@ def outputs_of(model: nn.Module, kind: OutputKind, pixels: Tensor, *, token_map:
 def _run(model: Any, kind: OutputKind, pixels: Tensor) -> Tensor:
     """The one output that is computed from pixels, not from decisions."""
     if kind is OutputKind.LOGITS:
-        return model(pixels)
+        logits: Tensor = model(pixels)
+        return logits
     if kind is OutputKind.GRID:
         _check_restored(model)
         return _as_grid(model, model.forward_features(pixels), pixels)
-    tokens = model.forward_features(pixels)
-    return model.forward_head(tokens, pre_logits=True) if kind is OutputKind.FEATURES else tokens
+    tokens: Tensor = model.forward_features(pixels)
+    if kind is OutputKind.TOKENS:
+        return tokens
+    features: Tensor = model.forward_head(tokens, pre_logits=True)
+    return features
 
 
 def _check_restored(model: nn.Module) -> None:
