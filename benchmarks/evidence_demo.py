@@ -36,9 +36,9 @@ def _eval(runs: Runs) -> Made:
     found, difference = document["agreement"], document["difference"]
     said = (
         f"{document['images']:,} digits. Top-1 reduced less full: {difference['top1']:+.2f} points "
-        f"({difference['low']:+.2f} to {difference['high']:+.2f}). Agreement: same class "
-        f"{found['top1_agreement']:.2%}, KL {found['kl_mean']:.4f} nats, cosine of logits "
-        f"{found['logit_cosine_mean']:.4f} and of features {found['feature_cosine_mean']:.4f}."
+        f"({difference['low']:+.2f} to {difference['high']:+.2f}).\n"
+        f"Agreement: same class {found['top1_agreement']:.2%}, KL {found['kl_mean']:.4f} nats, cosine of logits "
+        f"{found['logit_cosine_mean']:.4f}, of features {found['feature_cosine_mean']:.4f}."
     )
     return f"{table(_EVAL_COLUMNS, rows)}\n\n{said}", {}
 
