@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +159,9 @@ def _text(result: EvalResult) -> str:
     removed = "" if subject.plan is None else f", {subject.plan['pattern']}, r = {subject.plan['r']}"
     lines = [f"{subject.label}{removed}, {subject.backend}; {result.images} images, {result.source}"]
     if result.labels is not None:
-        rows = [("reduced" if result.full is not None else "accuracy", {**result.accuracy, **result.intervals})]
+        rows: list[tuple[str, Mapping[str, Any]]] = [
+            ("reduced" if result.full is not None else "accuracy", {**result.accuracy, **result.intervals})
+        ]
         rows += [] if result.full is None else [("full", result.full)]
         for name, row in rows:
             lines.append(

@@ -107,10 +107,11 @@ def _name(row: Mapping[str, Any], judged: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _intervals(judged: Sequence[Mapping[str, Any]]) -> list[Interval]:
-    return [
-        Interval(name, score["top1"], *score["top1_interval"], "full" if score is not row else "merge")
-        for name, score, row in _with_full(judged)
-    ]
+    found = []
+    for name, score, row in _with_full(judged):
+        low, high = score["top1_interval"]
+        found.append(Interval(name, score["top1"], low, high, "merge" if score is row else "full"))
+    return found
 
 
 def _accuracies(judged: Sequence[Mapping[str, Any]]) -> Table:

@@ -60,7 +60,8 @@ def read_evidence(paths: Iterable[Path]) -> Evidence:
             others = tuple(one for one in found.evaluations if _judged(one) != _judged(document))
             found = replace(found, evaluations=(*others, document))
         else:
-            found = replace(found, **{kind: document})
+            change: dict[str, Any] = {kind: document}
+            found = replace(found, **change)
     return found
 
 
