@@ -5,6 +5,7 @@ Nothing heavy is imported here: `tofu-export --help` must answer at once.
 
 from __future__ import annotations
 
+import difflib
 import logging
 import signal
 import sys
@@ -22,6 +23,7 @@ from tofu_export.cli.check import check_command
 from tofu_export.cli.doctor import doctor_command
 from tofu_export.cli.eval import eval_command
 from tofu_export.cli.export import export_command
+from tofu_export.cli.images_compare import images_compare_command
 from tofu_export.cli.lint import lint_command
 from tofu_export.cli.lower import lower_command
 from tofu_export.cli.models import models_command
@@ -34,10 +36,12 @@ from tofu_export.cli.triton import triton_command
 from tofu_export.cli.tune import tune_command
 from tofu_export.cli.unet import unet_command
 from tofu_export.cli.verify import verify_command
-from tofu_export.errors import ExitCode, TofuError
+from tofu_export.errors import ExitCode, TofuError, UnknownModelError
 
 __all__ = ["cli", "main"]
 
+_ALIKE = 0.7
+"""How alike a word and a command have to be, as difflib counts."""
 _INTERRUPTED = 130
 _TERMINATED = 143
 _ENDED = {_INTERRUPTED: "interrupted", _TERMINATED: "terminated"}
@@ -66,6 +70,7 @@ def cli() -> None:
     tofu-export verify out/model.fp16.onnx -v     does a file compute what its model computes
     tofu-export bench a.onnx b.onnx --profile     which file is faster, and where the time goes
     tofu-export unet sd15 --weights random        Stable Diffusion's UNet, reduced in its self-attention
+    tofu-export images-compare full tofu          PSNR, MS-SSIM, LPIPS, FID and KID of two folders of images
     tofu-export sweep demo_vit --r 16,32,48       what each reduction of a grid costs and gains; tables, a chart
     tofu-export lower theirs.onnx -o ours.onnx    rewrite what TensorRT rejects in a file of another exporter
     tofu-export triton out -o repository          serve the files with Triton Inference Server
@@ -104,6 +109,7 @@ cli.add_command(report_command)
 cli.add_command(tokens_command)
 cli.add_command(triton_command)
 cli.add_command(unet_command)
+cli.add_command(images_compare_command)
 
 
 def main() -> NoReturn:
@@ -112,13 +118,18 @@ def main() -> NoReturn:
     clear()
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, _interrupt)
+    if len(sys.argv) < 2:
+        click.echo(cli.get_help(click.Context(cli, info_name="tofu-export", **cli.context_settings)), err=True)
+        raise SystemExit(ExitCode.USAGE)
     try:
         cli.main(prog_name="tofu-export", standalone_mode=False)
+    except UnknownModelError as error:
+        _fail(f"{error}{_meant()}", error.exit_code)
     except TofuError as error:
         _fail(str(error), error.exit_code)
     except click.UsageError as error:
-        hint = f" See: {error.ctx.command_path} --help" if error.ctx is not None else ""
-        _fail(f"{error.format_message()}{hint}", ExitCode.USAGE)
+        hint = f". See: {error.ctx.command_path} --help" if error.ctx is not None else ""
+        _fail(f"{error.format_message().rstrip('.')}{_meant() or hint}", ExitCode.USAGE)
     except click.ClickException as error:
         _fail(error.format_message(), ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
@@ -146,6 +157,13 @@ def main() -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)  # nothing is left to clear away: libraries only say goodbye
     raise SystemExit(ExitCode.GOOD)
+
+
+def _meant() -> str:
+    """A hint if the first word looks like a command: what is none is taken for a model."""
+    word = sys.argv[1]
+    close = [] if word in cli.commands else difflib.get_close_matches(word, cli.commands, 1, _ALIKE)
+    return f". If you meant the command: tofu-export {close[0]} --help" if close else ""
 
 
 _asked: list[int] = []

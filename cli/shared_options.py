@@ -188,10 +188,10 @@ def file_precision_option(unless: str) -> Decorator:
                   default=None, help=_unless("Precision that the file has to be of.", unless))  # fmt: skip
 
 
-def verify_option() -> Decorator:
-    """`--verify`."""
+def verify_option(note: str = "") -> Decorator:
+    """`--verify`; `note` says what becomes of a wrong file."""
     return option(Section.CHECK, "--verify/--no-verify", default=True, show_default=True,
-                  help="Compare every file with eager PyTorch.")  # fmt: skip
+                  help=f"Compare every file with eager PyTorch{note}.")  # fmt: skip
 
 
 def capability_option() -> Decorator:

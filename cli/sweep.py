@@ -73,7 +73,7 @@ Value = TypeVar("Value")
         unless="demo_vit's own; for others generated ones")  # fmt: skip
 @limit_option()
 @class_options()
-@verify_option()
+@verify_option("; one that computes something else gets no row")
 @option(Section.TIMING, "--bench/--no-bench", default=True, show_default=True, help="Time the files in onnxruntime.")
 @listed_batch_option(default="8")
 @seconds_option()

@@ -60,6 +60,13 @@ def test_the_big_numbers_are_the_reports() -> None:
     assert "1,234 matching decisions compared, 0 wrong" in page
 
 
+def test_token_maps_that_were_compared_are_counted() -> None:
+    report = samples.report()
+    assert "entries of its token maps" not in render(report)
+    report["verification"][0]["token_map"] = {"compared": 1960, "wrong": 2}
+    assert "model.fp32.onnx: 1,960 entries of its token maps compared, 2 wrong." in render(report)
+
+
 def test_a_failed_verification_is_said_loudly() -> None:
     report = samples.report(artifacts=[], benchmark=[])
     report["verification"][0].update(passed=False, max_abs=None)

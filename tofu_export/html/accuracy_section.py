@@ -107,11 +107,11 @@ def _name(row: Mapping[str, Any], judged: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _intervals(judged: Sequence[Mapping[str, Any]]) -> list[Interval]:
-    found = []
-    for name, score, row in _with_full(judged):
-        low, high = score["top1_interval"]
-        found.append(Interval(name, score["top1"], low, high, "merge" if score is row else "full"))
-    return found
+    return [
+        Interval(name, score["top1"], low, high, "full" if score is not row else "merge")
+        for name, score, row in _with_full(judged)
+        for low, high in [score["top1_interval"]]
+    ]
 
 
 def _accuracies(judged: Sequence[Mapping[str, Any]]) -> Table:

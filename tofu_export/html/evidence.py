@@ -60,8 +60,8 @@ def read_evidence(paths: Iterable[Path]) -> Evidence:
             others = tuple(one for one in found.evaluations if _judged(one) != _judged(document))
             found = replace(found, evaluations=(*others, document))
         else:
-            change: dict[str, Any] = {kind: document}
-            found = replace(found, **change)
+            single: dict[str, Any] = {kind: document}
+            found = replace(found, **single)
     return found
 
 

@@ -35,12 +35,13 @@ def tokens_section(report: Mapping[str, Any], evidence: Evidence) -> Section:
         notes.append(f"{maps[0].left_out} of {maps[0].left_out + len(maps[0].panels) - 1} states are not drawn.")
     if document["model"] != report["model"]["resolved"]:
         notes.append(f"These are of another model: {document['model']}.")
+    several = any(len(one.panels) > 2 for one in maps)  # the image itself is one
     return Section(
         "tokens",
         title,
-        f"What {document['file']} decided in {document['backend']}, block by block. A plain patch is a token of its "
-        "own. Patches inside one colour of border became one token, drawn in their mean colour. Hatched patches were "
-        "pruned: nothing stands for them any more.",
+        f"What {document['file']} decided in {document['backend']}{', block by block' * several}. A plain patch is a "
+        "token of its own. Patches inside one colour of border became one token, drawn in their mean colour. Hatched "
+        "patches were pruned: nothing stands for them any more.",
         maps=maps,
         definitions=shared_definitions(maps),
         notes=tuple(notes),

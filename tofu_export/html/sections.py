@@ -179,6 +179,12 @@ def _verification(report: Mapping[str, Any]) -> Section:
         for note in row.get("notes", ()):
             notes.setdefault(str(note), {})[str(row["artifact"])] = None
     faults = [f"{row['artifact']}: {fault}." for row in rows for fault in row["decisions"].get("faults", ())]
+    maps = [
+        f"{row['artifact']}: {row['token_map']['compared']:,} entries of its token maps compared, "
+        f"{row['token_map']['wrong']:,} wrong."
+        for row in rows
+        if row.get("token_map")
+    ]
     tolerances = {row["artifact"]: row["tolerance"] for row in rows}
     return Section(
         "verification",
@@ -205,6 +211,7 @@ def _verification(report: Mapping[str, Any]) -> Section:
         ),
         notes=(
             *(f"{name}: tolerance {given['name']}, {given['reason']}." for name, given in tolerances.items()),
+            *maps,
             *(f"{', '.join(names)}: {note}." for note, names in notes.items()),
             *faults,
         ),

@@ -121,7 +121,8 @@ def _notes(document: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
 
 def _is(row: Mapping[str, Any], plan: Mapping[str, Any]) -> bool:
     """True if a plan of the history is this one."""
-    return bool(row["r"] == [layer["removed"] for layer in plan["layers"]] and row["pattern"] == plan["pattern"])
+    amounts = [layer["removed"] for layer in plan["layers"]]
+    return bool(row["r"] == amounts and row["pattern"] == plan["pattern"])
 
 
 def _amounts(plan: Mapping[str, Any]) -> list[tuple[str, int]]:
