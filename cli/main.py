@@ -1,4 +1,4 @@
-"""Entry point: the commands, and how errors become one line and an exit code.
+"""The commands, and how errors become one line and an exit code.
 
 Nothing heavy is imported here: `tofu-export --help` must answer at once.
 """
@@ -27,6 +27,7 @@ from tofu_export.cli.lower import lower_command
 from tofu_export.cli.models import models_command
 from tofu_export.cli.plan import plan_command
 from tofu_export.cli.report import report_command
+from tofu_export.cli.start import ENDED, INTERRUPTED, TERMINATED, Terminated
 from tofu_export.cli.sweep import sweep_command
 from tofu_export.cli.tokens import tokens_command
 from tofu_export.cli.triton import triton_command
@@ -37,19 +38,9 @@ from tofu_export.errors import ExitCode, TofuError
 
 __all__ = ["cli", "main"]
 
-_INTERRUPTED = 130
-_TERMINATED = 143
-_ENDED = {
-    _INTERRUPTED: "interrupted; a file under its final name is complete",
-    _TERMINATED: "terminated; a file under its final name is complete",
-}
 _NO_MEMORY = "out of memory: try a smaller --batch, or one --precision at a time"
 _MEMORY_WORDS = ("failed to map segment", "Cannot allocate memory", "can't allocate memory", "std::bad_alloc")
 """How the loader of libraries, the system, torch and C++ say it, in exceptions of other kinds than MemoryError."""
-
-
-class _Terminated(BaseException):  # no error, and nothing that handles errors may catch it
-    """Somebody asked this process to end (SIGTERM)."""
 
 
 @click.group(
@@ -111,9 +102,9 @@ cli.add_command(unet_command)
 def main() -> NoReturn:
     """Run the command line and exit."""
     _asked.clear()
-    signal.signal(signal.SIGTERM, _terminate)
-    signal.signal(signal.SIGINT, _interrupt)
     try:
+        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGINT, _interrupt)
         cli.main(prog_name="tofu-export", standalone_mode=False)
     except TofuError as error:
         _fail(str(error), error.exit_code)
@@ -123,9 +114,9 @@ def main() -> NoReturn:
     except click.ClickException as error:
         _fail(error.format_message(), ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
-        _fail(_ENDED[_INTERRUPTED], _INTERRUPTED)
-    except _Terminated:
-        _fail(_ENDED[_TERMINATED], _TERMINATED)
+        _fail(ENDED[INTERRUPTED], INTERRUPTED)
+    except Terminated:
+        _fail(ENDED[TERMINATED], TERMINATED)
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(ExitCode.UNEXPECTED) from None
@@ -156,17 +147,17 @@ _asked: list[int] = []
 def _fail(message: str, code: int) -> NoReturn:
     if _asked:
         code = _asked[0]
-        message = _ENDED[code]
+        message = ENDED[code]
     click.echo(f"tofu-export: error: {message}", err=True)
     raise SystemExit(int(code))
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    _asked.append(_INTERRUPTED)
+    _asked.append(INTERRUPTED)
     raise KeyboardInterrupt
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     """Leave as on any error, so that half-written files and child processes go."""
-    _asked.append(_TERMINATED)
-    raise _Terminated
+    _asked.append(TERMINATED)
+    raise Terminated
