@@ -123,7 +123,7 @@ _EVERY = ("lint", "lower", "verify", "verify -v", "as reference", "bench", "benc
 
 def _crafted(random: Random, index: int, folder: Path, seeds: Seeds) -> Call:
     names = list(hostile.GRAPHS)
-    name, command = names[index // len(_EVERY)], _EVERY[index % len(_EVERY)]
+    name, command = names[index // len(_EVERY) % len(names)], _EVERY[index % len(_EVERY)]
     if command == "build" and name == "chain of 20,000":
         command = "lint"  # TensorRT-RTX builds it, in minutes
     path = folder / "in.onnx"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx
 from onnx import TensorProto
 
@@ -23,6 +25,7 @@ __all__ = [
     "mask_does_not_broadcast",
     "no_cpu_kernel_in_bf16",
     "of_type",
+    "overwrites_for_a_mean",
     "reads_what_nobody_computes",
     "reduces",
     "reduces_in",
@@ -36,6 +39,10 @@ MAX_TOPK = 3840
 
 MAX_HEAD_SIZE = 256
 """Largest head size that TensorRT-RTX has been seen to have a fused attention kernel for."""
+
+_NOTE = "pkg.torch.onnx.fx_node"
+_MEAN = re.compile(r"aten\.scatter_reduce\.two\]\(args = \(.*, mean\)")
+"""Where torch's exporter notes what a node was, and how a mean reads there."""
 
 CONTRIB_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"})
 ML_DOMAINS = frozenset({"ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training"})
@@ -95,6 +102,16 @@ def reduces_in(dtype: int, *reductions: str) -> Condition:
         return f"reduction {reduction!r} has no CPU kernel in {_NAMES[dtype]}"
 
     return problem
+
+
+def overwrites_for_a_mean(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A scatter that overwrites where torch's exporter notes that the model takes a mean."""
+    if attribute_text(node, "reduction", "none") != "none":
+        return None
+    notes = (entry.value for entry in node.metadata_props if entry.key == _NOTE)
+    if not any(_MEAN.search(note) for note in notes):
+        return None
+    return "overwrites, where the model in torch takes a mean (scatter_reduce): the file computes something else"
 
 
 def k_too_large(node: onnx.NodeProto, scope: Scope) -> str | None:
