@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["LEFT", "OLDER", "STYLES", "WIDTH", "export", "tokens_of"]
+__all__ = ["LEFT", "OLDER", "STYLES", "WIDTH", "Bipartite", "by_scatter", "export", "tokens_of"]
 
 TOKENS, WIDTH, REMOVED = 17, 8, 4
 GRID = 4
