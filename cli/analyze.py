@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tofu_export.cli.parameters import ImageSize
+from tofu_export.cli.parameters import command_line
+from tofu_export.cli.sections import Section, command, option
+from tofu_export.cli.shared_options import (
+    image_batch_option,
+    image_size_option,
+    images_option,
+    json_option,
+    limit_option,
+    output_option,
+    quiet_option,
+    seed_option,
+    weights_option,
+)
 from tofu_export.options import DEFAULT_R
 
 if TYPE_CHECKING:
@@ -20,28 +30,23 @@ if TYPE_CHECKING:
 __all__ = ["analyze_command"]
 
 
-@click.command("analyze", short_help="Functional linearity and token lengths by layer, on real images.")
+@command("analyze", short_help="Functional linearity and token lengths by layer, on real images.")
 @click.argument("model")
-@click.option("--images", type=click.Path(path_type=Path), default=None, metavar="DIR",
-              help="Real images.  [default: demo_vit's own]")  # fmt: skip
-@click.option("--limit", type=click.IntRange(min=1), default=32, show_default=True, metavar="N",
-              help="So many images, spread evenly over all.")  # fmt: skip
-@click.option("--r", "r", type=click.IntRange(min=1), default=DEFAULT_R, show_default=True, metavar="N",
-              help="Pairs of an image in each layer: those that --r N would match.")  # fmt: skip
-@click.option("--steps", type=click.IntRange(min=2), default=10, show_default=True, metavar="K",
-              help="Points between the two tokens of a pair.")  # fmt: skip
-@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, metavar="N",
-              help="Images at a time.")  # fmt: skip
-@click.option("--weights", default="pretrained", show_default=True, metavar="pretrained|random|PATH",
-              help="Where the weights come from.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of random weights.")
-@click.option("--image-size", type=ImageSize(), default=None, metavar="H[xW]", help="Input size in pixels.")
-@click.option("--figure", type=click.Path(path_type=Path), default=None, metavar="FILE",
-              help="Also draw it, as .svg, .png or .pdf.")  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, metavar="FILE",
-              help="Also write the JSON document there.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
+@weights_option()
+@image_size_option()
+@seed_option("random weights")
+@option(Section.REDUCTION, "--r", "r", type=click.IntRange(min=1), default=DEFAULT_R, show_default=True, metavar="N",
+        help="Pairs of an image in each layer: those that --r N would match.")  # fmt: skip
+@option(Section.REDUCTION, "--steps", type=click.IntRange(min=2), default=10, show_default=True, metavar="K",
+        help="Points between the two tokens of a pair.")  # fmt: skip
+@images_option(", without labels", unless="demo_vit's own")
+@limit_option(32)
+@image_batch_option(16)
+@option(Section.OUTPUT, "--figure", type=click.Path(path_type=Path), default=None, metavar="FILE",
+        help="Also draw it, as .svg, .png or .pdf.")  # fmt: skip
+@output_option("Also write the JSON document there.", "FILE", default=None)
+@json_option()
+@quiet_option()
 def analyze_command(
     model: str,
     weights: str,
@@ -78,7 +83,7 @@ def analyze_command(
         analysis = analyze(request, listener.tick)
     finally:
         listener.close()
-    text = json.dumps(analysis.to_dict(shlex.join(["tofu-export", *sys.argv[1:]])), indent=2, allow_nan=False)
+    text = json.dumps(analysis.to_dict(command_line()), indent=2, allow_nan=False)
     if figure is not None:
         draw(analysis, figure)
     if output is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tofu_export.cli.parameters import parse_batches
+from tofu_export.cli.parameters import command_line, parse_batches
+from tofu_export.cli.sections import Section, command, option
+from tofu_export.cli.shared_options import (
+    json_option,
+    listed_batch_option,
+    quiet_option,
+    seconds_option,
+    seed_option,
+    shape_option,
+    threads_option,
+    verbose_option,
+)
 from tofu_export.errors import OptionError, OutputError
 
 if TYPE_CHECKING:
@@ -26,52 +36,47 @@ SCHEMA_VERSION = 1
 _WIDTH = 200
 
 
-@click.command("bench", short_help="Time files against each other; show where the time goes.")
+@command("bench", short_help="Time files against each other; show where the time goes.")
 @click.argument("files", nargs=-1, metavar="FILE...", type=click.Path(path_type=Path))
-@click.option("--baseline", default=None, metavar="NAME", help="File that ratios refer to.  [default: the first one]")
-@click.option(
-    "--batch",
-    default="",
-    metavar="LIST",
-    help="Batch sizes, such as 1,8.  [default: what the files are fixed to, or 1]",
+@option(Section.MODEL, "--baseline", default=None, metavar="NAME",
+        help="File that ratios refer to.  [default: the first one]")  # fmt: skip
+@shape_option()
+@seed_option("the random inputs")
+@listed_batch_option("what the files are fixed to, or 1")
+@seconds_option()
+@option(Section.TIMING, "--warmup", type=click.FloatRange(min=0), default=200.0, show_default=True, metavar="MS",
+        help="Milliseconds that each file runs before it is timed.")  # fmt: skip
+@option(Section.TIMING, "--iterations", type=click.IntRange(min=1), default=10, show_default=True, metavar="N",
+        help="Least number of timed runs.")  # fmt: skip
+@option(
+    Section.TIMING, "--profile", is_flag=True, help="Also divide the time by part of the model, in runs of their own."
 )
-@click.option("--backend", default="ort-cpu", show_default=True, metavar="LIST",
-              help="Some of ort-cpu, ort-cuda, ort-tensorrt for ONNX files, trt, trt-rtx for plans, and torch, "
-              "torch-compile for the eager model of a file, or of a name of timm's in its place.")  # fmt: skip
-@click.option("--torch-device", type=click.Choice(["cpu", "cuda"]), default=None,
-              help="Where torch runs.  [default: the GPU if another backend does, else the CPU]")  # fmt: skip
-@click.option("--compile-mode", type=click.Choice(["default", "reduce-overhead", "max-autotune"]), default="default",
-              show_default=True, help="Of torch-compile. Compiling is not timed.")  # fmt: skip
-@click.option("--cuda-graph/--no-cuda-graph", default=False, show_default=True,
-              help="Launch the kernels of a plan together. trtexec 11 does, 10 does not.")  # fmt: skip
-@click.option("--transfers/--no-transfers", default=True, show_default=True,
-              help="Copy inputs to the GPU and outputs back in each query. trtexec 10 does, 11 does not.")  # fmt: skip
-@click.option("--streams", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-              help="Queries of a plan that are on their way at once.")  # fmt: skip
-@click.option(
-    "--threads", type=click.IntRange(min=1), default=None, metavar="N",
-    help="Threads inside an operator.  [default: one per physical core]",
-)  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(min=0), default=3.0, show_default=True, metavar="S",
-              help="Shortest measured time of each file and batch size.")  # fmt: skip
-@click.option("--warmup", type=click.FloatRange(min=0), default=200.0, show_default=True, metavar="MS",
-              help="Milliseconds that each file runs before it is timed.")  # fmt: skip
-@click.option("--iterations", type=click.IntRange(min=1), default=10, show_default=True, metavar="N",
-              help="Least number of timed runs.")  # fmt: skip
-@click.option("--shape", "shapes", multiple=True, metavar="NAME:1x3x224x224",
-              help="Sizes of an input that leaves more than the batch open; again for further inputs.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs.")
-@click.option("--profile", is_flag=True, help="Also divide the time by part of the model, in runs of their own.")
-@click.option("--trtexec-log", "logs", multiple=True, metavar="FILE", type=click.Path(path_type=Path),
-              help="Also report what trtexec printed elsewhere; again for further runs.")  # fmt: skip
-@click.option("--trtexec-times", "times", multiple=True, metavar="FILE", type=click.Path(path_type=Path),
-              help="The same from the JSON of its --exportTimes; --batch says the batch size.")  # fmt: skip
-@click.option("--products", is_flag=True, help="Also time each file's matrix products alone: what is left to gain.")
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path), default=None, metavar="PATH",
-              help="Also write one line per file and batch size there.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Also all percentiles, and profiles by block and operator.")
+@option(Section.TIMING, "--products", is_flag=True,
+        help="Also time each file's matrix products alone: what is left to gain.")  # fmt: skip
+@option(Section.BACKEND, "--backend", default="ort-cpu", show_default=True, metavar="LIST",
+        help="Some of ort-cpu, ort-cuda, ort-tensorrt for ONNX files, trt, trt-rtx for plans, and torch, "
+        "torch-compile for the eager model of a file, or of a name of timm's in its place.")  # fmt: skip
+@threads_option(Section.BACKEND)
+@option(Section.BACKEND, "--torch-device", type=click.Choice(["cpu", "cuda"]), default=None,
+        help="Where torch runs.  [default: the GPU if another backend does, else the CPU]")  # fmt: skip
+@option(Section.BACKEND, "--compile-mode", type=click.Choice(["default", "reduce-overhead", "max-autotune"]),
+        default="default", show_default=True,
+        help="Of torch-compile. Compiling is not timed.")  # fmt: skip
+@option(Section.BACKEND, "--cuda-graph/--no-cuda-graph", default=False, show_default=True,
+        help="Launch the kernels of a plan together. trtexec 11 does, 10 does not.")  # fmt: skip
+@option(Section.BACKEND, "--transfers/--no-transfers", default=True, show_default=True,
+        help="Copy inputs to the GPU and outputs back in each query. trtexec 10 does, 11 does not.")  # fmt: skip
+@option(Section.BACKEND, "--streams", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+        help="Queries of a plan that are on their way at once.")  # fmt: skip
+@option(Section.TIMING, "--trtexec-log", "logs", multiple=True, metavar="FILE", type=click.Path(path_type=Path),
+        help="Also report what trtexec printed elsewhere; again for further runs.")  # fmt: skip
+@option(Section.TIMING, "--trtexec-times", "times", multiple=True, metavar="FILE", type=click.Path(path_type=Path),
+        help="The same from the JSON of its --exportTimes; --batch says the batch size.")  # fmt: skip
+@option(Section.OUTPUT, "--csv", "csv_path", type=click.Path(path_type=Path), default=None, metavar="FILE",
+        help="Also write one line per file and batch size there.")  # fmt: skip
+@json_option()
+@quiet_option()
+@verbose_option("all percentiles, and profiles by block and operator")
 def bench_command(
     files: tuple[Path, ...],
     baseline: str | None,
@@ -243,7 +248,7 @@ def _document(options: BenchOptions, torch_backends: _TorchBackends, result: Ben
 
     return {
         "schema_version": SCHEMA_VERSION,
-        "command": shlex.join(["tofu-export", *sys.argv[1:]]),
+        "command": command_line(),
         "environment": environment.collect(),
         "settings": {
             "threads": options.threads,

@@ -6,13 +6,22 @@ import contextlib
 import json
 import logging
 import os
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from tofu_export.cli.parameters import command_line, parse_names
+from tofu_export.cli.sections import Section, command, option
+from tofu_export.cli.shared_options import (
+    bundle_option,
+    capability_option,
+    file_precision_option,
+    json_option,
+    quiet_option,
+    served_batch_option,
+    verbose_option,
+)
 from tofu_export.errors import EngineBuildError, ExportError, OptionError, PrecisionMismatchError, TofuError
 from tofu_export.options import BatchRange, Precision
 
@@ -25,38 +34,35 @@ __all__ = ["build_command", "receipt_text"]
 SCHEMA_VERSION = 1
 
 
-@click.command("build", short_help="Build a TensorRT engine from any ONNX file.")
+@command("build", short_help="Build a TensorRT engine from any ONNX file.")
 @click.argument("file", metavar="FILE.onnx", type=click.Path(path_type=Path))
-@click.option("--flavour", type=click.Choice(["tensorrt-rtx", "tensorrt"]), default=None,
-              help="Which TensorRT.  [default: the one that is installed]")  # fmt: skip
-@click.option("--batch", default=None, metavar="MIN:OPT:MAX",
-              help="Batch sizes to serve.  [default: 1:8:64, or what the file is fixed to]")  # fmt: skip
-@click.option("--min-shapes", default="", metavar="NAME:1x3x224x224,...", help="Smallest sizes of inputs.")
-@click.option("--opt-shapes", default="", metavar="NAME:...", help="Preferred sizes; alone, they are the only ones.")
-@click.option("--max-shapes", default="", metavar="NAME:...", help="Largest sizes.")
-@click.option("--precision", type=click.Choice([precision.value for precision in Precision]), default=None,
-              help="What the file has to compute in.  [default: what it says of itself, or its types]")  # fmt: skip
-@click.option("--min-share", type=click.FloatRange(0, 1), default=None, metavar="SHARE",
-              help="Of the multiply-accumulates that have to be in it, for fp16 or bf16.  [default: 0.9]")  # fmt: skip
-@click.option("--compute-capability", default="", metavar="LIST",
-              help="GPUs that a TensorRT-RTX engine runs on, such as SM80,SM89. SM75 gets an engine of its own.  "
-              "[default: SM80 and newer]")  # fmt: skip
-@click.option("--workspace", default=None, metavar="SIZE", help="Limit for scratch memory, such as 2G.")
-@click.option("--builder-opt-level", type=int, default=None, metavar="0..5", help="Build fast (0) or run fast (5).")
-@click.option("--timing-cache", type=click.Path(path_type=Path), default=None, metavar="FILE",
-              help="Kernel times to keep; one file per GPU, version and ONNX file, named after it.")  # fmt: skip
-@click.option("--version-compatible", is_flag=True, help="The engine loads in later versions too.")
-@click.option("--hw-compat", default=None, metavar="ampere+|same-compute-capability",
-              help="The engine runs on other GPUs too.")  # fmt: skip
-@click.option("--strip-weights", is_flag=True, help="Leave the weights out, to be put in before use.")
-@click.option("--refit", is_flag=True, help="Weights can be replaced later.")
-@click.option("-o", "--output", type=click.Path(), default=None, metavar="PATH",
-              help="The engine, or a folder for it.  [default: FILE.FLAVOUR.engine beside the file]")  # fmt: skip
-@click.option("--bundle", type=click.Path(path_type=Path), default=None, metavar="DIR",
-              help="If it fails, write all that is needed to look closer to this new folder.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Also layers, kernels, work and bytes by part of the model.")
+@served_batch_option(None, unless="1:8:64, or what the file is fixed to")
+@option(Section.FILES, "--min-shapes", default="", metavar="NAME:1x3x224x224,...", help="Smallest sizes of inputs.")
+@option(Section.FILES, "--opt-shapes", default="", metavar="NAME:...",
+        help="Preferred sizes; alone, they are the only ones.")  # fmt: skip
+@option(Section.FILES, "--max-shapes", default="", metavar="NAME:...", help="Largest sizes.")
+@option(Section.ENGINE, "--flavour", type=click.Choice(["tensorrt-rtx", "tensorrt"]), default=None,
+        help="Which TensorRT.  [default: the one that is installed]")  # fmt: skip
+@capability_option()
+@option(Section.ENGINE, "--workspace", default=None, metavar="SIZE", help="Limit for scratch memory, such as 2G.")
+@option(Section.ENGINE, "--builder-opt-level", type=int, default=None, metavar="0..5",
+        help="Build fast (0) or run fast (5).")  # fmt: skip
+@option(Section.ENGINE, "--timing-cache", type=click.Path(path_type=Path), default=None, metavar="FILE",
+        help="Kernel times to keep; one file per GPU, version and ONNX file, named after it.")  # fmt: skip
+@option(Section.ENGINE, "--version-compatible", is_flag=True, help="The engine loads in later versions too.")
+@option(Section.ENGINE, "--hw-compat", default=None, metavar="ampere+|same-compute-capability",
+        help="The engine runs on other GPUs too.")  # fmt: skip
+@option(Section.ENGINE, "--strip-weights", is_flag=True, help="Leave the weights out, to be put in before use.")
+@option(Section.ENGINE, "--refit", is_flag=True, help="Weights can be replaced later.")
+@file_precision_option("what the file says of itself, or its types")
+@option(Section.CHECK, "--min-share", type=click.FloatRange(0, 1), default=None, metavar="SHARE",
+        help="Of the multiply-accumulates that have to be in it, for fp16 or bf16.  [default: 0.9]")  # fmt: skip
+@option(Section.OUTPUT, "-o", "--output", type=click.Path(), default=None, metavar="PATH",
+        help="The engine, or a folder for it.  [default: FILE.FLAVOUR.engine beside the file]")  # fmt: skip
+@bundle_option()
+@json_option()
+@quiet_option()
+@verbose_option("layers, kernels, work and bytes by part of the model")
 def build_command(
     file: Path,
     flavour: str | None,
@@ -124,7 +130,7 @@ def build_command(
             least_share=LEAST_SHARE if min_share is None else min_share,
             options=options,
         )
-        for name, capabilities in engine_names(target.name, compute_capability.split(",")).items()
+        for name, capabilities in engine_names(target.name, parse_names(compute_capability)).items()
     ]
     if bundle is not None:
         from tofu_export.bundle import check_folder
@@ -138,13 +144,13 @@ def build_command(
         raise _bundled(bundle, requests, error) from error
     if as_json:
         from tofu_export import environment
-        from tofu_export.engines.receipt import sidecar_document
+        from tofu_export.engines.sidecar import sidecar_document
 
         document = {
             "schema_version": SCHEMA_VERSION,
-            "command": _command(),
+            "command": command_line(),
             "environment": environment.collect(),
-            "engines": [sidecar_document(receipt, {"command": _command()}) for receipt in receipts],
+            "engines": [sidecar_document(receipt, {"command": command_line()}) for receipt in receipts],
         }
         click.echo(json.dumps(document, indent=2, allow_nan=False))
 
@@ -165,7 +171,7 @@ def _build(requests: list[EngineRequest], *, quiet: bool, verbose: bool) -> list
 
     from tofu_export.cli.console import ConsoleListener
     from tofu_export.engines.build import build_engine, check_request
-    from tofu_export.engines.receipt import write_sidecar
+    from tofu_export.engines.sidecar import write_sidecar
     from tofu_export.files import staging
 
     listener = ConsoleListener(Console(stderr=True), quiet=quiet)
@@ -180,7 +186,7 @@ def _build(requests: list[EngineRequest], *, quiet: bool, verbose: bool) -> list
                 receipt = build_engine(
                     replace(request, engine_path=draft), on_tick=lambda seconds: listener.tick(f"{seconds:.0f} s")
                 )
-                sidecar = write_sidecar(receipt, draft, {"command": _command()})
+                sidecar = write_sidecar(receipt, draft, {"command": command_line()})
                 receipts.append(receipt)
                 names += [draft.name, sidecar.name]
                 listener.done(receipt_text(receipt, verbose=verbose))
@@ -209,7 +215,7 @@ def _bundled(folder: Path, requests: list[EngineRequest], failure: TofuError) ->
         feeds = make_feeds(request.onnx_path.name, inputs, sizes, shapes=shapes)
     report = {
         "schema_version": SCHEMA_VERSION,
-        "command": _command(),
+        "command": command_line(),
         "environment": environment.collect(),
         "error": str(failure),
     }
@@ -248,7 +254,3 @@ def receipt_text(receipt: EngineReceipt, *, verbose: bool = False) -> str:
         ]
         lines.append("for a batch of one, as the parser's network has it before kernels are fused")
     return "\n".join(lines)
-
-
-def _command() -> str:
-    return shlex.join(["tofu-export", *sys.argv[1:]])

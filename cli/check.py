@@ -7,15 +7,18 @@ from pathlib import Path
 
 import click
 
+from tofu_export.cli.sections import command
+from tofu_export.cli.shared_options import json_option, quiet_option
+
 __all__ = ["check_command"]
 
 SCHEMA_VERSION = 1
 
 
-@click.command("check", short_help="Say whether an engine will load here, and why not.")
+@command("check", short_help="Say whether an engine will load here, and why not.")
 @click.argument("engine", metavar="ENGINE", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Only the exit code.")
+@json_option()
+@quiet_option("Only the exit code.")
 def check_command(engine: Path, as_json: bool, quiet: bool) -> None:
     """Hold an engine against the .json beside it and against this machine, before the runtime does.
 

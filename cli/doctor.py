@@ -7,13 +7,15 @@ from typing import Any
 
 import click
 
+from tofu_export.cli.sections import command
+from tofu_export.cli.shared_options import json_option
 from tofu_export.errors import ExitCode
 
 __all__ = ["doctor_command"]
 
 
-@click.command("doctor", short_help="Show what is installed, what is missing, and how to install it.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@command("doctor", short_help="Show what is installed, what is missing, and how to install it.")
+@json_option()
 def doctor_command(as_json: bool) -> None:
     """Show versions, onnxruntime's providers, GPU and TensorRT, and the command that installs what is missing.
 

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tofu_export.cli.parameters import make_reduction, reduction_options
+from tofu_export.cli.parameters import command_line, first_given
+from tofu_export.cli.reduction import make_reduction, reduction_options
+from tofu_export.cli.sections import Section, command, option
+from tofu_export.cli.shared_options import (
+    class_options,
+    image_batch_option,
+    images_option,
+    json_option,
+    limit_option,
+    model_option,
+    quiet_option,
+    seed_option,
+    threads_option,
+    weights_option,
+)
 from tofu_export.errors import OptionError
 
 if TYPE_CHECKING:
@@ -26,34 +38,26 @@ _REDUCTION = frozenset(
 )  # fmt: skip
 
 
-@click.command("eval", short_help="Top-1 and top-5 on a folder of images; agreement with the full model.")
+@command("eval", short_help="Top-1 and top-5 on a folder of images; agreement with the full model.")
 @click.argument("subject", metavar="MODEL|FILE")
-@click.option("--images", type=click.Path(path_type=Path), default=None, metavar="DIR",
-              help="One folder per class, as in ImageNet, or images alone.  [default: demo_vit's own]")  # fmt: skip
-@click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, metavar="N",
-              help="Images at a time.")  # fmt: skip
-@click.option("--limit", type=click.IntRange(min=1), default=None, metavar="N",
-              help="So many images, spread evenly over all.")  # fmt: skip
-@click.option("--class-map", type=click.Path(path_type=Path), default=None, metavar="FILE",
-              help="Class of each folder: one folder name per line, the first line is class 0.")  # fmt: skip
-@click.option("--class-order", type=click.Choice(["text", "natural"]), default=None,
-              help="How class folders are sorted, where it matters: as torchvision does, or as timm.")  # fmt: skip
-@click.option("--labels/--no-labels", "labelled", default=True, show_default=True, help="Folders are classes.")
-@click.option("--real-labels", default=None, metavar="timm|FILE",
-              help="Hold ImageNet's validation images to their reassessed labels: timm's, or a JSON file.")  # fmt: skip
-@click.option("--agreement/--no-agreement", "agreement", default=None,
-              help="Also run the full model and compare.  [default: if it can be had]")  # fmt: skip
-@click.option("--model", default=None, metavar="NAME", help="The model of a FILE that does not name it.")
-@click.option("--weights", default=None, metavar="pretrained|random|PATH",
-              help="Where the model's weights come from.  [default: pretrained, or those that FILE names]")  # fmt: skip
-@click.option("--backend", default=None, metavar="NAME",
-              help="What runs FILE: ort-cpu, ort-cuda, ort-tensorrt, or trt, trt-rtx for a plan.  [default: ort-cpu, "
-              "or the TensorRT that is installed]")  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), default=None, metavar="N", help="Threads of onnxruntime.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of random weights.")
-@reduction_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
+@model_option()
+@weights_option(None, unless="pretrained, or those that FILE names")
+@seed_option("random weights and generated images")
+@reduction_options()
+@images_option(": one folder per class, as in ImageNet, or images alone", unless="demo_vit's own")
+@limit_option()
+@image_batch_option(32)
+@class_options()
+@option(Section.IMAGES, "--real-labels", default=None, metavar="timm|FILE",
+        help="Hold ImageNet's validation images to their reassessed labels: timm's, or a JSON file.")  # fmt: skip
+@option(Section.CHECK, "--agreement/--no-agreement", "agreement", default=None,
+        help="Also run the full model and compare.  [default: if it can be had]")  # fmt: skip
+@option(Section.CHECK, "--backend", default=None, metavar="NAME",
+        help="What runs FILE: ort-cpu, ort-cuda or ort-tensorrt; trt or trt-rtx for an engine.  "
+        "[default: ort-cpu, or the TensorRT that the engine is for]")  # fmt: skip
+@threads_option(Section.CHECK)
+@json_option()
+@quiet_option()
 def eval_command(
     subject: str,
     images: Path | None,
@@ -113,18 +117,15 @@ def eval_command(
     if not quiet:
         click.echo(_text(result), err=True)
     if as_json:
-        click.echo(json.dumps(result.to_dict(shlex.join(["tofu-export", *sys.argv[1:]])), indent=2, allow_nan=False))
+        click.echo(json.dumps(result.to_dict(command_line()), indent=2, allow_nan=False))
 
 
 def _reduction(subject: str, options: dict[str, Any]) -> Reduction | None:
     """The reduction of a model; None for a file, beside which no such option may be given."""
     if not subject.endswith((".onnx", ".engine", ".plan", ".trt")):
         return make_reduction(**options)
-    context = click.get_current_context()
-    for option in context.command.params:
-        given = context.get_parameter_source(option.name or "") is not click.core.ParameterSource.DEFAULT
-        if option.name in _REDUCTION and given:
-            raise OptionError(f"{subject} is a file and has its reduction in it: leave out {option.opts[0]}")
+    if (given := first_given(_REDUCTION)) is not None:
+        raise OptionError(f"{subject} is a file and has its reduction in it: leave out {given}")
     return None
 
 

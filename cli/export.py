@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import logging
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tofu_export.cli.parameters import make_reduction, parse_batches, read_labels, reduction_options
+from tofu_export.cli.parameters import command_line, parse_batches, parse_names, read_labels
+from tofu_export.cli.reduction import make_reduction, reduction_options
+from tofu_export.cli.sections import Section, command, option
+from tofu_export.cli.shared_options import (
+    bench_options,
+    bundle_option,
+    capability_option,
+    dry_run_option,
+    images_option,
+    json_option,
+    onnx_options,
+    output_kind_option,
+    output_option,
+    quiet_option,
+    seed_option,
+    served_batch_option,
+    verbose_option,
+    weights_option,
+)
 from tofu_export.options import BatchRange, IoType, OutputKind, Target, parse_precisions
 
 if TYPE_CHECKING:
@@ -19,95 +35,34 @@ if TYPE_CHECKING:
 __all__ = ["export_command"]
 
 
-@click.command("export", short_help="Export a model: ONNX, verification, benchmark, engines, report.")
+@command("export", short_help="Export a model: ONNX, verification, benchmark, engines, report.")
 @click.argument("model")
-@reduction_options
-@click.option(
-    "--weights",
-    default="pretrained",
-    show_default=True,
-    metavar="pretrained|random|PATH",
-    help="Where the weights come from.",
-)
-@click.option("--batch", default="1:8:64", show_default=True, metavar="MIN:OPT:MAX", help="Batch sizes to serve.")
-@click.option(
-    "--precision", default="fp32,fp16", show_default=True, metavar="LIST", help="Some of fp32, fp16, bf16, int8."
-)
-@click.option(
-    "--target",
-    type=click.Choice([target.value for target in Target]),
-    default=Target.PORTABLE.value,
-    show_default=True,
-    help="Runtime that the ONNX files are written for.",
-)
-@click.option("--opset", type=click.IntRange(min=18), default=18, show_default=True, help="ONNX opset.")
-@click.option(
-    "--io-dtype",
-    type=click.Choice([kind.value for kind in IoType]),
-    default=IoType.FP32.value,
-    show_default=True,
-    help="Type of input and output: fp32, or that of the model.",
-)
-@click.option(
-    "--output-kind",
-    type=click.Choice([kind.value for kind in OutputKind]),
-    default=None,
-    help="What the files give: logits, pooled features, the reduced tokens and where each original one went, or the "
-    "restored grid.  [default: logits, or features without a classifier]",
-)
-@click.option(
-    "--images", type=click.Path(path_type=Path), default=None, metavar="DIR", help="Real images to verify with."
-)
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path),
-    default=None,
-    metavar="FILE",
-    help="Class names to store in the files, one per line.",
-)
-@click.option(
-    "--engine/--no-engine",
-    "engine",
-    default=None,
-    help="Build TensorRT engines.  [default: if a TensorRT is installed]",
-)
-@click.option(
-    "--compute-capability",
-    default="",
-    metavar="LIST",
-    help="GPUs that TensorRT-RTX engines run on, such as SM89.  [default: SM80 and newer]",
-)
-@click.option("--verify/--no-verify", default=True, show_default=True, help="Compare every file with eager PyTorch.")
-@click.option("--bench/--no-bench", default=True, show_default=True, help="Time reduced against full in onnxruntime.")
-@click.option("--bench-batch", default="", metavar="LIST", help="Batch sizes to time.  [default: OPT]")
-@click.option(
-    "--autotune", is_flag=True, help="Time the ways to write the FP32 file on this machine, and keep the fastest."
-)
-@click.option(
-    "--threads", type=click.IntRange(min=1), default=None, metavar="N", help="Threads of onnxruntime when timing."
-)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of random weights and generated images."
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=None,
-    metavar="DIR",
-    help="Folder for the files.  [default: MODEL-tofu]",
-)
-@click.option(
-    "--bundle",
-    type=click.Path(path_type=Path),
-    default=None,
-    metavar="DIR",
-    help="If a file is wrong or an engine fails to build, write all that is needed to look closer to this new folder.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print report.json on stdout, and nothing else there.")
-@click.option("--dry-run", is_flag=True, help="Show the plan and the files, write nothing.")
-@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Also operator counts and library messages.")
+@weights_option()
+@reduction_options()
+@output_kind_option("logits, or features without a classifier")
+@seed_option("random weights and generated images")
+@served_batch_option("1:8:64")
+@option(Section.FILES, "--precision", default="fp32,fp16", show_default=True, metavar="LIST",
+        help="Some of fp32, fp16, bf16, int8: one file each.")  # fmt: skip
+@onnx_options()
+@option(Section.FILES, "--labels", type=click.Path(path_type=Path), default=None, metavar="FILE",
+        help="Class names to store in the files, one per line.")  # fmt: skip
+@option(Section.FILES, "--autotune", is_flag=True,
+        help="Time the ways to write the FP32 file on this machine, and keep the fastest.")  # fmt: skip
+@option(Section.CHECK, "--verify/--no-verify", default=True, show_default=True,
+        help="Compare every file with eager PyTorch.")  # fmt: skip
+@images_option(" to verify and calibrate int8 with", unless="demo_vit's own; for others generated ones",
+               section=Section.CHECK)  # fmt: skip
+@option(Section.ENGINE, "--engine/--no-engine", "engine", default=None,
+        help="Build TensorRT engines.  [default: if a TensorRT is installed]")  # fmt: skip
+@capability_option()
+@bench_options(default=True)
+@output_option("Folder for the files.  [default: MODEL-tofu]", "DIR", default=None)
+@bundle_option()
+@json_option()
+@dry_run_option()
+@quiet_option()
+@verbose_option("operator counts and messages of libraries")
 def export_command(
     model: str,
     weights: str,
@@ -140,6 +95,11 @@ def export_command(
     """Reduce MODEL (a timm name, vit_tiny|small|base|large, or demo_vit) and export it.
 
     Writes ONNX files, TensorRT engines where a TensorRT is installed, report.json, report.md and report.html.
+
+    \b
+    tofu-export vit_base --r 16 --mode mlerp
+    tofu-export vit_base --speedup 1.8 --weights vit_base.pth --precision fp16 -o out
+    tofu-export demo_vit --plan-file tuned.json --no-engine
     """  # fmt: skip
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
     chosen = make_reduction(**reduction)
@@ -163,7 +123,7 @@ def export_command(
         images=images,
         labels=read_labels(labels),
         engine=engine,
-        compute_capabilities=tuple(name.strip() for name in compute_capability.split(",") if name.strip()),
+        compute_capabilities=parse_names(compute_capability),
         verify=verify,
         bench=bench,
         bench_batches=parse_batches(bench_batch, "--bench-batch"),
@@ -171,7 +131,7 @@ def export_command(
         threads=threads,
         seed=seed,
         bundle=bundle,
-        command=shlex.join(["tofu-export", *sys.argv[1:]]),
+        command=command_line(),
     )
     if dry_run:
         _show(job)

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tofu_export.cli.parameters import parse_names
+from tofu_export.cli.sections import Section, command, option
+from tofu_export.cli.shared_options import json_option, quiet_option, target_option, verbose_option
 from tofu_export.errors import ExitCode, OptionError
 from tofu_export.options import Target
 
@@ -22,20 +25,14 @@ _SHOWN = 5
 """Nodes that are listed under one finding before the rest is only counted."""
 
 
-@click.command("lint", short_help="Name what a runtime rejects, ignores or changes in an ONNX file.")
+@command("lint", short_help="Name what a runtime rejects, ignores or changes in an ONNX file.")
 @click.argument("file", metavar="FILE.onnx", type=click.Path(path_type=Path))
-@click.option(
-    "--target",
-    type=click.Choice([target.value for target in Target]),
-    default=Target.PORTABLE.value,
-    show_default=True,
-    help="Runtime to look for; portable: all of them.",
-)
-@click.option("--compute-capability", default="", metavar="LIST",
-              help="GPUs that an engine is to run on, such as SM75: some lack more than others.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Only the exit code.")
-@click.option("-v", "--verbose", is_flag=True, help="Also every node, and where each fact comes from.")
+@target_option()
+@option(Section.ENGINE, "--compute-capability", default="", metavar="LIST",
+        help="GPUs that an engine is to run on, such as SM75: some lack more than others.")  # fmt: skip
+@json_option()
+@quiet_option("Only the exit code.")
+@verbose_option("every node, and where each fact comes from")
 def lint_command(file: Path, target: str, compute_capability: str, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Look at any ONNX file without running it: nodes, types, opset, weights beside it.
 
@@ -49,7 +46,7 @@ def lint_command(file: Path, target: str, compute_capability: str, as_json: bool
         raise OptionError(f"{file} {'is a folder' if file.is_dir() else 'does not exist'}, expected an ONNX file")
     from tofu_export.lint import lint_file, runtimes_of
 
-    capabilities = [name.strip().upper() for name in compute_capability.split(",") if name.strip()]
+    capabilities = parse_names(compute_capability)
     report = lint_file(file, runtimes_of(Target(target)), capabilities)
     if as_json:
         click.echo(json.dumps({"schema_version": SCHEMA_VERSION, "target": target, **report.to_dict()}, indent=2))

@@ -10,6 +10,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tofu_export.cli.sections import command
+from tofu_export.cli.shared_options import (
+    json_option,
+    output_option,
+    quiet_option,
+    seed_option,
+    shape_option,
+    target_option,
+)
 from tofu_export.errors import ExitCode, OptionError
 from tofu_export.options import Target
 
@@ -21,18 +30,14 @@ __all__ = ["lower_command"]
 _SHOWN = 8
 
 
-@click.command("lower", short_help="Rewrite an ONNX file of another exporter so that a runtime accepts it.")
+@command("lower", short_help="Rewrite an ONNX file of another exporter so that a runtime accepts it.")
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
-@click.option("--target", type=click.Choice([target.value for target in Target]), default=Target.PORTABLE.value,
-              show_default=True, help="Runtime that must accept it.")  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE.onnx",
-              help="The file to write.")  # fmt: skip
-@click.option("--shape", "shapes", multiple=True, metavar="NAME:1x3x224x224",
-              help="Sizes of an input that leaves more than the batch open; again for further inputs.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Of the random inputs that both files are run on.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
+@target_option()
+@shape_option()
+@seed_option("the random inputs that both files are run on")
+@output_option("The file to write.", "FILE.onnx", required=True)
+@json_option()
+@quiet_option()
 def lower_command(
     model: Path, target: str, output: Path, shapes: tuple[str, ...], seed: int, as_json: bool, quiet: bool
 ) -> None:

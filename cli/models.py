@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from tofu_export.cli.sections import command
+from tofu_export.cli.shared_options import json_option
 from tofu_export.errors import UnknownModelError
 
 __all__ = ["models_command"]
@@ -16,9 +18,9 @@ __all__ = ["models_command"]
 _WILDCARDS = "*?["
 
 
-@click.command("models", short_help="List the models that can be reduced; say why one cannot.")
+@command("models", short_help="List the models that can be reduced; say why one cannot.")
 @click.argument("filter_text", metavar="[FILTER]", default="")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option()
 def models_command(filter_text: str, as_json: bool) -> None:
     """List the timm models that can be reduced.
 

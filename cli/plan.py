@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -12,17 +10,19 @@ from typing import Any
 
 import click
 
-from tofu_export.cli.parameters import make_reduction, reduction_options
+from tofu_export.cli.parameters import command_line
+from tofu_export.cli.reduction import make_reduction, reduction_options
+from tofu_export.cli.sections import command
+from tofu_export.cli.shared_options import json_option, output_option
 
 __all__ = ["plan_command"]
 
 
-@click.command("plan", short_help="Show what a reduction removes, layer by layer, without weights.")
+@command("plan", short_help="Show what a reduction removes, layer by layer, without weights.")
 @click.argument("model")
-@reduction_options
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, metavar="FILE",
-              help="Also write a plan file, which --plan-file reads.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@reduction_options()
+@output_option("Also write a plan file, which --plan-file reads.", "FILE", default=None)
+@json_option()
 def plan_command(
     model: str,
     image_size: tuple[int, int] | None,
@@ -40,7 +40,7 @@ def plan_command(
     if output is not None:
         from tofu_export.plan_file import write_plan_file
 
-        command = shlex.join(["tofu-export", *sys.argv[1:]])
+        command = command_line()
         version = metadata.version("tofu-export")
         write_plan_file(output, spec, plan, {"made_by": "plan", "tofu_export": version, "command": command})
     if as_json:

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import click
 
+from tofu_export.cli.sections import Section, command, option
+from tofu_export.cli.shared_options import output_option, quiet_option
 from tofu_export.errors import OptionError
 
 __all__ = ["report_command"]
 
 
-@click.command("report", short_help="Make report.html again, with sweeps, analyses and token maps.")
+@command("report", short_help="Make report.html again, with sweeps, analyses and token maps.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--add", "added", metavar="FILE.json", multiple=True, type=click.Path(path_type=Path),
-              help="Evidence of tofu-export sweep, analyze or tokens (--json), besides that in DIR.")  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, metavar="HTML",
-              help="Page to write.  [default: DIR/report.html]")  # fmt: skip
-@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
+@option(Section.OUTPUT, "--add", "added", metavar="FILE.json", multiple=True, type=click.Path(path_type=Path),
+        help="Evidence of tofu-export sweep, analyze or tokens (--json), besides that in DIR.")  # fmt: skip
+@output_option("Page to write.  [default: DIR/report.html]", "HTML", default=None)
+@quiet_option()
 def report_command(folder: Path, added: tuple[Path, ...], output: Path | None, quiet: bool) -> None:
     """Make one self-contained page from DIR/report.json.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,26 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from tofu_export.cli.parameters import ImageSize, parse_batches
+from tofu_export.cli.parameters import command_line, parse_batches
+from tofu_export.cli.sections import Section, command, option
+from tofu_export.cli.shared_options import (
+    class_options,
+    dry_run_option,
+    image_size_option,
+    images_option,
+    json_option,
+    limit_option,
+    listed_batch_option,
+    output_option,
+    quiet_option,
+    schedule_option,
+    seconds_option,
+    seed_option,
+    target_option,
+    threads_option,
+    verbose_option,
+    weights_option,
+)
 from tofu_export.errors import OptionError
 from tofu_export.options import Mode, Schedule, Target, parse_precisions
 
@@ -28,59 +46,49 @@ _WIDTH = 200
 Value = TypeVar("Value")
 
 
-@click.command("sweep", short_help="Measure a grid of reductions: work, speed, accuracy; tables and a Pareto chart.")
+@command("sweep", short_help="Measure a grid of reductions: work, speed, accuracy; tables and a Pareto chart.")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--r", "r", default="8,16", show_default=True, metavar="LIST", help="Tokens to remove per layer.")
-@click.option("--mode", "modes", default="", metavar="LIST",
-              help="What merging layers do: some of mlerp, average, prune, tome.  [default: mlerp, or none of them if "
-              "patterns or splits are given]")  # fmt: skip
-@click.option("--prune-layers", default="", metavar="LIST",
-              help="How many layers prune before them, such as 0,6.  [default: 6, at most half; tome: 0]")  # fmt: skip
-@click.option("--pattern", "patterns", default="", metavar="LIST",
-              help="One method per layer: P6M6, or PPPPPPMMMMMM.")  # fmt: skip
-@click.option("--split", "splits", default="", metavar="LIST",
-              help="PA: all patterns that prune first and average later; AP: the reverse.")  # fmt: skip
-@click.option("--schedule", type=click.Choice([schedule.value for schedule in Schedule]),
-              default=Schedule.CONSTANT.value, show_default=True,
-              help="Spread r evenly, or falling from 2r to 0.")  # fmt: skip
-@click.option("--precision", default="fp32", show_default=True, metavar="LIST", help="Some of fp32, fp16, int8.")
-@click.option("--batch", default="8", show_default=True, metavar="LIST", help="Batch sizes to time.")
-@click.option("--image-size", type=ImageSize(), default=None, metavar="H[xW]", help="Input size in pixels.")
-@click.option("--weights", default="pretrained", show_default=True, metavar="pretrained|random|PATH",
-              help="Where the weights come from.")  # fmt: skip
-@click.option("--target", type=click.Choice([target.value for target in Target]), default=Target.PORTABLE.value,
-              show_default=True, help="Runtime that the ONNX files are written for.")  # fmt: skip
-@click.option("--images", type=click.Path(path_type=Path), default=None, metavar="DIR",
-              help="One folder per class, as in ImageNet, or images alone.  [default: the demo model's own; "
-              "for others generated ones]")  # fmt: skip
-@click.option("--labels/--no-labels", "labelled", default=True, show_default=True, help="Folders are classes.")
-@click.option("--class-map", type=click.Path(path_type=Path), default=None, metavar="FILE",
-              help="Class of each folder: one folder name per line, the first line is class 0.")  # fmt: skip
-@click.option("--class-order", type=click.Choice(["text", "natural"]), default=None,
-              help="How class folders are sorted, where it matters: as torchvision does, or as timm.")  # fmt: skip
-@click.option("--limit", type=click.IntRange(min=1), default=None, metavar="N",
-              help="So many images, spread evenly over all.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Of random weights and generated images.")  # fmt: skip
-@click.option("--bench/--no-bench", default=True, show_default=True, help="Time the files in onnxruntime.")
-@click.option("--seconds", type=click.FloatRange(min=0), default=3.0, show_default=True, metavar="S",
-              help="Shortest measured time of a file.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), default=None, metavar="N",
-              help="Threads of onnxruntime when timing.  [default: one per physical core]")  # fmt: skip
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-              help="Processes that evaluate cells. Timings are never made beside anything else.")  # fmt: skip
-@click.option("--ray", "ray_address", default=None, metavar="ADDRESS|local",
-              help="Evaluate on a Ray cluster instead; timings are made here.")  # fmt: skip
-@click.option("--axis", type=click.Choice(["images/s", "gmacs"]), default=None,
-              help="What the chart shows quality against.  [default: images/s, or gmacs with --no-bench]")  # fmt: skip
-@click.option("--parquet", is_flag=True, help="Also write sweep.parquet (needs pyarrow).")
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("sweep_out"), show_default=True,
-              metavar="DIR", help="Folder for the results, and for finished cells.")  # fmt: skip
-@click.option("--fresh", is_flag=True, help="Measure finished cells again.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-@click.option("--dry-run", is_flag=True, help="List the cells and their GMACs, measure nothing.")
-@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Also messages of the libraries.")
+@weights_option()
+@image_size_option()
+@seed_option("random weights and generated images")
+@option(
+    Section.REDUCTION, "--r", "r", default="8,16", show_default=True, metavar="LIST", help="Tokens to remove per layer."
+)
+@option(Section.REDUCTION, "--mode", "modes", default="", metavar="LIST",
+        help="What merging layers do: some of mlerp, average, prune, tome.  [default: mlerp, or none of them if "
+        "patterns or splits are given]")  # fmt: skip
+@option(Section.REDUCTION, "--prune-layers", default="", metavar="LIST",
+        help="How many layers prune before them, such as 0,6.  [default: 6, at most half; tome: 0]")  # fmt: skip
+@option(Section.REDUCTION, "--pattern", "patterns", default="", metavar="LIST",
+        help="One method per layer: P6M6, or PPPPPPMMMMMM.")  # fmt: skip
+@option(Section.REDUCTION, "--split", "splits", default="", metavar="LIST",
+        help="PA: all patterns that prune first and average later; AP: the reverse.")  # fmt: skip
+@schedule_option()
+@option(
+    Section.FILES, "--precision", default="fp32", show_default=True, metavar="LIST", help="Some of fp32, fp16, int8."
+)
+@target_option()
+@images_option(": one folder per class, as in ImageNet, or images alone",
+        unless="demo_vit's own; for others generated ones")  # fmt: skip
+@limit_option()
+@class_options()
+@option(Section.TIMING, "--bench/--no-bench", default=True, show_default=True, help="Time the files in onnxruntime.")
+@listed_batch_option(default="8")
+@seconds_option()
+@threads_option()
+@option(Section.TIMING, "--jobs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+        help="Processes that evaluate cells. Timings are never made beside anything else.")  # fmt: skip
+@option(Section.TIMING, "--ray", "ray_address", default=None, metavar="ADDRESS|local",
+        help="Evaluate on a Ray cluster instead; timings are made here.")  # fmt: skip
+@output_option("Folder for the results, and for finished cells.", "DIR", default=Path("sweep_out"), show_default=True)
+@option(Section.OUTPUT, "--axis", type=click.Choice(["images/s", "gmacs"]), default=None,
+        help="What the chart shows quality against.  [default: images/s, or gmacs with --no-bench]")  # fmt: skip
+@option(Section.OUTPUT, "--parquet", is_flag=True, help="Also write sweep.parquet (needs pyarrow).")
+@option(Section.OUTPUT, "--fresh", is_flag=True, help="Measure finished cells again.")
+@json_option()
+@dry_run_option()
+@quiet_option()
+@verbose_option("messages of libraries")
 def sweep_command(
     models: tuple[str, ...],
     r: str,
@@ -193,7 +201,7 @@ def _run(
     # Off a terminal rich would squeeze tables into 80 columns.
     console = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDTH)
     listener = SweepListener(console, quiet=quiet)
-    command = shlex.join(["tofu-export", *sys.argv[1:]])
+    command = command_line()
     try:
         result = run_sweep(grid, settings, output, pool, listener, fresh=fresh, command=command)
     except KeyboardInterrupt:

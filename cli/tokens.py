@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tofu_export.cli.sections import Section, command, option
+from tofu_export.cli.shared_options import json_option, output_option, quiet_option, verbose_option
 from tofu_export.errors import OptionError, OutputError
 
 if TYPE_CHECKING:
@@ -22,17 +24,16 @@ __all__ = ["tokens_command"]
 _MOST_DEMO_IMAGES = 100
 
 
-@click.command("tokens", short_help="Draw which patches of an image were pruned or merged.")
+@command("tokens", short_help="Draw which patches of an image were pruned or merged.")
 @click.argument("file", metavar="FILE.onnx", type=click.Path(path_type=Path))
 @click.argument("images", metavar="[IMAGE]...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--demo", type=click.IntRange(1, _MOST_DEMO_IMAGES), default=None, metavar="N",
-              help="Instead of images: the first N held-out digits, for the demo model.")  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, metavar="PNG",
-              help="Picture to write.  [default: tokens.png; none with --json]")  # fmt: skip
-@click.option("--final", is_flag=True, help="Draw the last state only, not the one after each layer.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout: the groups of every image.")
-@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Also messages of libraries.")
+@option(Section.IMAGES, "--demo", type=click.IntRange(1, _MOST_DEMO_IMAGES), default=None, metavar="N",
+        help="Instead of images: the first N held-out digits, for the demo model.")  # fmt: skip
+@output_option("Picture to write.  [default: tokens.png; none with --json]", "PNG", default=None)
+@option(Section.OUTPUT, "--final", is_flag=True, help="Draw the last state only, not the one after each layer.")
+@json_option()
+@quiet_option()
+@verbose_option("messages of libraries")
 def tokens_command(
     file: Path,
     images: tuple[Path, ...],

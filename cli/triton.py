@@ -6,23 +6,25 @@ from pathlib import Path
 
 import click
 
+from tofu_export.cli.sections import Section, command, option
+from tofu_export.cli.shared_options import output_option
 from tofu_export.errors import OptionError
 
 __all__ = ["triton_command"]
 
 
-@click.command("triton", short_help="Write a Triton model repository from exported files.")
+@command("triton", short_help="Write a Triton model repository from exported files.")
 @click.argument("export", type=click.Path(path_type=Path), metavar="DIR|FILE.onnx")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR",
-              help="The repository: a folder for each model in it, which must not exist yet.")  # fmt: skip
-@click.option("--name", default=None, metavar="NAME", help="Of the model.  [default: the one in the file]")
-@click.option("--version", type=click.IntRange(min=1), default=1, show_default=True, help="Number of the version.")
-@click.option("--device", type=click.Choice(["auto", "gpu", "cpu"]), default="auto", show_default=True,
-              help="Where onnxruntime runs.")  # fmt: skip
-@click.option("--instances", type=click.IntRange(min=1), default=1, show_default=True,
-              help="Copies of a model that run at the same time.")  # fmt: skip
-@click.option("--queue-delay", type=click.IntRange(min=0), default=1000, show_default=True, metavar="US",
-              help="Microseconds that a request may wait for others to make up a batch.")  # fmt: skip
+@output_option("The repository: a folder for each model in it, which must not exist yet.", "DIR", required=True)
+@option(Section.FILES, "--name", default=None, metavar="NAME", help="Of the model.  [default: the one in the file]")
+@option(Section.FILES, "--version", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+        help="Number of the version.")  # fmt: skip
+@option(Section.FILES, "--device", type=click.Choice(["auto", "gpu", "cpu"]), default="auto", show_default=True,
+        help="Where onnxruntime runs.")  # fmt: skip
+@option(Section.FILES, "--instances", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+        help="Copies of a model that run at the same time.")  # fmt: skip
+@option(Section.FILES, "--queue-delay", type=click.IntRange(min=0), default=1000, show_default=True, metavar="US",
+        help="Microseconds that a request may wait for others to make up a batch.")  # fmt: skip
 def triton_command(
     export: Path, output: Path, name: str | None, version: int, device: str, instances: int, queue_delay: int
 ) -> None:

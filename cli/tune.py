@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tofu_export.cli.parameters import ImageSize
+from tofu_export.cli.parameters import command_line
+from tofu_export.cli.reduction import exclude_layers_option
+from tofu_export.cli.sections import Section, command, option
+from tofu_export.cli.shared_options import (
+    image_batch_option,
+    image_size_option,
+    images_option,
+    json_option,
+    limit_option,
+    output_option,
+    quiet_option,
+    seed_option,
+    weights_option,
+)
 from tofu_export.options import parse_layers
 
 if TYPE_CHECKING:
@@ -20,36 +31,30 @@ if TYPE_CHECKING:
 __all__ = ["tune_command"]
 
 
-@click.command("tune", short_help="Find method and r of each layer on unlabelled images; write a plan file.")
+@command("tune", short_help="Find method and r of each layer on unlabelled images; write a plan file.")
 @click.argument("model")
-@click.option("--gmacs", type=float, default=None, metavar="X", help="Budget: at most X GMACs per image.")
-@click.option("--speedup", type=float, default=None, metavar="X", help="Budget: X times fewer GMACs.")
-@click.option("--latency", "latency_ms", type=float, default=None, metavar="MS",
-              help="Budget: milliseconds for a --batch in eager PyTorch on this machine.")  # fmt: skip
-@click.option("--images", type=click.Path(path_type=Path), default=None, metavar="DIR",
-              help="Real images like those it will see; no labels.  [default: demo_vit's own]")  # fmt: skip
-@click.option("--limit", type=click.IntRange(min=10), default=640, show_default=True, metavar="N",
-              help="So many images: 40 % to search on, 20 % to choose on, 40 % to report on.")  # fmt: skip
-@click.option("--objective", type=click.Choice(["kl", "logits", "features", "top1"]), default=None,
-              help="What to keep close to the full model.  [default: kl, features without classes]")  # fmt: skip
-@click.option("--methods", default="PAM", show_default=True, metavar="LETTERS",
-              help="What layers may do: P prune, A average, M mlerp, T tome.")  # fmt: skip
-@click.option("--exclude-layers", default="", metavar="LIST", help="Layers that remove nothing, from 0.")
-@click.option("--evaluations", type=click.IntRange(min=1), default=200, show_default=True, metavar="N",
-              help="Plans to try.")  # fmt: skip
-@click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, metavar="N",
-              help="Images at a time.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Of the split, the search and random weights.")  # fmt: skip
-@click.option("--weights", default="pretrained", show_default=True, metavar="pretrained|random|PATH",
-              help="Where the weights come from.")  # fmt: skip
-@click.option("--image-size", type=ImageSize(), default=None, metavar="H[xW]", help="Input size in pixels.")
-@click.option("--state", type=click.Path(path_type=Path), default=None, metavar="FILE",
-              help="What was measured, to go on after a kill.  [default: OUTPUT.state.jsonl]")  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("tuned.json"), show_default=True,
-              metavar="FILE", help="Plan file to write, which --plan-file reads.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
+@weights_option()
+@image_size_option()
+@seed_option("the split, the search and random weights")
+@option(Section.REDUCTION, "--gmacs", type=float, default=None, metavar="X", help="Budget: at most X GMACs per image.")
+@option(Section.REDUCTION, "--speedup", type=float, default=None, metavar="X", help="Budget: X times fewer GMACs.")
+@option(Section.REDUCTION, "--latency", "latency_ms", type=float, default=None, metavar="MS",
+        help="Budget: milliseconds for a --batch in eager PyTorch on this machine.")  # fmt: skip
+@option(Section.REDUCTION, "--methods", default="PAM", show_default=True, metavar="LETTERS",
+        help="What layers may do: P prune, A average, M mlerp, T tome.")  # fmt: skip
+@exclude_layers_option()
+@option(Section.REDUCTION, "--objective", type=click.Choice(["kl", "logits", "features", "top1"]), default=None,
+        help="What to keep close to the full model.  [default: kl, features without classes]")  # fmt: skip
+@option(Section.REDUCTION, "--evaluations", type=click.IntRange(min=1), default=200, show_default=True, metavar="N",
+        help="Plans to try.")  # fmt: skip
+@images_option(" like those that it will see, without labels", unless="demo_vit's own")
+@limit_option(640, minimum=10, use=": 40 % to search on, 20 % to choose on, 40 % to report on")
+@image_batch_option(32)
+@output_option("Plan file to write, which --plan-file reads.", "FILE", default=Path("tuned.json"), show_default=True)
+@option(Section.OUTPUT, "--state", type=click.Path(path_type=Path), default=None, metavar="FILE",
+        help="What was measured, to go on after a kill.  [default: OUTPUT.state.jsonl]")  # fmt: skip
+@json_option()
+@quiet_option()
 def tune_command(
     model: str,
     objective: str | None,
@@ -96,7 +101,7 @@ def tune_command(
         result = tune(request, listener.tick)
     finally:
         listener.close()
-    command = shlex.join(["tofu-export", *sys.argv[1:]])
+    command = command_line()
     write_plan_file(output, result.spec, result.chosen, result.provenance(command))
     if not quiet:
         click.echo(_text(result), err=True)

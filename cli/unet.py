@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import logging
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tofu_export.cli.parameters import parse_batches
+from tofu_export.cli.parameters import command_line, parse_batches, parse_names
+from tofu_export.cli.sections import Section, command, option
+from tofu_export.cli.shared_options import (
+    bench_options,
+    capability_option,
+    dry_run_option,
+    json_option,
+    onnx_options,
+    output_option,
+    quiet_option,
+    seed_option,
+    served_batch_option,
+    verbose_option,
+)
 from tofu_export.options import BatchRange, IoType, Target, parse_precisions
 
 if TYPE_CHECKING:
@@ -22,54 +33,47 @@ __all__ = ["unet_command"]
 _MODES = ("hybrid", "mlerp", "average", "prune", "tome")
 
 
-@click.command("unet", short_help="Export Stable Diffusion's UNet with Token Fusion in its self-attention.")
+@command("unet", short_help="Export Stable Diffusion's UNet with Token Fusion in its self-attention.")
 @click.argument("model")
-@click.option("--ratio", type=float, default=0.5, show_default=True, metavar="SHARE",
-              help="Share of its tokens that a reduced block takes out of its self-attention.")  # fmt: skip
-@click.option("--mode", type=click.Choice(_MODES), default="hybrid", show_default=True,
-              help="hybrid: down blocks prune, later ones merge by mlerp. tome: tomesd's mean.")  # fmt: skip
-@click.option("--boundary", type=click.IntRange(min=0), default=None, metavar="D",
-              help="The first D transformer blocks, in the order in which they run, prune; the others merge.  "
-              "[default: for hybrid the down blocks, else 0]")  # fmt: skip
-@click.option("--sx", type=click.IntRange(min=1), default=2, show_default=True, help="Width of a cell in tokens.")
-@click.option("--sy", type=click.IntRange(min=1), default=2, show_default=True,
-              help="Height of a cell: each whole cell has one destination.")  # fmt: skip
-@click.option("--cell-seed", type=click.IntRange(min=0), default=None, metavar="N",
-              help="Draw each cell's destination with this seed.  [default: its first token]")  # fmt: skip
-@click.option("--max-downsample", type=click.Choice(["1", "2", "4", "8"]), default="1", show_default=True,
-              help="Reduce blocks at most this much smaller than the latent.")  # fmt: skip
-@click.option("--merge-crossattn", is_flag=True, help="Reduce the tokens that query the text as well.")
-@click.option("--merge-mlp", is_flag=True, help="Reduce the tokens that the MLP sees as well.")
-@click.option("--latent-size", default=None, metavar="H[xW]",
-              help="An eighth of the image's pixels; fixed in the files.  [default: the UNet's own]")  # fmt: skip
-@click.option("--text-tokens", type=click.IntRange(min=1), default=77, show_default=True, help="Length of the text.")
-@click.option("--weights", default=None, metavar="random|PATH",
-              help="Where the weights come from.  [default: beside the config]")  # fmt: skip
-@click.option("--batch", default="1:2:8", show_default=True, metavar="MIN:OPT:MAX",
-              help="Batch sizes to serve; guidance takes two for each image.")  # fmt: skip
-@click.option("--precision", default="fp32,fp16", show_default=True, metavar="LIST", help="Some of fp32, fp16, bf16.")
-@click.option("--target", type=click.Choice([target.value for target in Target]), default=Target.PORTABLE.value,
-              show_default=True, help="Runtime that the ONNX files are written for.")  # fmt: skip
-@click.option("--opset", type=click.IntRange(min=18), default=18, show_default=True, help="ONNX opset.")
-@click.option("--io-dtype", type=click.Choice([kind.value for kind in IoType]), default=IoType.FP32.value,
-              show_default=True, help="Type of images and texts: fp32, or that of the model.")  # fmt: skip
-@click.option("--engine/--no-engine", "engine", default=False, show_default=True,
-              help="Build TensorRT engines; takes minutes, and 11 GB of memory for sd15 in fp32.")  # fmt: skip
-@click.option("--compute-capability", default="", metavar="LIST",
-              help="GPUs that TensorRT-RTX engines run on, such as SM89.  [default: SM80 and newer]")  # fmt: skip
-@click.option("--verify/--no-verify", default=True, show_default=True, help="Compare every file with eager PyTorch.")
-@click.option("--bench/--no-bench", default=False, show_default=True, help="Time reduced against full in onnxruntime.")
-@click.option("--bench-batch", default="", metavar="LIST", help="Batch sizes to time.  [default: OPT]")
-@click.option("--threads", type=click.IntRange(min=1), default=None, metavar="N",
-              help="Threads of onnxruntime when timing.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Of random weights and of the inputs that files are verified on.")  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, metavar="DIR",
-              help="Folder for the files.  [default: MODEL-tofu]")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print report.json on stdout, and nothing else there.")
-@click.option("--dry-run", is_flag=True, help="Show the plan and the files, write nothing.")
-@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Also operator counts and library messages.")
+@option(Section.MODEL, "--weights", default=None, metavar="random|PATH",
+        help="Where the weights come from.  [default: beside the config]")  # fmt: skip
+@option(Section.MODEL, "--latent-size", default=None, metavar="H[xW]",
+        help="An eighth of the image's pixels; fixed in the files.  [default: the UNet's own]")  # fmt: skip
+@option(Section.MODEL, "--text-tokens", type=click.IntRange(min=1), default=77, show_default=True, metavar="N",
+        help="Length of the text.")  # fmt: skip
+@seed_option("random weights and the inputs that files are verified on")
+@option(Section.REDUCTION, "--ratio", type=float, default=0.5, show_default=True, metavar="SHARE",
+        help="Share of its tokens that a reduced block takes out of its self-attention.")  # fmt: skip
+@option(Section.REDUCTION, "--mode", type=click.Choice(_MODES), default="hybrid", show_default=True,
+        help="hybrid: down blocks prune, later ones merge by mlerp. tome: tomesd's mean.")  # fmt: skip
+@option(Section.REDUCTION, "--boundary", type=click.IntRange(min=0), default=None, metavar="D",
+        help="The first D transformer blocks, in the order in which they run, prune; the others merge.  "
+        "[default: for hybrid the down blocks, else 0]")  # fmt: skip
+@option(Section.REDUCTION, "--sx", type=click.IntRange(min=1), default=2, show_default=True, metavar="N",
+        help="Width of a cell in tokens.")  # fmt: skip
+@option(Section.REDUCTION, "--sy", type=click.IntRange(min=1), default=2, show_default=True, metavar="N",
+        help="Height of a cell: each whole cell has one destination.")  # fmt: skip
+@option(Section.REDUCTION, "--cell-seed", type=click.IntRange(min=0), default=None, metavar="N",
+        help="Draw each cell's destination with this seed.  [default: its first token]")  # fmt: skip
+@option(Section.REDUCTION, "--max-downsample", type=click.Choice(["1", "2", "4", "8"]), default="1", show_default=True,
+        help="Reduce blocks at most this much smaller than the latent.")  # fmt: skip
+@option(Section.REDUCTION, "--merge-crossattn", is_flag=True, help="Reduce the tokens that query the text as well.")
+@option(Section.REDUCTION, "--merge-mlp", is_flag=True, help="Reduce the tokens that the MLP sees as well.")
+@served_batch_option("1:2:8", note="; guidance takes two for each image")
+@option(Section.FILES, "--precision", default="fp32,fp16", show_default=True, metavar="LIST",
+        help="Some of fp32, fp16, bf16: one file each.")  # fmt: skip
+@onnx_options()
+@option(Section.CHECK, "--verify/--no-verify", default=True, show_default=True,
+        help="Compare every file with eager PyTorch.")  # fmt: skip
+@option(Section.ENGINE, "--engine/--no-engine", "engine", default=False, show_default=True,
+        help="Build TensorRT engines; takes minutes, and 11 GB of memory for sd15 in fp32.")  # fmt: skip
+@capability_option()
+@bench_options(default=False)
+@output_option("Folder for the files.  [default: MODEL-tofu]", "DIR", default=None)
+@json_option()
+@dry_run_option()
+@quiet_option()
+@verbose_option("operator counts and messages of libraries")
 def unet_command(
     model: str,
     mode: str,
@@ -123,13 +127,13 @@ def unet_command(
         opset=opset,
         io_type=IoType(io_dtype),
         engine=engine,
-        compute_capabilities=tuple(name.strip() for name in compute_capability.split(",") if name.strip()),
+        compute_capabilities=parse_names(compute_capability),
         verify=verify,
         bench=bench,
         bench_batches=parse_batches(bench_batch, "--bench-batch"),
         threads=threads,
         seed=seed,
-        command=shlex.join(["tofu-export", *sys.argv[1:]]),
+        command=command_line(),
     )
     if dry_run:
         _show(job, as_json=as_json)

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tofu_export.cli.parameters import parse_batches
+from tofu_export.cli.parameters import command_line, parse_batches
+from tofu_export.cli.sections import Section, command, option
+from tofu_export.cli.shared_options import (
+    bundle_option,
+    file_precision_option,
+    images_option,
+    json_option,
+    model_option,
+    num_classes_option,
+    output_kind_option,
+    quiet_option,
+    seed_option,
+    verbose_option,
+    weights_option,
+)
 from tofu_export.errors import OptionError, VerificationError
 from tofu_export.options import OutputKind, Precision
 
@@ -24,40 +37,30 @@ SCHEMA_VERSION = 1
 _WIDTH = 200
 
 
-@click.command("verify", short_help="Compare an ONNX file or an engine with the eager model, or with another file.")
+@command("verify", short_help="Compare an ONNX file or an engine with the eager model, or with another file.")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--model", default=None, metavar="NAME", help="timm name of the model.  [default: what the file says]")
-@click.option(
-    "--weights",
-    default=None,
-    metavar="pretrained|random|PATH",
-    help="Where the model's weights come from.  [default: what the file says]",
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Of --weights random, and of generated images.")  # fmt: skip
-@click.option("--num-classes", type=click.IntRange(min=0), default=None, metavar="N",
-              help="Width of the classifier.  [default: what the file says, or the model's own]")  # fmt: skip
-@click.option("--output-kind", type=click.Choice([kind.value for kind in OutputKind]), default=None,
-              help="What the file gives.  [default: what the file says, or logits]")  # fmt: skip
-@click.option("--reference", type=click.Path(path_type=Path), default=None, metavar="OTHER.onnx",
-              help="Compare with this file, and with no model.")  # fmt: skip
-@click.option("--images", type=click.Path(path_type=Path), default=None, metavar="DIR",
-              help="Real images to compare on.")  # fmt: skip
-@click.option("--batch", default="", metavar="LIST",
-              help="Batch sizes, such as 1,8.  [default: some of those that the file serves]")  # fmt: skip
-@click.option("--precision", type=click.Choice([precision.value for precision in Precision]), default=None,
-              help="Of the file.  [default: what it says, or the type of its weights]")  # fmt: skip
-@click.option("--tolerance", default=None, metavar="NAME",
-              help="Tolerance of another precision.  [default: the file's; of two files the wider one]")  # fmt: skip
-@click.option("--atol", type=float, default=None, metavar="X", help="Largest difference, in place of the tolerance's.")
-@click.option("--rtol", type=float, default=None, metavar="X",
-              help="The same as a share of the largest value, or of 1; adds to --atol.")  # fmt: skip
-@click.option("--cosine", type=float, default=None, metavar="X", help="Smallest cosine of two outputs.")
-@click.option("--bundle", type=click.Path(path_type=Path), default=None, metavar="DIR",
-              help="If it fails, write all that is needed to look closer to this new folder.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Also decisions and errors block by block.")
+@model_option()
+@weights_option(None, unless="what the file says")
+@num_classes_option("what the file says, or the model's own")
+@output_kind_option("what the file says, or logits")
+@seed_option("random weights and generated images")
+@option(Section.CHECK, "--reference", type=click.Path(path_type=Path), default=None, metavar="OTHER.onnx",
+        help="Compare with this file, and with no model.")  # fmt: skip
+@images_option(" to compare on", unless="demo_vit's own; for others generated ones", section=Section.CHECK)
+@option(Section.CHECK, "--batch", default="", metavar="LIST",
+        help="Batch sizes, such as 1,8.  [default: some of those that the file serves]")  # fmt: skip
+@file_precision_option("what it says, or the type of its weights")
+@option(Section.CHECK, "--tolerance", default=None, metavar="NAME",
+        help="Tolerance of another precision.  [default: the file's; of two files the wider one]")  # fmt: skip
+@option(Section.CHECK, "--atol", type=float, default=None, metavar="X",
+        help="Largest difference, in place of the tolerance's.")  # fmt: skip
+@option(Section.CHECK, "--rtol", type=float, default=None, metavar="X",
+        help="The same as a share of the largest value, or of 1; adds to --atol.")  # fmt: skip
+@option(Section.CHECK, "--cosine", type=float, default=None, metavar="X", help="Smallest cosine of two outputs.")
+@bundle_option()
+@json_option()
+@quiet_option()
+@verbose_option("decisions and errors block by block")
 def verify_command(
     file: Path,
     model: str | None,
@@ -173,7 +176,7 @@ def _document(verification: list[dict[str, Any]], error: VerificationError | Non
 
     return {
         "schema_version": SCHEMA_VERSION,
-        "command": shlex.join(["tofu-export", *sys.argv[1:]]),
+        "command": command_line(),
         "environment": environment.collect(),
         "verification": verification,
         "error": None if error is None else str(error),

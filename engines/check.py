@@ -6,8 +6,7 @@ a header that its runtime can judge. What only loading would show is not promise
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -16,17 +15,12 @@ from typing import Any
 
 from tofu_export import environment
 from tofu_export.engines._build_log import BuildLog, make_logger
-from tofu_export.engines.flavours import FLAVOURS, RTX, Flavour, load
-from tofu_export.engines.receipt import SCHEMA_VERSION, sidecar_path
+from tofu_export.engines.engine_file import RTX_MAGIC
+from tofu_export.engines.flavours import RTX, Flavour, load
+from tofu_export.engines.sidecar import Sidecar, missing_sidecar, read_sidecar
 from tofu_export.errors import BackendMissingError, ExitCode, OptionError
-from tofu_export.files import sha256_of
 
 __all__ = ["Answer", "EngineCheck", "Verdict", "check_engine"]
-
-RTX_MAGIC = b"vtrt"
-"""First bytes of a TensorRT-RTX plan. Source: measured with 1.7.1."""
-
-_NEEDED = ("flavour", "version", "compute_capabilities", "engine")
 
 
 class Answer(str, Enum):
@@ -116,20 +110,20 @@ def check_engine(path: Path) -> EngineCheck:
 def _verdicts(path: Path) -> Iterator[Verdict]:
     with path.open("rb") as file:
         header = file.read(64)
-    facts, verdict = _sidecar(path)
+    sidecar, verdict = _sidecar(path)
     yield verdict
-    if facts is None:
+    if sidecar is None:
         if not header.startswith(RTX_MAGIC):
             yield Verdict("header", Answer.UNKNOWN, "it does not begin as a plan of TensorRT-RTX does")
             return
         flavour = RTX
     else:
-        yield _unchanged(path, facts)
-        named = [flavour for flavour in FLAVOURS if flavour.name == facts["flavour"]]
-        if not named:
-            yield Verdict("flavour", Answer.NO, f"it is for {facts['flavour']!r}, which this version does not know")
+        yield _unchanged(sidecar)
+        try:
+            flavour = sidecar.flavour
+        except OptionError as error:
+            yield Verdict("flavour", Answer.NO, str(error))
             return
-        (flavour,) = named
     if flavour is RTX and not header.startswith(RTX_MAGIC):
         yield Verdict("header", Answer.NO, "the file does not begin as a plan of TensorRT-RTX does: it is damaged")
     trt: ModuleType | None = None
@@ -139,65 +133,37 @@ def _verdicts(path: Path) -> Iterator[Verdict]:
         yield Verdict("runtime", Answer.MISSING, str(error))
     if trt is not None:
         yield Verdict("runtime", Answer.YES, f"{flavour.name} {trt.__version__} is installed")
-        if facts is not None:
-            yield _version(flavour, str(trt.__version__), facts)
-    yield from _hardware(flavour, facts)
+        if sidecar is not None:
+            yield _version(flavour, str(trt.__version__), sidecar)
+    yield from _hardware(flavour, sidecar)
     if trt is not None and hasattr(trt.Runtime, "get_engine_validity"):
         yield from _validity(trt, header)
 
 
-def _sidecar(path: Path) -> tuple[dict[str, Any] | None, Verdict]:
+def _sidecar(path: Path) -> tuple[Sidecar | None, Verdict]:
     """What the sidecar says, and whether there is a usable one."""
-    place = sidecar_path(path)
     try:
-        facts = json.loads(place.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        reason = f"there is no {place.name} beside it, which says what it was built with: copy both files"
-        return None, Verdict("sidecar", Answer.UNKNOWN, reason)
-    except (OSError, ValueError, RecursionError) as error:
-        return None, Verdict("sidecar", Answer.NO, f"{place.name} cannot be read ({error}): copy or build it again")
-    if not _is_sidecar(facts):
-        return None, Verdict(
-            "sidecar", Answer.NO, f"{place.name} is not a sidecar of an engine: copy or build it again"
-        )
-    if facts["schema_version"] != SCHEMA_VERSION:
-        reason = f"{place.name} has schema version {facts['schema_version']}, expected {SCHEMA_VERSION}"
-        return None, Verdict("sidecar", Answer.NO, f"{reason}: check it with the tofu-export that built it")
-    return facts, Verdict("sidecar", Answer.YES, f"{place.name} says what it was built with")
+        sidecar = read_sidecar(path)
+    except OptionError as error:
+        return None, Verdict("sidecar", Answer.NO, str(error))
+    if sidecar is None:
+        return None, Verdict("sidecar", Answer.UNKNOWN, missing_sidecar(path))
+    return sidecar, Verdict("sidecar", Answer.YES, f"{sidecar.path.name} says what it was built with")
 
 
-def _is_sidecar(facts: Any) -> bool:
-    """True for a document whose parts that are read here are of the kind that they should be."""
-    if not isinstance(facts, dict) or any(name not in facts for name in ("schema_version", *_NEEDED)):
-        return False
-    engine, covered = facts["engine"], facts["compute_capabilities"]
-    return (
-        isinstance(engine, dict)
-        and isinstance(engine.get("bytes"), int)
-        and isinstance(engine.get("sha256"), str)
-        and isinstance(facts["flavour"], str)
-        and isinstance(covered, list)
-        and all(isinstance(name, str) for name in covered)
-        and isinstance(facts.get("options", {}), dict)
-        and isinstance(facts.get("gpu"), str | None)
-    )
+def _unchanged(sidecar: Sidecar) -> Verdict:
+    try:
+        sidecar.check_engine()
+    except OptionError as error:
+        return Verdict("plan", Answer.NO, str(error))
+    return Verdict("plan", Answer.YES, f"it is what was built (SHA-256 {sidecar.engine_sha256[:12]})")
 
 
-def _unchanged(path: Path, facts: Mapping[str, Any]) -> Verdict:
-    expected, found = facts["engine"], path.stat().st_size
-    if found != expected["bytes"]:
-        reason = f"it has {found} bytes, but {expected['bytes']} were built: it was cut, copy or build it again"
-        return Verdict("plan", Answer.NO, reason)
-    if sha256_of(path) != expected["sha256"]:
-        return Verdict("plan", Answer.NO, "its SHA-256 is not that of what was built: copy or build it again")
-    return Verdict("plan", Answer.YES, f"it is what was built (SHA-256 {expected['sha256'][:12]})")
-
-
-def _version(flavour: Flavour, installed: str, facts: Mapping[str, Any]) -> Verdict:
-    built = str(facts["version"])
+def _version(flavour: Flavour, installed: str, sidecar: Sidecar) -> Verdict:
+    built = sidecar.version
     if built == installed:
         return Verdict("version", Answer.YES, f"it was built with {built}, the version that is installed")
-    compatible = facts.get("options", {}).get("version-compatible", False)
+    compatible = sidecar.options.get("version-compatible", False)
     if compatible and _numbers(built)[:1] == _numbers(installed)[:1] and _numbers(built) <= _numbers(installed):
         return Verdict("version", Answer.YES, f"it was built with {built} to load in later ones, such as {installed}")
     return Verdict(
@@ -207,7 +173,7 @@ def _version(flavour: Flavour, installed: str, facts: Mapping[str, Any]) -> Verd
     )
 
 
-def _hardware(flavour: Flavour, facts: Mapping[str, Any] | None) -> Iterator[Verdict]:
+def _hardware(flavour: Flavour, sidecar: Sidecar | None) -> Iterator[Verdict]:
     """The GPU of this machine against what the engine is for."""
     about = environment.collect()
     if about["gpu"] is None:
@@ -215,16 +181,16 @@ def _hardware(flavour: Flavour, facts: Mapping[str, Any] | None) -> Iterator[Ver
             "gpu", Answer.MISSING, "this machine has no NVIDIA GPU with a working driver, which loading needs"
         )
         return
-    if facts is None:
+    if sidecar is None:
         return
-    covered = facts["compute_capabilities"]
+    covered = sidecar.compute_capabilities
     if covered:
         here = environment.gpu_capabilities()
         fits = [name for name in here if name in covered]
         text = f"it runs on {', '.join(covered)}, and this machine has {', '.join(here) or 'a GPU that does not say'}"
         yield Verdict("gpu", Answer.YES if fits else Answer.NO, text + ("" if fits else ": build it for that"))
         return
-    built, portable = facts.get("gpu"), facts.get("options", {}).get("hw-compat")
+    built, portable = sidecar.gpu, sidecar.options.get("hw-compat")
     if portable:
         yield Verdict("gpu", Answer.YES, f"it was built on {built} to run on other GPUs too ({portable})")
     elif built is not None and built.split(", ")[0] in about["gpu"].split(", "):

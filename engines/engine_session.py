@@ -8,7 +8,6 @@ lack of a GPU: the tests here use stand-ins, and those marked `gpu` compare with
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -23,7 +22,8 @@ import numpy.typing as npt
 from tofu_export import environment
 from tofu_export.engines.feeds import as_asked
 from tofu_export.engines.flavours import RTX, Flavour, load
-from tofu_export.errors import BackendMissingError, EngineBuildError
+from tofu_export.engines.sidecar import read_sidecar
+from tofu_export.errors import BackendMissingError, EngineBuildError, OptionError
 from tofu_export.ort import TensorSpec
 
 __all__ = ["EngineSession", "open_engine"]
@@ -43,7 +43,7 @@ class EngineSession:
         device: name of the GPU.
         inputs: what `run` expects, by name; a dynamic size is None.
         outputs: what `run` returns, by name.
-        metadata: what the file beside the plan says, under the names that ONNX files have it.
+        metadata: of the ONNX file that it was built from, as its sidecar has them; empty without one.
         runner: Polygraphy's, activated.
         engine: TensorRT's `ICudaEngine`.
         trt: the module of its flavour.
@@ -93,6 +93,7 @@ def open_engine(path: Path, flavour: Flavour) -> EngineSession:
     Raises:
         BackendMissingError: there is no GPU, or the flavour or Polygraphy is not usable here.
         EngineBuildError: the plan is missing, or cannot be loaded: built for another GPU or version, or damaged.
+        OptionError: its sidecar is damaged, or speaks of another plan or flavour.
     """
     if not path.is_file():
         raise EngineBuildError(f"{path} is not a file, expected a TensorRT plan")
@@ -101,6 +102,7 @@ def open_engine(path: Path, flavour: Flavour) -> EngineSession:
         raise BackendMissingError(
             f"{path.name} is a plan, which {flavour.name} runs on an NVIDIA GPU: this machine has none with a driver"
         )
+    metadata = _metadata(path, flavour)
     trt = load(flavour)
     backend = _polygraphy(flavour)
     try:
@@ -117,7 +119,7 @@ def open_engine(path: Path, flavour: Flavour) -> EngineSession:
         str(gpu),
         MappingProxyType(_specs(trt, engine, trt.TensorIOMode.INPUT)),
         MappingProxyType(_specs(trt, engine, trt.TensorIOMode.OUTPUT)),
-        MappingProxyType(_metadata(path)),
+        MappingProxyType(metadata),
         runner,
         engine,
         trt,
@@ -147,13 +149,15 @@ def _specs(trt: Any, engine: Any, mode: Any) -> dict[str, TensorSpec]:
     }
 
 
-def _metadata(path: Path) -> dict[str, str]:
-    """The GMACs of the plan of reduction, where the file beside the engine has them."""
-    try:
-        document = json.loads(path.with_name(f"{path.name}.json").read_text(encoding="utf-8"))
-        return {"tofu_export.gmacs": str(float(document["extra"]["plan"]["gmacs"]["reduced"]))}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+def _metadata(path: Path, flavour: Flavour) -> dict[str, str]:
+    """The metadata of the ONNX file that a plan was built from, as far as it has a sidecar, which has to be its own."""
+    sidecar = read_sidecar(path)
+    if sidecar is None:
         return {}
+    if sidecar.flavour is not flavour:
+        raise OptionError(f"{path} is a plan of {sidecar.flavour_name}, which {flavour.name} does not run")
+    sidecar.check_engine()
+    return sidecar.metadata
 
 
 def _one_line(error: Exception) -> str:

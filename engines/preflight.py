@@ -19,14 +19,12 @@ from tofu_export.errors import EngineBuildError, ExportError
 from tofu_export.lint import Finding, Runtime, Severity
 from tofu_export.lint.linter import lint_model
 from tofu_export.lint.onnx_files import open_graph
+from tofu_export.onnx_file import metadata_of
 
 __all__ = ["InputShape", "Preflight", "preflight", "read_graph_file"]
 
 SHOWN = 5
 """Refused nodes that an error lists before it only counts them."""
-
-METADATA_PREFIX = "tofu_export."
-"""What this project's own files keep in `metadata_props` starts with it."""
 
 Axis = int | str
 """Size of an axis; a string where it is dynamic (its name, or `?`)."""
@@ -94,11 +92,6 @@ def preflight(path: Path, flavour: Flavour, capabilities: Sequence[str] = ()) ->
         more = f"\n  and {len(fatal) - SHOWN} more" if len(fatal) > SHOWN else ""
         raise EngineBuildError(f"{flavour.name} cannot build {path.name}:{shown}{more}")
     notes = tuple(finding for finding in report.findings if finding not in fatal)
-    metadata = {
-        entry.key.removeprefix(METADATA_PREFIX): entry.value
-        for entry in model.metadata_props
-        if entry.key.startswith(METADATA_PREFIX)
-    }
     remark = f"{len(summed)} FP32 products of activations are built as Mul and ReduceSum: {TURING} has no FP32 GEMM"
     return Preflight(
         path,
@@ -106,7 +99,7 @@ def preflight(path: Path, flavour: Flavour, capabilities: Sequence[str] = ()) ->
         report.nodes,
         _inputs(model, path),
         notes,
-        metadata,
+        metadata_of(model),
         rewritten=model if summed else None,
         remarks=(remark,) if summed else (),
     )

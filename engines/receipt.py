@@ -1,10 +1,8 @@
-"""What was built: the facts that go with an engine file, and the JSON file beside it."""
+"""What was built: the facts that go with an engine file."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,13 +11,9 @@ from typing import Any
 
 from tofu_export.engines.kernel_log import KernelLog
 from tofu_export.engines.structure import Structure
-from tofu_export.errors import OutputError
-from tofu_export.files import flush_to_disk
 from tofu_export.options import BatchRange, Precision
 
-__all__ = ["SCHEMA_VERSION", "EngineReceipt", "sidecar_document", "sidecar_path", "write_sidecar"]
-
-SCHEMA_VERSION = 1
+__all__ = ["EngineReceipt"]
 
 
 @dataclass(frozen=True)
@@ -116,40 +110,3 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
-
-
-def sidecar_path(path: Path) -> Path:
-    """Where the facts about the plan at `path` lie: in `<engine name>.json` beside it."""
-    return path.with_name(f"{path.name}.json")
-
-
-def sidecar_document(receipt: EngineReceipt, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """What `write_sidecar` writes."""
-    return {"schema_version": SCHEMA_VERSION, **receipt.to_dict(), "extra": dict(extra)}
-
-
-def write_sidecar(receipt: EngineReceipt, path: Path, extra: Mapping[str, Any]) -> Path:
-    """Write `<engine name>.json` beside the plan at `path`, complete or not at all, and return where it is.
-
-    Args:
-        receipt: what `build_engine` returned.
-        path: the plan, for example `out/model.fp16.tensorrt-rtx.engine`.
-        extra: what else belongs to the engine (model, plan, command), stored under `extra`.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    target = sidecar_path(path)
-    text = json.dumps(sidecar_document(receipt, extra), indent=2, ensure_ascii=False) + "\n"
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-            draft = Path(scratch, target.name)
-            with draft.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(target)
-        flush_to_disk(target.parent)
-    except OSError as error:
-        raise OutputError(f"cannot write {target}: {error}; choose a writable output folder") from error
-    return target

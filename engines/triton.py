@@ -19,8 +19,11 @@ from typing import Any
 
 import onnx
 
+from tofu_export.engines.flavours import TENSORRT
 from tofu_export.engines.preflight import read_graph_file
+from tofu_export.engines.sidecar import missing_sidecar, read_sidecar
 from tofu_export.errors import OptionError, OutputError
+from tofu_export.onnx_file import METADATA_PREFIX, metadata_of
 
 __all__ = ["DEVICES", "TritonModel", "TritonOptions", "collect_models", "write_repository"]
 
@@ -33,7 +36,6 @@ _TYPES: dict[int, str] = {
     onnx.TensorProto.BFLOAT16: "TYPE_BF16",
     onnx.TensorProto.INT64: "TYPE_INT64",
 }
-_PREFIX = "tofu_export."
 _LABELS = "labels.txt"
 
 
@@ -90,7 +92,7 @@ def collect_models(folder: Path, options: TritonOptions) -> tuple[tuple[TritonMo
     """The models to serve from an export's folder (or one ONNX file), and why other files of it are left out.
 
     Raises:
-        OptionError: there is nothing to serve.
+        OptionError: there is nothing to serve, or the sidecar of a plan is damaged or speaks of other files.
         EngineBuildError: a file is not ONNX.
     """
     if folder.is_file():
@@ -101,22 +103,16 @@ def collect_models(folder: Path, options: TritonOptions) -> tuple[tuple[TritonMo
         raise OptionError(f"{folder} does not exist, expected the folder of an export or an ONNX file")
     if not files:
         raise OptionError(f"{folder} has no ONNX file: give the folder that `tofu-export MODEL -o DIR` has written")
+    plans, left_out = _plans(folder) if folder.is_dir() else ({}, [])
     models: list[TritonModel] = []
-    left_out: list[str] = []
     for path in files:
         graph = read_graph_file(path)
-        metadata = {entry.key.removeprefix(_PREFIX): entry.value for entry in graph.metadata_props}
+        metadata = metadata_of(graph)
         name = _name(path, metadata, options, several=len(files) > 1)
         labels = _stored_labels(path, metadata)
         config = _config(name, graph, metadata, options, labels=bool(labels))
         models.append(TritonModel(name, path, "onnxruntime", config, labels))
-        for plan in sorted(path.parent.glob("*.engine")) if folder.is_dir() else ():
-            flavour, onnx_name = _sidecar(plan)
-            if onnx_name != path.name:
-                continue
-            if flavour != "tensorrt":
-                left_out.append(f"{plan.name}: a plan of {flavour}, which Triton has no backend for")
-                continue
+        for plan in plans.get(path, ()):
             own = f"{name}_trt"
             plan_config = {**config, "name": own, "backend": "tensorrt", "default_model_filename": "model.plan"}
             plan_config["instance_group"] = _instances("gpu", options.instances)
@@ -127,6 +123,24 @@ def collect_models(folder: Path, options: TritonOptions) -> tuple[tuple[TritonMo
             f"models share a name ({', '.join(sorted(names))}): serve them from repositories of their own"
         )
     return tuple(models), tuple(left_out)
+
+
+def _plans(folder: Path) -> tuple[dict[Path, list[Path]], list[str]]:
+    """The plans that can be served by the ONNX file that they were built from, and why others are left out."""
+    plans: dict[Path, list[Path]] = {}
+    left_out: list[str] = []
+    for plan in sorted(folder.glob("*.engine")):
+        sidecar = read_sidecar(plan)
+        if sidecar is None:
+            left_out.append(f"{plan.name}: {missing_sidecar(plan)}")
+        elif sidecar.flavour is not TENSORRT:
+            left_out.append(f"{plan.name}: a plan of {sidecar.flavour_name}, which Triton has no backend for")
+        elif (source := sidecar.onnx_beside()) is None:
+            left_out.append(f"{plan.name}: {sidecar.onnx_name}, which it was built from, is not beside it")
+        else:
+            sidecar.check_engine()
+            plans.setdefault(source, []).append(plan)
+    return plans, left_out
 
 
 def write_repository(models: tuple[TritonModel, ...], folder: Path, version: int) -> None:
@@ -159,7 +173,7 @@ def _stored_labels(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
     except (ValueError, RecursionError):
         labels = None
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise OptionError(f"metadata {_PREFIX}labels of {path} are no list of names: export it again")
+        raise OptionError(f"metadata {METADATA_PREFIX}labels of {path} are no list of names: export it again")
     return tuple(labels)
 
 
@@ -186,7 +200,7 @@ def _config(
         "instance_group": _instances(options.device, options.instances),
         "default_model_filename": "model.onnx",
         "parameters": [
-            {"key": f"{_PREFIX}{key}", "value": {"string_value": metadata[key]}}
+            {"key": f"{METADATA_PREFIX}{key}", "value": {"string_value": metadata[key]}}
             for key in ("model", "precision", "preprocessing", "plan", "version")
             if key in metadata
         ],
@@ -210,15 +224,6 @@ def _tensor(value: onnx.ValueInfoProto, dynamic: bool, *, labels: bool = False) 
 
 def _instances(device: str, count: int) -> list[dict[str, Any]]:
     return [{"count": count, "kind": _Word(f"KIND_{device.upper()}")}]
-
-
-def _sidecar(plan: Path) -> tuple[str, str]:
-    """Flavour of a plan, and name of the ONNX file that it was built from, as the file beside it says."""
-    try:
-        document = json.loads(plan.with_name(f"{plan.name}.json").read_text(encoding="utf-8"))
-        return str(document["flavour"]), str(document["onnx"]["file"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "an unknown flavour", ""
 
 
 class _Word(str):

@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 
 from tests import exported, tiny
 from tests.cli.running import run
+from tests.engines import sidecars
 from tests.verify.test_eager import Mutation, change, file_of, least_similar, one_weight
 from tofu_export import engine_verification
 from tofu_export.compare import TOLERANCES
 from tofu_export.engine_verification import EngineOnTrial, verify_engine
 from tofu_export.engines.build import EngineRequest, build_engine
+from tofu_export.engines.engine_file import EngineFile
 from tofu_export.engines.flavours import RTX, TENSORRT, available
-from tofu_export.engines.plan_file import PlanFile
 from tofu_export.environment import collect
 from tofu_export.errors import BackendMissingError, EngineBuildError, OptionError, VerificationError
-from tofu_export.files import sha256_of
 from tofu_export.options import BatchRange, Precision
 from tofu_export.ort import OrtSession, TensorSpec, open_session
 from tofu_export.verify import VerificationResult, VerifyRequest, verify_pair
@@ -114,15 +114,8 @@ def plan_of(
     path = folder / "model.engine"
     path.write_text(str(runs or beside), encoding="utf-8")
     name = next(iter(open_session(runs or beside).inputs))
-    sidecar = {
-        "flavour": "tensorrt-rtx",
-        "onnx": {"file": source.name, "sha256": sha256_of(beside)},
-        "profiles": {name: dict(zip(("min", "opt", "max"), ([size, 3, 8, 8] for size in batch), strict=True))},
-        "precision": "fp32",
-        "compute_capabilities": ["SM89"],
-        **facts,
-    }
-    path.with_name("model.engine.json").write_text(json.dumps(sidecar), encoding="utf-8")
+    profiles = {name: dict(zip(("min", "opt", "max"), ([size, 3, 8, 8] for size in batch), strict=True))}
+    sidecars.write(path, beside, **{"profiles": profiles, "compute_capabilities": ["SM89"], **facts})
     return path
 
 
@@ -207,7 +200,7 @@ class TestDecisions:
         machine.mutate_copy = mutation if copied else None
         path = folder / "model.engine"
         path.write_text(str(runs), encoding="utf-8")
-        plan = PlanFile(path, RTX, right, BatchRange(1, 2, 4), Precision.FP32, ("SM89",))
+        plan = EngineFile(path, RTX, right, BatchRange(1, 2, 4), Precision.FP32, ("SM89",))
         with EngineOnTrial(plan) as engine:
             return verify_pair(engine, right, tiny.pixels(8), tolerance=FP32, batches=(1, 3, 4), source="noise")
 
@@ -319,7 +312,7 @@ def test_the_copy_is_what_the_plan_is(precision: str, tmp_path: Path, monkeypatc
         loaded.append(path.read_bytes())
         return StandIn(open_session(source))
 
-    plan = PlanFile(request.engine_path, RTX, source, request.batch, request.precision, ("SM89",))
+    plan = EngineFile(request.engine_path, RTX, source, request.batch, request.precision, ("SM89",))
     with EngineOnTrial(plan, open_session=load) as engine:
         engine._copy()
     ours, copy = (receipt.kernels.launched for receipt in receipts)

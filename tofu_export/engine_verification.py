@@ -20,8 +20,8 @@ from onnx import TensorProto, helper
 from tofu_export import environment
 from tofu_export.compare import TOLERANCES, Tolerance, compare_outputs, is_real
 from tofu_export.engines.build import EngineRequest, build_engine
+from tofu_export.engines.engine_file import EngineFile, read_engine_file
 from tofu_export.engines.engine_session import EngineSession, open_engine
-from tofu_export.engines.plan_file import PlanFile, read_plan_file
 from tofu_export.engines.turing import write_beside_links
 from tofu_export.errors import OptionError
 from tofu_export.graph_patterns.canonical import is_decision
@@ -63,7 +63,7 @@ def verify_engine(
         VerificationError: it lacks what must be compared.
         TofuError: as `verify_file`.
     """
-    plan = read_plan_file(request.path, request.reference)
+    plan = read_engine_file(request.path, request.reference)
     on_step(f"loading {plan.path.name}")
     with EngineOnTrial(plan, on_step=on_step) as engine:
         facts = FileFacts.read(engine.graph_path)
@@ -116,7 +116,7 @@ class EngineOnTrial:
 
     def __init__(
         self,
-        plan: PlanFile,
+        plan: EngineFile,
         *,
         open_session: Callable[[Path, Any], EngineSession] | None = None,
         on_step: Callable[[str], None] = lambda _: None,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tofu_export.engines.build import EngineRequest
-from tofu_export.engines.receipt import EngineReceipt, write_sidecar
+from tofu_export.engines.receipt import EngineReceipt
+from tofu_export.engines.sidecar import write_sidecar
 from tofu_export.engines.structure import shares
 from tofu_export.files import Staging, sha256_of
 from tofu_export.options import Precision

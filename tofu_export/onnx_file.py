@@ -20,7 +20,10 @@ import onnx_ir as ir
 
 from tofu_export.errors import ExportError
 
-__all__ = ["load_without_weights", "save", "write"]
+__all__ = ["METADATA_PREFIX", "load_without_weights", "metadata_of", "save", "write"]
+
+METADATA_PREFIX = "tofu_export."
+"""What this project writes into `metadata_props` starts with it."""
 
 EXTERNAL_DATA_BYTES = 1_900_000_000
 """Weights beyond this go beside the file: protobuf cannot hold 2 GiB."""
@@ -59,7 +62,7 @@ def save(model: ir.Model, path: Path, metadata: Mapping[str, Any]) -> list[Path]
     model.metadata_props.clear()
     for key, value in metadata.items():
         text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-        model.metadata_props[f"tofu_export.{key}"] = text
+        model.metadata_props[f"{METADATA_PREFIX}{key}"] = text
     return write(model, path)
 
 
@@ -74,6 +77,15 @@ def write(model: ir.Model, path: Path) -> list[Path]:
     data = path.with_name(path.name + ".data")
     ir.save(model, path, external_data=data.name)
     return [data, path]
+
+
+def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
+    """What `save` stored in a file, as text, without the prefix; empty for files of others."""
+    return {
+        entry.key.removeprefix(METADATA_PREFIX): entry.value
+        for entry in model.metadata_props
+        if entry.key.startswith(METADATA_PREFIX)
+    }
 
 
 def load_without_weights(path: Path) -> onnx.ModelProto:

@@ -21,7 +21,7 @@ from tofu_export.engines._build_log import first_cause
 from tofu_export.engines.build import EngineRequest, build_engine, engine_names
 from tofu_export.engines.builder_options import BuilderOptions
 from tofu_export.engines.flavours import RTX, TENSORRT, available, known_capabilities, load
-from tofu_export.engines.receipt import write_sidecar
+from tofu_export.engines.sidecar import read_sidecar, write_sidecar
 from tofu_export.errors import (
     BackendMissingError,
     EngineBuildError,
@@ -263,6 +263,11 @@ def test_sidecar(tmp_path):
     assert document["network"]["layers"]["MATRIX_MULTIPLY"] == {"fp16": 2}
     assert document["kernels"] == receipt.kernels.summary()
     assert left(tmp_path) == ["model.engine", "model.engine.json"]
+    found = read_sidecar(receipt.engine_path)
+    assert found is not None
+    found.check_engine()
+    assert (found.onnx_name, found.onnx_sha256) == (receipt.onnx_path.name, receipt.onnx_sha256)
+    assert (found.profiles, found.precision) == (receipt.profiles, Precision.FP16)
     with pytest.raises(OutputError, match="writable"):
         write_sidecar(receipt, tmp_path / "nowhere" / "model.engine", {})
 

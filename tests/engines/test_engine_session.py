@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.cli.running import run
-from tests.engines import models
+from tests.engines import models, sidecars
 from tests.engines.fake_cuda import FakeCuda
 from tofu_export.engines import backends, engine_session
 from tofu_export.engines.backends import PLAN_BACKENDS, open_backend, suits
@@ -24,7 +24,7 @@ from tofu_export.engines.cudart import Cudart
 from tofu_export.engines.engine_session import open_engine
 from tofu_export.engines.flavours import RTX, TENSORRT, available
 from tofu_export.environment import collect
-from tofu_export.errors import BackendMissingError, EngineBuildError
+from tofu_export.errors import BackendMissingError, EngineBuildError, OptionError
 from tofu_export.options import BatchRange
 from tofu_export.ort import open_session
 
@@ -107,8 +107,7 @@ def standing_in(monkeypatch: pytest.MonkeyPatch) -> None:
 def plan(tmp_path: Path) -> Path:
     path = tmp_path / "a.engine"
     path.write_bytes(b"plan")
-    sidecar = {"extra": {"plan": {"gmacs": {"reduced": 8.78}}}}
-    path.with_name("a.engine.json").write_text(json.dumps(sidecar), encoding="utf-8")
+    sidecars.write(path, flavour="tensorrt", source={"gmacs": 8.78})
     return path
 
 
@@ -138,6 +137,7 @@ def test_a_failing_run_is_one_line(standing_in: None, plan: Path) -> None:
 
 def test_a_damaged_plan_says_where_to_look(standing_in: None, plan: Path) -> None:
     plan.write_bytes(b"no plan")
+    sidecars.write(plan, flavour="tensorrt")
     with pytest.raises(EngineBuildError, match=r"cannot be loaded by tensorrt 10\.9.*tofu-export check"):
         open_engine(plan, TENSORRT)
 
@@ -147,11 +147,25 @@ def test_a_missing_plan(tmp_path: Path) -> None:
         open_engine(tmp_path / "gone.engine", RTX)
 
 
-@pytest.mark.parametrize("sidecar", [None, "{", "[]", '{"extra": {}}'])
-def test_a_plan_without_a_sidecar_has_no_gmacs(sidecar: str | None, standing_in: None, plan: Path) -> None:
-    beside = plan.with_name("a.engine.json")
-    beside.unlink() if sidecar is None else beside.write_text(sidecar, encoding="utf-8")
+def test_a_plan_without_a_sidecar_has_no_gmacs(standing_in: None, plan: Path) -> None:
+    plan.with_name("a.engine.json").unlink()
     assert dict(open_engine(plan, TENSORRT).metadata) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"source": []}, "is not the sidecar of an engine"),
+        ({"engine": {"bytes": 4, "sha256": "0"}}, "is not what was built"),
+        ({"flavour": "tensorrt-rtx"}, "is a plan of tensorrt-rtx, which tensorrt does not run"),
+    ],
+)
+def test_a_sidecar_that_speaks_of_something_else(
+    changes: dict[str, Any], words: str, standing_in: None, plan: Path
+) -> None:
+    sidecars.write(plan, **{"flavour": "tensorrt", **changes})
+    with pytest.raises(OptionError, match=words):
+        open_engine(plan, TENSORRT)
 
 
 def test_the_benchmark_times_plans(

@@ -14,7 +14,7 @@ from google.protobuf import text_format
 from onnx import TensorProto, helper
 
 from tests.cli.running import run
-from tests.engines import models
+from tests.engines import models, sidecars
 from tofu_export.engines.triton import TritonOptions
 from tofu_export.errors import OptionError
 from tofu_export.ort import open_session
@@ -117,14 +117,48 @@ def test_plans_of_tensorrt_are_served_and_those_of_rtx_are_not(
     for flavour in ("tensorrt", "tensorrt-rtx"):
         plan = out / f"model.fp16.{flavour}.engine"
         plan.write_bytes(flavour.encode())
-        sidecar = {"flavour": flavour, "onnx": {"file": "model.onnx"}}
-        plan.with_name(f"{plan.name}.json").write_text(json.dumps(sidecar), encoding="utf-8")
+        sidecars.write(plan, flavour=flavour)
     assert run("triton", str(out), "-o", str(tmp_path / "repo")) == 0
     config = config_of(tmp_path / "repo" / "vit_tiny_patch16_224_trt")
     assert (config.backend, config.default_model_filename) == ("tensorrt", "model.plan")
     assert config.instance_group[0].kind == SCHEMA.ModelInstanceGroup.KIND_GPU
     assert (tmp_path / "repo" / "vit_tiny_patch16_224_trt" / "1" / "model.plan").read_bytes() == b"tensorrt"
     assert "left out: model.fp16.tensorrt-rtx.engine: a plan of tensorrt-rtx" in capsys.readouterr().err
+
+
+def test_plans_that_cannot_be_told_are_left_out_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    exported(out)
+    (out / "bare.engine").write_bytes(b"plan")
+    (out / "far.engine").write_bytes(b"plan")
+    sidecars.write(out / "far.engine", out / "elsewhere.onnx", flavour="tensorrt")
+    assert run("triton", str(out), "-o", str(tmp_path / "repo")) == 0
+    err = capsys.readouterr().err
+    assert "left out: bare.engine: there is no bare.engine.json beside it" in err
+    assert "left out: far.engine: elsewhere.onnx, which it was built from, is not beside it" in err
+    assert [entry.name for entry in (tmp_path / "repo").iterdir()] == ["vit_tiny_patch16_224"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"engine": {"bytes": 4, "sha256": "0"}}, "plan.engine is not what was built"),
+        ({"onnx": {"file": "model.onnx", "sha256": "0"}}, "model.onnx is not the file that plan.engine was built from"),
+        ({"precision": 16}, "plan.engine.json is not the sidecar of an engine"),
+    ],
+)
+def test_plans_that_are_not_what_is_said_of_them(
+    changes: dict[str, Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    exported(out)
+    (out / "plan.engine").write_bytes(b"plan")
+    sidecars.write(out / "plan.engine", **{"flavour": "tensorrt", **changes})
+    assert run("triton", str(out), "-o", str(tmp_path / "repo")) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "repo").exists()
 
 
 def test_external_weights_come_along(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 
 from tests import exported
+from tests.cli.running import run
+from tests.engines import sidecars
 from tests.evaluate.pictures import class_folders, picture
 from tofu_export import demo, patch
 from tofu_export.engines.build import EngineRequest, build_engine
@@ -214,11 +216,42 @@ def test_a_model_of_features_alone(tmp_path: Path) -> None:
         judged("test_vit", real_labels="timm", **options)
 
 
+def test_a_file_of_another_size_is_compared_with_the_full_model_of_that_size(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["test_vit", "--r", "2", "--image-size", "96", "--weights", "random", "--precision", "fp32"]
+    assert run(*arguments, "--no-bench", "--no-engine", "--no-verify", "-o", str(out), "-q") == 0
+    picture(tmp_path / "images" / "0.png", seed=0)
+    found = judged(str(out / "model.onnx"), images=tmp_path / "images")
+    assert found.agreement is not None
+
+
+def test_an_output_that_this_version_does_not_know(tmp_path: Path) -> None:
+    path = exported.changed(tmp_path / "model.onnx", {"output": {"kind": "poem"}})
+    with pytest.raises(OptionError, match=r"model\.onnx says that it gives 'poem'"):
+        file_subject(path)
+
+
 class TestEngines:
     def test_without_its_sidecar(self, tmp_path: Path) -> None:
         (tmp_path / "x.engine").write_bytes(b"plan")
-        with pytest.raises(OptionError, match=r"does not say what x\.engine was made from"):
+        with pytest.raises(OptionError, match=r"x\.engine: there is no x\.engine\.json beside it"):
             file_subject(tmp_path / "x.engine", "trt-rtx")
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"preprocessing": {"mean": "grey"}}, "has preprocessing that is none"),
+            ({"output": {"kind": "poem"}}, "says that it gives 'poem'"),
+            ({"output": {"kind": ["logits"]}}, "says that it gives"),
+            ({"model": ["vit"]}, r"source\.model is list, expected str"),
+        ],
+    )
+    def test_a_sidecar_that_makes_no_sense(self, changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+        path = tmp_path / "x.engine"
+        path.write_bytes(b"plan")
+        write_sidecar(path, **changes)
+        with pytest.raises(OptionError, match=words):
+            judged(str(path))
 
     def test_on_a_machine_that_cannot_run_it(self, tmp_path: Path) -> None:
         path = tmp_path / "x.engine"
@@ -235,7 +268,7 @@ class TestEngines:
         flavour = available()[0]
         onnx_file, path = exported.folder() / "model.fp32.onnx", tmp_path / "model.engine"
         build_engine(EngineRequest(onnx_file, path, flavour, BatchRange(1, 2, 3)))
-        write_sidecar(path)
+        write_sidecar(path, flavour.name)
         for index in range(5):
             picture(tmp_path / "images" / f"{index}.png", seed=index)
         options: dict[str, Any] = {"images": tmp_path / "images", "batch": 3}
@@ -245,16 +278,10 @@ class TestEngines:
         assert found.agreement.kl == pytest.approx(expected.agreement.kl, abs=1e-3)
 
 
-def write_sidecar(path: Path) -> None:
-    extra = {
-        "model": {
-            "resolved": exported.MODEL, "weights": {"kind": "random", "seed": 3}, "image_size": [160, 160],
-            "num_classes": 1000, "preprocessing": exported.metadata_of("preprocessing"),
-        },
-        "plan": exported.metadata_of("plan"),
-        "output": {"kind": "logits"},
-    }  # fmt: skip
-    path.with_name(f"{path.name}.json").write_text(json.dumps({"extra": extra}), encoding="utf-8")
+def write_sidecar(path: Path, flavour: str = "tensorrt-rtx", **changes: Any) -> None:
+    names = ("weights", "num_classes", "plan", "output", "preprocessing")
+    source = {"model": exported.MODEL, **{name: exported.metadata_of(name) for name in names}, **changes}
+    sidecars.write(path, exported.folder() / "model.fp32.onnx", flavour=flavour, source=source)
 
 
 def test_a_request_is_a_value() -> None:

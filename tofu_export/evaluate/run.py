@@ -295,8 +295,9 @@ def _file_and_full(request: EvalRequest) -> tuple[Subject, Subject | None, list[
         elif found is None:
             why = f"the weights of {path.name} are in a file of yours: give it with --weights PATH"
         else:
-            size = {"image_size": request.image_size, "num_classes": subject.num_classes}
-            named = _load(replace(request, **size), subject.origin.name, *found)  # type: ignore[arg-type]  # two fields
+            size = request.image_size or subject.origin.image_size
+            same = replace(request, image_size=size, num_classes=subject.num_classes)
+            named = _load(same, subject.origin.name, *found)
     if named is None:
         if request.agreement:
             raise OptionError(f"no full model to compare with: {why}")

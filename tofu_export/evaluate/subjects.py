@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,13 @@ from tofu_export import patch
 from tofu_export.agreement import ModelOutputs
 from tofu_export.engines.backends import CPU, PLAN_BACKENDS, PLAN_SUFFIXES, open_backend
 from tofu_export.engines.feeds import as_asked, fixed_batch
-from tofu_export.engines.flavours import pick
-from tofu_export.engines.receipt import sidecar_path
+from tofu_export.engines.sidecar import missing_sidecar, read_sidecar
 from tofu_export.errors import ExportError, OptionError, UnsupportedModelError
 from tofu_export.evaluate.images import ImageSource
 from tofu_export.options import OutputKind, Reduction
 from tofu_export.plan import Plan, make_plan
 from tofu_export.specs import spec_of
-from tofu_export.verify.facts import FileFacts
+from tofu_export.verify.facts import FileFacts, is_preprocessing
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.weights import WeightsKind, WeightsSource
 
@@ -196,8 +194,8 @@ def file_subject(
     """An ONNX file in onnxruntime, or a plan in TensorRT.
 
     Args:
-        path: the file. What a plan is, is read from the `.json` beside it.
-        backend: name in `engines.backends`; None for onnxruntime on the CPU, or the TensorRT that is installed.
+        path: the file. What a plan is, is read from its sidecar.
+        backend: name in `engines.backends`; None for onnxruntime on the CPU, or the TensorRT that the plan is for.
         threads: of onnxruntime.
         preprocessing: for files that do not say how images are prepared.
 
@@ -206,12 +204,11 @@ def file_subject(
         TofuError: it cannot be loaded.
     """
     is_plan = path.suffix in PLAN_SUFFIXES
-    if backend is None:
-        backend = next(name for name, of in PLAN_BACKENDS.items() if of is pick(None)) if is_plan else CPU
-    if is_plan is not (backend in PLAN_BACKENDS):
+    if backend is not None and is_plan is not (backend in PLAN_BACKENDS):
         kind = "a plan" if is_plan else "an ONNX file"
         raise OptionError(f"{path.name} is {kind}, which {backend} does not run: choose another --backend")
-    facts = _plan_facts(path) if is_plan else _onnx_facts(path)
+    facts = _engine_facts(path) if is_plan else _onnx_facts(path)
+    backend = backend or facts.backend
     session = open_backend(path, backend, threads)
     kind = facts.kind
     if kind not in (OutputKind.LOGITS, OutputKind.FEATURES):
@@ -227,9 +224,10 @@ def file_subject(
     shape = inputs[image].shape
     if (known := facts.preprocessing or preprocessing) is None:
         raise OptionError(f"{path.name} does not say how images are prepared for it: name its model with --model")
-    prepared = dict(known)
+    prepared, origin = dict(known), facts.origin
     if len(shape) == 4 and None not in shape[1:]:
         prepared["input_size"] = tuple(shape[1:])
+        origin = replace(origin, image_size=prepared["input_size"][1:])
 
     def run(pixels: Pixels) -> ModelOutputs:
         rows = np.asarray(session.session.run(as_asked({image: pixels}, inputs))[output]).astype(np.float32)
@@ -246,14 +244,15 @@ def file_subject(
         fixed_batch(inputs),
         facts.plan,
         None,
-        facts.origin,
+        origin,
     )
 
 
 @dataclass(frozen=True)
 class _Facts:
-    """What a file says about itself."""
+    """What a file says about itself: the metadata of the ONNX file that it is, or was built from."""
 
+    backend: str
     origin: Origin
     kind: OutputKind
     preprocessing: Mapping[str, Any] | None
@@ -262,29 +261,30 @@ class _Facts:
 
 def _onnx_facts(path: Path) -> _Facts:
     found = FileFacts.read(path)
-    _, height, width = found.image_shape
-    size = None if height is None or width is None else (height, width)
-    kind = OutputKind((found.find("output", dict) or {}).get("kind", OutputKind.LOGITS.value))
-    origin = Origin(
-        found.find("model", str), found.find("weights", dict) or {}, size, found.find("num_classes", int)
-    )  # fmt: skip
-    return _Facts(origin, kind, found.preprocessing, found.find("plan", dict))
+    return _facts(path, CPU, found.find, found.preprocessing)
 
 
-def _plan_facts(path: Path) -> _Facts:
-    """From the sidecar that the main job wrote."""
-    sidecar = sidecar_path(path)
-    try:
-        extra = json.loads(sidecar.read_text(encoding="utf-8"))["extra"]
-        model = extra["model"]
-        height, width = model["image_size"]
-        origin = Origin(model["resolved"], model["weights"], (int(height), int(width)), int(model["num_classes"]))
-        return _Facts(origin, OutputKind(extra["output"]["kind"]), model["preprocessing"], extra["plan"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OptionError(
-            f"{sidecar} does not say what {path.name} was made from ({type(error).__name__}: {error}): evaluate an "
-            "engine that `tofu-export MODEL` built, or its ONNX file"
-        ) from error
+def _engine_facts(path: Path) -> _Facts:
+    if not path.is_file():
+        raise OptionError(f"{path} is not a file, expected a TensorRT plan")
+    sidecar = read_sidecar(path)
+    if sidecar is None:
+        raise OptionError(f"{path}: {missing_sidecar(path)}, or evaluate its ONNX file")
+    backend = next(name for name, flavour in PLAN_BACKENDS.items() if flavour is sidecar.flavour)
+    preprocessing = sidecar.find("preprocessing", dict)
+    if preprocessing is not None and not is_preprocessing(preprocessing):
+        raise OptionError(f"{sidecar.path} has preprocessing that is none: build {path.name} again")
+    return _facts(path, backend, sidecar.find, preprocessing)
+
+
+def _facts(
+    path: Path, backend: str, find: Callable[[str, type], Any], preprocessing: Mapping[str, Any] | None
+) -> _Facts:
+    kind = (find("output", dict) or {}).get("kind", OutputKind.LOGITS.value)
+    if kind not in [known.value for known in OutputKind]:
+        raise OptionError(f"{path.name} says that it gives {str(kind)[:40]!r}, which this version does not know")
+    origin = Origin(find("model", str), find("weights", dict) or {}, None, find("num_classes", int))
+    return _Facts(backend, origin, OutputKind(kind), preprocessing, find("plan", dict))
 
 
 def weights_again(recorded: Mapping[str, Any]) -> tuple[WeightsSource, int] | None:

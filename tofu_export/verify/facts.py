@@ -15,13 +15,12 @@ import onnx
 from onnx import helper
 
 from tofu_export.errors import ExportError, OptionError, VerificationError
-from tofu_export.onnx_file import load_without_weights
+from tofu_export.onnx_file import METADATA_PREFIX, load_without_weights, metadata_of
 from tofu_export.options import BatchRange, Precision
 from tofu_export.ort import TensorSpec
 
-__all__ = ["FileFacts"]
+__all__ = ["FileFacts", "is_preprocessing"]
 
-_PREFIX = "tofu_export."
 _TEXTS = frozenset({"version", "model", "precision", "target", "batch"})
 """Metadata that are plain text; the others are JSON (`onnx_file.save`)."""
 
@@ -120,10 +119,8 @@ class FileFacts:
             VerificationError: it says something else.
         """
         found: dict[str, Any] | None = self.find("preprocessing", dict)
-        for key in ("mean", "std") if found is not None else ():
-            numbers = found.get(key) if found is not None else None
-            if not isinstance(numbers, list) or not all(isinstance(number, (int, float)) for number in numbers):
-                raise _damaged(self.path.name, "preprocessing")
+        if found is not None and not is_preprocessing(found):
+            raise _damaged(self.path.name, "preprocessing")
         return found
 
     def find(self, key: str, kind: type) -> Any:
@@ -143,8 +140,8 @@ class FileFacts:
         if key not in self.metadata:
             by = f" by tofu-export {self.metadata['version']}" if "version" in self.metadata else ""
             raise VerificationError(
-                f"{self.path.name} was written{by} without metadata {_PREFIX}{key}: export it again, or compare it "
-                "with another file by --reference"
+                f"{self.path.name} was written{by} without metadata {METADATA_PREFIX}{key}: export it again, or "
+                "compare it with another file by --reference"
             )
         value = self.metadata[key]
         if not isinstance(value, kind):
@@ -152,22 +149,26 @@ class FileFacts:
         return value
 
 
+def is_preprocessing(found: Mapping[str, Any]) -> bool:
+    """True if means and deviations of an image's channels are lists of numbers."""
+    numbers = [found.get(key) for key in ("mean", "std")]
+    return all(isinstance(row, list) and all(isinstance(value, (int, float)) for value in row) for row in numbers)
+
+
 def _metadata(model: onnx.ModelProto) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for entry in model.metadata_props:
-        if entry.key.startswith(_PREFIX):
-            key = entry.key.removeprefix(_PREFIX)
-            found[key] = entry.value
-            if key not in _TEXTS:
-                with contextlib.suppress(ValueError, RecursionError):  # `part` sees whether it is what it should be
-                    found[key] = json.loads(entry.value)
+    for key, text in metadata_of(model).items():
+        found[key] = text
+        if key not in _TEXTS:
+            with contextlib.suppress(ValueError, RecursionError):  # `part` sees whether it is what it should be
+                found[key] = json.loads(text)
     return found
 
 
 def _damaged(file: str, key: str) -> VerificationError:
     return VerificationError(
-        f"metadata {_PREFIX}{key} of {file} are not what this version writes: the file is damaged or of another "
-        "version; export it again, or compare it with another file by --reference"
+        f"metadata {METADATA_PREFIX}{key} of {file} are not what this version writes: the file is damaged or of "
+        "another version; export it again, or compare it with another file by --reference"
     )
 
 
