@@ -19,7 +19,7 @@ from tofu_export.lint import Finding, Severity, lint_file, runtimes_of
 from tofu_export.lint.onnx_files import file_findings, open_graph
 from tofu_export.onnx_file import load_without_weights, write
 from tofu_export.options import Precision, Target
-from tofu_export.ort import OrtSession, open_copy
+from tofu_export.ort import OrtSession, check_path, open_copy
 
 __all__ = ["BATCHES", "LoweredFile", "lower_file"]
 
@@ -87,11 +87,13 @@ def lower_file(
         seed: of the random inputs that both are run on.
 
     Raises:
-        ExportError: the source is not an ONNX graph, or its weights cannot be read.
+        ExportError: the source is not an ONNX graph, its weights cannot be read, or a path is not UTF-8.
         LoweringError: it has canonical nodes of this project.
         OptionError: it cannot be fed.
         VerificationError: the result computes something else.
     """
+    for place in (source, path):  # else nothing could be compared
+        check_path(place)
     original = open_graph(source)
     for finding in file_findings(original, source):  # a pipe in the place of weights would never end
         if finding.severity is Severity.ERROR and finding.rule in _NOT_TO_READ:

@@ -30,6 +30,7 @@ __all__ = [
     "OPTIMIZED_NAME",
     "OrtSession",
     "TensorSpec",
+    "check_path",
     "open_copy",
     "open_session",
     "providers_usable",
@@ -181,7 +182,7 @@ def open_session(
         )
     label = f"the model ({len(model)} bytes)" if isinstance(model, bytes) else str(model)
     if isinstance(model, Path):
-        _check_path(model)
+        check_path(model)
     if isinstance(model, Path) and not model.is_file():
         raise ExportError(f"{label} is not a file: give the path of an ONNX file")
     options = _options(ort, provider, threads, share_cores)
@@ -203,13 +204,18 @@ def open_copy(model: onnx.ModelProto, path: Path) -> OrtSession:
         ExportError: the copy is invalid, external data is missing, or the path is not UTF-8.
     """
     ort = _onnxruntime()
-    _check_path(path)
+    check_path(path)
     options = _options(ort, CPU_PROVIDER, None, share_cores=False)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
     return _open(ort, f"a copy of {path}", model.SerializeToString(), CPU_PROVIDER, options)
 
 
-def _check_path(path: Path) -> None:
+def check_path(path: Path) -> None:
+    """Refuse a path that onnxruntime cannot open.
+
+    Raises:
+        ExportError: it is not UTF-8.
+    """
     if not is_text(path):
         raise ExportError(f"onnxruntime cannot open {str(path)!r}, a path that is not UTF-8: rename the file or folder")
 
