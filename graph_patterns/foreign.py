@@ -54,15 +54,19 @@ def rewrite(model: ir.Model, target: Target) -> tuple[Change, ...]:
     if any(node.domain == DOMAIN for node in model.graph):
         raise LoweringError("the file has canonical Token Fusion nodes: export it again for the target instead")
     common.ShapeInferencePass()(model)
-    if settle_ranks(model):
+    changes = [Change(name, "If") for name in (settle_ranks(model) if target in _TENSORRTS else ())]
+    if changes:
         common.ShapeInferencePass()(model)
     opset = model.opset_imports.get("", 0)
-    changes: list[Change] = []
+    names: set[str] = set()
     for number, node in enumerate(list(model.graph)):
         lowering = _lowering(node, target, opset)
         if lowering is None:
             continue
-        name = node.name or f"{node.op_type}_{number}"
+        name = node.name or node.op_type
+        if name in names or not node.name:
+            name = f"{name}_{number}"
+        names.add(name)
         tape = Tape()
         result = lowering(Stage(TapeOperators(tape), f"{name}/lowered"))
         if isinstance(result, str):

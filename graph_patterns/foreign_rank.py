@@ -13,12 +13,12 @@ from tofu_export.graph_patterns.foreign_values import constant_of, made_by
 __all__ = ["settle_ranks"]
 
 
-def settle_ranks(model: ir.Model) -> bool:
-    """Put the branch that is taken in the place of each such `If`; true if there was any.
+def settle_ranks(model: ir.Model) -> list[str]:
+    """Put the branch that is taken in the place of each such `If`; the names of these.
 
     Requires: shapes as far as they can be inferred.
     """
-    settled = False
+    settled = []
     for node in list(model.graph):
         if node.op_type != "If" or node.domain not in ("", "ai.onnx"):
             continue
@@ -37,7 +37,7 @@ def settle_ranks(model: ir.Model) -> bool:
         model.graph.insert_before(node, inner)
         ir.convenience.replace_all_uses_with(node.outputs, results, replace_graph_outputs=True)
         model.graph.remove(node, safe=True)
-        settled = True
+        settled.append(node.name or "")
     return settled
 
 

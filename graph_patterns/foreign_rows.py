@@ -18,6 +18,8 @@ from tofu_export.graph_patterns.stage import Stage
 
 __all__ = ["REDUCTIONS", "Joining", "join_rows"]
 
+_REAL = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+
 LARGEST = 1 << 25
 """Elements of the largest tensor that is made for one image: 128 MB in FP32."""
 
@@ -77,7 +79,7 @@ def join_rows(stage: Stage, what: Joining, reduction: str, opset: int) -> ir.Val
     """
     rank, kind = what.rank, REDUCTIONS[reduction]
     turned = [*range(rank - 2), rank - 1, rank - 2]
-    by_product = reduction == "add" and what.dtype.is_floating_point() and not what.by_channel
+    by_product = reduction == "add" and what.dtype in _REAL and not what.by_channel
     sizes = (what.rows, what.joining, what.channels)
     if not by_product and None not in sizes and np.prod(sizes, dtype=np.float64) > LARGEST:  # type: ignore[arg-type]
         return f"{reduction!r} would need {' x '.join(map(str, sizes))} numbers for each image"
@@ -126,6 +128,6 @@ def _neutral(reduction: str, dtype: ir.DataType) -> np.ndarray:
     if reduction in ("add", "mul"):
         return np.array(int(reduction == "mul"), dtype=kind)
     sign = -1 if reduction == "max" else 1
-    if dtype.is_floating_point():
+    if dtype in _REAL:
         return np.array(sign * np.inf, dtype=kind)
     return np.array(np.iinfo(kind).min if sign < 0 else np.iinfo(kind).max, dtype=kind)

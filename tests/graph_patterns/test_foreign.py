@@ -413,3 +413,18 @@ def test_canonical_graphs_are_refused() -> None:
     proto.opset_import.append(helper.make_opsetid("tofu", 1))
     with pytest.raises(LoweringError, match="export it again"):
         rewrite(ir.from_proto(proto), Target.PORTABLE)
+
+
+def test_nodes_of_one_name() -> None:
+    """Names of nodes need not differ, and what stands for two of them must not be mixed up."""
+    proto = scatter("add")
+    second = onnx.NodeProto()
+    second.CopyFrom(proto.graph.node[-1])
+    proto.graph.node[-1].output[0] = "between"
+    second.input[0] = "between"
+    proto.graph.node.append(second)
+    result, changes = rewritten(proto)
+    assert len({change.node for change in changes}) == len(changes) == 2
+    inputs = feeds()
+    twice = expected("add", {**inputs, "x": expected("add", inputs)})
+    assert_allclose(run(result, inputs), twice, atol=1e-5)
