@@ -22,12 +22,14 @@ from tofu_export.cli.check import check_command
 from tofu_export.cli.doctor import doctor_command
 from tofu_export.cli.eval import eval_command
 from tofu_export.cli.export import export_command
+from tofu_export.cli.images_compare import images_compare_command
 from tofu_export.cli.lint import lint_command
 from tofu_export.cli.lower import lower_command
 from tofu_export.cli.models import models_command
 from tofu_export.cli.plan import plan_command
 from tofu_export.cli.report import report_command
 from tofu_export.cli.start import ENDED, INTERRUPTED, TERMINATED, Terminated
+from tofu_export.cli.stopping import clear, last_words
 from tofu_export.cli.sweep import sweep_command
 from tofu_export.cli.tokens import tokens_command
 from tofu_export.cli.triton import triton_command
@@ -59,6 +61,7 @@ def cli() -> None:
     tofu-export verify out/model.fp16.onnx -v     does a file compute what its model computes
     tofu-export bench a.onnx b.onnx --profile     which file is faster, and where the time goes
     tofu-export unet sd15 --weights random        Stable Diffusion's UNet, reduced in its self-attention
+    tofu-export images-compare full tofu          PSNR, MS-SSIM, LPIPS, FID and KID of two folders of images
     tofu-export sweep demo_vit --r 16,32,48       what each reduction of a grid costs and gains; tables, a chart
     tofu-export lower theirs.onnx -o ours.onnx    rewrite what TensorRT rejects in a file of another exporter
     tofu-export triton out -o repository          serve the files with Triton Inference Server
@@ -97,11 +100,13 @@ cli.add_command(report_command)
 cli.add_command(tokens_command)
 cli.add_command(triton_command)
 cli.add_command(unet_command)
+cli.add_command(images_compare_command)
 
 
 def main() -> NoReturn:
     """Run the command line and exit."""
     _asked.clear()
+    clear()
     try:
         signal.signal(signal.SIGTERM, _terminate)
         signal.signal(signal.SIGINT, _interrupt)
@@ -114,9 +119,9 @@ def main() -> NoReturn:
     except click.ClickException as error:
         _fail(error.format_message(), ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
-        _fail(ENDED[INTERRUPTED], INTERRUPTED)
+        _fail(_ended(INTERRUPTED), INTERRUPTED)
     except Terminated:
-        _fail(ENDED[TERMINATED], TERMINATED)
+        _fail(_ended(TERMINATED), TERMINATED)
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(ExitCode.UNEXPECTED) from None
@@ -147,9 +152,13 @@ _asked: list[int] = []
 def _fail(message: str, code: int) -> NoReturn:
     if _asked:
         code = _asked[0]
-        message = ENDED[code]
+        message = _ended(code)
     click.echo(f"tofu-export: error: {message}", err=True)
     raise SystemExit(int(code))
+
+
+def _ended(code: int) -> str:
+    return f"{ENDED[code]}; {last_words()}"
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

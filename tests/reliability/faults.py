@@ -145,7 +145,7 @@ def _wrong(moment: _Moment, code: int | None, text: str, folder: Path, golden: M
     shown = {name for name in found if not name.startswith(".")}
     # The interpreter alone is there, before our first line or after our last one: it ends as the system has it.
     outside = code == -moment.signal and (moment.stage == _STARTING or shown == set(golden))
-    if moment.stage == _STARTING and "KeyboardInterrupt" in text and "/cli/" not in text:
+    if moment.stage == _STARTING and "KeyboardInterrupt" in text and "/cli/main.py" not in text:
         outside = True  # Ctrl-C while Python itself starts, before it reads a line of ours: it has words of its own
     if code is None:
         yield "does not end"
