@@ -354,7 +354,7 @@ CLASSES: Mapping[str, InputClass] = {
         InputClass("JAX archives (npz)", 120, _weights("weights.npz")),
         InputClass("pickles that run code", len(hostile.PICKLES), _pickles),
         InputClass("config.json of a model", 120, _model_folder),
-        InputClass("images", 160, _images),
+        InputClass("images", 120, _images),
         InputClass("labels", 100, _labels),
         InputClass("engines' sidecars", 300, _sidecar, "x.engine"),
         InputClass("engines", 80, _engine, "x.engine"),

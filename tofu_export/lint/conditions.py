@@ -23,6 +23,7 @@ __all__ = [
     "is_random",
     "k_too_large",
     "mask_does_not_broadcast",
+    "more_indices_than_data",
     "no_cpu_kernel_in_bf16",
     "of_type",
     "overwrites_for_a_mean",
@@ -112,6 +113,17 @@ def overwrites_for_a_mean(node: onnx.NodeProto, scope: Scope) -> str | None:
     if not any(_MEAN.search(note) for note in notes):
         return None
     return "overwrites, where the model in torch takes a mean (scatter_reduce): the file computes something else"
+
+
+def more_indices_than_data(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A scatter with more indices along an axis than there are places, which may only overwrite each other."""
+    data, index = (scope.shapes.get(name, ()) for name in node.input[:2]) if len(node.input) > 1 else ((), ())
+    if attribute_text(node, "reduction", "none") != "none":
+        return None
+    for axis, (places, indices) in enumerate(zip(data, index, strict=False)):
+        if isinstance(places, int) and isinstance(indices, int) and indices > places:
+            return f"has {indices} indices along axis {axis}, which has {places} places"
+    return None
 
 
 def k_too_large(node: onnx.NodeProto, scope: Scope) -> str | None:

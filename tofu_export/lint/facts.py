@@ -54,6 +54,11 @@ FACTS: tuple[Fact, ...] = (
         "let `tofu-export lower` make a one-hot MatMul (sum) or a masked ReduceMax (max) of it", MEASURED_RTX,
     ),
     Fact(
+        "scatter-indices", ERROR, (RTX,), _SEEN_RTX, ("ScatterElements",), c.more_indices_than_data,
+        "which one stays is not defined: write what is meant, such as a sum, and let `tofu-export lower` rewrite that",
+        MEASURED_RTX,
+    ),
+    Fact(
         "scatter-reduction-plugin", WARNING, (TRT,), "8.6 ignores it; >=10 has a plugin", ("ScatterElements",),
         c.reduces,
         "it needs the plugin library (INT64 indices, no BF16, no mean), so prefer a one-hot MatMul or ReduceMax",
