@@ -25,6 +25,7 @@ from tofu_export.cli.shared_options import (
     seed_option,
     served_batch_option,
     verbose_option,
+    verify_option,
     weights_option,
 )
 from tofu_export.options import PATCH_GROUPS, BatchRange, IoType, OutputKind, Target, parse_precisions
@@ -51,8 +52,7 @@ __all__ = ["export_command"]
         help="Class names to store in the files, one per line.")  # fmt: skip
 @option(Section.FILES, "--autotune", is_flag=True,
         help="Time the ways to write the FP32 file on this machine, and keep the fastest.")  # fmt: skip
-@option(Section.CHECK, "--verify/--no-verify", default=True, show_default=True,
-        help="Compare every file with eager PyTorch.")  # fmt: skip
+@verify_option()
 @images_option(" to verify and calibrate int8 with", unless="demo_vit's own; for others generated ones",
                section=Section.CHECK)  # fmt: skip
 @option(Section.ENGINE, "--engine/--no-engine", "engine", default=None,

@@ -5,6 +5,7 @@ Nothing heavy is imported here: `tofu-export --help` must answer at once.
 
 from __future__ import annotations
 
+import difflib
 import logging
 import signal
 import sys
@@ -36,10 +37,12 @@ from tofu_export.cli.triton import triton_command
 from tofu_export.cli.tune import tune_command
 from tofu_export.cli.unet import unet_command
 from tofu_export.cli.verify import verify_command
-from tofu_export.errors import ExitCode, TofuError
+from tofu_export.errors import ExitCode, TofuError, UnknownModelError
 
 __all__ = ["cli", "main"]
 
+_ALIKE = 0.7
+"""How alike a word and a command have to be, as difflib counts."""
 _NO_MEMORY = "out of memory: try a smaller --batch, or one --precision at a time"
 _MEMORY_WORDS = ("failed to map segment", "Cannot allocate memory", "can't allocate memory", "std::bad_alloc")
 """How the loader of libraries, the system, torch and C++ say it, in exceptions of other kinds than MemoryError."""
@@ -107,15 +110,20 @@ def main() -> NoReturn:
     """Run the command line and exit."""
     _asked.clear()
     clear()
+    if len(sys.argv) < 2:
+        click.echo(cli.get_help(click.Context(cli, info_name="tofu-export", **cli.context_settings)), err=True)
+        raise SystemExit(ExitCode.USAGE)
     try:
         signal.signal(signal.SIGTERM, _terminate)
         signal.signal(signal.SIGINT, _interrupt)
         cli.main(prog_name="tofu-export", standalone_mode=False)
+    except UnknownModelError as error:
+        _fail(f"{error}{_meant()}", error.exit_code)
     except TofuError as error:
         _fail(str(error), error.exit_code)
     except click.UsageError as error:
-        hint = f" See: {error.ctx.command_path} --help" if error.ctx is not None else ""
-        _fail(f"{error.format_message()}{hint}", ExitCode.USAGE)
+        hint = f". See: {error.ctx.command_path} --help" if error.ctx is not None else ""
+        _fail(f"{error.format_message().rstrip('.')}{_meant() or hint}", ExitCode.USAGE)
     except click.ClickException as error:
         _fail(error.format_message(), ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
@@ -143,6 +151,13 @@ def main() -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)  # nothing is left to clear away: libraries only say goodbye
     raise SystemExit(ExitCode.GOOD)
+
+
+def _meant() -> str:
+    """A hint if the first word looks like a command: what is none is taken for a model."""
+    word = sys.argv[1]
+    close = [] if word in cli.commands else difflib.get_close_matches(word, cli.commands, 1, _ALIKE)
+    return f". If you meant the command: tofu-export {close[0]} --help" if close else ""
 
 
 _asked: list[int] = []

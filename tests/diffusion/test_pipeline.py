@@ -81,7 +81,7 @@ def test_the_full_file_makes_the_eager_picture(pipeline: TextToImage, eager: np.
 
 
 def test_the_same_arguments_give_the_same_pixels(pipeline: TextToImage) -> None:
-    pipeline.use_file(tiny_pipeline.unet_file(), FEW)
+    pipeline.use_file(tiny_pipeline.reduced(), FEW)
     one, same, seed, prompt = (
         pixels(pipeline.draw(text, seed, FEW)) for text, seed in (("a", 0), ("a", 0), ("a", 1), ("b c d", 0))
     )
@@ -91,7 +91,7 @@ def test_the_same_arguments_give_the_same_pixels(pipeline: TextToImage) -> None:
 
 
 def test_the_reduced_file_makes_another_picture(pipeline: TextToImage, eager: np.ndarray[Any, Any]) -> None:
-    pipeline.use_file(tiny_pipeline.unet_file(), FEW)
+    pipeline.use_file(tiny_pipeline.reduced(), FEW)
     reduced = pixels(pipeline.draw("a red fox", 0, FEW))
     assert reduced.shape == eager.shape
     assert np.abs(reduced - eager).max() > LEVELS
