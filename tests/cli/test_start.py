@@ -11,6 +11,11 @@ from pathlib import Path
 
 import pytest
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it
+
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = {
     signal.SIGINT: "tofu-export: error: interrupted; a file under its final name is complete\n",
@@ -46,6 +51,24 @@ def python(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+
+
+def test_it_is_what_an_installation_starts() -> None:
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert table["project"]["scripts"] == {"tofu-export": "tofu_export.cli.start:main"}
+
+
+def test_nothing_is_loaded_before_signals_are_taken() -> None:
+    """Beyond what the interpreter has loaded by itself."""
+    code = """
+import os, sys
+before = set(sys.modules)
+import tofu_export.cli.start
+print(*sorted(set(sys.modules) - before))
+"""
+    process = python("-S", "-c", code)
+    out, _ = process.communicate(timeout=120)
+    assert set(out.split()) == {"__future__", "tofu_export", "tofu_export.cli", "tofu_export.cli.start"}
 
 
 @pytest.mark.parametrize("sent", CODES)
