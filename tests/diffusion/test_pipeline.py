@@ -230,7 +230,8 @@ def plan(tmp_path: Path) -> Path:
 
 
 def test_a_plan_runs_on_the_engine_session(plan: Path, pipeline: TextToImage, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed, asked = [], []
+    closed: list[Path] = []
+    asked: list[tuple[Path, Any]] = []
 
     def load(path: Path, flavour: Any) -> EngineSession:
         asked.append((path, flavour))
@@ -249,8 +250,10 @@ def test_a_plan_runs_on_the_engine_session(plan: Path, pipeline: TextToImage, mo
     assert np.array_equal(pixels(pipeline.draw("a", 0, FEW)), first)
     assert asked == [(plan, TENSORRT), (plan, RTX)]
     assert closed == [plan]
+    with pytest.raises(OptionError, match="latents 8 high"):
+        pipeline.use_file(plan, DrawOptions(size=(32, 32)))
+    assert closed == [plan] * 3  # also the one that was refused
     pipeline.use_own_unet()
-    assert closed == [plan, plan]
     assert not np.array_equal(pixels(pipeline.draw("a", 0, FEW)), first)
 
 

@@ -123,9 +123,14 @@ class TextToImage:
         session = open_unet(path, backend)
         latent = self._latent(options.size) if options.size is not None else _latent_of(session.inputs)
         tokens = int(self._pipeline.tokenizer.model_max_length)
-        check_fit(session, inputs_of(self._source, latent, tokens), options.unet_batch)
-        unet: Any = create_unet(self._source, meta=True)
-        self._pipeline.unet = SessionUnet(session, unet.config)
+        meta: Any = create_unet(self._source, meta=True)
+        unet = SessionUnet(session, meta.config)
+        try:
+            check_fit(session, inputs_of(self._source, latent, tokens), options.unet_batch)
+        except OptionError:
+            unet.close()
+            raise
+        self._pipeline.unet = unet
 
     def draw(self, prompt: str, seed: int, options: DrawOptions) -> Drawing:
         """Make one picture; the same arguments give the same pixels.
