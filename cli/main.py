@@ -133,24 +133,35 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(ExitCode.UNEXPECTED) from None
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "tofu_export"):
+            _fail_unexpectedly(error)
+        _fail(
+            f"the package {package} is missing: `tofu-export doctor` says how to install it", ExitCode.BACKEND_MISSING
+        )
     except MemoryError:
         _fail(_NO_MEMORY, ExitCode.UNEXPECTED)
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", ExitCode.EXPORT)
     except Exception as error:  # the last resort: a defect of ours
-        if logging.getLogger("tofu_export").isEnabledFor(logging.INFO):
-            traceback.print_exc()
-        first_line = (str(error).splitlines() or ["no message"])[0]
-        if any(words in str(error) for words in _MEMORY_WORDS):
-            _fail(f"{_NO_MEMORY} ({first_line})", ExitCode.UNEXPECTED)
-        _fail(
-            f"unexpected {type(error).__name__}: {first_line}. This is a defect: run again with -v and report it",
-            ExitCode.UNEXPECTED,
-        )
+        _fail_unexpectedly(error)
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)  # nothing is left to clear away: libraries only say goodbye
     raise SystemExit(ExitCode.GOOD)
+
+
+def _fail_unexpectedly(error: Exception) -> NoReturn:
+    if logging.getLogger("tofu_export").isEnabledFor(logging.INFO):
+        traceback.print_exception(error)
+    first_line = (str(error).splitlines() or ["no message"])[0]
+    if any(words in str(error) for words in _MEMORY_WORDS):
+        _fail(f"{_NO_MEMORY} ({first_line})", ExitCode.UNEXPECTED)
+    _fail(
+        f"unexpected {type(error).__name__}: {first_line}. This is a defect: run again with -v and report it",
+        ExitCode.UNEXPECTED,
+    )
 
 
 def _meant() -> str:

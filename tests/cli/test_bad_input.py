@@ -240,3 +240,24 @@ def test_as_a_process(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("tofu-export: error: ")
+
+
+def test_a_required_package_that_is_gone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def examine() -> None:
+        raise ModuleNotFoundError("No module named 'timm.models'", name="timm.models")
+
+    monkeypatch.setattr("tofu_export.doctor.examine", examine)
+    assert run("doctor") == 5
+    assert "the package timm is missing: `tofu-export doctor` says how to install it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["tofu_export.gone", None])
+def test_a_module_of_ours_that_is_gone_is_a_defect(
+    name: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def examine() -> None:
+        raise ModuleNotFoundError("No module", name=name)
+
+    monkeypatch.setattr("tofu_export.doctor.examine", examine)
+    assert run("doctor") == 1
+    assert "This is a defect" in capsys.readouterr().err
