@@ -118,13 +118,13 @@ def test_guidance_takes_two_of_a_batch(
 def test_stable_diffusion_xl() -> None:
     """Two text encoders, added conditions, transformer blocks in a row: exported, verified and drawn with."""
     options = DrawOptions(steps=3)
-    reduced = tiny_pipeline.unet_file("--max-downsample", "2", xl=True)
+    reduced = tiny_pipeline.unet_file("--max-downsample", "2", "--batch", "2", xl=True)
     report = json.loads((reduced.parent / "report.json").read_text())
     assert report["verification"][0]["passed"]
     assert list(report["output"]["inputs"]) == [
         "sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids",
     ]  # fmt: skip
-    assert report["plan"]["pattern"] == "PP----MMMM"
+    assert report["plan"]["pattern"] == "PPMMMMMM"
     assert report["environment"]["versions"]["diffusers"]
     pipeline = TextToImage(tiny_pipeline.folder(xl=True))
     pipeline.use_file(reduced, options)

@@ -32,18 +32,17 @@ PIXELS = 16
 
 XL: dict[str, Any] = {
     **tiny_unet.SMALL,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "block_out_channels": (8, 16, 16),
-    "transformer_layers_per_block": (1, 2, 1),
-    "attention_head_dim": (2, 4, 4),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2),
+    "attention_head_dim": (2, 4),
     "use_linear_projection": True,
     "cross_attention_dim": 2 * WIDTH,
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 8,
     "projection_class_embeddings_input_dim": 6 * 8 + WIDTH,
 }
-"""As Stable Diffusion XL: no transformer block at the latent's own resolution, then two in a row, then one."""
+"""As Stable Diffusion XL: no transformer block at the latent's own resolution, then two in a row."""
 
 
 @cache
