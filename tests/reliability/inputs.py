@@ -53,7 +53,7 @@ class InputClass:
 
 # --- ONNX files --------------------------------------------------------------------------------------------------
 
-_GRAPH_SEEDS = ("block.onnx", "scatter.onnx", "external.onnx")
+_GRAPH_SEEDS = ("block.onnx", "scatter.onnx", "rows.onnx", "mask.onnx", "external.onnx")
 
 
 def _graph(random: Random, folder: Path, seeds: Seeds) -> Path:

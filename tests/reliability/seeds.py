@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.cli.running import run
 from tests.engines import models
-from tests.graph_patterns.test_foreign import scatter
+from tests.graph_patterns.test_foreign import scatter, scatter_nd, written
 from tofu_export.engines.flavours import RTX, available
 
 __all__ = ["MODEL", "Seeds", "make_seeds"]
@@ -55,6 +55,8 @@ def make_seeds(folder: Path, *, engine: bool = True) -> Seeds:
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(models.block(), folder / "block.onnx")
     onnx.save(scatter("add"), folder / "scatter.onnx")
+    onnx.save(scatter_nd("add", ["batch", 3, 4], ["batch", 5], 2), folder / "rows.onnx")
+    onnx.save(written(["k"]), folder / "mask.onnx")
     onnx.save(_external(), folder / "external.onnx")
     (folder / "weights.bin").write_bytes(np.arange(64, dtype=np.float32).tobytes())
     assert run(MODEL, "--r", "8", *_QUICK, "-o", str(folder / "export")) == 0
