@@ -3,7 +3,7 @@
 `make evidence` runs every step of `STEPS` and writes what it finds between `<!-- generated: NAME -->` and
 `<!-- end: NAME -->` on its page. What is finished is kept in `evidence_out`: an interrupted run goes on where it was.
 
-To add a number: a step in `evidence_steps.py`, and its two markers on a page.
+To add a number: a step in `evidence_steps.py` or `evidence_demo.py`, and its two markers on a page.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from evidence_steps import STEPS, Runs, Step
+from evidence_runs import Runs, Step
+from evidence_steps import STEPS
 
-__all__ = ["check", "main", "placed", "problems_of"]
+__all__ = ["check", "main", "placed", "problems_of", "times"]
 
 ROOT = Path(__file__).resolve().parent.parent
 _MARKER = re.compile(r"<!-- generated: ([\w-]+) -->")
@@ -46,19 +47,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"no block {', '.join(sorted(unknown))}, expected some of {', '.join(step.block for step in STEPS)}"
         )
     runs = Runs(options.output, jobs=options.jobs, fresh=options.fresh)
-    start = time.perf_counter()
+    seconds: dict[str, float] = {}
     for step in (step for step in STEPS if not wanted or step.block in wanted):
         print(f"== {step.block} ({step.page})", file=sys.stderr, flush=True)
+        start = time.perf_counter()
         text, figures = step.make(runs)
+        seconds[step.block] = time.perf_counter() - start
         page = ROOT / "docs" / step.page
         for name, data in figures.items():
             (page.parent / name).parent.mkdir(exist_ok=True)
             (page.parent / name).write_bytes(data)
         _write(page, placed(page.read_text(encoding="utf-8"), step, text))
-    print(f"all in {(time.perf_counter() - start) / 60:.1f} minutes", file=sys.stderr)
+    print(times(seconds), file=sys.stderr)
     problems = check(ROOT / "docs")
     print("\n".join(problems), file=sys.stderr)
     return min(len(problems), 1)
+
+
+def times(seconds: Mapping[str, float]) -> str:
+    """A line for each step and one for all; what two steps need counts for the first of them."""
+    total = sum(seconds.values())
+    lines = [f"{name:<16} {value:>7.1f} s" for name, value in seconds.items()]
+    return "\n".join([*lines, f"{'all':<16} {total:>7.1f} s, {total / 60:.1f} minutes"])
 
 
 def placed(page: str, step: Step, text: str) -> str:

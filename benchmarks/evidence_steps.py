@@ -2,102 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from evidence_demo import DEMO_STEPS
+from evidence_runs import Made, Runs, Step, table
 
 from tofu_export import demo
+from tofu_export.evaluate.paired import Paired, compare
 from tofu_export.options import Reduction
 from tofu_export.specs import plan_model
 from tofu_export.sweep.grid import compact, expand_pattern
-from tofu_export.sweep.paired import Paired, compare
-from tofu_export.sweep.store import FOLDER
 
-__all__ = ["STEPS", "Runs", "Step", "order_block"]
-
-Made = tuple[str, Mapping[str, bytes]]
-"""The text of a block, and its figures by their path beside the page."""
-
-
-class Runs:
-    """Runs the commands of the docs, each once, in one folder, so that cells which two of them need are made once.
-
-    Args:
-        folder: where results are kept.
-        jobs: processes that evaluate beside each other.
-        fresh: forget what is finished.
-    """
-
-    def __init__(self, folder: Path, *, jobs: int, fresh: bool) -> None:
-        self.folder = folder
-        self._jobs = jobs
-        self._fresh = fresh
-        self._done: dict[str, dict[str, Any]] = {}
-
-    def sweep(self, command: str) -> dict[str, Any]:
-        """The document of a `tofu-export sweep` command.
-
-        Raises:
-            CalledProcessError: a cell failed.
-        """
-        if command not in self._done:
-            program, *arguments = shlex.split(command)
-            assert program == "tofu-export"
-            extra = ["--jobs", str(self._jobs), "--json", "-o", str(self.folder), *(["--fresh"] if self._fresh else [])]
-            done = subprocess.run(
-                [sys.executable, "-m", "tofu_export.cli", *arguments, *extra],
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
-            self._done[command] = json.loads(done.stdout)
-            self._done[command]["figure"] = (self.folder / "pareto.svg").read_bytes()
-        return self._done[command]
-
-    def decisions(self, pattern: str, r: int) -> NDArray[np.int32]:
-        """The classes that a file of the demo model gave the 1,000 images in the newest sweep, [1000]."""
-        found = []
-        for path in (self.folder / FOLDER).glob("*.json"):
-            document = json.loads(path.read_text(encoding="utf-8"))
-            cell = document["cell"]
-            if document["outputs"] and (cell["pattern"], cell["r"], cell["precision"]) == (pattern, r, "fp32"):
-                found.append((path.stat().st_mtime_ns, document["outputs"]))
-        if not found:
-            raise LookupError(f"no decisions of {pattern} at r = {r} in {self.folder}")
-        outputs: NDArray[np.int32] = np.load(self.folder / FOLDER / max(found)[1], allow_pickle=False)
-        return outputs
-
-
-@dataclass(frozen=True)
-class Step:
-    """One generated block.
-
-    Attributes:
-        page: its page, below docs.
-        block: its name.
-        commands: what a user types to see the same.
-        columns: of its first table.
-        rows: number of rows of that table.
-        make: makes it.
-        figures: SVG files that it shows, relative to the page.
-    """
-
-    page: str
-    block: str
-    commands: tuple[str, ...]
-    columns: tuple[str, ...]
-    rows: int
-    make: Callable[[Runs], Made] = field(repr=False)
-    figures: tuple[str, ...] = ()
-
+__all__ = ["STEPS", "order_block"]
 
 PAPER = "paper.md"
 AMOUNTS = (8, 16, 24, 32, 48)
@@ -125,7 +42,7 @@ def _gmacs(_: Runs) -> Made:
             ours = plan.gmacs_reduced
             digits = 1 if model == "vit_small" else 2
             rows.append((model, str(r), f"{theirs:.{digits}f}", f"{ours:.{digits}f}", f"{plan.flop_ratio:.2f}x"))
-    return _table(("model", "r", "paper", "here", "less work"), rows), {}
+    return table(("model", "r", "paper", "here", "less work"), rows), {}
 
 
 def _splits(runs: Runs) -> Made:
@@ -143,7 +60,7 @@ def _splits(runs: Runs) -> Made:
         most, pattern = max((accuracy, pattern) for (pattern, amount), accuracy in top1.items() if amount == r)
         best.append(f"r = {r}: `{compact(pattern)}` {most:.1%}")
     said = f"Full model: {rows[0]['top1']:.1%}. Best of all: {'; '.join(best)}."
-    return f"{_table(_SPLIT_COLUMNS, lines)}\n\n{said}", {}
+    return f"{table(_SPLIT_COLUMNS, lines)}\n\n{said}", {}
 
 
 _SPLIT_COLUMNS = (
@@ -160,7 +77,7 @@ def _methods(runs: Runs) -> Made:
     ]
     full = rows[0]
     said = f"Full model ({full['gmacs_full']:.3f} GMACs): top-1 {full['top1']:.1%}, on {full['images']} images."
-    return f"{said}\n\n{_table(('pattern', *(f'r = {r}' for r in AMOUNTS)), lines)}", {}
+    return f"{said}\n\n{table(('pattern', *(f'r = {r}' for r in AMOUNTS)), lines)}", {}
 
 
 COMPARISONS = (("P6A6", "A12"), ("A12", "A6P6"), ("P6M6", "P6A6"), ("M12", "A12"))
@@ -188,7 +105,7 @@ def order_block(pairs: Mapping[int, Sequence[Paired]]) -> str:
     groups = {verdict: [str(r) for r, said in verdicts.items() if said == verdict] for verdict in _VERDICTS}
     words = "; ".join(f"{verdict} at r = {', '.join(amounts)}" for verdict, amounts in groups.items() if amounts)
     said = f"**The paper's order is {words}.** A difference counts here at p < {limit:.4f}: 5 % for the whole table."
-    return f"{_table(_ORDER_COLUMNS, rows)}\n\n{said}"
+    return f"{table(_ORDER_COLUMNS, rows)}\n\n{said}"
 
 
 _ORDER_COLUMNS = ("r", *(f"`{better}` - `{worse}`" for better, worse in COMPARISONS), "order")
@@ -232,16 +149,12 @@ def _pareto(runs: Runs) -> Made:
         "batch 8. "
         "A gain is the median over interleaved rounds, with its first and third quartile."
     )
-    text = f"![accuracy against speed]({PARETO_FIGURE})\n\n{_table(_PARETO_COLUMNS, lines)}\n\n{where}"
+    text = f"![accuracy against speed]({PARETO_FIGURE})\n\n{table(_PARETO_COLUMNS, lines)}\n\n{where}"
     return text, {PARETO_FIGURE: document["figure"]}
 
 
 PARETO_FIGURE = "images/paper-pareto.svg"
 _PARETO_COLUMNS = ("r", "pattern", "GMACs", "images/s", "against full", "top-1", "not beaten")
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join([f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 STEPS: tuple[Step, ...] = (
@@ -254,5 +167,6 @@ STEPS: tuple[Step, ...] = (
     Step(PAPER, "methods", (MODES,), ("pattern", *(f"r = {r}" for r in AMOUNTS)), len(METHODS) + 1, _methods),
     Step(PAPER, "order", (MODES,), _ORDER_COLUMNS, len(AMOUNTS), _order),
     Step(PAPER, "pareto", (PARETO,), _PARETO_COLUMNS, 7, _pareto, (PARETO_FIGURE,)),
+    *DEMO_STEPS,
 )  # fmt: skip
 """Every generated block of the docs, in the order in which they are made."""

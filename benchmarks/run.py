@@ -30,7 +30,8 @@ from exports import export_ordinary, export_ordinary_tome, export_ours
 
 from tofu_export import environment
 from tofu_export.engines.backends import open_contender
-from tofu_export.engines.benchmark import Contender, Feeds, Measurement, run_benchmark
+from tofu_export.engines.benchmark import Contender, Feeds, run_benchmark
+from tofu_export.engines.measurement import Measurement
 from tofu_export.engines.ort_profile import profile
 from tofu_export.engines.products import products_of, write_products
 from tofu_export.export import INPUT_NAME

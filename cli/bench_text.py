@@ -8,8 +8,8 @@ from dataclasses import astuple
 from rich.console import Console
 from rich.table import Table
 
-from tofu_export.engines.benchmark import UNSTABLE, Measurement
 from tofu_export.engines.comparison import BenchResult
+from tofu_export.engines.measurement import UNSTABLE, Measurement
 from tofu_export.engines.ort_profile import Profile, Slice
 from tofu_export.engines.stages import Kind
 from tofu_export.engines.trtexec_text import summary, verdict

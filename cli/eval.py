@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from tofu_export.cli.shared_options import (
     json_option,
     limit_option,
     model_option,
+    output_option,
     quiet_option,
     seed_option,
     threads_option,
@@ -56,6 +58,7 @@ _REDUCTION = frozenset(
         help="What runs FILE: ort-cpu, ort-cuda or ort-tensorrt; trt or trt-rtx for an engine.  "
         "[default: ort-cpu, or the TensorRT that the engine is for]")  # fmt: skip
 @threads_option(Section.CHECK)
+@output_option("Also write the JSON document there.", "FILE", default=None)
 @json_option()
 @quiet_option()
 def eval_command(
@@ -75,6 +78,7 @@ def eval_command(
     seed: int,
     image_size: tuple[int, int] | None,
     num_classes: int | None,
+    output: Path | None,
     as_json: bool,
     quiet: bool,
     **reduction: Any,
@@ -92,6 +96,7 @@ def eval_command(
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
     chosen = _reduction(subject, reduction)
     from tofu_export.evaluate import ClassOrder, EvalRequest  # imports torch
+    from tofu_export.files import write_text
     from tofu_export.zoo.weights import WeightsSource
 
     request = EvalRequest(
@@ -114,10 +119,15 @@ def eval_command(
         agreement=agreement,
     )
     result = _run(request, quiet=quiet)
+    text = json.dumps(result.to_dict(command_line()), indent=2, allow_nan=False)
+    if output is not None:
+        write_text(output, f"{text}\n")
     if not quiet:
         click.echo(_text(result), err=True)
+        if output is not None:
+            click.echo(f"written: {output}", err=True)
     if as_json:
-        click.echo(json.dumps(result.to_dict(command_line()), indent=2, allow_nan=False))
+        click.echo(text)
 
 
 def _reduction(subject: str, options: dict[str, Any]) -> Reduction | None:
@@ -149,10 +159,17 @@ def _text(result: EvalResult) -> str:
     removed = "" if subject.plan is None else f", {subject.plan['pattern']}, r = {subject.plan['r']}"
     lines = [f"{subject.label}{removed}, {subject.backend}; {result.images} images, {result.source}"]
     if result.labels is not None:
-        rows = [("reduced" if result.full is not None else "top-1", result.accuracy)]
+        rows: list[tuple[str, Mapping[str, Any]]] = [
+            ("reduced" if result.full is not None else "accuracy", {**result.accuracy, **result.intervals})
+        ]
         rows += [] if result.full is None else [("full", result.full)]
         for name, row in rows:
-            lines.append(f"  {name:<10} top-1 {_percent(row['top1'])}   top-5 {_percent(row['top5'])}")
+            lines.append(
+                f"  {name:<10} top-1 {_percent(row['top1'])}{_between(row['top1_interval'])}   "
+                f"top-5 {_percent(row['top5'])}{_between(row['top5_interval'])}"
+            )
+    if result.difference is not None:
+        lines.append(f"  top-1, reduced less full: {result.difference}")
     if result.agreement is not None:
         found = result.agreement.to_dict()
         parts = [
@@ -165,6 +182,11 @@ def _text(result: EvalResult) -> str:
     lines += [f"  note: {note}" for note in result.notes]
     lines += [f"  left out: {entry['step']}: {entry['reason']}" for entry in result.skipped]
     return "\n".join(lines)
+
+
+def _between(interval: list[float] | None) -> str:
+    """The ends of a 95 % interval."""
+    return "" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})"
 
 
 def _percent(value: float | int | None) -> str:

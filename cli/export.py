@@ -27,7 +27,7 @@ from tofu_export.cli.shared_options import (
     verbose_option,
     weights_option,
 )
-from tofu_export.options import BatchRange, IoType, OutputKind, Target, parse_precisions
+from tofu_export.options import PATCH_GROUPS, BatchRange, IoType, OutputKind, Target, parse_precisions
 
 if TYPE_CHECKING:
     from tofu_export.job import Job
@@ -40,6 +40,8 @@ __all__ = ["export_command"]
 @weights_option()
 @reduction_options()
 @output_kind_option("logits, or features without a classifier")
+@option(Section.MODEL, "--token-map", is_flag=True,
+        help=f"One more output, {PATCH_GROUPS}: the token that each input patch ended in, -1 if pruned.")  # fmt: skip
 @seed_option("random weights and generated images")
 @served_batch_option("1:8:64")
 @option(Section.FILES, "--precision", default="fp32,fp16", show_default=True, metavar="LIST",
@@ -72,6 +74,7 @@ def export_command(
     opset: int,
     io_dtype: str,
     output_kind: str | None,
+    token_map: bool,
     images: Path | None,
     labels: Path | None,
     engine: bool | None,
@@ -112,6 +115,7 @@ def export_command(
         output=output if output is not None else Path(f"{Path(model).name.replace(':', '-')}-tofu"),
         reduction=chosen,
         output_kind=None if output_kind is None else OutputKind(output_kind),
+        token_map=token_map,
         weights=WeightsSource.parse(weights),
         image_size=image_size,
         num_classes=num_classes,
@@ -166,5 +170,5 @@ def _show(job: Job) -> None:
     spec, plan = plan_model(job.model, job.reduction, job.image_size, job.num_classes)
     output = OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
     click.echo(plan_table(spec, plan))
-    click.echo(f"output {', '.join(output.names)}")
+    click.echo(f"output {', '.join(output.names_with(job.token_map))}")
     click.echo(f"\nwould write to {job.output}: {', '.join(job.file_names())}, report.json, report.md, report.html")

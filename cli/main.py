@@ -22,11 +22,13 @@ from tofu_export.cli.check import check_command
 from tofu_export.cli.doctor import doctor_command
 from tofu_export.cli.eval import eval_command
 from tofu_export.cli.export import export_command
+from tofu_export.cli.images_compare import images_compare_command
 from tofu_export.cli.lint import lint_command
 from tofu_export.cli.lower import lower_command
 from tofu_export.cli.models import models_command
 from tofu_export.cli.plan import plan_command
 from tofu_export.cli.report import report_command
+from tofu_export.cli.stopping import clear, last_words
 from tofu_export.cli.sweep import sweep_command
 from tofu_export.cli.tokens import tokens_command
 from tofu_export.cli.triton import triton_command
@@ -39,10 +41,7 @@ __all__ = ["cli", "main"]
 
 _INTERRUPTED = 130
 _TERMINATED = 143
-_ENDED = {
-    _INTERRUPTED: "interrupted; a file under its final name is complete",
-    _TERMINATED: "terminated; a file under its final name is complete",
-}
+_ENDED = {_INTERRUPTED: "interrupted", _TERMINATED: "terminated"}
 _NO_MEMORY = "out of memory: try a smaller --batch, or one --precision at a time"
 _MEMORY_WORDS = ("failed to map segment", "Cannot allocate memory", "can't allocate memory", "std::bad_alloc")
 """How the loader of libraries, the system, torch and C++ say it, in exceptions of other kinds than MemoryError."""
@@ -68,6 +67,7 @@ def cli() -> None:
     tofu-export verify out/model.fp16.onnx -v     does a file compute what its model computes
     tofu-export bench a.onnx b.onnx --profile     which file is faster, and where the time goes
     tofu-export unet sd15 --weights random        Stable Diffusion's UNet, reduced in its self-attention
+    tofu-export images-compare full tofu          PSNR, MS-SSIM, LPIPS, FID and KID of two folders of images
     tofu-export sweep demo_vit --r 16,32,48       what each reduction of a grid costs and gains; tables, a chart
     tofu-export lower theirs.onnx -o ours.onnx    rewrite what TensorRT rejects in a file of another exporter
     tofu-export triton out -o repository          serve the files with Triton Inference Server
@@ -106,11 +106,13 @@ cli.add_command(report_command)
 cli.add_command(tokens_command)
 cli.add_command(triton_command)
 cli.add_command(unet_command)
+cli.add_command(images_compare_command)
 
 
 def main() -> NoReturn:
     """Run the command line and exit."""
     _asked.clear()
+    clear()
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -123,9 +125,9 @@ def main() -> NoReturn:
     except click.ClickException as error:
         _fail(error.format_message(), ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
-        _fail(_ENDED[_INTERRUPTED], _INTERRUPTED)
+        _fail(_ended(_INTERRUPTED), _INTERRUPTED)
     except _Terminated:
-        _fail(_ENDED[_TERMINATED], _TERMINATED)
+        _fail(_ended(_TERMINATED), _TERMINATED)
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(ExitCode.UNEXPECTED) from None
@@ -156,9 +158,13 @@ _asked: list[int] = []
 def _fail(message: str, code: int) -> NoReturn:
     if _asked:
         code = _asked[0]
-        message = _ENDED[code]
+        message = _ended(code)
     click.echo(f"tofu-export: error: {message}", err=True)
     raise SystemExit(int(code))
+
+
+def _ended(code: int) -> str:
+    return f"{_ENDED[code]}; {last_words()}"
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

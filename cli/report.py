@@ -13,21 +13,21 @@ from tofu_export.errors import OptionError
 __all__ = ["report_command"]
 
 
-@command("report", short_help="Make report.html again, with sweeps, analyses and token maps.")
+@command("report", short_help="Make report.html again, with more evidence.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @option(Section.OUTPUT, "--add", "added", metavar="FILE.json", multiple=True, type=click.Path(path_type=Path),
-        help="Evidence of tofu-export sweep, analyze or tokens (--json), besides that in DIR.")  # fmt: skip
+        help="Evidence of tofu-export eval, sweep, analyze, tune or tokens, besides that in DIR.")  # fmt: skip
 @output_option("Page to write.  [default: DIR/report.html]", "HTML", default=None)
 @quiet_option()
 def report_command(folder: Path, added: tuple[Path, ...], output: Path | None, quiet: bool) -> None:
     """Make one self-contained page from DIR/report.json.
 
-    The page asks the network for nothing. tokens.json, sweep.json and linearity.json in DIR are shown too; a file that
-    is added takes the place of the one of its kind.
+    The page asks the network for nothing. tokens.json, eval.json, sweep.json, linearity.json and tune.json in DIR are
+    shown too. A file that is added takes the place of the one of its kind; evaluations of different things add up.
 
     \b
     tofu-export report out
-    tofu-export report out --add sweep/sweep.json --add linearity.json
+    tofu-export report out --add sweep/sweep.json --add linearity.json --add fp32.json --add fp16.json
     """
     from tofu_export.files import write_text
     from tofu_export.html import read_evidence, read_report, render

@@ -31,6 +31,7 @@ from tofu_export.cli.shared_options import (
     verbose_option,
     weights_option,
 )
+from tofu_export.cli.stopping import if_stopped
 from tofu_export.errors import OptionError
 from tofu_export.options import Mode, Schedule, Target, parse_precisions
 
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["sweep_command"]
 
-_INTERRUPTED = 130
 _WIDTH = 200
 Value = TypeVar("Value")
 
@@ -72,6 +72,8 @@ Value = TypeVar("Value")
         unless="demo_vit's own; for others generated ones")  # fmt: skip
 @limit_option()
 @class_options()
+@option(Section.CHECK, "--verify/--no-verify", default=True, show_default=True,
+        help="Compare each file with the eager model; one that computes something else gets no row.")  # fmt: skip
 @option(Section.TIMING, "--bench/--no-bench", default=True, show_default=True, help="Time the files in onnxruntime.")
 @listed_batch_option(default="8")
 @seconds_option()
@@ -108,6 +110,7 @@ def sweep_command(
     class_order: str | None,
     limit: int | None,
     seed: int,
+    verify: bool,
     bench: bool,
     seconds: float,
     threads: int | None,
@@ -166,6 +169,7 @@ def sweep_command(
         class_order=None if class_order is None else ClassOrder(class_order),
         limit=limit,
         seed=seed,
+        verify=verify,
         bench=bench,
         seconds=seconds,
         threads=threads,
@@ -202,14 +206,11 @@ def _run(
     console = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDTH)
     listener = SweepListener(console, quiet=quiet)
     command = command_line()
-    try:
-        result = run_sweep(grid, settings, output, pool, listener, fresh=fresh, command=command)
-    except KeyboardInterrupt:
-        listener.close()
-        click.echo(f"tofu-export: error: interrupted; the same command goes on with what is in {output}", err=True)
-        raise SystemExit(_INTERRUPTED) from None
-    finally:
-        listener.close()
+    with if_stopped(lambda: f"the same command goes on with what is in {output}"):
+        try:
+            result = run_sweep(grid, settings, output, pool, listener, fresh=fresh, command=command)
+        finally:
+            listener.close()
     files = publish(result, output, parquet=parquet, axis=axis)
     if not quiet:
         console.print(summary(result, output, files))

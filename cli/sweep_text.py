@@ -81,6 +81,8 @@ def summary(result: SweepResult, folder: Path, files: Sequence[Path]) -> Group:
         table.add_row(*_cells(row))
     lines = [f"failed: {one.model} {one.what}: {one.reason}" for one in result.failures]
     lines += [f"{model}: the images are generated, agreement on them says little" for model in result.generated]
+    if unverified := sum(not row.verified for row in result.rows):
+        lines += [f"{unverified} of {len(result.rows)} rows are of files that were not verified (--no-verify)"]
     lines += [f"written to {folder}: {', '.join(file.name for file in files)}"]
     return Group(*([table] if rows else []), Text("\n".join(lines)))
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tofu_export.tokens.token_file import TokenFile, TokenRun
+    from tofu_export.tokens import TokenRun, TokenSource
 
 __all__ = ["tokens_command"]
 
@@ -25,7 +25,7 @@ _MOST_DEMO_IMAGES = 100
 
 
 @command("tokens", short_help="Draw which patches of an image were pruned or merged.")
-@click.argument("file", metavar="FILE.onnx", type=click.Path(path_type=Path))
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.argument("images", metavar="[IMAGE]...", nargs=-1, type=click.Path(path_type=Path))
 @option(Section.IMAGES, "--demo", type=click.IntRange(1, _MOST_DEMO_IMAGES), default=None, metavar="N",
         help="Instead of images: the first N held-out digits, for the demo model.")  # fmt: skip
@@ -44,14 +44,16 @@ def tokens_command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Run FILE.onnx on images and draw what it decided: each state after a layer that removes tokens.
+    """Run FILE on images and draw what it decided: each state after a layer that removes tokens.
 
-    Decisions are read out of the file as it runs in onnxruntime. Pruned patches are hatched, merged ones share a colour
-    and a border. An engine does not show its decisions: give its ONNX file.
+    FILE is an ONNX file, whose decisions are read out as it runs in onnxruntime, or a TensorRT engine that was exported
+    with --token-map, which runs on the GPU and shows the last state. Pruned patches are hatched, merged ones share a
+    colour and a border.
 
     \b
     tofu-export tokens out/model.fp32.onnx dog.jpg cat.jpg -o tokens.png
     tofu-export tokens demo_vit-tofu/model.fp32.onnx --demo 3 --json > tokens.json
+    tofu-export tokens out/model.fp16.tensorrt-rtx.engine dog.jpg -o tokens.png
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
     if bool(images) == (demo is not None):
@@ -62,10 +64,10 @@ def tokens_command(
     if destination is not None and destination.is_dir():
         raise OutputError(f"{destination} is a folder, expected the name of a picture to write")
     from tofu_export.inputs import pictures
+    from tofu_export.tokens import read_source
     from tofu_export.tokens.document import token_document
-    from tofu_export.tokens.token_file import TokenFile
 
-    found = TokenFile.read(file)
+    found = read_source(file)
     _ = found.grid  # before the work
     pixels, names = _pixels(found, images, demo)
     run = found.run(pixels)
@@ -79,7 +81,7 @@ def tokens_command(
 
 
 def _pixels(
-    found: TokenFile, images: tuple[Path, ...], demo: int | None
+    found: TokenSource, images: tuple[Path, ...], demo: int | None
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     from tofu_export.inputs import demo_set, read_images
 
@@ -93,7 +95,13 @@ def _pixels(
 
 
 def _draw(
-    destination: Path, found: TokenFile, run: TokenRun, seen: NDArray[np.uint8], names: tuple[str, ...], *, final: bool
+    destination: Path,
+    found: TokenSource,
+    run: TokenRun,
+    seen: NDArray[np.uint8],
+    names: tuple[str, ...],
+    *,
+    final: bool,
 ) -> None:
     from tofu_export.files import staging
     from tofu_export.tokens.picture import draw_sheet
@@ -106,7 +114,7 @@ def _draw(
         stage.publish(destination.name)
 
 
-def _say(found: TokenFile, run: TokenRun, names: tuple[str, ...], destination: Path | None) -> None:
+def _say(found: TokenSource, run: TokenRun, names: tuple[str, ...], destination: Path | None) -> None:
     from tofu_export.groups import PRUNED
 
     last = run.states[-1]

@@ -23,6 +23,7 @@ from tofu_export.cli.shared_options import (
     seed_option,
     weights_option,
 )
+from tofu_export.cli.stopping import if_stopped
 from tofu_export.options import parse_layers
 
 if TYPE_CHECKING:
@@ -87,20 +88,22 @@ def tune_command(
 
     if output.is_dir():
         raise OutputError(f"{output} is a folder, expected the name of a plan file to write")
+    kept = state or output.with_name(f"{output.name}.state.jsonl")
     request = TuneRequest(
         model,
         objective=None if objective is None else Objective(objective),
         exclude_layers=layers,
         weights=WeightsSource.parse(weights),
-        state=state or output.with_name(f"{output.name}.state.jsonl"),
+        state=kept,
         **options,
     )
     listener = ConsoleListener(Console(stderr=True), quiet=quiet)
     listener.step(f"tuning {model}")
-    try:
-        result = tune(request, listener.tick)
-    finally:
-        listener.close()
+    with if_stopped(lambda: _what_is_kept(kept)):
+        try:
+            result = tune(request, listener.tick)
+        finally:
+            listener.close()
     command = command_line()
     write_plan_file(output, result.spec, result.chosen, result.provenance(command))
     if not quiet:
@@ -108,6 +111,18 @@ def tune_command(
         click.echo(f"written: {output}", err=True)
     if as_json:
         click.echo(json.dumps(result.to_dict(command), indent=2, allow_nan=False))
+
+
+def _what_is_kept(state: Path) -> str:
+    """What to say to somebody who stops a run."""
+    try:
+        measured = state.read_bytes().count(b"\n") - 1  # the first line holds the settings
+    except OSError:
+        measured = 0
+    if measured < 1:
+        return "no plan was tried yet, and nothing was written"
+    tried = "1 plan that was tried is" if measured == 1 else f"{measured} plans that were tried are"
+    return f"{tried} kept in {state}: the same command goes on there"
 
 
 def _text(result: TuneResult) -> str:

@@ -43,7 +43,7 @@ _MODES = ("hybrid", "mlerp", "average", "prune", "tome")
         help="Length of the text.")  # fmt: skip
 @seed_option("random weights and the inputs that files are verified on")
 @option(Section.REDUCTION, "--ratio", type=float, default=0.5, show_default=True, metavar="SHARE",
-        help="Share of its tokens that a reduced block takes out of its self-attention.")  # fmt: skip
+        help="Share of its tokens that a reduced block does without; 0 exports the full UNet.")  # fmt: skip
 @option(Section.REDUCTION, "--mode", type=click.Choice(_MODES), default="hybrid", show_default=True,
         help="hybrid: down blocks prune, later ones merge by mlerp. tome: tomesd's mean.")  # fmt: skip
 @option(Section.REDUCTION, "--boundary", type=click.IntRange(min=0), default=None, metavar="D",

@@ -11,38 +11,28 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
 
 from tofu_export.engines._pace import Progress, Rules, Teller
-from tofu_export.engines.gpu_times import UNSTABLE_CV_PERCENT, QueryTimes, bound_notes, coefficient_of_variation
+from tofu_export.engines.gpu_times import QueryTimes, bound_notes, coefficient_of_variation
+from tofu_export.engines.measurement import Measurement, percentile, unstable_note
 from tofu_export.errors import OptionError
 
 __all__ = [
-    "UNSTABLE",
-    "UNSTABLE_GPU",
     "Bound",
     "Contender",
     "Feeds",
-    "LatencyMs",
-    "Measurement",
     "Opener",
     "Progress",
     "Runner",
-    "percentile",
     "run_benchmark",
 ]
 
 Feeds = Mapping[str, npt.NDArray[Any]]
-
-UNSTABLE = "latency is unstable"
-"""How the note begins that says so."""
-
-UNSTABLE_GPU = "GPU compute time is unstable"
-"""The same of a contender whose kernels were timed."""
 
 
 @dataclass(frozen=True)
@@ -91,93 +81,6 @@ class Runner(Protocol):
 
 Opener = Callable[[Contender, "int | None"], Runner]
 """Loads a contender, with a number of threads or the default."""
-
-
-@dataclass(frozen=True)
-class LatencyMs:
-    """Distribution of one query's latency, in milliseconds; percentiles by nearest rank, as trtexec takes them."""
-
-    min: float
-    max: float
-    mean: float
-    median: float
-    p90: float
-    p95: float
-    p99: float
-
-    @classmethod
-    def of(cls, samples_ns: Sequence[int]) -> LatencyMs:
-        """The distribution of samples in nanoseconds."""
-        values = sorted(sample / 1e6 for sample in samples_ns)
-        return cls(
-            min=values[0],
-            max=values[-1],
-            mean=statistics.fmean(values),
-            median=statistics.median(values),
-            p90=percentile(values, 90),
-            p95=percentile(values, 95),
-            p99=percentile(values, 99),
-        )
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One contender at one batch size: an entry of report.json's `benchmark`.
-
-    Attributes:
-        artifact: name of the contender.
-        backend: what ran it.
-        device: hardware that ran it.
-        batch: images per query.
-        throughput_qps: queries per second of its own wall time.
-        images_per_sec: the same times the batch.
-        latency_ms: distribution over all queries: what the host waits for one, or, where the GPU's times were taken,
-            the sum of copies and kernels as trtexec has it.
-        enqueue_ms: median host time to enqueue a query; None where it was not taken, as on a CPU.
-        h2d_ms: median time of the copy to the device; None likewise, 0 without transfers.
-        gpu_compute_ms: median time of the kernels; None likewise.
-        d2h_ms: median time of the copy from the device; None likewise.
-        walltime_s: host time of all iterations. The other contenders' turns in between do not count.
-        speedup_vs_full: latency of the baseline divided by this one's, median over the rounds; None without a baseline.
-        speedup_iqr: first and third quartile of that ratio over the rounds; None without a baseline.
-        iterations: number of queries.
-        cv_percent: standard deviation of the latency (of the kernels' time where it was taken) in percent of its mean;
-            None where a log does not say.
-        notes: what a reader of the numbers must know.
-    """
-
-    artifact: str
-    backend: str
-    device: str
-    batch: int
-    throughput_qps: float
-    images_per_sec: float
-    latency_ms: LatencyMs
-    enqueue_ms: float | None
-    h2d_ms: float | None
-    gpu_compute_ms: float | None
-    d2h_ms: float | None
-    walltime_s: float
-    speedup_vs_full: float | None
-    speedup_iqr: tuple[float, float] | None
-    iterations: int
-    cv_percent: float | None
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The measurement as JSON values, floats rounded to six decimals (a nanosecond, in milliseconds)."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
-
-
-def percentile(ascending: Sequence[float], percent: int) -> float:
-    """The smallest value that `percent` of 100 values do not exceed (nearest rank, no interpolation).
-
-    Raises:
-        OptionError: there are no values, or percent is not in 0..100.
-    """
-    if not ascending or not 0 <= percent <= 100:
-        raise OptionError(f"percentile {percent} of {len(ascending)} values: expected 0..100 of at least one value")
-    return ascending[max(-(-percent * len(ascending) // 100) - 1, 0)]  # rank = percent * count / 100, rounded up
 
 
 def run_benchmark(
@@ -296,60 +199,42 @@ def _measurement(
     contender: Contender, device: str, batch: int, samples: _Samples, reference: _Samples | None, rules: Rules
 ) -> Measurement:
     queries = samples.queries
-    latencies_ns = [round(1e6 * query.latency_ms) for query in queries] or [
-        round(taken) for taken in samples.by_round(gpu=False)
-    ]
-    count = len(samples.calls_ns) * samples.bound.queries
+    latencies_ms = [query.latency_ms for query in queries] or [taken / 1e6 for taken in samples.by_round(gpu=False)]
     walltime_s = sum(samples.calls_ns) / 1e9
-    throughput_qps = count / walltime_s
-    cv_percent = coefficient_of_variation([query.compute_ms for query in queries] or latencies_ns)
-    speedup, quartiles = None, None
-    if reference is not None:
-        gpu = bool(samples.gpu and reference.gpu)  # else what the host waits for, of both
-        ratios = sorted(
-            full / own for full, own in zip(reference.by_round(gpu=gpu), samples.by_round(gpu=gpu), strict=True)
-        )
-        speedup = statistics.median(ratios)
-        quartiles = (percentile(ratios, 25), percentile(ratios, 75))
-    medians = QueryTimes(*map(statistics.median, zip(*queries, strict=True))) if queries else None
-    return Measurement(
-        artifact=contender.name,
-        backend=contender.backend,
-        device=device,
-        batch=batch,
-        throughput_qps=throughput_qps,
-        images_per_sec=throughput_qps * batch,
-        latency_ms=LatencyMs.of(latencies_ns),
-        enqueue_ms=None if medians is None else medians.enqueue_ms,
-        h2d_ms=None if medians is None else medians.h2d_ms,
-        gpu_compute_ms=None if medians is None else medians.compute_ms,
-        d2h_ms=None if medians is None else medians.d2h_ms,
+    cv_percent = coefficient_of_variation([query.compute_ms for query in queries] or latencies_ms)
+    medians = QueryTimes.medians(queries) if queries else None
+    remedy = "stop other programs, or measure longer" if medians is None else "lock the GPU's clock, or measure longer"
+    found = Measurement.of_queries(
+        contender.name,
+        contender.backend,
+        device,
+        batch,
+        latencies_ms,
+        count=len(samples.calls_ns) * samples.bound.queries,
         walltime_s=walltime_s,
-        speedup_vs_full=speedup,
-        speedup_iqr=quartiles,
-        iterations=count,
+        on_gpu=medians,
         cv_percent=cv_percent,
         notes=(
             *samples.bound.notes,
-            *_notes(cv_percent, walltime_s, rules, gpu=medians is not None),
+            *unstable_note(cv_percent, gpu=medians is not None, remedy=remedy),
+            *_short_note(walltime_s, rules),
             *(() if medians is None else bound_notes(medians, remedy=samples.bound.remedy)),
         ),
     )
+    if reference is None:
+        return found
+    gpu = bool(samples.gpu and reference.gpu)  # else what the host waits for, of both
+    ratios = sorted(
+        full / own for full, own in zip(reference.by_round(gpu=gpu), samples.by_round(gpu=gpu), strict=True)
+    )
+    quartiles = percentile(ratios, 25), percentile(ratios, 75)
+    return replace(found, speedup_vs_full=statistics.median(ratios), speedup_iqr=quartiles)
 
 
-def _notes(cv_percent: float, walltime_s: float, rules: Rules, *, gpu: bool) -> tuple[str, ...]:
-    notes = []
-    if cv_percent > UNSTABLE_CV_PERCENT:
-        remedy = "lock the GPU's clock, or measure longer" if gpu else "stop other programs, or measure longer"
-        notes.append(
-            f"{UNSTABLE_GPU if gpu else UNSTABLE}, with coefficient of variation = {cv_percent:.3g}% "
-            f"(over {UNSTABLE_CV_PERCENT}%): {remedy}"
-        )
-    if walltime_s < rules.min_seconds:
-        notes.append(
-            f"measured for {walltime_s:.3g} s instead of {rules.min_seconds:g} s: slower contenders used up the time"
-        )
-    return tuple(notes)
+def _short_note(walltime_s: float, rules: Rules) -> tuple[str, ...]:
+    if walltime_s >= rules.min_seconds:
+        return ()
+    return (f"measured for {walltime_s:.3g} s instead of {rules.min_seconds:g} s: slower contenders used up the time",)
 
 
 def _check_contenders(contenders: Sequence[Contender], baseline: str | None) -> None:
@@ -392,13 +277,3 @@ def _check_feeds(feeds: Feeds, batch: int) -> None:
     if not any(feed.ndim and feed.shape[0] == batch for feed in feeds.values()):
         shapes = ", ".join(f"{name} {list(feed.shape)}" for name, feed in feeds.items()) or "nothing"
         raise OptionError(f"make_feeds({batch}) gave {shapes}: expected an input with {batch} as its first size")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, 6)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tofu_export.engines.backends import CPU, PLAN_BACKENDS, TORCH_BACKENDS, Loaded, open_backend, suits
-from tofu_export.engines.benchmark import Contender, Measurement, Progress, run_benchmark
+from tofu_export.engines.benchmark import Contender, Progress, run_benchmark
 from tofu_export.engines.feeds import fixed_batch, make_feeds
 from tofu_export.engines.gpu_times import GpuOptions
+from tofu_export.engines.measurement import Measurement
 from tofu_export.engines.ort_profile import Profile, profile
 from tofu_export.engines.products import Alone, measure_alone
 from tofu_export.errors import OptionError

@@ -76,6 +76,11 @@ class QueryTimes(NamedTuple):
     compute_ms: float
     d2h_ms: float
 
+    @classmethod
+    def medians(cls, queries: Sequence[QueryTimes]) -> QueryTimes:
+        """The median of each time, of one query at least."""
+        return cls(*map(statistics.median, zip(*queries, strict=True)))
+
     @property
     def latency_ms(self) -> float:
         """Copies and kernels together: trtexec's latency."""

@@ -10,15 +10,14 @@ import codecs
 import json
 import math
 import re
-import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tofu_export.engines.benchmark import UNSTABLE, LatencyMs, Measurement
 from tofu_export.engines.comparison import short_names
-from tofu_export.engines.gpu_times import UNSTABLE_CV_PERCENT, QueryTimes, bound_notes, coefficient_of_variation
+from tofu_export.engines.gpu_times import QueryTimes, bound_notes, coefficient_of_variation
+from tofu_export.engines.measurement import LatencyMs, Measurement, unstable_note
 from tofu_export.errors import OptionError
 
 __all__ = ["BACKEND", "Records", "against", "read_log", "read_records", "read_times"]
@@ -36,7 +35,6 @@ _DEVICE = re.compile(r"^Selected Device: (.+)$")
 _FIGURE = re.compile(r"(min|max|mean|median|percentile\(\d+(?:\.\d+)?%\)) = (\S+) ms")
 _LATENCY = ("min", "max", "mean", "median", "percentile(90%)", "percentile(95%)", "percentile(99%)")
 _TIMES = ("startEnqMs", "endEnqMs", "startH2dMs", "endD2hMs", "h2dMs", "computeMs", "d2hMs", "latencyMs")
-_MS_TO_NS = 1e6
 
 
 class Records(NamedTuple):
@@ -160,42 +158,28 @@ def read_times(path: Path, name: str, batch: int) -> Measurement:
     if walltime_s <= 0:
         raise OptionError(f"{path} ends before it begins: it is damaged")
     latencies = [query["latencyMs"] for query in queries]
-    enqueue_ms = statistics.median(query["endEnqMs"] - query["startEnqMs"] for query in queries)
-    compute_ms = statistics.median(query["computeMs"] for query in queries)
     cv_percent = coefficient_of_variation(latencies)
-    h2d_ms = statistics.median(query["h2dMs"] for query in queries)
-    d2h_ms = statistics.median(query["d2hMs"] for query in queries)
-    return Measurement(
-        artifact=name,
-        backend=BACKEND,
-        device=UNKNOWN_DEVICE,
-        batch=batch,
-        throughput_qps=len(queries) / walltime_s,
-        images_per_sec=len(queries) * batch / walltime_s,
-        latency_ms=LatencyMs.of([round(value * _MS_TO_NS) for value in latencies]),
-        enqueue_ms=enqueue_ms,
-        h2d_ms=h2d_ms,
-        gpu_compute_ms=compute_ms,
-        d2h_ms=d2h_ms,
+    medians = QueryTimes.medians(
+        [
+            QueryTimes(query["endEnqMs"] - query["startEnqMs"], query["h2dMs"], query["computeMs"], query["d2hMs"])
+            for query in queries
+        ]
+    )
+    return Measurement.of_queries(
+        name,
+        BACKEND,
+        UNKNOWN_DEVICE,
+        batch,
+        latencies,
+        count=len(queries),
         walltime_s=walltime_s,
-        speedup_vs_full=None,
-        speedup_iqr=None,
-        iterations=len(queries),
+        on_gpu=medians,
         cv_percent=cv_percent,
         notes=(
-            *_unstable(cv_percent),
-            *bound_notes(
-                QueryTimes(enqueue_ms, h2d_ms, compute_ms, d2h_ms),
-                remedy="try --useCudaGraph, which trtexec 11 does by itself",
-            ),
+            *unstable_note(cv_percent),
+            *bound_notes(medians, remedy="try --useCudaGraph, which trtexec 11 does by itself"),
         ),
     )
-
-
-def _unstable(cv_percent: float) -> tuple[str, ...]:
-    if cv_percent <= UNSTABLE_CV_PERCENT:
-        return ()
-    return (f"{UNSTABLE}, with coefficient of variation = {cv_percent:.3g}% (over {UNSTABLE_CV_PERCENT}%)",)
 
 
 def against(rows: Sequence[Measurement], baseline: str) -> tuple[Measurement, ...]:

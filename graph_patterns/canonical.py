@@ -2,13 +2,17 @@
 
 Domain `tofu`, version 1:
 
-- `Fuse(x [B,N,C], metric [B,N,D], sizes?, positions?, rows?) -> (fused [B,N-r,C], ...)`, attributes r, method, prefix,
-  tokens (N) and layer. The optional inputs are companions of the tokens. Each that is given has its own output, after
-  `fused` and in the same order:
+- `Fuse(x [B,N,C], metric [B,N,D], sizes?, positions?, rows?, groups?) -> (fused [B,N-r,C], ...)`, attributes r,
+  method, prefix, tokens (N) and layer. The optional inputs are companions of the tokens. Each that is given has its own
+  output, after `fused` and in the same order:
   - `sizes [B,N,1] float32 -> [B,N-r,1]`, patches behind each token, where token sizes are tracked;
   - `positions [B,N,1] int64 -> [B,N-r,1]`, where a model has rotary or relative positions;
   - `rows [B,N0,1] int64 -> [B,N0,1]`, the row of `x`, then of `fused`, that stands for each of the N0 original tokens,
-    where the grid is restored or the token map is an output.
+    where the grid is restored or the token map is an output;
+  - `groups [B,patches,1] int64 -> [B,patches,1]`, one more than the row of `x`, then of `fused`, that each original
+    patch is part of, 0 once it was pruned, where that is an output.
+
+  `x` may be missing where nothing reads `fused` (`tail`); only maps are given then.
 - `Restore(x [B,N,C], rows [B,N0,1] int64) -> [B,N0,C]`, each original token as the row that stands for it
 - `Attention(q, k, v [B,H,N,D]) -> [B,H,N,D]`, attribute `scale`
 - `BiasedAttention(q, k, v, bias)`, the bias broadcasting to [B,H,N,M]
@@ -26,7 +30,7 @@ import onnx_ir as ir
 __all__ = ["COMPANIONS", "DECISIONS", "DOMAIN", "FuseNode", "decision_name", "is_decision"]
 
 DOMAIN = "tofu"
-COMPANIONS = ("sizes", "positions", "rows")
+COMPANIONS = ("sizes", "positions", "rows", "groups")
 """The optional inputs of `Fuse`, in their order."""
 
 
@@ -44,12 +48,14 @@ class FuseNode:
     layer: int
     dtype: ir.DataType
     mapped: bool
+    grouped: bool
 
     @classmethod
     def read(cls, node: ir.Node) -> FuseNode:
         """Read the attributes of a canonical node."""
         dtype = node.outputs[0].dtype
         assert dtype is not None  # the tracer always declares it
+        companions = cls.companions_of(node)
         return cls(
             removed=node.attributes["r"].as_int(),
             method=node.attributes["method"].as_string(),
@@ -57,7 +63,8 @@ class FuseNode:
             tokens=node.attributes["tokens"].as_int(),
             layer=node.attributes["layer"].as_int(),
             dtype=dtype,
-            mapped="rows" in cls.companions_of(node),
+            mapped="rows" in companions,
+            grouped="groups" in companions,
         )
 
     @staticmethod
@@ -75,6 +82,11 @@ class FuseNode:
     def follows(self) -> bool:
         """True where it matters which destination a source leaves for: in the tokens, or in the token map alone."""
         return self.merges or self.mapped
+
+    @property
+    def lists(self) -> bool:
+        """True where a map needs the sources that leave, and their destinations, one by one."""
+        return self.mapped or (self.grouped and self.merges)
 
     @property
     def first_source(self) -> int:

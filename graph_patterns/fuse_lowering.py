@@ -12,15 +12,17 @@ from onnx_ir.tape import Tape
 from tofu_export.errors import LoweringError
 from tofu_export.graph_patterns.canonical import DOMAIN, FuseNode
 from tofu_export.graph_patterns.formulation import Formulation
-from tofu_export.graph_patterns.matching import MAX_TOPK, similarity
-from tofu_export.graph_patterns.merging import Members
+from tofu_export.graph_patterns.matching import MAX_TOPK, Decisions, similarity
+from tofu_export.graph_patterns.merging import Members, Merged
 from tofu_export.graph_patterns.selection import gather_sources, joining_rows
 from tofu_export.graph_patterns.stage import Stage, TapeOperators
-from tofu_export.graph_patterns.token_map import follow
+from tofu_export.graph_patterns.token_map import follow, follow_groups
 
 __all__ = ["lower_fuses"]
 
 _METHODS = ("prune", "average", "mlerp", "tome")
+_MAPS = {"rows", "groups"}
+"""Companions that follow from decisions alone."""
 
 
 def lower_fuses(model: ir.Model, formulation: Formulation) -> None:
@@ -40,13 +42,16 @@ def lower_fuses(model: ir.Model, formulation: Formulation) -> None:
             raise LoweringError(f"node {node.name} (tofu::Fuse): {problem}")
         tape = Tape()
         lowered = _lower(TapeOperators(tape), node, formulation)
-        ir.convenience.replace_nodes_and_values(model.graph, node, [node], tape.nodes, node.outputs, lowered)
+        replaced = node.outputs[len(node.outputs) - len(lowered) :]
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], tape.nodes, replaced, lowered)
 
 
 def _problem(node: ir.Node) -> str | None:
     """Why a node cannot be lowered, None if it can."""
-    given = [value for value in node.inputs[:2] if value is not None]
-    if len(given) < 2 or len(node.outputs) != 1 + len(FuseNode.companions_of(node)):
+    companions = FuseNode.companions_of(node)
+    tokens, metric = (*node.inputs, None, None)[:2]
+    needs_tokens = bool(node.outputs[0].uses()) or not companions.keys() <= _MAPS
+    if metric is None or (tokens is None and needs_tokens) or len(node.outputs) != 1 + len(companions):
         return f"it has {len(node.inputs)} inputs and {len(node.outputs)} outputs, see graph_patterns/canonical.py"
     fuse = FuseNode.read(node)
     if fuse.method not in _METHODS:
@@ -60,49 +65,66 @@ def _problem(node: ir.Node) -> str | None:
 
 
 def _lower(op: TapeOperators, node: ir.Node, formulation: Formulation) -> list[ir.Value]:
-    """What stands for the outputs of `node`, in their order."""
+    """What stands for the outputs of `node`, in their order; without the first where it has no tokens."""
     fuse = FuseNode.read(node)
     stage = Stage(op, fuse.stage)
     x, metric = node.inputs[:2]
-    assert x is not None and metric is not None
+    assert metric is not None
     companions = FuseNode.companions_of(node)
-    sizes = companions.get("sizes")
     decisions = formulation.match(stage, fuse, similarity(stage, fuse, metric))
+    lowered: list[ir.Value] = []
+    destination_sizes: ir.Value | None = None
+    if x is not None:
+        destinations, destination_sizes = _merged(stage, fuse, formulation, decisions, x, companions.get("sizes"))
+        lowered.append(_assembled(stage, fuse, decisions, "tokens", x, destinations))
+    for name, values in companions.items():
+        if name == "rows":
+            lowered.append(follow(stage, fuse, values, decisions))
+        elif name == "groups":
+            lowered.append(follow_groups(stage, fuse, values, decisions))
+        elif name == "sizes":
+            assert destination_sizes is not None  # sizes went in, with the tokens
+            lowered.append(_assembled(stage, fuse, decisions, name, values, destination_sizes))
+        else:
+            destinations = _destinations_of(stage, fuse, name, values)
+            lowered.append(_assembled(stage, fuse, decisions, name, values, destinations))
+    return lowered
+
+
+def _merged(
+    stage: Stage, fuse: FuseNode, formulation: Formulation, decisions: Decisions, x: ir.Value, sizes: ir.Value | None
+) -> Merged:
+    """Destinations, and their sizes where tracked, after what leaves has joined them."""
+    destinations = _destinations_of(stage, fuse, "tokens", x)
+    destination_sizes = None if sizes is None else _destinations_of(stage, fuse, "sizes", sizes)
+    if not fuse.merges:
+        return Merged(destinations, destination_sizes)
 
     def joining(name: str, values: ir.Value) -> ir.Value:
         return joining_rows(stage, fuse, f"{name}/joining", values, decisions.matched)
 
-    def destinations_of(name: str, values: ir.Value) -> ir.Value:
-        return stage.slice(f"{name}/destinations", values, fuse.first_destination, step=2)
+    assert decisions.target is not None  # where something merges
+    members = Members(
+        destinations,
+        joining("tokens", x),
+        decisions.target,
+        destination_sizes,
+        None if sizes is None else joining("sizes", sizes),
+    )
+    return formulation.merge(stage, fuse, members)
 
-    def assemble(name: str, values: ir.Value, destinations: ir.Value) -> ir.Value:
-        parts = [destinations]
-        if decisions.kept is not None:
-            parts.insert(0, gather_sources(stage, fuse, f"{name}/kept", values, decisions.kept))
-        if fuse.prefix:
-            parts.insert(0, stage.slice(f"{name}/prefix", values, 0, stop=fuse.prefix))
-        return stage.add("Concat", name, *parts, axis=1) if len(parts) > 1 else parts[0]
 
-    destinations = destinations_of("tokens", x)
-    destination_sizes = None if sizes is None else destinations_of("sizes", sizes)
-    if fuse.merges:
-        assert decisions.target is not None  # where something merges
-        members = Members(
-            destinations,
-            joining("tokens", x),
-            decisions.target,
-            destination_sizes,
-            None if sizes is None else joining("sizes", sizes),
-        )
-        destinations, destination_sizes = formulation.merge(stage, fuse, members)
-    lowered = [assemble("tokens", x, destinations)]
-    for name, values in companions.items():
-        if name == "sizes":
-            assert destination_sizes is not None  # sizes went in
-            lowered.append(assemble(name, values, destination_sizes))
-        elif name == "positions":
-            lowered.append(assemble(name, values, destinations_of(name, values)))
-        else:
-            assert decisions.matched is not None and decisions.target is not None  # asked for by `mapped`
-            lowered.append(follow(stage, fuse, values, decisions.kept, decisions.matched, decisions.target))
-    return lowered
+def _destinations_of(stage: Stage, fuse: FuseNode, name: str, values: ir.Value) -> ir.Value:
+    return stage.slice(f"{name}/destinations", values, fuse.first_destination, step=2)
+
+
+def _assembled(
+    stage: Stage, fuse: FuseNode, decisions: Decisions, name: str, values: ir.Value, destinations: ir.Value
+) -> ir.Value:
+    """What comes out: prefix and kept sources of `values`, then `destinations`."""
+    parts = [destinations]
+    if decisions.kept is not None:
+        parts.insert(0, gather_sources(stage, fuse, f"{name}/kept", values, decisions.kept))
+    if fuse.prefix:
+        parts.insert(0, stage.slice(f"{name}/prefix", values, 0, stop=fuse.prefix))
+    return stage.add("Concat", name, *parts, axis=1) if len(parts) > 1 else parts[0]

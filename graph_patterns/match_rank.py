@@ -28,7 +28,7 @@ def match_rank(stage: Stage, fuse: FuseNode, similarity: Similarity) -> Decision
 
     The nearest destination is the lowest index at which the maximum of a row is met, as ArgMax has it.
     """
-    if fuse.sources > RANKED_SOURCES or fuse.mapped:
+    if fuse.sources > RANKED_SOURCES or fuse.lists:
         return match_sort(stage, fuse, similarity)
     kept = leaves = None
     if fuse.sources > fuse.removed:

@@ -1,7 +1,8 @@
 """Compute only the tokens that the output reads: behind the last attention, those of a class-token head.
 
 Where the head takes class tokens, all that the last block does to the others after its keys and values is thrown
-away: queries, projection, MLP, and the reduction itself. The exporter's graph computes it all the same.
+away: queries, projection, MLP, and the reduction itself. The exporter's graph computes it all the same. Where an output
+says what became of each patch, the reduction still decides, but moves no tokens.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from tofu_export.graph_patterns.canonical import DOMAIN
+from tofu_export.graph_patterns.canonical import DOMAIN, FuseNode
 
 __all__ = ["narrow_tail"]
 
@@ -27,7 +28,8 @@ def narrow_tail(model: ir.Model) -> int:
     """Narrow what leads to the first tokens of a sequence only to these, in place, and return how many nodes that were.
 
     Requires: a canonical graph, sorted, whose values have shapes.
-    Ensures: every graph output is what it was. A reduction that no output depends on is left without use.
+    Ensures: every graph output is what it was. A reduction that no output depends on is left without use, and one
+        that only a map depends on without tokens.
     """
     heads = [node for node in model.graph if _picked(node) is not None]
     if not heads:
@@ -58,16 +60,25 @@ def _narrowable(graph: ir.Graph, heads: set[ir.Node], width: int) -> set[ir.Node
     given_out = set(graph.outputs)
     found: set[ir.Node] = set()
     for node in reversed(list(graph)):
-        uses = [use for value in node.outputs for use in value.uses()]
-        if node in heads or not uses or not given_out.isdisjoint(node.outputs):
+        companions = _companions(node)
+        tokens = [value for value in node.outputs if value not in companions.values()]
+        uses = [use for value in tokens for use in value.uses()]
+        if node in heads or not uses or not given_out.isdisjoint(tokens):
             continue
-        if node.op_type in _FUSE and any(value.uses() for value in node.outputs[1:]):
+        if any(value in given_out or (name != "groups" and value.uses()) for name, value in companions.items()):
             continue
         if all(use.node in heads or (use.node in found and use.idx in _followed(use.node)) for use in uses) and _known(
             node, width
         ):
             found.add(node)
     return found
+
+
+def _companions(node: ir.Node) -> dict[str, ir.Value]:
+    """What a reduction gives besides tokens, by name."""
+    if node.domain != DOMAIN or node.op_type not in _FUSE:
+        return {}
+    return dict(zip(FuseNode.companions_of(node), node.outputs[1:], strict=True))
 
 
 def _known(node: ir.Node, width: int) -> bool:
@@ -139,6 +150,9 @@ def _narrow(
         first = node.inputs[0]
         assert first is not None
         ir.convenience.replace_all_uses_with(node.outputs[0], first)
+        groups = _companions(node).get("groups")
+        if groups is not None and groups.uses():
+            _map_alone(graph, node, groups)
         return
     if node.op_type == "Reshape":
         target = node.inputs[1]
@@ -150,6 +164,19 @@ def _narrow(
     for out in node.outputs:
         if out.shape is not None:
             out.shape = ir.Shape([width if place == axis else size for place, size in enumerate(out.shape)])
+
+
+def _map_alone(graph: ir.Graph, node: ir.Node, groups: ir.Value) -> None:
+    """Put a reduction that moves no tokens in the place of one of whose outputs only `groups` is read."""
+    _, metric, *others = node.inputs
+    maps = [value if value is FuseNode.companions_of(node)["groups"] else None for value in others]
+    alone = ir.Node(
+        DOMAIN, node.op_type, [None, metric, *maps], node.attributes.values(), num_outputs=2, name=node.name
+    )
+    for old, new in zip((node.outputs[0], groups), alone.outputs, strict=True):
+        new.type, new.shape = old.type, old.shape
+    graph.insert_before(node, alone)
+    ir.convenience.replace_all_uses_with(groups, alone.outputs[1])
 
 
 def _slice(graph: ir.Graph, node: ir.Node, value: ir.Value, axis: int, width: int) -> ir.Value:

@@ -31,11 +31,23 @@ def folder() -> Path:
     return out
 
 
+@cache
+def with_map() -> Path:
+    """The same model's `model.onnx` in FP32, exported with `--token-map`."""
+    _FOLDERS.append(tempfile.TemporaryDirectory(prefix="tofu-export-tests-"))
+    out = Path(_FOLDERS[-1].name) / "out"
+    assert run(MODEL, *OPTIONS, "--precision", "fp32", "--token-map", "-o", str(out)) == 0
+    return out / "model.onnx"
+
+
 def changed(
-    path: Path, metadata: dict[str, Any] | None = None, edit: Callable[[onnx.ModelProto], None] | None = None
+    path: Path,
+    metadata: dict[str, Any] | None = None,
+    edit: Callable[[onnx.ModelProto], None] | None = None,
+    source: Path | None = None,
 ) -> Path:
-    """A copy of the FP32 file at `path`, with other metadata (None takes one away) or another graph."""
-    model = onnx.load(folder() / "model.fp32.onnx")
+    """A copy of `source`, or the FP32 file, at `path`, with other metadata (None takes one away) or another graph."""
+    model = onnx.load(source or folder() / "model.fp32.onnx")
     texts = {entry.key: entry.value for entry in model.metadata_props}
     for key, value in (metadata or {}).items():
         texts.pop(f"tofu_export.{key}", None)

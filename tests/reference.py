@@ -23,7 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["METHODS", "Matching", "apply_matching", "cap", "fuse", "margin", "match", "stand_ins", "vit_forward"]
+__all__ = [
+    "METHODS", "Matching", "apply_matching", "cap", "fuse", "groups", "margin", "match", "stand_ins", "vit_forward",
+]  # fmt: skip
 
 Array = NDArray[np.float64]
 
@@ -240,6 +242,31 @@ def stand_ins(matchings: list[Matching], prefix: int, tokens: int) -> list[int]:
                     here = destination
                     break
             here = [*range(prefix), *matching.kept, *matching.destinations].index(here)
+        rows.append(here)
+    return rows
+
+
+def groups(matchings: list[Matching], methods: list[str], prefix: int, tokens: int) -> list[int]:
+    """For each token of one image, the row of the reduced sequence that it is part of after reductions in a row.
+
+    A source that merged is where its destination is. One that was pruned is nowhere, -1, and so is all that had merged
+    into it before.
+
+    Args:
+        matchings: One for each reduction, in order.
+        methods: What each of them does to its matched sources.
+        prefix: Protected tokens at the start.
+        tokens: Length of the sequence before the first one.
+    """
+    rows = []
+    for original in range(tokens):
+        here = original
+        for matching, method in zip(matchings, methods, strict=True):
+            joins = dict(matching.matched)
+            if here in joins and method == "prune":
+                here = -1
+                break
+            here = [*range(prefix), *matching.kept, *matching.destinations].index(joins.get(here, here))
         rows.append(here)
     return rows
 

@@ -105,7 +105,13 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def plan_of(
-    folder: Path, source: Path, *, runs: Path | None = None, batch: tuple[int, int, int] = (1, 2, 3), **facts: Any
+    folder: Path,
+    source: Path,
+    *,
+    runs: Path | None = None,
+    batch: tuple[int, int, int] = (1, 2, 3),
+    metadata: Mapping[str, Any] | None = None,
+    **facts: Any,
 ) -> Path:
     """A plan that was built from `source` and computes what `runs` does, with its sidecar."""
     beside = folder / source.name
@@ -115,7 +121,8 @@ def plan_of(
     path.write_text(str(runs or beside), encoding="utf-8")
     name = next(iter(open_session(runs or beside).inputs))
     profiles = {name: dict(zip(("min", "opt", "max"), ([size, 3, 8, 8] for size in batch), strict=True))}
-    sidecars.write(path, beside, **{"profiles": profiles, "compute_capabilities": ["SM89"], **facts})
+    more = {"source": dict(metadata or {}), "profiles": profiles, "compute_capabilities": ["SM89"], **facts}
+    sidecars.write(path, beside, **more)
     return path
 
 

@@ -60,6 +60,11 @@ class TestCollect:
         assert versions["numpy"] == metadata.version("numpy")
         assert versions["python"] == ".".join(map(str, sys.version_info[:3]))
 
+    def test_an_extra_counts_where_it_is_used(self) -> None:
+        versions = environment.collect("diffusers", "torchmetrics")["versions"]
+        assert set(versions) == VERSIONS | {"diffusers", "torchmetrics"}
+        assert versions["diffusers"] == metadata.version("diffusers")
+
     def test_an_absent_package_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def nothing(name: str) -> str:
             raise metadata.PackageNotFoundError(name)
@@ -87,8 +92,9 @@ class TestCollect:
 
     def test_imports_nothing_heavy(self) -> None:
         program = (
-            "import sys; from tofu_export.environment import collect; collect(); "
-            "print(sorted({'torch', 'timm', 'onnx', 'onnxruntime', 'numpy', 'tensorrt'} & set(sys.modules)))"
+            "import sys; from tofu_export.environment import collect; collect('diffusers'); "
+            "heavy = {'torch', 'timm', 'onnx', 'onnxruntime', 'numpy', 'tensorrt', 'diffusers'}; "
+            "print(sorted(heavy & set(sys.modules)))"
         )
         environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         result = subprocess.run(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tofu_export.cli.main import cli
-from tofu_export.sweep.paired import Paired, compare
+from tofu_export.evaluate.paired import Paired, compare
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,16 +30,24 @@ def script(name: str) -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def steps() -> Iterator[ModuleType]:
-    yield script("evidence_steps")
-    del sys.modules["evidence_steps"]
+SCRIPTS = ("evidence_runs", "evidence_demo", "evidence_steps", "evidence")
 
 
 @pytest.fixture(scope="module")
-def evidence(steps: ModuleType) -> Iterator[ModuleType]:
-    yield script("evidence")
-    del sys.modules["evidence"]
+def scripts() -> Iterator[dict[str, ModuleType]]:
+    yield {name: script(name) for name in SCRIPTS}
+    for name in SCRIPTS:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def steps(scripts: dict[str, ModuleType]) -> ModuleType:
+    return scripts["evidence_steps"]
+
+
+@pytest.fixture(scope="module")
+def evidence(scripts: dict[str, ModuleType]) -> ModuleType:
+    return scripts["evidence"]
 
 
 @pytest.fixture
@@ -53,8 +61,10 @@ def docs(tmp_path: Path, steps: ModuleType) -> Path:
 
 
 @pytest.fixture
-def step(steps: ModuleType) -> Any:
-    return steps.Step("p.md", "b", ("tofu-export x",), ("r", "top-1"), 2, lambda _: ("", {}), ("images/a.svg",))
+def step(scripts: dict[str, ModuleType]) -> Any:
+    return scripts["evidence_runs"].Step(
+        "p.md", "b", ("tofu-export x",), ("r", "top-1"), 2, lambda _: ("", {}), ("images/a.svg",)
+    )
 
 
 def test_the_pages_are_as_they_should_be(evidence: ModuleType) -> None:
@@ -64,7 +74,7 @@ def test_the_pages_are_as_they_should_be(evidence: ModuleType) -> None:
 
 def test_the_commands_are_commands(steps: ModuleType) -> None:
     commands = {command for step in steps.STEPS for command in step.commands}
-    assert len(commands) >= 4
+    assert len(commands) >= 12
     for command in commands:
         program, name, *arguments = shlex.split(command)
         assert program == "tofu-export"
@@ -129,6 +139,26 @@ def test_a_block_is_put_in_its_place(evidence: ModuleType, step: Any, docs: Path
     assert evidence.placed(again, step, "new text") == again
     with pytest.raises(ValueError, match="each once"):
         evidence.placed("# P\n", step, "new text")
+
+
+def test_the_seconds_of_the_steps_add_up(evidence: ModuleType) -> None:
+    lines = evidence.times({"gmacs": 1.5, "splits": 298.5}).splitlines()
+    assert [line.split() for line in lines] == [
+        ["gmacs", "1.5", "s"], ["splits", "298.5", "s"], ["all", "300.0", "s,", "5.0", "minutes"],
+    ]  # fmt: skip
+
+
+def test_a_command_runs_once_and_fresh_forgets_what_was_kept(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    runs = scripts["evidence_runs"].Runs(tmp_path / "out", jobs=1, fresh=False)
+    command = "tofu-export plan demo_vit --r 4"
+    assert runs.run(command)["plan"]["r"] == 4
+    assert runs.run(command) is runs.run(command)
+    state = tmp_path / "out" / "a.json.state.jsonl"
+    state.write_text("{}\n", encoding="utf-8")
+    scripts["evidence_runs"].Runs(tmp_path / "out", jobs=1, fresh=False)
+    assert state.exists()
+    scripts["evidence_runs"].Runs(tmp_path / "out", jobs=1, fresh=True)
+    assert not state.exists()
 
 
 def pair(first: int, second: int) -> Paired:

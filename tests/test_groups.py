@@ -10,7 +10,7 @@ import pytest
 from tests import reference
 from tofu_export.decisions import Decisions
 from tofu_export.errors import VerificationError
-from tofu_export.groups import PRUNED, Reducing, follow_groups
+from tofu_export.groups import PRUNED, Reducing, follow_groups, follow_layers, from_patches, of_patches
 
 TOKENS = 19
 
@@ -22,22 +22,6 @@ def as_decisions(matchings: list[reference.Matching], step: Reducing, prefix: in
         np.array([[sources.index(source) for source, _ in one.matched] for one in matchings], dtype=np.int64),
         np.array([[destinations.index(place) for _, place in one.matched] for one in matchings]) if targets else None,
     )
-
-
-def expected(matchings: list[reference.Matching], methods: str, prefix: int) -> list[int]:
-    """For one image: where each original token is, from the definition."""
-    rows = []
-    for original in range(TOKENS):
-        here = original
-        for matching, method in zip(matchings, methods, strict=True):
-            joins = dict(matching.matched)
-            if here in joins and method == "P":
-                here = PRUNED
-            if here == PRUNED:
-                break
-            here = [*range(prefix), *matching.kept, *matching.destinations].index(joins.get(here, here))
-        rows.append(here)
-    return rows
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 2, 5])
@@ -53,7 +37,8 @@ def test_groups_are_those_of_the_definition(prefix: int, methods: str) -> None:
         groups, tokens = state.groups, step.tokens_out
         for image, matching in enumerate(matchings):
             history[image].append(matching)
-            assert groups[image].tolist() == expected(history[image], methods[: layer + 1], prefix)
+            done = ["prune" if letter == "P" else "mlerp" for letter in methods[: layer + 1]]
+            assert groups[image].tolist() == reference.groups(history[image], done, prefix, TOKENS)
         assert set(groups.ravel().tolist()) - {PRUNED} == set(range(tokens))  # every row stands for somebody
 
 
@@ -83,6 +68,35 @@ def test_impossible_decisions_are_refused(
 ) -> None:
     with pytest.raises(VerificationError, match=rf"layer 3 decides the impossible: .*{message}"):
         follow_groups(np.arange(5)[None], Reducing(3, method, 5, 1), matching(kept, matched, target), 0)
+
+
+def test_layers_in_a_row_are_one_after_the_other() -> None:
+    steps = [Reducing(0, "mlerp", 5, 1), Reducing(1, "prune", 4, 1), Reducing(2, "prune", 3, 1)]
+    decided = {0: matching([0, 2], [1], [0]), 1: matching([0], [1], None)}
+    states = follow_layers(np.arange(5)[None], steps, decided, 0)
+    assert [state.step.layer for state in states] == [0, 1]  # the last one decided nothing
+    assert states[-1].groups.tolist() == [[0, PRUNED, PRUNED, 2, 1]]
+    assert follow_layers(np.arange(5)[None], [], {}, 0) == []
+
+
+@pytest.mark.parametrize(("prefix", "joined"), [(0, 0), (0, 1), (2, 0)])
+def test_patches_are_stated_without_the_prefix_and_found_again(prefix: int, joined: int) -> None:
+    groups = np.array([[*range(prefix), *(prefix + row for row in (1, 0, 2, 1))], [*range(prefix), prefix, PRUNED,
+                       prefix + 2, prefix + 1]])  # fmt: skip
+    stated = of_patches(groups, prefix, joined)
+    assert stated.shape == (2, 4)
+    assert stated[1, 1] == PRUNED
+    assert stated[0, 1] == prefix + joined  # the row of the whole sequence
+    found = from_patches(stated, prefix, prefix + 3)
+    assert found is not None
+    assert found.tolist() == groups.tolist()
+
+
+@pytest.mark.parametrize("patches", [[0, 1, 1, 0], [0, 1, 3, 1], [0, 1, 2, 3], [-1] * 4, [-2, -3, -4, -1]], ids=str)
+def test_what_is_no_map_onto_three_tokens_is_told(patches: list[int]) -> None:
+    assert from_patches(np.array([[0, 1, 2, PRUNED]]), 0, 3) is not None
+    assert from_patches(np.array([[0, 1, 2, PRUNED], patches]), 0, 3) is None
+    assert from_patches(np.array([[0, 1, 2, PRUNED]]), 1, 4) is None  # the first row is the prefix's
 
 
 def test_sources_and_destinations_are_the_oracles() -> None:

@@ -31,16 +31,31 @@ _DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
 }
 """Import name -> distributions that provide it; the first one installed counts."""
 
+_OF_EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "diffusers": ("diffusers",),
+    "pillow": ("pillow",),
+    "torch_fidelity": ("torch-fidelity",),
+    "torchmetrics": ("torchmetrics",),
+    "torchvision": ("torchvision",),
+    "transformers": ("transformers",),
+}
+"""The same for packages that only some commands use: `collect` names them where it is asked to."""
+
 _CPUINFO = Path("/proc/cpuinfo")
 
 
-def collect() -> dict[str, Any]:
-    """The environment as in report.json (`environment`); what is absent is None."""
+def collect(*also: str) -> dict[str, Any]:
+    """The environment as in report.json (`environment`); what is absent is None.
+
+    Args:
+        also: import names of packages of an extra that are used, such as `diffusers`.
+    """
     gpu, driver = _nvidia_gpu()
+    wanted = {**_DISTRIBUTIONS, **{name: _OF_EXTRAS[name] for name in also}}
     return {
         "versions": {
             "python": platform.python_version(),
-            **{name: next(filter(None, map(_version, names)), None) for name, names in _DISTRIBUTIONS.items()},
+            **{name: next(filter(None, map(_version, names)), None) for name, names in wanted.items()},
         },
         "cpu": cpu_name(),
         "logical_cores": logical_cores(),

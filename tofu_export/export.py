@@ -22,6 +22,7 @@ from tofu_export.onnx_file import save
 from tofu_export.options import MINIMUM_OPSET, BatchRange, OutputKind, Precision
 from tofu_export.patch import choose_output, outputs_of
 from tofu_export.patch.canonical import CanonicalOperators
+from tofu_export.patch.outputs import check_planned
 
 __all__ = [
     "INPUT_NAME",
@@ -58,16 +59,19 @@ class InputShape:
 class _FileForm(nn.Module):
     """A model as it stands in a file: images and real outputs in `io_dtype`, attention and GELU left canonical."""
 
-    def __init__(self, model: nn.Module, kind: OutputKind, dtype: torch.dtype, io_dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: nn.Module, kind: OutputKind, dtype: torch.dtype, io_dtype: torch.dtype, *, token_map: bool
+    ) -> None:
         super().__init__()
         self.model = model
         self.kind = kind
+        self.token_map = token_map
         self.dtype = dtype
         self.io_dtype = io_dtype
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         with CanonicalOperators():
-            outputs = outputs_of(self.model, self.kind, pixels.to(self.dtype))
+            outputs = outputs_of(self.model, self.kind, pixels.to(self.dtype), token_map=self.token_map)
         return tuple(value.to(self.io_dtype) if value.is_floating_point() else value for value in outputs)
 
 
@@ -95,6 +99,7 @@ def trace(
     shape: InputShape,
     *,
     output: OutputKind | None = None,
+    token_map: bool = False,
     precision: Precision = Precision.FP32,
     io_dtype: torch.dtype = torch.float32,
     batch: BatchRange | None = None,
@@ -106,6 +111,7 @@ def trace(
         model: a float32 model in eval mode, patched or not; it is not changed.
         shape: shape of one image.
         output: what the graph gives; None for logits, or features where the model has no classifier.
+        token_map: it also gives what became of each patch (`PATCH_GROUPS`).
         precision: type of weights and activations in the graph.
         io_dtype: type of the graph's input and of its real outputs.
         batch: a range makes the batch dynamic; one number (minimum equal to maximum) fixes it.
@@ -117,7 +123,7 @@ def trace(
     Raises:
         ExportError: the exporter failed; the message holds its first cause.
         OptionError: the exporter cannot write this opset, the model has no classifier for the logits that are asked
-            for, or its plan does not restore the grid.
+            for, its plan does not restore the grid, or it has no plan for the token map.
         UnsupportedModelError: the model has no pooling, or no grid, for this output.
     """
     if opset < MINIMUM_OPSET:
@@ -125,13 +131,17 @@ def trace(
     batch = batch or BatchRange()
     static = batch.minimum == batch.maximum
     output = choose_output(model, output)
-    form = _FileForm(in_precision(model, precision), output, TORCH_TYPES[precision], io_dtype).eval()
+    if token_map:
+        check_planned(model)
+    form = _FileForm(
+        in_precision(model, precision), output, TORCH_TYPES[precision], io_dtype, token_map=token_map
+    ).eval()
     example = torch.zeros(batch.maximum if static else 2, shape.channels, shape.height, shape.width, dtype=io_dtype)
     canonical = trace_form(
         form,
         (example,),
         input_names=[INPUT_NAME],
-        output_names=output.names,
+        output_names=output.names_with(token_map),
         dynamic_shapes=None if static else ({0: torch.export.Dim("batch")},),
         opset=opset,
     )

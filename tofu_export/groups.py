@@ -5,6 +5,7 @@ Axes: B batch, N0 tokens that entered the first block, prefix included.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from tofu_export.decisions import Decisions
 from tofu_export.errors import VerificationError
 
-__all__ = ["PRUNED", "GroupState", "Reducing", "follow_groups"]
+__all__ = ["PRUNED", "GroupState", "Reducing", "follow_groups", "follow_layers", "from_patches", "of_patches"]
 
 PRUNED = -1
 """Stands for "no row": the token was dropped, alone or with the group that it had joined."""
@@ -98,3 +99,49 @@ def follow_groups(groups: Ints, step: Reducing, decisions: Decisions, prefix: in
     if step.method != "prune":
         row_of[images, first + 2 * decisions.matched] = prefix + staying + decisions.target
     return GroupState(step, row_of[images, groups])
+
+
+def follow_layers(
+    groups: Ints, steps: Sequence[Reducing], decided: Mapping[int, Decisions], prefix: int
+) -> list[GroupState]:
+    """Where the original tokens are after each of these layers that decided something.
+
+    Args:
+        groups: [B, N0] before them.
+        steps: layers in their order.
+        decided: what they decided, by layer.
+        prefix: protected tokens at the front.
+
+    Raises:
+        VerificationError: as `follow_groups`.
+    """
+    states: list[GroupState] = []
+    for step in steps:
+        if step.layer in decided:
+            states.append(follow_groups(groups, step, decided[step.layer], prefix))
+            groups = states[-1].groups
+    return states
+
+
+def of_patches(groups: Ints, prefix: int, joined: int) -> Ints:
+    """Groups of all tokens, [B, N0], as files state those of patches, [B, N0-P] (`options.PATCH_GROUPS`).
+
+    Args:
+        groups: as in `GroupState`.
+        prefix: protected tokens P at the front.
+        joined: tokens that join at the front after the blocks, by which the rows of the sequence move.
+    """
+    patches = groups[:, prefix:]
+    return np.where(patches == PRUNED, PRUNED, patches + joined)
+
+
+def from_patches(patches: Ints, prefix: int, left: int) -> Ints | None:
+    """The reverse of `of_patches`; None if this is no map onto `left` tokens, prefix included, each with a patch."""
+    found = []
+    for image in patches:
+        rows = np.unique(image[image != PRUNED])
+        if not 0 < len(rows) == left - prefix or rows[0] < prefix or rows[-1] - rows[0] != len(rows) - 1:
+            return None
+        found.append(np.where(image == PRUNED, PRUNED, image - rows[0] + prefix))
+    front = np.tile(np.arange(prefix), (len(patches), 1))
+    return np.concatenate([front, np.stack(found)], axis=1)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +20,17 @@ from PIL import Image
 from tofu_export import demo
 from tofu_export.errors import OptionError
 
-__all__ = ["InputSet", "demo_set", "from_folder", "image_files", "natural_statistics", "pictures", "read_images"]
+__all__ = [
+    "InputSet",
+    "demo_set",
+    "from_folder",
+    "image_files",
+    "image_size",
+    "natural_statistics",
+    "open_image",
+    "pictures",
+    "read_images",
+]
 
 _FORMATS: Final = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 """Decoders that may run, whatever a file is called. Not EPS: Pillow hands that to Ghostscript."""
@@ -134,7 +145,7 @@ def read_images(files: Sequence[Path], preprocessing: Mapping[str, Any]) -> NDAr
     Raises:
         OptionError: one cannot be read or is larger than Pillow allows, or a preprocessing is not implemented.
     """
-    images = np.stack([_prepare(_open(file, preprocessing), preprocessing) for file in files])
+    images = np.stack([_prepare(open_image(file, preprocessing["input_size"][0]), preprocessing) for file in files])
     return _normalise(images, preprocessing["mean"], preprocessing["std"])
 
 
@@ -201,17 +212,37 @@ def _pink_noise(rng: np.random.Generator, channels: int, height: int, width: int
     return field / np.where(spread > 0, spread, 1)
 
 
-def _open(file: Path, preprocessing: Mapping[str, Any]) -> Image.Image:
-    """The first frame of `file`, 8 bits a channel, mode L or RGB."""
-    channels = preprocessing["input_size"][0]
+def open_image(file: Path, channels: int) -> Image.Image:
+    """The first frame of `file`, 8 bits a channel, mode L for one channel or RGB for three.
+
+    Raises:
+        OptionError: it cannot be read, is larger than Pillow allows, or the channels are others.
+    """
     if channels not in (1, 3):
         raise OptionError(f"the model takes {channels} channels: images can be prepared for 1 or 3")
+    with _decoding(file) as image:
+        return _eight_bits(image).convert("L" if channels == 1 else "RGB")
+
+
+def image_size(file: Path) -> tuple[int, int]:
+    """Height and width of an image, from its header.
+
+    Raises:
+        OptionError: it cannot be read, or is larger than Pillow allows.
+    """
+    with _decoding(file) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def _decoding(file: Path) -> Iterator[Image.Image]:
+    """An open image; what goes wrong with it is one error that names the file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=_FORMATS) as image:
-                return _eight_bits(image).convert("L" if channels == 1 else "RGB")
+                yield image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise OptionError(f"image {file} is too large to be safe ({error}): remove it or scale it down") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:

@@ -29,6 +29,7 @@ class Job:
         output: folder for the files; created if need be.
         reduction: how many tokens leave, where and how; a grid output makes it restore the grid.
         output_kind: what the files give; None for logits, or features where the model has no classifier.
+        token_map: they also give what became of each patch.
         weights: where the weights come from.
         image_size: height and width in pixels; None for the model's own.
         num_classes: width of the classifier; None for the model's own.
@@ -56,6 +57,7 @@ class Job:
     output: Path
     reduction: Reduction = field(default_factory=Reduction)
     output_kind: OutputKind | None = None
+    token_map: bool = False
     weights: WeightsSource = field(default_factory=lambda: WeightsSource.parse("pretrained"))
     image_size: tuple[int, int] | None = None
     num_classes: int | None = None

@@ -15,6 +15,7 @@ from tofu_export.errors import OptionError
 __all__ = [
     "DEFAULT_R",
     "MINIMUM_OPSET",
+    "PATCH_GROUPS",
     "BatchRange",
     "IoType",
     "KeySource",
@@ -35,6 +36,10 @@ MINIMUM_OPSET = 18
 
 DEFAULT_R = 16
 """Tokens removed per layer when nothing else is asked for."""
+
+PATCH_GROUPS = "patch_groups"
+"""The output that `--token-map` adds to any kind, [B, patches] int64: the row of the reduced sequence that each input
+patch ended in, alone or merged with others, and -1 if it was pruned."""
 
 PAPER_PRUNE_LAYERS = 6
 """Depth `d` up to which the hybrid prunes. Source: arXiv 2312.01026, section 3.3 (12 and 24 layers)."""
@@ -144,6 +149,10 @@ class OutputKind(str, Enum):
     def names(self) -> tuple[str, ...]:
         """Names of the outputs."""
         return ("tokens", "token_map") if self is OutputKind.TOKENS else (self.value,)
+
+    def names_with(self, token_map: bool) -> tuple[str, ...]:
+        """Names of the outputs, with that of `--token-map` behind them if it is asked for."""
+        return (*self.names, PATCH_GROUPS) if token_map else self.names
 
     @classmethod
     def choose(cls, asked: OutputKind | None, num_classes: int, name: str) -> OutputKind:

@@ -117,7 +117,8 @@ class _Run:
                 raise OptionError(f"{len(job.labels)} labels for {spec.num_classes} classes: give one line per class")
             inputs = self._inputs(loaded, spec)
         self._listener.done(_planned(loaded, plan))
-        output: dict[str, Any] = {"kind": self._output.value, "names": list(self._output.names), "shapes": {}}
+        names = list(self._output.names_with(job.token_map))
+        output: dict[str, Any] = {"kind": self._output.value, "names": names, "shapes": {}}
         report = Report(_model_entry(loaded, spec), plan.to_dict(), output, job.command, environment.collect())
         report.timings_s = self._seconds
         self._export_all(loaded, spec, plan, inputs, report)
@@ -139,7 +140,7 @@ class _Run:
         for precision in job.precisions:
             name = job.onnx_name(precision)
             with self._clock.step(f"export {precision.value}", f"exporting {name}"):
-                graph = self._traced(model, spec, precision)
+                graph = self._traced(model, spec, precision, token_map=job.token_map)
                 tuning = self._tune(graph, name, precision, inputs, report)
                 graph = lower(graph, job.target, precision.traced, None if tuning is None else tuning.recipe)
                 ops, gmacs = census(graph), _gmacs(graph)
@@ -221,7 +222,8 @@ class _Run:
         path = self._stage.path(name)
         compare = partial(
             verify, path, model, inputs.pixels, precision=precision, batch=self._job.batch,
-            source=inputs.source, output=self._output, on_batch=lambda size: self._listener.tick(f"batch {size}"),
+            source=inputs.source, output=self._output, token_map=self._job.token_map,
+            on_batch=lambda size: self._listener.tick(f"batch {size}"),
         )  # fmt: skip
         with self._clock.step(f"verify {precision.value}", f"verifying {name} against eager PyTorch"):
             result = compare()
@@ -244,7 +246,7 @@ class _Run:
         if not timed or not (job.bench or self._measures_accuracy(loaded.resolved)):
             return False
         with self._clock.step("export full", "exporting the full model, to measure against"):
-            graph = self._traced(patch.remove(loaded.model), spec, Precision.FP32)
+            graph = self._traced(patch.remove(loaded.model), spec, Precision.FP32, token_map=False)
             graph = lower(graph, job.target, Precision.FP32, self._recipe)
             save(graph, self._stage.path(_FULL_FILE), {"gmacs": _gmacs(graph)})
             release(graph)
@@ -336,12 +338,13 @@ class _Run:
             done = record_engine(receipt, request, precision, report, self._stage)
         self._listener.done(done)
 
-    def _traced(self, model: nn.Module, spec: ModelSpec, precision: Precision) -> ir.Model:
+    def _traced(self, model: nn.Module, spec: ModelSpec, precision: Precision, *, token_map: bool) -> ir.Model:
         job = self._job
         return trace(
             model,
             InputShape(spec.in_chans, *spec.image_size),
             output=self._output,
+            token_map=token_map,
             precision=precision.traced,
             io_dtype=torch.float32 if job.io_type is IoType.FP32 else TORCH_TYPES[precision.traced],
             batch=job.batch,

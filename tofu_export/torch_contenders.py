@@ -72,13 +72,14 @@ class TorchOptions:
 class _Form(nn.Module):
     """A model as its file has it: images in, a tuple of outputs out."""
 
-    def __init__(self, model: nn.Module, kind: OutputKind) -> None:
+    def __init__(self, model: nn.Module, kind: OutputKind, *, token_map: bool) -> None:
         super().__init__()
         self.model = model
         self.kind = kind
+        self.token_map = token_map
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        return patch.outputs_of(self.model, self.kind, pixels)
+        return patch.outputs_of(self.model, self.kind, pixels, token_map=self.token_map)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class EagerSession:
     Attributes:
         label: how messages call it.
         form: the model in its precision, on its device.
-        kind: what it gives.
+        outputs: names of what it gives.
         dtype: of its weights.
         compiled: compile it.
         inputs: what `run` expects, by name.
@@ -98,7 +99,7 @@ class EagerSession:
 
     label: str
     form: nn.Module
-    kind: OutputKind
+    outputs: tuple[str, ...]
     dtype: torch.dtype
     compiled: bool
     inputs: Mapping[str, TensorSpec]
@@ -110,7 +111,7 @@ class EagerSession:
         outputs = self._call(self.form, feeds)()
         return {
             name: (value.float() if value.is_floating_point() else value).numpy()
-            for name, value in zip(self.kind.names, outputs, strict=True)
+            for name, value in zip(self.outputs, outputs, strict=True)
         }
 
     def bind(self, feeds: Mapping[str, Array]) -> Bound:
@@ -171,7 +172,7 @@ def open_torch(path: Path, backend: str, threads: int | None, options: TorchOpti
         )
     if threads is not None:
         torch.set_num_threads(threads)
-    precision = Precision.FP32
+    precision, token_map = Precision.FP32, False
     if is_model_name(path):
         name = resolve(str(path))
         spec = spec_of(name, None, None)
@@ -189,15 +190,16 @@ def open_torch(path: Path, backend: str, threads: int | None, options: TorchOpti
             )
         rebuilt = rebuild(facts, weights=RANDOM)
         model, kind, inputs = rebuilt.model, rebuilt.output, dict(facts.inputs)
+        token_map = rebuilt.token_map
         plan = patch.applied_plan(model)
         gmacs = 0.0 if plan is None else plan.gmacs_reduced
         precision = (facts.precision or precision).traced
-    form = _Form(in_precision(model, precision), kind).eval().to(options.device)
+    form = _Form(in_precision(model, precision), kind, token_map=token_map).eval().to(options.device)
     device = environment.cpu_name() if options.device == "cpu" else torch.cuda.get_device_name()
     session = EagerSession(
         label=str(path),
         form=form,
-        kind=kind,
+        outputs=kind.names_with(token_map),
         dtype=TORCH_TYPES[precision],
         compiled=backend == "torch-compile",
         inputs=MappingProxyType(inputs),

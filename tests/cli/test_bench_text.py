@@ -11,8 +11,8 @@ from rich.console import Console
 from tests.engines import test_ort_profile
 from tests.engines.test_trtexec_text import FULL, REDUCED
 from tofu_export.cli.bench_text import show
-from tofu_export.engines.benchmark import UNSTABLE
 from tofu_export.engines.comparison import BenchFile, BenchResult
+from tofu_export.engines.measurement import UNSTABLE
 from tofu_export.engines.ort_profile import Kernel, Profile
 from tofu_export.engines.stages import Kind, Located, Place
 

@@ -12,10 +12,14 @@ from tests.cli.running import run
 from tests.evaluate.pictures import picture
 
 
-def test_the_demo_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("eval", "demo_vit", "--r", "40", "--limit", "20", "--json") == 0
+def test_the_demo_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "eval.json"
+    assert run("eval", "demo_vit", "--r", "40", "--limit", "20", "-o", str(path), "--json") == 0
     out, err = capsys.readouterr()
     document = json.loads(out)
+    assert json.loads(path.read_text(encoding="utf-8")) == document
+    assert f"written: {path}" in err
+    assert "top-1, reduced less full: " in err
     assert document["images"] == 20
     assert document["plan"]["r"] == 40
     assert f"top-1 {document['top1']:.2f} %" in err

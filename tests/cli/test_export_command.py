@@ -193,9 +193,29 @@ def test_a_grid_is_restored_verified_timed_and_built(tmp_path: Path, capsys: pyt
     assert "all tokens are restored after the last layer" in (out / "report.md").read_text(encoding="utf-8")
 
 
+def test_the_token_map_is_verified_in_every_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    arguments = ("--r", "12", "--token-map", "--precision", "fp32,fp16,int8", "--batch", "1:2:3")
+    plain = ("--weights", "random", "--no-bench", "--no-engine", "-o", str(out), "--json", "-q")
+    assert run("test_vit", *arguments, *plain) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["output"]["names"] == ["logits", "patch_groups"]
+    assert document["output"]["shapes"]["patch_groups"] == ["batch", 100]
+    found = [(row["artifact"], row["passed"], row["token_map"]) for row in document["verification"]]
+    names = ["model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx"]
+    assert found == [(name, True, {"compared": 600, "wrong": 0}) for name in names]
+    assert "patch_groups [batch, 100]" in (out / "report.md").read_text(encoding="utf-8")
+    assert "600 entries of its token maps compared, 0 wrong" in (out / "report.html").read_text(encoding="utf-8")
+    assert run("verify", str(out / "model.fp32.onnx"), "--batch", "2", "--json", "-q") == 0
+    (row,) = json.loads(capsys.readouterr().out)["verification"]
+    assert row["token_map"] == {"compared": 200, "wrong": 0}
+
+
 def test_a_dry_run_says_what_comes_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("test_vit", "--output-kind", "tokens", "--dry-run") == 0
     assert "output tokens, token_map\n" in capsys.readouterr().out
+    assert run("test_vit", "--output-kind", "tokens", "--token-map", "--dry-run") == 0
+    assert "output tokens, token_map, patch_groups\n" in capsys.readouterr().out
     assert run("test_vit", "--output-kind", "grid", "--dry-run") == 0
     assert "grid   restored after the last layer\n" in capsys.readouterr().out
 

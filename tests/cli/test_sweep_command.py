@@ -36,6 +36,7 @@ def test_a_grid_with_a_model_that_fails(capsys: pytest.CaptureFixture[str]) -> N
     assert reduced["gmacs"] < reduced["gmacs_full"]
     assert 0 <= reduced["agreement"] <= 1
     assert reduced["top1"] is None
+    assert (full["verified"], reduced["verified"]) == (True, True)
     (failure,) = document["failures"]
     assert (failure["model"], failure["exit_code"]) == ("swin_tiny_patch4_window7_224", 3)
     assert document["command"].startswith("tofu-export sweep test_vit")
@@ -51,6 +52,16 @@ def test_a_grid_with_a_model_that_fails(capsys: pytest.CaptureFixture[str]) -> N
     out, err = capsys.readouterr()
     assert out == ""
     assert "evaluating: 2 finished before, 0 to do" in err
+    assert "not verified" not in err
+
+    assert run("sweep", "test_vit", "--r", "8", *QUICK, "--no-bench", "--no-verify") == 0
+    err = capsys.readouterr().err
+    assert "2 evaluations measured again: verify was True, is False" in err
+    assert "2 of 2 rows are of files that were not verified (--no-verify)" in err
+    document = json.loads(Path("sweep_out/sweep.json").read_text(encoding="utf-8"))
+    assert [(row["verified"], row["notes"]) for row in document["rows"]] == [
+        (False, ["not verified: switched off by --no-verify"])
+    ] * 2
 
 
 def test_a_kill_loses_only_the_cell_at_work(tmp_path: Path) -> None:

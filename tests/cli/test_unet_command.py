@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.cli.running import run
@@ -48,6 +49,24 @@ def test_the_whole_way(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     )
 
 
+def test_bf16_is_typed_and_compared_in_float32(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["--latent-size", "8", "--text-tokens", "5", "--batch", "1:2:4", "--precision", "bf16", "-q"]
+    assert run("unet", str(folder), *arguments, "-o", str(out)) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["model.onnx", "report.json", "report.md"]
+    graph = onnx.load(out / "model.onnx").graph
+    weights = {tensor.data_type for tensor in graph.initializer if tensor.name.endswith("weight")}
+    assert weights == {onnx.TensorProto.BFLOAT16}
+    report = json.loads((out / "report.json").read_text())
+    (found,) = report["verification"]
+    assert found["passed"]
+    assert 0 < found["relative"] < 1e-2
+    assert found["decisions"]["compared"] > 0
+    assert found["tolerance"]["name"] == "bf16"
+    reasons = {row["step"]: row["reason"] for row in report["skipped"]}
+    assert "it was compared in float32" in reasons["arithmetic of model.onnx in bfloat16"]
+
+
 def test_dry_run_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,7 +85,7 @@ def test_dry_run_writes_nothing(
     [
         (["tiny"], ExitCode.EXPORT, "--weights random"),
         (["nowhere", "--weights", "random"], ExitCode.USAGE, "hf download"),
-        (["tiny", "--weights", "random", "--ratio", "0.9"], ExitCode.USAGE, "at most 0.75"),
+        (["tiny", "--weights", "random", "--ratio", "0.9"], ExitCode.USAGE, "to 0.75"),
         (["tiny", "--weights", "random", "--ratio", "0.001"], ExitCode.USAGE, "no block would be reduced"),
         (["sdxl", "--weights", "random"], ExitCode.USAGE, "--max-downsample 2"),
         (["tiny", "--weights", "random", "--latent-size", "0"], ExitCode.USAGE, "latent size"),

@@ -15,7 +15,9 @@ from tofu_export.diffusion import door
 from tofu_export.diffusion.inputs import UnetInputs
 from tofu_export.diffusion.models import UnetSource, create_unet, find_unet, inputs_of
 from tofu_export.diffusion.options import LatentSize
+from tofu_export.diffusion.weights import describe_weights
 from tofu_export.errors import BackendMissingError, ExitCode, UnknownModelError, UnsupportedModelError, WeightsError
+from tofu_export.files import sha256_of
 
 
 @pytest.fixture
@@ -92,6 +94,57 @@ def test_weights_of_another_unet_are_refused(folder: Path, tmp_path: Path) -> No
         create_unet(find_unet(str(folder), str(other)))
     with pytest.raises(WeightsError, match="is not a file"):
         find_unet(str(folder), "nowhere.safetensors")
+
+
+@pytest.mark.parametrize("form", ["bin", "sharded safetensors", "sharded bin", "fp16"])
+def test_every_form_in_which_diffusers_saves_weights(form: str, tmp_path: Path) -> None:
+    unet: Any = create_unet(tiny_unet.SOURCE, seed=3)
+    folder = tmp_path / "unet"
+    unet.save_pretrained(
+        folder,
+        safe_serialization="bin" not in form,
+        variant="fp16" if form == "fp16" else None,
+        max_shard_size="20KB" if "sharded" in form else "10GB",
+    )
+    (tmp_path / "model_index.json").write_text("{}")
+    source = find_unet(str(tmp_path))
+    names = {
+        "bin": "diffusion_pytorch_model.bin",
+        "sharded safetensors": "diffusion_pytorch_model.safetensors.index.json",
+        "sharded bin": "diffusion_pytorch_model.bin.index.json",
+        "fp16": "diffusion_pytorch_model.fp16.safetensors",
+    }
+    assert source.weights == folder / names[form]
+    loaded, expected = create_unet(source, seed=9).state_dict(), unet.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in loaded.items())
+    described = describe_weights(source.weights)
+    assert (described["kind"], described["file"]) == ("file", names[form])
+    if "sharded" in form:
+        assert len(described["shards"]) > 2
+        assert all(sha256_of(folder / name) == digest for name, digest in described["shards"].items())
+
+
+def test_damaged_shards(tmp_path: Path) -> None:
+    unet: Any = create_unet(tiny_unet.SOURCE, seed=3)
+    unet.save_pretrained(tmp_path, max_shard_size="20KB")
+    index = tmp_path / "diffusion_pytorch_model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    gone = sorted(set(content["weight_map"].values()))[1]
+    (tmp_path / gone).rename(tmp_path / "elsewhere")
+    with pytest.raises(WeightsError, match=f"names the shard {gone}, which is not beside it"):
+        create_unet(find_unet(str(tmp_path)))
+    (tmp_path / gone).write_bytes(b"cut")
+    with pytest.raises(WeightsError, match=f"{gone} does not hold the weights"):
+        create_unet(find_unet(str(tmp_path)))
+    for damage, words in (
+        ("{", "no index of shards"),
+        ('{"weight_map": 3}', "no index of shards"),
+        ('{"weight_map": {"conv_in.weight": "../outside.safetensors"}}', "the name of a file beside it"),
+        ('{"weight_map": {"conv_in.weight": "elsewhere"}}', "does not hold the weights"),
+    ):
+        index.write_text(damage)
+        with pytest.raises(WeightsError, match=words):
+            create_unet(find_unet(str(tmp_path)))
 
 
 def test_a_config_that_diffusers_refuses() -> None:

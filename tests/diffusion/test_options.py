@@ -22,11 +22,11 @@ def test_defaults_are_those_of_tomesd_and_the_paper() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"ratio": 0}, "over 0"),
-        ({"ratio": 0.76}, "at most 0.75"),
-        ({"ratio": 0.6, "sx": 1}, "at most 0.5"),
-        ({"ratio": math.nan}, "over 0"),
-        ({"ratio": True}, "over 0"),
+        ({"ratio": -0.1}, "from 0, for the full UNet"),
+        ({"ratio": 0.76}, "to 0.75"),
+        ({"ratio": 0.6, "sx": 1}, "to 0.5"),
+        ({"ratio": math.nan}, "expected a number"),
+        ({"ratio": True}, "expected a number"),
         ({"sx": 0}, "--sx 2"),
         ({"sy": 1.5}, "--sy 2"),
         ({"sx": 1, "sy": 1}, "1x1"),

@@ -62,6 +62,13 @@ def test_nothing_reduced_is_an_error() -> None:
         tiny_unet.plan("2", UnetReduction(sx=4, sy=4))
 
 
+def test_ratio_0_is_the_full_unet() -> None:
+    plan = tiny_unet.plan("8", UnetReduction(ratio=0))
+    assert plan.pattern == "----"
+    assert plan.reduced == ()
+    assert plan.macs_reduced == plan.macs_full == tiny_unet.spec().macs
+
+
 def test_boundary_beyond_the_last_block() -> None:
     assert tiny_unet.plan("8", UnetReduction(boundary=4)).pattern == "P-PP"
     with pytest.raises(OptionError, match="only 4"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tofu_export.engines.benchmark import LatencyMs
+from tofu_export.engines.measurement import LatencyMs
 from tofu_export.engines.trtexec_log import against, read_log, read_records, read_times
 from tofu_export.engines.trtexec_text import summary, verdict
 from tofu_export.errors import OptionError

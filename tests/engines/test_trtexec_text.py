@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tofu_export.engines.benchmark import LatencyMs, Measurement
+from tofu_export.engines.measurement import LatencyMs, Measurement
 from tofu_export.engines.trtexec_text import render, summary, verdict
 
 FULL = Measurement(

@@ -39,8 +39,22 @@ def test_few_classes_have_no_top5() -> None:
 
 def test_nothing_counted_is_no_accuracy() -> None:
     score = Score(10)
-    score.add(np.array([[1, 2, 3, 4, 5]]), [[]])
+    assert score.add(np.array([[1, 2, 3, 4, 5]]), [[]]) == []
     assert score.to_dict()["top1"] is None
+    assert score.intervals() == {"counted": 0, "top1_interval": None, "top5_interval": None}
+
+
+def test_intervals_are_of_the_images_that_count() -> None:
+    score = Score(10)
+    best = np.array([[1, 2, 3, 4, 5]] * 10)
+    assert score.add(best, [[1]] * 8 + [[2], [9]]) == [True] * 8 + [False] * 2
+    found = score.intervals()
+    assert found["counted"] == 10
+    assert found["top1_interval"] == pytest.approx([49.0162, 94.3318], abs=1e-3)  # Wilson, 8 of 10
+    assert found["top5_interval"] == pytest.approx([59.5850, 98.2124], abs=1e-3)  # 9 of 10
+    few = Score(3)
+    few.add(np.array([[2, 1, 0]]), [[2]])
+    assert few.intervals()["top5_interval"] is None
 
 
 def test_real_labels_are_timms(tmp_path: Path) -> None:

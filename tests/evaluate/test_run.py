@@ -69,7 +69,9 @@ def test_accuracy_is_that_of_the_patched_model(hard: EvalResult) -> None:
 
 def test_nothing_removed_agrees_wholly() -> None:
     found = judged(reduction=Reduction(r=0), limit=20)
-    assert found.accuracy == found.full
+    assert {**found.accuracy, **found.intervals} == found.full
+    assert found.difference is not None
+    assert (found.difference.only_first, found.difference.only_second, found.difference.p_value) == (0, 0, 1.0)
     assert found.agreement is not None
     assert found.agreement.to_dict()["kl_max"] == 0.0
 
@@ -84,6 +86,11 @@ def test_the_document_has_timms_names(hard: EvalResult) -> None:
     assert document["crop_pct"] == 1.0
     assert document["top1"] + document["top1_err"] == pytest.approx(100)
     assert document["labels"] == "demo"
+    assert (document["kind"], document["resolved"], document["counted"]) == ("eval", "demo_vit", LIMIT)
+    assert document["top1_interval"][0] < document["top1"] < document["top1_interval"][1]
+    assert document["full"]["top1_interval"][1] <= 100
+    assert document["difference"]["top1"] == pytest.approx(document["top1"] - document["full"]["top1"], abs=1e-3)
+    assert document["difference"]["low"] < document["difference"]["top1"] < document["difference"]["high"]
     assert document["plan"]["r"] == 40
     assert document["command"] == "the command"
 
@@ -110,6 +117,8 @@ def test_digits_in_class_folders(tmp_path: Path) -> None:
     assert found.accuracy["top1"] is not None
     assert found.accuracy["top1"] > 80  # in another class order it would be near 10
     assert found.skipped[0]["reason"] == "switched off by --no-agreement"
+    assert found.difference is None
+    assert found.to_dict()["difference"] is None
 
 
 class TestFiles:

@@ -21,7 +21,7 @@ from tofu_export.ort import open_session
 
 CHANNELS, DIM, BEFORE = 16, 8, 21
 """BEFORE: tokens of the original sequence, some of which have left already."""
-KINDS = {"sizes": TensorProto.FLOAT, "positions": TensorProto.INT64, "rows": TensorProto.INT64}
+KINDS = {"sizes": TensorProto.FLOAT, **dict.fromkeys(("positions", "rows", "groups"), TensorProto.INT64)}
 PORTABLE = (Target.PORTABLE, Precision.FP32)
 
 
@@ -31,7 +31,7 @@ def mapped(
     kind = TYPES[precision]
 
     def length(name: str, whole: int) -> int:
-        return BEFORE if name == "rows" else whole
+        return BEFORE if name in ("rows", "groups") else whole
 
     inputs = [
         helper.make_tensor_value_info("x", kind, ["batch", tokens, CHANNELS]),
@@ -61,9 +61,11 @@ def mapped(
 
 @FORMULATIONS
 @pytest.mark.parametrize("prefix", [0, 1, 2, 5])
-@pytest.mark.parametrize("companions", [("rows",), ("sizes", "rows"), ("positions", "rows"), COMPANIONS])
+@pytest.mark.parametrize(
+    "companions", [("rows",), ("groups",), ("sizes", "rows"), ("positions", "rows"), COMPANIONS], ids="-".join
+)
 @pytest.mark.parametrize("method", reference.METHODS)
-def test_the_map_follows_the_tokens(
+def test_maps_follow_the_tokens(
     form: tuple[Target, Precision], method: str, companions: tuple[str, ...], prefix: int
 ) -> None:
     if method == "tome" and "sizes" not in companions:
@@ -81,13 +83,19 @@ def test_the_map_follows_the_tokens(
             "sizes": random.integers(1, 9, size=(3, tokens, 1)).astype(np.float32),
             "positions": random.integers(0, 99, size=(3, tokens, 1)),
             "rows": random.integers(0, tokens, size=(3, BEFORE, 1)),
+            "groups": random.integers(0, tokens + 1, size=(3, BEFORE, 1)),
         }
         out = session.run({name: feeds[name] for name in session.inputs})
         for image in range(3):
             matching = reference.match(feeds["metric"][image], prefix, removed)
-            row_of = reference.stand_ins([matching], prefix, tokens)
-            expected = [row_of[row] for row in feeds["rows"][image, :, 0].tolist()]
-            assert out["new_rows"][image, :, 0].tolist() == expected
+            if "rows" in companions:
+                row_of = reference.stand_ins([matching], prefix, tokens)
+                expected = [row_of[row] for row in feeds["rows"][image, :, 0].tolist()]
+                assert out["new_rows"][image, :, 0].tolist() == expected
+            if "groups" in companions:  # counted from 1, 0 for none
+                group_of = [0, *(row + 1 for row in reference.groups([matching], [method], prefix, tokens))]
+                expected = [group_of[row] for row in feeds["groups"][image, :, 0].tolist()]
+                assert out["new_groups"][image, :, 0].tolist() == expected
             order = [*range(prefix), *matching.kept, *matching.destinations]
             if "positions" in companions:
                 assert_array_equal(out["new_positions"][image], feeds["positions"][image, order])
@@ -97,11 +105,51 @@ def test_the_map_follows_the_tokens(
 
 @pytest.mark.parametrize("method", ["prune", "mlerp"])
 def test_it_is_made_of_operators_that_tensorrt_knows(method: str) -> None:
-    model = lower(ir.from_proto(mapped(method, 15, 1, 4, ("rows",), Precision.FP32)), *PORTABLE)
+    model = lower(ir.from_proto(mapped(method, 15, 1, 4, ("rows", "groups"), Precision.FP32)), *PORTABLE)
     for node in model.graph:
         assert node.op_type not in REFUSED_BY_TENSORRT
         if node.op_type == "ScatterElements":
             assert "reduction" not in node.attributes
+
+
+def names_in(method: str, companions: tuple[str, ...]) -> set[str]:
+    model = lower(ir.from_proto(mapped(method, 15, 1, 4, companions, Precision.FP32)), *PORTABLE)
+    return {str(value.name).removeprefix("blocks.2/fuse/") for node in model.graph for value in node.outputs}
+
+
+def test_pruning_needs_no_targets_for_groups() -> None:
+    """It is ranked as in a file without them; merging lists what leaves."""
+    assert "match/rank" in names_in("prune", ("groups",))
+    assert not {"match/target", "match/assigned"} & names_in("prune", ("groups",))
+    assert {"match/matched", "match/target"} <= names_in("mlerp", ("groups",))
+    assert {"match/matched", "match/target"} <= names_in("prune", ("rows", "groups"))
+    assert not any(name.startswith("groups") for name in names_in("mlerp", ("rows",)))
+
+
+def test_a_reduction_without_tokens_gives_maps_alone() -> None:
+    proto = mapped("mlerp", 15, 1, 4, ("groups",), Precision.FP32)
+    proto.graph.node[0].input[0] = ""
+    del proto.graph.output[0], proto.graph.input[0]
+    model = lower(ir.from_proto(proto), *PORTABLE)
+    names = {str(value.name) for node in model.graph for value in node.outputs}
+    assert "blocks.2/fuse/match/kept" in names
+    assert not any("/tokens" in name or "/merge/" in name for name in names)
+    session = open_session(ir.to_proto(model).SerializeToString())
+    metric, groups = normal(2, 2, 15, DIM), np.tile(np.arange(16).reshape(1, 16, 1), (2, 1, 1))[:, : BEFORE - 5]
+    assert tuple(session.inputs) == ("metric", "groups")
+    got = session.run({"metric": metric, "groups": np.concatenate([groups, groups[:, :5]], axis=1)})["new_groups"]
+    for image in range(2):
+        rows = reference.groups([reference.match(metric[image], 1, 4)], ["mlerp"], 1, 15)
+        assert got[image, :16, 0].tolist() == [0, *(row + 1 for row in rows)]
+
+
+@pytest.mark.parametrize("companions", [("sizes", "groups"), ("positions",)])
+def test_companions_that_move_need_tokens(companions: tuple[str, ...]) -> None:
+    proto = mapped("mlerp", 15, 1, 4, companions, Precision.FP32)
+    proto.graph.node[0].input[0] = ""
+    del proto.graph.output[0], proto.graph.input[0]
+    with pytest.raises(LoweringError, match=r"node .*tofu::Fuse.*see graph_patterns/canonical\.py"):
+        lower(ir.from_proto(proto), *PORTABLE)
 
 
 def test_restoring_takes_whole_rows() -> None:

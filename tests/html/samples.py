@@ -56,8 +56,8 @@ def report(**changes: Any) -> dict[str, Any]:
 def sweep() -> dict[str, Any]:
     rows = [
         {"model": "tiny_vit", "r": r, "mode": mode, "pattern": "PMM", "precision": "fp32", "batch": 8, "gmacs": gmacs,
-         "images_per_sec": 100 / gmacs, "speedup_vs_full": 2 / gmacs, "agreement": quality, "top1": None,
-         "pareto": quality > 0.9}
+         "verified": mode != "prune", "images_per_sec": 100 / gmacs, "speedup_vs_full": 2 / gmacs,
+         "agreement": quality, "top1": None, "pareto": quality > 0.9}
         for r, mode, gmacs, quality in (
             (0, "full", 2.0, 1.0), (2, "mlerp", 1.0, 0.97), (2, "prune", 1.0, 0.85), (3, "mlerp", 0.7, 0.92))
     ]  # fmt: skip
@@ -90,3 +90,43 @@ def tokens(name: str = "photo.jpg") -> dict[str, Any]:
     return {"schema_version": 1, "kind": "tokens", "file": "model.fp32.onnx", "model": "tiny_vit", "pattern": "PMM",
             "backend": "ort-cpu", "grid": [3, 3], "prefix_tokens": 1, "tokens": 10, "notes": ["the end is left out"],
             "images": [image]}  # fmt: skip
+
+
+def evaluation(**changes: Any) -> dict[str, Any]:
+    full = {"top1": 98.0, "top1_err": 2.0, "top5": 100.0, "top5_err": 0.0, "counted": 200,
+            "top1_interval": [94.97, 99.22], "top5_interval": [98.12, 100.0]}  # fmt: skip
+    score = {**full, "top1": 96.5, "top1_err": 3.5, "top1_interval": [92.95, 98.29]}
+    agreement = {"images": 200, "top1_agreement": 0.975, "kl_mean": 0.01, "kl_max": 0.4, "logit_cosine_mean": 0.998,
+                 "logit_cosine_min": 0.9, "feature_cosine_mean": None, "feature_cosine_min": None}  # fmt: skip
+    document = {
+        "model": "model.fp32.onnx", **score, "kind": "eval", "schema_version": 1, "resolved": "tiny_vit",
+        "backend": "ort-cpu", "images": 200, "source": "photos", "labels": "folders", "full": full,
+        "difference": {"top1": -1.5, "low": -3.6, "high": 0.6, "p_value": 0.25}, "agreement": agreement,
+        "plan": {"r": 2, "pattern": "PMM"}, "notes": [], "skipped": [],
+    }  # fmt: skip
+    return {**document, **changes}
+
+
+def tuning(**changes: Any) -> dict[str, Any]:
+    def plan(pattern: str, *removed: int) -> dict[str, Any]:
+        names = {"P": "prune", "M": "mlerp", "-": "none"}
+        layers, tokens = [], 10
+        for layer, (letter, amount) in enumerate(zip(pattern, removed, strict=True)):
+            layers.append({"layer": layer, "method": names[letter], "tokens_in": tokens, "removed": amount,
+                           "tokens_out": tokens - amount})  # fmt: skip
+            tokens -= amount
+        return {"pattern": pattern, "r": list(removed), "layers": layers, "gmacs": {"full": 2.0, "reduced": 1.0}}
+
+    plans = (("PM-", 2, 2, 0), ("PPM", 1, 1, 2), ("MM-", 3, 1, 0))
+    history = [{"pattern": row[0], "r": list(row[1:]), "loss": loss, "gmacs": 1.0}
+               for row, loss in zip(plans, (0.02, 0.05, 0.004), strict=True)]  # fmt: skip
+    held_out = {"top1_agreement": 0.98, "kl_mean": 0.02, "logit_cosine_mean": 0.99, "feature_cosine_mean": 0.97}
+    document = {
+        "schema_version": 1, "kind": "tune", "model": "tiny_vit", "plan": plan(*plans[2]), "baseline": plan(*plans[0]),
+        "objective": "kl", "budget": {"speedup": 2.0}, "source": "photos", "seed": 0, "evaluations": 3,
+        "images": {"calibration": 80, "validation": 40, "held_out": 80}, "history": history,
+        "losses": {part: {"chosen": 0.004, "baseline": 0.02} for part in ("calibration", "validation", "held_out")},
+        "held_out": {"chosen": held_out, "baseline": {**held_out, "top1_agreement": 0.95}},
+        "difference": {"mean": -0.016, "low": -0.02, "high": -0.01}, "verdict": "better", "latency_ms": None,
+    }  # fmt: skip
+    return {**document, **changes}

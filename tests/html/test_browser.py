@@ -56,7 +56,9 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
-    evidence = Evidence(samples.sweep(), samples.analysis(), samples.tokens())
+    evidence = Evidence(
+        samples.sweep(), samples.analysis(), samples.tokens(), samples.tuning(), (samples.evaluation(),)
+    )
     path.write_text(render(samples.report(), evidence), encoding="utf-8")
     return path
 
@@ -143,4 +145,37 @@ def test_it_prints(browser: Any, path: Path, tmp_path: Path) -> None:
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not page.is_visible("nav")
+    page.close()
+
+
+PAPER_WIDTH = 680
+"""CSS pixels between the margins of an A4 page, as the style sheet has them: 180 mm."""
+
+
+def test_nothing_is_cut_on_paper(browser: Any, path: Path) -> None:
+    page = browser.new_page(viewport={"width": PAPER_WIDTH, "height": 1000})
+    page.emulate_media(media="print")
+    page.goto(path.as_uri())
+    cut = page.evaluate(
+        "width => [...document.querySelectorAll('main *')].filter(one => one.getClientRects().length)"
+        ".filter(one => one.getBoundingClientRect().right > width + 1)"
+        ".map(one => one.tagName + ' ' + one.textContent.trim().slice(0, 40))",
+        PAPER_WIDTH,
+    )
+    assert cut == []
+    page.close()
+
+
+def test_all_that_is_drawn_has_a_name(browser: Any, path: Path) -> None:
+    """What a screen reader would find: one main part, named regions and images, headings without a gap."""
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    tree = page.aria_snapshot() if hasattr(page, "aria_snapshot") else page.locator("body").aria_snapshot()
+    lines = [line.strip().removeprefix("- ") for line in tree.splitlines()]
+    assert [sum(line.startswith(role) for line in lines) for role in ("main", "banner", "contentinfo")] == [1, 1, 1]
+    named = [line for line in lines if line.startswith(("region", "img", "navigation", "table"))]
+    assert len(named) > 20
+    assert [line for line in named if '"' not in line] == []
+    regions = [line for line in lines if line.startswith("region")]
+    assert len(regions) == len(set(regions))
     page.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,7 +22,9 @@ HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}"
 
 
 def everything(name: str = "photo.jpg") -> Evidence:
-    return Evidence(samples.sweep(), samples.analysis(), samples.tokens(name))
+    return Evidence(
+        samples.sweep(), samples.analysis(), samples.tokens(name), samples.tuning(), (samples.evaluation(),)
+    )
 
 
 class Outline(HTMLParser):
@@ -55,6 +58,13 @@ def test_the_big_numbers_are_the_reports() -> None:
     assert values == ["1.75\u00d7", "2.00\u00d7", "1.00000", "1 of 1"]
     assert "quartiles 1.50\u20131.90" in page
     assert "1,234 matching decisions compared, 0 wrong" in page
+
+
+def test_token_maps_that_were_compared_are_counted() -> None:
+    report = samples.report()
+    assert "entries of its token maps" not in render(report)
+    report["verification"][0]["token_map"] = {"compared": 1960, "wrong": 2}
+    assert "model.fp32.onnx: 1,960 entries of its token maps compared, 2 wrong." in render(report)
 
 
 def test_a_failed_verification_is_said_loudly() -> None:
@@ -98,6 +108,8 @@ def test_missing_sections_say_why() -> None:
         "There are no token maps: there are no real images.",
         "tofu-export sweep tiny_vit",
         "tofu-export analyze tiny_vit",
+        "tofu-export eval model.fp32.onnx --images photos",
+        "tofu-export tune tiny_vit --gmacs 1 --images photos --json",
     ):
         assert text in page
 
@@ -107,10 +119,81 @@ def test_evidence_is_shown() -> None:
     for text in (
         'id="chart-pareto-gmacs-t"', 'id="chart-pareto-speed-t"', 'id="chart-linearity-t"', 'id="chart-norms-t"',
         'id="chart-drift-t"', "other_vit, all: it is not supported", "photo.jpg after block 1: 6 tokens, 2 patches "
-        "pruned, 4 merged into 2 groups", "The end is left out.",
+        "pruned, 4 merged into 2 groups", "The end is left out.", 'id="chart-accuracy-t"', 'id="chart-search-t"',
+        'id="chart-tuned-t"',
     ):  # fmt: skip
         assert text in page
     assert page.count("data:image/png;base64,") == 1  # one copy for all panels
+
+
+def test_an_evaluation_stands_beside_its_full_model() -> None:
+    evidence = Evidence(evaluations=(samples.evaluation(), samples.evaluation(model="model.fp16.onnx", top1=96.0)))
+    page = render(samples.report(), evidence)
+    assert page.count(">full model</th>") == 2  # once in the table of timings, once for both evaluations
+    for text in (
+        "96.50 %", "92.95\u201398.29", "98.12\u2013100.00", "-1.50", "-3.60 to +0.60", "97.50%", "0.4000",
+        "Evaluated on 200 images, photos.",
+        "full model: 98.00 %, 94.97 to 99.22. model.fp32.onnx: 96.50 %, 92.95 to 98.29.",
+    ):  # fmt: skip
+        assert text in page, text
+    assert '<dd class="value">96.0 %</dd>\n<dd class="detail">98.0 % before it, on 200 labelled images' in page
+    assert "is of another" not in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"resolved": "other_vit"}, "of another model"), ({"plan": {"r": 3, "pattern": "PMM"}}, "of another plan"),
+     ({"plan": None, "resolved": None}, "of another model")],
+)  # fmt: skip
+def test_an_evaluation_of_something_else_is_no_headline(changes: dict[str, object], words: str) -> None:
+    page = render(samples.report(), Evidence(evaluations=(samples.evaluation(**changes),)))
+    assert f"model.fp32.onnx is {words} than this report." in page
+    assert "top-1 after the reduction" not in page
+    assert "smallest cosine to eager PyTorch" in page
+
+
+def test_an_evaluation_without_labels_has_its_agreement() -> None:
+    names = ("top1", "top1_err", "top5", "top5_err", "top1_interval", "top5_interval", "full", "difference", "labels")
+    page = render(samples.report(), Evidence(evaluations=(samples.evaluation(**dict.fromkeys(names)),)))
+    assert "chart-accuracy" not in page
+    assert "97.50%" in page
+    assert "smallest cosine to eager PyTorch" in page
+
+
+def test_a_later_evaluation_of_the_same_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.json" for name in "abc"]
+    for path, changes in zip(paths, ({}, {"top1": 90.0}, {"plan": {"r": 3, "pattern": "PMM"}}), strict=True):
+        path.write_text(json.dumps(samples.evaluation(**changes)), encoding="utf-8")
+    found = read_evidence(paths).evaluations
+    assert [(one["top1"], one["plan"]["r"]) for one in found] == [(90.0, 2), (96.5, 3)]
+
+
+def test_a_tuning_is_shown_beside_the_fixed_plan() -> None:
+    page = render(samples.report(), Evidence(tuning=samples.tuning()))
+    for text in (
+        "3 plans within speedup 2 were tried on 80 images without labels, and the best compared on 40 others",
+        "On 80 images that played no part in it the tuned plan is better than the fixed one",
+        "differs by -0.016 (95 %: -0.02 to -0.01; below 0 is better)",
+        "Plans tried: 3. The first one has 0.02, the best 0.004.", "chosen: plan 3", "loss on those held out", "95.00%",
+        "The files of this report run another plan",
+    ):  # fmt: skip
+        assert text in page, text
+    same = samples.tuning()["plan"]
+    assert "None was better on other images" in render(samples.report(), Evidence(tuning=samples.tuning(baseline=same)))
+    report = samples.report()
+    report["plan"]["layers"] = same["layers"]
+    assert "The files of this report run the tuned plan." in render(report, Evidence(tuning=samples.tuning()))
+    other = render(samples.report(), Evidence(tuning=samples.tuning(model="other_vit")))
+    assert "These are of another model: other_vit." in other
+
+
+def test_a_search_that_reaches_no_loss_at_all_is_drawn() -> None:
+    """Which no logarithm has."""
+    tuning = samples.tuning()
+    tuning["history"][2]["loss"] = 0.0
+    assert "The first one has 0.02, the best 0." in render(samples.report(), Evidence(tuning=tuning))
+    tuning["history"] = tuning["history"][:1]
+    assert "Plans tried: 1. The first one has 0.02" in render(samples.report(), Evidence(tuning=tuning))
 
 
 def test_names_from_outside_are_text() -> None:
@@ -123,6 +206,11 @@ def test_names_from_outside_are_text() -> None:
     evidence = everything(HOSTILE)
     for row in evidence.sweep["rows"]:
         row.update(mode=HOSTILE, model=HOSTILE)
+    evidence = replace(
+        evidence,
+        tuning=samples.tuning(model=HOSTILE, source=HOSTILE, objective=HOSTILE),
+        evaluations=(samples.evaluation(model=HOSTILE, source=HOSTILE, notes=[HOSTILE], resolved=HOSTILE),),
+    )
     page = render(report, evidence)
     assert "<script" not in page
     assert "{{ 7 * 7 }}" in page
@@ -145,13 +233,23 @@ def test_a_damaged_report_is_refused(part: str) -> None:
 
 
 def test_documents_are_told_apart(tmp_path: Path) -> None:
-    documents = {"a": samples.sweep(), "b": samples.analysis(), "c": samples.tokens()}
+    documents = {
+        "a": samples.sweep(), "b": samples.analysis(), "c": samples.tokens(), "d": samples.tuning(),
+        "e": samples.evaluation(), "f": samples.evaluation(model="model.fp16.onnx"),
+    }  # fmt: skip
     paths = [tmp_path / f"{name}.json" for name in documents]
     for path, document in zip(paths, documents.values(), strict=True):
         path.write_text(json.dumps(document), encoding="utf-8")
     found = read_evidence(paths)
-    assert [kind for kind, _ in found.names] == ["sweep", "analysis", "tokens"]
-    assert (found.sweep, found.analysis, found.tokens) == tuple(documents.values())
+    assert [kind for kind, _ in found.names] == ["sweep", "analysis", "tokens", "tuning", "evaluation", "evaluation"]
+    assert (found.sweep, found.analysis, found.tokens, found.tuning, *found.evaluations) == tuple(documents.values())
+
+
+def test_the_plan_that_tune_wrote_is_no_evidence_and_says_what_is(tmp_path: Path) -> None:
+    path = tmp_path / "tuned.json"
+    path.write_text(json.dumps({"schema_version": 1, "layers": [], "provenance": {"made_by": "tune"}}))
+    with pytest.raises(OptionError, match="give the same command again with --json"):
+        read_evidence([path])
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ def run(model: nn.Module, kind: OutputKind, x: Tensor) -> tuple[Tensor, ...]:
         return outputs_of(model, kind, x)
 
 
-def oracle_map(recorder: Recorder, spec: ModelSpec, image: int) -> list[int]:
-    """The map of one image from what was recorded: kept and matched as decided, the nearest destination by score."""
+def oracle_matchings(recorder: Recorder, spec: ModelSpec, image: int) -> list[reference.Matching]:
+    """What was recorded of one image, as the oracle has it: the nearest destination by score."""
     matchings, tokens = [], spec.tokens
     for layer in sorted(recorder.seen):
         scores, decided = recorder.seen[layer]
@@ -69,7 +69,12 @@ def oracle_map(recorder: Recorder, spec: ModelSpec, image: int) -> list[int]:
         assert sorted(kept + [source for source, _ in matched]) == sources
         matchings.append(reference.Matching(kept, matched, destinations, {}, {}))
         tokens -= len(matched)
-    return reference.stand_ins(matchings, spec.prefix_tokens, spec.tokens)
+    return matchings
+
+
+def oracle_map(recorder: Recorder, spec: ModelSpec, image: int) -> list[int]:
+    """The row that stands for each token of one image."""
+    return reference.stand_ins(oracle_matchings(recorder, spec, image), spec.prefix_tokens, spec.tokens)
 
 
 # --- Nothing removed ---------------------------------------------------------------------------------------------
@@ -118,6 +123,56 @@ def test_the_map_follows_every_token(name: str, reduction: Reduction) -> None:
         assert token_map[image, :prefix].tolist() == list(range(prefix))
 
 
+@pytest.mark.parametrize("reduction", METHODS, ids=lambda reduction: f"{reduction.pattern or 'tome'}{reduction.r}")
+@pytest.mark.parametrize("name", ["avg", "cls", "distilled", "registers", "eva-rope-mixed", "beit", "cait", "pe"])
+def test_groups_say_what_became_of_every_patch(name: str, reduction: Reduction) -> None:
+    model, spec, x = reduced(name, reduction), spec_of(name), images(3)
+    recorder = Recorder()
+    with torch.no_grad(), observe(recorder):
+        tokens, token_map, groups = outputs_of(model, TOKENS, x, token_map=True)
+    joined = int(name in CLASS_TOKEN_LATER)
+    methods = [layer.method.name.lower() for layer in make_plan(spec, reduction).layers if layer.removed]
+    assert (groups.shape, groups.dtype) == ((3, spec.tokens - spec.prefix_tokens), torch.int64)
+    for image in range(3):
+        rows = reference.groups(oracle_matchings(recorder, spec, image), methods, spec.prefix_tokens, spec.tokens)
+        expected = [row if row == -1 else joined + row for row in rows[spec.prefix_tokens :]]
+        assert groups[image].tolist() == expected
+        assert -1 in expected or "prune" not in methods
+        alive = groups[image] >= 0  # what is not pruned stands where its stand-in stands
+        assert torch.equal(groups[image][alive], token_map[image, joined + spec.prefix_tokens :][alive])
+        assert set(groups[image].tolist()) - {-1} == set(range(joined + spec.prefix_tokens, tokens.shape[1]))
+
+
+@pytest.mark.parametrize("name", ["registers", "cait"])
+def test_groups_are_the_same_whatever_else_is_asked_for(name: str) -> None:
+    """A restored grid keeps those of the rows before it was restored."""
+    model, x = reduced(name, SOME), images()
+    restored = reduced(name, Reduction(r=SOME.r, pattern=SOME.pattern, restore_grid=True))
+    with torch.no_grad():
+        *_, expected = outputs_of(model, TOKENS, x, token_map=True)
+        for of, kind in ((model, LOGITS), (model, FEATURES), (restored, LOGITS), (restored, TOKENS), (restored, GRID)):
+            *plain, groups = outputs_of(of, kind, x, token_map=True)
+            assert torch.equal(groups, expected)
+            assert all(torch.equal(one, two) for one, two in zip(plain, outputs_of(of, kind, x), strict=True))
+
+
+@pytest.mark.parametrize("name", ["cls", "distilled", "cait"])
+def test_where_nothing_is_removed_each_patch_is_its_own_group(name: str) -> None:
+    model, x = reduced(name, Reduction(r=0)), images()
+    for kind in (LOGITS, TOKENS, GRID):
+        with torch.no_grad():
+            *plain, groups = outputs_of(model, kind, x, token_map=True)
+        assert groups.dtype == torch.int64
+        first = {"cls": 1, "distilled": 2, "cait": 1}[name]
+        assert torch.equal(groups, torch.arange(first, first + 16).expand(2, -1))
+        assert len(plain) == len(kind.names)
+
+
+def test_a_model_without_a_plan_has_no_groups() -> None:
+    with pytest.raises(OptionError, match=r"a token map follows a plan"):
+        outputs_of(build("cls"), LOGITS, images(), token_map=True)
+
+
 def test_tokens_are_those_of_the_model_without_a_map() -> None:
     model, x = reduced("registers", TOME), images()
     with torch.no_grad():
@@ -128,12 +183,14 @@ def test_tokens_are_those_of_the_model_without_a_map() -> None:
 def test_nothing_is_tracked_unless_asked() -> None:
     model, x = reduced("cls", SOME), images()
     noted: list[Any] = []
-    handle = model.blocks[1].register_forward_pre_hook(lambda _module, args: noted.append(args[0].rows))
+    handle = model.blocks[1].register_forward_pre_hook(lambda _module, args: noted.append(args[0]))
     run(model, LOGITS, x)
     run(model, TOKENS, x)
+    outputs_of(model, LOGITS, x, token_map=True)
     handle.remove()
-    assert noted[0] is None
-    assert noted[1].shape == (2, 17, 1)
+    assert (noted[0].rows, noted[0].groups) == (None, None)
+    assert (noted[1].rows.shape, noted[1].groups) == ((2, 17, 1), None)
+    assert (noted[2].rows, noted[2].groups.shape) == (None, (2, 16, 1))
 
 
 # --- Restoring ---------------------------------------------------------------------------------------------------

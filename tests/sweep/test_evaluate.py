@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -16,15 +18,17 @@ from tofu_export.ort import open_session
 from tofu_export.plan import make_plan
 from tofu_export.specs import spec_of
 from tofu_export.sweep import evaluate as module
-from tofu_export.sweep.evaluate import evaluate, feeds_for
-from tofu_export.sweep.grid import Cell, Grid, expand
+from tofu_export.sweep.evaluate import Evaluation, evaluate, feeds_for
+from tofu_export.sweep.grid import Cell, Failure, Grid, expand
 from tofu_export.sweep.settings import Settings
 from tofu_export.sweep.timing import Stopwatch
+from tofu_export.sweep.workers import attempt
 from tofu_export.zoo.create import create_model
 from tofu_export.zoo.weights import WeightsSource
 
 LIMIT = 40
 DEMO = Settings(limit=LIMIT, seconds=0)
+TINY = Settings(weights=WeightsSource.parse("random"), limit=3)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +53,48 @@ def test_a_file_decides_as_the_eager_model(cells: tuple[Cell, ...]) -> None:
     )  # fmt: skip
     assert found.file_gmacs == pytest.approx(cells[1].gmacs, rel=0.15)
     assert set(found.to_dict()) == {
-        "top1", "source", "real", "file_gmacs", "file_bytes", "seconds", "images",
+        "top1", "source", "real", "file_gmacs", "file_bytes", "verification", "seconds", "images",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
+@pytest.mark.parametrize("r", [0, 4])
+def test_every_file_is_verified(r: int, precision: Precision) -> None:
+    cell = expand(Grid(("test_vit",), r=(r,), precisions=(precision,)))[0][-1]
+    found = evaluate(cell, TINY).verification
+    assert found is not None
+    assert (found["passed"], found["batches"], found["inputs"]) == (
+        True,
+        [1, 3],
+        "natural-statistics noise, seed 0",
+    )
+    assert (found["decisions"]["compared"] > 0) == (r > 0)
+    assert found["tolerance"]["name"] == precision.value
+    assert evaluate(cell, replace(TINY, verify=False)).verification is None
+
+
+def test_a_file_that_computes_something_else_has_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one with a damaged weight: it runs, and its decisions look like any others."""
+    right = module.write_file
+
+    def wrong(cell: Cell, settings: Settings, path: Path) -> float | None:
+        gmacs = right(cell, settings, path)
+        model = onnx.load(path)
+        weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        values = onnx.numpy_helper.to_array(weight)
+        weight.CopyFrom(onnx.numpy_helper.from_array(values * np.float32(1.5), weight.name))
+        onnx.save(model, path)
+        return gmacs
+
+    monkeypatch.setattr(module, "write_file", wrong)
+    cell = expand(Grid(("test_vit",), r=(4,)))[0][-1]
+    outcome = attempt(cell, TINY)
+    assert isinstance(outcome, Failure)
+    assert (outcome.kind, outcome.exit_code) == ("VerificationError", 4)
+    assert outcome.reason.endswith("Its row is left out")
+    unverified = attempt(cell, replace(TINY, verify=False))
+    assert isinstance(unverified, Evaluation)
+    assert unverified.verification is None
 
 
 def test_the_full_and_the_reduced_file_are_timed_together(cells: tuple[Cell, ...]) -> None:

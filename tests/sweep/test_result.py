@@ -9,7 +9,7 @@ from tests.sweep.cells import cell, timing
 from tofu_export.options import Precision
 from tofu_export.sweep.result import Row, agreement_of, compared, row_of
 
-FOUND = {"top1": 0.5, "images": 10, "real": True}
+FOUND = {"top1": 0.5, "images": 10, "real": True, "verification": {"passed": True}}
 
 
 def row(r: int, top1: float | None, time: dict[str, Any] | None = None, agreement: float = 0.9, **more: Any) -> Row:
@@ -60,3 +60,11 @@ def test_int8_on_generated_images_is_told() -> None:
     found = {**FOUND, "real": False}
     notes = row_of(cell(8, precision=Precision.INT8), None, found, 0.9, None).notes
     assert notes == ("int8 was calibrated on generated images",)
+
+
+def test_a_file_that_was_not_verified_says_so() -> None:
+    assert row(8, 0.9).verified
+    unverified = row_of(cell(8), None, {**FOUND, "verification": None}, 0.9, None)
+    assert not unverified.verified
+    assert unverified.notes == ("not verified: switched off by --no-verify",)
+    assert unverified.to_dict()["verified"] is False

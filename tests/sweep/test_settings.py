@@ -26,6 +26,7 @@ def test_whatever_changes_decisions_is_noticed(tmp_path: Path) -> None:
         replace(settings, target=Target.ONNXRUNTIME),
         replace(settings, limit=1),
         replace(settings, seed=1),
+        replace(settings, verify=False),
         replace(settings, labelled=False),
         replace(settings, class_order=ClassOrder.TEXT),
         replace(settings, image_size=(32, 32)),
@@ -42,7 +43,7 @@ def test_whatever_changes_decisions_is_noticed(tmp_path: Path) -> None:
 def test_times_depend_on_the_machine_and_not_on_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = class_folders(tmp_path, {"a": 1})
     here = Settings(images=images).timing()
-    assert here == Settings(images=images, limit=1, labelled=False).timing()
+    assert here == Settings(images=images, limit=1, labelled=False, verify=False).timing()
     assert here != Settings(seconds=1).timing()
     assert here != Settings(threads=1).timing()
     monkeypatch.setattr("tofu_export.sweep.settings.environment.cpu_name", lambda: "another CPU")

@@ -17,7 +17,7 @@ from tofu_export.sweep.parquet import parquet_bytes
 from tofu_export.sweep.result import Row, SweepResult, compared, row_of
 from tofu_export.sweep.tables import csv_text, flat_rows, markdown, pivot
 
-FOUND = {"top1": 0.5, "images": 10, "real": True}
+FOUND = {"top1": 0.5, "images": 10, "real": True, "verification": {"passed": True}}
 
 
 def row(r: int, top1: float | None, pattern: str = "PPAA", time: dict[str, Any] | None = None) -> Row:

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from tests import exported
-from tofu_export.errors import ExportError, OptionError, TofuError, VerificationError
+from tofu_export.errors import EngineBuildError, ExportError, OptionError, TofuError, VerificationError
 from tofu_export.groups import PRUNED
 from tofu_export.inputs import natural_statistics
+from tofu_export.options import PATCH_GROUPS
 from tofu_export.patch.matching import Matching
 from tofu_export.patch.observe import observe
+from tofu_export.tokens import read_source
 from tofu_export.tokens.token_file import TokenFile
 from tofu_export.verify.facts import FileFacts
 from tofu_export.verify.rebuild import rebuild
@@ -154,9 +156,36 @@ def test_a_plan_that_is_not_the_files_is_refused(tmp_path: Path) -> None:
         TokenFile.read(path).run(pixels(1))
 
 
-def test_an_engine_is_refused() -> None:
-    with pytest.raises(OptionError, match=r"model\.engine is a TensorRT plan, which does not show its decisions"):
-        TokenFile.read(Path("model.engine"))
+def test_a_file_with_the_map_is_drawn_to_its_end() -> None:
+    """Its output depends on the last reduction, which other files of a class-token head leave out."""
+    images = pixels(3)
+    plain, mapped = TokenFile.read(file()).run(images), TokenFile.read(exported.with_map()).run(images)
+    assert [state.step.layer for state in mapped.states] == [0, 1, 2, 3, 4, 5]
+    assert len(plain.states) == 5
+    for one, two in zip(plain.states, mapped.states, strict=False):
+        assert np.array_equal(one.groups, two.groups)
+    assert mapped.notes == ("the last map is the file's own output patch_groups; its decisions give the same",)
+
+
+def swapped(model: onnx.ModelProto) -> None:
+    """Patches take each other's groups, those of the last patch first."""
+    (last,) = (node for node in model.graph.node if PATCH_GROUPS in node.output)
+    last.output[:] = ["right"]
+    order = onnx.numpy_helper.from_array(np.arange(100)[::-1].copy(), "order")
+    model.graph.initializer.append(order)
+    model.graph.node.append(onnx.helper.make_node("Gather", ["right", "order"], [PATCH_GROUPS], axis=1, name="swapped"))
+
+
+def test_a_map_that_is_not_what_the_decisions_make_is_an_error(tmp_path: Path) -> None:
+    path = exported.changed(tmp_path / "a.onnx", edit=swapped, source=exported.with_map())
+    with pytest.raises(VerificationError, match=r"output patch_groups of a\.onnx is not what its decisions make"):
+        TokenFile.read(path).run(pixels(1))
+
+
+def test_files_and_engines_are_told_apart(tmp_path: Path) -> None:
+    assert isinstance(read_source(file()), TokenFile)
+    with pytest.raises(EngineBuildError, match=r"model\.engine is not a file, expected a TensorRT plan"):
+        read_source(tmp_path / "model.engine")
 
 
 def test_images_are_taken_in_batches_of_a_fixed_size(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,16 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert result.baseline.layers == fixed.layers
     assert result.losses["validation"]["chosen"] <= result.losses["validation"]["baseline"]
     assert result.evaluations == 4
+    assert document["kind"] == "tune"
+    assert [row["loss"] for row in document["history"]] == [
+        json.loads(line)["loss"] for line in (tmp_path / "s").read_text().splitlines()[1:]
+    ]
+    assert document["history"][0]["r"] == [layer.removed for layer in fixed.layers]
+    assert all(row["gmacs"] <= document["plan"]["gmacs"]["full"] / 3 for row in document["history"])
     assert len((tmp_path / "s").read_text().splitlines()) == 5
     again = tune(replace(SMALL, state=tmp_path / "s", evaluations=4))
     assert again.chosen.layers == result.chosen.layers
+    assert again.history == result.history
     with pytest.raises(OptionError, match=r"other settings \(images, seed\)"):
         tune(replace(SMALL, state=tmp_path / "s", seed=1))
 
@@ -137,3 +145,40 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "tuned less fixed on held-out images" in err
     assert run("plan", "demo_vit", "--plan-file", path, "--json") == 0
     assert json.loads(capsys.readouterr().out)["plan"]["layers"] == document["plan"]["layers"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+@pytest.mark.parametrize(
+    ("tried", "words"),
+    [(0, "no plan was tried yet"), (1, "1 plan that was tried is kept in"), (3, "3 plans that were tried are kept in")],
+)
+def test_a_signal_says_what_is_kept_and_how_to_go_on(
+    tried: int,
+    words: str,
+    number: int,
+    code: int,
+    word: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(request: TuneRequest, _: object) -> None:
+        assert request.state is not None
+        if tried:
+            request.state.write_text("{}\n" * (1 + tried) + '{"cut')
+        signal.raise_signal(number)
+
+    monkeypatch.setattr("tofu_export.tune.tune", stopped)
+    path = tmp_path / "t.json"
+    assert run("tune", "demo_vit", "--speedup", "2", "-o", str(path), "-q") == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"tofu-export: error: {word}; {words}")
+    assert err.count("\n") == 1
+    assert ("the same command goes on there" in err) == bool(tried)
+    assert not path.exists()
+    monkeypatch.setattr("tofu_export.specs.plan_model", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    assert run("plan", "demo_vit") == 130  # another command has other last words
+    assert "a file under its final name is complete" in capsys.readouterr().err

@@ -15,15 +15,13 @@ from tofu_export.diffusion.configs import CONFIGS, TEXT_TOKENS
 from tofu_export.diffusion.door import load_diffusers, quiet_diffusers
 from tofu_export.diffusion.inputs import UnetInputs
 from tofu_export.diffusion.options import LatentSize
-from tofu_export.errors import OptionError, UnknownModelError, UnsupportedModelError, WeightsError
-from tofu_export.files import sha256_of
+from tofu_export.diffusion.weights import find_weights, load_weights
+from tofu_export.errors import OptionError, UnknownModelError, UnsupportedModelError
 
-__all__ = ["UnetSource", "create_unet", "describe_source", "find_unet", "inputs_of"]
+__all__ = ["UnetSource", "create_unet", "find_unet", "inputs_of"]
 
-RANDOM = "random"
 _CONFIG = "config.json"
 _SUBFOLDER = "unet"
-_WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _CLASS = "UNet2DConditionModel"
 
 
@@ -34,7 +32,7 @@ class UnetSource:
     Attributes:
         name: as it was asked for.
         config: keyword arguments of its class.
-        weights: file of its weights; None for random ones.
+        weights: file of its weights, or index of its shards; None for random ones.
     """
 
     name: str
@@ -73,7 +71,7 @@ def find_unet(name: str, weights: str | None = None) -> UnetSource:
             f"{name} is neither a folder nor one of {', '.join(CONFIGS)}. Models of the Hugging Face hub are not "
             "downloaded: get the folder with `hf download`, and give its path"
         )
-    return UnetSource(name, config, _weights_file(name, folder, weights))
+    return UnetSource(name, config, find_weights(name, folder, weights))
 
 
 def _config_file(path: Path) -> Path:
@@ -100,21 +98,6 @@ def _read_config(file: Path) -> dict[str, Any]:
     return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
-def _weights_file(name: str, folder: Path | None, weights: str | None) -> Path | None:
-    if weights == RANDOM:
-        return None
-    if weights is not None:
-        if not Path(weights).is_file():
-            raise WeightsError(f"weights {weights} is not a file, expected {RANDOM} or a .safetensors or .bin file")
-        return Path(weights)
-    if folder is None:
-        raise WeightsError(f"{name} is only a shape: give --weights {RANDOM}, or --weights FILE.safetensors")
-    for candidate in _WEIGHT_FILES:
-        if (folder / candidate).is_file():
-            return folder / candidate
-    raise WeightsError(f"{folder} holds none of {', '.join(_WEIGHT_FILES)}: give --weights FILE, or --weights {RANDOM}")
-
-
 def create_unet(source: UnetSource, *, seed: int = 0, meta: bool = False) -> nn.Module:
     """The UNet in eval mode, float32; on the meta device without values if `meta`.
 
@@ -132,22 +115,8 @@ def create_unet(source: UnetSource, *, seed: int = 0, meta: bool = False) -> nn.
         except (TypeError, ValueError) as error:
             raise UnsupportedModelError(f"diffusers cannot make a UNet of {source.name}: {error}") from error
     if source.weights is not None and not meta:
-        _load(unet, source.weights)
+        load_weights(unet, source.weights)
     return unet.eval().requires_grad_(False)
-
-
-def _load(unet: nn.Module, file: Path) -> None:
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        unet.load_state_dict({key: value.float() for key, value in state.items()}, strict=True, assign=True)
-    except Exception as error:  # unpickling, safetensors' own class, missing keys: all say what is wrong with the file
-        first = (str(error).splitlines() or ["no message"])[0]
-        raise WeightsError(f"{file} does not hold the weights of this UNet: {first}") from error
 
 
 def inputs_of(source: UnetSource, latent: LatentSize | None = None, text_tokens: int = TEXT_TOKENS) -> UnetInputs:
@@ -177,10 +146,3 @@ def inputs_of(source: UnetSource, latent: LatentSize | None = None, text_tokens:
     if added:
         pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
     return UnetInputs(config.get("in_channels", 4), latent or source.latent, text_tokens, text_channels, pooled)
-
-
-def describe_source(source: UnetSource) -> dict[str, Any]:
-    """What a report says of the weights."""
-    if source.weights is None:
-        return {"kind": RANDOM}
-    return {"kind": "file", "file": source.weights.name, "sha256": sha256_of(source.weights)}

@@ -68,7 +68,7 @@ class UnetReduction:
     """Which tokens leave before the self-attention, and in which blocks.
 
     Attributes:
-        ratio: share of a block's tokens that leave, over 0 and at most 1 - 1 / (sx * sy).
+        ratio: share of a block's tokens that leave, at most 1 - 1 / (sx * sy); 0 leaves the UNet as it is.
         mode: what the reduced blocks do.
         boundary: transformer blocks before this one, counted from 0 in the order in which they run, prune. None: the
             down blocks for `hybrid`, and no block otherwise.
@@ -104,9 +104,9 @@ class UnetReduction:
             raise OptionError("cells of 1x1 tokens leave no source that could merge: give --sx or --sy over 1")
         most = 1 - 1 / (self.sx * self.sy)
         number = isinstance(self.ratio, (int, float)) and not isinstance(self.ratio, bool)
-        if not number or not math.isfinite(self.ratio) or not 0 < self.ratio <= most:
+        if not number or not math.isfinite(self.ratio) or not 0 <= self.ratio <= most:
             raise OptionError(
-                f"ratio is {self.ratio!r}, expected a number over 0 and at most {most:g}: "
+                f"ratio is {self.ratio!r}, expected a number from 0, for the full UNet, to {most:g}: "
                 f"each {self.sy}x{self.sx} cell keeps its destination"
             )
         if not isinstance(self.mode, UnetMode):

@@ -208,14 +208,14 @@ def make_unet_plan(spec: UnetSpec, reduction: UnetReduction) -> UnetPlan:
     """Plan a reduction of `spec`.
 
     Raises:
-        OptionError: no block would be reduced, or the boundary lies beyond the last block.
+        OptionError: no block would be reduced by a ratio over 0, or the boundary lies beyond the last block.
     """
     if reduction.boundary is not None and reduction.boundary > len(spec.blocks):
         raise OptionError(
             f"boundary is {reduction.boundary}, but {spec.name} has only {len(spec.blocks)} transformer blocks"
         )
     blocks = tuple(_plan_block(spec, index, reduction) for index in range(len(spec.blocks)))
-    if not any(block.removed for block in blocks):
+    if reduction.ratio and not any(block.removed for block in blocks):
         raise OptionError(_nothing_reduced(spec, reduction))
     pairs = [(of, plan) for of, plan in zip(spec.blocks, blocks, strict=True) if plan.removed]
     return UnetPlan(

@@ -16,8 +16,9 @@ class UnetReport(Report):
         """The text of report.md: what a colleague wants to read first."""
         model, gmacs = self.model, self.plan["gmacs"]
         height, width = self.plan["latent"]
+        reduced = [row for row in self.plan["blocks"] if row["removed"]]
         lines = [
-            f"# {model['resolved']} with Token Fusion",
+            f"# {model['resolved']} {'with Token Fusion' if reduced else 'as it is'}",
             "",
             f"{model['params'] / 1e6:.1f} M parameters, weights: {model['weights']['kind']}, latent {height}x{width}, "
             f"mode {self.plan['mode']}, ratio {self.plan['ratio']:g}, pattern `{self.plan['pattern']}`.",
@@ -31,7 +32,7 @@ class UnetReport(Report):
                         row["block"], row["path"], "x".join(map(str, row["grid"])), row["method"],
                         row["tokens"], row["removed"], row["attended"],
                     )
-                    for row in self.plan["blocks"] if row["removed"]
+                    for row in reduced
                 ],
             ),
             "## Files",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,18 +14,19 @@ from tofu_export.diffusion.apply import apply_to_unet, remove_from_unet
 from tofu_export.diffusion.describe import describe_unet
 from tofu_export.diffusion.inputs import OUTPUT_NAME, UnetInputs
 from tofu_export.diffusion.job import UnetJob
-from tofu_export.diffusion.models import UnetSource, create_unet, describe_source, find_unet, inputs_of
+from tofu_export.diffusion.models import UnetSource, create_unet, find_unet, inputs_of
 from tofu_export.diffusion.plan import UnetPlan, UnetSpec, make_unet_plan
 from tofu_export.diffusion.report import UnetReport
 from tofu_export.diffusion.trace import trace_unet
 from tofu_export.diffusion.verify import verify_unet
+from tofu_export.diffusion.weights import describe_weights
 from tofu_export.engines.backends import open_contender
 from tofu_export.engines.benchmark import Contender, run_benchmark
 from tofu_export.engines.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import Flavour
 from tofu_export.engines.trtexec_text import render
 from tofu_export.errors import VerificationError
-from tofu_export.export import TORCH_TYPES, release, save
+from tofu_export.export import TORCH_TYPES, in_precision, release, save
 from tofu_export.files import Staging, staging
 from tofu_export.graph_patterns.lowering import census, lower
 from tofu_export.job import NOT_PUBLISHED, Clock, Listener
@@ -32,6 +35,7 @@ from tofu_export.job_files import describe_file, record_engine, with_data
 from tofu_export.memory import give_back
 from tofu_export.options import IoType, Precision
 from tofu_export.ort import HALF_THROUGH_CASTS, NO_BFLOAT16
+from tofu_export.verify.widened import widened
 
 __all__ = ["plan_unet", "run_unet_job"]
 
@@ -74,7 +78,7 @@ def run_unet_job(job: UnetJob, listener: Listener) -> UnetReport:
 
 def _report(job: UnetJob, source: UnetSource, spec: UnetSpec, inputs: UnetInputs, plan: UnetPlan) -> UnetReport:
     model = {
-        "name": job.model, "resolved": source.name, "weights": describe_source(source), "params": spec.params,
+        "name": job.model, "resolved": source.name, "weights": describe_weights(source.weights), "params": spec.params,
         "latent": [spec.latent.height, spec.latent.width], "text_tokens": spec.text_tokens,
         "text_channels": spec.text_channels, "transformer_blocks": len(spec.blocks),
     }  # fmt: skip
@@ -87,7 +91,7 @@ def _report(job: UnetJob, source: UnetSource, spec: UnetSpec, inputs: UnetInputs
             name: ["batch" if size is None else size for size in sizes] for name, sizes in inputs.shapes.items()
         },
     }
-    return UnetReport(model, plan.to_dict(), output, job.command, environment.collect())
+    return UnetReport(model, plan.to_dict(), output, job.command, environment.collect("diffusers"))
 
 
 class _Run:
@@ -173,12 +177,20 @@ class _Run:
 
     def _verify(self, unet: nn.Module, precision: Precision) -> list[VerificationError]:
         job, name = self._job, self._job.onnx_name(precision)
-        if not job.verify or precision is Precision.BF16:
-            self._report.skip(f"verification of {name}", NO_BFLOAT16 if job.verify else "switched off by --no-verify")
+        if not job.verify:
+            self._report.skip(f"verification of {name}", "switched off by --no-verify")
             return []
-        with self._clock.step(f"verify {precision.value}", f"verifying {name} against eager PyTorch"):
+        path = self._stage.path(name)
+        with (
+            self._clock.step(f"verify {precision.value}", f"verifying {name} against eager PyTorch"),
+            tempfile.TemporaryDirectory(dir=self._stage.folder) as folder,
+        ):
+            if precision is Precision.BF16:
+                self._report.skip(f"arithmetic of {name} in bfloat16", f"{NO_BFLOAT16}: it was compared in float32")
+                path = widened(path, Path(folder))
+                unet = in_precision(unet, precision).float()
             result = verify_unet(
-                self._stage.path(name),
+                path,
                 unet,
                 self._plan,
                 self._inputs,

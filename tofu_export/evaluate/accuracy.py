@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tofu_export.errors import OptionError
+from tofu_export.evaluate.paired import share_interval
 
 __all__ = ["BUNDLED", "RealLabels", "Score", "top_classes"]
 
@@ -49,14 +50,21 @@ class Score:
     top1: int = 0
     top5: int = 0
 
-    def add(self, best: NDArray[np.int64], right: Sequence[Sequence[int]]) -> None:
-        """Add images: their best classes [B, <= 5], and the right ones of each; an image without any does not count."""
+    def add(self, best: NDArray[np.int64], right: Sequence[Sequence[int]]) -> list[bool]:
+        """Add images: their best classes [B, <= 5], and the right ones of each; an image without any does not count.
+
+        Returns:
+            For each image that counts, whether its best class is right.
+        """
+        found = []
         for row, allowed in zip(best, right, strict=True):
             if len(allowed):
                 hits = np.isin(row, allowed)
                 self.counted += 1
                 self.top1 += bool(hits[0])
                 self.top5 += bool(hits.any())
+                found.append(bool(hits[0]))
+        return found
 
     def to_dict(self) -> dict[str, float | None]:
         """In percent, under the names and with the four digits of timm's `validate.py`."""
@@ -70,6 +78,18 @@ class Score:
             "top5": None if top5 is None else round(top5, 4),
             "top5_err": None if top5 is None else round(100 - top5, 4),
         }
+
+    def intervals(self) -> dict[str, Any]:
+        """How many images count, and the 95 % intervals of both accuracies in percent."""
+        five = self.classes >= TOP
+        return {
+            "counted": self.counted,
+            "top1_interval": self._interval(self.top1) if self.counted else None,
+            "top5_interval": self._interval(self.top5) if self.counted and five else None,
+        }
+
+    def _interval(self, hits: int) -> list[float]:
+        return [round(100 * end, 4) for end in share_interval(hits, self.counted)]
 
 
 class RealLabels:

@@ -17,6 +17,7 @@ from tofu_export.errors import OptionError
 from tofu_export.evaluate.accuracy import RealLabels, Score, top_classes
 from tofu_export.evaluate.classes import ClassOrder, read_class_map
 from tofu_export.evaluate.images import ImageBatch, ImageSource, demo_source, folder_source
+from tofu_export.evaluate.paired import Paired, from_counts
 from tofu_export.evaluate.subjects import (
     TORCH,
     Subject,
@@ -111,9 +112,11 @@ class EvalResult:
         images: number of images run.
         source: where they came from.
         accuracy: top1, top1_err, top5, top5_err; None each without labels.
+        intervals: images that count, and the 95 % intervals of top-1 and top-5.
         labels: what they were held to: `folders`, `real` or `demo`; None without any.
         more: accuracy on the folders' classes where real labels were asked for, and facts about these.
-        full: accuracy of the full model; None where it did not run.
+        full: accuracy and intervals of the full model; None where it did not run.
+        difference: top-1 less that of the full model on the same images; None without labels, or where it did not run.
         agreement: with the full model; None where it did not run.
         notes: what a reader should know.
         skipped: what was left out, and why.
@@ -124,9 +127,11 @@ class EvalResult:
     images: int
     source: str
     accuracy: Mapping[str, float | None]
+    intervals: Mapping[str, Any]
     labels: str | None
     more: Mapping[str, Any]
-    full: Mapping[str, float | None] | None
+    full: Mapping[str, Any] | None
+    difference: Paired | None
     agreement: Agreement | None
     notes: tuple[str, ...]
     skipped: tuple[Mapping[str, str], ...]
@@ -143,14 +148,18 @@ class EvalResult:
             "img_size": prepared["input_size"][-1],
             "crop_pct": prepared.get("crop_pct"),
             "interpolation": prepared.get("interpolation"),
+            "kind": "eval",
             "schema_version": SCHEMA_VERSION,
+            "resolved": subject.origin.name,
             "backend": subject.backend,
             "device": subject.device,
             "images": self.images,
             "source": self.source,
             "labels": self.labels,
+            **self.intervals,
             **self.more,
             "full": None if self.full is None else dict(self.full),
+            "difference": None if self.difference is None else _in_points(self.difference),
             "agreement": None if self.agreement is None else self.agreement.to_dict(),
             "plan": subject.plan,
             "notes": list(self.notes),
@@ -185,10 +194,12 @@ def evaluate(request: EvalRequest, on_progress: Callable[[int, int], None] = lam
         subject,
         len(source),
         source.source,
-        counters.accuracy(subject=True),
+        counters.score("subject").to_dict(),
+        counters.score("subject").intervals(),
         "real" if counters.real is not None else kind,
         counters.more(len(source)),
-        None if full is None else counters.accuracy(subject=False),
+        None if full is None else {**counters.score("full").to_dict(), **counters.score("full").intervals()},
+        counters.difference(),
         None if full is None else Agreement.join(counters.agreements),
         source.notes,
         tuple(skipped),
@@ -207,30 +218,40 @@ class _Counters:
         self._subject, self._full, self._labelled = subject, full, labelled
         self._classes = classes or 0
         self._scores = {name: Score(self._classes) for name in ("subject", "full", "subject real", "full real")}
+        self._only = {"subject": 0, "full": 0}
         self.agreements: list[Agreement] = []
 
     def add(self, batch: ImageBatch) -> None:
         """Run both models on a batch."""
         got = self._subject.outputs(batch.pixels)
-        self._count("subject", got, batch)
+        right = self._count("subject", got, batch)
         if self._full is not None:
             expected = self._full.outputs(batch.pixels)
-            self._count("full", expected, batch)
+            both = list(zip(right, self._count("full", expected, batch), strict=True))
+            self._only["subject"] += both.count((True, False))
+            self._only["full"] += both.count((False, True))
             self.agreements.append(measure_agreement(got, expected))
 
-    def _count(self, who: str, outputs: ModelOutputs, batch: ImageBatch) -> None:
+    def _count(self, who: str, outputs: ModelOutputs, batch: ImageBatch) -> list[bool]:
+        """Count the images of a batch; whether the best class is right, for each that counts in `score`."""
+        right: list[bool] = []
         if outputs.logits is None or not (self._labelled or self.real is not None):
-            return
+            return right
         best = top_classes(np.asarray(outputs.logits))
         if batch.labels is not None and self._labelled:
-            self._scores[who].add(best, [[int(label)] for label in batch.labels])
+            right = self._scores[who].add(best, [[int(label)] for label in batch.labels])
         if self.real is not None:
-            self._scores[f"{who} real"].add(best, self.real.of(batch.names, self._classes))
+            right = self._scores[f"{who} real"].add(best, self.real.of(batch.names, self._classes))
+        return right
 
-    def accuracy(self, *, subject: bool) -> dict[str, float | None]:
-        """Against real labels where they were asked for, as timm does."""
-        who = "subject" if subject else "full"
-        return self._scores[who if self.real is None else f"{who} real"].to_dict()
+    def score(self, who: str) -> Score:
+        """Of `subject` or `full`; against real labels where they were asked for, as timm does."""
+        return self._scores[who if self.real is None else f"{who} real"]
+
+    def difference(self) -> Paired | None:
+        """Top-1 of the subject less that of the full model; None where one of them was not measured."""
+        counted = self.score("full").counted
+        return from_counts(counted, self._only["subject"], self._only["full"]) if counted else None
 
     def more(self, images: int) -> dict[str, Any]:
         """Facts about real labels, and the accuracy on the folders' classes beside them."""
@@ -310,6 +331,12 @@ def _load(request: EvalRequest, name: str, weights: WeightsSource, seed: int) ->
     return load_eager(
         name, weights=weights, seed=seed, image_size=request.image_size, num_classes=request.num_classes
     )  # fmt: skip
+
+
+def _in_points(difference: Paired) -> dict[str, float]:
+    """A difference of accuracies in percentage points, with its 95 % interval."""
+    points = {name: round(100 * getattr(difference, name), 4) for name in ("difference", "low", "high")}
+    return {"top1": points["difference"], "low": points["low"], "high": points["high"], "p_value": difference.p_value}
 
 
 def _left_out(reason: str) -> Mapping[str, str]:

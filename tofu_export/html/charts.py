@@ -18,13 +18,20 @@ _DENSE = 16
 """Bars up to which each carries its number."""
 
 
-def tokens_chart(layers: Sequence[Mapping[str, Any]]) -> Markup:
-    """Tokens that leave each block, and those that it takes away, coloured by what happens to them."""
+def tokens_chart(name: str, layers: Sequence[Mapping[str, Any]], against: Sequence[Mapping[str, Any]] = ()) -> Markup:
+    """Tokens that leave each block, and those that it takes away, coloured by what happens to them.
+
+    Args:
+        name: id of the chart.
+        layers: of the plan.
+        against: layers of another plan of the same model, whose tokens are drawn as a line.
+    """
     highest = max(row["tokens_in"] for row in layers)
     first, last = layers[0]["tokens_in"], layers[-1]["tokens_out"]
-    canvas = Canvas(
-        "chart-plan", WIDTH, 270, "Tokens by block", f"{first} tokens enter the first block, {last} leave the last one."
-    )
+    said = f"{first} tokens enter the first block, {last} leave the last one."
+    if against:
+        said += f" Under the plan drawn as a line {against[-1]['tokens_out']} leave it."
+    canvas = Canvas(name, WIDTH, 270, "Tokens by block", said)
     up = Scale(0, highest, 226, 22)
     for value in ticks(0, highest, 4):
         canvas.line(_LEFT, up(value), WIDTH - _RIGHT, up(value), "grid")
@@ -42,6 +49,11 @@ def tokens_chart(layers: Sequence[Mapping[str, Any]]) -> Markup:
             canvas.text(centre, up(row["tokens_in"]) - 6, str(row["tokens_out"]), "num", "middle")
         if len(layers) <= _DENSE or index % 4 == 0:
             canvas.text(centre, 244, str(row["layer"]), "soft", "middle")
+    places = [(_LEFT + (index + 0.5) * step, up(row["tokens_out"])) for index, row in enumerate(against)]
+    if places:
+        canvas.path(places, "s-ink")
+    for (x, y), row in zip(places, against, strict=True):
+        canvas.dot(x, y, "c-ink", 3, f"block {row['layer']}: {row['tokens_out']} tokens")
     canvas.text((_LEFT + WIDTH - _RIGHT) / 2, 264, "block", "soft", "middle")
     canvas.turned(14, 124, "tokens")
     return canvas.markup()

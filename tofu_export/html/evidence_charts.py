@@ -1,9 +1,11 @@
-"""The charts of added evidence: quality against cost, and what layers do to their matched pairs."""
+"""The charts of added evidence: quality against cost, accuracies, what layers do to their matched pairs, searches."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from markupsafe import Markup
@@ -11,7 +13,18 @@ from markupsafe import Markup
 from tofu_export.html.charts import WIDTH
 from tofu_export.html.svg import Canvas, Scale, ticks
 
-__all__ = ["Line", "Point", "by_layer", "colours_of", "frontier", "line_chart", "pareto_chart"]
+__all__ = [
+    "Interval",
+    "Line",
+    "Point",
+    "by_layer",
+    "colours_of",
+    "frontier",
+    "interval_chart",
+    "line_chart",
+    "pareto_chart",
+    "search_chart",
+]
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 20, 16, 320
 SERIES = ("merge", "prune", "violet", "blue", "rose", "full")
@@ -55,6 +68,25 @@ class Line:
 
     name: str
     values: Sequence[tuple[int, float, float | None]]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A measured value.
+
+    Attributes:
+        name: what it is of.
+        value: it, in percent.
+        low: lower end of its interval.
+        high: upper end.
+        series: `full`, or `merge` for what is reduced.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    series: str
 
 
 def frontier(points: Sequence[Point], *, cheap_is_low: bool) -> list[Point]:
@@ -125,6 +157,74 @@ def line_chart(name: str, lines: Sequence[Line], *, title: str, axis: str, refer
                 canvas.whisker(up(mean - spread), up(mean + spread), x, f"s-{kind}", upright=True)
             canvas.dot(x, y, f"c-{kind}", 4, f"{line.name}, block {layer}: {mean:.4f}")
     return canvas.markup()
+
+
+def interval_chart(name: str, rows: Sequence[Interval], *, title: str, axis: str) -> Markup:
+    """Percentages with their intervals, one below the other."""
+    left, right, row_height = 214, 84, 34
+    height = 44 + row_height * len(rows)
+    said = [f"{row.name}: {row.value:.2f} %, {row.low:.2f} to {row.high:.2f}" for row in rows]
+    canvas = Canvas(name, WIDTH, height, title, ". ".join(said))
+    across = _padded([end for row in rows for end in (row.low, row.high)], left, WIDTH - right, highest=100.0)
+    for value in ticks(across.low, across.high, 6):
+        canvas.line(across(value), 6, across(value), height - 34, "grid")
+        canvas.text(across(value), height - 18, f"{value:g} %", "soft", "middle")
+    canvas.text((left + WIDTH - right) / 2, height - 3, axis, "soft", "middle")
+    for index, row in enumerate(rows):
+        y = 6 + (index + 0.5) * row_height
+        canvas.text(left - 12, y + 4, row.name, "", "end")
+        canvas.whisker(across(row.low), across(row.high), y, f"s-{row.series}")
+        canvas.dot(across(row.value), y, f"c-{row.series}", 5)
+        canvas.text(WIDTH - right + 10, y + 4, f"{row.value:.2f} %", "num")
+    return canvas.markup()
+
+
+def search_chart(name: str, losses: Sequence[float], chosen: int | None, axis: str) -> Markup:
+    """Losses in the order in which a search measured them, the best so far, and a line at the first: the one to beat.
+
+    Args:
+        name: id of the chart.
+        losses: at least one; on a logarithmic scale where all are over 0.
+        chosen: index of the one that was taken in the end; None if it is none of them.
+        axis: what the losses are.
+    """
+    logarithmic = min(losses) > 0
+    best = list(accumulate(losses, min))
+    canvas = Canvas(
+        name, WIDTH, _BOTTOM + 46, "Loss of each plan of the search",
+        f"Plans tried: {len(losses)}. The first one has {losses[0]:.2g}, the best {best[-1]:.2g}.",
+    )  # fmt: skip
+    places = [math.log10(loss) for loss in losses] if logarithmic else list(losses)
+    up = _padded(places, _BOTTOM, _TOP)
+    across = Scale(0.5, len(losses) + 0.5, _LEFT, WIDTH - _RIGHT)
+    marks = _decades(up.low, up.high) if logarithmic else [(value, value) for value in ticks(up.low, up.high, 5)]
+    for place, value in marks:
+        canvas.line(_LEFT, up(place), WIDTH - _RIGHT, up(place), "grid")
+        canvas.text(_LEFT - 8, up(place) + 4, f"{value:.3g}", "soft", "end")
+    for value in ticks(1, len(losses), 8):
+        if value == int(value) >= 1:
+            canvas.text(across(value), _BOTTOM + 18, f"{value:g}", "soft", "middle")
+    canvas.text((_LEFT + WIDTH) / 2, _BOTTOM + 40, "plans in the order in which they were tried", "soft", "middle")
+    canvas.turned(14, (_TOP + _BOTTOM) / 2, axis)
+    canvas.line(_LEFT, up(places[0]), WIDTH - _RIGHT, up(places[0]), "s-prune dashed")
+    for index, (place, loss) in enumerate(zip(places, losses, strict=True)):
+        canvas.dot(across(index + 1), up(place), "c-full", 2.5, f"plan {index + 1}: {loss:.3g}")
+    steps = list(accumulate(places, min))
+    canvas.path([(across(index + 1), up(place)) for index, place in enumerate(steps)], "s-merge")
+    if chosen is not None:
+        canvas.dot(across(chosen + 1), up(places[chosen]), "c-merge", 6, f"chosen: plan {chosen + 1}")
+    return canvas.markup()
+
+
+def _decades(low: float, high: float) -> list[tuple[float, float]]:
+    """Places and values of 1, 2 and 5 times powers of ten between two logarithms."""
+    found = []
+    for power in range(math.floor(low), math.ceil(high) + 1):
+        for factor in (1, 2, 5):
+            place = power + math.log10(factor)
+            if low <= place <= high:
+                found.append((place, factor * 10.0**power))
+    return found
 
 
 def _axes(canvas: Canvas, across: Scale, up: Scale, name: str, quality: str, *, percent: bool) -> None:

@@ -1,4 +1,4 @@
-"""The sections that other commands fill: token maps, trade-off, linearity. Without evidence they say how to get it."""
+"""Sections that other commands fill: token maps, trade-off, linearity. Without evidence they say how to get it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from tofu_export.html.evidence import Evidence
 from tofu_export.html.evidence_charts import Line, Point, by_layer, colours_of, line_chart, pareto_chart
-from tofu_export.html.parts import Cell, Chart, Section, table
+from tofu_export.html.parts import NOTHING, Cell, Chart, Section, table
 from tofu_export.html.token_maps import image_maps, shared_definitions
 
 __all__ = ["linearity_section", "tokens_section", "tradeoff_section"]
@@ -35,12 +35,13 @@ def tokens_section(report: Mapping[str, Any], evidence: Evidence) -> Section:
         notes.append(f"{maps[0].left_out} of {maps[0].left_out + len(maps[0].panels) - 1} states are not drawn.")
     if document["model"] != report["model"]["resolved"]:
         notes.append(f"These are of another model: {document['model']}.")
+    several = any(len(one.panels) > 2 for one in maps)  # the image itself is one
     return Section(
         "tokens",
         title,
-        f"What {document['file']} decided in {document['backend']}, block by block. A plain patch is a token of its "
-        "own. Patches inside one colour of border became one token, drawn in their mean colour. Hatched patches were "
-        "pruned: nothing stands for them any more.",
+        f"What {document['file']} decided in {document['backend']}{', block by block' * several}. A plain patch is a "
+        "token of its own. Patches inside one colour of border became one token, drawn in their mean colour. Hatched "
+        "patches were pruned: nothing stands for them any more.",
         maps=maps,
         definitions=shared_definitions(maps),
         notes=tuple(notes),
@@ -55,7 +56,7 @@ def tradeoff_section(report: Mapping[str, Any], evidence: Evidence) -> Section:
         return Section(
             "tradeoff", title,
             missing="One reduction has no curve: no sweep was added.",
-            hint=f"tofu-export sweep {shlex.quote(name)} --r 8,12,16,20 -o sweep",
+            hint=f"tofu-export sweep {shlex.quote(name)} --r 8,12,16,20 --images photos -o sweep",
         )  # fmt: skip
     rows = [row for row in document["rows"] if _quality(row) is not None]
     if not rows:
@@ -95,9 +96,9 @@ def tradeoff_section(report: Mapping[str, Any], evidence: Evidence) -> Section:
         tables=(
             table(
                 "Rows of the sweep",
-                ("reduction", "precision", "batch", "GMACs", "images/s", "speed-up", word, "not beaten"),
+                ("reduction", "precision", "batch", "GMACs", "images/s", "speed-up", word, "verified", "not beaten"),
                 [_swept(row, several=several) for row in shown],
-                text=(0, 1, 7),
+                text=(0, 1, 7, 8),
             ),
         ),
         notes=(*sources, *more, *failures),
@@ -112,7 +113,7 @@ def linearity_section(report: Mapping[str, Any], evidence: Evidence) -> Section:
         return Section(
             "linearity", title,
             missing="Whether a layer may merge or should prune was not looked at: no analysis was added.",
-            hint=f"tofu-export analyze {shlex.quote(name)} -o linearity.json",
+            hint=f"tofu-export analyze {shlex.quote(name)} --images photos -o linearity.json",
         )  # fmt: skip
     layers = document["layers"]
     lines = [Line(word, values) for word, key in (("MLP", "mlp"), ("attention", "attention"))
@@ -160,7 +161,7 @@ def _drift(norms: Any) -> list[Line]:
 def _mean(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
     found = value.get("mean") if isinstance(value, Mapping) else None
-    return "\u2013" if found is None else f"{found:.4f}"
+    return NOTHING if found is None else f"{found:.4f}"
 
 
 def _legend(lines: list[Line]) -> tuple[tuple[str, str], ...]:
@@ -201,11 +202,12 @@ def _swept(row: Mapping[str, Any], *, several: bool) -> list[Any]:
     quality = _quality(row)
     return [
         _name(row, several=several),
-        row.get("precision", "\u2013"),
-        "\u2013" if batch is None else batch,
+        row.get("precision", NOTHING),
+        NOTHING if batch is None else batch,
         f"{row['gmacs']:.3g}",
-        "\u2013" if speed is None else f"{speed:.1f}",
-        "\u2013" if ratio is None else f"{ratio:.2f}\u00d7",
-        "\u2013" if quality is None else f"{quality:.1%}",
+        NOTHING if speed is None else f"{speed:.1f}",
+        NOTHING if ratio is None else f"{ratio:.2f}\u00d7",
+        NOTHING if quality is None else f"{quality:.1%}",
+        {True: Cell("yes", "good"), False: Cell("no", "bad"), None: Cell(NOTHING)}[row.get("verified")],
         Cell("yes", "good") if row.get("pareto") else Cell(""),
     ]

@@ -10,7 +10,10 @@ from markupsafe import Markup
 
 from tofu_export.html.token_maps import ImageMaps
 
-__all__ = ["Cell", "Chart", "Headline", "Section", "Table", "table"]
+__all__ = ["NOTHING", "Cell", "Chart", "Headline", "Section", "Table", "table"]
+
+NOTHING = "\u2013"
+"""What a cell holds that has no value."""
 
 
 @dataclass(frozen=True)

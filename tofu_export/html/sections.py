@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tofu_export.html.accuracy_section import accuracy_headline, accuracy_section
 from tofu_export.html.charts import latency_chart, speedup_chart, tokens_chart
 from tofu_export.html.evidence import Evidence
 from tofu_export.html.evidence_sections import linearity_section, tokens_section, tradeoff_section
-from tofu_export.html.parts import Cell, Chart, Headline, Section, table
+from tofu_export.html.parts import NOTHING, Cell, Chart, Headline, Section, table
+from tofu_export.html.tuning_section import tuning_section
 
 __all__ = ["Sections", "sections_of"]
 
@@ -53,14 +55,15 @@ def sections_of(report: Mapping[str, Any], evidence: Evidence) -> Sections:
     return Sections(
         name,
         subtitle,
-        tuple(_headlines(report)),
+        tuple(_headlines(report, evidence)),
         (
             _plan(report),
             tokens_section(report, evidence),
             _verification(report),
             _speed(report),
-            _accuracy(report),
+            accuracy_section(report, evidence),
             tradeoff_section(report, evidence),
+            tuning_section(report, evidence),
             linearity_section(report, evidence),
             _files(report),
             _left_out(report),
@@ -74,7 +77,7 @@ def _amount(r: Any) -> str:
     return ", ".join(map(str, r)) if isinstance(r, list) else str(r)
 
 
-def _headlines(report: Mapping[str, Any]) -> list[Headline]:
+def _headlines(report: Mapping[str, Any], evidence: Evidence) -> list[Headline]:
     gmacs = report["plan"]["gmacs"]
     found = [_speed_headline(report)]
     fewer = gmacs["full"] / gmacs["reduced"]
@@ -85,7 +88,7 @@ def _headlines(report: Mapping[str, Any]) -> list[Headline]:
             f"{gmacs['full']:.{places}f} GMACs per image become {gmacs['reduced']:.{places}f}",
         )
     )  # fmt: skip
-    found.append(_agreement_headline(report))
+    found.append(_agreement_headline(report, evidence))
     rows = report["verification"]
     if not rows:
         found.append(Headline("none", "files verified", _reason(report, "verification") or "nothing was compared"))
@@ -117,15 +120,9 @@ def _speed_headline(report: Mapping[str, Any]) -> Headline:
     return Headline(f"{ratio:.2f}\u00d7", label, detail, "good" if spread and spread[0] > 1 else "plain")
 
 
-def _agreement_headline(report: Mapping[str, Any]) -> Headline:
-    accuracy = {row["artifact"]: row for row in report.get("accuracy", [])}
-    full = accuracy.pop(FULL, None)
-    if full is not None and accuracy:
-        worst = min(accuracy.values(), key=lambda row: row["top1"])
-        return Headline(
-            f"{worst['top1']:.1%}", "top-1 after the reduction",
-            f"{full['top1']:.1%} before it, on {full['images']:,} labelled images; {worst['artifact']}",
-        )  # fmt: skip
+def _agreement_headline(report: Mapping[str, Any], evidence: Evidence) -> Headline:
+    if (found := accuracy_headline(report, evidence)) is not None:
+        return found
     cosines = [row["cosine_min"] for row in report["verification"] if row["cosine_min"] is not None]
     if cosines:
         return Headline(
@@ -150,7 +147,7 @@ def _plan(report: Mapping[str, Any]) -> Section:
         "Plan",
         f"{layers[0]['tokens_in']} tokens enter, {layers[-1]['tokens_out']} leave: {pruned} are pruned and {merged} "
         "merged on the way.",
-        charts=(Chart(tokens_chart(layers), _BARS, tuple(legend)),),
+        charts=(Chart(tokens_chart("chart-plan", layers), _BARS, tuple(legend)),),
         tables=(
             table(
                 "Tokens by block",
@@ -177,8 +174,17 @@ def _verification(report: Mapping[str, Any]) -> Section:
         reason = _reason(report, "verification") or "nothing was compared"
         return Section("verification", "Verification", missing=f"No file was verified: {reason}.")
     images = ", ".join(dict.fromkeys(str(row["inputs"]) for row in rows))
-    notes = dict.fromkeys(f"{row['artifact']}: {note}." for row in rows for note in row.get("notes", ()))
+    notes: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for note in row.get("notes", ()):
+            notes.setdefault(str(note), {})[str(row["artifact"])] = None
     faults = [f"{row['artifact']}: {fault}." for row in rows for fault in row["decisions"].get("faults", ())]
+    maps = [
+        f"{row['artifact']}: {row['token_map']['compared']:,} entries of its token maps compared, "
+        f"{row['token_map']['wrong']:,} wrong."
+        for row in rows
+        if row.get("token_map")
+    ]
     tolerances = {row["artifact"]: row["tolerance"] for row in rows}
     return Section(
         "verification",
@@ -205,7 +211,8 @@ def _verification(report: Mapping[str, Any]) -> Section:
         ),
         notes=(
             *(f"{name}: tolerance {given['name']}, {given['reason']}." for name, given in tolerances.items()),
-            *notes,
+            *maps,
+            *(f"{', '.join(names)}: {note}." for note, names in notes.items()),
             *faults,
         ),
     )
@@ -219,7 +226,7 @@ def _verified(row: Mapping[str, Any]) -> list[Any]:
         Cell("passed", "good") if row["passed"] else Cell("FAILED", "bad"),
         "not finite" if row["max_abs"] is None else f"{row['max_abs']:.1e}",
         f"{row['tolerance']['max_abs']:.1e}",
-        "\u2013" if row["cosine_min"] is None else f"{row['cosine_min']:.7f}",
+        NOTHING if row["cosine_min"] is None else f"{row['cosine_min']:.7f}",
         f"{decisions['compared']:,}",
         decisions["near_tie_flips"],
         Cell(str(decisions["wrong"]), "bad" if decisions["wrong"] else ""),
@@ -285,36 +292,10 @@ def _timed(row: Mapping[str, Any]) -> list[Any]:
         row["batch"],
         *(f"{latency[key]:.1f}" for key in ("min", "median", "p95", "p99")),
         f"{row['images_per_sec']:.1f}",
-        "\u2013" if ratio is None else f"{ratio:.2f}\u00d7",
-        f"{spread[0]:.2f}\u2013{spread[1]:.2f}" if spread else "\u2013",
-        row.get("iterations", "\u2013"),
+        NOTHING if ratio is None else f"{ratio:.2f}\u00d7",
+        f"{spread[0]:.2f}\u2013{spread[1]:.2f}" if spread else NOTHING,
+        row.get("iterations", NOTHING),
     ]
-
-
-def _accuracy(report: Mapping[str, Any]) -> Section:
-    rows = report.get("accuracy", [])
-    if not rows:
-        return Section(
-            "accuracy", "Accuracy",
-            missing="Accuracy was not measured: only the demo model brings labelled images.",
-        )  # fmt: skip
-    return Section(
-        "accuracy",
-        "Accuracy",
-        f"Share of {max(row['images'] for row in rows):,} labelled images whose class is right.",
-        tables=(
-            table(
-                "Top-1 accuracy",
-                ("file", "images", "top-1", "backend"),
-                [
-                    [Cell("full model") if row["artifact"] == FULL else Cell(row["artifact"], code=True),
-                     f"{row['images']:,}", f"{row['top1']:.1%}", row["backend"]]
-                    for row in rows
-                ],
-                text=(0, 3),
-            ),
-        ),
-    )  # fmt: skip
 
 
 def _files(report: Mapping[str, Any]) -> Section:
@@ -347,7 +328,7 @@ def _parts(row: Mapping[str, Any]) -> str:
         return f"{row['nodes']:,} nodes"
     kernels = row.get("kernels")
     total = kernels.get("kernels") if isinstance(kernels, Mapping) else None
-    return "\u2013" if total is None else f"{total:,} kernels"
+    return NOTHING if total is None else f"{total:,} kernels"
 
 
 def _left_out(report: Mapping[str, Any]) -> Section:

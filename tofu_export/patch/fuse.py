@@ -16,10 +16,13 @@ from tofu_export.patch.merging import merge, merge_sizes
 from tofu_export.patch.observe import current_observer
 from tofu_export.patch.places import all_positions
 from tofu_export.patch.state import TokenState
-from tofu_export.patch.token_map import follow
+from tofu_export.patch.token_map import follow, follow_groups
 from tofu_export.plan import removable
 
 __all__ = ["fuse", "reduce_state"]
+
+_MAPS = ("rows", "groups")
+"""Companions that have an entry for each original token, however few are left."""
 
 
 def fuse(
@@ -71,20 +74,22 @@ def reduce_state(
     track_sizes: bool = False,
     track_positions: bool = False,
     track_rows: bool = False,
+    track_groups: bool = False,
     layer: int = 0,
 ) -> TokenState:
-    """Remove tokens together with what travels with them: `fuse`, with positions and the token map.
+    """Remove tokens together with what travels with them: `fuse`, with positions and token maps.
 
     Args:
-        state: tokens [B, N, C] and their companions; sizes of None are 1 each, positions and rows of None those of a
-            sequence that no token has left.
+        state: tokens [B, N, C] and their companions; sizes of None are 1 each, positions, rows and groups of None
+            those of a sequence that no token has left.
         metric: as in `fuse`, and so are the other arguments.
         method: what happens to the matched sources.
         removed: tokens to remove.
         prefix: protected tokens at the front.
         track_sizes: keep sizes.
         track_positions: keep positions; a merged token has its destination's.
-        track_rows: keep the token map (`tofu_export.patch.token_map`).
+        track_rows: keep the map of stand-ins (`tofu_export.patch.token_map`).
+        track_groups: keep the map of groups, there as well.
         layer: index of the block.
 
     Returns:
@@ -93,7 +98,7 @@ def reduce_state(
     Raises:
         ValueError: as in `fuse`.
     """
-    x, sizes, positions, rows = state
+    x, sizes, positions, rows, groups = state
     if not 0 <= removed <= removable(x.shape[1], prefix):
         raise ValueError(
             f"layer {layer}: cannot remove {removed} of {x.shape[1]} tokens ({prefix} protected), "
@@ -103,11 +108,13 @@ def reduce_state(
         raise ValueError(f"layer {layer}: tome weighs tokens by their size, which needs track_sizes=True")
     sizes = (_ones(x) if sizes is None else sizes) if track_sizes else None
     if removed == 0 or method is Method.NONE:
-        return TokenState(x, sizes, positions if track_positions else None, rows if track_rows else None)
+        positions, rows = positions if track_positions else None, rows if track_rows else None
+        return TokenState(x, sizes, positions, rows, groups if track_groups else None)
     positions = (all_positions(x) if positions is None else positions) if track_positions else None
     rows = (all_positions(x) if rows is None else rows) if track_rows else None
+    groups = (all_positions(x)[:, prefix:] + 1 if groups is None else groups) if track_groups else None
     if torch.onnx.is_in_onnx_export():
-        state = TokenState(x, sizes, positions, rows)
+        state = TokenState(x, sizes, positions, rows, groups)
         return _reduce_symbolically(state, metric, method=method, removed=removed, prefix=prefix, layer=layer)
     scores = similarity(metric, prefix)
     matching = match(scores, removed)
@@ -132,6 +139,7 @@ def reduce_state(
         None if sizes is None else joined(sizes, destination_sizes),
         None if positions is None else joined(positions, positions[:, parts.destinations]),
         None if rows is None else follow(rows, matching, x.shape[1], prefix),
+        None if groups is None else follow_groups(groups, matching, x.shape[1], prefix, merges=method.merges),
     )
 
 
@@ -142,12 +150,12 @@ def _ones(x: Tensor) -> Tensor:
 def _reduce_symbolically(
     state: TokenState, metric: Tensor, *, method: Method, removed: int, prefix: int, layer: int
 ) -> TokenState:
-    """Leave one `tofu::Fuse(x, metric, sizes?, positions?, rows?)` node in the traced graph."""
-    x, sizes, positions, rows = state
-    batch, tokens, channels = x.shape
-    left = (batch, tokens - removed, 1)
-    companions = ((sizes, left), (positions, left), (rows, left if rows is None else tuple(rows.shape)))
-    given = [(companion, shape) for companion, shape in companions if companion is not None]
+    """Leave one `tofu::Fuse(x, metric, sizes?, positions?, rows?, groups?)` node in the traced graph."""
+    batch, tokens, channels = state.tokens.shape
+    left = tokens - removed
+    companions = {name: value for name, value in state._asdict().items() if name != "tokens"}
+    given = {name: value for name, value in companions.items() if value is not None}
+    shapes = [(batch, value.shape[1] if name in _MAPS else left, 1) for name, value in given.items()]
     attributes: dict[str, Any] = {
         "r": removed,
         "method": method.name.lower(),
@@ -157,11 +165,10 @@ def _reduce_symbolically(
     }
     fused, *reduced = torch.onnx.ops.symbolic_multi_out(
         "tofu::Fuse",
-        (x, metric, sizes, positions, rows),
+        (state.tokens, metric, *companions.values()),
         attributes,
-        dtypes=(x.dtype, *(companion.dtype for companion, _ in given)),
-        shapes=((batch, tokens - removed, channels), *(shape for _, shape in given)),
+        dtypes=(state.tokens.dtype, *(value.dtype for value in given.values())),
+        shapes=((batch, left, channels), *shapes),
         version=1,
     )
-    outputs = iter(reduced)
-    return TokenState(fused, *(None if companion is None else next(outputs) for companion, _ in companions))
+    return TokenState(fused, **dict(zip(given, reduced, strict=True)))

@@ -78,7 +78,8 @@ class FusedBlock:
                 prefix=plan.prefix_tokens,
                 track_sizes=plan.tracks_sizes,
                 track_positions=placed and not setting.is_last,
-                track_rows=plan.restores_grid or token_map is not None,
+                track_rows=plan.restores_grid or (token_map is not None and token_map.wants_rows),
+                track_groups=token_map is not None and token_map.wants_groups,
                 layer=layer.layer,
             )
         state = state._replace(tokens=adapter.feed(self, state.tokens))

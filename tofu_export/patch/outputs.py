@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from tofu_export.errors import OptionError, UnsupportedModelError
 from tofu_export.options import OutputKind
 from tofu_export.patch.apply import applied_plan
-from tofu_export.patch.support import whole_prefix
-from tofu_export.patch.token_map import collect_token_map
+from tofu_export.patch.support import block_prefix, whole_prefix
+from tofu_export.patch.token_map import TokenMap, collect_token_map
 
-__all__ = ["choose_output", "grid_shape", "outputs_of"]
+__all__ = ["check_planned", "choose_output", "grid_shape", "joined_later", "outputs_of"]
 
 
 def choose_output(model: nn.Module, asked: OutputKind | None, name: str = "the model") -> OutputKind:
@@ -48,29 +48,61 @@ def grid_shape(model: nn.Module, image_size: tuple[int, int], name: str = "the m
     return int(height), int(width)
 
 
-def outputs_of(model: nn.Module, kind: OutputKind, pixels: Tensor) -> tuple[Tensor, ...]:
-    """Run `model`, patched or not, and return what `kind` names (`OutputKind.names`).
+def check_planned(model: nn.Module) -> None:
+    """Pass if `model` can say what became of its patches.
+
+    Raises:
+        OptionError: it carries no plan.
+    """
+    if applied_plan(model) is None:
+        raise OptionError("a token map follows a plan: apply one to the model first, r = 0 if nothing is to leave")
+
+
+def joined_later(model: nn.Module) -> int:
+    """Tokens that join at the front after the blocks, so that the rows of the final sequence lie so much higher."""
+    return whole_prefix(model) - block_prefix(model)
+
+
+def outputs_of(model: nn.Module, kind: OutputKind, pixels: Tensor, *, token_map: bool = False) -> tuple[Tensor, ...]:
+    """Run `model`, patched or not, and return what `kind` names (`OutputKind.names_with`).
 
     Args:
         model: a supported timm model.
         kind: what to return, see `OutputKind` for the shapes.
         pixels: [B, channels, height, width].
+        token_map: also return what became of each patch (`PATCH_GROUPS`), [B, patches] int64.
 
     Raises:
-        OptionError: a grid is asked for, but the plan of the model does not restore it.
+        OptionError: a grid is asked for, but the plan of the model does not restore it; or a token map, but it has no
+            plan.
         UnsupportedModelError: the sequence is not the model's grid.
     """
-    architecture: Any = model
-    if kind is OutputKind.LOGITS:
-        return (architecture(pixels),)
-    if kind is OutputKind.FEATURES:
-        return (architecture.forward_head(architecture.forward_features(pixels), pre_logits=True),)
+    if token_map:
+        check_planned(model)
+    if kind is not OutputKind.TOKENS and not token_map:
+        return (_run(model, kind, pixels),)
+    with collect_token_map(rows=kind is OutputKind.TOKENS, groups=token_map) as found:
+        outputs = [_run(model, kind, pixels)]
     if kind is OutputKind.TOKENS:
-        with collect_token_map() as found:
-            tokens = architecture.forward_features(pixels)
-        return tokens, _whole_map(tokens, found.tokens, found.rows)
-    _check_restored(model)
-    return (_as_grid(model, architecture.forward_features(pixels), pixels),)
+        outputs.append(_whole_map(outputs[0], found))
+    if token_map:
+        outputs.append(_patch_groups(model, found, pixels.shape[0]))
+    return tuple(outputs)
+
+
+def _run(model: Any, kind: OutputKind, pixels: Tensor) -> Tensor:
+    """The one output that is computed from pixels, not from decisions."""
+    if kind is OutputKind.LOGITS:
+        logits: Tensor = model(pixels)
+        return logits
+    if kind is OutputKind.GRID:
+        _check_restored(model)
+        return _as_grid(model, model.forward_features(pixels), pixels)
+    tokens: Tensor = model.forward_features(pixels)
+    if kind is OutputKind.TOKENS:
+        return tokens
+    features: Tensor = model.forward_head(tokens, pre_logits=True)
+    return features
 
 
 def _check_restored(model: nn.Module) -> None:
@@ -79,17 +111,27 @@ def _check_restored(model: nn.Module) -> None:
         raise OptionError("a grid has all tokens: plan with Reduction(restore_grid=True), or ask for tokens")
 
 
-def _whole_map(tokens: Tensor, from_blocks: int, rows: Tensor | None) -> Tensor:
+def _whole_map(tokens: Tensor, found: TokenMap) -> Tensor:
     """The token map [B, N] of the whole sequence: a class token that joined after the blocks comes first (CaiT)."""
     batch, count, _ = tokens.shape
-    if rows is None:
+    if found.rows is None:
         return torch.arange(count, device=tokens.device).expand(batch, -1)
-    token_map = rows.squeeze(-1)
-    joined = count - from_blocks
+    token_map = found.rows.squeeze(-1)
+    joined = count - found.tokens
     if not joined:
         return token_map
     front = torch.arange(joined, device=tokens.device).expand(batch, -1)
     return torch.cat([front, token_map + joined], dim=1)
+
+
+def _patch_groups(model: nn.Module, found: TokenMap, batch: int) -> Tensor:
+    """What became of each patch, [B, patches] int64: its row of the final sequence, -1 for none."""
+    joined, prefix = joined_later(model), block_prefix(model)
+    if found.groups is None:
+        device = next(model.parameters()).device
+        return torch.arange(joined + prefix, joined + found.tokens, device=device).expand(batch, -1)
+    groups = found.groups.squeeze(-1)
+    return torch.where(groups > 0, groups + (joined - 1), -1) if joined else groups - 1
 
 
 def _as_grid(model: Any, tokens: Tensor, pixels: Tensor) -> Tensor:

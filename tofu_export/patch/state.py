@@ -24,9 +24,12 @@ class TokenState(NamedTuple):
             depends on positions between blocks.
         rows: [B, N0, 1] int64, the row of `tokens` that stands for each token that entered the first block, prefix
             included. None while no token has left, or if nobody asked for it.
+        groups: [B, patches, 1] int64, for each patch that entered the first block one more than the row of `tokens`
+            that it is part of, 0 once it was pruned. None while no token has left, or if nobody asked for it.
     """
 
     tokens: Tensor
     sizes: Tensor | None = None
     positions: Tensor | None = None
     rows: Tensor | None = None
+    groups: Tensor | None = None

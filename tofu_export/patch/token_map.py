@@ -1,7 +1,11 @@
-"""Follow the original tokens through the reductions: which row of the reduced sequence stands for each of them.
+"""Follow the original tokens through the reductions, in two maps. Both are tracked only if somebody asks.
 
-The map is int64 [B, N0, 1], N0 being the tokens that entered the first block, prefix included. A token that merged
-stands where its destination stands, a pruned one where its most similar destination stands.
+`rows` serves to restore: int64 [B, N0, 1], N0 being the tokens that entered the first block, prefix included. A token
+that merged stands where its destination stands, a pruned one where its most similar destination stands.
+
+`groups` says what became of each patch: int64 [B, N0-P, 1], P being the prefix. A patch that merged is part of its
+destination's row, and one that was pruned, alone or with the token that it had joined, is part of none. Rows are
+counted from 1 in it and 0 is none, so that no runtime meets a negative index; `outputs` shifts them.
 """
 
 from __future__ import annotations
@@ -16,25 +20,32 @@ from torch import Tensor
 from tofu_export.patch.matching import Matching, Partition, gather_rows
 from tofu_export.patch.state import TokenState
 
-__all__ = ["TokenMap", "collect_token_map", "current_token_map", "follow", "restore"]
+__all__ = ["TokenMap", "collect_token_map", "current_token_map", "follow", "follow_groups", "restore"]
 
 
 class TokenMap:
     """What the last block of a model noted: how its output stands for the original tokens.
 
     Attributes:
+        wants_rows: track `rows`.
+        wants_groups: track `groups`.
         tokens: tokens that left the last block; 0 until it ran.
         rows: [B, N0, 1] int64; None where each token stands for itself.
+        groups: [B, N0-P, 1] int64; None where each patch is a token of its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, rows: bool, groups: bool) -> None:
+        self.wants_rows = rows
+        self.wants_groups = groups
         self.tokens = 0
         self.rows: Tensor | None = None
+        self.groups: Tensor | None = None
 
     def note(self, state: TokenState) -> None:
         """Keep what leaves the last block."""
         self.tokens = state.tokens.shape[1]
         self.rows = state.rows
+        self.groups = state.groups
 
 
 _COLLECTOR: ContextVar[TokenMap | None] = ContextVar("tofu_export_token_map", default=None)
@@ -46,9 +57,9 @@ def current_token_map() -> TokenMap | None:
 
 
 @contextmanager
-def collect_token_map() -> Iterator[TokenMap]:
-    """Make patched models track their token map inside the block, and note it."""
-    found = TokenMap()
+def collect_token_map(*, rows: bool = False, groups: bool = False) -> Iterator[TokenMap]:
+    """Make patched models track these maps inside the block, and note them."""
+    found = TokenMap(rows=rows, groups=groups)
     token = _COLLECTOR.set(found)
     try:
         yield found
@@ -57,7 +68,7 @@ def collect_token_map() -> Iterator[TokenMap]:
 
 
 def follow(rows: Tensor, matching: Matching, tokens: int, prefix: int) -> Tensor:
-    """The map after one more reduction.
+    """`rows` after one more reduction.
 
     Args:
         rows: [B, N0, 1] int64, the map before it.
@@ -68,26 +79,54 @@ def follow(rows: Tensor, matching: Matching, tokens: int, prefix: int) -> Tensor
     Returns:
         [B, N0, 1] int64 rows of what comes out: prefix, kept sources, destinations.
     """
+    return gather_rows(_row_of(matching, tokens, prefix).unsqueeze(-1), rows.squeeze(-1))
+
+
+def follow_groups(groups: Tensor, matching: Matching, tokens: int, prefix: int, *, merges: bool) -> Tensor:
+    """`groups` after one more reduction.
+
+    Args:
+        groups: [B, N0-P, 1] int64, the map before it.
+        matching: its decisions.
+        tokens: tokens N that went in.
+        prefix: protected tokens P at the front.
+        merges: matched sources join their destinations; else they are pruned.
+
+    Returns:
+        [B, N0-P, 1] int64.
+    """
+    row_of = _row_of(matching, tokens, prefix) + 1
+    if not merges:
+        row_of[:, Partition.of(prefix).sources].scatter_(1, matching.matched, 0)
+    none = row_of.new_zeros(row_of.shape[0], 1)
+    return gather_rows(torch.cat([none, row_of], dim=1).unsqueeze(-1), groups.squeeze(-1))
+
+
+def _row_of(matching: Matching, tokens: int, prefix: int) -> Tensor:
+    """Where each token that goes in comes out, [B, N] int64; a matched source where its destination does."""
     batch, staying = matching.kept.shape
     parts = Partition.of(prefix)
-    row_of = rows.new_zeros(batch, tokens)
-    row_of[:, :prefix] = torch.arange(prefix, device=rows.device)
+    row_of = matching.kept.new_zeros(batch, tokens)
+    row_of[:, :prefix] = torch.arange(prefix, device=row_of.device)
     destinations = row_of[:, parts.destinations]  # a view, as is the next one
-    destinations += prefix + staying + torch.arange(destinations.shape[1], device=rows.device)
+    destinations += prefix + staying + torch.arange(destinations.shape[1], device=row_of.device)
     sources = row_of[:, parts.sources]
-    ranks = prefix + torch.arange(staying, device=rows.device)
+    ranks = prefix + torch.arange(staying, device=row_of.device)
     sources.scatter_(1, matching.kept, ranks.expand(batch, -1))
     sources.scatter_(1, matching.matched, prefix + staying + matching.target)
-    return gather_rows(row_of.unsqueeze(-1), rows.squeeze(-1))
+    return row_of
 
 
 def restore(state: TokenState) -> TokenState:
-    """All original tokens again, [B, N0, C], each as the one that stands for it, bit for bit; nothing to track."""
+    """All original tokens again, [B, N0, C], each as the one that stands for it, bit for bit.
+
+    Their `rows` are then their own. `groups` goes on to speak of the rows that were there before.
+    """
     tokens, rows = state.tokens, state.rows
     if rows is None:
-        return TokenState(tokens)
+        return TokenState(tokens, groups=state.groups)
     if not torch.onnx.is_in_onnx_export():
-        return TokenState(gather_rows(tokens, rows.squeeze(-1)))
+        return TokenState(gather_rows(tokens, rows.squeeze(-1)), groups=state.groups)
     shape = (tokens.shape[0], rows.shape[1], tokens.shape[2])
     whole = torch.onnx.ops.symbolic("tofu::Restore", (tokens, rows), dtype=tokens.dtype, shape=shape, version=1)
-    return TokenState(whole)
+    return TokenState(whole, groups=state.groups)

@@ -1,10 +1,12 @@
-"""One cell: make its file as the main job does, run it in onnxruntime, and see what it decides."""
+"""One cell: make its file as the main job does, verify it, run it in onnxruntime, and see what it decides."""
 
 from __future__ import annotations
 
 import gc
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from tofu_export import patch
 from tofu_export.evaluate.classes import read_class_map
@@ -25,6 +28,7 @@ from tofu_export.quantize import CALIBRATION_IMAGES, quantize
 from tofu_export.specs import spec_of
 from tofu_export.sweep.grid import Cell
 from tofu_export.sweep.settings import Settings
+from tofu_export.verify import verify
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.names import DEMO_MODEL
 
@@ -32,6 +36,9 @@ __all__ = ["Evaluation", "evaluate", "feeds_for", "write_file"]
 
 GENERATED_IMAGES = 64
 """Images to make where none are given."""
+
+VERIFIED_BATCHES = (1, 3)
+"""Batch sizes at which a file is verified: one, and an odd one that shows whether the batch is really free."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ class Evaluation:
         real: False for generated images.
         file_gmacs: what the file computes for one image, in 10^9 multiply-accumulates.
         file_bytes: its size.
+        verification: how it compared with the eager model, as in report.json; None where that was switched off.
         seconds: wall time of making and running it.
     """
 
@@ -54,6 +62,7 @@ class Evaluation:
     real: bool
     file_gmacs: float | None
     file_bytes: int
+    verification: Mapping[str, Any] | None
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,27 +72,29 @@ class Evaluation:
 
 
 def evaluate(cell: Cell, settings: Settings, threads: int | None = None) -> Evaluation:
-    """Make the file of a cell in a temporary folder and run it on all images.
+    """Make the file of a cell in a temporary folder, verify it and run it on all images.
 
     Args:
         cell: the cell.
-        settings: weights, images and target.
+        settings: weights, images and target, and whether to verify.
         threads: threads of onnxruntime inside an operator; None for its default.
 
     Raises:
         TofuError: the model, its weights or the images cannot be had, the file cannot be made or run, or gives what is
             not a number.
+        VerificationError: the file does not compute what the eager model computes.
     """
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="tofu-export-sweep-") as folder:
         path = Path(folder) / "cell.onnx"
         gmacs = write_file(cell, settings, path)
         size = sum(file.stat().st_size for file in path.parent.iterdir())
+        verification = _verified(cell, settings, path) if settings.verify else None
         source = _images(cell.model, settings)
         outputs = file_subject(path, threads=threads).decide(source)
     right = None if source.labels is None else float((outputs == source.labels).mean())
     origin = f"{len(source)} image{'s' * (len(source) != 1)}, {source.source}"
-    return Evaluation(outputs, right, origin, source.real, gmacs, size, time.perf_counter() - start)
+    return Evaluation(outputs, right, origin, source.real, gmacs, size, verification, time.perf_counter() - start)
 
 
 def write_file(cell: Cell, settings: Settings, path: Path) -> float | None:
@@ -94,12 +105,9 @@ def write_file(cell: Cell, settings: Settings, path: Path) -> float | None:
     """
     spec, loaded = _spec(cell.model, settings.image_size), _loaded(cell.model, settings)
     output = _output(cell, settings)
-    patch.apply(loaded.model, make_plan(spec, cell.reduction), name=spec.name)
-    try:
+    with _reduced(cell, settings) as model:
         shape = InputShape(spec.in_chans, *spec.image_size)
-        graph = trace(loaded.model, shape, output=output, precision=cell.precision.traced, batch=BatchRange())
-    finally:
-        patch.remove(loaded.model)
+        graph = trace(model, shape, output=output, precision=cell.precision.traced, batch=BatchRange())
     graph = lower(graph, settings.target, cell.precision.traced)
     macs: int | None = graph.meta[MACS]
     gmacs = None if macs is None else round(macs / 1e9, 4)
@@ -116,6 +124,40 @@ def write_file(cell: Cell, settings: Settings, path: Path) -> float | None:
         for file in (draft, draft.with_name(f"{draft.name}.data")):
             file.unlink(missing_ok=True)
     return gmacs
+
+
+def _verified(cell: Cell, settings: Settings, path: Path) -> dict[str, Any]:
+    """Compare the file of a cell with the eager model, as the main job does, at fewer batch sizes.
+
+    Raises:
+        VerificationError: it computes something else.
+    """
+    output = _output(cell, settings)
+    source = _images(cell.model, settings)
+    with _reduced(cell, settings) as model:
+        result = verify(
+            path,
+            model,
+            _first(source, max(VERIFIED_BATCHES)),
+            precision=cell.precision,
+            batch=VERIFIED_BATCHES,
+            source=source.source,
+            output=output,
+        )
+    if not result.passed:
+        raise result.failure("Its row is left out")
+    return result.to_dict()
+
+
+@contextmanager
+def _reduced(cell: Cell, settings: Settings) -> Iterator[nn.Module]:
+    """The eager model, which carries the plan of a cell within this block."""
+    spec, model = _spec(cell.model, settings.image_size), _loaded(cell.model, settings).model
+    patch.apply(model, make_plan(spec, cell.reduction), name=spec.name)
+    try:
+        yield model
+    finally:
+        patch.remove(model)
 
 
 def feeds_for(cell: Cell, settings: Settings, batch: int) -> dict[str, NDArray[np.float32]]:

@@ -42,8 +42,8 @@ def parquet_bytes(result: SweepResult) -> bytes:
             ("gmacs", numbers), ("gmacs_full", numbers), ("images_per_sec", numbers),
             ("images_per_sec_full", numbers), ("latency_ms.median", numbers), ("latency_ms.p95", numbers),
             ("speedup_vs_full", numbers), ("speedup_q1", numbers), ("speedup_q3", numbers), ("agreement", numbers),
-            ("top1", numbers), ("images", whole), ("comparable_images_per_sec", numbers), ("pareto", flag),
-            ("notes", text),
+            ("top1", numbers), ("images", whole), ("verified", flag), ("comparable_images_per_sec", numbers),
+            ("pareto", flag), ("notes", text),
         ],
         metadata={"command": result.command},
     )  # fmt: skip

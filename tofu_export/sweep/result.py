@@ -18,6 +18,7 @@ from tofu_export.sweep.grid import Cell, Failure
 __all__ = ["Row", "SweepResult", "agreement_of", "compared", "row_of"]
 
 SCHEMA_VERSION = 1
+NOT_VERIFIED = "not verified: switched off by --no-verify"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Row:
             the mean cosine of their features.
         top1: share of the images whose class is right; None without labels.
         images: how many.
+        verified: the file was compared with the eager model and computes the same; where it computes something else
+            there is no row.
         comparable_images_per_sec: `speedup_vs_full` times the median of the full model's throughput over all runs: a
             machine that got slower in between does not count against those that came later. None if not timed.
         pareto: no other row is at least as good and as cheap, and better in one of the two.
@@ -64,6 +67,7 @@ class Row:
     agreement: float | None
     top1: float | None
     images: int
+    verified: bool
     comparable_images_per_sec: float | None = None
     pareto: bool = False
     notes: tuple[str, ...] = ()
@@ -151,6 +155,8 @@ def row_of(
 ) -> Row:
     """The row of a finished cell; `timing` as in report.json (`benchmark`)."""
     notes = list(timing["notes"]) if timing is not None else []
+    if evaluation["verification"] is None:
+        notes.append(NOT_VERIFIED)
     if timing is None and batch is not None and not cell.precision.runs_on_cpus:
         notes.append(f"not timed: {HALF_THROUGH_CASTS}")
     if cell.precision is Precision.INT8 and not evaluation["real"]:
@@ -172,6 +178,7 @@ def row_of(
         agreement=agreement,
         top1=evaluation["top1"],
         images=evaluation["images"],
+        verified=evaluation["verification"] is not None,
         notes=tuple(notes),
     )
 

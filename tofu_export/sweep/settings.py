@@ -36,6 +36,7 @@ class Settings:
         class_order: of class folders, where it matters.
         limit: the most images to decide on; None for all.
         seed: of random weights and generated images.
+        verify: compare each file with the eager model before its numbers count.
         bench: time the files.
         seconds: shortest measured time of a file.
         threads: threads of onnxruntime while timing; None for its default.
@@ -53,6 +54,7 @@ class Settings:
     class_order: ClassOrder | None = None
     limit: int | None = None
     seed: int = 0
+    verify: bool = True
     bench: bool = True
     seconds: float = 3.0
     threads: int | None = None
@@ -86,6 +88,7 @@ class Settings:
             "class_order": None if self.class_order is None else self.class_order.value,
             "limit": self.limit,
             "seed": self.seed,
+            "verify": self.verify,
         }
 
     def timing(self) -> dict[str, Any]:

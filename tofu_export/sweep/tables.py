@@ -86,7 +86,7 @@ def pivot(rows: Sequence[Row], name: str) -> list[str]:
 def _all_rows(rows: Sequence[Row]) -> list[str]:
     head = (
         "r", "pattern", "precision", "batch", "GMACs", "images/s", "full beside it", "against full", "median", "p95",
-        "top-1", "agreement", "Pareto",
+        "top-1", "agreement", "verified", "Pareto",
     )  # fmt: skip
     columns = list(zip(*(_cells(row) for row in rows), strict=True))
     kept = [index for index, column in enumerate(columns) if any(column)]  # nothing timed, no labels: no such column
@@ -111,6 +111,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         "" if latency is None else f"{latency['p95']:.2f} ms",
         "" if row.top1 is None else _percent(row.top1),
         "" if row.agreement is None else _percent(row.agreement),
+        "yes" if row.verified else "no",
         "yes" if row.pareto else "",
     )
 

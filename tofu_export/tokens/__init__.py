@@ -1,1 +1,19 @@
 """Token maps: which patches of an image are one token by now, and which are pruned, as the exported file decided."""
+
+from pathlib import Path
+
+from tofu_export.engines.backends import PLAN_SUFFIXES
+from tofu_export.tokens.source import TokenRun, TokenSource
+from tofu_export.tokens.token_engine import TokenEngine
+from tofu_export.tokens.token_file import TokenFile
+
+__all__ = ["TokenRun", "TokenSource", "read_source"]
+
+
+def read_source(path: Path) -> TokenSource:
+    """The ONNX file or TensorRT plan at `path`, told apart by its suffix.
+
+    Raises:
+        TofuError: as `TokenFile.read` and `TokenEngine.read`.
+    """
+    return TokenEngine.read(path) if path.suffix in PLAN_SUFFIXES else TokenFile.read(path)

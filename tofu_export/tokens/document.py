@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tofu_export.groups import PRUNED
-from tofu_export.tokens.token_file import TokenFile, TokenRun
+from tofu_export.tokens.source import TokenRun, TokenSource
 
 __all__ = ["KIND", "SCHEMA_VERSION", "token_document"]
 
@@ -21,7 +21,7 @@ KIND = "tokens"
 
 
 def token_document(
-    file: TokenFile, run: TokenRun, names: Sequence[str], pictures: NDArray[np.uint8], labels: Sequence[str] = ()
+    file: TokenSource, run: TokenRun, names: Sequence[str], pictures: NDArray[np.uint8], labels: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Groups of every image after every layer.
 
@@ -39,6 +39,7 @@ def token_document(
         "file": file.path.name,
         "model": file.model,
         "backend": run.backend,
+        "output": run.output,
         "grid": [rows, columns],
         "prefix_tokens": file.prefix,
         "tokens": file.tokens,

@@ -1,14 +1,14 @@
-"""An exported file as a source of token maps: what it says about itself, and what it decides when it runs.
+"""An ONNX file as a source of token maps.
 
-An ONNX file states its decisions in named values (`graph_patterns.canonical`), which a copy of it gives out. An engine
-has outputs only, so that nothing can be read out of it.
+It states its decisions in named values (`graph_patterns.canonical`), which a copy of it gives out. If it was exported
+with `--token-map`, what became of each patch is an output as well, which must be what the decisions make.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,59 +17,20 @@ import onnx
 from numpy.typing import NDArray
 
 from tofu_export.decisions import Decisions
-from tofu_export.engines.backends import CPU, PLAN_SUFFIXES
-from tofu_export.engines.feeds import as_asked
-from tofu_export.errors import ExportError, OptionError, VerificationError
+from tofu_export.engines.backends import CPU
+from tofu_export.errors import ExportError, VerificationError
 from tofu_export.graph_patterns.canonical import DECISIONS, decision_name
-from tofu_export.groups import GroupState, Reducing, follow_groups
-from tofu_export.onnx_file import load_without_weights
-from tofu_export.ort import OrtSession, open_copy
+from tofu_export.groups import GroupState, follow_layers, from_patches
+from tofu_export.onnx_file import load_without_weights, metadata_of
+from tofu_export.options import PATCH_GROUPS
+from tofu_export.ort import open_copy
+from tofu_export.tokens.source import Array, TokenRun, TokenSource, in_batches
 
-__all__ = ["TokenFile", "TokenRun"]
-
-Array = NDArray[Any]
-
-_PREFIX = "tofu_export."
-_DAMAGED = (KeyError, TypeError, ValueError, IndexError, RecursionError)
-"""What reading metadata of the wrong shape raises."""
+__all__ = ["TokenFile"]
 
 
-@dataclass(frozen=True)
-class TokenRun:
-    """What a file decided about some images.
-
-    Attributes:
-        states: where the original tokens are after each reducing layer.
-        notes: what a reader must know.
-        backend: what ran the file, by the name it has in reports.
-    """
-
-    states: tuple[GroupState, ...]
-    notes: tuple[str, ...]
-    backend: str
-
-
-@dataclass(frozen=True)
-class TokenFile:
-    """An ONNX file of this project.
-
-    Attributes:
-        path: the file.
-        model: name of the model.
-        preprocessing: how images are prepared, its `input_size` being the file's.
-        prefix: protected tokens at the front.
-        steps: the layers that remove tokens.
-        tokens: tokens that enter the first block, prefix included, N0.
-        pattern: the method of each layer in a letter.
-    """
-
-    path: Path
-    model: str
-    preprocessing: Mapping[str, Any]
-    prefix: int
-    steps: tuple[Reducing, ...]
-    tokens: int
-    pattern: str
+class TokenFile(TokenSource):
+    """An ONNX file of this project."""
 
     @classmethod
     def read(cls, path: Path) -> TokenFile:
@@ -77,66 +38,16 @@ class TokenFile:
 
         Raises:
             ExportError: there is no such file, or it is not a whole ONNX file.
-            OptionError: it is an engine, does not say what it removes, or removes nothing.
+            OptionError: it does not say what it removes, or removes nothing.
         """
-        if path.suffix in PLAN_SUFFIXES:
-            raise OptionError(f"{path.name} is a TensorRT plan, which does not show its decisions: give its ONNX file")
-        facts = _onnx_facts(path)
-        try:
-            layers, preprocessing = facts["plan"]["layers"], facts["preprocessing"]
-            channels, height, width = map(int, preprocessing["input_size"])
-            for key in ("mean", "std"):
-                if len([float(value) for value in preprocessing[key]]) != channels:
-                    raise ValueError(f"{key} is not one number for each of {channels} channels")
-            steps = tuple(
-                Reducing(int(row["layer"]), str(row["method"]), int(row["tokens_in"]), int(row["removed"]))
-                for row in layers
-                if row["removed"]
-            )
-            found = cls(
-                path,
-                str(facts["model"]),
-                {**preprocessing, "input_size": (channels, height, width)},
-                int(facts["prefix_tokens"]),
-                steps,
-                int(layers[0]["tokens_in"]),
-                str(facts["plan"]["pattern"]),
-            )
-        except _DAMAGED as error:
-            raise OptionError(
-                f"{path.name} does not say which tokens it removes ({type(error).__name__}: {error}): expected a file "
-                "that this version of tofu-export wrote, with plan and preprocessing in its metadata; export it again"
-            ) from error
-        if not steps:
-            raise OptionError(f"{path.name} removes no token: there is nothing to draw, export it with --r above 0")
-        return found
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the patches.
-
-        Raises:
-            OptionError: the patches do not fill a grid over the image.
-        """
-        patches = self.tokens - self.prefix
-        _, height, width = self.preprocessing["input_size"]
-        fitting = [
-            (rows, patches // rows)
-            for rows in range(1, patches + 1)
-            if not patches % rows and not height % rows and not width % (patches // rows)
-        ]
-        if not fitting:
-            raise OptionError(
-                f"{self.path.name}: {patches} patches do not fill a grid over an image of {height}x{width} pixels, so "
-                "they cannot be drawn"
-            )
-        return min(fitting, key=lambda size: abs(height / size[0] - width / size[1]))
+        return cls.parsed(path, _metadata(path))
 
     def run(self, pixels: NDArray[np.float32]) -> TokenRun:
-        """Run the file on images [B, C, H, W], normalised, and follow what it decides.
+        """Run the file in onnxruntime on images [B, C, H, W], normalised, and follow what it decides.
 
         Raises:
-            VerificationError: the file does not show its decisions, or decides the impossible.
+            VerificationError: the file does not show its decisions, decides the impossible, or has an output that
+                contradicts them.
             TofuError: it cannot be run.
         """
         model = load_without_weights(self.path)
@@ -147,16 +58,32 @@ class TokenFile:
         for name in (name for of_layer in kinds.values() for name in of_layer.values()):
             if name not in outputs:
                 model.graph.output.append(onnx.ValueInfoProto(name=name))
-        seen = _in_batches(open_copy(model, self.path), pixels)
-        groups = np.tile(np.arange(self.tokens), (len(pixels), 1))
-        states: list[GroupState] = []
-        for step in self.steps:
-            if step.layer in kinds:
-                found = {kind: seen[name] for kind, name in kinds[step.layer].items()}
-                decisions = Decisions.read(found, len(pixels), len(step.sources(self.prefix)))
-                states.append(follow_groups(groups, step, decisions, self.prefix))
-                groups = states[-1].groups
-        return TokenRun(tuple(states), notes, CPU)
+        seen = in_batches(open_copy(model, self.path), pixels)
+        decided = {
+            step.layer: Decisions.read(
+                {kind: seen[name] for kind, name in kinds[step.layer].items()},
+                len(pixels),
+                len(step.sources(self.prefix)),
+            )
+            for step in self.steps
+            if step.layer in kinds
+        }
+        start = np.tile(np.arange(self.tokens), (len(pixels), 1))
+        states = follow_layers(start, self.steps, decided, self.prefix)
+        if PATCH_GROUPS not in outputs:
+            return TokenRun(tuple(states), notes, CPU)
+        self._check_map(states, seen[PATCH_GROUPS])
+        notes += (f"the last map is the file's own output {PATCH_GROUPS}; its decisions give the same",)
+        return TokenRun(tuple(states), notes, CPU, PATCH_GROUPS)
+
+    def _check_map(self, states: Sequence[GroupState], given: Array) -> None:
+        """Pass if the map that the file gives, [B, patches], is the last of those that its decisions make."""
+        mapped = from_patches(given, self.prefix, self.steps[-1].tokens_out)
+        if mapped is None or states[-1].step != self.steps[-1] or not np.array_equal(mapped, states[-1].groups):
+            raise VerificationError(
+                f"output {PATCH_GROUPS} of {self.path.name} is not what its decisions make: `tofu-export verify` looks "
+                "closer"
+            )
 
     def _decisions_in(self, model: onnx.ModelProto) -> tuple[dict[int, dict[str, str]], tuple[str, ...]]:
         """Names of the decisions by layer and kind, and a note if the last block has none."""
@@ -179,31 +106,16 @@ class TokenFile:
         return kinds, ()
 
 
-def _in_batches(session: OrtSession, pixels: NDArray[np.float32]) -> dict[str, Array]:
-    """All outputs for all images, in batches of the size that the file is fixed to, or one by one."""
-    if len(session.inputs) != 1:
-        raise OptionError(f"{session.label} has inputs {', '.join(session.inputs)}, expected one: images")
-    ((name, spec),) = session.inputs.items()
-    size = (spec.shape[0] if spec.shape else None) or 1
-    runs: list[dict[str, Array]] = []
-    for start in range(0, len(pixels), size):
-        chosen = pixels[(start + np.arange(size)) % len(pixels)]
-        runs.append(session.run(as_asked({name: chosen}, session.inputs)))
-    return {key: np.concatenate([values[key] for values in runs])[: len(pixels)] for key in runs[0]}
-
-
-def _onnx_facts(path: Path) -> dict[str, Any]:
+def _metadata(path: Path) -> dict[str, Any]:
     """The metadata of an ONNX file, decoded, with the size of its input."""
     if path.is_dir():
         raise ExportError(f"{path} is a folder: give the path of an ONNX file")
     model = load_without_weights(path)
-    facts: dict[str, Any] = {}
-    for entry in model.metadata_props:
-        if entry.key.startswith(_PREFIX):
-            try:
-                facts[entry.key.removeprefix(_PREFIX)] = json.loads(entry.value)
-            except (ValueError, RecursionError):
-                facts[entry.key.removeprefix(_PREFIX)] = entry.value
+    texts = metadata_of(model)
+    facts: dict[str, Any] = dict(texts)
+    for key, text in texts.items():
+        with contextlib.suppress(ValueError, RecursionError):  # some are plain text
+            facts[key] = json.loads(text)
     return _with_size(facts, [_sizes(value) for value in model.graph.input])
 
 

@@ -29,7 +29,7 @@ from tofu_export.tune.state import StateFile
 from tofu_export.zoo.create import LoadedModel, create_meta
 from tofu_export.zoo.weights import WeightsSource
 
-__all__ = ["SCHEMA_VERSION", "TuneRequest", "TuneResult", "tune"]
+__all__ = ["SCHEMA_VERSION", "Tried", "TuneRequest", "TuneResult", "tune"]
 
 SCHEMA_VERSION = 1
 FINALISTS = 6
@@ -101,6 +101,30 @@ class TuneRequest:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """One plan of the search.
+
+    Attributes:
+        candidate: what it is.
+        loss: mean loss on the images of the search.
+        gmacs: what it costs for one image, in 10^9 multiply-accumulates.
+    """
+
+    candidate: Candidate
+    loss: float
+    gmacs: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the document (`history`)."""
+        return {
+            "pattern": self.candidate.pattern,
+            "r": list(self.candidate.r),
+            "loss": self.loss,
+            "gmacs": round(self.gmacs, 4),
+        }
+
+
+@dataclass(frozen=True)
 class TuneResult:
     """What was found.
 
@@ -116,7 +140,7 @@ class TuneResult:
         held_out: agreement with the full model on the held-out images, of both.
         difference: mean loss of chosen less baseline on the held-out images, with its 95 % interval from resampling
             images; below 0 is better.
-        evaluations: plans that were tried.
+        history: plans that were tried, in their order; the first is the baseline.
         latency_ms: measured time of the full model, the baseline and the chosen plan; None for a budget of GMACs.
         seed: of everything.
     """
@@ -131,9 +155,14 @@ class TuneResult:
     losses: Mapping[str, Mapping[str, float]]
     held_out: Mapping[str, Mapping[str, Any]]
     difference: tuple[float, float, float]
-    evaluations: int
+    history: tuple[Tried, ...]
     latency_ms: Mapping[str, float] | None
     seed: int
+
+    @property
+    def evaluations(self) -> int:
+        """Number of plans that were tried."""
+        return len(self.history)
 
     @property
     def verdict(self) -> str:
@@ -157,11 +186,13 @@ class TuneResult:
     def to_dict(self, command: str = "") -> dict[str, Any]:
         """The result as JSON."""
         return {
+            "kind": "tune",
             "schema_version": SCHEMA_VERSION,
             "model": self.spec.name,
             "plan": self.chosen.to_dict(),
             "baseline": self.baseline.to_dict(),
             **self.provenance(command),
+            "history": [tried.to_dict() for tried in self.history],
         }
 
 
@@ -190,18 +221,16 @@ def tune(request: TuneRequest, on_progress: Callable[[str], None] = lambda text:
     state = None
     if request.state is not None:
         state = StateFile(request.state, _settings(request, spec, loaded, objective, digest))
-    done = 0
+    history: list[Tried] = []
 
     def measure(candidate: Candidate) -> float:
-        nonlocal done
-        done += 1
-        on_progress(f"plan {done} of {request.evaluations}")
-        known = None if state is None else state.find(candidate)
-        if known is not None:
-            return known
-        loss = _loss(judges[0], space, candidate, objective)
-        if state is not None:
-            state.add(candidate, loss)
+        on_progress(f"plan {len(history) + 1} of {request.evaluations}")
+        loss = None if state is None else state.find(candidate)
+        if loss is None:
+            loss = _loss(judges[0], space, candidate, objective)
+            if state is not None:
+                state.add(candidate, loss)
+        history.append(Tried(candidate, loss, make_plan(spec, candidate.reduction()).gmacs_reduced))
         return loss
 
     first = Candidate.of(baseline.pattern, [layer.removed for layer in baseline.layers])
@@ -232,7 +261,7 @@ def tune(request: TuneRequest, on_progress: Callable[[str], None] = lambda text:
         },
         {who: of.to_dict() for who, of in agreements[2].items()},
         _difference(agreements[2], objective, request.seed),
-        len(found),
+        tuple(history),
         times,
         request.seed,
     )

@@ -21,8 +21,9 @@ from tofu_export.compare import TOLERANCES, Tolerance
 from tofu_export.errors import VerificationError
 from tofu_export.memory import give_back
 from tofu_export.onnx_file import load_without_weights
-from tofu_export.options import BatchRange, OutputKind, Precision
+from tofu_export.options import PATCH_GROUPS, BatchRange, OutputKind, Precision
 from tofu_export.patch import applied_plan, choose_output, observe, outputs_of
+from tofu_export.patch.outputs import joined_later
 from tofu_export.verify.block_ends import Candidates, block_ends, collect_blocks
 from tofu_export.verify.gather import Gathered
 from tofu_export.verify.replay import DecisionNames, Replay, planned_decisions
@@ -65,6 +66,7 @@ def verify(
     batch: BatchRange | tuple[int, ...],
     source: str,
     output: OutputKind | None = None,
+    token_map: bool = False,
     tolerance: Tolerance | None = None,
     by_position: bool = False,
     layers: bool = False,
@@ -80,6 +82,7 @@ def verify(
         batch: batch sizes that the file serves, or those to run.
         source: where the images came from, for the report.
         output: what the file gives; None for logits, or features where the model has no classifier.
+        token_map: it also gives what became of each patch.
         tolerance: what to allow; None for that of the precision.
         by_position: take the file's outputs in their order, whatever they are called.
         layers: also compare what each block gives, where the file tells.
@@ -93,9 +96,11 @@ def verify(
     tolerance = tolerance or TOLERANCES[precision]
     sizes, notes = batches_to_verify(batch)
     images = batched(pixels, sizes)
-    feeds, given = _run(subject, output, images, by_position=by_position)
+    feeds, given = _run(subject, output.names_with(token_map), images, by_position=by_position)
     give_back()
     plan = applied_plan(model)
+    if token_map and plan is None:
+        raise VerificationError(f"{subject.name} gives {PATCH_GROUPS}, but the model to compare it with has no plan")
     graph = load_without_weights(subject.graph_path).graph
     produced = {name for node in graph.node for name in node.output}
     names = planned_decisions(plan, produced, subject.name, mapped=output is OutputKind.TOKENS)
@@ -115,7 +120,10 @@ def verify(
         replay = Replay(names, seen, tolerance)
         with torch.inference_mode(), observe(replay):
             values = outputs_of(model, output, torch.from_numpy(batch_images))
-        expected = dict(zip(got, (value.numpy() for value in values), strict=True))
+        right: list[Array] = [value.numpy() for value in values]
+        if token_map and plan is not None:
+            right.append(replay.patch_groups(plan, joined_later(model), len(batch_images)))
+        expected = dict(zip(got, right, strict=True))
         if uncompared := set(names) - set(replay.by_layer):
             raise VerificationError(f"{subject.name}: layers {sorted(uncompared)} were not compared")
         gathered.add(batch_feeds, got, expected, replay, rows)
@@ -155,7 +163,7 @@ def _compare_blocks(
 
 
 def _run(
-    subject: Subject, output: OutputKind, images: Sequence[Array], *, by_position: bool
+    subject: Subject, names: Sequence[str], images: Sequence[Array], *, by_position: bool
 ) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
     """What the file is given and what it gives for each batch, by name.
 
@@ -163,11 +171,11 @@ def _run(
         VerificationError: the file does not give what it should and nothing else.
     """
     session = subject.open()
-    right = len(session.outputs) == len(output.names) if by_position else set(session.outputs) == set(output.names)
+    right = len(session.outputs) == len(names) if by_position else set(session.outputs) == set(names)
     if not right:
-        number = f"{len(output.names)} of them" if by_position else ", ".join(output.names)
+        number = f"{len(names)} of them" if by_position else ", ".join(names)
         raise VerificationError(f"{subject.name} has outputs {sorted(session.outputs)}, expected {number}")
     feeds = [feed(session, batch) for batch in images]
     runs = [session.run(batch) for batch in feeds]
-    names = tuple(session.outputs) if by_position else output.names
-    return feeds, [{name: run[name] for name in names} for run in runs]
+    given = tuple(session.outputs) if by_position else names
+    return feeds, [{name: run[name] for name in given} for run in runs]

@@ -11,7 +11,7 @@ from torch import nn
 
 from tofu_export import patch
 from tofu_export.errors import OptionError, VerificationError
-from tofu_export.options import KeySource, OutputKind, Reduction
+from tofu_export.options import PATCH_GROUPS, KeySource, OutputKind, Reduction
 from tofu_export.patch.describe import describe
 from tofu_export.plan import Plan, make_plan
 from tofu_export.verify.facts import FileFacts
@@ -31,6 +31,7 @@ class Rebuilt:
         resolved: its name.
         preprocessing: as the file says, or else the model.
         output: what the file gives.
+        token_map: it also gives what became of each patch.
         notes: what makes the comparison less sure.
     """
 
@@ -38,6 +39,7 @@ class Rebuilt:
     resolved: str
     preprocessing: Mapping[str, Any]
     output: OutputKind
+    token_map: bool
     notes: tuple[str, ...]
 
 
@@ -84,6 +86,7 @@ def rebuild(
         resolved,
         facts.preprocessing or loaded.preprocessing,
         patch.choose_output(loaded.model, output, resolved),
+        facts.is_ours and PATCH_GROUPS in facts.outputs,
         _notes(facts, kept, loaded, weights),
     )
 

@@ -14,6 +14,7 @@ from tofu_export.compare import Tolerance
 from tofu_export.decisions import DecisionReport, Decisions, judge
 from tofu_export.errors import VerificationError
 from tofu_export.graph_patterns.canonical import DECISIONS, decision_name, is_decision
+from tofu_export.groups import Reducing, follow_layers, of_patches
 from tofu_export.patch.matching import Matching, Partition
 from tofu_export.plan import Plan
 
@@ -60,15 +61,24 @@ class Replay(Judge):
         names: the file's decisions.
         seen: their values, by name.
         tolerance: says what is a tie.
+
+    Attributes:
+        followed: the decisions that the model followed, by layer, with targets.
     """
 
     def __init__(self, names: DecisionNames, seen: Mapping[str, Array], tolerance: Tolerance) -> None:
         super().__init__(tolerance)
         self._names = names
         self._seen = seen
+        self.followed: dict[int, Decisions] = {}
 
     def decide(self, layer: int, scores: Tensor, proposed: Matching) -> Matching:
         """Judge the file's decisions in this layer and return them, or the model's own if they are impossible."""
+        chosen = self._chosen(layer, scores, proposed)
+        self.followed[layer] = Decisions(*(value.numpy() for value in chosen))
+        return chosen
+
+    def _chosen(self, layer: int, scores: Tensor, proposed: Matching) -> Matching:
         if layer not in self._names:
             return proposed
         found = {kind: self._seen[name] for kind, name in self._names[layer].items()}
@@ -82,6 +92,25 @@ class Replay(Judge):
             return proposed
         target = proposed.target if got.target is None else torch.from_numpy(got.target)
         return Matching(torch.from_numpy(got.kept), torch.from_numpy(got.matched), target)
+
+    def patch_groups(self, plan: Plan, joined: int, images: int) -> NDArray[np.int64]:
+        """What became of each patch under the decisions that were followed, [B, patches] (`options.PATCH_GROUPS`).
+
+        Found in numpy, by none of what makes the file.
+
+        Args:
+            plan: of the model.
+            joined: tokens that join at its front after the blocks.
+            images: batch size B.
+        """
+        steps = [
+            Reducing(layer.layer, layer.method.name.lower(), layer.tokens_in, layer.removed)
+            for layer in plan.layers
+            if layer.removed
+        ]
+        start = np.tile(np.arange(plan.layers[0].tokens_in), (images, 1))
+        states = follow_layers(start, steps, self.followed, plan.prefix_tokens)
+        return of_patches(states[-1].groups if states else start, plan.prefix_tokens, joined)
 
 
 def planned_decisions(plan: Plan | None, produced: Set[str], file: str, *, mapped: bool) -> DecisionNames:

@@ -153,6 +153,7 @@ def verify_file(
         batch=sizes,
         source=inputs.source,
         output=rebuilt.output,
+        token_map=rebuilt.token_map,
         tolerance=request.tolerance.of(precision),
         by_position=not facts.is_ours,
         layers=request.layers,

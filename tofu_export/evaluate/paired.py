@@ -1,4 +1,4 @@
-"""Which of two files is more accurate, when both decided on the same images: the images on which they differ tell."""
+"""How sure an accuracy is, and which of two is better, when both were measured on the same images: those tell."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tofu_export.errors import OptionError
 
-__all__ = ["Paired", "compare"]
+__all__ = ["Paired", "compare", "from_counts", "share_interval"]
 
 _Z = 1.959964
 """Two-sided 95 % of the normal distribution."""
@@ -69,8 +69,17 @@ def compare(first: NDArray[Any], second: NDArray[Any], labels: NDArray[Any]) -> 
             f"decisions {first.shape} and {second.shape} for labels {labels.shape}: expected the same images in each"
         )
     right, other = first == labels, second == labels
-    only_first, only_second = int(np.sum(right & ~other)), int(np.sum(other & ~right))
-    images = len(labels)
+    return from_counts(len(labels), int(np.sum(right & ~other)), int(np.sum(other & ~right)))
+
+
+def from_counts(images: int, only_first: int, only_second: int) -> Paired:
+    """The same from counts.
+
+    Args:
+        images: how many, at least one.
+        only_first: images that the first alone gets right.
+        only_second: images that the second alone gets right.
+    """
     wide = images + 2
     centre = (only_first - only_second) / wide
     spread = math.sqrt((only_first + only_second + 1) / wide - centre**2) * _Z / math.sqrt(wide)
@@ -83,6 +92,17 @@ def compare(first: NDArray[Any], second: NDArray[Any], labels: NDArray[Any]) -> 
         high=min(centre + spread, 1.0),
         p_value=_sign_test(only_first, only_second),
     )
+
+
+def share_interval(hits: int, images: int) -> tuple[float, float]:
+    """The 95 % interval of a share of images, such as an accuracy.
+
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
+    """
+    share, weight = hits / images, _Z**2 / images
+    centre = (share + weight / 2) / (1 + weight)
+    spread = _Z / (1 + weight) * math.sqrt(share * (1 - share) / images + weight / (4 * images))
+    return max(centre - spread, 0.0), min(centre + spread, 1.0)
 
 
 _LONG = 1000

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tofu_export.errors import OptionError
-from tofu_export.sweep.paired import compare
+from tofu_export.evaluate.paired import compare, from_counts, share_interval
 
 
 def decided(both: int, first: int, second: int, neither: int) -> tuple[NDArray[np.int64], ...]:
@@ -55,3 +55,18 @@ def test_other_images_are_refused() -> None:
         compare(np.zeros(3), np.zeros(4), np.zeros(3))
     with pytest.raises(OptionError, match="expected the same images"):
         compare(np.zeros(0), np.zeros(0), np.zeros(0))
+
+
+def test_counts_say_the_same_as_decisions() -> None:
+    assert from_counts(100, 12, 2) == compare(*decided(50, 12, 2, 36))
+
+
+def test_the_interval_of_a_share_stays_inside_and_holds_the_truth_as_often_as_it_says() -> None:
+    assert share_interval(0, 20)[0] == 0.0
+    assert share_interval(20, 20)[1] == 1.0
+    low, high = share_interval(978, 1000)
+    assert (low, high) == pytest.approx((0.966914, 0.985427), abs=1e-6)
+    random = np.random.default_rng(0)
+    hits = random.binomial(200, 0.95, 2000)
+    held = [low <= 0.95 <= high for low, high in (share_interval(int(one), 200) for one in hits)]
+    assert 0.93 <= np.mean(held) <= 0.975

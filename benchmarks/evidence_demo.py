@@ -1,0 +1,145 @@
+"""The generated blocks about `eval`, `analyze` and `tune`, on the demo model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evidence_runs import Made, Runs, Step, table
+
+__all__ = ["DEMO_STEPS"]
+
+EVIDENCE, TUNING = "evidence.md", "tuning.md"
+
+EVAL = "tofu-export eval demo_vit --r 16"
+ANALYZE = "tofu-export analyze demo_vit --limit 64 --steps 16 --figure linearity-demo.svg"
+FIGURE = "figures/linearity-demo.svg"
+SHOWN_LAYERS = (0, 1, 4, 8, 11)
+
+_TUNE = "tofu-export tune demo_vit --speedup 3 --limit 200 --evaluations 30 --batch 40"
+TUNINGS: Mapping[str, str] = {
+    "features.json": f"{_TUNE} --objective features -o features.json",
+    "features-seed-1.json": f"{_TUNE} --objective features --seed 1 -o features-seed-1.json",
+    "kl.json": f"{_TUNE} --objective kl -o kl.json",
+}
+TUNED = {"tuned on features": "features.json", "tuned on KL": "kl.json"}
+PLANS: Mapping[str, str] = {
+    "fixed, constant r": "tofu-export eval demo_vit --speedup 3",
+    "fixed, linear schedule": "tofu-export eval demo_vit --speedup 3 --schedule linear",
+    **{name: f"tofu-export eval demo_vit --plan-file {file}" for name, file in TUNED.items()},
+}
+
+
+def _eval(runs: Runs) -> Made:
+    document = runs.run(EVAL)
+    rows = [_judged(name, score) for name, score in (("full", document["full"]), ("r = 16", document))]
+    found, difference = document["agreement"], document["difference"]
+    said = (
+        f"{document['images']:,} digits. Top-1 reduced less full: {difference['top1']:+.2f} points "
+        f"({difference['low']:+.2f} to {difference['high']:+.2f}). Agreement: same class "
+        f"{found['top1_agreement']:.2%}, KL {found['kl_mean']:.4f} nats, cosine of logits "
+        f"{found['logit_cosine_mean']:.4f} and of features {found['feature_cosine_mean']:.4f}."
+    )
+    return f"{table(_EVAL_COLUMNS, rows)}\n\n{said}", {}
+
+
+_EVAL_COLUMNS = ("model", "top-1", "95 %", "top-5", "95 %")
+
+
+def _judged(name: str, score: Mapping[str, Any]) -> tuple[str, ...]:
+    cells = [name]
+    for key in ("top1", "top5"):
+        low, high = score[f"{key}_interval"]
+        cells += [f"{score[key]:.2f}%", f"{low:.2f} to {high:.2f}"]
+    return tuple(cells)
+
+
+def _linearity(runs: Runs) -> Made:
+    document = runs.run(ANALYZE)
+    norms = document["token_norms"]
+    rows = []
+    for layer in SHOWN_LAYERS:
+        row = document["layers"][layer]
+        rows.append(
+            (
+                str(layer),
+                f"{row['similarity']['mean']:.3f}",
+                _spread(row["mlp"]),
+                _spread(row["attention"]),
+                *(f"{row['merged_norm'][way]['mean']:.3f}" for way in ("average", "mlerp")),
+                *(f"{norms[way][layer]:.3f}" for way in ("prune", "average", "mlerp")),
+            )
+        )
+    shown = f"![linearity, merged tokens and lengths by layer of the demo model]({FIGURE})"
+    said = f"{document['images']} digits, {document['r']} pairs in each layer:"
+    text = f"{said}\n\n{table(_LINEARITY_COLUMNS, rows)}\n\n{shown}"
+    return text, {FIGURE: runs.file("linearity-demo.svg")}
+
+
+_LINEARITY_COLUMNS = (
+    "layer", "cosine of keys", "MLP", "attention", "merged / longest, average", "MLERP", "all / full: prune", "average",
+    "MLERP",
+)  # fmt: skip
+
+
+def _spread(summary: Mapping[str, float]) -> str:
+    return f"{summary['mean']:.3f} ± {summary['std']:.3f}"
+
+
+def _tune(runs: Runs) -> Made:
+    rows, plans = [], []
+    for name, command in TUNINGS.items():
+        document = runs.run(command)
+        losses, difference = document["losses"]["held_out"], document["difference"]
+        rows.append(
+            (
+                f"`{name}`",
+                *(f"{document[plan]['gmacs']['reduced']:.4f}" for plan in ("baseline", "plan")),
+                *(f"{losses[who]:.5f}" for who in ("baseline", "chosen")),
+                f"{difference['low']:+.5f} to {difference['high']:+.5f}",
+                document["verdict"],
+            )
+        )
+        amounts = ",".join(str(layer["removed"]) for layer in document["plan"]["layers"])
+        plans.append(f"    {name:<20} {document['plan']['pattern']:<13} {amounts}")
+    images = document["images"]
+    said = (
+        f"{images['calibration']} images to search on, {images['validation']} to choose on, {images['held_out']} held "
+        f"out; no labels; {document['evaluations']} plans tried. Pattern and r of each layer:"
+    )
+    return f"{table(_TUNE_COLUMNS, rows)}\n\n{said}\n\n" + "\n".join(plans), {}
+
+
+_TUNE_COLUMNS = (
+    "plan file", "GMACs fixed", "tuned", "held-out loss fixed", "tuned", "difference, 95 %", "tuned plan is",
+)  # fmt: skip
+
+
+def _tuned_agreement(runs: Runs) -> Made:
+    for file in TUNED.values():
+        runs.run(TUNINGS[file])  # writes the plan file
+    rows = []
+    for name, command in PLANS.items():
+        document = runs.run(command)
+        found = document["agreement"]
+        rows.append(
+            (
+                name,
+                f"{found['top1_agreement']:.1%}",
+                f"{found['kl_mean']:.4f}",
+                f"{found['feature_cosine_mean']:.4f}",
+                f"{document['top1']:.1f}%",
+                f"{document['difference']['low']:+.1f} to {document['difference']['high']:+.1f}",
+            )
+        )
+    return f"{table(_AGREEMENT_COLUMNS, rows)}\n\nFull model: {document['full']['top1']:.1f}%.", {}
+
+
+_AGREEMENT_COLUMNS = ("plan", "same class", "KL, nats", "cosine of features", "top-1", "less full model, 95 %")
+
+DEMO_STEPS: tuple[Step, ...] = (
+    Step(EVIDENCE, "eval", (EVAL,), _EVAL_COLUMNS, 2, _eval),
+    Step(EVIDENCE, "linearity", (ANALYZE,), _LINEARITY_COLUMNS, len(SHOWN_LAYERS), _linearity, (FIGURE,)),
+    Step(TUNING, "tune", tuple(TUNINGS.values()), _TUNE_COLUMNS, len(TUNINGS), _tune),
+    Step(TUNING, "tuned-agreement", tuple(PLANS.values()), _AGREEMENT_COLUMNS, len(PLANS), _tuned_agreement),
+)

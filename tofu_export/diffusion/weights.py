@@ -1,0 +1,114 @@
+"""The weights of a UNet: which file holds them, whole or in shards, and how they come into the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tofu_export.errors import WeightsError
+from tofu_export.files import sha256_of
+
+__all__ = ["RANDOM", "describe_weights", "find_weights", "load_weights"]
+
+RANDOM = "random"
+
+_STEM = "diffusion_pytorch_model"
+_INDEX = ".index.json"
+"""Names of files that say which shard holds which tensor end so."""
+_NAMES = tuple(
+    f"{_STEM}{suffix}"
+    for suffix in (".safetensors", f".safetensors{_INDEX}", ".bin", f".bin{_INDEX}", ".fp16.safetensors")
+)
+"""What diffusers writes, in the order in which it is preferred."""
+
+
+def find_weights(name: str, folder: Path | None, weights: str | None) -> Path | None:
+    """The file that holds a UNet's weights, or the index of its shards; None for random ones.
+
+    Args:
+        name: of the UNet.
+        folder: where its config lies; None if there is none.
+        weights: `random`, a file, or None for those that lie beside the config.
+
+    Raises:
+        WeightsError: there are none, or the file asked for does not exist.
+    """
+    if weights == RANDOM:
+        return None
+    if weights is not None:
+        if not Path(weights).is_file():
+            raise WeightsError(f"weights {weights} is not a file, expected {RANDOM} or a .safetensors or .bin file")
+        return Path(weights)
+    if folder is None:
+        raise WeightsError(f"{name} is only a shape: give --weights {RANDOM}, or --weights FILE.safetensors")
+    for candidate in _NAMES:
+        if (folder / candidate).is_file():
+            return folder / candidate
+    raise WeightsError(f"{folder} holds none of {', '.join(_NAMES)}: give --weights FILE, or --weights {RANDOM}")
+
+
+def load_weights(unet: nn.Module, file: Path) -> None:
+    """Put the weights of a file, or of all shards that an index names, into `unet`, as float32.
+
+    Raises:
+        WeightsError: a file is missing, cannot be read, or holds the weights of another UNet.
+    """
+    state: dict[str, Tensor] = {}
+    for part in _parts(file):
+        state |= _read(part)
+    try:
+        unet.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise WeightsError(f"{file} does not hold the weights of this UNet: {_first_line(error)}") from error
+
+
+def describe_weights(file: Path | None) -> dict[str, Any]:
+    """What a report says of the weights."""
+    if file is None:
+        return {"kind": RANDOM}
+    described: dict[str, Any] = {"kind": "file", "file": file.name, "sha256": sha256_of(file)}
+    if file.name.endswith(_INDEX):
+        described["shards"] = {part.name: sha256_of(part) for part in _parts(file)}
+    return described
+
+
+def _parts(file: Path) -> Iterator[Path]:
+    """The file itself, or the shards that an index names, in the order of their names."""
+    if not file.name.endswith(_INDEX):
+        yield file
+        return
+    try:
+        shards = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(
+            f"{file} is no index of shards ({_first_line(error)}): expected a weight_map from tensors to files"
+        ) from error
+    for name in shards:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise WeightsError(f"{file} names the shard {name!r}, expected the name of a file beside it")
+        if not (file.parent / name).is_file():
+            raise WeightsError(f"{file} names the shard {name}, which is not beside it: complete the download")
+        yield file.parent / name
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    """The tensors in a file, as float32."""
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        return {key: value.float() for key, value in state.items()}
+    except Exception as error:  # unpickling, safetensors' own class, values that are no tensors
+        raise WeightsError(f"{file} does not hold the weights of this UNet: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no message"])[0]

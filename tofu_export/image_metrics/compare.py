@@ -1,0 +1,264 @@
+"""Compare two images, or two folders of them, by every metric that can be had."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tofu_export import environment
+from tofu_export.errors import BackendMissingError, OptionError, TofuError, WeightsError
+from tofu_export.image_metrics import paired, sets
+from tofu_export.image_metrics.files import ImageSets, Pair, batches_of, find_images, read_rgb
+from tofu_export.image_metrics.weights import (
+    LPIPS_NETWORKS,
+    WeightsFolder,
+    described,
+    inception_weights,
+    lpips_weights,
+)
+from tofu_export.inputs import image_size
+
+__all__ = ["METRICS", "CompareRequest", "Comparison", "compare_images", "parse_metrics"]
+
+PSNR, SSIM, MS_SSIM, LPIPS, FID, KID = METRICS = ("psnr", "ssim", "ms_ssim", "lpips", "fid", "kid")
+"""Names in requests and results. Without a choice SSIM only stands in for MS-SSIM."""
+_PAIRED = (PSNR, SSIM, MS_SSIM, LPIPS)
+_OF_SETS = (FID, KID)
+
+_BATCH = 16
+_FEW = 2048
+"""Fewer images than Inception has features: their covariance is singular, and FID is far above its limit."""
+
+Progress = Callable[[str, int, int], None]
+"""Is told what is going on, how many are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """What to compare.
+
+    Attributes:
+        a: an image, or a folder of images.
+        b: the same kind; for FID and KID the reference.
+        metrics: some of `METRICS`, all of which must be possible; None for all that are.
+        network: what LPIPS looks with: alex, vgg or squeeze.
+        weights: where the networks' weights lie.
+        seed: draws the subsets of KID.
+
+    Raises:
+        OptionError: a metric or the network is unknown.
+    """
+
+    a: Path
+    b: Path
+    metrics: tuple[str, ...] | None = None
+    network: str = "alex"
+    weights: WeightsFolder = field(default_factory=WeightsFolder)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.metrics or () if name not in METRICS]
+        if unknown or self.metrics == ():
+            raise OptionError(f"metrics are {', '.join(unknown) or 'none'}, expected some of {', '.join(METRICS)}")
+        if self.network not in LPIPS_NETWORKS:
+            raise OptionError(f"network is {self.network!r}, expected {', '.join(LPIPS_NETWORKS)}")
+
+    def wants(self, name: str) -> bool:
+        """True if a metric is asked for, or nothing else is."""
+        return self.metrics is None or name in self.metrics
+
+
+@dataclass
+class Comparison:
+    """What was found.
+
+    Attributes:
+        a: number of images of the first side.
+        b: of the second.
+        pairs: of pairs.
+        metrics: by name, what the command's `--json` prints of them.
+        rows: one for each pair: its name and its paired metrics; PSNR is None where it is infinite.
+        skipped: metrics left out, with the reason.
+        notes: what to know when reading them.
+    """
+
+    a: int
+    b: int
+    pairs: int
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self, command: str, *, rows: bool = False) -> dict[str, Any]:
+        """The document of `--json`: names are stable, what JSON cannot hold is null."""
+        document = {
+            "schema_version": 1,
+            "command": command,
+            "images": {"a": self.a, "b": self.b, "pairs": self.pairs},
+            "metrics": self.metrics,
+            "skipped": self.skipped,
+            "notes": self.notes,
+            "environment": environment.collect("pillow", "torch_fidelity", "torchmetrics", "torchvision"),
+        }
+        return {**document, "rows": self.rows} if rows else document
+
+
+def parse_metrics(text: str) -> tuple[str, ...]:
+    """Metrics from a comma list; hyphens count as underscores."""
+    return tuple(dict.fromkeys(part.strip().lower().replace("-", "_") for part in text.split(",") if part.strip()))
+
+
+def compare_images(request: CompareRequest, on_progress: Progress = lambda *_: None) -> Comparison:
+    """Compare as `request` says.
+
+    Raises:
+        OptionError: an image cannot be read, sizes or names do not match, or a metric asked for is not possible.
+        WeightsError: a metric asked for by name lacks the weights of its network.
+        BackendMissingError: the packages of the extra `metrics` are not installed.
+    """
+    pairs_wanted = any(map(request.wants, _PAIRED))
+    found = find_images(request.a, request.b, paired=None if request.metrics is None else pairs_wanted)
+    result = Comparison(len(found.a), len(found.b), len(found.pairs))
+    if pairs_wanted:
+        _compare_pairs(request, found.pairs, result, on_progress)
+    if any(map(request.wants, _OF_SETS)):
+        _compare_sets(request, found, result, on_progress)
+    if not result.metrics:
+        raise OptionError(f"nothing can be compared: {'; '.join(sorted({row['reason'] for row in result.skipped}))}")
+    return result
+
+
+def _compare_pairs(request: CompareRequest, pairs: tuple[Pair, ...], result: Comparison, on_progress: Progress) -> None:
+    if not pairs:
+        for name in (PSNR, MS_SSIM, LPIPS):
+            _leave_out(request, result, name, OptionError("no image has the same name on both sides"))
+        return
+    chosen, about = _pair_metrics(request, _smallest_side(pairs), result)
+    for index, pair in enumerate(pairs):
+        on_progress("comparing pairs", index, len(pairs))
+        a, b = read_rgb(pair.a), read_rgb(pair.b)
+        result.rows.append({"name": pair.name, **{name: metric(a, b) for name, metric in chosen.items()}})
+    for name in chosen:
+        values = [row[name] for row in result.rows]
+        finite = [value for value in values if math.isfinite(value)]
+        worst = max if name == LPIPS else min
+        result.metrics[name] = {
+            "mean": math.fsum(finite) / len(finite) if finite else None,
+            "worst": worst(finite, default=None),
+            "pairs": len(values),
+            **about.get(name, {}),
+        }
+    if PSNR in chosen:
+        for row in result.rows:
+            row[PSNR] = row[PSNR] if math.isfinite(row[PSNR]) else None
+        identical = sum(row[PSNR] is None for row in result.rows)
+        result.metrics[PSNR] |= {"unit": "dB", "identical": identical}
+        if identical:
+            result.notes.append(
+                f"{identical} of {len(pairs)} pairs are equal: their PSNR is infinite and not in the mean"
+            )
+
+
+def _pair_metrics(
+    request: CompareRequest, smallest: int, result: Comparison
+) -> tuple[dict[str, paired.PairMetric], dict[str, dict[str, Any]]]:
+    """The paired metrics that are wanted and possible, and what is said of them beside their values."""
+    chosen: dict[str, paired.PairMetric] = {}
+    about: dict[str, dict[str, Any]] = {}
+    fits = {MS_SSIM: smallest >= paired.MS_SSIM_SIDE, SSIM: smallest >= paired.SSIM_SIDE}
+    if request.wants(PSNR):
+        chosen[PSNR] = paired.psnr()
+    if request.wants(MS_SSIM):
+        if fits[MS_SSIM]:
+            chosen[MS_SSIM] = paired.ms_ssim()
+        else:
+            reason = f"the smallest image has a side of {smallest} pixels, {paired.MS_SSIM_SIDE} are needed"
+            _leave_out(request, result, MS_SSIM, OptionError(f"{reason}: ssim can be had"))
+    if SSIM in (request.metrics or ()) or (request.metrics is None and not fits[MS_SSIM]):
+        if fits[SSIM]:
+            chosen[SSIM] = paired.ssim()
+        else:
+            reason = f"the smallest image has a side of {smallest} pixels, {paired.SSIM_SIDE} are needed"
+            _leave_out(request, result, SSIM, OptionError(reason))
+    if request.wants(LPIPS):
+        try:
+            chosen[LPIPS], about[LPIPS] = _lpips(request, smallest)
+        except (OptionError, WeightsError) as error:
+            _leave_out(request, result, LPIPS, error)
+    return chosen, about
+
+
+def _lpips(request: CompareRequest, smallest: int) -> tuple[paired.PairMetric, dict[str, Any]]:
+    least = paired.LPIPS_SIDE[request.network]
+    if smallest < least:
+        raise OptionError(f"the smallest image has a side of {smallest} pixels, {request.network} needs {least}")
+    file = request.weights.find(lpips_weights(request.network))
+    return paired.lpips(request.network, file), {"network": request.network, "weights": described(file)}
+
+
+def _smallest_side(pairs: tuple[Pair, ...]) -> int:
+    """Of all images, whose sizes must be equal pair by pair."""
+    smallest = math.inf
+    for pair in pairs:
+        a, b = image_size(pair.a), image_size(pair.b)
+        if a != b:
+            raise OptionError(
+                f"{pair.a} has {a[0]}x{a[1]} pixels and {pair.b} {b[0]}x{b[1]}: pairs are compared pixel by pixel, "
+                "make them of one size"
+            )
+        smallest = min(smallest, *a)
+    return int(smallest)
+
+
+def _compare_sets(request: CompareRequest, found: ImageSets, result: Comparison, on_progress: Progress) -> None:
+    try:
+        look, weights = _inception(request, found)
+    except (BackendMissingError, OptionError, WeightsError) as error:
+        for name in _OF_SETS:
+            _leave_out(request, result, name, error)
+        return
+    seen: list[list[Tensor]] = []
+    total = len(found.a) + len(found.b)
+    for side in (found.a, found.b):
+        seen.append([])
+        for batch in batches_of(side, _BATCH):
+            done = sum(map(len, chain(*seen)))
+            on_progress("showing images to Inception", done, total)
+            seen[-1].append(look(batch))
+    a, b = seen
+    if request.wants(FID):
+        result.metrics[FID] = {"value": _finite(sets.fid(a, b)), "weights": weights}
+    if request.wants(KID):
+        result.metrics[KID] = {**asdict(sets.kid(a, b, request.seed)), "weights": weights}
+    if request.wants(FID) and min(len(found.a), len(found.b)) < _FEW:
+        result.notes.append(
+            f"FID of fewer than {_FEW} images is biased upwards: compare it only with one of as many images"
+        )
+
+
+def _inception(request: CompareRequest, found: ImageSets) -> tuple[sets.Look, dict[str, Any]]:
+    least = sets.LEAST_IMAGES
+    if min(len(found.a), len(found.b)) < least:
+        raise OptionError(f"a set needs {least} images at least, there are {len(found.a)} and {len(found.b)}")
+    file = request.weights.find(inception_weights())
+    return sets.inception_look(file), described(file)
+
+
+def _leave_out(request: CompareRequest, result: Comparison, name: str, error: TofuError) -> None:
+    """Note that a metric is left out; an error if it was asked for by name."""
+    if request.metrics is not None:
+        if name in request.metrics:
+            raise error
+        return
+    result.skipped.append({"metric": name, "reason": str(error)})
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,154 @@
+"""The weights of the networks that images are shown to: where they lie, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tofu_export.errors import WeightsError
+from tofu_export.files import sha256_of
+from tofu_export.image_metrics.door import inception_url
+
+__all__ = [
+    "LPIPS_NETWORKS",
+    "WeightsFolder",
+    "WeightsSpec",
+    "described",
+    "inception_weights",
+    "lpips_weights",
+    "served_by_torch",
+]
+
+LPIPS_NETWORKS = {"alex": "alexnet", "squeeze": "squeezenet1_1", "vgg": "vgg16"}
+"""Name in LPIPS -> name in torchvision. The weights that LPIPS itself was trained for come with torchmetrics."""
+
+_HASH = re.compile(r"-([0-9a-f]{8,})\.")
+"""Published weights have the first digits of their SHA-256 in their name."""
+
+
+@dataclass(frozen=True)
+class WeightsSpec:
+    """Published weights.
+
+    Attributes:
+        url: where they are published; their name is the last part of it.
+    """
+
+    url: str
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return self.url.rpartition("/")[2]
+
+
+def inception_weights() -> WeightsSpec:
+    """Inception's, for FID and KID.
+
+    Raises:
+        BackendMissingError: torch-fidelity is not installed.
+    """
+    return WeightsSpec(inception_url())
+
+
+def lpips_weights(network: str) -> WeightsSpec:
+    """Those of a network of `LPIPS_NETWORKS`."""
+    import torchvision
+
+    return WeightsSpec(str(torchvision.models.get_model_weights(LPIPS_NETWORKS[network]).DEFAULT.url))
+
+
+@dataclass(frozen=True)
+class WeightsFolder:
+    """A folder that holds weights under the names that they are published by.
+
+    Attributes:
+        given: the folder; None for torch's cache.
+        download: whether what is missing may be downloaded into it.
+    """
+
+    given: Path | None = None
+    download: bool = False
+
+    @property
+    def path(self) -> Path:
+        """The folder, which may not exist."""
+        return self.given if self.given is not None else Path(torch.hub.get_dir()) / "checkpoints"
+
+    def find(self, wanted: WeightsSpec) -> Path:
+        """The file of these weights, checked to be tensors and nothing that runs.
+
+        Raises:
+            WeightsError: it is missing and may not or cannot be downloaded, or it is damaged.
+        """
+        file = self.path / wanted.name
+        if not file.is_file():
+            if not self.download:
+                raise WeightsError(
+                    f"{wanted.name} is not in {self.path}: get it from {wanted.url}, and give its folder with "
+                    "--network-weights DIR; or give --download"
+                )
+            self._download(wanted, file)
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # unpickling, a cut archive: all say what is wrong with the file
+            raise WeightsError(
+                f"{file} cannot be read ({_first_line(error)}): get it again from {wanted.url}"
+            ) from error
+        if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+            raise WeightsError(f"{file} does not hold weights: get it again from {wanted.url}")
+        return file
+
+    def _download(self, wanted: WeightsSpec, file: Path) -> None:
+        found = _HASH.search(wanted.name)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(wanted.url, str(file), found[1] if found else None, progress=False)
+        except (OSError, RuntimeError) as error:  # no network, a full disk; another hash
+            raise WeightsError(
+                f"{wanted.name} cannot be downloaded from {wanted.url} ({_first_line(error)}): get it on another "
+                "machine, and give its folder with --network-weights DIR"
+            ) from error
+
+
+@contextmanager
+def served_by_torch(folder: Path) -> Iterator[None]:
+    """Have torch find published weights in `folder` instead of its cache, for libraries that take no path.
+
+    Raises:
+        WeightsError: this process has chosen a cache by `torch.hub.set_dir`.
+    """
+    before = os.environ.get("TORCH_HOME")
+    with tempfile.TemporaryDirectory(prefix="tofu-export-") as home:
+        hub = Path(home) / "hub"
+        hub.mkdir()
+        (hub / "checkpoints").symlink_to(folder.resolve(), target_is_directory=True)
+        os.environ["TORCH_HOME"] = home
+        try:
+            if torch.hub.get_dir() != str(hub):
+                raise WeightsError(
+                    "torch.hub.set_dir was called, so that weights are looked for nowhere else: put them there"
+                )
+            yield
+        finally:
+            if before is None:
+                del os.environ["TORCH_HOME"]
+            else:
+                os.environ["TORCH_HOME"] = before
+
+
+def described(file: Path) -> dict[str, Any]:
+    """A file of weights as a report names it."""
+    return {"file": file.name, "sha256": sha256_of(file)}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,163 @@
+"""What token maps are drawn from: an exported file, what it says about itself, and how images go through it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tofu_export.engines.feeds import as_asked
+from tofu_export.errors import OptionError
+from tofu_export.groups import GroupState, Reducing
+from tofu_export.ort import TensorSpec
+
+__all__ = ["Runnable", "TokenRun", "TokenSource", "in_batches"]
+
+Array = NDArray[Any]
+Found = TypeVar("Found", bound="TokenSource")
+
+_DAMAGED = (KeyError, TypeError, ValueError, IndexError, RecursionError)
+"""What reading metadata of the wrong shape raises."""
+
+
+@dataclass(frozen=True)
+class TokenRun:
+    """What a file decided about some images.
+
+    Attributes:
+        states: where the original tokens are after each reducing layer; of an engine after the last one only.
+        notes: what a reader must know.
+        backend: what ran the file, by the name it has in reports.
+        output: the file's own output that the last state is; None where only decisions say it.
+    """
+
+    states: tuple[GroupState, ...]
+    notes: tuple[str, ...]
+    backend: str
+    output: str | None = None
+
+
+@dataclass(frozen=True)
+class TokenSource(ABC):
+    """A file of this project.
+
+    Attributes:
+        path: the file.
+        model: name of the model.
+        preprocessing: how images are prepared, its `input_size` being the file's.
+        prefix: protected tokens at the front.
+        steps: the layers that remove tokens.
+        tokens: tokens that enter the first block, prefix included, N0.
+        pattern: the method of each layer in a letter.
+    """
+
+    path: Path
+    model: str
+    preprocessing: Mapping[str, Any]
+    prefix: int
+    steps: tuple[Reducing, ...]
+    tokens: int
+    pattern: str
+
+    @classmethod
+    def parsed(cls: type[Found], path: Path, facts: Mapping[str, Any]) -> Found:
+        """The file at `path`, whose metadata are `facts`.
+
+        Raises:
+            OptionError: they do not say what it removes, or it removes nothing.
+        """
+        try:
+            layers, preprocessing = facts["plan"]["layers"], facts["preprocessing"]
+            channels, height, width = map(int, preprocessing["input_size"])
+            for key in ("mean", "std"):
+                if len([float(value) for value in preprocessing[key]]) != channels:
+                    raise ValueError(f"{key} is not one number for each of {channels} channels")
+            steps = tuple(
+                Reducing(int(row["layer"]), str(row["method"]), int(row["tokens_in"]), int(row["removed"]))
+                for row in layers
+                if row["removed"]
+            )
+            found = cls(
+                path,
+                str(facts["model"]),
+                {**preprocessing, "input_size": (channels, height, width)},
+                int(facts["prefix_tokens"]),
+                steps,
+                int(layers[0]["tokens_in"]),
+                str(facts["plan"]["pattern"]),
+            )
+        except _DAMAGED as error:
+            raise OptionError(
+                f"{path.name} does not say which tokens it removes ({type(error).__name__}: {error}): expected a file "
+                "that this version of tofu-export wrote, with plan and preprocessing in its metadata; export it again"
+            ) from error
+        if not steps:
+            raise OptionError(f"{path.name} removes no token: there is nothing to draw, export it with --r above 0")
+        return found
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patches.
+
+        Raises:
+            OptionError: the patches do not fill a grid over the image.
+        """
+        patches = self.tokens - self.prefix
+        _, height, width = self.preprocessing["input_size"]
+        fitting = [
+            (rows, patches // rows)
+            for rows in range(1, patches + 1)
+            if not patches % rows and not height % rows and not width % (patches // rows)
+        ]
+        if not fitting:
+            raise OptionError(
+                f"{self.path.name}: {patches} patches do not fill a grid over an image of {height}x{width} pixels, so "
+                "they cannot be drawn"
+            )
+        return min(fitting, key=lambda size: abs(height / size[0] - width / size[1]))
+
+    @abstractmethod
+    def run(self, pixels: NDArray[np.float32]) -> TokenRun:
+        """Run the file on images [B, C, H, W], normalised, and find out what became of their patches.
+
+        Raises:
+            VerificationError: the file does not show it, or decides the impossible.
+            TofuError: it cannot be run.
+        """
+
+
+class Runnable(Protocol):
+    """A file that is loaded where it runs."""
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """What `run` expects, by name."""
+
+    def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """All outputs by name."""
+
+
+def in_batches(session: Runnable, pixels: NDArray[np.float32], smallest: int = 1) -> dict[str, Array]:
+    """All outputs for all images, in batches of the size that the file is fixed to, or of the smallest that it serves.
+
+    Raises:
+        OptionError: it takes something else than images.
+    """
+    if len(session.inputs) != 1:
+        raise OptionError(f"{session.label} has inputs {', '.join(session.inputs)}, expected one: images")
+    ((name, spec),) = session.inputs.items()
+    size = (spec.shape[0] if spec.shape else None) or smallest
+    runs: list[Mapping[str, Array]] = []
+    for start in range(0, len(pixels), size):
+        chosen = (start + np.arange(size)) % len(pixels)
+        runs.append(session.run(as_asked({name: pixels[chosen]}, session.inputs)))
+    return {key: np.concatenate([values[key] for values in runs])[: len(pixels)] for key in runs[0]}

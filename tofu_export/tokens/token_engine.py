@@ -1,0 +1,79 @@
+"""A TensorRT plan as a source of token maps: it shows its outputs only, so it must have been exported with the map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tofu_export.engines.backends import PLAN_BACKENDS
+from tofu_export.engines.engine_file import read_engine_file
+from tofu_export.engines.engine_session import open_engine
+from tofu_export.engines.sidecar import missing_sidecar, read_sidecar
+from tofu_export.errors import EngineBuildError, OptionError, VerificationError
+from tofu_export.groups import GroupState, from_patches
+from tofu_export.options import PATCH_GROUPS
+from tofu_export.tokens.source import TokenRun, TokenSource, in_batches
+
+__all__ = ["TokenEngine"]
+
+
+@dataclass(frozen=True)
+class TokenEngine(TokenSource):
+    """A plan that was built from an ONNX file of this project, with the file beside it that says so."""
+
+    @classmethod
+    def read(cls, path: Path) -> TokenEngine:
+        """What is known of the plan at `path`, which is not loaded yet.
+
+        Raises:
+            EngineBuildError: there is no such plan.
+            OptionError: what is beside it does not say what it removes, it removes nothing, or it has no map to show.
+        """
+        if not path.is_file():
+            raise EngineBuildError(f"{path} is not a file, expected a TensorRT plan")
+        sidecar = read_sidecar(path)
+        if sidecar is None:
+            raise OptionError(f"{path.name} does not say what images it takes: {missing_sidecar(path)}")
+        found = cls.parsed(path, sidecar.source)
+        names = (sidecar.find("output", dict) or {}).get("names")
+        if not isinstance(names, list) or PATCH_GROUPS not in names:
+            raise _no_map(path)
+        return found
+
+    def run(self, pixels: NDArray[np.float32]) -> TokenRun:
+        """Run the plan on the GPU of this machine on images [B, C, H, W], normalised, and take the map that it gives.
+
+        Raises:
+            BackendMissingError: there is no GPU or runtime for the plan here.
+            EngineBuildError: the plan cannot be loaded or run.
+            OptionError: it has no map to show.
+            VerificationError: what it gives is no map.
+        """
+        engine = read_engine_file(self.path)
+        session = open_engine(self.path, engine.flavour)
+        try:
+            if PATCH_GROUPS not in session.outputs:
+                raise _no_map(self.path)
+            seen = in_batches(session, pixels, 1 if engine.batch is None else engine.batch.minimum)
+        finally:
+            session.close()
+        last = self.steps[-1]
+        groups = from_patches(seen[PATCH_GROUPS], self.prefix, last.tokens_out)
+        if groups is None or groups.shape != (len(pixels), self.tokens):
+            raise VerificationError(
+                f"output {PATCH_GROUPS} of {self.path.name} is no map of {self.tokens - self.prefix} patches onto "
+                f"{last.tokens_out} tokens: `tofu-export verify` looks closer"
+            )
+        backend = next(name for name, flavour in PLAN_BACKENDS.items() if flavour is engine.flavour)
+        note = f"an engine shows the last map alone, its output {PATCH_GROUPS}: its ONNX file has one for each layer"
+        return TokenRun((GroupState(last, groups),), (note,), backend, PATCH_GROUPS)
+
+
+def _no_map(path: Path) -> OptionError:
+    return OptionError(
+        f"{path.name} is a TensorRT plan without the output {PATCH_GROUPS}, and does not show what became of patches: "
+        "export it with --token-map, or give its ONNX file"
+    )
