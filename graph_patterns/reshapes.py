@@ -26,14 +26,11 @@ def settle_reshapes(model: ir.Model) -> int:
         target, sizes = node.inputs[1], _sizes(node.outputs[0].shape)
         if target is None or target.const_value is not None or sizes is None:
             continue
-        constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", ir.tensor(np.array(sizes, np.int64)))])
-        constant.metadata_props.update(node.metadata_props)  # its stage, for the names
-        model.graph.insert_before(node, constant)
-        (out,) = constant.outputs
-        out.name = f"{node.outputs[0].name}_target"
-        out.dtype, out.shape = ir.DataType.INT64, ir.Shape([len(sizes)])
-        out.const_value = constant.attributes["value"].as_tensor()
-        node.replace_input_with(1, out)
+        name = f"{node.outputs[0].name}_target"
+        constant = ir.Value(name=name, const_value=ir.tensor(np.array(sizes, np.int64), name=name))
+        constant.dtype, constant.shape = ir.DataType.INT64, ir.Shape([len(sizes)])
+        model.graph.register_initializer(constant)
+        node.replace_input_with(1, constant)
         settled += 1
     return settled
 
