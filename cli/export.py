@@ -25,6 +25,7 @@ from tofu_export.cli.shared_options import (
     seed_option,
     served_batch_option,
     verbose_option,
+    verify_option,
     weights_option,
 )
 from tofu_export.options import PATCH_GROUPS, BatchRange, IoType, OutputKind, Target, parse_precisions
@@ -51,8 +52,7 @@ __all__ = ["export_command"]
         help="Class names to store in the files, one per line.")  # fmt: skip
 @option(Section.FILES, "--autotune", is_flag=True,
         help="Time the ways to write the FP32 file on this machine, and keep the fastest.")  # fmt: skip
-@option(Section.CHECK, "--verify/--no-verify", default=True, show_default=True,
-        help="Compare every file with eager PyTorch.")  # fmt: skip
+@verify_option()
 @images_option(" to verify and calibrate int8 with", unless="demo_vit's own; for others generated ones",
                section=Section.CHECK)  # fmt: skip
 @option(Section.ENGINE, "--engine/--no-engine", "engine", default=None,
@@ -146,16 +146,13 @@ def export_command(
 def _run(job: Job, *, as_json: bool, quiet: bool) -> None:
     from rich.console import Console
 
-    from tofu_export.cli.console import ConsoleListener
+    from tofu_export.cli.console import listening
     from tofu_export.cli.summary import summary
     from tofu_export.run import run_job
 
     console = Console(stderr=True)
-    listener = ConsoleListener(console, quiet=quiet)
-    try:
+    with listening(console, quiet=quiet) as listener:
         report = run_job(job, listener)
-    finally:
-        listener.close()
     if not quiet:
         console.print(summary(report, job.output))
     if as_json:

@@ -1,10 +1,11 @@
-"""Entry point: the commands, and how errors become one line and an exit code.
+"""The commands, and how errors become one line and an exit code.
 
 Nothing heavy is imported here: `tofu-export --help` must answer at once.
 """
 
 from __future__ import annotations
 
+import difflib
 import logging
 import signal
 import sys
@@ -28,6 +29,7 @@ from tofu_export.cli.lower import lower_command
 from tofu_export.cli.models import models_command
 from tofu_export.cli.plan import plan_command
 from tofu_export.cli.report import report_command
+from tofu_export.cli.start import ENDED, INTERRUPTED, TERMINATED, Terminated
 from tofu_export.cli.stopping import clear, last_words
 from tofu_export.cli.sweep import sweep_command
 from tofu_export.cli.tokens import tokens_command
@@ -35,20 +37,15 @@ from tofu_export.cli.triton import triton_command
 from tofu_export.cli.tune import tune_command
 from tofu_export.cli.unet import unet_command
 from tofu_export.cli.verify import verify_command
-from tofu_export.errors import ExitCode, TofuError
+from tofu_export.errors import ExitCode, TofuError, UnknownModelError
 
 __all__ = ["cli", "main"]
 
-_INTERRUPTED = 130
-_TERMINATED = 143
-_ENDED = {_INTERRUPTED: "interrupted", _TERMINATED: "terminated"}
+_ALIKE = 0.7
+"""How alike a word and a command have to be, as difflib counts."""
 _NO_MEMORY = "out of memory: try a smaller --batch, or one --precision at a time"
 _MEMORY_WORDS = ("failed to map segment", "Cannot allocate memory", "can't allocate memory", "std::bad_alloc")
 """How the loader of libraries, the system, torch and C++ say it, in exceptions of other kinds than MemoryError."""
-
-
-class _Terminated(BaseException):  # no error, and nothing that handles errors may catch it
-    """Somebody asked this process to end (SIGTERM)."""
 
 
 @click.group(
@@ -113,21 +110,26 @@ def main() -> NoReturn:
     """Run the command line and exit."""
     _asked.clear()
     clear()
-    signal.signal(signal.SIGTERM, _terminate)
-    signal.signal(signal.SIGINT, _interrupt)
+    if len(sys.argv) < 2:
+        click.echo(cli.get_help(click.Context(cli, info_name="tofu-export", **cli.context_settings)), err=True)
+        raise SystemExit(ExitCode.USAGE)
     try:
+        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGINT, _interrupt)
         cli.main(prog_name="tofu-export", standalone_mode=False)
+    except UnknownModelError as error:
+        _fail(f"{error}{_meant()}", error.exit_code)
     except TofuError as error:
         _fail(str(error), error.exit_code)
     except click.UsageError as error:
-        hint = f" See: {error.ctx.command_path} --help" if error.ctx is not None else ""
-        _fail(f"{error.format_message()}{hint}", ExitCode.USAGE)
+        hint = f". See: {error.ctx.command_path} --help" if error.ctx is not None else ""
+        _fail(f"{error.format_message().rstrip('.')}{_meant() or hint}", ExitCode.USAGE)
     except click.ClickException as error:
         _fail(error.format_message(), ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
-        _fail(_ended(_INTERRUPTED), _INTERRUPTED)
-    except _Terminated:
-        _fail(_ended(_TERMINATED), _TERMINATED)
+        _fail(_ended(INTERRUPTED), INTERRUPTED)
+    except Terminated:
+        _fail(_ended(TERMINATED), TERMINATED)
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(ExitCode.UNEXPECTED) from None
@@ -151,6 +153,13 @@ def main() -> NoReturn:
     raise SystemExit(ExitCode.GOOD)
 
 
+def _meant() -> str:
+    """A hint if the first word looks like a command: what is none is taken for a model."""
+    word = sys.argv[1]
+    close = [] if word in cli.commands else difflib.get_close_matches(word, cli.commands, 1, _ALIKE)
+    return f". If you meant the command: tofu-export {close[0]} --help" if close else ""
+
+
 _asked: list[int] = []
 """Exit codes of the signals that came: an import that is interrupted may raise an error of another kind."""
 
@@ -164,15 +173,15 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 def _ended(code: int) -> str:
-    return f"{_ENDED[code]}; {last_words()}"
+    return f"{ENDED[code]}; {last_words()}"
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    _asked.append(_INTERRUPTED)
+    _asked.append(INTERRUPTED)
     raise KeyboardInterrupt
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     """Leave as on any error, so that half-written files and child processes go."""
-    _asked.append(_TERMINATED)
-    raise _Terminated
+    _asked.append(TERMINATED)
+    raise Terminated

@@ -44,6 +44,7 @@ __all__ = [
     "target_option",
     "threads_option",
     "verbose_option",
+    "verify_option",
     "weights_option",
 ]
 
@@ -185,6 +186,12 @@ def file_precision_option(unless: str) -> Decorator:
     """`--precision` of commands that are given a file."""
     return option(Section.CHECK, "--precision", type=click.Choice([precision.value for precision in Precision]),
                   default=None, help=_unless("Precision that the file has to be of.", unless))  # fmt: skip
+
+
+def verify_option(note: str = "") -> Decorator:
+    """`--verify`; `note` says what becomes of a wrong file."""
+    return option(Section.CHECK, "--verify/--no-verify", default=True, show_default=True,
+                  help=f"Compare every file with eager PyTorch{note}.")  # fmt: skip
 
 
 def capability_option() -> Decorator:

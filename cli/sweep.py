@@ -29,6 +29,7 @@ from tofu_export.cli.shared_options import (
     target_option,
     threads_option,
     verbose_option,
+    verify_option,
     weights_option,
 )
 from tofu_export.cli.stopping import if_stopped
@@ -72,8 +73,7 @@ Value = TypeVar("Value")
         unless="demo_vit's own; for others generated ones")  # fmt: skip
 @limit_option()
 @class_options()
-@option(Section.CHECK, "--verify/--no-verify", default=True, show_default=True,
-        help="Compare each file with the eager model; one that computes something else gets no row.")  # fmt: skip
+@verify_option("; one that computes something else gets no row")
 @option(Section.TIMING, "--bench/--no-bench", default=True, show_default=True, help="Time the files in onnxruntime.")
 @listed_batch_option(default="8")
 @seconds_option()

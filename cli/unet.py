@@ -21,6 +21,7 @@ from tofu_export.cli.shared_options import (
     seed_option,
     served_batch_option,
     verbose_option,
+    verify_option,
 )
 from tofu_export.options import BatchRange, IoType, Target, parse_precisions
 
@@ -63,8 +64,7 @@ _MODES = ("hybrid", "mlerp", "average", "prune", "tome")
 @option(Section.FILES, "--precision", default="fp32,fp16", show_default=True, metavar="LIST",
         help="Some of fp32, fp16, bf16: one file each.")  # fmt: skip
 @onnx_options()
-@option(Section.CHECK, "--verify/--no-verify", default=True, show_default=True,
-        help="Compare every file with eager PyTorch.")  # fmt: skip
+@verify_option()
 @option(Section.ENGINE, "--engine/--no-engine", "engine", default=False, show_default=True,
         help="Build TensorRT engines; takes minutes, and 11 GB of memory for sd15 in fp32.")  # fmt: skip
 @capability_option()
@@ -144,16 +144,11 @@ def unet_command(
 
 
 def _run(job: UnetJob, *, quiet: bool) -> UnetReport:
-    from rich.console import Console
-
-    from tofu_export.cli.console import ConsoleListener
+    from tofu_export.cli.console import listening
     from tofu_export.diffusion.run import run_unet_job
 
-    listener = ConsoleListener(Console(stderr=True), quiet=quiet)
-    try:
+    with listening(quiet=quiet) as listener:
         report = run_unet_job(job, listener)
-    finally:
-        listener.close()
     if not quiet:
         files = [f"  {entry['path']}  {entry['bytes'] / 1e6:.1f} MB" for entry in report.artifacts]
         left = [f"left out: {row['step']}: {row['reason']}" for row in report.skipped]

@@ -33,7 +33,7 @@ def folder() -> str:
 def test_full_and_reduced_side_by_side(
     example: ModuleType, folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    files = [str(tiny_pipeline.full()), str(tiny_pipeline.unet_file())]
+    files = [str(tiny_pipeline.full()), str(tiny_pipeline.reduced())]
     unets = [word for file in ("eager", *files) for word in ("--unet", file)]
     for name in ("one.png", "same.png"):
         assert example.main([folder, *unets, *PROMPT, "-o", str(tmp_path / name)]) == 0
@@ -53,7 +53,7 @@ def test_full_and_reduced_side_by_side(
 
 def test_prompts_of_a_file(example: ModuleType, folder: str, tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("a cat\n\n  a dog  \n")
-    options = ["--unet", str(tiny_pipeline.unet_file()), "--steps", "2"]
+    options = ["--unet", str(tiny_pipeline.reduced()), "--steps", "2"]
     out = tmp_path / "images"
     captions = ["--prompts", str(tmp_path / "captions.txt")]
     assert example.main([folder, *options, *captions, "--seed", "5", "-o", str(out)]) == 0

@@ -20,3 +20,22 @@ def test_examples_keep_their_lines(command: tuple[str, ...], capsys: pytest.Capt
 def test_examples_of_bench(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("bench", "--help") == 0
     assert "\n  tofu-export bench out/model.fp32.onnx --profile\n" in capsys.readouterr().out
+
+
+def test_no_word_at_all_shows_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Usage: tofu-export ")
+    assert "doctor" in err
+
+
+@pytest.mark.parametrize("words", [("verfy",), ("verfy", "model.onnx"), ("verfy", "--nonsense")])
+def test_a_mistyped_command_is_told_from_a_model(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*words) == 2
+    assert "If you meant the command: tofu-export verify --help" in capsys.readouterr().err
+
+
+def test_a_mistyped_option_of_a_command_is_no_mistyped_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("verify", "--nonsense") == 2
+    assert capsys.readouterr().err.strip().endswith("See: tofu-export verify --help")

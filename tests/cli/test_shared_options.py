@@ -31,6 +31,7 @@ DIFFER = {
     "--r": "sweep takes several, analyze counts pairs",
     "--seed": "it says what is drawn",
     "--speedup": "as --gmacs",
+    "--verify": "sweep goes on without wrong files",
     "--verbose": "it says what more there is",
     "--weights": "a UNet has no pretrained ones by name",
 }

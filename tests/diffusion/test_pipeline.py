@@ -81,7 +81,7 @@ def test_the_full_file_makes_the_eager_picture(pipeline: TextToImage, eager: np.
 
 
 def test_the_same_arguments_give_the_same_pixels(pipeline: TextToImage) -> None:
-    pipeline.use_file(tiny_pipeline.unet_file(), FEW)
+    pipeline.use_file(tiny_pipeline.reduced(), FEW)
     one, same, seed, prompt = (
         pixels(pipeline.draw(text, seed, FEW)) for text, seed in (("a", 0), ("a", 0), ("a", 1), ("b c d", 0))
     )
@@ -91,7 +91,7 @@ def test_the_same_arguments_give_the_same_pixels(pipeline: TextToImage) -> None:
 
 
 def test_the_reduced_file_makes_another_picture(pipeline: TextToImage, eager: np.ndarray[Any, Any]) -> None:
-    pipeline.use_file(tiny_pipeline.unet_file(), FEW)
+    pipeline.use_file(tiny_pipeline.reduced(), FEW)
     reduced = pixels(pipeline.draw("a red fox", 0, FEW))
     assert reduced.shape == eager.shape
     assert np.abs(reduced - eager).max() > LEVELS
@@ -118,13 +118,13 @@ def test_guidance_takes_two_of_a_batch(
 def test_stable_diffusion_xl() -> None:
     """Two text encoders, added conditions, transformer blocks in a row: exported, verified and drawn with."""
     options = DrawOptions(steps=3)
-    reduced = tiny_pipeline.unet_file("--max-downsample", "2", xl=True)
+    reduced = tiny_pipeline.unet_file("--max-downsample", "2", "--batch", "2", xl=True)
     report = json.loads((reduced.parent / "report.json").read_text())
     assert report["verification"][0]["passed"]
     assert list(report["output"]["inputs"]) == [
         "sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids",
     ]  # fmt: skip
-    assert report["plan"]["pattern"] == "PP----MMMM"
+    assert report["plan"]["pattern"] == "PPMMMMMM"
     assert report["environment"]["versions"]["diffusers"]
     pipeline = TextToImage(tiny_pipeline.folder(xl=True))
     pipeline.use_file(reduced, options)

@@ -50,7 +50,7 @@ class Seeds:
         return self.path(name).is_file()
 
 
-def make_seeds(folder: Path) -> Seeds:
+def make_seeds(folder: Path, *, engine: bool = True) -> Seeds:
     """Write one good file of each kind that the program reads. An engine is there only with TensorRT-RTX."""
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(models.block(), folder / "block.onnx")
@@ -67,7 +67,7 @@ def make_seeds(folder: Path) -> Seeds:
     (folder / "config.json").write_text(
         json.dumps({"architecture": MODEL, "num_classes": 10, "pretrained_cfg": {"num_classes": 10}}), encoding="utf-8"
     )
-    if RTX in available():
+    if engine and RTX in available():
         path = folder / "x.engine"
         assert run("build", str(folder / "block.onnx"), "-o", str(path), "--compute-capability", "SM89", "-q") == 0
     return Seeds(folder)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tofu_export.errors import BackendMissingError
+from tofu_export.errors import BackendMissingError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["load_diffusers", "quiet_diffusers", "transformer_block_class"]
+__all__ = ["load_diffusers", "load_pipeline", "quiet_diffusers", "transformer_block_class"]
 
 
 def load_diffusers() -> Any:
@@ -51,6 +52,40 @@ def transformer_block_class() -> type[nn.Module]:
 
     found: type[nn.Module] = BasicTransformerBlock
     return found
+
+
+def load_pipeline(folder: Path, **parts: Any) -> Any:
+    """The pipeline in `folder`, without download and without progress bars.
+
+    Args:
+        folder: as diffusers saves a pipeline.
+        parts: those that are not to be loaded, each None.
+
+    Raises:
+        BackendMissingError: diffusers or transformers is not installed, or lacks a package.
+        UnsupportedModelError: it cannot be loaded.
+    """
+    diffusers = load_diffusers()
+    try:
+        import transformers
+
+        bars: Any = transformers.utils.logging
+        bars.disable_progress_bar()
+        diffusers.utils.logging.disable_progress_bar()
+        with quiet_diffusers():
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True, **parts)
+    except ImportError as error:
+        raise BackendMissingError(
+            f"a package is missing for {folder} ({_first_line(error)}): pip install 'tofu-export[diffusion]'"
+        ) from error
+    except Exception as error:  # damaged files raise whatever the library of the part raises
+        raise UnsupportedModelError(f"diffusers cannot load the pipeline {folder}: {_first_line(error)}") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from tofu_export.diffusion.door import load_diffusers, quiet_diffusers
+from tofu_export.diffusion.door import load_diffusers, load_pipeline, quiet_diffusers
 from tofu_export.diffusion.inputs import SAMPLE
 from tofu_export.diffusion.models import create_unet, find_unet, inputs_of
 from tofu_export.diffusion.options import LatentSize
 from tofu_export.diffusion.session_unet import SessionUnet, check_fit, open_unet
 from tofu_export.diffusion.weights import RANDOM
-from tofu_export.errors import BackendMissingError, OptionError, UnknownModelError, UnsupportedModelError
+from tofu_export.errors import OptionError, UnknownModelError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,27 +84,13 @@ class TextToImage:
     """
 
     def __init__(self, folder: Path) -> None:
-        diffusers = load_diffusers()
+        load_diffusers()
         if not folder.is_dir():
             raise UnknownModelError(f"{folder} is not a folder: get one with `hf download`, and give its path")
         left_out = _left_out(folder)
         self._source = find_unet(str(folder), RANDOM)
-        diffusers.utils.logging.disable_progress_bar()
-        with quiet_diffusers():
-            try:
-                self._pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True, **left_out)
-                self._pipeline.to(
-                    torch.float32
-                )  # the argument for it has one name before diffusers 0.36, another after
-            except ImportError as error:
-                raise BackendMissingError(
-                    f"diffusers lacks a package ({_first_line(error)}): pip install 'tofu-export[diffusion]'"
-                ) from error
-            except Exception as error:  # damaged files raise whatever the library of the part raises
-                raise UnsupportedModelError(
-                    f"diffusers cannot load the pipeline {folder}: {_first_line(error)}"
-                ) from error
-        self._pipeline.set_progress_bar_config(disable=True)
+        self._pipeline = load_pipeline(folder, **left_out)
+        self._pipeline.to(torch.float32)  # by an argument it has another name in older versions
         self._folder = folder
 
     @property
@@ -162,7 +148,7 @@ class TextToImage:
                 width=size[1],
                 num_inference_steps=options.steps,
                 guidance_scale=options.guidance,
-                negative_prompt=options.negative,
+                negative_prompt=options.negative or None,  # XL takes zeros for none, and not an empty text
                 generator=torch.Generator("cpu").manual_seed(seed),
             ).images
         return Drawing(picture, tuple(step_ms), time.perf_counter() - started)
