@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -489,6 +490,8 @@ def pretrained(model: nn.Module, name: str) -> dict[str, Any]:
 class TestPretrained:
     @pytest.mark.usefixtures("dead_hub")
     def test_an_unreachable_hub_fails_fast_in_one_line(self) -> None:
+        if "retry_on_errors" not in inspect.signature(huggingface_hub.get_hf_file_metadata).parameters:
+            pytest.skip("this huggingface_hub retries every request for half a minute")
         before = (dict(os.environ), logging.getLogger("huggingface_hub").level)
         started = time.monotonic()
         with pytest.raises(WeightsError) as caught:
