@@ -11,12 +11,13 @@ SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_in
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3.14 python3 python; do \
 	if "$$python" -c '$(SUPPORTED)' >/dev/null 2>&1; then echo "$$python"; break; fi; done)
 
-.PHONY: help venv demo test coverage lint reliability bench evidence engines gpu gpu-table catalog clean
+.PHONY: help venv demo test minimum coverage lint reliability bench evidence engines gpu gpu-table catalog clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo   export, verify, time and build engines for the included model (installs first: 6 GB on disk)'
 	@echo 'make test   run the tests            make lint    style, types, import directions'
+	@echo 'make minimum  the tests with the oldest versions that pyproject.toml allows (its own 7 GB)'
 	@echo 'make coverage  every vision transformer of timm by name (half an hour)'
 	@echo 'make gpu    the tests that need a GPU (docs/gpu.md)'
 	@echo 'make reliability  what bad input and a sudden end do (20 minutes on 2 quiet cores)'
@@ -31,6 +32,10 @@ demo: venv
 WORKERS ?= auto
 test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
+
+# In .venv-minimum, with the oldest Python and the oldest packages that are supported.
+minimum:
+	.ci/minimum $(PYTEST_ARGS)
 
 # Every plain vision transformer of timm by name: supported or refused with a reason, and nothing removed changes nothing.
 coverage: venv
@@ -89,6 +94,6 @@ $(ENGINES): $(INSTALLED)
 		echo; echo 'TensorRT-RTX could not be installed here (see above): going on without engines.'; echo; fi
 
 clean:
-	rm -rf $(VENV) demo_out evidence_out gpu_out reliability_out gpu.log gpu.json build dist *.egg-info
+	rm -rf $(VENV) .venv-minimum demo_out evidence_out gpu_out reliability_out gpu.log gpu.json build dist *.egg-info
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -37,7 +37,7 @@ class Flavour:
     has_plugins: bool
 
 
-RTX = Flavour("tensorrt-rtx", "tensorrt_rtx", "tofu-export[rtx]", (1, 2), ahead_of_time=True, has_plugins=False)
+RTX = Flavour("tensorrt-rtx", "tensorrt_rtx", "tofu-export[rtx]", (1, 4), ahead_of_time=True, has_plugins=False)
 TENSORRT = Flavour("tensorrt", "tensorrt", "tofu-export[tensorrt]", (10, 0), ahead_of_time=False, has_plugins=True)
 FLAVOURS: tuple[Flavour, ...] = (RTX, TENSORRT)
 """In the order of preference: TensorRT-RTX needs no GPU to build."""

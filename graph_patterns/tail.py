@@ -104,22 +104,9 @@ def _known(node: ir.Node, width: int) -> bool:
         weight = node.inputs[1]
         return weight is not None and weight.shape is not None and len(weight.shape) == 2
     if node.op_type == "Reshape":  # the heads side by side
-        return _fed_by(node, {"Transpose"}) and _reshape_sizes(node) is not None
+        target = node.inputs[1]
+        return _fed_by(node, {"Transpose"}) and target is not None and target.const_value is not None
     return False
-
-
-def _reshape_sizes(node: ir.Node) -> np.ndarray | None:
-    """The constant target of a Reshape, also where it is computed and nothing but the batch is dynamic (torch 2.9)."""
-    target, shape = node.inputs[1], node.outputs[0].shape
-    if target is not None and target.const_value is not None:
-        return target.const_value.numpy().copy()
-    if (
-        shape is None
-        or node.attributes.get_int("allowzero", 0) != 0
-        or not all(isinstance(size, int) for size in shape[1:])
-    ):
-        return None
-    return np.array([0, *shape[1:]])  # 0: as the input
 
 
 def _fed_by(node: ir.Node, kinds: frozenset[str] | set[str]) -> bool:
@@ -168,8 +155,9 @@ def _narrow(
             _map_alone(graph, node, groups)
         return
     if node.op_type == "Reshape":
-        sizes = _reshape_sizes(node)
-        assert sizes is not None  # _known
+        target = node.inputs[1]
+        assert target is not None and target.const_value is not None  # _known
+        sizes = target.const_value.numpy().copy()
         sizes[_TOKENS] = width
         node.replace_input_with(1, _constant(graph, node, f"{node.name}/narrowed/shape", sizes))
     axis = _QUERIES if node.op_type in _ATTENTION else _TOKENS

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tofu_export.errors import ExportError, OptionError, TofuError
+from tofu_export.graph_patterns.reshapes import settle_reshapes
 from tofu_export.onnx_file import save
 from tofu_export.options import MINIMUM_OPSET, BatchRange, OutputKind, Precision
 from tofu_export.patch import choose_output, outputs_of
@@ -201,6 +202,7 @@ def trace_form(
             f"choose an --opset that it and your runtime know, for example {MINIMUM_OPSET} or 23"
         )
     _strip_wrapper_prefix(canonical)
+    settle_reshapes(canonical)
     return canonical
 
 

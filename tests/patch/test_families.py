@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -87,6 +88,8 @@ def test_the_prefix_in_the_blocks_is_known(name: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_half_precision_stays_half(name: str) -> None:
+    if name == "eva-rope-mixed" and tuple(map(int, timm.__version__.split(".")[:3])) < (1, 0, 31):
+        pytest.skip("timm before 1.0.31 multiplies mixed frequencies in float32 with positions in half precision")
     out = run(families.reduced(name, Reduction(r=3, mode=Mode.TOME)).half(), images().half())
     assert out.dtype == torch.float16
     assert bool(torch.isfinite(out).all())

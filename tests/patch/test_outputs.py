@@ -201,7 +201,10 @@ def finished(name: str, sequence: Tensor, *, tokens_only: bool) -> Tensor:
     model = build(name)
     with torch.no_grad():
         if name in CLASS_TOKEN_LATER:
-            sequence = model.forward_cls(sequence)
+            class_token = model.cls_token.expand(len(sequence), -1, -1)
+            for block in model.blocks_token_only:
+                class_token = block(sequence, class_token)
+            sequence = torch.cat((class_token, sequence), dim=1)
         tokens = model.norm(sequence)
         return tokens if tokens_only else model.forward_head(tokens)
 

@@ -12,7 +12,6 @@ import timm
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
 
 from tofu_export.errors import WeightsError
 from tofu_export.zoo.weights import WeightsKind, WeightsSource, load_weights
@@ -70,8 +69,8 @@ def registers(**more: Any) -> Any:
 
 
 def siglip2(model: Any, x: Tensor) -> Tensor:
-    """Pooled features, from patches cut out by that library's own image processor."""
-    patches = torch.stack([convert_image_to_patches(image, 8) for image in x])
+    """Pooled features, from patches laid out as that library's own image processor does it: rows, columns, channels."""
+    patches = x.reshape(len(x), 3, 4, 8, 4, 8).permute(0, 2, 4, 3, 5, 1).reshape(len(x), 16, -1)
     shapes = torch.tensor([[4, 4]] * len(x))
     found = model(patches, pixel_attention_mask=torch.ones(len(x), 16, dtype=torch.int32), spatial_shapes=shapes)
     pooled: Tensor = found.pooler_output

@@ -1,7 +1,8 @@
 """Files from the model hub or a URL: from the local cache if they are there, else after one quick check.
 
 The hub's client retries an unreachable host for half a minute per file. So each download starts with a single HEAD
-request with a short timeout; when that fails, nothing is retried. No setting of the client is changed.
+request with a short timeout; when that fails, nothing is retried. No setting of the client is changed. Clients without
+`retry_on_errors` (0.36, which transformers before 5 asks for) retry this request as well: there the error comes late.
 """
 
 from __future__ import annotations
