@@ -19,7 +19,7 @@ help:
 	@echo 'make test   run the tests            make lint    style, types, import directions'
 	@echo 'make coverage  every vision transformer of timm by name (half an hour)'
 	@echo 'make gpu    the tests that need a GPU (docs/gpu.md)'
-	@echo 'make reliability  what bad input and a sudden end do (20 minutes)'
+	@echo 'make reliability  what bad input and a sudden end do (20 minutes on 2 quiet cores)'
 	@echo 'make evidence  measure again what docs say of the demo model'
 	@echo 'make bench  measure what README says  make clean   remove all that these made'
 	@echo 'make engines  plans of several families in every precision, without a GPU (ten minutes)'
@@ -43,7 +43,8 @@ lint: venv
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/audit.py
 
-# Damaged input, signals, full disks and the like, by the thousand: docs/reliability.md. RELIABILITY_ARGS="--only images".
+# Damaged input, signals, full disks and the like, by the thousand: docs/reliability.md. RELIABILITY_ARGS="--only images",
+# or "--write docs/reliability.md" to put the table of a whole run on its page.
 reliability: venv
 	$(BIN)/python -m tests.reliability -o reliability_out $(RELIABILITY_ARGS)
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from command import tofu_export
 
 from tofu_export import environment
 from tofu_export.engines.flavours import RTX, TURING, known_capabilities
@@ -118,7 +118,7 @@ def _plans(name: str, r: str, capabilities: Sequence[str]) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="tofu-export-engines-") as folder:
         start = time.perf_counter()
         precisions = ",".join(precision.value for precision in PRECISIONS)
-        error, _ = _run(
+        error, _ = tofu_export(
             name, "--r", r, *MODELS.get(name, ()), "--weights", "random", "--precision", precisions,
             "--no-engine", "--no-verify", "--no-bench", "-q", "-o", folder,
         )  # fmt: skip
@@ -136,7 +136,7 @@ def _plans(name: str, r: str, capabilities: Sequence[str]) -> Iterator[Row]:
 def _plan(name: str, precision: Precision, capabilities: tuple[str, ...], folder: Path) -> Row:
     plan = folder / "plan.engine"
     start = time.perf_counter()
-    error, out = _run(
+    error, out = tofu_export(
         "build", str(folder / f"model.{precision.value}.onnx"), "--flavour", RTX.name, "-o", str(plan),
         "--precision", precision.value, "--compute-capability", ",".join(capabilities), "--json", "-q",
     )  # fmt: skip
@@ -161,14 +161,6 @@ def _plan(name: str, precision: Precision, capabilities: tuple[str, ...], folder
         fp32_products=products.get("fp32", 0),
         sha256=receipt["engine"]["sha256"],
     )
-
-
-def _run(*arguments: str) -> tuple[str | None, str]:
-    """The message of a `tofu-export` command that failed, None for one that did not; and what it printed."""
-    command = [sys.executable, "-m", "tofu_export.cli", *arguments]
-    done: subprocess.CompletedProcess[Any] = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = done.stderr.strip().splitlines()
-    return (None if done.returncode == 0 else (lines or [f"exit code {done.returncode}"])[-1]), done.stdout
 
 
 if __name__ == "__main__":

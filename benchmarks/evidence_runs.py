@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -35,9 +36,9 @@ class Runs:
         self.folder = folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._jobs = jobs
-        self._fresh = fresh
         self._done: dict[str, dict[str, Any]] = {}
         if fresh:
+            shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
             for state in self.folder.glob("*.state.jsonl"):
                 state.unlink()
 
@@ -71,8 +72,8 @@ class Runs:
             CalledProcessError: a cell failed.
         """
         if command not in self._done:
-            extra = ["--jobs", str(self._jobs), "-o", str(self.folder), *(["--fresh"] if self._fresh else [])]
-            self.run(command, *extra)["figure"] = self.file("pareto.svg")
+            document = self.run(command, "--jobs", str(self._jobs), "-o", str(self.folder))
+            document["figure"] = self.file("pareto.svg")
         return self._done[command]
 
     def file(self, name: str) -> bytes:

@@ -18,7 +18,7 @@ __all__ = ["STEPS", "order_block"]
 
 PAPER = "paper.md"
 AMOUNTS = (8, 16, 24, 32, 48)
-SPLIT_AMOUNTS = (24, 32, 48)
+SPLIT_AMOUNTS = (32, 48)
 DEPTH = 12
 METHODS = ("P6M6", "P6A6", "M12", "A12", "P12", "M6P6", "A6P6", "T12")
 

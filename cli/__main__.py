@@ -1,6 +1,6 @@
 """`python -m tofu_export.cli`."""
 
-from tofu_export.cli.main import main
+from tofu_export.cli.start import main
 
 if __name__ == "__main__":
     main()

@@ -66,23 +66,17 @@ def analyze_command(
     tofu-export analyze vit_base --images photos --json
     """  # fmt: skip
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
-    from rich.console import Console
-
     from tofu_export.analyze import AnalyzeRequest, analyze  # imports torch
     from tofu_export.analyze.figure import check_name, draw
-    from tofu_export.cli.console import ConsoleListener
+    from tofu_export.cli.console import listening
     from tofu_export.files import write_text
     from tofu_export.zoo.weights import WeightsSource
 
     if figure is not None:
         check_name(figure)
     request = AnalyzeRequest(model, weights=WeightsSource.parse(weights), **options)
-    listener = ConsoleListener(Console(stderr=True), quiet=quiet)
-    listener.step(f"analyzing {model}")
-    try:
+    with listening(quiet=quiet, first=f"analyzing {model}") as listener:
         analysis = analyze(request, listener.tick)
-    finally:
-        listener.close()
     text = json.dumps(analysis.to_dict(command_line()), indent=2, allow_nan=False)
     if figure is not None:
         draw(analysis, figure)

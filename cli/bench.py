@@ -190,16 +190,12 @@ def _time(
     files: tuple[Path, ...], options: BenchOptions, torch_backends: _TorchBackends, *, quiet: bool
 ) -> BenchResult:
     """Time the files; without any, nothing but records is reported."""
-    from rich.console import Console
-
-    from tofu_export.cli.console import ConsoleListener
+    from tofu_export.cli.console import listening
     from tofu_export.engines.comparison import BenchResult, compare_files
 
     if not files:
         return BenchResult((), None, (), (), (), ())
-    listener = ConsoleListener(Console(stderr=True), quiet=quiet)
-    listener.step("loading")
-    try:
+    with listening(quiet=quiet, first="loading") as listener:
         return compare_files(
             files,
             options,
@@ -208,8 +204,6 @@ def _time(
             on_profile=lambda name, batch: listener.step(f"profiling {name}, batch {batch}"),
             on_products=lambda name, batch: listener.step(f"timing the products of {name}, batch {batch}"),
         )
-    finally:
-        listener.close()
 
 
 def _show(result: BenchResult, *, verbose: bool) -> None:

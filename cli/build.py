@@ -167,32 +167,26 @@ def _build(requests: list[EngineRequest], *, quiet: bool, verbose: bool) -> list
     """Build all engines in a staging folder; they appear together with their sidecars, or none does."""
     from dataclasses import replace
 
-    from rich.console import Console
-
-    from tofu_export.cli.console import ConsoleListener
+    from tofu_export.cli.console import listening
     from tofu_export.engines.build import build_engine, check_request
     from tofu_export.engines.sidecar import write_sidecar
     from tofu_export.files import staging
 
-    listener = ConsoleListener(Console(stderr=True), quiet=quiet)
     receipts, names = [], []
     for request in requests:  # what cannot be built is said before the first build
         check_request(request)
-    try:
-        with staging(requests[0].engine_path.absolute().parent) as stage:
-            for request in requests:
-                draft = stage.path(request.engine_path.name)
-                listener.step(f"building {draft.name}")
-                receipt = build_engine(
-                    replace(request, engine_path=draft), on_tick=lambda seconds: listener.tick(f"{seconds:.0f} s")
-                )
-                sidecar = write_sidecar(receipt, draft, {"command": command_line()})
-                receipts.append(receipt)
-                names += [draft.name, sidecar.name]
-                listener.done(receipt_text(receipt, verbose=verbose))
-            stage.publish(*names)
-    finally:
-        listener.close()
+    with listening(quiet=quiet) as listener, staging(requests[0].engine_path.absolute().parent) as stage:
+        for request in requests:
+            draft = stage.path(request.engine_path.name)
+            listener.step(f"building {draft.name}")
+            receipt = build_engine(
+                replace(request, engine_path=draft), on_tick=lambda seconds: listener.tick(f"{seconds:.0f} s")
+            )
+            sidecar = write_sidecar(receipt, draft, {"command": command_line()})
+            receipts.append(receipt)
+            names += [draft.name, sidecar.name]
+            listener.done(receipt_text(receipt, verbose=verbose))
+        stage.publish(*names)
     return receipts
 
 

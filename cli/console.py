@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.status import Status
 
-__all__ = ["ConsoleListener"]
+__all__ = ["ConsoleListener", "listening"]
+
+
+@contextmanager
+def listening(console: Console | None = None, *, quiet: bool, first: str = "") -> Iterator[ConsoleListener]:
+    """A listener that is closed at the end, whatever happens.
+
+    Args:
+        console: where it tells; None for stderr.
+        quiet: it tells nothing.
+        first: the step that begins at once, if any.
+    """
+    listener = ConsoleListener(Console(stderr=True) if console is None else console, quiet=quiet)
+    try:
+        if first:
+            listener.step(first)
+        yield listener
+    finally:
+        listener.close()
 
 
 class ConsoleListener:

@@ -140,17 +140,11 @@ def _reduction(subject: str, options: dict[str, Any]) -> Reduction | None:
 
 
 def _run(request: EvalRequest, *, quiet: bool) -> EvalResult:
-    from rich.console import Console
-
-    from tofu_export.cli.console import ConsoleListener
+    from tofu_export.cli.console import listening
     from tofu_export.evaluate import evaluate
 
-    listener = ConsoleListener(Console(stderr=True), quiet=quiet)
-    listener.step(f"evaluating {request.subject}")
-    try:
+    with listening(quiet=quiet, first=f"evaluating {request.subject}") as listener:
         return evaluate(request, lambda done, total: listener.tick(f"{done} of {total} images"))
-    finally:
-        listener.close()
 
 
 def _text(result: EvalResult) -> str:

@@ -146,16 +146,13 @@ def export_command(
 def _run(job: Job, *, as_json: bool, quiet: bool) -> None:
     from rich.console import Console
 
-    from tofu_export.cli.console import ConsoleListener
+    from tofu_export.cli.console import listening
     from tofu_export.cli.summary import summary
     from tofu_export.run import run_job
 
     console = Console(stderr=True)
-    listener = ConsoleListener(console, quiet=quiet)
-    try:
+    with listening(console, quiet=quiet) as listener:
         report = run_job(job, listener)
-    finally:
-        listener.close()
     if not quiet:
         console.print(summary(report, job.output))
     if as_json:

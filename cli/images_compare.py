@@ -82,17 +82,11 @@ def images_compare_command(
 
 
 def _run(request: CompareRequest, *, quiet: bool) -> Comparison:
-    from rich.console import Console
-
-    from tofu_export.cli.console import ConsoleListener
+    from tofu_export.cli.console import listening
     from tofu_export.image_metrics.compare import compare_images
 
-    listener = ConsoleListener(Console(stderr=True), quiet=quiet)
-    listener.step("comparing images")
-    try:
+    with listening(quiet=quiet, first="comparing images") as listener:
         return compare_images(request, lambda what, done, total: listener.tick(f"{what}, {done} of {total}"))
-    finally:
-        listener.close()
 
 
 def _text(result: Comparison, *, per_image: bool) -> str:

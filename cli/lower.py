@@ -43,8 +43,8 @@ def lower_command(
 ) -> None:
     """Rewrite what a runtime rejects in MODEL.onnx, and compare the result with it in onnxruntime.
 
-    Known: scatter with a sum or a maximum of whole rows, as token merging is traced, and the Attention operator.
-    What is not known is left as it is, and said. Exit code 7 if the target still rejects something.
+    Known: scatters with a sum, product, maximum or minimum, as token merging is traced, writing through a mask, and the
+    Attention operator. What is not known is left as it is, and said. Exit code 7 if the target still rejects something.
     """  # fmt: skip
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
     from tofu_export.engines.feeds import parse_shapes
@@ -78,6 +78,7 @@ def _text(result: LoweredFile, output: Path, target: str) -> str:
     left = [f"left: node {change.node!r} ({change.op_type}): {change.left}" for change in result.changes if change.left]
     known = {change.node for change in result.changes if change.left}
     left += [f"{target} rejects {finding}" for finding in result.rejected if finding.node not in known]
+    left += [f"warning: {finding}" for finding in result.warned]
     lines += left[:_SHOWN]
     if len(left) > _SHOWN:
         lines.append(f"and {len(left) - _SHOWN} more")

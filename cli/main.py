@@ -1,4 +1,4 @@
-"""Entry point: the commands, and how errors become one line and an exit code.
+"""The commands, and how errors become one line and an exit code.
 
 Nothing heavy is imported here: `tofu-export --help` must answer at once.
 """
@@ -29,6 +29,7 @@ from tofu_export.cli.lower import lower_command
 from tofu_export.cli.models import models_command
 from tofu_export.cli.plan import plan_command
 from tofu_export.cli.report import report_command
+from tofu_export.cli.start import ENDED, INTERRUPTED, TERMINATED, Terminated
 from tofu_export.cli.stopping import clear, last_words
 from tofu_export.cli.sweep import sweep_command
 from tofu_export.cli.tokens import tokens_command
@@ -42,16 +43,9 @@ __all__ = ["cli", "main"]
 
 _ALIKE = 0.7
 """How alike a word and a command have to be, as difflib counts."""
-_INTERRUPTED = 130
-_TERMINATED = 143
-_ENDED = {_INTERRUPTED: "interrupted", _TERMINATED: "terminated"}
 _NO_MEMORY = "out of memory: try a smaller --batch, or one --precision at a time"
 _MEMORY_WORDS = ("failed to map segment", "Cannot allocate memory", "can't allocate memory", "std::bad_alloc")
 """How the loader of libraries, the system, torch and C++ say it, in exceptions of other kinds than MemoryError."""
-
-
-class _Terminated(BaseException):  # no error, and nothing that handles errors may catch it
-    """Somebody asked this process to end (SIGTERM)."""
 
 
 @click.group(
@@ -116,12 +110,12 @@ def main() -> NoReturn:
     """Run the command line and exit."""
     _asked.clear()
     clear()
-    signal.signal(signal.SIGTERM, _terminate)
-    signal.signal(signal.SIGINT, _interrupt)
     if len(sys.argv) < 2:
         click.echo(cli.get_help(click.Context(cli, info_name="tofu-export", **cli.context_settings)), err=True)
         raise SystemExit(ExitCode.USAGE)
     try:
+        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGINT, _interrupt)
         cli.main(prog_name="tofu-export", standalone_mode=False)
     except UnknownModelError as error:
         _fail(f"{error}{_meant()}", error.exit_code)
@@ -133,30 +127,41 @@ def main() -> NoReturn:
     except click.ClickException as error:
         _fail(error.format_message(), ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
-        _fail(_ended(_INTERRUPTED), _INTERRUPTED)
-    except _Terminated:
-        _fail(_ended(_TERMINATED), _TERMINATED)
+        _fail(_ended(INTERRUPTED), INTERRUPTED)
+    except Terminated:
+        _fail(_ended(TERMINATED), TERMINATED)
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(ExitCode.UNEXPECTED) from None
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "tofu_export"):
+            _fail_unexpectedly(error)
+        _fail(
+            f"the package {package} is missing: `tofu-export doctor` says how to install it", ExitCode.BACKEND_MISSING
+        )
     except MemoryError:
         _fail(_NO_MEMORY, ExitCode.UNEXPECTED)
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", ExitCode.EXPORT)
     except Exception as error:  # the last resort: a defect of ours
-        if logging.getLogger("tofu_export").isEnabledFor(logging.INFO):
-            traceback.print_exc()
-        first_line = (str(error).splitlines() or ["no message"])[0]
-        if any(words in str(error) for words in _MEMORY_WORDS):
-            _fail(f"{_NO_MEMORY} ({first_line})", ExitCode.UNEXPECTED)
-        _fail(
-            f"unexpected {type(error).__name__}: {first_line}. This is a defect: run again with -v and report it",
-            ExitCode.UNEXPECTED,
-        )
+        _fail_unexpectedly(error)
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)  # nothing is left to clear away: libraries only say goodbye
     raise SystemExit(ExitCode.GOOD)
+
+
+def _fail_unexpectedly(error: Exception) -> NoReturn:
+    if logging.getLogger("tofu_export").isEnabledFor(logging.INFO):
+        traceback.print_exception(error)
+    first_line = (str(error).splitlines() or ["no message"])[0]
+    if any(words in str(error) for words in _MEMORY_WORDS):
+        _fail(f"{_NO_MEMORY} ({first_line})", ExitCode.UNEXPECTED)
+    _fail(
+        f"unexpected {type(error).__name__}: {first_line}. This is a defect: run again with -v and report it",
+        ExitCode.UNEXPECTED,
+    )
 
 
 def _meant() -> str:
@@ -179,15 +184,15 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 def _ended(code: int) -> str:
-    return f"{_ENDED[code]}; {last_words()}"
+    return f"{ENDED[code]}; {last_words()}"
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    _asked.append(_INTERRUPTED)
+    _asked.append(INTERRUPTED)
     raise KeyboardInterrupt
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     """Leave as on any error, so that half-written files and child processes go."""
-    _asked.append(_TERMINATED)
-    raise _Terminated
+    _asked.append(TERMINATED)
+    raise Terminated

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from tofu_export.cli.start import KEPT
+
 __all__ = ["clear", "if_stopped", "last_words"]
 
-_OTHERWISE = "a file under its final name is complete"
 _advice: list[Callable[[], str]] = []
 
 
@@ -25,7 +26,7 @@ def if_stopped(advice: Callable[[], str]) -> Iterator[None]:
 
 def last_words() -> str:
     """The advice of the innermost block that was stopped, or what holds for any command."""
-    return _advice[-1]() if _advice else _OTHERWISE
+    return _advice[-1]() if _advice else KEPT
 
 
 def clear() -> None:

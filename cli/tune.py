@@ -78,9 +78,7 @@ def tune_command(
     """  # fmt: skip
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
     layers = parse_layers(exclude_layers)
-    from rich.console import Console
-
-    from tofu_export.cli.console import ConsoleListener
+    from tofu_export.cli.console import listening
     from tofu_export.errors import OutputError
     from tofu_export.plan_file import write_plan_file
     from tofu_export.tune import Objective, TuneRequest, tune  # imports torch
@@ -97,13 +95,8 @@ def tune_command(
         state=kept,
         **options,
     )
-    listener = ConsoleListener(Console(stderr=True), quiet=quiet)
-    listener.step(f"tuning {model}")
-    with if_stopped(lambda: _what_is_kept(kept)):
-        try:
-            result = tune(request, listener.tick)
-        finally:
-            listener.close()
+    with if_stopped(lambda: _what_is_kept(kept)), listening(quiet=quiet, first=f"tuning {model}") as listener:
+        result = tune(request, listener.tick)
     command = command_line()
     write_plan_file(output, result.spec, result.chosen, result.provenance(command))
     if not quiet:

@@ -144,16 +144,11 @@ def unet_command(
 
 
 def _run(job: UnetJob, *, quiet: bool) -> UnetReport:
-    from rich.console import Console
-
-    from tofu_export.cli.console import ConsoleListener
+    from tofu_export.cli.console import listening
     from tofu_export.diffusion.run import run_unet_job
 
-    listener = ConsoleListener(Console(stderr=True), quiet=quiet)
-    try:
+    with listening(quiet=quiet) as listener:
         report = run_unet_job(job, listener)
-    finally:
-        listener.close()
     if not quiet:
         files = [f"  {entry['path']}  {entry['bytes'] / 1e6:.1f} MB" for entry in report.artifacts]
         left = [f"left out: {row['step']}: {row['reason']}" for row in report.skipped]

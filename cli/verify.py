@@ -153,19 +153,15 @@ def _is_engine(file: Path) -> bool:
 def _run(request: VerifyRequest, *, engine: bool, quiet: bool, verbose: bool) -> tuple[VerificationResult, ...]:
     from rich.console import Console
 
-    from tofu_export.cli.console import ConsoleListener
+    from tofu_export.cli.console import listening
     from tofu_export.cli.verify_text import show
     from tofu_export.engine_verification import verify_engine
     from tofu_export.verify import verify_file
 
     # Off a terminal rich would squeeze tables into 80 columns.
     console = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDTH)
-    listener = ConsoleListener(console, quiet=quiet)
-    listener.step(f"reading {request.path.name}")
-    try:
+    with listening(console, quiet=quiet, first=f"reading {request.path.name}") as listener:
         results = verify_engine(request, listener.step) if engine else (verify_file(request, listener.step),)
-    finally:
-        listener.close()
     for result in () if quiet else results:
         show(console, result, verbose=verbose)
     return results

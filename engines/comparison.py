@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tofu_export.engines.backends import CPU, PLAN_BACKENDS, TORCH_BACKENDS, Loaded, open_backend, suits
+from tofu_export.engines.backends import (
+    CPU,
+    PLAN_BACKENDS,
+    PLAN_SUFFIXES,
+    TORCH_BACKENDS,
+    Loaded,
+    is_model_name,
+    open_backend,
+    suits,
+)
 from tofu_export.engines.benchmark import Contender, Progress, run_benchmark
 from tofu_export.engines.feeds import fixed_batch, make_feeds
 from tofu_export.engines.gpu_times import GpuOptions
@@ -335,10 +344,20 @@ def _contenders(paths: Sequence[Path], backends: Sequence[str]) -> list[Contende
     for name, path in zip(short_names(paths), paths, strict=True):
         own = [backend for backend in backends if suits(path, backend)]
         if not own:
-            needed = " or ".join(PLAN_BACKENDS) if backends[0] not in PLAN_BACKENDS else CPU
-            raise OptionError(f"{name} does not run on {', '.join(backends)}: give --backend {needed}")
+            raise OptionError(_unsuited(name, path, backends))
         found += [Contender(f"{name} ({backend})" if len(own) > 1 else name, path, backend) for backend in own]
     return found
+
+
+def _unsuited(name: str, path: Path, backends: Sequence[str]) -> str:
+    """That none of these backends runs it, and what does."""
+    if is_model_name(path):
+        return (
+            f"there is no file {name} to run on {', '.join(backends)}: give a file's path, or for a model of timm's of "
+            f"that name --backend {' or '.join(TORCH_BACKENDS)}"
+        )
+    needed = " or ".join(PLAN_BACKENDS) if path.suffix in PLAN_SUFFIXES else CPU
+    return f"{name} does not run on {', '.join(backends)}: give --backend {needed}"
 
 
 def _baseline(asked: str | None, contenders: Sequence[Contender]) -> str | None:

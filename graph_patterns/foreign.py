@@ -16,7 +16,9 @@ from onnx_ir.tape import Tape
 from tofu_export.errors import LoweringError
 from tofu_export.graph_patterns.canonical import DOMAIN
 from tofu_export.graph_patterns.foreign_attention import lower_attention
-from tofu_export.graph_patterns.foreign_scatter import lower_scatter, reduction_of
+from tofu_export.graph_patterns.foreign_mask import listed_mask, lower_masked
+from tofu_export.graph_patterns.foreign_rank import settle_ranks
+from tofu_export.graph_patterns.foreign_scatter import lower_scatter, lower_scatter_nd, reduction_of
 from tofu_export.graph_patterns.stage import Stage, TapeOperators
 from tofu_export.options import Target
 
@@ -52,13 +54,19 @@ def rewrite(model: ir.Model, target: Target) -> tuple[Change, ...]:
     if any(node.domain == DOMAIN for node in model.graph):
         raise LoweringError("the file has canonical Token Fusion nodes: export it again for the target instead")
     common.ShapeInferencePass()(model)
+    changes = [Change(name, "If") for name in (settle_ranks(model) if target in _TENSORRTS else ())]
+    if changes:
+        common.ShapeInferencePass()(model)
     opset = model.opset_imports.get("", 0)
-    changes: list[Change] = []
+    names: set[str] = set()
     for number, node in enumerate(list(model.graph)):
         lowering = _lowering(node, target, opset)
         if lowering is None:
             continue
-        name = node.name or f"{node.op_type}_{number}"
+        name = node.name or node.op_type
+        if name in names or not node.name:
+            name = f"{name}_{number}"
+        names.add(name)
         tape = Tape()
         result = lowering(Stage(TapeOperators(tape), f"{name}/lowered"))
         if isinstance(result, str):
@@ -81,11 +89,12 @@ def _lowering(node: ir.Node, target: Target, opset: int) -> Callable[[Stage], ir
     if node.domain not in ("", "ai.onnx"):
         return None
     kind = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
-    if node.op_type == "ScatterElements" and reduction_of(node) != "none":
+    if node.op_type in ("ScatterElements", "ScatterND") and reduction_of(node) != "none":
         if target in _TENSORRTS or kind in _HALVES:  # onnxruntime's CPU provider adds in float32 only
-            return lambda stage: lower_scatter(stage, node, opset)
-    elif node.op_type == "ScatterND" and reduction_of(node) != "none" and target in _TENSORRTS:
-        return lambda _: "a ScatterND with a reduction has no equal formulation here"
+            form = lower_scatter if node.op_type == "ScatterElements" else lower_scatter_nd
+            return lambda stage: form(stage, node, opset)
+    elif node.op_type == "ScatterND" and listed_mask(node.inputs[1]) is not None and target in _TENSORRTS:
+        return lambda stage: lower_masked(stage, node)
     elif node.op_type == "Attention" and (target is Target.ONNXRUNTIME or kind not in _HALVES):
         return lambda stage: lower_attention(stage, node)
     return None

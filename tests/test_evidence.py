@@ -14,6 +14,7 @@ import click
 import numpy as np
 import pytest
 
+from tests.html import samples
 from tofu_export.cli.main import cli
 from tofu_export.evaluate.paired import Paired, compare
 
@@ -155,10 +156,54 @@ def test_a_command_runs_once_and_fresh_forgets_what_was_kept(scripts: dict[str, 
     assert runs.run(command) is runs.run(command)
     state = tmp_path / "out" / "a.json.state.jsonl"
     state.write_text("{}\n", encoding="utf-8")
+    cell = tmp_path / "out" / "cells" / "a.json"
+    cell.parent.mkdir()
+    cell.write_text("{}", encoding="utf-8")
     scripts["evidence_runs"].Runs(tmp_path / "out", jobs=1, fresh=False)
     assert state.exists()
+    assert cell.exists()
     scripts["evidence_runs"].Runs(tmp_path / "out", jobs=1, fresh=True)
     assert not state.exists()
+    assert not cell.exists()
+
+
+class Canned:
+    """Runs nothing: documents as the commands print them, by the command's name."""
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+
+    def run(self, command: str) -> dict[str, Any]:
+        self.commands.append(command)
+        layers, norms = samples.analysis()["layers"][:1] * 12, [0.9] * 12
+        agreement = {**samples.evaluation()["agreement"], "feature_cosine_mean": 0.99}
+        return {
+            "eval": samples.evaluation(agreement=agreement),
+            "tune": samples.tuning(),
+            "analyze": {
+                **samples.analysis(), "r": 16, "layers": layers,
+                "token_norms": dict.fromkeys(("prune", "average", "mlerp"), norms),
+            },
+        }[command.split()[1]]  # fmt: skip
+
+    def file(self, name: str) -> bytes:
+        return f"<svg>{name}</svg>".encode()
+
+
+def test_the_blocks_of_the_demo_model_are_made_in_their_shape(
+    scripts: dict[str, ModuleType], evidence: ModuleType, tmp_path: Path
+) -> None:
+    for step in scripts["evidence_demo"].DEMO_STEPS:
+        runs = Canned()
+        text, figures = step.make(runs)
+        assert set(step.commands) <= set(runs.commands)
+        assert set(figures) == set(step.figures)
+        for name, data in figures.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(data)
+        page = f"<!-- generated: {step.block} -->\n<!-- end: {step.block} -->\n"
+        (tmp_path / step.page).write_text(evidence.placed(page, step, text), encoding="utf-8")
+        assert evidence.problems_of(step, tmp_path) == []
 
 
 def pair(first: int, second: int) -> Paired:

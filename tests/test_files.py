@@ -104,6 +104,53 @@ def test_a_folder_in_the_place_of_a_file_is_an_output_error(tmp_path: Path) -> N
     assert leftovers(tmp_path) == []
 
 
+_SLOW = """
+import sys, time
+from pathlib import Path
+from tofu_export import files
+
+with files.staging(Path(sys.argv[1])) as stage:
+    for name in ("a", "b"):
+        stage.path(name).write_text(sys.argv[2])
+    replace = Path.replace
+
+    def slowly(self, to):
+        result = replace(self, to)
+        time.sleep(0.3)
+        return result
+
+    Path.replace = slowly
+    print("ready", flush=True)
+    sys.stdin.readline()
+    stage.publish("a", "b")
+"""
+
+
+def test_of_two_processes_that_publish_the_second_waits(tmp_path: Path) -> None:
+    """Each needs 0.6 s for two files: without a lock they would mix."""
+    folder = tmp_path / "out"
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", _SLOW, str(folder), text],
+            cwd=Path(__file__).parent.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for text in ("first", "second")
+    ]  # fmt: skip
+    for job in jobs:
+        assert job.stdout is not None
+        assert job.stdout.readline() == "ready\n"
+    for job in jobs:
+        assert job.stdin is not None
+        job.stdin.write("\n")
+        job.stdin.flush()
+    for job in jobs:
+        job.communicate(timeout=60)
+        assert job.returncode == 0
+    found = contents(folder)
+    assert set(found) == {"a", "b"}
+    assert found["a"] == found["b"]
+
+
 # --- Failures ----------------------------------------------------------------------------------------------------
 
 

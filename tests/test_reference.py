@@ -11,6 +11,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tests.reference import METHODS, apply_matching, cap, fuse, margin, match, vit_forward
+from tests.tiny import make_all_weights_matter
 
 # Destinations 1, 3, 5 point east, north and west. Similarities are 3-4-5 triangles:
 #   source 0: 0.8  0.6 -0.8      source 2: 0.6  0.8 -0.6      source 4: 1  0 -1
@@ -193,16 +194,7 @@ def _model(name: str) -> tuple[torch.nn.Module, dict[str, np.ndarray], dict[str,
     timm_name, kwargs, options = MODELS[name]
     torch.manual_seed(0)
     model = timm.create_model(timm_name, pretrained=False, img_size=64, num_classes=11, **kwargs).double().eval()
-    with torch.no_grad():
-        for weight_name, weight in model.named_parameters():
-            if weight_name.endswith("gamma") or (weight_name.endswith("weight") and weight.ndim == 1):
-                weight.copy_(1.0 + 0.3 * torch.randn_like(weight))
-            elif weight.ndim == 1:
-                weight.copy_(0.3 * torch.randn_like(weight))
-            elif "token" in weight_name or "pos_embed" in weight_name or "latent" in weight_name:
-                weight.copy_(torch.randn_like(weight))
-            else:
-                weight.copy_(torch.randn_like(weight) * (1.5 / math.sqrt(weight[0].numel())))
+    make_all_weights_matter(model)
     state = {key: value.numpy() for key, value in model.state_dict().items()}
     heads = model.blocks[0].attn.num_heads
     return model, state, {"patch": 16, "heads": heads, "prefix": model.num_prefix_tokens, **options}

@@ -143,7 +143,10 @@ def test_the_command_times_all_of_them(eagerly: None, capsys: pytest.CaptureFixt
         (("FILE", "--no-transfers"), "are for plans"),
         (("FILE", "--streams", "2"), "are for plans"),
         (("no_such_model", "--backend", "torch"), "no_such_model"),
-        (("vit_base", "--backend", "ort-cpu"), "vit_base does not run on ort-cpu"),
+        (
+            ("vit_base", "--backend", "ort-cpu"),
+            "there is no file vit_base to run on ort-cpu: give a file's path, or for a model",
+        ),
     ],
 )
 def test_what_cannot_be_used(arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]) -> None:

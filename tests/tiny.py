@@ -72,21 +72,27 @@ MODELS: dict[str, Tiny] = {
 }
 
 
+def make_all_weights_matter(model: nn.Module) -> None:
+    """Draw weights such that none of them, nor any norm's, scale's or bias', could be left out unnoticed."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("gamma") or (name.endswith("weight") and weight.ndim == 1):
+                weight.copy_(1.0 + 0.3 * torch.randn_like(weight))
+            elif weight.ndim == 1:
+                weight.copy_(0.3 * torch.randn_like(weight))
+            elif "token" in name or "pos_embed" in name or "latent" in name:
+                weight.copy_(torch.randn_like(weight))
+            else:
+                weight.copy_(torch.randn_like(weight) * (1.5 / math.sqrt(weight[0].numel())))
+
+
 def build(name: str, **changes: Any) -> nn.Module:
     """A model in float32, evaluation mode, in which every weight matters."""
     tiny = MODELS[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = tiny.kind(**{**_COMMON, **tiny.kwargs, **changes}).eval().requires_grad_(False)
-        for weight_name, weight in model.named_parameters():
-            if weight_name.endswith("gamma") or (weight_name.endswith("weight") and weight.ndim == 1):
-                weight.copy_(1.0 + 0.3 * torch.randn_like(weight))
-            elif weight.ndim == 1:
-                weight.copy_(0.3 * torch.randn_like(weight))
-            elif "token" in weight_name or "pos_embed" in weight_name or "latent" in weight_name:
-                weight.copy_(torch.randn_like(weight))
-            else:
-                weight.copy_(torch.randn_like(weight) * (1.5 / math.sqrt(weight[0].numel())))
+        make_all_weights_matter(model)
     return model
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tofu_export.errors import VerificationError
 from tofu_export.options import Precision
 
-__all__ = ["TOLERANCES", "OutputComparison", "Tolerance", "compare_outputs"]
+__all__ = ["TOLERANCES", "OutputComparison", "Tally", "Tolerance", "compare_outputs", "differing", "is_real"]
 
-Array = NDArray[np.floating[Any]]
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,14 @@ class OutputComparison:
 
 
 def compare_outputs(got: Array, expected: Array) -> OutputComparison:
-    """Compare two arrays [B, K] of logits or features, in float64.
+    """Compare two arrays of real numbers, such as logits [B, K], in float64; a scalar is one row of one number.
 
     Raises:
         ValueError: the shapes differ.
     """
     if got.shape != expected.shape:
         raise ValueError(f"outputs have shapes {got.shape} and {expected.shape}, expected the same")
-    left, right = (rows.astype(np.float64).reshape(len(rows), math.prod(rows.shape[1:])) for rows in (got, expected))
+    left, right = (_rows(values) for values in (got, expected))
     finite = bool(np.isfinite(left).all() and np.isfinite(right).all())
     if not finite or left.size == 0:
         return OutputComparison(float("nan"), 1.0, float("nan"), None, finite, len(left) if finite else 0)
@@ -126,3 +128,65 @@ def compare_outputs(got: Array, expected: Array) -> OutputComparison:
         finite=True,
         images=len(left),
     )
+
+
+class Tally:
+    """Outputs of a file against those of a reference, by name, added up over batches.
+
+    Args:
+        file: how messages call the file.
+
+    Attributes:
+        outputs: how those of real numbers differ, by name.
+        integers: integers compared.
+        wrong_integers: those that differ.
+    """
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self.outputs: dict[str, OutputComparison] = {}
+        self.integers = self.wrong_integers = 0
+
+    def add(self, got: Mapping[str, Array], expected: Mapping[str, Array]) -> list[OutputComparison]:
+        """Compare one batch, output by output; how those of real numbers differ in it.
+
+        Args:
+            got: what the file gives.
+            expected: what the reference gives instead, by the same names.
+
+        Raises:
+            VerificationError: an output has another shape than it should, or integers in place of real numbers.
+        """
+        batch = []
+        for name, right in expected.items():
+            value = got[name]
+            if not is_real(right):
+                self.integers += right.size
+                self.wrong_integers += differing(value, right)
+                continue
+            if value.shape != right.shape or not is_real(value):
+                raise VerificationError(
+                    f"{self._file}: {name} is {value.dtype.name}{list(value.shape)}, expected real numbers "
+                    f"{list(right.shape)}: is it the same model, with as many classes, and the same output?"
+                )
+            found = compare_outputs(value, right)
+            self.outputs[name] = self.outputs[name].joined(found) if name in self.outputs else found
+            batch.append(found)
+        return batch
+
+
+def differing(got: Array, expected: Array) -> int:
+    """Integers that differ; all of them where type or shape do."""
+    if (got.dtype, got.shape) != (expected.dtype, expected.shape):
+        return expected.size
+    return int((got != expected).sum())
+
+
+def is_real(value: Array) -> bool:
+    """True for floating-point numbers."""
+    return np.issubdtype(value.dtype, np.floating)
+
+
+def _rows(values: Array) -> NDArray[np.float64]:
+    rows = np.atleast_1d(values).astype(np.float64)
+    return rows.reshape(len(rows), math.prod(rows.shape[1:]))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from tofu_export import environment
-from tofu_export.compare import TOLERANCES, Tolerance, compare_outputs
+from tofu_export.compare import TOLERANCES, Tolerance, compare_outputs, is_real
 from tofu_export.engines.build import EngineRequest, build_engine
 from tofu_export.engines.engine_file import EngineFile, read_engine_file
 from tofu_export.engines.engine_session import EngineSession, open_engine
@@ -30,7 +30,6 @@ from tofu_export.options import Precision
 from tofu_export.ort import TensorSpec
 from tofu_export.verify import Runnable, VerificationResult, VerifyRequest, batches_to_verify, verify_file
 from tofu_export.verify.facts import FileFacts
-from tofu_export.verify.watch import is_real
 
 __all__ = ["EngineOnTrial", "verify_engine"]
 

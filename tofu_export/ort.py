@@ -30,6 +30,7 @@ __all__ = [
     "OPTIMIZED_NAME",
     "OrtSession",
     "TensorSpec",
+    "check_path",
     "open_copy",
     "open_session",
     "providers_usable",
@@ -180,8 +181,8 @@ def open_session(
             f"{', '.join(ort.get_available_providers())}. {_provider_hint(provider)}"
         )
     label = f"the model ({len(model)} bytes)" if isinstance(model, bytes) else str(model)
-    if isinstance(model, Path) and not is_text(model):
-        raise ExportError(f"onnxruntime cannot open {label!r}, a path that is not UTF-8: rename the file or folder")
+    if isinstance(model, Path):
+        check_path(model)
     if isinstance(model, Path) and not model.is_file():
         raise ExportError(f"{label} is not a file: give the path of an ONNX file")
     options = _options(ort, provider, threads, share_cores)
@@ -200,12 +201,23 @@ def open_copy(model: onnx.ModelProto, path: Path) -> OrtSession:
 
     Raises:
         BackendMissingError: onnxruntime is not installed or broken.
-        ExportError: the copy is invalid, or external data is missing.
+        ExportError: the copy is invalid, external data is missing, or the path is not UTF-8.
     """
     ort = _onnxruntime()
+    check_path(path)
     options = _options(ort, CPU_PROVIDER, None, share_cores=False)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
     return _open(ort, f"a copy of {path}", model.SerializeToString(), CPU_PROVIDER, options)
+
+
+def check_path(path: Path) -> None:
+    """Refuse a path that onnxruntime cannot open.
+
+    Raises:
+        ExportError: it is not UTF-8.
+    """
+    if not is_text(path):
+        raise ExportError(f"onnxruntime cannot open {str(path)!r}, a path that is not UTF-8: rename the file or folder")
 
 
 def _options(ort: Any, provider: str, threads: int | None, share_cores: bool) -> Any:

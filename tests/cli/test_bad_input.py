@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import timm
 import torch
 
 from tests.cli.running import run
+from tests.engines import models
 
 RANDOM = ("--weights", "random")
 
@@ -183,6 +185,53 @@ def test_an_interrupt_that_a_library_turns_into_another_error_is_an_interrupt(
     assert capsys.readouterr().err.startswith("tofu-export: error: interrupted")
 
 
+DEEP = "[" * 100_000
+"""JSON that no reader follows to its end: a RecursionError, which is no ValueError."""
+
+
+def nested(folder: Path, kind: str) -> tuple[str, ...]:
+    """A file of this kind that holds it, and the command line that reads it."""
+    folder.mkdir()
+    if kind in ("verify", "triton", "lint"):
+        proto = models.block()
+        keys = ("model", "plan", "weights", "output", "batch", "preprocessing", "labels", "num_classes")
+        onnx.helper.set_model_props(proto, {f"tofu_export.{key}": DEEP for key in keys})
+        path = models.save(proto, folder)
+        return (kind, str(path), *(("-o", str(folder.parent / "out")) if kind == "triton" else ()))
+    if kind == "check":
+        (folder / "x.engine").write_bytes(b"plan")
+        (folder / "x.engine.json").write_text(DEEP)
+        return ("check", str(folder / "x.engine"))
+    (folder / "config.json").write_text(DEEP)
+    if kind == "unet":
+        return ("unet", str(folder), "--dry-run")
+    return ("plan", f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize("kind", ["verify", "triton", "lint", "check", "plan", "unet"])
+def test_documents_in_documents_without_end(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = run(*nested(tmp_path / "in", kind))
+    out, err = capsys.readouterr()
+    assert code in ((0, 7) if kind == "lint" else range(2, 8)), err
+    assert "defect" not in err
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file system that takes any bytes as a name")
+@pytest.mark.parametrize("command", ["lint", "lower", "bench"])
+def test_a_name_that_is_not_text(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """onnxruntime opens no path that is not UTF-8: that is said, or nothing has to open one."""
+    folder = tmp_path / os.fsdecode(b"\xff\xfe")
+    folder.mkdir()
+    path = models.save(models.block(), folder)
+    more = {"lower": ("-o", str(folder / "out.onnx")), "bench": ("--seconds", "0"), "lint": ()}[command]
+    code = run(command, str(path), *more)
+    err = capsys.readouterr().err
+    assert code == 0 if command == "lint" else code == 3 and "not UTF-8" in err
+    assert [entry.name for entry in folder.iterdir()] == ["model.onnx"]
+
+
 def test_as_a_process(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tofu_export.cli", "vit_base", "--r", "-1"],
@@ -191,3 +240,24 @@ def test_as_a_process(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("tofu-export: error: ")
+
+
+def test_a_required_package_that_is_gone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def examine() -> None:
+        raise ModuleNotFoundError("No module named 'timm.models'", name="timm.models")
+
+    monkeypatch.setattr("tofu_export.doctor.examine", examine)
+    assert run("doctor") == 5
+    assert "the package timm is missing: `tofu-export doctor` says how to install it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["tofu_export.gone", None])
+def test_a_module_of_ours_that_is_gone_is_a_defect(
+    name: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def examine() -> None:
+        raise ModuleNotFoundError("No module", name=name)
+
+    monkeypatch.setattr("tofu_export.doctor.examine", examine)
+    assert run("doctor") == 1
+    assert "This is a defect" in capsys.readouterr().err

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
 from tests import tiny
 from tests.cli.running import run
 from tests.engines import models
+from tests.graph_patterns import styles
 from tests.graph_patterns.test_foreign import scatter
 from tofu_export.engines.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import RTX, available
 from tofu_export.errors import EngineBuildError
+from tofu_export.graph_patterns.foreign import Change
+from tofu_export.options import Target
 from tofu_export.ort import open_session
 
 ROOT = Path(__file__).parents[2]
@@ -69,10 +74,10 @@ def test_what_tensorrt_rtx_rejects_it_builds_afterwards(traced: Path, tmp_path: 
 
 
 def test_what_stays_rejected_is_said_by_the_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = models.save(scatter("mul"), tmp_path, "theirs.onnx")
+    source = models.save(scatter("add", axis=0, rows=5, expanded=False), tmp_path, "theirs.onnx")
     assert run("lower", str(source), "-o", str(tmp_path / "out" / "ours.onnx")) == 7
     err = capsys.readouterr().err
-    assert "left: node 'merge' (ScatterElements): reduction 'mul'" in err
+    assert "left: node 'merge' (ScatterElements): it reduces along axis 0" in err
     assert "nothing to rewrite" in err
     assert (tmp_path / "out" / "ours.onnx").is_file()
 
@@ -110,11 +115,75 @@ def test_an_original_that_does_not_run_is_not_compared(tmp_path: Path, capsys: p
     assert "NOT COMPARED with the original" in err
 
 
+def test_a_wrong_mean_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = models.save(styles.export(styles.LEFT["scatter_reduce mean"]()), tmp_path, "theirs.onnx")
+    assert run("lower", str(source), "-o", str(tmp_path / "ours.onnx"), "--json") == 0
+    out, err = capsys.readouterr()
+    assert [finding["rule"] for finding in json.loads(out)["warned"]] == ["mean-overwritten"]
+    assert (
+        "warning: node 'node_scatter_reduce' (ScatterElements): overwrites, where the model in torch takes a mean"
+        in err
+    )
+
+
+def test_a_file_that_draws_random_numbers_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both draw the same ones for that; what is written draws others in every run, as the original does."""
+    proto = scatter("add")
+    noise = helper.make_node("RandomNormalLike", ["updates"], ["noise"], name="noise")
+    proto.graph.node.insert(0, noise)
+    merge = next(node for node in proto.graph.node if node.name == "merge")
+    merge.input[2] = "noise"
+    source = models.save(proto, tmp_path, "theirs.onnx")
+    assert run("lower", str(source), "-o", str(tmp_path / "ours.onnx"), "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["batches"] == [1, 3]
+    assert document["max_abs"] < 1e-5
+    assert [finding["rule"] for finding in document["warned"]] == ["random"]
+    written = next(node for node in onnx.load(tmp_path / "ours.onnx").graph.node if node.name == "noise")
+    assert list(written.attribute) == []
+
+
+def test_a_result_that_differs_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wrong(model: ir.Model, target: Target) -> tuple[Change, ...]:
+        for node in list(model.graph):
+            if node.op_type == "ScatterElements":
+                node.attributes["reduction"] = ir.AttrString("reduction", "max")
+        return (Change("merge", "ScatterElements"),)
+
+    monkeypatch.setattr("tofu_export.engines.lower_file.rewrite", wrong)
+    source = models.save(scatter("add"), tmp_path, "theirs.onnx")
+    assert run("lower", str(source), "-o", str(tmp_path / "out" / "ours.onnx")) == 4
+    assert "output y differs from the original by" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("way", ["pipe", "missing", "outside"])
+def test_weights_that_are_no_file_are_not_waited_for(
+    way: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "theirs.onnx"
+    onnx.save_model(models.block(), source, save_as_external_data=True, location="their.data", size_threshold=0)
+    (tmp_path / "their.data").unlink()
+    if way == "pipe":
+        os.mkfifo(tmp_path / "their.data")
+    elif way == "outside":
+        proto = onnx.load(source, load_external_data=False)
+        for tensor in proto.graph.initializer:
+            for entry in tensor.external_data:
+                entry.value = "../their.data" if entry.key == "location" else entry.value
+        source.write_bytes(proto.SerializeToString())
+    assert run("lower", str(source), "-o", str(tmp_path / "out" / "ours.onnx")) == 3
+    assert "their.data" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "output", "code", "words"),
     [
-        ("missing.onnx", None, "o.onnx", 6, "does not exist"),
-        ("text.onnx", b"hello", "o.onnx", 6, "not an ONNX file"),
+        ("missing.onnx", None, "o.onnx", 3, "does not exist"),
+        ("text.onnx", b"hello", "o.onnx", 3, "not an ONNX file"),
         ("a.onnx", b"hello", "o.bin", 2, "expected the name of an .onnx file"),
         ("a.onnx", b"hello", "a.onnx", 2, "choose another name"),
     ],

@@ -99,6 +99,7 @@ def test_what_holds_no_real_labels(text: str, tmp_path: Path) -> None:
 
 def test_real_labels_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{", encoding="utf-8")
-    for path in (tmp_path / "missing.json", tmp_path / "bad.json"):
+    (tmp_path / "deep.json").write_text("[" * 100_000, encoding="utf-8")
+    for path in (tmp_path / "missing.json", tmp_path / "bad.json", tmp_path / "deep.json"):
         with pytest.raises(OptionError, match="cannot read real labels"):
             RealLabels.read(str(path))

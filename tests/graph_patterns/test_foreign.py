@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,10 @@ def scatter(
     dtype: int = TensorProto.FLOAT,
     rows: int | str = T,
     index_dtype: int = TensorProto.INT64,
+    onto: int | None = None,
 ) -> onnx.ModelProto:
-    """Tokens that join others, as `scatter_reduce` is exported."""
+    """Tokens that join others, as `scatter_reduce` is exported; `onto`: these have more channels."""
+    wide = onto or channels
     index_shape = ["batch", R, 1 if expanded else channels]
     attributes: dict[str, Any] = {} if reduction is None else {"reduction": reduction}
     shape = numpy_helper.from_array(np.array([1, 1, channels], dtype=np.int64), "shape")
@@ -45,11 +48,11 @@ def scatter(
         nodes if expanded else nodes[1:],
         "merge",
         [
-            helper.make_tensor_value_info("x", dtype, ["batch", rows, channels]),
+            helper.make_tensor_value_info("x", dtype, ["batch", rows, wide]),
             helper.make_tensor_value_info("index", index_dtype, index_shape),
             helper.make_tensor_value_info("updates", dtype, ["batch", R, channels]),
         ],
-        [helper.make_tensor_value_info("y", dtype, ["batch", rows, channels])],
+        [helper.make_tensor_value_info("y", dtype, ["batch", rows, wide])],
         [shape] if expanded else [],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
@@ -78,6 +81,9 @@ def run(proto: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> np.ndarray:
     return session.run({name: inputs[name] for name in session.inputs})["y"]
 
 
+_TWO = {"add": operator.add, "mul": operator.mul, "max": max, "min": min}
+
+
 def expected(reduction: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
     """In plain loops, not by another scatter."""
     result = inputs["x"].astype(np.float64)
@@ -87,7 +93,7 @@ def expected(reduction: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
                 row = inputs["index"][image, source, min(channel, inputs["index"].shape[2] - 1)]
                 update = inputs["updates"][image, source, channel]
                 old = result[image, row, channel]
-                result[image, row, channel] = old + update if reduction == "add" else max(old, update)
+                result[image, row, channel] = _TWO[reduction](old, update)
     return result
 
 
@@ -113,15 +119,56 @@ def test_a_column_of_int32_indices_needs_no_expand() -> None:
 
 
 @pytest.mark.parametrize(
+    ("reduction", "kwargs"),
+    [
+        ("add", {"expanded": False}),
+        ("add", {"rows": "rows"}),
+        ("mul", {}),
+        ("mul", {"expanded": False}),
+        ("max", {"rows": "rows"}),
+        ("max", {}),
+        ("min", {}),
+        ("min", {"channels": 1}),
+    ],
+    ids=str,
+)
+def test_a_scatter_of_another_kind(reduction: str, kwargs: dict[str, Any]) -> None:
+    """By channel, with a reduction that no product makes, onto rows whose number only the runtime knows."""
+    proto = scatter(reduction, **kwargs)
+    result, changes = rewritten(proto)
+    assert changes == (Change("merge", "ScatterElements"),)
+    assert not any(node.op_type == "ScatterElements" for node in result.graph.node)
+    inputs = feeds(kwargs.get("channels", C), expanded=kwargs.get("expanded", True))
+    assert_allclose(run(result, inputs), expected(reduction, inputs), atol=1e-5)
+    assert_allclose(run(proto, inputs), expected(reduction, inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["add", "mul", "max", "min"])
+def test_numbers_without_channels(reduction: str) -> None:
+    """Along the last axis, whole numbers too: how many tokens one has taken in."""
+    shapes = {"x": ["batch", T], "index": ["batch", R], "updates": ["batch", R]}
+    types = {"x": TensorProto.INT64, "index": TensorProto.INT64, "updates": TensorProto.INT64}
+    node = helper.make_node("ScatterElements", [*shapes], ["y"], name="merge", axis=1, reduction=reduction)
+    values = [helper.make_tensor_value_info(name, types[name], shape) for name, shape in shapes.items()]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.INT64, ["batch", T])]
+    graph = helper.make_graph([node], "merge", values, outputs)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    random = np.random.default_rng(0)
+    inputs = {"x": random.integers(-5, 5, (B, T)), "index": random.integers(0, 3, (B, R)),
+              "updates": random.integers(-5, 5, (B, R))}  # fmt: skip
+    result, (change,) = rewritten(proto)
+    assert not change.left
+    columns = {name: value[..., None] for name, value in inputs.items()}
+    np.testing.assert_array_equal(run(result, inputs), expected(reduction, columns)[..., 0])
+
+
+@pytest.mark.parametrize(
     ("proto", "reason"),
     [
-        (scatter("add", expanded=False), "differ by channel"),
-        (scatter("mul"), "reduction 'mul'"),
-        (scatter("min"), "reduction 'min'"),
-        (scatter("max"), "maximum over 4 channels"),
-        (scatter("add", axis=2), "along axis 2"),
-        (scatter("add", axis=0), "along axis 0"),
-        (scatter("add", rows="rows"), "is not fixed"),
+        (scatter("max", 4_000_000), "7 x 5 x 4000000 numbers"),
+        (scatter("add", axis=2), "a part of its input"),
+        (scatter("add", axis=0, rows=R, expanded=False), "along axis 0"),
+        (scatter("add", 1, expanded=False, onto=C), "a part of its input"),
     ],
 )
 def test_what_has_no_equal_is_left_and_said(proto: onnx.ModelProto, reason: str) -> None:
@@ -145,17 +192,165 @@ def test_onnxruntime_keeps_its_scatter_in_float32_and_not_in_half() -> None:
     assert_allclose(run(half, inputs), expected("add", inputs), atol=5e-3)
 
 
-def test_scatter_nd_with_a_reduction_is_left() -> None:
+def scatter_nd(reduction: str, shape: list[Any], places: list[Any], depth: int) -> onnx.ModelProto:
+    """Rows that join others at `places`, which have `depth` numbers each."""
+    rest = shape[depth:]
     inputs = [
-        helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 3]),
-        helper.make_tensor_value_info("i", TensorProto.INT64, [2, 1]),
-        helper.make_tensor_value_info("u", TensorProto.FLOAT, [2, 3]),
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, shape),
+        helper.make_tensor_value_info("i", TensorProto.INT64, [*places, depth]),
+        helper.make_tensor_value_info("u", TensorProto.FLOAT, [*places, *rest]),
     ]
-    node = helper.make_node("ScatterND", ["x", "i", "u"], ["y"], name="put", reduction="add")
-    graph = helper.make_graph([node], "put", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 3])])
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    assert "ScatterND" in rewritten(proto, Target.TENSORRT)[1][0].left
+    node = helper.make_node("ScatterND", ["x", "i", "u"], ["y"], name="put", reduction=reduction)
+    graph = helper.make_graph([node], "put", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize("reduction", ["add", "mul", "max", "min"])
+@pytest.mark.parametrize(
+    ("shape", "places", "depth"),
+    [([6, 3], [5], 1), (["n", 3], [5], 1), ([2, 3, 4], [5], 2), (["n", 3, 4], [2, 5], 2), ([2, 3], [9], 2)],
+    ids=str,
+)
+def test_scatter_nd(reduction: str, shape: list[Any], places: list[Any], depth: int) -> None:
+    """As one list of rows: of a tensor of any rank, whose first size may be open."""
+    proto = scatter_nd(reduction, shape, places, depth)
+    sizes = [4 if size == "n" else size for size in shape]
+    random = np.random.default_rng(0)
+    index = np.stack([random.integers(0, size, places) for size in sizes[:depth]], axis=-1)
+    inputs = {"x": random.standard_normal(sizes, dtype=np.float32), "i": index,
+              "u": random.standard_normal([*places, *sizes[depth:]], dtype=np.float32)}  # fmt: skip
+    result, changes = rewritten(proto, Target.TENSORRT)
+    assert changes == (Change("put", "ScatterND"),)
+    right = inputs["x"].astype(np.float64)
+    for place in np.ndindex(*places):
+        at = tuple(index[place])
+        right[at] = np.vectorize(_TWO[reduction])(right[at], inputs["u"][place])
+    assert_allclose(run(result, inputs), right, atol=1e-5)
+    assert_allclose(run(proto, inputs), right, atol=1e-5)
     assert rewritten(proto, Target.ONNXRUNTIME)[1] == ()
+
+
+@pytest.mark.parametrize(
+    ("shape", "places", "depth", "reason"),
+    [
+        (["n", "m", 4], [5], 2, "are not fixed"),
+        (["n", 3, "c"], [5], 1, "are not fixed"),
+        ([60_000, 60], [50, 60], 1, "60000 x 3000 x 60 numbers"),
+    ],
+)
+def test_a_scatter_nd_that_is_left(shape: list[Any], places: list[Any], depth: int, reason: str) -> None:
+    (change,) = rewritten(scatter_nd("max", shape, places, depth), Target.TENSORRT)[1]
+    assert reason in change.left
+
+
+def counted(*nodes: onnx.NodeProto, constants: dict[str, list[Any]]) -> onnx.ModelProto:
+    """`x[a, index] += u` where `a` [B, R, 1] is made by nodes."""
+    more = [helper.make_node("Unsqueeze", ["index", "two"], ["rows"]),
+            helper.make_node("Concat", ["a", "rows"], ["i"], axis=-1),
+            helper.make_node("ScatterND", ["x", "i", "u"], ["y"], name="put", reduction="add")]  # fmt: skip
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [R, T, C]),
+        helper.make_tensor_value_info("index", TensorProto.INT64, [R, R]),
+        helper.make_tensor_value_info("u", TensorProto.FLOAT, [R, R, C]),
+    ]
+    arrays = [numpy_helper.from_array(np.array(value), name) for name, value in {"two": [2], **constants}.items()]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [R, T, C])]
+    graph = helper.make_graph([*nodes, *more], "put", inputs, outputs, arrays)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def count_along(axis: int, start: int = 0) -> onnx.ModelProto:
+    """The numbers from `start` along an axis of [R, R]."""
+    return counted(
+        helper.make_node("Range", ["start", "stop", "one"], ["range"]),
+        helper.make_node("Unsqueeze", ["range", "axis"], ["column"]),
+        helper.make_node("Expand", ["column", "shape"], ["wide"]),
+        helper.make_node("Unsqueeze", ["wide", "two"], ["a"]),
+        constants={"start": start, "stop": start + R, "one": 1, "axis": [1 - axis], "shape": [R, R]},  # type: ignore
+    )
+
+
+@pytest.mark.parametrize(
+    ("proto", "batched"),
+    [
+        (count_along(0), True),
+        (count_along(1), False),
+        (count_along(0, start=-R), False),
+        (counted(constants={"a": [[[image]] * R for image in range(R)]}), True),
+        (counted(constants={"a": [[[row] for row in range(R)]] * R}), False),
+    ],
+    ids=["images", "rows", "not from 0", "constant", "other constant"],
+)
+def test_images_are_told_from_other_indices(proto: onnx.ModelProto, batched: bool) -> None:
+    """As many images as rows, so that shapes do not tell. Only a count of the images lets each join its own rows."""
+    random = np.random.default_rng(0)
+    inputs = {"x": random.standard_normal((R, T, C), dtype=np.float32), "index": random.integers(0, 3, (R, R)),
+              "u": random.standard_normal((R, R, C), dtype=np.float32)}  # fmt: skip
+    result, (change,) = rewritten(proto)
+    assert not change.left
+    kinds = [node.op_type for node in result.graph.node if node.name.startswith("put/")]
+    assert ("Reshape" in kinds) != batched
+    if "start" not in {tensor.name for tensor in proto.graph.initializer} or batched:
+        assert_allclose(run(result, inputs), run(proto, inputs), atol=1e-5)
+
+
+# --- Masks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32])
+def test_a_mask_of_numbers(dtype: type) -> None:
+    """What is not zero counts."""
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    nodes = [
+        helper.make_node("NonZero", ["m"], ["places"]),
+        helper.make_node("Transpose", ["places"], ["index"]),
+        helper.make_node("Shape", ["index"], ["sizes"]),
+        helper.make_node("Slice", ["sizes", "zero", "one"], ["count"]),
+        helper.make_node("Expand", ["value", "count"], ["updates"]),
+        helper.make_node("ScatterND", ["x", "index", "updates"], ["y"], name="write"),
+    ]
+    arrays = {"zero": np.array([0]), "one": np.array([1]), "value": np.array([7.0], dtype=np.float32)}
+    graph = helper.make_graph(
+        nodes,
+        "mask",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", C]),
+            helper.make_tensor_value_info("m", kind, ["b", C]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", C])],
+        [numpy_helper.from_array(value, name) for name, value in arrays.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    result, changes = rewritten(proto)
+    assert changes == (Change("write", "ScatterND"),)
+    assert [node.op_type for node in result.graph.node] == ["Cast", "Where"]
+    mask = np.array([[0, 2, -1, 0], [3, 0, 0, 1]], dtype=dtype)
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    np.testing.assert_array_equal(run(result, {"x": x, "m": mask}), np.where(mask != 0, 7.0, x))
+
+
+def written(updates: list[Any]) -> onnx.ModelProto:
+    """As many numbers as the mask has, given as an input: nobody knows which place gets which."""
+    nodes = [
+        helper.make_node("NonZero", ["m"], ["places"]),
+        helper.make_node("Transpose", ["places"], ["index"], perm=[1, 0]),
+        helper.make_node("ScatterND", ["x", "index", "u"], ["y"], name="write"),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", C]),
+        helper.make_tensor_value_info("m", TensorProto.BOOL, ["b", C]),
+        helper.make_tensor_value_info("u", TensorProto.FLOAT, updates),
+    ]
+    graph = helper.make_graph(nodes, "mask", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", C])])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize("updates", [["k"], [3]])
+def test_a_list_that_is_written_through_a_mask_stays(updates: list[Any]) -> None:
+    proto = written(updates)
+    result, (change,) = rewritten(proto)
+    assert "depends on more than the place" in change.left
+    assert len(result.graph.node) == 3
 
 
 # --- Attention -----------------------------------------------------------------------------------------------------
@@ -218,3 +413,18 @@ def test_canonical_graphs_are_refused() -> None:
     proto.opset_import.append(helper.make_opsetid("tofu", 1))
     with pytest.raises(LoweringError, match="export it again"):
         rewrite(ir.from_proto(proto), Target.PORTABLE)
+
+
+def test_nodes_of_one_name() -> None:
+    """Names of nodes need not differ, and what stands for two of them must not be mixed up."""
+    proto = scatter("add")
+    second = onnx.NodeProto()
+    second.CopyFrom(proto.graph.node[-1])
+    proto.graph.node[-1].output[0] = "between"
+    second.input[0] = "between"
+    proto.graph.node.append(second)
+    result, changes = rewritten(proto)
+    assert len({change.node for change in changes}) == len(changes) == 2
+    inputs = feeds()
+    twice = expected("add", {**inputs, "x": expected("add", inputs)})
+    assert_allclose(run(result, inputs), twice, atol=1e-5)

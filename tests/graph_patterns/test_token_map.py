@@ -126,11 +126,16 @@ def test_pruning_needs_no_targets_for_groups() -> None:
     assert not any(name.startswith("groups") for name in names_in("mlerp", ("rows",)))
 
 
-def test_a_reduction_without_tokens_gives_maps_alone() -> None:
-    proto = mapped("mlerp", 15, 1, 4, ("groups",), Precision.FP32)
+def without_tokens(companions: tuple[str, ...]) -> onnx.ModelProto:
+    proto = mapped("mlerp", 15, 1, 4, companions, Precision.FP32)
     proto.graph.node[0].input[0] = ""
+    proto.graph.value_info.append(proto.graph.output[0])
     del proto.graph.output[0], proto.graph.input[0]
-    model = lower(ir.from_proto(proto), *PORTABLE)
+    return proto
+
+
+def test_a_reduction_without_tokens_gives_maps_alone() -> None:
+    model = lower(ir.from_proto(without_tokens(("groups",))), *PORTABLE)
     names = {str(value.name) for node in model.graph for value in node.outputs}
     assert "blocks.2/fuse/match/kept" in names
     assert not any("/tokens" in name or "/merge/" in name for name in names)
@@ -145,11 +150,8 @@ def test_a_reduction_without_tokens_gives_maps_alone() -> None:
 
 @pytest.mark.parametrize("companions", [("sizes", "groups"), ("positions",)])
 def test_companions_that_move_need_tokens(companions: tuple[str, ...]) -> None:
-    proto = mapped("mlerp", 15, 1, 4, companions, Precision.FP32)
-    proto.graph.node[0].input[0] = ""
-    del proto.graph.output[0], proto.graph.input[0]
     with pytest.raises(LoweringError, match=r"node .*tofu::Fuse.*see graph_patterns/canonical\.py"):
-        lower(ir.from_proto(proto), *PORTABLE)
+        lower(ir.from_proto(without_tokens(companions)), *PORTABLE)
 
 
 def test_restoring_takes_whole_rows() -> None:

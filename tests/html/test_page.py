@@ -257,7 +257,7 @@ def test_the_plan_that_tune_wrote_is_no_evidence_and_says_what_is(tmp_path: Path
     [
         (None, "cannot be read"),
         ("{", "not JSON"),
-        ("[]", "schema_version None"),
+        ("[]", "it says no schema_version"),
         ('{"schema_version": 2}', "schema_version 2, expected 1"),
         ('{"schema_version": 1}', "is not evidence"),
     ],

@@ -123,6 +123,14 @@ RTX_REJECTS: dict[str, dict[str, onnx.ModelProto]] = {
         for reduction in ("add", "mul", "max", "min")
         for dtype in (FLOAT, HALF)
     },
+    "scatter-indices": {
+        "axis 1": one_node(
+            "ScatterElements",
+            [value("x", [2, 4]), value("i", [2, 6], INT64), value("u", [2, 6])],
+            value("y", [2, 4]),
+            axis=1,
+        )
+    },
     "scatternd-reduction": {
         reduction: scatter("ScatterND", reduction, FLOAT) for reduction in ("add", "mul", "max", "min")
     },

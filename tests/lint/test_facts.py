@@ -9,8 +9,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 
 from tests.engines import models
+from tests.graph_patterns import styles
 from tests.lint.cases import ACCEPTED, ORT_REJECTS, RTX_CANNOT_BUILD, RTX_REJECTS, of_domain, unary
 from tofu_export.engines import _build_worker
 from tofu_export.engines._build_log import BuildLog, make_logger
@@ -183,3 +185,17 @@ def test_random_numbers_are_a_warning_and_differ(op_type, tmp_path):
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     x = np.full((4, 8), 0.5, np.float32)
     assert not np.array_equal(session.run(None, {"x": x})[0], session.run(None, {"x": x})[0])
+
+
+def test_a_mean_that_the_exporter_overwrites_is_a_warning(tmp_path):
+    """torch's own note is all that tells. The file runs and differs from the model; a sum and a maximum do not."""
+    torch.manual_seed(0)
+    for reduce, rule in (("mean", ["mean-overwritten"]), ("sum", ["scatter-reduction"])):
+        module = styles.Bipartite(styles.by_scatter(reduce)).eval()
+        proto = styles.export(module)
+        assert [finding.rule for finding in findings(proto, tmp_path, Runtime.TENSORRT_RTX)] == rule
+        tokens = torch.randn(3, styles.tokens_of(module), styles.WIDTH)
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+        with torch.no_grad():
+            difference = np.abs(session.run(None, {"x": tokens.numpy()})[0] - module(tokens).numpy()).max()
+        assert difference > 0.1 if reduce == "mean" else difference < 1e-5

@@ -10,13 +10,15 @@ import signal
 import sys
 import tempfile
 import time
+from importlib import metadata
 from pathlib import Path
 
 from tests.reliability import faults, surroundings
 from tests.reliability.inputs import CLASSES
-from tests.reliability.outcome import Row, markdown
+from tests.reliability.outcome import Row
 from tests.reliability.pool import run_class
 from tests.reliability.seeds import make_seeds
+from tests.reliability.table import losses, markdown, write_into
 
 
 def main() -> int:
@@ -27,8 +29,11 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes for damaged input")
     parser.add_argument("--only", default="", help="classes whose name contains this text")
     parser.add_argument("--trial", type=int, help="number of the one trial of damaged input to repeat")
-    parser.add_argument("--share", type=float, default=1.0, help="of the trials of damaged input")
+    parser.add_argument("--share", type=float, default=1.0, help="of the trials of damaged input; also more than 1")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="also put the table on this page (all classes)")
     options = parser.parse_args()
+    if options.write is not None and (options.only or options.trial is not None or options.share != 1.0):
+        parser.error("--write is for a run of all trials: leave out --only, --trial and --share")
     start = time.monotonic()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="tofu-reliability-") as scratch:
@@ -42,21 +47,33 @@ def main() -> int:
             if options.only in trials.name and options.trial is None:
                 rows.append(trials.run(options.seed, seeds, Path(scratch)))
                 _tell(rows[-1])
-    text = markdown(rows)
+    seconds = time.monotonic() - start
+    text = markdown(rows, _conditions(options.seed, seconds))
     print(text)
+    print(losses(rows), end="")
+    if options.write is not None:
+        write_into(options.write, text)
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "reliability.md").write_text(text, encoding="utf-8")
+        (options.output / "reliability.md").write_text(text + losses(rows), encoding="utf-8")
         document = {
             "schema_version": 1,
             "seed": options.seed,
-            "seconds": round(time.monotonic() - start),
+            "seconds": round(seconds),
             "python": platform.python_version(),
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             "classes": [row.to_dict() for row in rows],
         }
         (options.output / "reliability.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return int(any(row.lost for row in rows) or not any(row.tried for row in rows))
+
+
+def _conditions(seed: int, seconds: float) -> str:
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "onnx", "onnxruntime"))
+    return (
+        f"Seed {seed}, {seconds / 60:.0f} minutes on {os.cpu_count()} cores, {platform.system()}, "
+        f"Python {platform.python_version()}, {versions}."
+    )
 
 
 def _tell(row: Row) -> None:

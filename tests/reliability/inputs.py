@@ -53,7 +53,7 @@ class InputClass:
 
 # --- ONNX files --------------------------------------------------------------------------------------------------
 
-_GRAPH_SEEDS = ("block.onnx", "scatter.onnx", "external.onnx")
+_GRAPH_SEEDS = ("block.onnx", "scatter.onnx", "rows.onnx", "mask.onnx", "external.onnx")
 
 
 def _graph(random: Random, folder: Path, seeds: Seeds) -> Path:
@@ -123,7 +123,7 @@ _EVERY = ("lint", "lower", "verify", "verify -v", "as reference", "bench", "benc
 
 def _crafted(random: Random, index: int, folder: Path, seeds: Seeds) -> Call:
     names = list(hostile.GRAPHS)
-    name, command = names[index // len(_EVERY)], _EVERY[index % len(_EVERY)]
+    name, command = names[index // len(_EVERY) % len(names)], _EVERY[index % len(_EVERY)]
     if command == "build" and name == "chain of 20,000":
         command = "lint"  # TensorRT-RTX builds it, in minutes
     path = folder / "in.onnx"
@@ -348,13 +348,13 @@ CLASSES: Mapping[str, InputClass] = {
         InputClass("ONNX made to break readers", len(hostile.GRAPHS) * len(_EVERY), _crafted, starts_programs=True),
         InputClass("external data that leads away", len(_PLACES) * len(_AWAY), _external, starts_programs=True),
         InputClass("external data of other sizes", 140, _external_range, starts_programs=True),
-        InputClass("safetensors", 180, _weights("weights.safetensors")),
-        InputClass("PyTorch checkpoints", 180, _weights("weights.pth")),
+        InputClass("safetensors", 150, _weights("weights.safetensors")),
+        InputClass("PyTorch checkpoints", 120, _weights("weights.pth")),
         InputClass("PyTorch checkpoints, old form", 90, _weights("old.pth")),
         InputClass("JAX archives (npz)", 120, _weights("weights.npz")),
         InputClass("pickles that run code", len(hostile.PICKLES), _pickles),
         InputClass("config.json of a model", 120, _model_folder),
-        InputClass("images", 240, _images),
+        InputClass("images", 120, _images),
         InputClass("labels", 100, _labels),
         InputClass("engines' sidecars", 300, _sidecar, "x.engine"),
         InputClass("engines", 80, _engine, "x.engine"),

@@ -1,4 +1,4 @@
-"""What a trial can end in, how it is judged, and the table of all of them."""
+"""What a trial can end in, how it is judged, and how trials of one class are counted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["TYPED", "Ended", "Row", "complaints", "markdown"]
+__all__ = ["TYPED", "Ended", "Row", "complaints"]
 
 TYPED = (0, 2, 3, 4, 5, 6, 7)
 """Exit codes that say what happened. Source: `errors.ExitCode`; 1 is for what nobody foresaw."""
@@ -17,7 +17,6 @@ _SPEAK_IN_FINDINGS = frozenset({"lint", "check", "lower", "build"})
 """Commands whose answer may be a bad exit code without an error line (5 and 7): they list what they found."""
 
 _HIDDEN = (".tofu-export-", ".x.engine.")
-_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -135,20 +134,3 @@ def _not_one_document(ended: Ended) -> Iterator[str]:
         json.loads(ended.stdout)
     except ValueError as error:
         yield f"--json printed no document ({error})"
-
-
-def markdown(rows: Iterable[Row]) -> str:
-    """The table that docs/reliability.md shows, losses below it."""
-    rows = list(rows)
-    lines = ["| class of trial | tried | survived | lost | exit codes | time |", "|---|---|---|---|---|---|"]
-    for row in rows:
-        codes = ", ".join(f"{code}: {count}" for code, count in sorted(row.codes.items()))
-        lines.append(f"| {row.name} | {row.tried} | {row.survived} | {len(row.lost)} | {codes} | {row.seconds:.0f} s |")
-    tried, lost = sum(row.tried for row in rows), sum(len(row.lost) for row in rows)
-    lines += [f"| **all** | **{tried}** | **{tried - lost}** | **{lost}** | | |", ""]
-    lines += [f"- not tried, {row.name}: {row.not_tried}" for row in rows if row.not_tried]
-    for row in rows:
-        lines += [f"- LOST, {row.name}: {text}" for text in row.lost[:_SHOWN]]
-        if len(row.lost) > _SHOWN:
-            lines.append(f"- LOST, {row.name}: and {len(row.lost) - _SHOWN} more")
-    return "\n".join(lines).rstrip() + "\n"

@@ -38,7 +38,7 @@ def run_class(name: str, seed: int, seeds: Seeds, jobs: int, only: int | None = 
         seeds: the good files.
         jobs: processes at the same time.
         only: number of the one trial to run.
-        share: of the trials, to run fewer; the first ones.
+        share: of the trials, to run fewer, the first ones, or more.
     """
     kind = CLASSES[name]
     row = Row(name, INPUT_EXPECTED)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.cli.running import run
 from tests.engines import models
-from tests.graph_patterns.test_foreign import scatter
+from tests.graph_patterns.test_foreign import scatter, scatter_nd, written
 from tofu_export.engines.flavours import RTX, available
 
 __all__ = ["MODEL", "Seeds", "make_seeds"]
@@ -50,11 +50,13 @@ class Seeds:
         return self.path(name).is_file()
 
 
-def make_seeds(folder: Path) -> Seeds:
+def make_seeds(folder: Path, *, engine: bool = True) -> Seeds:
     """Write one good file of each kind that the program reads. An engine is there only with TensorRT-RTX."""
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(models.block(), folder / "block.onnx")
     onnx.save(scatter("add"), folder / "scatter.onnx")
+    onnx.save(scatter_nd("add", ["batch", 3, 4], ["batch", 5], 2), folder / "rows.onnx")
+    onnx.save(written(["k"]), folder / "mask.onnx")
     onnx.save(_external(), folder / "external.onnx")
     (folder / "weights.bin").write_bytes(np.arange(64, dtype=np.float32).tobytes())
     assert run(MODEL, "--r", "8", *_QUICK, "-o", str(folder / "export")) == 0
@@ -67,7 +69,7 @@ def make_seeds(folder: Path) -> Seeds:
     (folder / "config.json").write_text(
         json.dumps({"architecture": MODEL, "num_classes": 10, "pretrained_cfg": {"num_classes": 10}}), encoding="utf-8"
     )
-    if RTX in available():
+    if engine and RTX in available():
         path = folder / "x.engine"
         assert run("build", str(folder / "block.onnx"), "-o", str(path), "--compute-capability", "SM89", "-q") == 0
     return Seeds(folder)

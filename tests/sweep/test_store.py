@@ -59,7 +59,7 @@ def test_old_conditions_beside_new_ones_are_not_told_again(tmp_path: Path) -> No
     assert store.notes("evaluation", [], [key("2.0")]) == []
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"outputs": "gone.npy", "result": {}}', "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "[" * 100_000, '{"outputs": "gone.npy", "result": {}}', "\xff"])
 def test_a_damaged_file_is_measured_again(text: str, tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.put(key(), Record({}, OUTPUTS))

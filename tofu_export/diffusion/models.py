@@ -87,7 +87,7 @@ def _config_file(path: Path) -> Path:
 def _read_config(file: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnsupportedModelError(f"{file} cannot be read as JSON: {error}") from error
     named = config.get("_class_name", _CLASS) if isinstance(config, dict) else None
     if named != _CLASS:

@@ -120,7 +120,7 @@ class RealLabels:
             else:
                 text = Path(where).read_text(encoding="utf-8")
             found = json.loads(text)
-        except (OSError, ValueError, ModuleNotFoundError) as error:
+        except (OSError, ValueError, RecursionError, ModuleNotFoundError) as error:
             raise OptionError(
                 f"cannot read real labels from {where}: {error}; expected JSON, a list of classes for each image of "
                 f"ImageNet's validation set, or `{BUNDLED}`"

@@ -98,6 +98,8 @@ def read_document(path: Path, expected: str) -> dict[str, Any]:
             raise
         raise OptionError(f"{path} is not JSON, expected {expected}") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
+    if version is None:
+        raise OptionError(f"{path} is not {expected}: it says no schema_version")
     if version != SCHEMA_VERSION:
         raise OptionError(
             f"{path} has schema_version {version!r}, expected {SCHEMA_VERSION}: {expected}, written by this version"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx
 from onnx import TensorProto
 
@@ -21,8 +23,10 @@ __all__ = [
     "is_random",
     "k_too_large",
     "mask_does_not_broadcast",
+    "more_indices_than_data",
     "no_cpu_kernel_in_bf16",
     "of_type",
+    "overwrites_for_a_mean",
     "reads_what_nobody_computes",
     "reduces",
     "reduces_in",
@@ -36,6 +40,10 @@ MAX_TOPK = 3840
 
 MAX_HEAD_SIZE = 256
 """Largest head size that TensorRT-RTX has been seen to have a fused attention kernel for."""
+
+_NOTE = "pkg.torch.onnx.fx_node"
+_MEAN = re.compile(r"aten\.scatter_reduce\.two\]\(args = \(.*, mean\)")
+"""Where torch's exporter notes what a node was, and how a mean reads there."""
 
 CONTRIB_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"})
 ML_DOMAINS = frozenset({"ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training"})
@@ -95,6 +103,27 @@ def reduces_in(dtype: int, *reductions: str) -> Condition:
         return f"reduction {reduction!r} has no CPU kernel in {_NAMES[dtype]}"
 
     return problem
+
+
+def overwrites_for_a_mean(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A scatter that overwrites where torch's exporter notes that the model takes a mean."""
+    if attribute_text(node, "reduction", "none") != "none":
+        return None
+    notes = (entry.value for entry in node.metadata_props if entry.key == _NOTE)
+    if not any(_MEAN.search(note) for note in notes):
+        return None
+    return "overwrites, where the model in torch takes a mean (scatter_reduce): the file computes something else"
+
+
+def more_indices_than_data(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A scatter with more indices along an axis than there are places, which may only overwrite each other."""
+    data, index = (scope.shapes.get(name, ()) for name in node.input[:2]) if len(node.input) > 1 else ((), ())
+    if attribute_text(node, "reduction", "none") != "none":
+        return None
+    for axis, (places, indices) in enumerate(zip(data, index, strict=False)):
+        if isinstance(places, int) and isinstance(indices, int) and indices > places:
+            return f"has {indices} indices along axis {axis}, which has {places} places"
+    return None
 
 
 def k_too_large(node: onnx.NodeProto, scope: Scope) -> str | None:

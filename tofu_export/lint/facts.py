@@ -54,6 +54,11 @@ FACTS: tuple[Fact, ...] = (
         "let `tofu-export lower` make a one-hot MatMul (sum) or a masked ReduceMax (max) of it", MEASURED_RTX,
     ),
     Fact(
+        "scatter-indices", ERROR, (RTX,), _SEEN_RTX, ("ScatterElements",), c.more_indices_than_data,
+        "which one stays is not defined: write what is meant, such as a sum, and let `tofu-export lower` rewrite that",
+        MEASURED_RTX,
+    ),
+    Fact(
         "scatter-reduction-plugin", WARNING, (TRT,), "8.6 ignores it; >=10 has a plugin", ("ScatterElements",),
         c.reduces,
         "it needs the plugin library (INT64 indices, no BF16, no mean), so prefer a one-hot MatMul or ReduceMax",
@@ -61,7 +66,13 @@ FACTS: tuple[Fact, ...] = (
     ),
     Fact(
         "scatternd-reduction", ERROR, BOTH, f">=10; RTX {_SEEN_RTX}", ("ScatterND",), c.reduces,
-        "use a one-hot MatMul (sum, mean) or a masked ReduceMax instead", f"{_MATRIX}; {MEASURED_RTX}",
+        "let `tofu-export lower` make a one-hot MatMul (sum) or a masked ReduceMax (max) of it",
+        f"{_MATRIX}; {MEASURED_RTX}",
+    ),
+    Fact(
+        "mean-overwritten", WARNING, ALL, "all", ("ScatterElements",), c.overwrites_for_a_mean,
+        "export it again with a sum and a count (scatter_add twice) and their quotient",
+        "measured: torch 2.14.1, torch.onnx.export(dynamo=True)",
     ),
     Fact(
         "topk-limit", ERROR, BOTH, f">=8; RTX {_SEEN_RTX}", ("TopK",), c.k_too_large,
@@ -69,7 +80,8 @@ FACTS: tuple[Fact, ...] = (
         f"https://docs.nvidia.com/deeplearning/tensorrt/operators/docs/TopK.html; {MEASURED_RTX}",
     ),
     Fact(
-        "data-dependent-shape", ERROR, (RTX,), _SEEN_RTX, ("NonZero",), c.always(_ABSENT), _ELSEWHERE, MEASURED_RTX,
+        "data-dependent-shape", ERROR, (RTX,), _SEEN_RTX, ("NonZero",), c.always(_ABSENT),
+        f"let `tofu-export lower` make a Where of it if it writes through a mask; else {_ELSEWHERE}", MEASURED_RTX,
     ),
     Fact(
         "unsupported-op", ERROR, BOTH, f"all; RTX {_SEEN_RTX}",
@@ -91,7 +103,7 @@ FACTS: tuple[Fact, ...] = (
     ),
     Fact(
         "fp32-attention", ERROR, (RTX,), _SEEN_RTX, ("Attention",), c.fp32_attention,
-        "`tofu-export build` marks it decomposable; for other tools decompose it before (opset 18)", MEASURED_RTX,
+        "`tofu-export build` marks it decomposable; for other tools use `tofu-export lower`", MEASURED_RTX,
         build_copes=True,
     ),
     Fact(

@@ -98,7 +98,7 @@ class Store:
                 data = (self._folder / document["outputs"]).read_bytes()
                 outputs = np.load(io.BytesIO(data), allow_pickle=False)
             return Record(document["result"], outputs)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def put(self, key: Key, record: Record) -> None:
@@ -141,7 +141,7 @@ class Store:
                 document = json.loads(path.read_text(encoding="utf-8"))
                 identity, settings = document["identity"], document["settings"]
                 of_kind, text = identity["kind"] == kind, _text(identity)
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
                 changed["its file is damaged"] += kind == "evaluation"  # said once
                 continue
             if not of_kind or path.stem in names or text in taken:

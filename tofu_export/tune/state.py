@@ -68,7 +68,7 @@ class StateFile:
             rows = [json.loads(line) for line in lines]
             found = rows[0]["settings"] if rows else None
             self._losses = {Candidate(row["pattern"], tuple(row["r"])): float(row["loss"]) for row in rows[1:]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise OptionError(
                 f"{self._path} is not a state file of tune ({type(error).__name__}: {error}): name another one with "
                 "--state, or remove it"

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tofu_export.compare import OutputComparison, Tolerance, compare_outputs
+from tofu_export.compare import OutputComparison, Tally, Tolerance, compare_outputs
 from tofu_export.decisions import DecisionReport
 from tofu_export.errors import VerificationError
 from tofu_export.verify.block_ends import Candidates, choose_end
 from tofu_export.verify.replay import Judge
 from tofu_export.verify.result import EAGER, Evidence, LayerResult, VerificationResult, worst
-from tofu_export.verify.watch import differing, is_real
 
 __all__ = ["Gathered"]
 
 Array = NDArray[Any]
-Key = TypeVar("Key")
 
 
 class Gathered:
@@ -33,10 +31,10 @@ class Gathered:
     def __init__(self, file: str, tolerance: Tolerance) -> None:
         self._file = file
         self.tolerance = tolerance
-        self._outputs: dict[str, OutputComparison] = {}
+        self._tally = Tally(file)
         self._layers: dict[int, DecisionReport] = {}
         self._ends: dict[int, OutputComparison] = {}
-        self._integers = self._wrong_integers = self._flipped = self._undecided = 0
+        self._flipped = self._undecided = 0
         self._evidence: Evidence | None = None
         self._worst: OutputComparison | None = None
         self._batches = self._worst_batch = 0
@@ -62,24 +60,7 @@ class Gathered:
         Raises:
             VerificationError: an output has another shape than it should, or integers in place of real numbers.
         """
-        batch: list[OutputComparison] = []
-        for name, right in expected.items():
-            value = got[name]
-            if rows is not None and len(value) == len(right) == len(rows):
-                value, right = value[rows], right[rows]
-                if not len(right):
-                    continue
-            if not is_real(right):
-                self._integers += right.size
-                self._wrong_integers += differing(value, right)
-                continue
-            if value.shape != right.shape or not is_real(value):
-                raise VerificationError(
-                    f"{self._file}: {name} is {value.dtype.name}{list(value.shape)}, expected real numbers "
-                    f"{list(right.shape)}: is it the same model, with as many classes, and the same output?"
-                )
-            batch.append(compare_outputs(value, right))
-            _join(self._outputs, name, batch[-1])
+        batch = self._tally.add(*((got, expected) if rows is None else _of_rows(got, expected, rows)))
         for layer, report in judged.by_layer.items():
             self._layers[layer] = self._layers.get(layer, DecisionReport()) + report
         self._flipped += len(judged.flipped_images)
@@ -105,7 +86,8 @@ class Gathered:
             name = choose_end(ends.get(layer, ()), seen, right.shape)
             if name is not None:
                 inside[name] = right[:, : seen[name].shape[1]]
-                _join(self._ends, layer, compare_outputs(seen[name], inside[name]))
+                found = compare_outputs(seen[name], inside[name])
+                self._ends[layer] = self._ends[layer].joined(found) if layer in self._ends else found
         if self._evidence is not None and batch == self._worst_batch:
             expected = {**inside, **self._evidence.expected}
             self._evidence = Evidence(self._evidence.feeds, self._evidence.got, expected)
@@ -131,12 +113,12 @@ class Gathered:
         Raises:
             VerificationError: no output was compared.
         """
-        if not self._outputs and self._undecided:
+        if not self._tally.outputs and self._undecided:
             raise VerificationError(
                 f"{self._file}: nothing was compared: for no image do its outputs agree with those of the copy that "
                 "gives out its decisions"
             )
-        if not self._outputs:
+        if not self._tally.outputs:
             raise VerificationError(f"{self._file}: nothing was compared, it gives no real numbers")
         layers = tuple(
             LayerResult(layer, self._layers.get(layer, DecisionReport()), self._ends.get(layer))
@@ -147,9 +129,9 @@ class Gathered:
             batches=sizes,
             inputs=source,
             output=output,
-            outputs=worst(tuple(self._outputs.values()), self.tolerance),
-            mapped=self._integers or None,
-            mismapped=self._wrong_integers,
+            outputs=worst(tuple(self._tally.outputs.values()), self.tolerance),
+            mapped=self._tally.integers or None,
+            mismapped=self._tally.wrong_integers,
             images_with_flips=self._flipped,
             undecided=self._undecided,
             decisions=sum(self._layers.values(), DecisionReport()),
@@ -161,5 +143,14 @@ class Gathered:
         )
 
 
-def _join(known: dict[Key, OutputComparison], key: Key, comparison: OutputComparison) -> None:
-    known[key] = known[key].joined(comparison) if key in known else comparison
+def _of_rows(
+    got: Mapping[str, Array], expected: Mapping[str, Array], rows: NDArray[np.bool_]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Both for these images of a batch alone; an output of which none is left goes."""
+    mine, right = dict(got), dict(expected)
+    for name, value in expected.items():
+        if len(got[name]) == len(value) == len(rows):
+            mine[name], right[name] = got[name][rows], value[rows]
+            if not len(right[name]):
+                del mine[name], right[name]
+    return mine, right

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tofu_export.compare import Tolerance
+from tofu_export.compare import Tolerance, is_real
 from tofu_export.errors import VerificationError
 from tofu_export.verify.follow import Follower, Inside, merges
 from tofu_export.verify.gather import Gathered
 from tofu_export.verify.replay import Judge
 from tofu_export.verify.result import VerificationResult
 from tofu_export.verify.subject import OnnxFile, Subject
-from tofu_export.verify.watch import batched, feed, is_real
+from tofu_export.verify.watch import batched, feed
 
 __all__ = ["verify_pair"]
 

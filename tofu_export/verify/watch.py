@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tofu_export.compare import Tolerance, compare_outputs
+from tofu_export.compare import Tolerance, compare_outputs, differing, is_real
 from tofu_export.errors import VerificationError
 from tofu_export.onnx_file import load_without_weights
 from tofu_export.ort import open_copy
@@ -18,7 +18,7 @@ from tofu_export.ort import open_copy
 if TYPE_CHECKING:
     from tofu_export.verify.subject import Runnable
 
-__all__ = ["batched", "check_same", "differing", "feed", "give_out", "is_real", "run_copy"]
+__all__ = ["batched", "check_same", "feed", "give_out", "run_copy"]
 
 Array = NDArray[Any]
 
@@ -72,15 +72,3 @@ def check_same(seen: Mapping[str, Array], got: Mapping[str, Array], tolerance: T
         )
         if not same:
             raise VerificationError(f"{file}: reading out its decisions changes its output, report this")
-
-
-def differing(got: Array, expected: Array) -> int:
-    """Integers that differ; all of them where type or shape do."""
-    if (got.dtype, got.shape) != (expected.dtype, expected.shape):
-        return expected.size
-    return int((got != expected).sum())
-
-
-def is_real(value: Array) -> bool:
-    """True for floating-point numbers."""
-    return np.issubdtype(value.dtype, np.floating)

@@ -1,0 +1,55 @@
+"""The first module of the command line: Ctrl-C is answered in one line from here on, also while all others load.
+
+Nothing is imported here that the interpreter has not loaded by itself, `signal` with its enumerations included: that
+alone would take longer than all else here. While modules load there is nothing to clear away, and an interrupt that is
+raised inside an import may come out of it as an error of another kind: so the process ends at once.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # what `signal` is made of
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import NoReturn
+
+__all__ = ["ENDED", "INTERRUPTED", "KEPT", "TERMINATED", "Terminated", "main"]
+
+INTERRUPTED = 130
+TERMINATED = 143
+ENDED = {INTERRUPTED: "interrupted", TERMINATED: "terminated"}
+"""What became of a process that a signal ended, by its exit code."""
+
+KEPT = "a file under its final name is complete"
+"""What holds whenever a command ends."""
+
+_CODES = {_signal.SIGINT: INTERRUPTED, _signal.SIGTERM: TERMINATED}
+
+
+class Terminated(BaseException):  # no error, and nothing that handles errors may catch it
+    """Somebody asked this process to end (SIGTERM)."""
+
+
+def main() -> NoReturn:
+    """Load the command line, run it, and exit."""
+    for number in _CODES:
+        _signal.signal(number, _leave)
+    from tofu_export.cli.main import main as run
+
+    try:
+        run()
+    except KeyboardInterrupt:  # again, while the first one was being answered
+        _leave(_signal.SIGINT, None)
+    except Terminated:
+        _leave(_signal.SIGTERM, None)
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    """Say so and end, without a way for anything to stop it."""
+    code = _CODES[number]
+    try:
+        os.write(2, f"tofu-export: error: {ENDED[code]}; {KEPT}\n".encode())
+    finally:
+        os._exit(code)
