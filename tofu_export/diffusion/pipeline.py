@@ -90,7 +90,8 @@ class TextToImage:
         left_out = _left_out(folder)
         self._source = find_unet(str(folder), RANDOM)
         self._pipeline = load_pipeline(folder, **left_out)
-        self._pipeline.to(torch.float32)  # by an argument it has another name in older versions
+        with quiet_diffusers():  # the argument of from_pretrained for it has another name in older versions
+            self._pipeline.to(torch.float32)
         self._folder = folder
 
     @property
