@@ -10,7 +10,9 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-session = onnxruntime.InferenceSession(sys.argv[1])
+options = onnxruntime.SessionOptions()
+options.add_session_config_entry("session.x64quantprecision", "1")  # int8 files on x86-64 without VNNI
+session = onnxruntime.InferenceSession(sys.argv[1], options)
 wanted = json.loads(session.get_modelmeta().custom_metadata_map["tofu_export.preprocessing"])
 channels, height, width = wanted["input_size"]
 image = Image.open(sys.argv[2]).convert("L" if channels == 1 else "RGB")

@@ -98,26 +98,22 @@ def smooth(model: ir.Model, products: Sequence[ir.Node], largest: Mapping[str, F
 def quantize_products(model: ir.Model, products: Sequence[ir.Node], largest: Mapping[str, Floats]) -> None:
     """Put both factors of each product in int8, in place; one that several products read is quantised once.
 
+    Weights do not share their zero points: on CPUs without VNNI onnxruntime turns weights into uint8 if its option
+    `session.x64quantprecision` asks for exact products, and fails where two weights have one tensor of zero points.
+
     Args:
         model: the graph of the products.
         products: as from `products_of`.
         largest: by the name of each activation, the largest absolute value of every channel, float32 [K].
     """
-    zeros: dict[int, ir.Value] = {}
-
-    def zero(size: int) -> ir.Value:
-        """Zero points: int8 [size], or a scalar for size 0."""
-        if size not in zeros:
-            zeros[size] = _initializer(model, f"int8_zero_{size}", np.zeros(size or (), dtype=np.int8))
-        return zeros[size]
-
+    zero = _initializer(model, "int8_zero", np.zeros((), dtype=np.int8))
     for name, readers in _by_activation(products).items():
         first = readers[0]
         value = first.inputs[0]
         stage = f"{first.name}_input"
         scale = _initializer(model, f"{stage}_scale", np.asarray(_scales(largest[name].max())))
-        narrow = _insert(model, first, "QuantizeLinear", stage, (value, scale, zero(0)), "quantized")
-        wide = _insert(model, first, "DequantizeLinear", stage, (narrow, scale, zero(0)), "dequantized")
+        narrow = _insert(model, first, "QuantizeLinear", stage, (value, scale, zero), "quantized")
+        wide = _insert(model, first, "DequantizeLinear", stage, (narrow, scale, zero), "dequantized")
         for node in readers:
             stage = f"{node.name}_weight"
             weight = _constant(node.inputs[1])
@@ -126,7 +122,7 @@ def quantize_products(model: ir.Model, products: Sequence[ir.Node], largest: Map
             factors = (
                 _initializer(model, f"{stage}_int8", steps),
                 _initializer(model, f"{stage}_scale", scales),
-                zero(len(scales)),
+                _initializer(model, f"{stage}_zero", np.zeros(scales.shape, dtype=np.int8)),
             )
             node.replace_input_with(0, wide)
             node.replace_input_with(1, _insert(model, node, "DequantizeLinear", stage, factors, "dequantized", axis=1))

@@ -282,6 +282,48 @@ class TestProviders:
         assert capfd.readouterr() == ("", "")
 
 
+def int8_chain(*, shared: bool) -> onnx.ModelProto:
+    """Two products of 64 channels, one after the other; all their weights are 127, as are their inputs for x = 1."""
+    steps = np.full((64, 64), 127, np.int8)
+    initializers = [
+        numpy_helper.from_array(np.array(1 / 127, np.float32), "step"),
+        numpy_helper.from_array(np.array(0, np.int8), "zero"),
+        numpy_helper.from_array(steps, "weight0"),
+        numpy_helper.from_array(steps.copy(), "weight1"),
+        numpy_helper.from_array(np.full(64, 1 / 127 / 64, np.float32), "scale"),
+        numpy_helper.from_array(np.zeros(64, np.int8), "zeros0"),
+        numpy_helper.from_array(np.zeros(64, np.int8), "zeros1"),
+    ]
+    nodes = []
+    for index in range(2):
+        name = f"zeros{0 if shared else index}"
+        nodes += [
+            helper.make_node("QuantizeLinear", [f"x{index}", "step", "zero"], [f"q{index}"]),
+            helper.make_node("DequantizeLinear", [f"q{index}", "step", "zero"], [f"d{index}"]),
+            helper.make_node("DequantizeLinear", [f"weight{index}", "scale", name], [f"w{index}"], axis=1),
+            helper.make_node("MatMul", [f"d{index}", f"w{index}"], [f"x{index + 1}"]),
+        ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [8, 64]) for name in ("x0", "x2")]
+    graph = helper.make_graph(nodes, "int8", ends[:1], ends[1:], initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+class TestInt8:
+    """Sums of products of 127 and 127 overflow 16 bits: onnxruntime's own choice on x86-64 without VNNI."""
+
+    def test_is_exact_on_every_cpu(self, caplog: pytest.LogCaptureFixture) -> None:
+        session = ort.open_session(int8_chain(shared=False).SerializeToString())
+        found = session.run({"x0": np.ones((8, 64), np.float32)})["x2"]
+        np.testing.assert_allclose(found, 1, rtol=1e-5)
+        assert not caplog.records
+
+    def test_what_cannot_be_made_exact_runs_with_a_warning(self, caplog: pytest.LogCaptureFixture) -> None:
+        session = ort.open_session(int8_chain(shared=True).SerializeToString())
+        found = session.run({"x0": np.ones((8, 64), np.float32)})["x2"]
+        exact = bool(np.allclose(found, 1, rtol=1e-5))
+        assert exact != ("int8 products are not exact on this CPU" in caplog.text)
+
+
 class TestPackageMissing:
     def test_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "onnxruntime", None)

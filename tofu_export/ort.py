@@ -6,6 +6,7 @@ failure in its own exceptions. Here both become a `TofuError` of one line, and a
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CPU_PROVIDER",
+    "EXACT_INT8",
     "HALF_THROUGH_CASTS",
     "NO_BFLOAT16",
     "OPTIMIZED_NAME",
@@ -37,11 +39,17 @@ __all__ = [
     "version",
 ]
 
+_logger = logging.getLogger(__name__)
+
 NO_BFLOAT16 = "onnxruntime's CPU provider has no bfloat16 kernels"
 HALF_THROUGH_CASTS = "onnxruntime's CPU provider computes half precision through casts"
 """Why a file is left out of what runs on a CPU, for reports."""
 
 CPU_PROVIDER = "CPUExecutionProvider"
+
+EXACT_INT8 = "session.x64quantprecision"
+"""Session option that keeps int8 products exact on x86-64 without VNNI, where onnxruntime's own choice adds pairs of
+them in 16 bits, which overflow. Elsewhere it changes nothing. Source: `onnxruntime_session_options_config_keys.h`."""
 
 OPTIMIZED_NAME = "optimized.onnx"
 """The graph that a profiled session runs, in the folder of its profile."""
@@ -50,6 +58,9 @@ Array = npt.NDArray[Any]
 
 _REMOTE_PROVIDERS = frozenset({"AzureExecutionProvider"})
 """Providers that send tensors to a service; they accept any model and run none of it here."""
+
+_SHARED_ZEROS = "Attempt to replace the existing tensor"
+"""What onnxruntime (1.23 to 1.31) says where it should make weights with common zero points exact."""
 
 _LOG_ERROR, _LOG_FATAL = 3, 4
 
@@ -229,6 +240,7 @@ def _options(ort: Any, provider: str, threads: int | None, share_cores: bool) ->
         options.intra_op_num_threads = threads
     if share_cores:
         options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry(EXACT_INT8, "1")
     return options
 
 
@@ -307,9 +319,24 @@ def _profile(options: Any, folder: Path) -> None:
 
 def _load(ort: Any, label: str, model: Path | bytes, provider: str, options: Any) -> Any:
     source = model if isinstance(model, bytes) else str(model)
-    try:
+
+    def load() -> Any:
         # Without enable_fallback=0 onnxruntime prints on stdout and retries on another provider.
         return ort.InferenceSession(source, options, providers=[provider], enable_fallback=0)
+
+    try:
+        try:
+            return load()
+        except Exception as error:
+            if _SHARED_ZEROS not in str(error):
+                raise
+            options.add_session_config_entry(EXACT_INT8, "0")
+            _logger.warning(
+                "%s: int8 products are not exact on this CPU, which has no VNNI: weights share one tensor of zero "
+                "points, for which onnxruntime has no exact form",
+                label,
+            )
+            return load()
     except Exception as error:
         if not _is_native(error):
             raise

@@ -325,7 +325,7 @@ def coarse(model: ir.Model) -> None:
 
 
 def zero_point(model: ir.Model) -> None:
-    value = model.graph.initializers["int8_zero_0"]
+    value = model.graph.initializers["int8_zero"]
     value.const_value = ir.tensor(np.array(1, dtype=np.int8), name=value.name)
 
 
