@@ -424,9 +424,16 @@ def test_a_file_made_with_another_method_fails(tmp_path: Path, made: str, claime
 
 
 @pytest.mark.parametrize(
-    "amounts", [(2, 2, 4), (4, 2, 4), (3, 2, 3), (3, 2, 2), (3, 1, 4), (3, 2, 5), (3, 0, 4), (3, 2, 0)]
+    ("pattern", "amounts"),
+    [
+        *(
+            ("PAM", amounts)
+            for amounts in [(2, 2, 4), (4, 2, 4), (3, 2, 2), (3, 1, 4), (3, 2, 5), (3, 0, 4), (3, 2, 0)]
+        ),
+        *(("PPP", amounts) for amounts in [(2, 2, 4), (3, 2, 3), (3, 2, 5)]),
+        *(("TTT", amounts) for amounts in [(4, 2, 4), (3, 2, 3), (3, 2, 0)]),
+    ],
 )
-@pytest.mark.parametrize("pattern", ["PPP", "PAM", "TTT"])
 def test_a_file_made_with_another_r_fails(tmp_path: Path, pattern: str, amounts: tuple[int, ...]) -> None:
     """Also in the last block, which average pooling sees."""
     claimed = tiny.reduced("avg", Reduction(r=amounts, pattern=pattern))
