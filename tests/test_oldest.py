@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from importlib import metadata
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from tests.imports import load_script
 from tofu_export.engines.flavours import RTX
-
-SCRIPT = Path(__file__).parents[1] / ".ci" / "oldest.py"
 
 
 @pytest.fixture(scope="module")
 def oldest() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ci_oldest", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(".ci/oldest.py")
 
 
 def project(*lines: str, **extras: list[str]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -12,17 +11,14 @@ from PIL import Image
 
 from tests.diffusion import tiny_pipeline
 from tests.diffusion.tiny_pipeline import PIXELS
+from tests.imports import load_script
 
 PROMPT = ("--prompt", "a red fox", "--steps", "3")
 
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("txt2img", Path(__file__).parents[1] / "examples" / "txt2img.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("examples/txt2img.py")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.cli.running import run
 from tests.engines import models
 from tests.graph_patterns import styles
 from tests.graph_patterns.test_foreign import scatter
+from tests.imports import load_script
 from tofu_export.engines.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import RTX, available
 from tofu_export.errors import EngineBuildError
@@ -26,16 +26,10 @@ from tofu_export.graph_patterns.foreign import Change
 from tofu_export.options import Target
 from tofu_export.ort import open_session
 
-ROOT = Path(__file__).parents[2]
-
 
 def exports() -> ModuleType:
     """The benchmark's exports, which show what others would write."""
-    spec = importlib.util.spec_from_file_location("benchmark_exports", ROOT / "benchmarks" / "exports.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/exports.py")
 
 
 @pytest.fixture(scope="module")

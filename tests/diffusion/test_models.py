@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from tests.diffusion import tiny_unet
+from tests.imports import hide_package
 from tofu_export.diffusion import door
 from tofu_export.diffusion.inputs import UnetInputs
 from tofu_export.diffusion.models import UnetSource, create_unet, find_unet, inputs_of
@@ -163,14 +163,7 @@ def test_what_a_unet_takes() -> None:
 
 
 def test_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def missing(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "diffusers":
-            raise ModuleNotFoundError("No module named 'diffusers'", name="diffusers")
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    hide_package(monkeypatch, "diffusers")
     with pytest.raises(BackendMissingError, match=r"tofu-export\[diffusion\]") as caught:
         door.load_diffusers()
     assert caught.value.exit_code is ExitCode.BACKEND_MISSING

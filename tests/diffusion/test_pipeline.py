@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import shutil
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from diffusers import DiffusionPipeline
 from tests.diffusion import tiny_pipeline
 from tests.diffusion.tiny_pipeline import PIXELS
 from tests.engines import models
+from tests.imports import hide_package
 from tofu_export.diffusion import session_unet
 from tofu_export.diffusion.apply import apply_to_unet
 from tofu_export.diffusion.describe import describe_unet
@@ -310,14 +310,7 @@ def test_steps() -> None:
 
 
 def test_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def missing(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "diffusers":
-            raise ModuleNotFoundError("No module named 'diffusers'", name="diffusers")
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    hide_package(monkeypatch, "diffusers")
     with pytest.raises(BackendMissingError, match=r"tofu-export\[diffusion\]"):
         TextToImage(tiny_pipeline.folder())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
+import importlib
 import json
 import math
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.image_metrics.stand_ins import SQUEEZE, pixels, save_image, save_images, save_inception, save_squeezenet
+from tests.imports import hide_package
 from tofu_export.errors import BackendMissingError, OptionError, WeightsError
 from tofu_export.image_metrics import paired, sets
 from tofu_export.image_metrics.compare import CompareRequest, compare_images, parse_metrics
@@ -185,14 +186,8 @@ def test_without_the_extra(
     package: str, tmp_path: Path, weights: WeightsFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = save_images(tmp_path / "a", range(2)), save_images(tmp_path / "b", range(2))
-    real = builtins.__import__
-
-    def missing(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.split(".")[0] == package:
-            raise ModuleNotFoundError(f"No module named '{package}'", name=package)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    importlib.import_module("torchmetrics.image")  # which looks for torch_fidelity when it is imported first
+    hide_package(monkeypatch, package)
     if package == "torchmetrics":
         with pytest.raises(BackendMissingError, match=r"tofu-export\[metrics\]"):
             compare_images(CompareRequest(a, b, weights=weights))
