@@ -1,4 +1,4 @@
-"""The generated blocks about `eval`, `analyze` and `tune`, on the demo model."""
+"""The generated blocks about the main job, `verify`, `eval`, `analyze` and `tune`, on the demo model."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from typing import Any
 
 from evidence_runs import Made, Runs, Step, table
 
+from tofu_export.compare import TOLERANCES
+from tofu_export.options import Precision
+
 __all__ = ["DEMO_STEPS"]
 
-EVIDENCE, TUNING = "evidence.md", "tuning.md"
+README, VERIFICATION, EVIDENCE, TUNING = "../README.md", "verification.md", "evidence.md", "tuning.md"
+
+PRECISIONS = (Precision.FP32, Precision.FP16, Precision.INT8)
+JOB = f"tofu-export demo_vit --r 16 --precision {','.join(PRECISIONS)} --no-bench --no-engine -o demo"
+VERIFY: Mapping[Precision, str] = {
+    precision: f"tofu-export verify demo/model.{precision.value}.onnx --batch 200" for precision in PRECISIONS
+}
 
 EVAL = "tofu-export eval demo_vit --r 16"
 ANALYZE = "tofu-export analyze demo_vit --limit 64 --steps 16 --figure linearity-demo.svg"
@@ -28,6 +37,47 @@ PLANS: Mapping[str, str] = {
     "fixed, linear schedule": "tofu-export eval demo_vit --speedup 3 --schedule linear",
     "tuned on features": f"tofu-export eval demo_vit --plan-file {TUNED}",
 }
+
+
+def _files(runs: Runs) -> Made:
+    report = runs.run(JOB)
+    gmacs, accuracy = report["plan"]["gmacs"], {row["artifact"]: row for row in report["accuracy"]}
+    full = f"{gmacs['full']:.3f} GMACs"
+    rows = [("full model, FP32", full, "1.00x", f"{accuracy['full']['top1']:.1%}")]
+    for precision in PRECISIONS:
+        found = accuracy[f"model.{precision.value}.onnx"]
+        less = f"{gmacs['full'] / gmacs['reduced']:.2f}x"
+        rows.append((f"r = 16, {precision.upper()}", f"{gmacs['reduced']:.3f} GMACs", less, f"{found['top1']:.1%}"))
+    return table(_FILES_COLUMNS, rows), {}
+
+
+_FILES_COLUMNS = ("ONNX file", "work per image", "less work", "accuracy on 1,000 held-out digits")
+
+
+def _verified(runs: Runs) -> Made:
+    runs.run(JOB)  # writes the files
+    rows = []
+    for precision, command in VERIFY.items():
+        (found,) = runs.run(command)["verification"]
+        decisions, limits = found["decisions"], found["tolerance"]
+        largest = TOLERANCES[precision].max_error
+        rows.append(
+            (
+                precision.value,
+                f"{found['max_abs'] * largest / limits['max_abs']:.1e} of {largest:g}",
+                f"{1 - found['cosine_min']:.0e} of {1 - limits['cosine_min']:.0e}",
+                f"{decisions['compared']:,}",
+                f"{decisions['flips'] / decisions['compared']:.2%}",
+                f"{decisions['largest_margin']:.1e} of {limits['near_tie']:g}",
+                str(decisions["wrong"]),
+            )
+        )
+    return table(_VERIFIED_COLUMNS, rows), {}
+
+
+_VERIFIED_COLUMNS = (
+    "file", "largest error", "1 - smallest cosine", "decisions", "near ties", "largest margin", "wrong",
+)  # fmt: skip
 
 
 def _eval(runs: Runs) -> Made:
@@ -136,6 +186,8 @@ def _tuned_agreement(runs: Runs) -> Made:
 _AGREEMENT_COLUMNS = ("plan", "same class", "KL, nats", "cosine of features", "top-1")
 
 DEMO_STEPS: tuple[Step, ...] = (
+    Step(README, "files", (JOB,), _FILES_COLUMNS, 1 + len(PRECISIONS), _files),
+    Step(VERIFICATION, "verified", (JOB, *VERIFY.values()), _VERIFIED_COLUMNS, len(PRECISIONS), _verified),
     Step(EVIDENCE, "eval", (EVAL,), _EVAL_COLUMNS, 2, _eval),
     Step(EVIDENCE, "linearity", (ANALYZE,), _LINEARITY_COLUMNS, len(SHOWN_LAYERS), _linearity, (FIGURE,)),
     Step(TUNING, "tune", tuple(TUNINGS.values()), _TUNE_COLUMNS, len(TUNINGS), _tune),

@@ -12,7 +12,7 @@ import click
 from tofu_export.cli.parameters import parse_names
 from tofu_export.cli.sections import Section, command, option
 from tofu_export.cli.shared_options import json_option, quiet_option, target_option, verbose_option
-from tofu_export.errors import ExitCode, OptionError
+from tofu_export.errors import ExitCode
 from tofu_export.options import Target
 
 if TYPE_CHECKING:
@@ -42,8 +42,6 @@ def lint_command(file: Path, target: str, compute_capability: str, as_json: bool
     Exit code 0: no errors. 7: errors. 2: no such file. 3: not an ONNX file.
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
-    if not file.is_file():
-        raise OptionError(f"{file} {'is a folder' if file.is_dir() else 'does not exist'}, expected an ONNX file")
     from tofu_export.lint import lint_file, runtimes_of
 
     capabilities = parse_names(compute_capability)

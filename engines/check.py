@@ -19,6 +19,7 @@ from tofu_export.engines.engine_file import RTX_MAGIC
 from tofu_export.engines.flavours import RTX, Flavour, load
 from tofu_export.engines.sidecar import Sidecar, missing_sidecar, read_sidecar
 from tofu_export.errors import BackendMissingError, ExitCode, OptionError
+from tofu_export.files import require_file
 
 __all__ = ["Answer", "EngineCheck", "Verdict", "check_engine"]
 
@@ -102,8 +103,7 @@ def check_engine(path: Path) -> EngineCheck:
     Raises:
         OptionError: there is no such file.
     """
-    if not path.is_file():
-        raise OptionError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}, expected an engine file")
+    require_file(path, "an engine file")
     return EngineCheck(path, tuple(_verdicts(path)))
 
 

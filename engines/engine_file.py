@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tofu_export.engines.flavours import RTX, TENSORRT, Flavour
 from tofu_export.engines.sidecar import read_sidecar
-from tofu_export.errors import EngineBuildError
+from tofu_export.files import require_file
 from tofu_export.options import BatchRange, Precision
 
 __all__ = ["RTX_MAGIC", "EngineFile", "read_engine_file"]
@@ -46,11 +46,10 @@ def read_engine_file(path: Path, onnx_path: Path | None = None) -> EngineFile:
         onnx_path: the file that it was built from, where the sidecar does not lead to it.
 
     Raises:
-        EngineBuildError: there is no such plan.
-        OptionError: the sidecar is damaged, or the ONNX file beside the plan is not the one that it was built from.
+        OptionError: there is no such plan, its sidecar is damaged, or the ONNX file beside the plan is not the one that
+            it was built from.
     """
-    if not path.is_file():
-        raise EngineBuildError(f"{path} is not a file, expected a TensorRT plan")
+    require_file(path, "a TensorRT plan")
     sidecar = read_sidecar(path)
     if sidecar is None:
         with path.open("rb") as file:

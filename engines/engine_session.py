@@ -24,6 +24,7 @@ from tofu_export.engines.feeds import as_asked
 from tofu_export.engines.flavours import RTX, Flavour, load
 from tofu_export.engines.sidecar import read_sidecar
 from tofu_export.errors import BackendMissingError, EngineBuildError, OptionError
+from tofu_export.files import require_file
 from tofu_export.ort import TensorSpec
 
 __all__ = ["EngineSession", "open_engine"]
@@ -92,11 +93,10 @@ def open_engine(path: Path, flavour: Flavour) -> EngineSession:
 
     Raises:
         BackendMissingError: there is no GPU, or the flavour or Polygraphy is not usable here.
-        EngineBuildError: the plan is missing, or cannot be loaded: built for another GPU or version, or damaged.
-        OptionError: its sidecar is damaged, or speaks of another plan or flavour.
+        EngineBuildError: the plan cannot be loaded: built for another GPU or version, or damaged.
+        OptionError: there is no such plan, its sidecar is damaged, or speaks of another plan or flavour.
     """
-    if not path.is_file():
-        raise EngineBuildError(f"{path} is not a file, expected a TensorRT plan")
+    require_file(path, "a TensorRT plan")
     gpu = environment.collect()["gpu"]
     if gpu is None:
         raise BackendMissingError(

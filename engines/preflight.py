@@ -109,7 +109,8 @@ def read_graph_file(path: Path) -> onnx.ModelProto:
     """The model in `path` without its large weights.
 
     Raises:
-        EngineBuildError: there is no such file, or it holds no ONNX graph with outputs.
+        OptionError: there is no such file.
+        EngineBuildError: it holds no ONNX graph with outputs.
     """
     try:
         return open_graph(path)

@@ -23,11 +23,12 @@ Domain `tofu`, version 1:
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["COMPANIONS", "DECISIONS", "DOMAIN", "FuseNode", "decision_name", "is_decision"]
+__all__ = ["COMPANIONS", "DECISIONS", "DOMAIN", "FuseNode", "decision_name", "is_decision", "with_methods"]
 
 DOMAIN = "tofu"
 COMPANIONS = ("sizes", "positions", "rows", "groups")
@@ -112,6 +113,22 @@ class FuseNode:
     def stage(self) -> str:
         """Prefix of all names that this reduction leaves in the graph."""
         return f"blocks.{self.layer}/fuse"
+
+
+def with_methods(model: ir.Model, methods: Sequence[str]) -> ir.Model:
+    """A copy of a canonical graph whose layers have other methods; it shares its weights.
+
+    Graphs of one model that remove equal amounts, and track sizes or do not, differ in this alone.
+
+    Args:
+        model: the graph, which stays as it is.
+        methods: for each layer a name as in `FuseNode.method`.
+    """
+    copy = model.clone()
+    for node in copy.graph:
+        if (node.domain, node.op_type) == (DOMAIN, "Fuse"):
+            node.attributes["method"] = ir.AttrString("method", methods[node.attributes["layer"].as_int()])
+    return copy
 
 
 DECISIONS = ("kept", "matched", "target", "assigned")

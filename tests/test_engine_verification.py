@@ -28,7 +28,7 @@ from tofu_export.engines.build import EngineRequest, build_engine
 from tofu_export.engines.engine_file import EngineFile
 from tofu_export.engines.flavours import RTX, TENSORRT, available
 from tofu_export.environment import collect
-from tofu_export.errors import BackendMissingError, EngineBuildError, OptionError, VerificationError
+from tofu_export.errors import BackendMissingError, OptionError, VerificationError
 from tofu_export.options import BatchRange, Precision
 from tofu_export.ort import OrtSession, TensorSpec, open_session
 from tofu_export.verify import VerificationResult, VerifyRequest, verify_pair
@@ -349,5 +349,5 @@ def test_a_real_plan(precision: str, flavour: Any, tmp_path: Path) -> None:
 
 
 def test_what_is_no_plan(tmp_path: Path) -> None:
-    with pytest.raises(EngineBuildError, match="is not a file"):
+    with pytest.raises(OptionError, match="does not exist"):
         verify_engine(VerifyRequest(tmp_path / "gone.engine"))

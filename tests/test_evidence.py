@@ -79,6 +79,8 @@ def test_the_commands_are_commands(steps: ModuleType) -> None:
     for command in commands:
         program, name, *arguments = shlex.split(command)
         assert program == "tofu-export"
+        if name not in cli.commands:
+            name, arguments = "export", [name, *arguments]
         cli.commands[name].make_context(name, arguments, parent=click.Context(cli), resilient_parsing=False)
 
 
@@ -177,7 +179,11 @@ class Canned:
         self.commands.append(command)
         layers, norms = samples.analysis()["layers"][:1] * 12, [0.9] * 12
         agreement = {**samples.evaluation()["agreement"], "feature_cosine_mean": 0.99}
+        report = samples.report()
+        names = ("full", *(f"model.{precision}.onnx" for precision in ("fp32", "fp16", "int8")))
         return {
+            "demo_vit": {**report, "accuracy": [{"artifact": name, "top1": 0.98} for name in names]},
+            "verify": {"verification": report["verification"]},
             "eval": samples.evaluation(agreement=agreement),
             "tune": samples.tuning(),
             "analyze": {
@@ -193,17 +199,19 @@ class Canned:
 def test_the_blocks_of_the_demo_model_are_made_in_their_shape(
     scripts: dict[str, ModuleType], evidence: ModuleType, tmp_path: Path
 ) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
     for step in scripts["evidence_demo"].DEMO_STEPS:
         runs = Canned()
         text, figures = step.make(runs)
         assert set(step.commands) <= set(runs.commands)
         assert set(figures) == set(step.figures)
         for name, data in figures.items():
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).write_bytes(data)
+            (docs / name).parent.mkdir(exist_ok=True)
+            (docs / name).write_bytes(data)
         page = f"<!-- generated: {step.block} -->\n<!-- end: {step.block} -->\n"
-        (tmp_path / step.page).write_text(evidence.placed(page, step, text), encoding="utf-8")
-        assert evidence.problems_of(step, tmp_path) == []
+        (docs / step.page).write_text(evidence.placed(page, step, text), encoding="utf-8")
+        assert evidence.problems_of(step, docs) == []
 
 
 def pair(first: int, second: int) -> Paired:

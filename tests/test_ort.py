@@ -106,11 +106,11 @@ class TestOpen:
 
 class TestLoadFailures:
     def test_missing_file(self, tmp_path: Path) -> None:
-        with pytest.raises(ExportError, match=r"nowhere\.onnx is not a file"):
+        with pytest.raises(OptionError, match=r"nowhere\.onnx does not exist"):
             ort.open_session(tmp_path / "nowhere.onnx")
 
     def test_folder_instead_of_file(self, tmp_path: Path) -> None:
-        with pytest.raises(ExportError, match="is not a file"):
+        with pytest.raises(OptionError, match="is a folder"):
             ort.open_session(tmp_path)
 
     @pytest.mark.parametrize("content", [b"", b"just some text", b"\x08"], ids=["empty", "text", "one byte"])

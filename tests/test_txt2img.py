@@ -79,8 +79,8 @@ def test_options_reach_the_pipeline(example: ModuleType, folder: str, tmp_path: 
         (["--seed", "-1"], 2, "seed is -1"),
         (["--steps", "0"], 2, "steps is 0"),
         (["--backend", "trt"], 2, "is no plan"),
-        (["--unet", "gone.onnx"], 3, "gone.onnx"),
-        (["--unet", "gone.engine"], 6, "gone.engine is not a file"),
+        (["--unet", "gone.onnx"], 2, "gone.onnx does not exist"),
+        (["--unet", "gone.engine"], 2, "gone.engine does not exist"),
         (["-o", "picture.jpg"], 2, "ends in .png"),
     ],
 )

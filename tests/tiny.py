@@ -22,6 +22,7 @@ from torch import nn
 
 from tofu_export import patch
 from tofu_export.export import InputShape, trace
+from tofu_export.graph_patterns.canonical import with_methods
 from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import BatchRange, Method, Precision, Reduction, Target
 from tofu_export.patch.describe import describe
@@ -152,11 +153,7 @@ def canonical(
         method = Method.TOME if plan.tracks_sizes else Method.MLERP
         traced = Reduction(r=tuple(layer.removed for layer in plan.layers), pattern=method.value * DEPTH)
     graph = from_bytes(_traced(name, traced, precision, io_dtype, batch, opset))
-    for node in graph.graph:
-        if node.domain == "tofu" and "method" in node.attributes:
-            layer = node.attributes["layer"].as_int()
-            node.attributes["method"] = ir.AttrString("method", plan.layers[layer].method.name.lower())
-    return graph
+    return with_methods(graph, [layer.method.name.lower() for layer in plan.layers])
 
 
 def lowered(

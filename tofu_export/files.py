@@ -15,9 +15,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tofu_export.errors import OutputError
+from tofu_export.errors import OptionError, OutputError
 
-__all__ = ["Staging", "is_text", "sha256_of", "staging", "write_text"]
+__all__ = ["Staging", "is_text", "require_file", "sha256_of", "staging", "write_text"]
 
 _PREFIX = ".tofu-export-"
 _DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
@@ -126,6 +126,21 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)  # and with it the lock
+
+
+def require_file(path: Path, expected: str) -> None:
+    """Refuse a path where nothing is, or something else than a file.
+
+    Args:
+        path: what was given.
+        expected: what it should be, with its article.
+
+    Raises:
+        OptionError: there is no such file.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist"
+        raise OptionError(f"{path} {what}, expected {expected}")
 
 
 def is_text(path: Path) -> bool:

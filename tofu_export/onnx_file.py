@@ -19,6 +19,7 @@ import onnx
 import onnx_ir as ir
 
 from tofu_export.errors import ExportError
+from tofu_export.files import require_file
 
 __all__ = ["METADATA_PREFIX", "load_without_weights", "metadata_of", "save", "write"]
 
@@ -94,8 +95,10 @@ def load_without_weights(path: Path) -> onnx.ModelProto:
     Loaded from its folder it is the same model. Weights that lie beside the file are declared as they were.
 
     Raises:
-        ExportError: there is no such file, or it is not a whole ONNX file.
+        OptionError: there is no such file.
+        ExportError: it is not a whole ONNX file.
     """
+    require_file(path, "an ONNX file")
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _read(data, path.name)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tofu_export.errors import BackendMissingError, ExportError, OptionError, TofuError
-from tofu_export.files import is_text
+from tofu_export.files import is_text, require_file
 
 if TYPE_CHECKING:
     import onnx
@@ -194,8 +194,7 @@ def open_session(
     label = f"the model ({len(model)} bytes)" if isinstance(model, bytes) else str(model)
     if isinstance(model, Path):
         check_path(model)
-    if isinstance(model, Path) and not model.is_file():
-        raise ExportError(f"{label} is not a file: give the path of an ONNX file")
+        require_file(model, "an ONNX file")
     options = _options(ort, provider, threads, share_cores)
     if profile_into is not None:
         _profile(options, profile_into)

@@ -97,6 +97,7 @@ class Report:
                     ("file", "against", "result", "largest error", "cosine", "decisions", "near ties", "wrong"),
                     [_verification_row(row) for row in self.verification],
                 ),
+                *_token_maps(self.verification),
             ]
         if self.accuracy:
             lines += [
@@ -182,6 +183,16 @@ def _verification_row(row: dict[str, Any]) -> tuple[Any, ...]:
         row["artifact"], row["reference"], result, error, cosine,
         decisions["compared"], decisions["near_tie_flips"], decisions["wrong"],
     )  # fmt: skip
+
+
+def _token_maps(verification: Sequence[dict[str, Any]]) -> list[str]:
+    """A paragraph for each file that gives token maps."""
+    lines = []
+    for row in verification:
+        if found := row.get("token_map"):
+            words = f"{found['compared']:,} entries of its token maps compared, {found['wrong']:,} wrong."
+            lines += [f"`{row['artifact']}`: {words}", ""]
+    return lines
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -176,7 +176,7 @@ def test_weights_that_are_no_file_are_not_waited_for(
 @pytest.mark.parametrize(
     ("name", "content", "output", "code", "words"),
     [
-        ("missing.onnx", None, "o.onnx", 3, "does not exist"),
+        ("missing.onnx", None, "o.onnx", 2, "does not exist"),
         ("text.onnx", b"hello", "o.onnx", 3, "not an ONNX file"),
         ("a.onnx", b"hello", "o.bin", 2, "expected the name of an .onnx file"),
         ("a.onnx", b"hello", "a.onnx", 2, "choose another name"),

@@ -16,7 +16,14 @@ from tofu_export.diffusion.inputs import UnetInputs
 from tofu_export.diffusion.models import UnetSource, create_unet, find_unet, inputs_of
 from tofu_export.diffusion.options import LatentSize
 from tofu_export.diffusion.weights import describe_weights
-from tofu_export.errors import BackendMissingError, ExitCode, UnknownModelError, UnsupportedModelError, WeightsError
+from tofu_export.errors import (
+    BackendMissingError,
+    ExitCode,
+    OptionError,
+    UnknownModelError,
+    UnsupportedModelError,
+    WeightsError,
+)
 from tofu_export.files import sha256_of
 
 
@@ -93,7 +100,7 @@ def test_weights_of_another_unet_are_refused(folder: Path, tmp_path: Path) -> No
     other.write_bytes(b"nonsense")
     with pytest.raises(WeightsError, match="does not hold the weights"):
         create_unet(find_unet(str(folder), str(other)))
-    with pytest.raises(WeightsError, match="is not a file"):
+    with pytest.raises(OptionError, match="does not exist"):
         find_unet(str(folder), "nowhere.safetensors")
 
 

@@ -22,7 +22,7 @@ from tofu_export.engines.backends import open_contender
 from tofu_export.engines.benchmark import Contender, Progress, Runner, run_benchmark
 from tofu_export.engines.measurement import Measurement
 from tofu_export.environment import cpu_name
-from tofu_export.errors import ExportError, OptionError
+from tofu_export.errors import OptionError
 
 MS = 1_000_000
 
@@ -312,7 +312,7 @@ class TestOnnxruntime:
             run_benchmark([contender], batches=(8,), make_feeds=feeds, open_runner=open_contender)
 
     def test_a_missing_file(self, tmp_path: Path) -> None:
-        with pytest.raises(ExportError, match="is not a file"):
+        with pytest.raises(OptionError, match="does not exist"):
             run_benchmark(
                 [Contender("gone", tmp_path / "gone.onnx")], batches=(1,), make_feeds=feeds, open_runner=open_contender
             )

@@ -10,7 +10,7 @@ import pytest
 from tests.engines import sidecars
 from tofu_export.engines.engine_file import EngineFile, read_engine_file
 from tofu_export.engines.flavours import RTX, TENSORRT
-from tofu_export.errors import EngineBuildError, OptionError
+from tofu_export.errors import OptionError
 from tofu_export.options import BatchRange, Precision
 
 
@@ -67,5 +67,5 @@ def test_what_the_sidecar_refuses(changes: dict[str, Any], plan: Path) -> None:
 
 
 def test_no_such_plan(tmp_path: Path) -> None:
-    with pytest.raises(EngineBuildError, match="is not a file"):
+    with pytest.raises(OptionError, match="does not exist"):
         read_engine_file(tmp_path / "gone.engine")

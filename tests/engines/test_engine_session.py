@@ -143,7 +143,7 @@ def test_a_damaged_plan_says_where_to_look(standing_in: None, plan: Path) -> Non
 
 
 def test_a_missing_plan(tmp_path: Path) -> None:
-    with pytest.raises(EngineBuildError, match="is not a file"):
+    with pytest.raises(OptionError, match="does not exist"):
         open_engine(tmp_path / "gone.engine", RTX)
 
 

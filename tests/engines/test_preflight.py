@@ -15,7 +15,7 @@ from tofu_export.engines.builder_options import BuilderOptions
 from tofu_export.engines.flavours import RTX, TENSORRT
 from tofu_export.engines.preflight import InputShape, preflight
 from tofu_export.engines.profiles import make_profiles
-from tofu_export.errors import EngineBuildError, ExitCode
+from tofu_export.errors import EngineBuildError, ExitCode, OptionError
 from tofu_export.options import BatchRange, Precision
 
 NO_OPTIONS = asdict(BuilderOptions())
@@ -170,9 +170,9 @@ def test_not_a_model(content, message, tmp_path):
 
 
 def test_missing_and_folder(tmp_path):
-    with pytest.raises(EngineBuildError, match="does not exist"):
+    with pytest.raises(OptionError, match="does not exist"):
         preflight(tmp_path / "nope.onnx", RTX)
-    with pytest.raises(EngineBuildError, match="is a folder"):
+    with pytest.raises(OptionError, match="is a folder"):
         preflight(tmp_path, RTX)
 
 

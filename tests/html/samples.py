@@ -39,8 +39,13 @@ def report(**changes: Any) -> dict[str, Any]:
         }],
         "verification": [{
             "artifact": "model.fp32.onnx", "inputs": "noise", "max_abs": 1e-6, "cosine_min": 0.9999999, "passed": True,
-            "decisions": {"compared": 1234, "near_tie_flips": 1, "wrong": 0, "faults": []}, "notes": [],
-            "tolerance": {"name": "fp32", "max_abs": 1e-4, "reason": "rounding"},
+            "decisions": {
+                "compared": 1234, "flips": 1, "near_tie_flips": 1, "wrong": 0, "largest_margin": 1e-6, "faults": [],
+            },
+            "notes": [],
+            "tolerance": {
+                "name": "fp32", "max_abs": 1e-4, "cosine_min": 0.99999, "near_tie": 2e-5, "reason": "rounding",
+            },
         }],
         "accuracy": [],
         "benchmark": [

@@ -9,14 +9,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from tests.engines import models
 from tests.lint.cases import of_domain
+from tests.test_ort import int8_chain
 from tofu_export.errors import ExportError, TofuError
 from tofu_export.lint import LintReport, Runtime, Severity, lint_file, runtimes_of
 from tofu_export.lint.onnx_files import MAX_IR_VERSION, MAX_OPSET
 from tofu_export.options import Target
+from tofu_export.ort import EXACT_INT8
 
 
 def report(path: Path) -> LintReport:
@@ -161,6 +163,28 @@ def test_dynamic_axes_are_a_note_for_builders(tmp_path):
     assert "--opt-shapes" in str(note)
     assert lint_file(path, [Runtime.TENSORRT]).passed
     assert rules(path) == []
+
+
+def test_8_bit_integers_are_a_note(tmp_path):
+    """It depends on the CPU, so the runtime is asked what this one does."""
+    path = models.save(int8_chain(shared=False), tmp_path)
+    (note,) = lint_file(path, [Runtime.ONNXRUNTIME]).findings
+    assert (note.severity, note.rule) == (Severity.NOTE, "int8-overflow")
+    assert EXACT_INT8 in note.fix
+    assert rules(path, Runtime.TENSORRT) == []
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    if "avx2" in flags:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (found,) = session.run(["x2"], {"x0": np.ones((8, 64), np.float32)})
+        assert np.allclose(found, 1) is ("vnni" in flags)
+
+
+def test_integers_of_16_bits_are_not(tmp_path):
+    proto = int8_chain(shared=False)
+    for tensor in proto.graph.initializer:
+        if tensor.name == "zero":
+            tensor.CopyFrom(numpy_helper.from_array(np.array(0, np.int16), "zero"))
+    assert "int8-overflow" not in rules(models.save(proto, tmp_path))
 
 
 def test_types_are_inferred(tmp_path):

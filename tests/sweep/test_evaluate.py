@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -109,6 +110,27 @@ def test_the_full_and_the_reduced_file_are_timed_together(cells: tuple[Cell, ...
     assert told[-1] == 1.0
     assert alone["speedup_vs_full"] == 1.0
     assert alone["images_per_sec"] == alone["images_per_sec_full"]
+
+
+def test_cells_share_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In half precision, where a trace has weights of its own. `test_export` compares more patterns."""
+    traced: list[Any] = []
+    real = module.trace
+
+    def trace(model: Any, *args: Any, **kwargs: Any) -> Any:
+        traced.append(patch.applied_plan(model))
+        return real(model, *args, **kwargs)
+
+    monkeypatch.setattr(module, "trace", trace)
+    patterns = ("P3M3", "A6", "T6")
+    made = expand(Grid(("test_vit",), r=(4,), modes=(), patterns=patterns, precisions=(Precision.FP16,)))[0][1:]
+    for cell in made:
+        module.write_file(cell, TINY, tmp_path / f"{cell.pattern}.onnx")
+    assert len(traced) == 2  # with sizes and without
+    module.write_file(made[1], TINY, tmp_path / "alone.onnx")
+    assert len(traced) == 3
+    assert (tmp_path / "alone.onnx").read_bytes() == (tmp_path / "AAAAAA.onnx").read_bytes()
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == len(patterns)
 
 
 def test_int8_is_calibrated_and_leaves_no_draft(cells: tuple[Cell, ...], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tests import exported
-from tofu_export.errors import EngineBuildError, ExportError, OptionError, TofuError, VerificationError
+from tofu_export.errors import ExportError, OptionError, TofuError, VerificationError
 from tofu_export.groups import PRUNED
 from tofu_export.inputs import natural_statistics
 from tofu_export.options import PATCH_GROUPS
@@ -184,7 +184,7 @@ def test_a_map_that_is_not_what_the_decisions_make_is_an_error(tmp_path: Path) -
 
 def test_files_and_engines_are_told_apart(tmp_path: Path) -> None:
     assert isinstance(read_source(file()), TokenFile)
-    with pytest.raises(EngineBuildError, match=r"model\.engine is not a file, expected a TensorRT plan"):
+    with pytest.raises(OptionError, match=r"model\.engine does not exist, expected a TensorRT plan"):
         read_source(tmp_path / "model.engine")
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tofu_export.errors import WeightsError
-from tofu_export.files import sha256_of
+from tofu_export.files import require_file, sha256_of
 
 __all__ = ["RANDOM", "describe_weights", "find_weights", "load_weights"]
 
@@ -36,13 +36,13 @@ def find_weights(name: str, folder: Path | None, weights: str | None) -> Path | 
         weights: `random`, a file, or None for those that lie beside the config.
 
     Raises:
-        WeightsError: there are none, or the file asked for does not exist.
+        OptionError: the file asked for does not exist.
+        WeightsError: there are none.
     """
     if weights == RANDOM:
         return None
     if weights is not None:
-        if not Path(weights).is_file():
-            raise WeightsError(f"weights {weights} is not a file, expected {RANDOM} or a .safetensors or .bin file")
+        require_file(Path(weights), f"{RANDOM} or a .safetensors or .bin file")
         return Path(weights)
     if folder is None:
         raise WeightsError(f"{name} is only a shape: give --weights {RANDOM}, or --weights FILE.safetensors")

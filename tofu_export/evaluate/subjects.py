@@ -19,6 +19,7 @@ from tofu_export.engines.feeds import as_asked, fixed_batch
 from tofu_export.engines.sidecar import missing_sidecar, read_sidecar
 from tofu_export.errors import ExportError, OptionError, UnsupportedModelError
 from tofu_export.evaluate.images import ImageSource
+from tofu_export.files import require_file
 from tofu_export.options import OutputKind, Reduction
 from tofu_export.plan import Plan, make_plan
 from tofu_export.specs import spec_of
@@ -265,8 +266,7 @@ def _onnx_facts(path: Path) -> _Facts:
 
 
 def _engine_facts(path: Path) -> _Facts:
-    if not path.is_file():
-        raise OptionError(f"{path} is not a file, expected a TensorRT plan")
+    require_file(path, "a TensorRT plan")
     sidecar = read_sidecar(path)
     if sidecar is None:
         raise OptionError(f"{path}: {missing_sidecar(path)}, or evaluate its ONNX file")

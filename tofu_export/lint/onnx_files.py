@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import onnx
 
 from tofu_export.errors import ExportError
+from tofu_export.files import require_file
 from tofu_export.lint.facts import MEASURED_ORT, MEASURED_RTX
 from tofu_export.lint.finding import Finding, Runtime, Severity
 from tofu_export.onnx_file import load_without_weights
@@ -23,6 +24,7 @@ MAX_IR_VERSION = 13
 MAX_PROTOBUF_BYTES = 2**31 - 1
 """What a protocol buffer, and so a file with its weights inside, can have."""
 
+_8_BITS = (onnx.TensorProto.UINT8, onnx.TensorProto.INT8)
 _ALL = tuple(Runtime)
 _TENSORRT = (Runtime.TENSORRT, Runtime.TENSORRT_RTX)
 _MEASURED = f"{MEASURED_ORT}; {MEASURED_RTX}"
@@ -32,11 +34,10 @@ def open_graph(path: Path) -> onnx.ModelProto:
     """The model in `path` without its large weights.
 
     Raises:
-        ExportError: there is no such file, or it holds no ONNX graph with outputs.
+        OptionError: there is no such file.
+        ExportError: it holds no ONNX graph with outputs.
     """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise ExportError(f"{path} {what}, expected an ONNX file")
+    require_file(path, "an ONNX file")
     size = path.stat().st_size
     if size == 0:
         raise ExportError(f"{path} holds no graph (0 bytes), expected an exported ONNX model")
@@ -74,6 +75,13 @@ def file_findings(model: onnx.ModelProto, path: Path) -> Iterator[Finding]:
                 f"input {value.name!r} leaves more than its batch open (axis {', '.join(axes)})",
                 "give --min-shapes, --opt-shapes and --max-shapes when building", _MEASURED,
             )  # fmt: skip
+    if _makes_8_bit_integers(model):
+        yield Finding(
+            "int8-overflow", Severity.NOTE, (Runtime.ONNXRUNTIME,), "1.23 to 1.31",
+            "products of 8-bit numbers overflow on x86-64 CPUs without VNNI, where pairs of them are added in 16 bits",
+            'there, give the session add_session_config_entry("session.x64quantprecision", "1")',
+            f"{MEASURED_ORT} of a CPU with AVX2; docs/decisions/012-int8.md",
+        )  # fmt: skip
 
 
 def _versions(model: onnx.ModelProto) -> Iterator[Finding]:
@@ -133,6 +141,18 @@ def _external_data(model: onnx.ModelProto, path: Path) -> Iterator[Finding]:
                 f"{location!r} has {data.stat().st_size} bytes, but the file needs {size}",
                 "it was cut, copy it again", _MEASURED,
             )  # fmt: skip
+
+
+def _makes_8_bit_integers(model: onnx.ModelProto) -> bool:
+    """True if the file rounds activations to int8 or uint8, as those do that multiply in it."""
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
+        zero_point = "".join(node.input[2:3])  # uint8 where there is none
+        if node.op_type == "QuantizeLinear" and types.get(zero_point, onnx.TensorProto.UINT8) in _8_BITS:
+            return True
+        if node.op_type == "DynamicQuantizeLinear":
+            return True
+    return False
 
 
 def _texts(model: onnx.ModelProto) -> Iterator[object]:

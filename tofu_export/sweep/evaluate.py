@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 from torch import nn
 
@@ -21,6 +22,7 @@ from tofu_export.evaluate.classes import read_class_map
 from tofu_export.evaluate.images import ImageSource, demo_source, folder_source, generated_source
 from tofu_export.evaluate.subjects import file_subject
 from tofu_export.export import INPUT_NAME, InputShape, release, save, trace
+from tofu_export.graph_patterns.canonical import with_methods
 from tofu_export.graph_patterns.lowering import MACS, lower
 from tofu_export.options import BatchRange, OutputKind, Precision
 from tofu_export.plan import ModelSpec, make_plan
@@ -105,10 +107,8 @@ def write_file(cell: Cell, settings: Settings, path: Path) -> float | None:
     """
     spec, loaded = _spec(cell.model, settings.image_size), _loaded(cell.model, settings)
     output = _output(cell, settings)
-    with _reduced(cell, settings) as model:
-        shape = InputShape(spec.in_chans, *spec.image_size)
-        graph = trace(model, shape, output=output, precision=cell.precision.traced, batch=BatchRange())
-    graph = lower(graph, settings.target, cell.precision.traced)
+    methods = [layer.method.name.lower() for layer in make_plan(spec, cell.reduction).layers]
+    graph = lower(with_methods(_traced(cell, settings), methods), settings.target, cell.precision.traced)
     macs: int | None = graph.meta[MACS]
     gmacs = None if macs is None else round(macs / 1e9, 4)
     calibrated = cell.precision is Precision.INT8
@@ -124,6 +124,24 @@ def write_file(cell: Cell, settings: Settings, path: Path) -> float | None:
         for file in (draft, draft.with_name(f"{draft.name}.data")):
             file.unlink(missing_ok=True)
     return gmacs
+
+
+def _traced(cell: Cell, settings: Settings) -> ir.Model:
+    """The canonical graph of a cell, or of the last one if that differs in its methods alone."""
+    key = (cell.trace, settings)
+    if key not in _last_trace:
+        while _last_trace:  # gone before there is another one: in half precision each has its own weights
+            release(_last_trace.popitem()[1])
+        gc.collect()
+        spec = _spec(cell.model, settings.image_size)
+        with _reduced(cell, settings) as model:
+            shape = InputShape(spec.in_chans, *spec.image_size)
+            output = _output(cell, settings)
+            _last_trace[key] = trace(model, shape, output=output, precision=cell.precision.traced, batch=BatchRange())
+    return _last_trace[key]
+
+
+_last_trace: dict[Hashable, ir.Model] = {}
 
 
 def _verified(cell: Cell, settings: Settings, path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -129,6 +129,12 @@ class Cell:
     def reduction(self) -> Reduction:
         """The options that make this cell's plan."""
         return Reduction(r=self.removed, pattern=self.pattern)
+
+    @property
+    def trace(self) -> Hashable:
+        """What cells have in common that can be written from one trace: all but their methods."""
+        sized = Method.TOME.value in self.pattern
+        return self.model, self.removed, sized, self.precision.traced
 
     def __str__(self) -> str:
         what = "full" if self.full else f"r={self.r} {compact(self.pattern)}"

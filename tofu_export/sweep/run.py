@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -120,7 +121,7 @@ def _evaluate(
     keys = {cell: Key("evaluation", cell, None, conditions) for cell in cells}
     found = {} if fresh else {cell: store.get(key) for cell, key in keys.items()}
     records = {cell: record for cell, record in found.items() if record is not None}
-    missing = [cell for cell in cells if cell not in records]
+    missing = _by_trace(cell for cell in cells if cell not in records)
     if not fresh:
         _tell(store, "evaluation", [keys[cell] for cell in missing], [keys[cell] for cell in records], listener)
     failures: list[Failure] = []
@@ -136,6 +137,14 @@ def _evaluate(
         said = f"top-1 {outcome.top1:.1%}" if outcome.top1 is not None else f"{len(outcome.outputs)} images"
         listener.done(str(cell), said, outcome.seconds)
     return records, failures
+
+
+def _by_trace(cells: Iterable[Cell]) -> list[Cell]:
+    """The cells in the order in which their traces first occur: a process holds one trace at a time."""
+    groups: dict[Hashable, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.trace, []).append(cell)
+    return list(chain.from_iterable(groups.values()))
 
 
 def _tell(store: Store, kind: str, missing: Sequence[Key], present: Sequence[Key], listener: Listener) -> None:

@@ -12,7 +12,8 @@ from tofu_export.engines.backends import PLAN_BACKENDS
 from tofu_export.engines.engine_file import read_engine_file
 from tofu_export.engines.engine_session import open_engine
 from tofu_export.engines.sidecar import missing_sidecar, read_sidecar
-from tofu_export.errors import EngineBuildError, OptionError, VerificationError
+from tofu_export.errors import OptionError, VerificationError
+from tofu_export.files import require_file
 from tofu_export.groups import GroupState, from_patches
 from tofu_export.options import PATCH_GROUPS
 from tofu_export.tokens.source import TokenRun, TokenSource, in_batches
@@ -29,11 +30,10 @@ class TokenEngine(TokenSource):
         """What is known of the plan at `path`, which is not loaded yet.
 
         Raises:
-            EngineBuildError: there is no such plan.
-            OptionError: what is beside it does not say what it removes, it removes nothing, or it has no map to show.
+            OptionError: there is no such plan, what is beside it does not say what it removes, it removes nothing, or
+                it has no map to show.
         """
-        if not path.is_file():
-            raise EngineBuildError(f"{path} is not a file, expected a TensorRT plan")
+        require_file(path, "a TensorRT plan")
         sidecar = read_sidecar(path)
         if sidecar is None:
             raise OptionError(f"{path.name} does not say what images it takes: {missing_sidecar(path)}")

@@ -37,8 +37,7 @@ class TokenFile(TokenSource):
         """What `path` says about itself.
 
         Raises:
-            ExportError: there is no such file, or it is not a whole ONNX file.
-            OptionError: it does not say what it removes, or removes nothing.
+            OptionError: there is no such file, or it does not say what it removes, or removes nothing.
         """
         return cls.parsed(path, _metadata(path))
 

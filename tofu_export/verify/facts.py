@@ -58,11 +58,10 @@ class FileFacts:
         """Read `path` without its weights.
 
         Raises:
-            ExportError: there is no such file, or it is not a whole ONNX file.
+            OptionError: there is no such file.
+            ExportError: it is not a whole ONNX file.
             VerificationError: it says that it is of a precision that this version does not know.
         """
-        if path.is_dir():
-            raise ExportError(f"{path} is a folder: give the path of an ONNX file")
         model = load_without_weights(path)
         if not model.graph.output:
             raise ExportError(f"{path} holds no graph with outputs: it is not an exported ONNX model")
