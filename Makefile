@@ -11,12 +11,13 @@ SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_in
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3.14 python3 python; do \
 	if "$$python" -c '$(SUPPORTED)' >/dev/null 2>&1; then echo "$$python"; break; fi; done)
 
-.PHONY: help venv demo test minimum coverage lint reliability bench evidence engines gpu gpu-table catalog clean
+.PHONY: help venv demo test thorough minimum coverage lint reliability bench evidence engines gpu gpu-table catalog clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo   export, verify, time and build engines for the included model (installs first: 6 GB on disk)'
 	@echo 'make test   run the tests            make lint    style, types, import directions'
+	@echo 'make thorough  what test leaves out: more cases, a Ray cluster'
 	@echo 'make minimum  the tests with the oldest versions that pyproject.toml allows (its own 7 GB)'
 	@echo 'make coverage  every vision transformer of timm by name (half an hour)'
 	@echo 'make gpu    the tests that need a GPU (docs/gpu.md)'
@@ -32,6 +33,10 @@ demo: venv
 WORKERS ?= auto
 test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
+
+# Cases that `make test` leaves out, because they try once more what others try: CI runs both.
+thorough: venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m thorough -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 # In .venv-minimum, with the oldest Python and the oldest packages that are supported.
 minimum:

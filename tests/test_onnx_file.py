@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
-from tofu_export.errors import ExportError
+from tofu_export.errors import ExportError, OptionError
 from tofu_export.onnx_file import LARGE_BYTES, load_without_weights
 from tofu_export.ort import open_copy, open_session
 
@@ -112,7 +112,7 @@ def test_what_is_no_model_is_refused(content: bytes, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"nothing\.onnx cannot be read"):
+    with pytest.raises(OptionError, match=r"nothing\.onnx does not exist, expected an ONNX file"):
         load_without_weights(tmp_path / "nothing.onnx")
 
 

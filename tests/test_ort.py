@@ -109,6 +109,27 @@ class TestLoadFailures:
         with pytest.raises(OptionError, match=r"nowhere\.onnx does not exist"):
             ort.open_session(tmp_path / "nowhere.onnx")
 
+    @pytest.mark.parametrize("what", ["metadata", "input", "operator", "domain"])
+    def test_names_that_are_not_text(self, what: str, tmp_path: Path) -> None:
+        """The binding fails at them, or at the message that quotes them."""
+        node = helper.make_node("Relu" if what != "operator" else "NAMED", ["x"], ["y"])
+        node.domain = "NAMED" if what == "domain" else ""
+        ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+        if what == "input":
+            node.input[0] = ends[0].name = "NAMED"
+        opsets = [helper.make_opsetid("", 18)]
+        model = helper.make_model(
+            helper.make_graph([node], "g", ends[:1], ends[1:]), opset_imports=opsets, ir_version=9
+        )
+        helper.set_model_props(model, {"key": "NAMED"} if what == "metadata" else {})
+        data = model.SerializeToString()
+        assert b"NAMED" in data
+        path = tmp_path / "damaged.onnx"
+        path.write_bytes(data.replace(b"NAMED", b"N\xe1MED"))
+        with pytest.raises(ExportError, match="a name that is not text") as caught:
+            ort.open_session(path)
+        assert one_line(caught.value)
+
     def test_folder_instead_of_file(self, tmp_path: Path) -> None:
         with pytest.raises(OptionError, match="is a folder"):
             ort.open_session(tmp_path)

@@ -15,6 +15,7 @@ from torch import nn
 
 from tests import families, tiny
 from tests.engines.test_build import needs_rtx, rtx
+from tests.sampling import sampled
 from tofu_export import patch
 from tofu_export.engines.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import RTX
@@ -34,6 +35,12 @@ SOME = {"r": (3, 2, 4), "pattern": "PAM"}
 TOME = {"r": 3, "mode": Mode.TOME}
 MODELS = ["avg", "registers", "eva-rope-mixed", "relpos-table", "cait"]
 """No prefix; a class token and registers; rotary; relative bias; a class token that joins later."""
+OFTEN = [
+    ("eva-rope-mixed", TOKENS, None, False), ("registers", GRID, True, False), ("cait", TOKENS, None, False),
+    ("avg", LOGITS, True, False), ("registers", FEATURES, None, False), ("relpos-table", TOKENS, None, True),
+    ("cait", GRID, True, True),
+]  # fmt: skip
+"""Of the cases below those of every run: each kind, each model, and both ways of merging."""
 CASES = [
     *((name, kind, kind is GRID or None, False) for kind in (TOKENS, GRID) for name in MODELS),
     *((name, LOGITS, True, False) for name in ("avg", "registers", "cait")),
@@ -77,7 +84,7 @@ def checked(
 
 @pytest.mark.parametrize(
     ("name", "kind", "restore", "tome"),
-    CASES,
+    sampled(CASES, OFTEN),
     ids=[f"{name}-{kind.value}{'-restored' * bool(restore)}{'-tome' * tome}" for name, kind, restore, tome in CASES],
 )
 def test_the_file_is_the_eager_model(

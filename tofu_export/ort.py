@@ -250,14 +250,17 @@ def _open(ort: Any, label: str, model: Path | bytes, provider: str, options: Any
             f"{provider} is in the installed onnxruntime but could not start: onnxruntime fell back to "
             f"{native.get_providers()[0]}. {_provider_hint(provider)}"
         )
-    return OrtSession(
-        label=label,
-        provider=provider,
-        inputs=MappingProxyType({value.name: _spec(label, value) for value in native.get_inputs()}),
-        outputs=MappingProxyType({value.name: _spec(label, value) for value in native.get_outputs()}),
-        metadata=MappingProxyType(dict(native.get_modelmeta().custom_metadata_map)),
-        native=native,
-    )
+    try:
+        return OrtSession(
+            label=label,
+            provider=provider,
+            inputs=MappingProxyType({value.name: _spec(label, value) for value in native.get_inputs()}),
+            outputs=MappingProxyType({value.name: _spec(label, value) for value in native.get_outputs()}),
+            metadata=MappingProxyType(dict(native.get_modelmeta().custom_metadata_map)),
+            native=native,
+        )
+    except UnicodeDecodeError as error:
+        raise ExportError(f"{label} is damaged: {_reason(error)}. Copy or export it again") from error
 
 
 def providers_usable() -> tuple[str, ...]:
@@ -347,12 +350,17 @@ def _load(ort: Any, label: str, model: Path | bytes, provider: str, options: Any
 
 
 def _is_native(error: Exception) -> bool:
-    """True for what onnxruntime raises itself; its exceptions share no base class, and pybind11 adds RuntimeError."""
-    return type(error).__module__.startswith("onnxruntime") or type(error) is RuntimeError
+    """True for what onnxruntime raises itself; its exceptions share no base class, and pybind11 adds RuntimeError.
+
+    Where a name that is not UTF-8 stands in a message, pybind11 makes a UnicodeDecodeError of it.
+    """
+    return type(error).__module__.startswith("onnxruntime") or type(error) in (RuntimeError, UnicodeDecodeError)
 
 
 def _reason(error: Exception) -> str:
     """The message on one line, without onnxruntime's prefixes."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it holds a name that is not text"
     line = " ".join(str(error).split())
     line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
     line = re.sub(r"^Load model from .*? failed:\s*", "", line).rstrip(". ")

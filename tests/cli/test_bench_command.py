@@ -122,10 +122,10 @@ def test_what_cannot_be_used(
     assert len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["nowhere.onnx", "text.onnx", "."])
-def test_what_is_no_model(name: str, files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("name", "code"), [("nowhere.onnx", 2), ("text.onnx", 3), (".", 2)])
+def test_what_is_no_model(name: str, code: int, files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     Path("text.onnx").write_text("no model", encoding="utf-8")
-    assert run("bench", "full.onnx", name, *QUICK) == 3
+    assert run("bench", "full.onnx", name, *QUICK) == code
     assert name in capsys.readouterr().err
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from tests import exported
 from tests.cli.running import run
+from tests.sampling import sampled
 from tofu_export import demo
 from tofu_export.engines.flavours import RTX, available
 from tofu_export.errors import BackendMissingError, EngineBuildError
@@ -134,11 +135,11 @@ def test_the_markdown_report_reads(demo_run: tuple[dict[str, Any], Path]) -> Non
 @pytest.mark.parametrize(
     ("options", "pattern"),
     [
-        (("--mode", "average"), "PPPAAA"),
-        (("--mode", "prune"), "PPPPPP"),
+        pytest.param(("--mode", "average"), "PPPAAA", marks=pytest.mark.thorough),
+        pytest.param(("--mode", "prune"), "PPPPPP", marks=pytest.mark.thorough),
         (("--mode", "tome"), "TTTTTT"),
         (("--pattern", "AAAPPP", "--target", "onnxruntime"), "AAAPPP"),
-        (("--schedule", "linear", "--prop-attn"), "PPPMMM"),
+        pytest.param(("--schedule", "linear", "--prop-attn"), "PPPMMM", marks=pytest.mark.thorough),
     ],
 )
 def test_other_methods(
@@ -177,6 +178,7 @@ def test_without_a_classifier_features_are_the_default(tmp_path: Path, capsys: p
     assert "Output: features [batch, 64]." in (out / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.thorough
 def test_a_grid_is_restored_verified_timed_and_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     arguments = ("--r", "12", "--output-kind", "grid", "--image-size", "96x64", "--batch", "1:2:3")
@@ -328,7 +330,7 @@ def test_without_tensorrt_the_step_is_skipped_and_said(tmp_path: Path, monkeypat
     assert "tofu-export[rtx]" in skipped["engines"]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", sampled([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], [signal.SIGKILL]))
 def test_killed_while_it_works(how: signal.Signals, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "tofu_export.cli", "test_vit", "--weights", "random", "-o", str(out)]
@@ -356,6 +358,7 @@ def test_killed_while_it_works(how: signal.Signals, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(RTX not in available(), reason="tensorrt_rtx is not installed")
+@pytest.mark.thorough
 def test_turing_gets_an_engine_of_its_own(tmp_path: Path) -> None:
     """In FP16, in which its receipt has no FP32 product; and what it cannot run is said, not failed at."""
     out = tmp_path / "out"

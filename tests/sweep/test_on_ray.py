@@ -29,6 +29,7 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_local_cluster_evaluates(tmp_path: Path) -> None:
     """In a process of its own: Ray starts others, and leaves threads behind."""
     pytest.importorskip("ray", reason="needs ray")

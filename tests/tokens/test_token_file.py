@@ -122,14 +122,14 @@ def test_a_file_that_removes_nothing_is_refused(tmp_path: Path) -> None:
         TokenFile.read(exported.changed(tmp_path / "a.onnx", {"plan": plan}))
 
 
-@pytest.mark.parametrize(("content", "error"), [(None, ExportError), (b"text", ExportError), (b"", TofuError)])
+@pytest.mark.parametrize(("content", "error"), [(None, OptionError), (b"text", ExportError), (b"", TofuError)])
 def test_what_is_no_file_is_refused(content: bytes | None, error: type[TofuError], tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(error):
         TokenFile.read(path)
-    with pytest.raises(ExportError, match="folder"):
+    with pytest.raises(OptionError, match="folder"):
         TokenFile.read(tmp_path)
 
 
