@@ -65,7 +65,8 @@ def test_a_grid_with_a_model_that_fails(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_kill_loses_only_the_cell_at_work(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tofu_export.cli", "sweep", "test_vit", "--r", "1,2,3", *QUICK, "--no-bench"]
+    grid = ("--r", "2", "--pattern", "A6,P6,M6")
+    command = [sys.executable, "-m", "tofu_export.cli", "sweep", "test_vit", *grid, *QUICK, "--no-bench"]
     cells = tmp_path / "sweep_out" / "cells"
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         end = time.monotonic() + 60
