@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
 from pathlib import Path
 from unittest import mock
 
@@ -18,6 +19,9 @@ from tofu_export.patch.matching import Matching
 from tofu_export.plan import ModelSpec, make_plan
 
 __all__ = ["export_ordinary", "export_ordinary_tome", "export_ours"]
+
+_FUSE = import_module("tofu_export.patch.fuse")
+"""The module: as an attribute of its package the name is that of the function."""
 
 
 def export_ordinary(model: nn.Module, spec: ModelSpec, path: Path) -> None:
@@ -47,7 +51,7 @@ def export_ordinary_tome(model: nn.Module, spec: ModelSpec, name: str, r: int, p
     try:
         with (
             mock.patch("torch.onnx.is_in_onnx_export", return_value=False),
-            mock.patch("tofu_export.patch.fuse.match", _match_by_plain_sort),
+            mock.patch.object(_FUSE, "match", _match_by_plain_sort),
             sdpa_kernel(SDPBackend.MATH),
         ):
             export_ordinary(model, spec, path)

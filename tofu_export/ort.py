@@ -59,8 +59,8 @@ Array = npt.NDArray[Any]
 _REMOTE_PROVIDERS = frozenset({"AzureExecutionProvider"})
 """Providers that send tensors to a service; they accept any model and run none of it here."""
 
-_SHARED_ZEROS = "Attempt to replace the existing tensor"
-"""What onnxruntime (1.23 to 1.31) says where it should make weights with common zero points exact."""
+_SHARED_ZEROS = ("Attempt to replace the existing tensor", "Initializer with same name exists")
+"""What onnxruntime (1.31, 1.23) says where it should make weights with common zero points exact."""
 
 _LOG_ERROR, _LOG_FATAL = 3, 4
 
@@ -330,7 +330,7 @@ def _load(ort: Any, label: str, model: Path | bytes, provider: str, options: Any
         try:
             return load()
         except Exception as error:
-            if _SHARED_ZEROS not in str(error):
+            if not any(words in str(error) for words in _SHARED_ZEROS):
                 raise
             options.add_session_config_entry(EXACT_INT8, "0")
             _logger.warning(
@@ -361,6 +361,8 @@ def _reason(error: Exception) -> str:
     """The message on one line, without onnxruntime's prefixes."""
     if isinstance(error, UnicodeDecodeError):
         return "it holds a name that is not text"
+    if not str(error).strip():  # what 1.23 makes of such a message
+        return "it gives no reason, as for a name that is not text"
     line = " ".join(str(error).split())
     line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
     line = re.sub(r"^Load model from .*? failed:\s*", "", line).rstrip(". ")
