@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,8 @@ class TestAgainstTimm:
     def test_equal_bit_for_bit(
         self, shape: tuple[int, int], size: tuple[int, int], crop_mode: str, tmp_path: Path
     ) -> None:
+        if crop_mode == "center" and size[0] != size[1] and version("timm") == "1.0.30":
+            pytest.skip("timm 1.0.30 has another rule for sizes that are not square")
         preprocessing = {**IMAGENET, "input_size": (3, *size), "crop_mode": crop_mode}
         image = picture(*shape)
         image.save(tmp_path / "a.png")

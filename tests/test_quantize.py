@@ -19,11 +19,11 @@ from onnx import helper, numpy_helper
 from tests import tiny
 from tests.cli.running import run
 from tests.engines.test_build import needs_rtx, rtx
-from tofu_export import demo, onnx_file
+from tofu_export import demo, onnx_file, ort
 from tofu_export import quantize as module
 from tofu_export.engines.benchmark import run_benchmark
 from tofu_export.engines.build import EngineRequest, build_engine
-from tofu_export.engines.flavours import RTX
+from tofu_export.engines.flavours import RTX, load
 from tofu_export.errors import ExitCode, ExportError, OptionError, PrecisionMismatchError, VerificationError
 from tofu_export.files import sha256_of
 from tofu_export.options import BatchRange, Precision, Reduction, Target
@@ -58,6 +58,8 @@ def checked(path: Path, **kwargs: Any) -> VerificationResult:
 @pytest.mark.parametrize("target", [Target.PORTABLE, Target.ONNXRUNTIME])
 @pytest.mark.parametrize("opset", [18, 23])
 def test_the_file_passes_and_onnxruntime_multiplies_in_int8(target: Target, opset: int, tmp_path: Path) -> None:
+    if opset == 23 and ort.version().startswith("1.23."):
+        pytest.skip("onnxruntime 1.23 has no QuantizeLinear of opset 23")
     found = make(tmp_path, target=target, opset=opset)
     assert found.products == PRODUCTS
     assert found.ops["QuantizeLinear"] == PRODUCTS
@@ -171,7 +173,7 @@ def test_a_corrupted_scale_fails_verification(name: str, change: Callable[[Array
     path = tmp_path / "int8.onnx"
     model = onnx.load(path)
     (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
-    tensor.CopyFrom(numpy_helper.from_array(np.asarray(change(numpy_helper.to_array(tensor))), name))
+    tensor.CopyFrom(numpy_helper.from_array(np.asarray(change(numpy_helper.to_array(tensor)), np.float32), name))
     onnx.save(model, path)
     result = checked(path)
     assert not result.passed
@@ -181,6 +183,8 @@ def test_a_corrupted_scale_fails_verification(name: str, change: Callable[[Array
 @rtx
 @needs_rtx
 def test_tensorrt_rtx_multiplies_in_int8(tmp_path: Path) -> None:
+    if load(RTX).__version__.startswith("1.4."):
+        pytest.skip("TensorRT-RTX 1.4 wants a GPU to build a file in int8")
     make(tmp_path)
     asked = EngineRequest(
         tmp_path / "int8.onnx", tmp_path / "int8.engine", RTX, BATCH, Precision.INT8, compute_capabilities=("SM89",)

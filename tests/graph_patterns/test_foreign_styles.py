@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import asdict
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,8 @@ def module(name: str) -> nn.Module:
 
 @cache
 def original(name: str, dynamo: bool) -> bytes:
+    if dynamo and "where" in name and version("onnxscript").startswith(("0.5.", "0.6.")):
+        pytest.skip("masks as onnxscript before 0.7 writes them are left as they are")
     return bytes(export(module(name), dynamo=dynamo).SerializeToString())
 
 

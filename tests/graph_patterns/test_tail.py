@@ -69,5 +69,6 @@ def test_a_sequence_that_is_an_output_stays_whole() -> None:
     assert norm is not None
     model.graph.outputs.append(norm)
     whole = tiny.canonical("cls", R)
+    common.RemoveUnusedNodesPass()(whole)  # of which older exporters leave some
     assert narrowed(model) == 0
     assert census(model) == census(whole)

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
+
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.engines import models
 from tests.engines.models import one_node, value
+
+
+def _older(distribution: str, than: tuple[int, int]) -> bool:
+    try:
+        return tuple(map(int, version(distribution).split(".")[:2])) < than
+    except PackageNotFoundError:
+        return False  # what needs it is skipped anyway
+
+
+as_measured_ort = pytest.mark.skipif(_older("onnxruntime", (1, 31)), reason="the facts are of onnxruntime 1.31")
+as_measured_rtx = pytest.mark.skipif(_older("tensorrt-rtx-cu13", (1, 7)), reason="the facts are of TensorRT-RTX 1.7")
+"""What rejects must still reject: that is asked of the versions that the table names, and of newer ones."""
 
 FLOAT, HALF, BF16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
 INT64, INT8, UINT8 = TensorProto.INT64, TensorProto.INT8, TensorProto.UINT8

@@ -13,7 +13,16 @@ import torch
 
 from tests.engines import models
 from tests.graph_patterns import styles
-from tests.lint.cases import ACCEPTED, ORT_REJECTS, RTX_CANNOT_BUILD, RTX_REJECTS, of_domain, unary
+from tests.lint.cases import (
+    ACCEPTED,
+    ORT_REJECTS,
+    RTX_CANNOT_BUILD,
+    RTX_REJECTS,
+    as_measured_ort,
+    as_measured_rtx,
+    of_domain,
+    unary,
+)
 from tofu_export.engines import _build_worker
 from tofu_export.engines._build_log import BuildLog, make_logger
 from tofu_export.engines.builder_options import BuilderOptions
@@ -100,12 +109,14 @@ def test_onnxruntime_rejects_it(rule, proto, tmp_path):
 class TestRtx:
     pytestmark = rtx
 
+    @as_measured_rtx
     @pytest.mark.parametrize(("rule", "proto"), flat(RTX_REJECTS))
     def test_does_not_parse_it(self, rule, proto, tmp_path, parse):
         """When this fails, the parser has learnt something and the row goes."""
         assert rule in errors(proto, tmp_path, Runtime.TENSORRT_RTX)
         assert not parse(proto)
 
+    @as_measured_rtx
     @pytest.mark.parametrize("rule", RTX_CANNOT_BUILD)
     def test_does_not_build_it(self, rule, tmp_path, monkeypatch):
         proto, capability = RTX_CANNOT_BUILD[rule]
@@ -162,6 +173,7 @@ def test_nothing_is_said_about_what_runs(name, tmp_path):
     run_in_onnxruntime(ACCEPTED[name])
 
 
+@as_measured_ort
 def test_bf16_kernels_are_those_that_onnxruntime_registers():
     """All kernels of the CPU provider, less what the optimiser alone puts in and what the loader takes out."""
     from onnxruntime.capi.onnxruntime_pybind11_state import get_all_opkernel_def

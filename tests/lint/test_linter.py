@@ -12,7 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tests.engines import models
-from tests.lint.cases import of_domain
+from tests.lint.cases import as_measured_ort, of_domain
 from tests.test_ort import int8_chain
 from tofu_export.errors import ExportError, TofuError
 from tofu_export.lint import LintReport, Runtime, Severity, lint_file, runtimes_of
@@ -63,6 +63,7 @@ def test_external_data_in_place(external):
     assert loads(external)
 
 
+@as_measured_ort
 @pytest.mark.parametrize("spoil", ["missing", "cut", "outside", "absolute", "link"])
 def test_external_data(spoil, external, tmp_path):
     data = external.with_name("model.data")
@@ -113,6 +114,7 @@ def test_external_data_at_no_number(external):
         report(external)
 
 
+@as_measured_ort
 @pytest.mark.parametrize("version", [MAX_OPSET, MAX_OPSET + 1])
 def test_opset(version, tmp_path):
     proto = models.block()
@@ -123,6 +125,7 @@ def test_opset(version, tmp_path):
     assert loads(path) is good
 
 
+@as_measured_ort
 @pytest.mark.parametrize("version", [MAX_IR_VERSION, MAX_IR_VERSION + 1])
 def test_ir_version(version, tmp_path):
     proto = models.block()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tofu_export.decisions import Decisions
 from tofu_export.engines.backends import CPU
-from tofu_export.errors import ExportError, VerificationError
+from tofu_export.errors import VerificationError
 from tofu_export.graph_patterns.canonical import DECISIONS, decision_name
 from tofu_export.groups import GroupState, follow_layers, from_patches
 from tofu_export.onnx_file import load_without_weights, metadata_of
@@ -107,8 +107,6 @@ class TokenFile(TokenSource):
 
 def _metadata(path: Path) -> dict[str, Any]:
     """The metadata of an ONNX file, decoded, with the size of its input."""
-    if path.is_dir():
-        raise ExportError(f"{path} is a folder: give the path of an ONNX file")
     model = load_without_weights(path)
     texts = metadata_of(model)
     facts: dict[str, Any] = dict(texts)
