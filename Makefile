@@ -31,12 +31,13 @@ demo: venv
 
 # One process per core, each with one thread: the tiny models of the tests gain nothing from more.
 WORKERS ?= auto
+PARALLEL = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 test: venv
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
+	$(PARALLEL) $(PYTEST_ARGS)
 
 # Cases that `make test` leaves out, because they try once more what others try: CI runs both.
 thorough: venv
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m thorough -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
+	$(PARALLEL) -m thorough $(PYTEST_ARGS)
 
 # In .venv-minimum, with the oldest Python and the oldest packages that are supported.
 minimum:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tofu_export.plan import ModelSpec, Plan
 
-__all__ = ["SCHEMA_VERSION", "Report", "markdown_table", "plan_table"]
+__all__ = ["SCHEMA_VERSION", "Report", "markdown_table", "plan_table", "token_map_words"]
 
 SCHEMA_VERSION = 1
 
@@ -190,9 +190,13 @@ def _token_maps(verification: Sequence[dict[str, Any]]) -> list[str]:
     lines = []
     for row in verification:
         if found := row.get("token_map"):
-            words = f"{found['compared']:,} entries of its token maps compared, {found['wrong']:,} wrong."
-            lines += [f"`{row['artifact']}`: {words}", ""]
+            lines += [f"`{row['artifact']}`: {token_map_words(found)}", ""]
     return lines
+
+
+def token_map_words(found: Mapping[str, int]) -> str:
+    """What a `token_map` of `verification` says, for reports."""
+    return f"{found['compared']:,} entries of its token maps compared, {found['wrong']:,} wrong."
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -12,6 +12,7 @@ from tofu_export.html.evidence import Evidence
 from tofu_export.html.evidence_sections import linearity_section, tokens_section, tradeoff_section
 from tofu_export.html.parts import NOTHING, Cell, Chart, Headline, Section, table
 from tofu_export.html.tuning_section import tuning_section
+from tofu_export.report import token_map_words
 
 __all__ = ["Sections", "sections_of"]
 
@@ -179,12 +180,7 @@ def _verification(report: Mapping[str, Any]) -> Section:
         for note in row.get("notes", ()):
             notes.setdefault(str(note), {})[str(row["artifact"])] = None
     faults = [f"{row['artifact']}: {fault}." for row in rows for fault in row["decisions"].get("faults", ())]
-    maps = [
-        f"{row['artifact']}: {row['token_map']['compared']:,} entries of its token maps compared, "
-        f"{row['token_map']['wrong']:,} wrong."
-        for row in rows
-        if row.get("token_map")
-    ]
+    maps = [f"{row['artifact']}: {token_map_words(row['token_map'])}" for row in rows if row.get("token_map")]
     tolerances = {row["artifact"]: row["tolerance"] for row in rows}
     return Section(
         "verification",

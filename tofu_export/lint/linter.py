@@ -85,7 +85,8 @@ def lint_file(path: Path, runtimes: Sequence[Runtime], capabilities: Sequence[st
         capabilities: compute capabilities that an engine is to run on, `SM75`, …
 
     Raises:
-        ExportError: it is missing, or not an ONNX graph.
+        OptionError: there is no such file.
+        ExportError: it is not an ONNX graph.
     """
     return lint_model(open_graph(path), path, runtimes, capabilities)
 

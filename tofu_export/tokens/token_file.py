@@ -37,7 +37,8 @@ class TokenFile(TokenSource):
         """What `path` says about itself.
 
         Raises:
-            OptionError: there is no such file, or it does not say what it removes, or removes nothing.
+            OptionError: there is no such file, it does not say what it removes, or removes nothing.
+            ExportError: it is not a whole ONNX file.
         """
         return cls.parsed(path, _metadata(path))
 
