@@ -36,7 +36,7 @@ __all__ = ["eval_command"]
 
 _REDUCTION = frozenset(
     {"r", "keep_rate", "gmacs", "speedup", "exclude_layers", "mode", "prune_layers", "pattern", "schedule", "prop_attn",
-     "keys", "restore_grid", "plan_file"}
+     "pruned_sizes", "keys", "restore_grid", "plan_file"}
 )  # fmt: skip
 
 

@@ -10,15 +10,17 @@ from tofu_export.cli.parameters import first_given
 from tofu_export.cli.sections import Section, option
 from tofu_export.cli.shared_options import Decorator, all_of, image_size_option, num_classes_option, schedule_option
 from tofu_export.errors import OptionError
-from tofu_export.options import DEFAULT_R, KeySource, Mode, Reduction, Schedule, parse_layers, parse_r
+from tofu_export.options import DEFAULT_R, KeySource, Mode, PrunedSizes, Reduction, Schedule, parse_layers, parse_r
 
 __all__ = ["exclude_layers_option", "make_reduction", "reduction_options"]
 
 _SETTLED = frozenset(
     {"r", "keep_rate", "gmacs", "speedup", "exclude_layers", "mode", "prune_layers", "pattern", "schedule", "prop_attn",
-     "keys"}
+     "pruned_sizes", "keys"}
 )  # fmt: skip
 """Options that a plan file stands for."""
+
+_PROP_ATTN = {"auto": None, "on": True, "off": False}
 
 
 def exclude_layers_option() -> Decorator:
@@ -46,8 +48,13 @@ def reduction_options() -> Decorator:
                help="Instead of both: a letter per layer, P prune, A average, M mlerp, T tome, - none."),
         schedule_option(),
         exclude_layers_option(),
-        option(Section.REDUCTION, "--prop-attn/--no-prop-attn", "prop_attn", default=None,
-               help="Add the log of token sizes to the attention.  [default: only for tome]"),
+        option(Section.REDUCTION, "--prop-attn", type=click.Choice(list(_PROP_ATTN)), default="auto",
+               show_default=True,
+               help="Add the log of token sizes to the attention; auto: but for masked autoencoders (mae)."),
+        option(Section.REDUCTION, "--no-prop-attn", "prop_attn", flag_value="off", help="The same as --prop-attn off."),
+        option(Section.REDUCTION, "--pruned-sizes", type=click.Choice([sizes.value for sizes in PrunedSizes]),
+               default=PrunedSizes.TAKE_OVER.value, show_default=True,
+               help="A destination takes over the size of what is pruned into it, or it is lost."),
         option(Section.REDUCTION, "--restore-grid/--no-restore-grid", "restore_grid", default=None,
                help="Bring all tokens back after the last block.  [default: only for a grid output]"),
         option(Section.REDUCTION, "--keys", type=click.Choice([source.value for source in KeySource]),
@@ -67,7 +74,8 @@ def make_reduction(
     prune_layers: int | None,
     pattern: str | None,
     schedule: str,
-    prop_attn: bool | None,
+    prop_attn: str,
+    pruned_sizes: str,
     keep_rate: float | None,
     gmacs: float | None,
     speedup: float | None,
@@ -95,7 +103,8 @@ def make_reduction(
         prune_layers=prune_layers,
         pattern=pattern,
         schedule=Schedule(schedule),
-        prop_attn=prop_attn,
+        prop_attn=_PROP_ATTN[prop_attn],
+        pruned_sizes=PrunedSizes(pruned_sizes),
         keep_rate=keep_rate,
         gmacs=gmacs,
         speedup=speedup,

@@ -3,7 +3,7 @@
 Domain `tofu`, version 1:
 
 - `Fuse(x [B,N,C], metric [B,N,D], sizes?, positions?, rows?, groups?) -> (fused [B,N-r,C], ...)`, attributes r,
-  method, prefix, tokens (N) and layer. The optional inputs are companions of the tokens. Each that is given has its own
+  method, prefix, tokens (N), layer and pruned_sizes (take-over or lost). The optional inputs are companions of the tokens. Each that is given has its own
   output, after `fused` and in the same order:
   - `sizes [B,N,1] float32 -> [B,N-r,1]`, patches behind each token, where token sizes are tracked;
   - `positions [B,N,1] int64 -> [B,N-r,1]`, where a model has rotary or relative positions;
@@ -48,15 +48,18 @@ class FuseNode:
     tokens: int
     layer: int
     dtype: ir.DataType
+    sized: bool
+    takes_over: bool
     mapped: bool
     grouped: bool
 
     @classmethod
     def read(cls, node: ir.Node) -> FuseNode:
-        """Read the attributes of a canonical node."""
+        """Read the attributes of a canonical node, and whether its sizes are used behind it."""
         dtype = node.outputs[0].dtype
         assert dtype is not None  # the tracer always declares it
         companions = cls.companions_of(node)
+        sizes = dict(zip(companions, node.outputs[1:], strict=False)).get("sizes")
         return cls(
             removed=node.attributes["r"].as_int(),
             method=node.attributes["method"].as_string(),
@@ -64,6 +67,8 @@ class FuseNode:
             tokens=node.attributes["tokens"].as_int(),
             layer=node.attributes["layer"].as_int(),
             dtype=dtype,
+            sized=sizes is not None and (bool(sizes.uses()) or sizes.is_graph_output()),
+            takes_over=node.attributes["pruned_sizes"].as_string() == "take-over",
             mapped="rows" in companions,
             grouped="groups" in companions,
         )
@@ -81,8 +86,8 @@ class FuseNode:
 
     @property
     def follows(self) -> bool:
-        """True where it matters which destination a source leaves for: in the tokens, or in the token map alone."""
-        return self.merges or self.mapped
+        """True where it matters which destination a source leaves for: in tokens, sizes or the map of stand-ins."""
+        return self.merges or self.mapped or (self.sized and self.takes_over)
 
     @property
     def lists(self) -> bool:

@@ -35,15 +35,16 @@ def lower_fuses(model: ir.Model, formulation: Formulation) -> None:
     Raises:
         LoweringError: a node cannot be lowered; the message names it, and says why.
     """
-    for node in list(model.graph):
+    for node in reversed(list(model.graph)):  # the last one first: whether it uses sizes tells those before it
         if (node.domain, node.op_type) != (DOMAIN, "Fuse"):
             continue
         if problem := _problem(node):
             raise LoweringError(f"node {node.name} (tofu::Fuse): {problem}")
         tape = Tape()
         lowered = _lower(TapeOperators(tape), node, formulation)
-        replaced = node.outputs[len(node.outputs) - len(lowered) :]
-        ir.convenience.replace_nodes_and_values(model.graph, node, [node], tape.nodes, replaced, lowered)
+        ir.convenience.replace_nodes_and_values(
+            model.graph, node, [node], tape.nodes, list(lowered), list(lowered.values())
+        )
 
 
 def _problem(node: ir.Node) -> str | None:
@@ -64,52 +65,55 @@ def _problem(node: ir.Node) -> str | None:
     return None
 
 
-def _lower(op: TapeOperators, node: ir.Node, formulation: Formulation) -> list[ir.Value]:
-    """What stands for the outputs of `node`, in their order; without the first where it has no tokens."""
+def _lower(op: TapeOperators, node: ir.Node, formulation: Formulation) -> dict[ir.Value, ir.Value]:
+    """What stands for each output of `node` that is read."""
     fuse = FuseNode.read(node)
     stage = Stage(op, fuse.stage)
     x, metric = node.inputs[:2]
     assert metric is not None
     companions = FuseNode.companions_of(node)
+    sizes = companions.get("sizes") if fuse.sized or fuse.method == "tome" else None
     decisions = formulation.match(stage, fuse, similarity(stage, fuse, metric))
-    lowered: list[ir.Value] = []
+    lowered: dict[ir.Value, ir.Value] = {}
     destination_sizes: ir.Value | None = None
     if x is not None:
-        destinations, destination_sizes = _merged(stage, fuse, formulation, decisions, x, companions.get("sizes"))
-        lowered.append(_assembled(stage, fuse, decisions, "tokens", x, destinations))
-    for name, values in companions.items():
+        destinations, destination_sizes = _merged(stage, fuse, formulation, decisions, x, sizes)
+        lowered[node.outputs[0]] = _assembled(stage, fuse, decisions, "tokens", x, destinations)
+    for output, (name, values) in zip(node.outputs[1:], companions.items(), strict=True):
         if name == "rows":
-            lowered.append(follow(stage, fuse, values, decisions))
+            lowered[output] = follow(stage, fuse, values, decisions)
         elif name == "groups":
-            lowered.append(follow_groups(stage, fuse, values, decisions))
+            lowered[output] = follow_groups(stage, fuse, values, decisions)
+        elif name == "sizes" and not fuse.sized:
+            continue
         elif name == "sizes":
             assert destination_sizes is not None  # sizes went in, with the tokens
-            lowered.append(_assembled(stage, fuse, decisions, name, values, destination_sizes))
+            lowered[output] = _assembled(stage, fuse, decisions, name, values, destination_sizes)
         else:
             destinations = _destinations_of(stage, fuse, name, values)
-            lowered.append(_assembled(stage, fuse, decisions, name, values, destinations))
+            lowered[output] = _assembled(stage, fuse, decisions, name, values, destinations)
     return lowered
 
 
 def _merged(
     stage: Stage, fuse: FuseNode, formulation: Formulation, decisions: Decisions, x: ir.Value, sizes: ir.Value | None
 ) -> Merged:
-    """Destinations, and their sizes where tracked, after what leaves has joined them."""
+    """Destinations, and their sizes where they are used, after what leaves has joined them."""
     destinations = _destinations_of(stage, fuse, "tokens", x)
     destination_sizes = None if sizes is None else _destinations_of(stage, fuse, "sizes", sizes)
-    if not fuse.merges:
+    if not fuse.merges and (sizes is None or not fuse.takes_over):
         return Merged(destinations, destination_sizes)
 
-    def joining(name: str, values: ir.Value) -> ir.Value:
-        return joining_rows(stage, fuse, f"{name}/joining", values, decisions.matched)
+    def joining(name: str, values: ir.Value | None) -> ir.Value | None:
+        return None if values is None else joining_rows(stage, fuse, f"{name}/joining", values, decisions.matched)
 
-    assert decisions.target is not None  # where something merges
+    assert decisions.target is not None  # where something joins
     members = Members(
         destinations,
-        joining("tokens", x),
+        joining("tokens", x if fuse.merges else None),
         decisions.target,
         destination_sizes,
-        None if sizes is None else joining("sizes", sizes),
+        joining("sizes", sizes),
     )
     return formulation.merge(stage, fuse, members)
 

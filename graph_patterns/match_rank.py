@@ -45,7 +45,7 @@ def match_rank(stage: Stage, fuse: FuseNode, similarity: Similarity) -> Decision
             largest=0,
             sorted=1,
         )
-    if not fuse.merges:
+    if not fuse.follows:
         return Decisions(kept, None, None)
     nearest = _nearest(stage, fuse, similarity)
     if leaves is not None:

@@ -26,6 +26,8 @@ def merge_onehot(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
         joining = stage.add("Mul", "merge/sizes/joining", onehot, across)
         added = stage.add("ReduceSum", "merge/sizes/added", joining, stage.ints("merge/sizes/axis", -1), keepdims=1)
         sizes = stage.add("Add", "merge/sizes", members.destination_sizes, added)
+    if members.joining is None:
+        return Merged(members.destinations, sizes)
 
     if fuse.method == "tome":
         assert sizes is not None and joining is not None and members.destination_sizes is not None

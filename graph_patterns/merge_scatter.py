@@ -26,9 +26,11 @@ def merge_scatter(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
     destinations, matched = members.destinations, members.joining
     if members.destination_sizes is not None and members.joining_sizes is not None:
         sizes = scatter("merge/sizes", members.destination_sizes, column, members.joining_sizes, "add")
-        if fuse.method == "tome":
-            destinations = stage.add("Mul", "merge/ours", destinations, members.destination_sizes)
-            matched = stage.add("Mul", "merge/theirs", matched, members.joining_sizes)
+    if matched is None:
+        return Merged(destinations, sizes)
+    if fuse.method == "tome" and members.destination_sizes is not None:
+        destinations = stage.add("Mul", "merge/ours", destinations, members.destination_sizes)
+        matched = stage.add("Mul", "merge/theirs", matched, members.joining_sizes)
 
     wide_column = stage.add("Expand", "merge/index", column, stage.add("Shape", "merge/shape", matched))
     total = scatter("merge/total", destinations, wide_column, matched, "add")
@@ -42,5 +44,5 @@ def merge_scatter(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
 
     # MLERP: the direction of the mean is the direction of the sum, the count cancels.
     own = norms(stage, fuse, "merge/lengths/own", members.destinations)
-    longest = scatter("merge/longest", own, column, norms(stage, fuse, "merge/lengths", members.joining), "max")
+    longest = scatter("merge/longest", own, column, norms(stage, fuse, "merge/lengths", matched), "max")
     return Merged(rescale_to_longest(stage, fuse, total, longest), sizes)

@@ -20,21 +20,21 @@ class Members(NamedTuple):
 
     Attributes:
         destinations: [B, T, C].
-        joining: [B, K, C], sources.
+        joining: [B, K, C], sources; None where they are pruned, and only their sizes join.
         target: [B, K] int64, the destination that each joins, -1 for none.
-        destination_sizes: [B, T, 1] float32, None while sizes are not tracked.
+        destination_sizes: [B, T, 1] float32, None where nothing reads sizes.
         joining_sizes: [B, K, 1] float32.
     """
 
     destinations: ir.Value
-    joining: ir.Value
+    joining: ir.Value | None
     target: ir.Value
     destination_sizes: ir.Value | None
     joining_sizes: ir.Value | None
 
 
 class Merged(NamedTuple):
-    """Destinations [B, T, C] after the merge, and their sizes [B, T, 1] where tracked."""
+    """Destinations [B, T, C] after the merge, and their sizes [B, T, 1] where something reads them."""
 
     destinations: ir.Value
     sizes: ir.Value | None

@@ -145,7 +145,13 @@ def _merge(members: list[Array], sizes: list[float], method: str) -> Array:
 
 
 def apply_matching(
-    x_one: Array, matching: Matching, method: str, prefix: int, sizes_one: Array | None
+    x_one: Array,
+    matching: Matching,
+    method: str,
+    prefix: int,
+    sizes_one: Array | None,
+    *,
+    takes_over: bool = True,
 ) -> tuple[Array, Array | None]:
     """Reduce one image as decided.
 
@@ -155,6 +161,7 @@ def apply_matching(
         method: One of `METHODS`.
         prefix: Protected tokens at the start.
         sizes_one: `[N]`, or None where sizes are not tracked.
+        takes_over: Whether a destination takes over the sizes of what is pruned into it.
 
     Returns:
         Tokens `[N - r, C]` and, where tracked, sizes `[N - r]`.
@@ -185,18 +192,26 @@ def apply_matching(
         keep(position)
     for destination in matching.destinations:
         group = [destination] + [source for source, chosen in matching.matched if chosen == destination]
-        if method == "prune" or len(group) == 1:
+        if len(group) == 1 or (method == "prune" and not takes_over):
             keep(destination)
             continue
         group_sizes = [1.0 if sizes is None else float(sizes[position]) for position in group]
-        tokens.append(_merge([x[position] for position in group], group_sizes, method))
+        members = [x[position] for position in group]
+        tokens.append(x[destination] if method == "prune" else _merge(members, group_sizes, method))
         if sizes is not None:
             out_sizes.append(sum(group_sizes))
     return np.stack(tokens), None if sizes is None else np.array(out_sizes)
 
 
 def fuse(
-    x: Array, metric: Array, *, prefix: int, r: int, method: str, sizes: Array | None = None
+    x: Array,
+    metric: Array,
+    *,
+    prefix: int,
+    r: int,
+    method: str,
+    sizes: Array | None = None,
+    takes_over: bool = True,
 ) -> tuple[Array, Array | None]:
     """Reduce a batch by `r` tokens an image.
 
@@ -207,6 +222,7 @@ def fuse(
         r: Tokens to remove, at most `(N - prefix) // 2`.
         method: One of `METHODS`.
         sizes: `[B, N]`, or None where sizes are not tracked.
+        takes_over: As in `apply_matching`.
 
     Returns:
         Tokens `[B, N - r, C]` and, where tracked, sizes `[B, N - r]`.
@@ -216,7 +232,9 @@ def fuse(
     for image in range(len(x)):
         matching = match(metric[image], prefix, r)
         sizes_one = None if sizes is None else sizes[image]
-        tokens_one, out_one = apply_matching(x[image], matching, method, prefix, sizes_one)
+        tokens_one, out_one = apply_matching(
+            x[image], matching, method, prefix, sizes_one, takes_over=takes_over
+        )
         tokens.append(tokens_one)
         if out_one is not None:
             out_sizes.append(out_one)
@@ -409,6 +427,7 @@ def vit_forward(
     layers: list[tuple[str, int]],
     prefix: int = 1,
     prop_attn: bool = False,
+    takes_over: bool = True,
     eps: float = 1e-6,
     pool: str | None = None,
     pool_prefix: bool = False,
@@ -426,6 +445,7 @@ def vit_forward(
         prefix: Class, distillation and register tokens together.
         prop_attn: Add the logarithm of each token's size to the scores of its key. Sizes are tracked for that, and for
             the weights of `tome` in any case.
+        takes_over: Whether a destination takes over the sizes of what is pruned into it.
         eps: Of every LayerNorm.
         pool: `token`, `avg` or `map`; by default what the weights suggest (a latent: `map`, an `fc_norm` or no class
             token: `avg`).
@@ -460,7 +480,7 @@ def vit_forward(
                 matching = match(metric, prefix, r)
                 next(reductions).append(matching)
                 mine.append(matching)
-                x, sizes = apply_matching(x, matching, method, prefix, sizes)
+                x, sizes = apply_matching(x, matching, method, prefix, sizes, takes_over=takes_over)
             expanded = _mlp(weights, f"{block}.mlp", _layer_norm(weights, f"{block}.norm2", x, eps))
             x = x + _layer_scale(weights, f"{block}.ls2", expanded)
         if restore:

@@ -5,6 +5,7 @@ Everything downstream (patch, export, engines, reports) reads the plan; nothing 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -13,7 +14,7 @@ from typing import Any
 
 from tofu_export.budget import Budget, smallest_reduction
 from tofu_export.errors import OptionError
-from tofu_export.options import Method, Reduction
+from tofu_export.options import Method, PrunedSizes, Reduction
 
 __all__ = ["BlockCost", "LayerPlan", "ModelSpec", "Plan", "make_plan", "removable"]
 
@@ -71,6 +72,16 @@ class ModelSpec:
         """Number of transformer blocks."""
         return len(self.blocks)
 
+    @property
+    def masked_autoencoder(self) -> bool:
+        """True for weights that were trained as a masked autoencoder and not fine-tuned, by their tag in timm: `mae`.
+
+        Token sizes stay out of the attention of such models.
+
+        Source: ToMe (arXiv 2210.09461, section 4.1), whose settings the paper follows.
+        """
+        return "mae" in re.split(r"[^a-z0-9]", self.name.rpartition("/")[2].lower())
+
 
 @dataclass(frozen=True)
 class LayerPlan:
@@ -86,6 +97,11 @@ class LayerPlan:
         """Tokens that the second half of the block sees."""
         return self.tokens_in - self.removed
 
+    @property
+    def weighs_by_size(self) -> bool:
+        """True if tokens merge in a mean that is weighted by their sizes."""
+        return self.method is Method.TOME and self.removed > 0
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -94,7 +110,8 @@ class Plan:
     Attributes:
         reduction: the options that the plan was made from.
         prefix_tokens: protected tokens at the front.
-        tracks_sizes: token sizes are tracked and their logarithm is added to the attention scores.
+        prop_attn: the logarithm of token sizes is added to the attention scores.
+        prop_attn_reason: why it is, or is not.
         restores_grid: what follows the blocks sees all tokens again.
         layers: one entry per block.
         macs_full: multiply-accumulates of the unreduced model for one image.
@@ -103,7 +120,8 @@ class Plan:
 
     reduction: Reduction
     prefix_tokens: int
-    tracks_sizes: bool
+    prop_attn: bool
+    prop_attn_reason: str
     restores_grid: bool
     layers: tuple[LayerPlan, ...]
     macs_full: int
@@ -118,6 +136,21 @@ class Plan:
     def r(self) -> int | tuple[int, ...]:
         """The r that gives this plan: as it was asked for, or per layer what a keep rate or a budget came to."""
         return tuple(layer.removed for layer in self.layers) if self.reduction.r is None else self.reduction.r
+
+    @property
+    def tracks_sizes(self) -> bool:
+        """True if any layer reads the sizes of its tokens: in the attention, or in the mean of `tome`."""
+        return self.prop_attn or any(layer.weighs_by_size for layer in self.layers)
+
+    def passes_sizes(self, layer: LayerPlan) -> bool:
+        """True if a later layer reads the sizes of the tokens that leave `layer`."""
+        later = self.layers[layer.layer + 1 :]
+        return bool(later) and self.prop_attn or any(after.weighs_by_size for after in later)
+
+    def needs_targets(self, layer: LayerPlan) -> bool:
+        """True if it matters to the tokens, or to their sizes, which destination a matched source of `layer` has."""
+        takes_over = self.reduction.pruned_sizes is PrunedSizes.TAKE_OVER
+        return layer.method.merges or (takes_over and self.passes_sizes(layer))
 
     @property
     def removes(self) -> bool:
@@ -151,7 +184,9 @@ class Plan:
             "schedule": reduction.schedule.value,
             "pattern": self.pattern,
             "prune_layers": sum(1 for _ in takewhile(lambda method: method is Method.PRUNE, chosen)),
-            "prop_attn": self.tracks_sizes,
+            "prop_attn": self.prop_attn,
+            "prop_attn_reason": self.prop_attn_reason,
+            "pruned_sizes": reduction.pruned_sizes.value,
             "restore_grid": self.restores_grid,
             "keys": reduction.keys.value,
             "layers": [
@@ -190,10 +225,12 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
     full = _macs(spec, (0,) * spec.depth, restored=False)
     removed = _removed(spec, reduction, methods, full)
     _check_exact(spec, reduction, removed)
+    prop_attn, reason = _prop_attn(spec, reduction, removed)
     return Plan(
         reduction=reduction,
         prefix_tokens=spec.prefix_tokens,
-        tracks_sizes=reduction.tracks_sizes(spec.depth) and any(removed),
+        prop_attn=prop_attn,
+        prop_attn_reason=reason,
         restores_grid=bool(reduction.restore_grid) and any(removed),
         layers=tuple(
             LayerPlan(layer, method, spec.tokens - sum(removed[:layer]), removed[layer])
@@ -202,6 +239,17 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
         macs_full=full,
         macs_reduced=_macs(spec, removed, restored=bool(reduction.restore_grid)),
     )
+
+
+def _prop_attn(spec: ModelSpec, reduction: Reduction, removed: Sequence[int]) -> tuple[bool, str]:
+    """Whether token sizes enter the attention, and why."""
+    if not any(removed):
+        return False, "no token leaves"
+    if reduction.prop_attn is not None:
+        return reduction.prop_attn, "asked for"
+    if spec.masked_autoencoder:
+        return False, "trained as a masked autoencoder"
+    return True, "default"
 
 
 def _check_depth(spec: ModelSpec, reduction: Reduction) -> None:

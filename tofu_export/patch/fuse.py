@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tofu_export.options import Method
+from tofu_export.options import Method, PrunedSizes
 from tofu_export.patch.matching import Partition, gather_rows, match, similarity
 from tofu_export.patch.merging import merge, merge_sizes
 from tofu_export.patch.observe import current_observer
@@ -34,6 +34,7 @@ def fuse(
     prefix: int,
     sizes: Tensor | None = None,
     track_sizes: bool = False,
+    pruned_sizes: PrunedSizes = PrunedSizes.TAKE_OVER,
     layer: int = 0,
 ) -> tuple[Tensor, Tensor | None]:
     """Remove `removed` tokens from every sequence of a batch.
@@ -46,6 +47,7 @@ def fuse(
         prefix: protected tokens at the front; they come out first and unchanged.
         sizes: [B, N, 1] float32 patches behind each token; None: 1 each.
         track_sizes: also return the sizes of the tokens that stay.
+        pruned_sizes: what becomes of the sizes of pruned tokens.
         layer: index of the block, for names and observers.
 
     Returns:
@@ -59,8 +61,9 @@ def fuse(
     """
     state = TokenState(x, sizes)
     reduced = reduce_state(
-        state, metric, method=method, removed=removed, prefix=prefix, track_sizes=track_sizes, layer=layer
-    )
+        state, metric, method=method, removed=removed, prefix=prefix, track_sizes=track_sizes,
+        pruned_sizes=pruned_sizes, layer=layer,
+    )  # fmt: skip
     return reduced.tokens, reduced.sizes
 
 
@@ -72,6 +75,7 @@ def reduce_state(
     removed: int,
     prefix: int,
     track_sizes: bool = False,
+    pruned_sizes: PrunedSizes = PrunedSizes.TAKE_OVER,
     track_positions: bool = False,
     track_rows: bool = False,
     track_groups: bool = False,
@@ -87,6 +91,7 @@ def reduce_state(
         removed: tokens to remove.
         prefix: protected tokens at the front.
         track_sizes: keep sizes.
+        pruned_sizes: what becomes of the sizes of pruned tokens.
         track_positions: keep positions; a merged token has its destination's.
         track_rows: keep the map of stand-ins (`tofu_export.patch.token_map`).
         track_groups: keep the map of groups, there as well.
@@ -98,7 +103,7 @@ def reduce_state(
     Raises:
         ValueError: as in `fuse`.
     """
-    x, sizes, positions, rows, groups = state
+    x, sizes, positions, rows, groups, _ = state
     if not 0 <= removed <= removable(x.shape[1], prefix):
         raise ValueError(
             f"layer {layer}: cannot remove {removed} of {x.shape[1]} tokens ({prefix} protected), "
@@ -109,13 +114,15 @@ def reduce_state(
     sizes = (_ones(x) if sizes is None else sizes) if track_sizes else None
     if removed == 0 or method is Method.NONE:
         positions, rows = positions if track_positions else None, rows if track_rows else None
-        return TokenState(x, sizes, positions, rows, groups if track_groups else None)
+        return TokenState(x, sizes, positions, rows, groups if track_groups else None, state.bias)
     positions = (all_positions(x) if positions is None else positions) if track_positions else None
     rows = (all_positions(x) if rows is None else rows) if track_rows else None
     groups = (all_positions(x)[:, prefix:] + 1 if groups is None else groups) if track_groups else None
     if torch.onnx.is_in_onnx_export():
         state = TokenState(x, sizes, positions, rows, groups)
-        return _reduce_symbolically(state, metric, method=method, removed=removed, prefix=prefix, layer=layer)
+        return _reduce_symbolically(
+            state, metric, method=method, removed=removed, prefix=prefix, pruned_sizes=pruned_sizes, layer=layer
+        )
     scores = similarity(metric, prefix)
     matching = match(scores, removed)
     observer = current_observer()
@@ -130,9 +137,10 @@ def reduce_state(
     destinations = x[:, parts.destinations]
     old_sizes = _ones(x) if sizes is None else sizes
     destination_sizes = old_sizes[:, parts.destinations]
+    leaving, leaving_sizes = (gather_rows(of[:, parts.sources], matching.matched) for of in (x, old_sizes))
     if method.merges:
-        leaving, leaving_sizes = (gather_rows(of[:, parts.sources], matching.matched) for of in (x, old_sizes))
         destinations = merge(destinations, leaving, matching.target, method, (destination_sizes, leaving_sizes))
+    if method.merges or pruned_sizes is PrunedSizes.TAKE_OVER:
         destination_sizes = merge_sizes(destination_sizes, leaving_sizes, matching.target)
     return TokenState(
         joined(x, destinations),
@@ -148,12 +156,19 @@ def _ones(x: Tensor) -> Tensor:
 
 
 def _reduce_symbolically(
-    state: TokenState, metric: Tensor, *, method: Method, removed: int, prefix: int, layer: int
+    state: TokenState,
+    metric: Tensor,
+    *,
+    method: Method,
+    removed: int,
+    prefix: int,
+    pruned_sizes: PrunedSizes,
+    layer: int,
 ) -> TokenState:
     """Leave one `tofu::Fuse(x, metric, sizes?, positions?, rows?, groups?)` node in the traced graph."""
     batch, tokens, channels = state.tokens.shape
     left = tokens - removed
-    companions = {name: value for name, value in state._asdict().items() if name != "tokens"}
+    companions = {name: value for name, value in state._asdict().items() if name not in ("tokens", "bias")}
     given = {name: value for name, value in companions.items() if value is not None}
     shapes = [(batch, value.shape[1] if name in _MAPS else left, 1) for name, value in given.items()]
     attributes: dict[str, Any] = {
@@ -162,6 +177,7 @@ def _reduce_symbolically(
         "prefix": prefix,
         "tokens": tokens,
         "layer": layer,
+        "pruned_sizes": pruned_sizes.value,
     }
     fused, *reduced = torch.onnx.ops.symbolic_multi_out(
         "tofu::Fuse",

@@ -61,7 +61,7 @@ class FusedBlock:
         unrotated = layer.removed > 0 and plan.reduction.keys is KeySource.PRE_ROPE
         with adapter.capture(state) as capture, unrotated_keys(attentions if unrotated else ()) as keys:
             tokens = adapter.attend(self, state.tokens, **kwargs)
-        if layer.removed or state.sizes is not None or state.positions is not None:
+        if layer.removed or state.bias is not None or state.positions is not None:
             capture.check(attentions, layer.layer)
         state = state._replace(tokens=tokens)
         if layer.removed:
@@ -77,11 +77,14 @@ class FusedBlock:
                 removed=layer.removed,
                 prefix=plan.prefix_tokens,
                 track_sizes=plan.tracks_sizes,
+                pruned_sizes=plan.reduction.pruned_sizes,
                 track_positions=placed and not setting.is_last,
                 track_rows=plan.restores_grid or (token_map is not None and token_map.wants_rows),
                 track_groups=token_map is not None and token_map.wants_groups,
                 layer=layer.layer,
             )
+            if plan.prop_attn and not setting.is_last:
+                state = state.with_bias()
         state = state._replace(tokens=adapter.feed(self, state.tokens))
         if not setting.is_last:
             return state

@@ -46,8 +46,8 @@ class CapturedAttention(TorchFunctionMode):
     """While active, keeps the keys given to `scaled_dot_product_attention`, and reduces its mask as the tokens were.
 
     Args:
-        state: sizes, whose logarithm is added to the scores, and positions, by which rows and columns of a relative
-            position bias are picked.
+        state: a bias that is added to the scores, and positions, by which rows and columns of a relative position
+            bias are picked.
 
     Attributes:
         keys: [B, H, N, D] of every call, in order.
@@ -73,14 +73,14 @@ class CapturedAttention(TorchFunctionMode):
         return func(*args[:3], mask, *args[4:], **kwargs) if len(args) > 3 else func(*args, attn_mask=mask, **kwargs)
 
     def scores_bias(self, relative: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        """What is added to the scores: the tokens' part of a relative position bias, and the log of their sizes."""
+        """What is added to the scores: the tokens' part of a relative position bias, and the state's own bias."""
         bias = relative
         if bias is not None:
             self.relative = True
             bias = place_bias(bias, self.state.positions)
-        if self.state.sizes is not None:
-            logarithms = self.state.sizes.log().mT.unsqueeze(1).to(dtype)
-            bias = logarithms if bias is None else bias + logarithms
+        if self.state.bias is not None:
+            sizes = self.state.bias.to(dtype)
+            bias = sizes if bias is None else bias + sizes
         return bias
 
     def check(self, attentions: Sequence[nn.Module], layer: int) -> None:

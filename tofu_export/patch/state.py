@@ -26,6 +26,8 @@ class TokenState(NamedTuple):
             included. None while no token has left, or if nobody asked for it.
         groups: [B, patches, 1] int64, for each patch that entered the first block one more than the row of `tokens`
             that it is part of, 0 once it was pruned. None while no token has left, or if nobody asked for it.
+        bias: [B, 1, 1, N] in the type of `tokens`, the logarithm of `sizes`, which is added to the attention scores.
+            Found once after each reduction. None where nothing is added.
     """
 
     tokens: Tensor
@@ -33,3 +35,10 @@ class TokenState(NamedTuple):
     positions: Tensor | None = None
     rows: Tensor | None = None
     groups: Tensor | None = None
+    bias: Tensor | None = None
+
+    def with_bias(self) -> TokenState:
+        """The same with the bias that follows from `sizes`; unchanged where there are none."""
+        if self.sizes is None:
+            return self
+        return self._replace(bias=self.sizes.log().mT.unsqueeze(1).to(self.tokens.dtype))

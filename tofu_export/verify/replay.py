@@ -116,7 +116,8 @@ class Replay(Judge):
 def planned_decisions(plan: Plan | None, produced: Set[str], file: str, *, mapped: bool) -> DecisionNames:
     """Names of the decisions among the values `produced` in a file, by layer and kind; no `kept` where no source stays.
 
-    Where the token map is followed, for an output (`mapped`) or to restore the grid, pruned tokens have a target too.
+    Pruned tokens have a target too where it takes over their size, or where the map of stand-ins is followed, for an
+    output (`mapped`) or to restore the grid.
 
     The last layer's may be missing altogether: where the head takes class tokens, lowering leaves out a reduction that
     the output does not depend on. If it does depend on it, the outputs differ.
@@ -131,7 +132,7 @@ def planned_decisions(plan: Plan | None, produced: Set[str], file: str, *, mappe
             if layer.removed:
                 sources = len(range(layer.tokens_in)[Partition.of(plan.prefix_tokens).sources])
                 kinds = ["kept"] if sources > layer.removed else []
-                if layer.method.merges or mapped:
+                if mapped or plan.needs_targets(layer):
                     by_source = decision_name(layer.layer, "assigned") in produced
                     kinds += ["assigned"] if by_source else ["matched", "target"]
                 names[layer.layer] = {kind: decision_name(layer.layer, kind) for kind in kinds}
