@@ -8,7 +8,15 @@ import click
 
 from tofu_export.cli.parameters import first_given
 from tofu_export.cli.sections import Section, option
-from tofu_export.cli.shared_options import Decorator, all_of, image_size_option, num_classes_option, schedule_option
+from tofu_export.cli.shared_options import (
+    PROP_ATTN,
+    Decorator,
+    all_of,
+    image_size_option,
+    num_classes_option,
+    prop_attn_option,
+    schedule_option,
+)
 from tofu_export.errors import OptionError
 from tofu_export.options import DEFAULT_R, KeySource, Mode, PrunedSizes, Reduction, Schedule, parse_layers, parse_r
 
@@ -19,8 +27,6 @@ _SETTLED = frozenset(
      "pruned_sizes", "keys"}
 )  # fmt: skip
 """Options that a plan file stands for."""
-
-_PROP_ATTN = {"auto": None, "on": True, "off": False}
 
 
 def exclude_layers_option() -> Decorator:
@@ -48,9 +54,7 @@ def reduction_options() -> Decorator:
                help="Instead of both: a letter per layer, P prune, A average, M mlerp, T tome, - none."),
         schedule_option(),
         exclude_layers_option(),
-        option(Section.REDUCTION, "--prop-attn", type=click.Choice(list(_PROP_ATTN)), default="auto",
-               show_default=True,
-               help="Add the log of token sizes to the attention; auto: but for masked autoencoders (mae)."),
+        prop_attn_option(),
         option(Section.REDUCTION, "--no-prop-attn", "prop_attn", flag_value="off", help="The same as --prop-attn off."),
         option(Section.REDUCTION, "--pruned-sizes", type=click.Choice([sizes.value for sizes in PrunedSizes]),
                default=PrunedSizes.TAKE_OVER.value, show_default=True,
@@ -103,7 +107,7 @@ def make_reduction(
         prune_layers=prune_layers,
         pattern=pattern,
         schedule=Schedule(schedule),
-        prop_attn=_PROP_ATTN[prop_attn],
+        prop_attn=PROP_ATTN[prop_attn],
         pruned_sizes=PrunedSizes(pruned_sizes),
         keep_rate=keep_rate,
         gmacs=gmacs,

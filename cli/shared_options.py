@@ -16,6 +16,7 @@ from tofu_export.cli.sections import Section, option
 from tofu_export.options import MINIMUM_OPSET, IoType, OutputKind, Precision, Schedule, Target
 
 __all__ = [
+    "PROP_ATTN",
     "Decorator",
     "all_of",
     "bench_options",
@@ -35,6 +36,7 @@ __all__ = [
     "onnx_options",
     "output_kind_option",
     "output_option",
+    "prop_attn_option",
     "quiet_option",
     "schedule_option",
     "seconds_option",
@@ -49,6 +51,8 @@ __all__ = [
 ]
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+PROP_ATTN = {"auto": None, "on": True, "off": False}
+"""What `--prop-attn` says, as `Reduction.prop_attn` has it."""
 FOLDER_OR_FILE = click.Path(path_type=Path)
 
 
@@ -119,6 +123,13 @@ def schedule_option() -> Decorator:
     return option(Section.REDUCTION, "--schedule", type=click.Choice([schedule.value for schedule in Schedule]),
                   default=Schedule.CONSTANT.value, show_default=True,
                   help="Spread r evenly, or falling from 2r to 0.")  # fmt: skip
+
+
+def prop_attn_option() -> Decorator:
+    """`--prop-attn`."""
+    return option(Section.REDUCTION, "--prop-attn", type=click.Choice(list(PROP_ATTN)), default="auto",
+                  show_default=True,
+                  help="Add the log of token sizes to the attention; auto: but for masked autoencoders.")  # fmt: skip
 
 
 # Images.

@@ -14,6 +14,7 @@ import click
 from tofu_export.cli.parameters import command_line, parse_batches
 from tofu_export.cli.sections import Section, command, option
 from tofu_export.cli.shared_options import (
+    PROP_ATTN,
     class_options,
     dry_run_option,
     image_size_option,
@@ -22,6 +23,7 @@ from tofu_export.cli.shared_options import (
     limit_option,
     listed_batch_option,
     output_option,
+    prop_attn_option,
     quiet_option,
     schedule_option,
     seconds_option,
@@ -65,6 +67,7 @@ Value = TypeVar("Value")
 @option(Section.REDUCTION, "--split", "splits", default="", metavar="LIST",
         help="PA: all patterns that prune first and average later; AP: the reverse.")  # fmt: skip
 @schedule_option()
+@prop_attn_option()
 @option(
     Section.FILES, "--precision", default="fp32", show_default=True, metavar="LIST", help="Some of fp32, fp16, int8."
 )
@@ -99,6 +102,7 @@ def sweep_command(
     patterns: str,
     splits: str,
     schedule: str,
+    prop_attn: str,
     precision: str,
     batch: str,
     image_size: tuple[int, int] | None,
@@ -155,6 +159,7 @@ def sweep_command(
         patterns=_list(patterns, str, "--pattern", "patterns with commas between"),
         splits=_list(splits, str, "--split", "two letters such as PA, with commas between"),
         schedule=Schedule(schedule),
+        prop_attn=PROP_ATTN[prop_attn],
         precisions=parse_precisions(precision),
         batches=parse_batches(batch, "--batch"),
         image_size=image_size,

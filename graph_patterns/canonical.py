@@ -3,8 +3,8 @@
 Domain `tofu`, version 1:
 
 - `Fuse(x [B,N,C], metric [B,N,D], sizes?, positions?, rows?, groups?) -> (fused [B,N-r,C], ...)`, attributes r,
-  method, prefix, tokens (N), layer and pruned_sizes (take-over or lost). The optional inputs are companions of the tokens. Each that is given has its own
-  output, after `fused` and in the same order:
+  method, prefix, tokens (N), layer and pruned_sizes (take-over or lost). The optional inputs are companions of the
+  tokens. Each that is given has its own output, after `fused` and in the same order:
   - `sizes [B,N,1] float32 -> [B,N-r,1]`, patches behind each token, where token sizes are tracked;
   - `positions [B,N,1] int64 -> [B,N-r,1]`, where a model has rotary or relative positions;
   - `rows [B,N0,1] int64 -> [B,N0,1]`, the row of `x`, then of `fused`, that stands for each of the N0 original tokens,
@@ -113,6 +113,11 @@ class FuseNode:
     def destinations(self) -> int:
         """Number of destinations, T."""
         return len(range(self.first_destination, self.tokens, 2))
+
+    @property
+    def first_row(self) -> int:
+        """Row of the first destination in what comes out: it follows the prefix and the kept sources."""
+        return self.prefix + self.sources - self.removed
 
     @property
     def stage(self) -> str:

@@ -74,59 +74,46 @@ def _lower(op: TapeOperators, node: ir.Node, formulation: Formulation) -> dict[i
     companions = FuseNode.companions_of(node)
     sizes = companions.get("sizes") if fuse.sized or fuse.method == "tome" else None
     decisions = formulation.match(stage, fuse, similarity(stage, fuse, metric))
+    merged: Merged | None = None
     lowered: dict[ir.Value, ir.Value] = {}
-    destination_sizes: ir.Value | None = None
     if x is not None:
-        destinations, destination_sizes = _merged(stage, fuse, formulation, decisions, x, sizes)
-        lowered[node.outputs[0]] = _assembled(stage, fuse, decisions, "tokens", x, destinations)
+        merged = _merged(stage, fuse, formulation, decisions, x, sizes)
+        lowered[node.outputs[0]] = merged.tokens
     for output, (name, values) in zip(node.outputs[1:], companions.items(), strict=True):
         if name == "rows":
             lowered[output] = follow(stage, fuse, values, decisions)
         elif name == "groups":
             lowered[output] = follow_groups(stage, fuse, values, decisions)
-        elif name == "sizes" and not fuse.sized:
-            continue
-        elif name == "sizes":
-            assert destination_sizes is not None  # sizes went in, with the tokens
-            lowered[output] = _assembled(stage, fuse, decisions, name, values, destination_sizes)
-        else:
-            destinations = _destinations_of(stage, fuse, name, values)
-            lowered[output] = _assembled(stage, fuse, decisions, name, values, destinations)
+        elif name == "positions":
+            lowered[output] = _assembled(stage, fuse, decisions, name, values)
+        elif fuse.sized:
+            assert merged is not None and merged.sizes is not None  # sizes went in, with the tokens
+            lowered[output] = merged.sizes
     return lowered
 
 
 def _merged(
     stage: Stage, fuse: FuseNode, formulation: Formulation, decisions: Decisions, x: ir.Value, sizes: ir.Value | None
 ) -> Merged:
-    """Destinations, and their sizes where they are used, after what leaves has joined them."""
-    destinations = _destinations_of(stage, fuse, "tokens", x)
-    destination_sizes = None if sizes is None else _destinations_of(stage, fuse, "sizes", sizes)
+    """Tokens, and their sizes where something reads them, after what leaves has joined its destinations."""
+    rows = _assembled(stage, fuse, decisions, "tokens", x)
+    row_sizes = None if sizes is None else _assembled(stage, fuse, decisions, "sizes", sizes)
     if not fuse.merges and (sizes is None or not fuse.takes_over):
-        return Merged(destinations, destination_sizes)
+        return Merged(rows, row_sizes)
 
     def joining(name: str, values: ir.Value | None) -> ir.Value | None:
         return None if values is None else joining_rows(stage, fuse, f"{name}/joining", values, decisions.matched)
 
     assert decisions.target is not None  # where something joins
     members = Members(
-        destinations,
-        joining("tokens", x if fuse.merges else None),
-        decisions.target,
-        destination_sizes,
-        joining("sizes", sizes),
+        rows, joining("tokens", x if fuse.merges else None), decisions.target, row_sizes, joining("sizes", sizes)
     )
     return formulation.merge(stage, fuse, members)
 
 
-def _destinations_of(stage: Stage, fuse: FuseNode, name: str, values: ir.Value) -> ir.Value:
-    return stage.slice(f"{name}/destinations", values, fuse.first_destination, step=2)
-
-
-def _assembled(
-    stage: Stage, fuse: FuseNode, decisions: Decisions, name: str, values: ir.Value, destinations: ir.Value
-) -> ir.Value:
-    """What comes out: prefix and kept sources of `values`, then `destinations`."""
-    parts = [destinations]
+def _assembled(stage: Stage, fuse: FuseNode, decisions: Decisions, name: str, values: ir.Value) -> ir.Value:
+    """What `values` [B, N, *] are for each token that comes out, [B, N', *]: prefix, kept sources, destinations."""
+    parts = [stage.slice(f"{name}/destinations", values, fuse.first_destination, step=2)]
     if decisions.kept is not None:
         parts.insert(0, gather_sources(stage, fuse, f"{name}/kept", values, decisions.kept))
     if fuse.prefix:

@@ -1,7 +1,7 @@
 """Merge by a one-hot matrix product. Accepted by onnxruntime, TensorRT and TensorRT-RTX in every precision.
 
 Scatter with a reduction is what the exporter would write; TensorRT-RTX rejects it and onnxruntime has no half-precision
-kernel for it. The one-hot matrix is [B, T, R] with R tokens removed, so the product is small.
+kernel for it. The one-hot matrix is [B, N', K] with K sources that may join, so the product is small.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ def merge_onehot(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
     onehot = stage.add("Cast", "merge/onehot", joining_pairs, to=int(FLOAT))
 
     sizes = joining = None
-    if members.destination_sizes is not None and members.joining_sizes is not None:
+    if members.sizes is not None and members.joining_sizes is not None:
         across = stage.add("Transpose", "merge/sizes/across", members.joining_sizes, perm=[0, 2, 1])
         joining = stage.add("Mul", "merge/sizes/joining", onehot, across)
         added = stage.add("ReduceSum", "merge/sizes/added", joining, stage.ints("merge/sizes/axis", -1), keepdims=1)
-        sizes = stage.add("Add", "merge/sizes", members.destination_sizes, added)
+        sizes = stage.add("Add", "merge/sizes", members.sizes, added)
     if members.joining is None:
-        return Merged(members.destinations, sizes)
+        return Merged(members.rows, sizes)
 
     if fuse.method == "tome":
-        assert sizes is not None and joining is not None and members.destination_sizes is not None
+        assert sizes is not None and joining is not None and members.sizes is not None
         weights = stage.add("Div", "merge/weights", joining, sizes)
-        own = stage.add("Div", "merge/own", members.destination_sizes, sizes)
+        own = stage.add("Div", "merge/own", members.sizes, sizes)
     else:
         own = stage.add("Reciprocal", "merge/own", group_sizes(stage, onehot))
         weights = stage.add("Mul", "merge/weights", onehot, own)
@@ -41,8 +41,8 @@ def merge_onehot(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
         return stage.cast(name, value, FLOAT, fuse.dtype)
 
     theirs = stage.add("MatMul", "merge/theirs", narrow("merge/weights/narrow", weights), members.joining)
-    kept = stage.add("Mul", "merge/ours", members.destinations, narrow("merge/own/narrow", own))
-    mean = stage.add("Add", "merge/mean", kept, theirs)
+    ours = stage.add("Mul", "merge/ours", members.rows, narrow("merge/own/narrow", own))
+    mean = stage.add("Add", "merge/mean", ours, theirs)
     if fuse.method != "mlerp":
         return Merged(mean, sizes)
 
@@ -53,7 +53,5 @@ def merge_onehot(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
     longest_joined = stage.add(
         "ReduceMax", "merge/lengths/max", joined, stage.ints("merge/lengths/max/axis", -1), keepdims=1
     )
-    longest = stage.add(
-        "Max", "merge/longest", norms(stage, fuse, "merge/lengths/own", members.destinations), longest_joined
-    )
+    longest = stage.add("Max", "merge/longest", norms(stage, fuse, "merge/lengths/own", members.rows), longest_joined)
     return Merged(rescale_to_longest(stage, fuse, mean, longest), sizes)

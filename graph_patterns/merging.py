@@ -1,4 +1,9 @@
-"""What every merging formulation takes and gives, and the parts that all of them share."""
+"""What every merging formulation takes and gives, and the parts that all of them share.
+
+A merge adds what joins to the rows of the reduced sequence, prefix and kept sources among them. Nothing joins these,
+and they come out as they went in, bit for bit; so no row has to be taken apart before or put back after, and token
+sizes are found in the same kernel as the weights (docs/decisions/028).
+"""
 
 from __future__ import annotations
 
@@ -16,27 +21,27 @@ __all__ = ["FLOAT", "Members", "Merge", "Merged", "group_sizes", "joins", "norms
 
 
 class Members(NamedTuple):
-    """What takes part in a merge.
+    """What takes part in a merge. N' tokens come out: prefix, kept sources, destinations.
 
     Attributes:
-        destinations: [B, T, C].
+        rows: [B, N', C], each output token before anything joins it.
         joining: [B, K, C], sources; None where they are pruned, and only their sizes join.
         target: [B, K] int64, the destination that each joins, -1 for none.
-        destination_sizes: [B, T, 1] float32, None where nothing reads sizes.
-        joining_sizes: [B, K, 1] float32.
+        sizes: [B, N', 1] float32, of the rows; None where nothing reads sizes.
+        joining_sizes: [B, K, 1] float32, of the sources.
     """
 
-    destinations: ir.Value
+    rows: ir.Value
     joining: ir.Value | None
     target: ir.Value
-    destination_sizes: ir.Value | None
+    sizes: ir.Value | None
     joining_sizes: ir.Value | None
 
 
 class Merged(NamedTuple):
-    """Destinations [B, T, C] after the merge, and their sizes [B, T, 1] where something reads them."""
+    """Tokens [B, N', C] after the merge, and their sizes [B, N', 1] where something reads them."""
 
-    destinations: ir.Value
+    tokens: ir.Value
     sizes: ir.Value | None
 
 
@@ -62,13 +67,14 @@ def rescale_to_longest(stage: Stage, fuse: FuseNode, mean: ir.Value, longest: ir
 
 
 def joins(stage: Stage, fuse: FuseNode, target: ir.Value) -> ir.Value:
-    """Whether source k joins destination t, bool [B, T, K]."""
-    rows = stage.constant("merge/rows", np.arange(fuse.destinations, dtype=np.int64).reshape(1, -1, 1))
+    """Whether source k joins row n of the output, bool [B, N', K]."""
+    destinations = np.full((1, fuse.tokens - fuse.removed, 1), -2, dtype=np.int64)  # -2 is no target, -1 is one of none
+    destinations[0, fuse.first_row :, 0] = np.arange(fuse.destinations)
     columns = stage.add("Unsqueeze", "merge/columns", target, stage.ints("merge/columns/axis", 1))
-    return stage.add("Equal", "merge/joins", rows, columns)
+    return stage.add("Equal", "merge/joins", stage.constant("merge/rows", destinations), columns)
 
 
 def group_sizes(stage: Stage, onehot: ir.Value) -> ir.Value:
-    """Members of each group, the destination included, float32 [B, T, 1], from the one-hot float32 [B, T, K]."""
+    """Members of each group, the row itself included, float32 [B, N', 1], from the one-hot float32 [B, N', K]."""
     joined = stage.add("ReduceSum", "merge/joined", onehot, stage.ints("merge/joined/axis", -1), keepdims=1)
     return stage.add("Add", "merge/count", joined, stage.floats("merge/one", 1.0))

@@ -232,9 +232,7 @@ def fuse(
     for image in range(len(x)):
         matching = match(metric[image], prefix, r)
         sizes_one = None if sizes is None else sizes[image]
-        tokens_one, out_one = apply_matching(
-            x[image], matching, method, prefix, sizes_one, takes_over=takes_over
-        )
+        tokens_one, out_one = apply_matching(x[image], matching, method, prefix, sizes_one, takes_over=takes_over)
         tokens.append(tokens_one)
         if out_one is not None:
             out_sizes.append(out_one)

@@ -25,7 +25,7 @@ from tofu_export.errors import ExportError
 from tofu_export.export import INPUT_NAME, OUTPUT_NAME, in_precision, release, save, trace
 from tofu_export.graph_patterns.canonical import FuseNode
 from tofu_export.graph_patterns.lowering import census, lower
-from tofu_export.options import BatchRange, Method, Precision, Reduction, Target
+from tofu_export.options import BatchRange, Method, Precision, PrunedSizes, Reduction, Target
 from tofu_export.ort import open_session
 
 AMOUNTS = (3, 2, 4)
@@ -324,9 +324,9 @@ METHODS = {
     "mlerp": Reduction(r=AMOUNTS, pattern="MMM"),
     "hybrid": SOME,
     "tome": TOME,
-    "sized-prune": Reduction(r=AMOUNTS, pattern="PPP", prop_attn=True),
-    "sized-mlerp": Reduction(r=AMOUNTS, pattern="MAM", prop_attn=True),
-    "sized-hybrid": Reduction(r=AMOUNTS, pattern="PTM"),
+    "sizeless-hybrid": Reduction(r=AMOUNTS, pattern="PAM", prop_attn=False),
+    "sizeless-tome": Reduction(r=AMOUNTS, pattern="PTM", prop_attn=False),
+    "lost-sizes": Reduction(r=AMOUNTS, pattern="PPM", pruned_sizes=PrunedSizes.LOST),
 }
 
 

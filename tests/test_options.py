@@ -13,6 +13,7 @@ from tofu_export.options import (
     Method,
     Mode,
     Precision,
+    PrunedSizes,
     Reduction,
     Schedule,
     parse_layers,
@@ -69,6 +70,7 @@ def test_reduction_refuses(change: dict[str, Any], message: str) -> None:
         {"prune_layers": "6"},
         {"prune_layers": True},
         {"prop_attn": "yes"},
+        {"pruned_sizes": "kept"},
         {"pattern": ["P"] * 12},
     ],
 )
@@ -80,7 +82,6 @@ def test_reduction_refuses_values_of_another_type(change: dict[str, Any]) -> Non
         return
     reduction.methods(12)
     reduction.amounts(12)
-    reduction.tracks_sizes(12)
     assert isinstance(reduction.mode, Mode)
     assert isinstance(reduction.schedule, Schedule)
     assert reduction.prop_attn in (None, True, False)
@@ -105,7 +106,7 @@ def test_defaults_are_those_of_the_paper() -> None:
     reduction = Reduction()
     assert (reduction.r, reduction.mode, reduction.schedule) == (16, Mode.MLERP, Schedule.CONSTANT)
     assert reduction.boundary(12) == reduction.boundary(24) == 6
-    assert not reduction.tracks_sizes(12)
+    assert (reduction.prop_attn, reduction.pruned_sizes) == (None, PrunedSizes.TAKE_OVER)
 
 
 @pytest.mark.parametrize("mode", Mode)
@@ -124,8 +125,6 @@ def test_prune_layers_sets_the_boundary(prune_layers: int, pattern: str) -> None
 def test_prune_layers_counts_for_tome_too() -> None:
     reduction = Reduction(mode=Mode.TOME, prune_layers=2)
     assert "".join(method.value for method in reduction.methods(4)) == "PPTT"
-    assert reduction.tracks_sizes(4)
-    assert not Reduction(mode=Mode.TOME, prune_layers=4).tracks_sizes(4)  # no tome layer is left
 
 
 def test_more_pruning_layers_than_layers_are_refused() -> None:
@@ -163,28 +162,6 @@ def test_a_linear_schedule_over_one_layer_is_r() -> None:
 @pytest.mark.parametrize("depth", [0, 1])
 def test_a_constant_schedule_over_few_layers(depth: int) -> None:
     assert Reduction(r=5).amounts(depth) == (5,) * depth
-
-
-@pytest.mark.parametrize(
-    ("options", "tracked"),
-    [
-        ({}, False),
-        ({"mode": Mode.TOME}, True),
-        ({"mode": Mode.PRUNE, "prop_attn": True}, True),
-        ({"mode": Mode.AVERAGE, "prop_attn": True}, True),
-        ({"prop_attn": False}, False),
-        ({"pattern": "PMTM"}, True),
-        ({"pattern": "PMMA"}, False),
-    ],
-)
-def test_sizes_are_tracked_for_tome_or_on_demand(options: dict[str, Any], tracked: bool) -> None:
-    assert Reduction(**options).tracks_sizes(4) is tracked
-
-
-@pytest.mark.parametrize("options", [{"mode": Mode.TOME}, {"pattern": "PPMT"}])
-def test_tome_without_sizes_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match="tome"):
-        Reduction(**options, prop_attn=False).tracks_sizes(4)
 
 
 def test_methods_that_merge() -> None:
@@ -232,7 +209,6 @@ def test_excluded_layers_have_no_method() -> None:
     assert "".join(method.value for method in reduction.methods_before_exclusion(4)) == "PPMM"
     with pytest.raises(OptionError, match="3 layers are 0 to 2"):
         Reduction(exclude_layers=(3,)).methods(3)
-    assert not Reduction(pattern="PMT", exclude_layers=(2,)).tracks_sizes(3)
 
 
 @pytest.mark.parametrize(("text", "layers"), [("", ()), (" 0", (0,)), ("0, 11", (0, 11))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests import tiny
 from tofu_export.errors import OptionError
-from tofu_export.options import Method, Mode, OutputKind, Reduction, Schedule
+from tofu_export.options import Method, Mode, OutputKind, PrunedSizes, Reduction, Schedule
 from tofu_export.plan import BlockCost, ModelSpec, Plan, make_plan, removable
 from tofu_export.specs import plan_model
 
@@ -174,10 +175,44 @@ def test_sizes_are_not_tracked_where_nothing_leaves(reduction: Reduction) -> Non
     assert not make_plan(spec(), reduction).tracks_sizes
 
 
-def test_sizes_are_tracked_for_tome() -> None:
-    plan = make_plan(spec(), Reduction(r=2, mode=Mode.TOME))
-    assert plan.pattern == "TTT"
-    assert plan.tracks_sizes
+@pytest.mark.parametrize("mode", Mode)
+def test_sizes_enter_the_attention_unless_a_model_was_trained_as_a_masked_autoencoder(mode: Mode) -> None:
+    def decided(name: str, asked: bool | None = None) -> tuple[bool, str]:
+        plan = make_plan(replace(spec(), name=name), Reduction(r=2, mode=mode, prop_attn=asked))
+        return plan.prop_attn, plan.prop_attn_reason
+
+    assert decided("vit_base_patch16_224") == (True, "default")
+    for name in ("vit_base_patch16_224.mae", "hf-hub:timm/vit_base_patch16_224.mae", "vit_mae_small"):
+        assert decided(name) == (False, "trained as a masked autoencoder"), name
+    for name in ("convnextv2_nano.fcmae_ft_in1k", "local-dir:/home/mae/vit", "maelstrom_vit"):
+        assert decided(name) == (True, "default"), name
+    assert decided("vit_base_patch16_224.mae", True) == (True, "asked for")
+    assert decided("vit_base_patch16_224", False) == (False, "asked for")
+
+
+def test_sizes_of_the_attention_and_of_the_mean_are_two_things() -> None:
+    """ToMe's own setting for masked autoencoders: a mean weighted by sizes, and attention without them."""
+    plan = make_plan(spec(), Reduction(r=2, mode=Mode.TOME, prop_attn=False))
+    assert (plan.pattern, plan.prop_attn, plan.tracks_sizes) == ("TTT", False, True)
+    assert not make_plan(spec(), Reduction(r=2, prop_attn=False)).tracks_sizes
+
+
+@pytest.mark.parametrize(
+    ("pattern", "options", "targets"),
+    [
+        ("PPP", {}, [True, True, False]),  # nothing reads sizes behind the last layer
+        ("PPP", {"prop_attn": False}, [False, False, False]),
+        ("PPP", {"pruned_sizes": PrunedSizes.LOST}, [False, False, False]),
+        ("PMP", {"pruned_sizes": PrunedSizes.LOST}, [False, True, False]),
+        ("PTP", {"prop_attn": False}, [True, True, False]),  # only tome reads them
+        ("MAT", {"prop_attn": False}, [True, True, True]),
+    ],
+)
+def test_where_the_destination_of_a_pruned_token_matters(
+    pattern: str, options: dict[str, Any], targets: list[bool]
+) -> None:
+    plan = make_plan(spec(), Reduction(r=2, pattern=pattern, **options))
+    assert [plan.needs_targets(layer) for layer in plan.layers] == targets
 
 
 def test_cost_of_each_half() -> None:
@@ -201,7 +236,6 @@ def test_a_model_without_blocks_is_refused(reduction: Reduction) -> None:
         (Reduction(r=(1, 2)), "lists 2 layers"),
         (Reduction(pattern="PP"), "2 letters"),
         (Reduction(prune_layers=4), "only 3 layers"),
-        (Reduction(mode=Mode.TOME, prop_attn=False), "tome"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(reduction: Reduction, message: str) -> None:
@@ -274,7 +308,7 @@ def test_the_report_entry() -> None:
         {"layer": 3, "method": "mlerp", "tokens_in": 14, "removed": 1, "tokens_out": 13},
     ]
     assert entry["gmacs"] == {"full": round(plan.macs_full / 1e9, 4), "reduced": round(plan.macs_reduced / 1e9, 4)}
-    assert entry["prop_attn"] is False
+    assert (entry["prop_attn"], entry["prop_attn_reason"], entry["pruned_sizes"]) == (True, "default", "take-over")
 
 
 # --- Restoring ---------------------------------------------------------------------------------------------------

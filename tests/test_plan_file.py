@@ -10,13 +10,13 @@ import pytest
 
 from tests.test_plan import spec
 from tofu_export.errors import OptionError, OutputError
-from tofu_export.options import KeySource, Method, Mode, Reduction
+from tofu_export.options import KeySource, Method, Mode, PrunedSizes, Reduction
 from tofu_export.plan import Plan, make_plan
 from tofu_export.plan_file import PlanFile, write_plan_file
 
 VIT_BASE = spec(tokens=197, depth=12)
 LAYERS = [{"layer": layer, "method": "prune" if layer < 6 else "mlerp", "r": 16} for layer in range(11)]
-GOOD = {"schema_version": 1, "layers": [*LAYERS, {"layer": 11, "method": "mlerp", "r": 10}]}
+GOOD = {"schema_version": 2, "layers": [*LAYERS, {"layer": 11, "method": "mlerp", "r": 10}]}
 
 
 def written(folder: Path, document: Any) -> Path:
@@ -32,7 +32,9 @@ def changed(layer: int, /, **entry: Any) -> dict[str, Any]:
 
 
 def same(one: Plan, other: Plan) -> bool:
-    facts = ("layers", "tracks_sizes", "restores_grid", "macs_full", "macs_reduced", "prefix_tokens")
+    facts = ("layers", "prop_attn", "restores_grid", "macs_full", "macs_reduced", "prefix_tokens")
+    if one.reduction.pruned_sizes is not other.reduction.pruned_sizes:
+        return False
     return all(getattr(one, name) == getattr(other, name) for name in facts)
 
 
@@ -45,7 +47,9 @@ def same(one: Plan, other: Plan) -> bool:
         Reduction(r=0, mode=Mode.TOME),
         Reduction(speedup=1.1, mode=Mode.AVERAGE, exclude_layers=(0, 11)),
         Reduction(r=8, pattern="PAMT-PAMT-PA", prop_attn=True, keys=KeySource.PRE_ROPE),
-        Reduction(keep_rate=0.9, prop_attn=True),
+        Reduction(keep_rate=0.9, prop_attn=False),
+        Reduction(mode=Mode.TOME, prop_attn=False),
+        Reduction(pruned_sizes=PrunedSizes.LOST),
     ],
     ids=str,
 )
@@ -59,6 +63,20 @@ def test_what_is_written_comes_back(reduction: Reduction, tmp_path: Path) -> Non
     assert file.model == VIT_BASE.name
     assert file.provenance == {"why": "a test"}
     assert [entry.name for entry in path.parent.iterdir()] == ["plan.json"]
+
+
+@pytest.mark.parametrize(
+    ("said", "letter", "sizes"),
+    [({}, "M", False), ({}, "T", True), ({"prop_attn": None}, "M", False), ({"prop_attn": True}, "M", True)],
+)
+def test_older_plans_keep_their_meaning(said: dict[str, Any], letter: str, sizes: bool, tmp_path: Path) -> None:
+    """Sizes only where they were asked for, or for tome; those of pruned tokens lost."""
+    document = {**changed(11, method=letter), **said}
+    report = {"model": {"name": "vit_base"}, "plan": {"layers": [
+        {"method": row["method"], "removed": row["r"]} for row in document["layers"]], "prop_attn": sizes}}  # fmt: skip
+    for older in ({**document, "schema_version": 1}, report):
+        reduction = PlanFile.read(written(tmp_path, older)).reduction()
+        assert (reduction.prop_attn, reduction.pruned_sizes) == (sizes, PrunedSizes.LOST)
 
 
 @pytest.mark.parametrize("where", ["report", "plan --json"])
@@ -88,7 +106,7 @@ def test_the_plan_says_where_it_comes_from(tmp_path: Path) -> None:
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ("[]", "expected an object, found list"),
-        ({**GOOD, "schema_version": 2}, "schema_version is 2, this version of tofu-export reads 1"),
+        ({**GOOD, "schema_version": 3}, "schema_version is 3, this version of tofu-export reads 1 and 2"),
         ({"layers": LAYERS}, "schema_version is None"),
         ({**GOOD, "laters": []}, "unknown key 'laters'"),
         ({"schema_version": 1}, "expected a list `layers`"),
@@ -105,7 +123,11 @@ def test_the_plan_says_where_it_comes_from(tmp_path: Path) -> None:
         (changed(4, method="none"), "layer 4 has the method 'none' and r = 16"),
         (changed(4, layer=5), "entry 4 of layers says that it is layer 5"),
         ({**GOOD, "prop_attn": 1.5}, "prop_attn is 1.5"),
-        ({**changed(4, method="tome"), "prop_attn": False}, "prop_attn is false, but a layer has the method tome"),
+        (
+            {**changed(4, method="tome"), "prop_attn": False, "schema_version": 1},
+            "prop_attn is false, but a layer has the method tome",
+        ),
+        ({**GOOD, "pruned_sizes": "gone"}, "pruned_sizes is 'gone', expected one of take-over, lost"),
         ({**GOOD, "keys": "values"}, "keys is 'values'"),
         ({**GOOD, "model": 3}, "model is 3"),
         ({**GOOD, "provenance": "me"}, "provenance is 'me'"),

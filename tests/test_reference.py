@@ -33,7 +33,7 @@ def test_match_by_hand() -> None:
 @pytest.mark.parametrize(
     ("method", "merged", "size"),
     [
-        ("prune", [4.0, 0.0], 2.0),
+        ("prune", [4.0, 0.0], 6.0),
         ("average", [2.0, 1.0], 6.0),
         ("mlerp", [2.0 / math.sqrt(5.0) * 4.0, 1.0 / math.sqrt(5.0) * 4.0], 6.0),
         ("tome", [(2 * 4.0 + 1 * 2.0) / 6.0, 3 * 3.0 / 6.0], 6.0),
@@ -42,6 +42,13 @@ def test_match_by_hand() -> None:
 def test_two_sources_on_one_destination(method: str, merged: list[float], size: float) -> None:
     x, sizes = fuse(TOKENS[None], COMPASS[None], prefix=0, r=2, method=method, sizes=SIZES[None])
     assert_allclose(x[0], [[9.0, 9.0], merged, [7.0, 1.0], [5.0, 5.0]], rtol=1e-15)
+    assert sizes is not None
+    assert_array_equal(sizes[0], [1.0, size, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(("method", "size"), [("prune", 2.0), ("average", 6.0)])
+def test_sizes_of_pruned_tokens_can_be_lost(method: str, size: float) -> None:
+    _, sizes = fuse(TOKENS[None], COMPASS[None], prefix=0, r=2, method=method, sizes=SIZES[None], takes_over=False)
     assert sizes is not None
     assert_array_equal(sizes[0], [1.0, size, 1.0, 1.0])
 

@@ -145,13 +145,18 @@ def canonical(
     """A fresh copy of a canonical graph, traced once a session.
 
     Graphs of different methods differ in one attribute alone (`test_export` checks it), so all of them are derived
-    from two traces, one with sizes and one without.
+    from a few traces: with sizes in the attention, tracked alone, and without.
     """
     plan = plan_of(name, reduction)
     traced = Reduction(r=0)
     if plan.removes:
         method = Method.TOME if plan.tracks_sizes else Method.MLERP
-        traced = Reduction(r=tuple(layer.removed for layer in plan.layers), pattern=method.value * DEPTH)
+        traced = Reduction(
+            r=tuple(layer.removed for layer in plan.layers),
+            pattern=method.value * DEPTH,
+            prop_attn=plan.prop_attn,
+            pruned_sizes=plan.reduction.pruned_sizes,
+        )
     graph = from_bytes(_traced(name, traced, precision, io_dtype, batch, opset))
     return with_methods(graph, [layer.method.name.lower() for layer in plan.layers])
 

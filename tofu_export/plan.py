@@ -145,7 +145,7 @@ class Plan:
     def passes_sizes(self, layer: LayerPlan) -> bool:
         """True if a later layer reads the sizes of the tokens that leave `layer`."""
         later = self.layers[layer.layer + 1 :]
-        return bool(later) and self.prop_attn or any(after.weighs_by_size for after in later)
+        return (self.prop_attn and bool(later)) or any(after.weighs_by_size for after in later)
 
     def needs_targets(self, layer: LayerPlan) -> bool:
         """True if it matters to the tokens, or to their sizes, which destination a matched source of `layer` has."""

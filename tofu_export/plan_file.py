@@ -1,11 +1,14 @@
 """Plan files: a reduction, layer by layer, as JSON. What `tune` finds and `plan -o` writes, `--plan-file` reads.
 
-    {"schema_version": 1, "model": "demo_vit", "image_size": [28, 28], "tokens": 197, "prefix_tokens": 1,
+    {"schema_version": 2, "model": "demo_vit", "image_size": [28, 28], "tokens": 197, "prefix_tokens": 1,
      "layers": [{"layer": 0, "method": "prune", "r": 16}, ...],
-     "prop_attn": false, "keys": "post-rope", "gmacs": {"full": 0.181, "reduced": 0.084}, "provenance": {...}}
+     "prop_attn": true, "pruned_sizes": "take-over", "keys": "post-rope",
+     "gmacs": {"full": 0.181, "reduced": 0.084}, "provenance": {...}}
 
-Only `schema_version` and `layers` are needed. A method is its name or its letter. A `report.json`, and what
-`plan --json` prints, are read as well: both hold such layers under `plan`. Neither torch nor timm is needed here.
+Only `schema_version` and `layers` are needed. In version 1 token sizes stayed out of the attention unless `prop_attn`
+or a tome layer said otherwise, and the size of a pruned token was lost: files of it keep that meaning. A method is its
+name or its letter. A `report.json`, and what `plan --json` prints, are read as well: both hold such layers under
+`plan`. Neither torch nor timm is needed here.
 """
 
 from __future__ import annotations
@@ -18,18 +21,20 @@ from typing import Any, NoReturn
 
 from tofu_export.errors import OptionError
 from tofu_export.files import write_text
-from tofu_export.options import KeySource, Method, Reduction
+from tofu_export.options import KeySource, Method, PrunedSizes, Reduction
 from tofu_export.plan import ModelSpec, Plan
 
 __all__ = ["SCHEMA_VERSION", "PlanFile", "write_plan_file"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_WITHOUT_SIZES = 1
+"""The version whose plans have no `pruned_sizes`."""
 MAX_BYTES = 16_000_000
 """More than any plan or report takes: what is larger is some other file."""
 
 _KEYS = frozenset(
-    {"schema_version", "model", "image_size", "tokens", "prefix_tokens", "layers", "prop_attn", "keys", "gmacs",
-     "provenance"}
+    {"schema_version", "model", "image_size", "tokens", "prefix_tokens", "layers", "prop_attn",
+     "pruned_sizes", "keys", "gmacs", "provenance"}
 )  # fmt: skip
 _KNOWN = ", ".join(f"{method.value} ({method.name.lower()})" for method in Method)
 _METHODS = {name: method for method in Method for name in (method.value, method.name.lower())}
@@ -43,7 +48,8 @@ class PlanFile:
         path: the file.
         methods: one per layer.
         r: tokens that each layer removes, exactly.
-        prop_attn: token sizes enter the attention; None: only for tome.
+        prop_attn: token sizes enter the attention; None: unless the model was trained as a masked autoencoder.
+        pruned_sizes: what becomes of the size of a pruned token.
         keys: which keys tokens are compared by.
         model: name of the model that it was made for, None where it does not say.
         provenance: how it came about.
@@ -53,6 +59,7 @@ class PlanFile:
     methods: tuple[Method, ...]
     r: tuple[int, ...]
     prop_attn: bool | None = None
+    pruned_sizes: PrunedSizes = PrunedSizes.TAKE_OVER
     keys: KeySource = KeySource.POST_ROPE
     model: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -70,8 +77,8 @@ class PlanFile:
         elif unknown := sorted(set(document) - _KEYS):
             _refuse(path, f"unknown key {unknown[0]!r}, known are {', '.join(sorted(_KEYS))}")
         version = document.get("schema_version")
-        if version != SCHEMA_VERSION:
-            _refuse(path, f"schema_version is {version!r}, this version of tofu-export reads {SCHEMA_VERSION}")
+        if version not in (_WITHOUT_SIZES, SCHEMA_VERSION):
+            _refuse(path, f"schema_version is {version!r}, this version of tofu-export reads 1 and {SCHEMA_VERSION}")
         rows = document.get("layers")
         if not isinstance(rows, list) or not rows:
             _refuse(path, "expected a list `layers` with one entry per layer")
@@ -79,9 +86,16 @@ class PlanFile:
         prop_attn, keys, model = document.get("prop_attn"), document.get("keys", "post-rope"), document.get("model")
         if prop_attn not in (None, True, False):
             _refuse(path, f"prop_attn is {prop_attn!r}, expected true, false or null")
-        leaving = {method for method, count in zip(methods, r, strict=True) if count}
-        if prop_attn is False and Method.TOME in leaving:
-            _refuse(path, "prop_attn is false, but a layer has the method tome, which weighs tokens by their size")
+        pruned_sizes = document.get("pruned_sizes", PrunedSizes.TAKE_OVER.value)
+        known = [choice.value for choice in PrunedSizes]
+        if pruned_sizes not in known:
+            _refuse(path, f"pruned_sizes is {pruned_sizes!r}, expected one of {', '.join(known)}")
+        if version == _WITHOUT_SIZES:
+            leaving = {method for method, count in zip(methods, r, strict=True) if count}
+            if prop_attn is False and Method.TOME in leaving:
+                _refuse(path, "prop_attn is false, but a layer has the method tome: in version 1 both are one thing")
+            prop_attn = bool(prop_attn) or Method.TOME in leaving
+            pruned_sizes = PrunedSizes.LOST.value
         if keys not in [source.value for source in KeySource]:
             _refuse(path, f"keys is {keys!r}, expected one of {', '.join(source.value for source in KeySource)}")
         if model is not None and not isinstance(model, str):
@@ -89,7 +103,7 @@ class PlanFile:
         provenance = document.get("provenance", {})
         if not isinstance(provenance, dict):
             _refuse(path, f"provenance is {provenance!r}, expected an object")
-        return cls(path, methods, r, prop_attn, KeySource(keys), model, provenance)
+        return cls(path, methods, r, prop_attn, PrunedSizes(pruned_sizes), KeySource(keys), model, provenance)
 
     @property
     def pattern(self) -> str:
@@ -101,7 +115,8 @@ class PlanFile:
         return Reduction(
             r=self.r,
             pattern=self.pattern,
-            prop_attn=self.prop_attn or None,  # False is what all but tome do anyway
+            prop_attn=self.prop_attn,
+            pruned_sizes=self.pruned_sizes,
             keys=self.keys,
             restore_grid=restore_grid,
             plan_file=self.path.name,
@@ -129,7 +144,8 @@ def write_plan_file(path: Path, spec: ModelSpec, plan: Plan, provenance: Mapping
         "layers": [
             {"layer": row.layer, "method": row.method.name.lower(), "r": row.removed} for row in plan.layers
         ],
-        "prop_attn": plan.tracks_sizes,
+        "prop_attn": plan.prop_attn,
+        "pruned_sizes": plan.reduction.pruned_sizes.value,
         "keys": plan.reduction.keys.value,
         "gmacs": plan.to_dict()["gmacs"],
         "provenance": dict(provenance),
@@ -181,8 +197,9 @@ def _from_report(document: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(rows, list)
         else rows
     )
-    found = {key: plan[key] for key in ("prop_attn", "keys") if key in plan}
-    return {**found, "schema_version": SCHEMA_VERSION, "model": name, "layers": layers}
+    found = {key: plan[key] for key in ("prop_attn", "pruned_sizes", "keys") if key in plan}
+    version = SCHEMA_VERSION if "pruned_sizes" in plan else _WITHOUT_SIZES
+    return {**found, "schema_version": version, "model": name, "layers": layers}
 
 
 def _layer(path: Path, index: int, row: Any) -> tuple[Method, int]:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tofu_export.options import Method, PrunedSizes
 from tofu_export.plan import ModelSpec, Plan
 
-__all__ = ["SCHEMA_VERSION", "Report", "markdown_table", "plan_table", "token_map_words"]
+__all__ = ["SCHEMA_VERSION", "Report", "markdown_table", "plan_table", "sizes_words", "token_map_words"]
 
 SCHEMA_VERSION = 1
 
@@ -68,7 +69,8 @@ class Report:
             "",
             f"{model['params'] / 1e6:.1f} M parameters, weights: {model['weights']['kind']}, "
             f"{model['tokens']} tokens, pattern `{self.plan['pattern']}`, r = {self.plan['r']}{_asked(self.plan)}.",
-            f"{gmacs['full']:.2f} GMACs become {gmacs['reduced']:.2f} ({gmacs['full'] / gmacs['reduced']:.2f}x fewer).",
+            f"{gmacs['full']:.2f} GMACs become {gmacs['reduced']:.2f} ({gmacs['full'] / gmacs['reduced']:.2f}x fewer). "
+            f"Token sizes: {sizes_words(self.plan)}.",
             f"{_outputs(self.output)}{'; all tokens are restored after the last layer' * self.plan['restore_grid']}.",
             "",
             *markdown_table(
@@ -137,6 +139,7 @@ def plan_table(spec: ModelSpec, plan: Plan) -> str:
     lines += [
         "",
         *_asked_lines(plan),
+        f"sizes  {sizes_words(plan.to_dict())}",
         *(["grid   restored after the last layer"] if plan.restores_grid else []),
         f"GMACs  {plan.gmacs_full:.2f} full, {plan.gmacs_reduced:.2f} reduced: {plan.flop_ratio:.2f}x fewer",
     ]
@@ -153,6 +156,20 @@ def _asked(plan: dict[str, Any]) -> str:
     """What was asked for where r is only what came of it, for example ` (asked for: speedup 1.8)`."""
     ways = [f"{name} {value}" for name, value in plan["asked"].items() if name != "r"]
     return f" (asked for: {', '.join(ways)})" if ways else ""
+
+
+def sizes_words(plan: Mapping[str, Any]) -> str:
+    """Whether token sizes enter the attention, and why, for example `on (default)`; of a `plan` in a report."""
+    words = "on" if plan["prop_attn"] else "off"
+    if plan["prop_attn"] and _loses_sizes(plan):
+        words = "on, those of pruned tokens lost"
+    return f"{words} ({plan['prop_attn_reason']})" if "prop_attn_reason" in plan else words
+
+
+def _loses_sizes(plan: Mapping[str, Any]) -> bool:
+    """True where tokens are pruned and their sizes lost, as always before `pruned_sizes` was written."""
+    lost = plan.get("pruned_sizes", PrunedSizes.LOST.value) == PrunedSizes.LOST.value
+    return lost and any(row["method"] == Method.PRUNE.name.lower() and row["removed"] for row in plan["layers"])
 
 
 def _asked_lines(plan: Plan) -> list[str]:

@@ -44,7 +44,7 @@ from tofu_export.options import IoType, OutputKind, Precision
 from tofu_export.ort import HALF_THROUGH_CASTS, NO_BFLOAT16
 from tofu_export.plan import ModelSpec, Plan, make_plan
 from tofu_export.quantize import CALIBRATION_IMAGES, Calibration, quantize
-from tofu_export.report import Report
+from tofu_export.report import Report, sizes_words
 from tofu_export.specs import spec_of
 from tofu_export.verify import batches_to_verify, verify
 from tofu_export.verify.bundling import bundle_failure
@@ -408,7 +408,7 @@ def _planned(loaded: LoadedModel, plan: Plan) -> str:
         return f"{loaded.resolved}: no token is removed, this is the plain model ({plan.gmacs_full:.2f} GMACs)"
     return (
         f"{loaded.resolved}, pattern {plan.pattern}: {plan.gmacs_full:.2f} GMACs become "
-        f"{plan.gmacs_reduced:.2f}, {plan.flop_ratio:.2f}x fewer"
+        f"{plan.gmacs_reduced:.2f}, {plan.flop_ratio:.2f}x fewer; token sizes: {sizes_words(plan.to_dict())}"
     )
 
 

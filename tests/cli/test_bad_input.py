@@ -35,7 +35,7 @@ def checkpoint(folder: Path, name: str, model: str, **kwargs: int) -> Path:
         (("test_vit", "--r", "1,2", *RANDOM), 2, ["r lists 2 layers", "6"]),
         (("test_vit", "--pattern", "PPP", *RANDOM), 2, ["'PPP' has 3 letters", "6 layers"]),
         (("test_vit", "--pattern", "PPXPPP"), 2, ["letter 'X'"]),
-        (("test_vit", "--mode", "tome", "--no-prop-attn", *RANDOM), 2, ["tome", "--no-prop-attn"]),
+        (("test_vit", "--prop-attn", "maybe", *RANDOM), 2, ["'maybe' is not one of", "'auto', 'on', 'off'"]),
         (("test_vit", "--precision", "fp31"), 2, ["'fp31'", "fp32, fp16, bf16"]),
         (("test_vit", "--batch", "8:4:1"), 2, ["8:4:1", "MIN:OPT:MAX"]),
         (("test_vit", "--batch", "lots"), 2, ["'lots'", "MIN:OPT:MAX"]),

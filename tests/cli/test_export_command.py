@@ -139,7 +139,7 @@ def test_the_markdown_report_reads(demo_run: tuple[dict[str, Any], Path]) -> Non
         pytest.param(("--mode", "prune"), "PPPPPP", marks=pytest.mark.thorough),
         (("--mode", "tome"), "TTTTTT"),
         (("--pattern", "AAAPPP", "--target", "onnxruntime"), "AAAPPP"),
-        pytest.param(("--schedule", "linear", "--prop-attn"), "PPPMMM", marks=pytest.mark.thorough),
+        pytest.param(("--schedule", "linear", "--prop-attn", "off"), "PPPMMM", marks=pytest.mark.thorough),
     ],
 )
 def test_other_methods(

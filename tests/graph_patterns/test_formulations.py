@@ -195,6 +195,12 @@ def check(
     return fused
 
 
+@FORMULATIONS
+def test_sizes_of_pruned_tokens_can_be_lost(form: tuple[Target, Precision]) -> None:
+    case = Case("prune", 15, 1, 4, sized=True, takes_over=False)
+    check(session_of(case.lowered(*form), case), case, normal(1, 2, 15, 16), normal(2, 2, 15, 8))
+
+
 # --- Fuse against the oracle, with and without sizes -------------------------------------------------------------
 
 

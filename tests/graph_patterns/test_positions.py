@@ -46,6 +46,7 @@ def placed(method: str, tokens: int, prefix: int, removed: int, sized: bool, pre
         prefix=prefix,
         tokens=tokens,
         layer=2,
+        pruned_sizes="take-over",
     )
     return as_model([node], inputs, outputs)
 

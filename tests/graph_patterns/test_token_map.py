@@ -55,6 +55,7 @@ def mapped(
         prefix=prefix,
         tokens=tokens,
         layer=2,
+        pruned_sizes="take-over",
     )
     return as_model([node], inputs, outputs)
 

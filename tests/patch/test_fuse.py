@@ -18,7 +18,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch import Tensor
 
 from tests import reference
-from tofu_export.options import Method
+from tofu_export.options import Method, PrunedSizes
 from tofu_export.patch.fuse import fuse
 
 METHODS = [Method[name.upper()] for name in reference.METHODS]
@@ -324,7 +324,7 @@ def test_tracked_sizes_come_back_where_none_were_given(method: Method, removed: 
     _, sizes = fuse(x, _normal(2, 2, 9, 4), method=method, removed=removed, prefix=1, track_sizes=True)
     assert sizes is not None
     assert sizes.shape == (2, 9 - removed, 1)
-    assert torch.equal(sizes.sum(1), torch.full((2, 1), 9.0 - removed * (method is Method.PRUNE)))
+    assert torch.equal(sizes.sum(1), torch.full((2, 1), 9.0))
 
 
 # --- Refusals ----------------------------------------------------------------------------------------------------
@@ -446,9 +446,9 @@ def test_mlerp_has_the_largest_norm_of_the_group_along_its_mean(case: Case) -> N
         assert float(merged @ mean / merged.norm() / mean.norm()) == pytest.approx(1.0, abs=1e-6)
 
 
-@given(cases(), st.sampled_from(MERGES), st.booleans())
+@given(cases(), st.sampled_from(METHODS), st.booleans())
 @properties
-def test_merging_conserves_the_total_size_and_tome_the_weighted_sum(case: Case, method: Method, given_: bool) -> None:
+def test_the_total_size_is_conserved_and_by_tome_the_weighted_sum(case: Case, method: Method, given_: bool) -> None:
     batch, tokens, _ = case.x.shape
     rng = np.random.default_rng(tokens)
     sizes = torch.from_numpy(rng.integers(1, 30, size=(batch, tokens, 1)).astype(np.float32)) if given_ else None
@@ -467,12 +467,12 @@ def test_merging_conserves_the_total_size_and_tome_the_weighted_sum(case: Case, 
 
 @given(cases())
 @properties
-def test_pruning_drops_sizes(case: Case) -> None:
+def test_sizes_of_pruned_tokens_can_be_lost(case: Case) -> None:
     batch, tokens, _ = case.x.shape
     sizes = torch.arange(1.0, batch * tokens + 1).reshape(batch, tokens, 1)
     out, out_sizes = fuse(
         torch.cat([case.x, sizes], dim=2), case.metric, method=Method.PRUNE, removed=case.removed, prefix=case.prefix,
-        sizes=sizes, track_sizes=True,
+        sizes=sizes, track_sizes=True, pruned_sizes=PrunedSizes.LOST,
     )  # fmt: skip
     assert out_sizes is not None
     assert torch.equal(out[..., -1:], out_sizes)

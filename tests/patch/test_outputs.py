@@ -250,7 +250,7 @@ def test_restored_logits_are_those_of_the_float64_oracle(name: str, method: str)
     trace: list[list[reference.Matching]] = []
     expected = reference.vit_forward(
         tiny.weights(tiny.build(name)), tiny.pixels(2), patch=tiny.PATCH, heads=tiny.HEADS, layers=layers,
-        prefix=facts.prefix, prop_attn=method == "tome", restore=True, trace=trace, **facts.oracle,
+        prefix=facts.prefix, prop_attn=True, restore=True, trace=trace, **facts.oracle,
     )  # fmt: skip
     assert min(reference.margin(one) for block in trace for one in block) > 1e-6
     assert_allclose(run(model, LOGITS, images())[0].numpy(), expected, rtol=0, atol=2e-5 * np.abs(expected).max())

@@ -20,7 +20,7 @@ LABELS = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
 def cell(r: int = 8, pattern: str = "PPAA", precision: Precision = Precision.FP32, model: str = "demo_vit") -> Cell:
     removed = (r,) * len(pattern)
     mode = "average" if r else "full"
-    return Cell(model, r, mode, pattern if r else "----", removed, precision, round(1.0 - r / 100, 4), 1.0)
+    return Cell(model, r, mode, pattern if r else "----", removed, r > 0, precision, round(1.0 - r / 100, 4), 1.0)
 
 
 def evaluation(outputs: NDArray[Any], top1: float | None = 0.5, *, real: bool = True) -> Evaluation:

@@ -12,7 +12,7 @@ from tofu_export.html.evidence import Evidence
 from tofu_export.html.evidence_sections import linearity_section, tokens_section, tradeoff_section
 from tofu_export.html.parts import NOTHING, Cell, Chart, Headline, Section, table
 from tofu_export.html.tuning_section import tuning_section
-from tofu_export.report import token_map_words
+from tofu_export.report import sizes_words, token_map_words
 
 __all__ = ["Sections", "sections_of"]
 
@@ -51,7 +51,8 @@ def sections_of(report: Mapping[str, Any], evidence: Evidence) -> Sections:
     height, width = model["image_size"]
     subtitle = (
         f"{model['params'] / 1e6:.1f} M parameters, {model['weights']['kind']} weights, {height}\u00d7{width} pixels "
-        f"in {model['tokens']} tokens. Pattern {plan['pattern']}, r = {_amount(plan['r'])}."
+        f"in {model['tokens']} tokens. Pattern {plan['pattern']}, r = {_amount(plan['r'])}. "
+        f"Token sizes: {sizes_words(plan)}."
     )
     return Sections(
         name,

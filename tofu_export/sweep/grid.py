@@ -40,6 +40,7 @@ class Grid:
         splits: besides the modes, pairs of letters: `PA` stands for all patterns that prune in the first d layers and
             average in the others, d from 0 to the depth.
         schedule: how r is spread over the layers.
+        prop_attn: token sizes enter the attention; None: unless a model was trained as a masked autoencoder.
         precisions: types of the files.
         batches: batch sizes to time.
         image_size: height and width in pixels; None for each model's own.
@@ -56,6 +57,7 @@ class Grid:
     patterns: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
     schedule: Schedule = Schedule.CONSTANT
+    prop_attn: bool | None = None
     precisions: tuple[Precision, ...] = (Precision.FP32,)
     batches: tuple[int, ...] = (8,)
     image_size: tuple[int, int] | None = None
@@ -90,6 +92,7 @@ class Grid:
             "patterns": list(self.patterns),
             "splits": list(self.splits),
             "schedule": self.schedule.value,
+            "prop_attn": self.prop_attn,
             "precisions": [precision.value for precision in self.precisions],
             "batches": list(self.batches),
             "image_size": None if self.image_size is None else list(self.image_size),
@@ -106,6 +109,7 @@ class Cell:
         mode: the mode asked for, `PATTERN` or `FULL`.
         pattern: one letter per layer.
         removed: tokens that leave each layer.
+        prop_attn: token sizes enter the attention.
         precision: type of the file.
         gmacs: multiply-accumulates of the reduced model for one image, in 10^9, counted as in the paper.
         gmacs_full: the same without a reduction.
@@ -116,6 +120,7 @@ class Cell:
     mode: str
     pattern: str
     removed: tuple[int, ...]
+    prop_attn: bool
     precision: Precision
     gmacs: float
     gmacs_full: float
@@ -128,13 +133,13 @@ class Cell:
     @property
     def reduction(self) -> Reduction:
         """The options that make this cell's plan."""
-        return Reduction(r=self.removed, pattern=self.pattern)
+        return Reduction(r=self.removed, pattern=self.pattern, prop_attn=self.prop_attn)
 
     @property
     def trace(self) -> Hashable:
         """What cells have in common that can be written from one trace: all but their methods."""
-        sized = Method.TOME.value in self.pattern
-        return self.model, self.removed, sized, self.precision.traced
+        sized = self.prop_attn or Method.TOME.value in self.pattern
+        return self.model, self.removed, self.prop_attn, sized, self.precision.traced
 
     def __str__(self) -> str:
         what = "full" if self.full else f"r={self.r} {compact(self.pattern)}"
@@ -203,6 +208,7 @@ def _add(cells: dict[tuple[Any, ...], Cell], model: str, r: int, mode: str, plan
         mode=mode if any(removed) else FULL,
         pattern=pattern,
         removed=removed,
+        prop_attn=plan.prop_attn,
         precision=precision,
         gmacs=round(plan.gmacs_reduced, 4),
         gmacs_full=round(plan.gmacs_full, 4),
@@ -212,15 +218,16 @@ def _add(cells: dict[tuple[Any, ...], Cell], model: str, r: int, mode: str, plan
 
 def _reductions(grid: Grid, r: int, depth: int) -> Iterator[tuple[str, str, Reduction]]:
     """The mode as reported, words for messages, and the reduction, for one r and a model of this depth."""
+    common: dict[str, Any] = {"r": r, "schedule": grid.schedule, "prop_attn": grid.prop_attn}
     for mode in grid.modes:
         for layers in grid.prune_layers:
             label = mode.value if layers is None else f"{mode.value}, {layers} layers pruning"
-            yield mode.value, label, Reduction(r=r, mode=mode, prune_layers=layers, schedule=grid.schedule)
+            yield mode.value, label, Reduction(mode=mode, prune_layers=layers, **common)
     for text in grid.patterns:
-        yield PATTERN, text, Reduction(r=r, pattern=expand_pattern(text), schedule=grid.schedule)
+        yield PATTERN, text, Reduction(pattern=expand_pattern(text), **common)
     for split in grid.splits:
         for pattern in split_patterns(split, depth):
-            yield PATTERN, compact(pattern), Reduction(r=r, pattern=pattern, schedule=grid.schedule)
+            yield PATTERN, compact(pattern), Reduction(pattern=pattern, **common)
 
 
 def split_patterns(split: str, depth: int) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from tofu_export import patch
 from tofu_export.errors import OptionError, VerificationError
-from tofu_export.options import PATCH_GROUPS, KeySource, OutputKind, Reduction
+from tofu_export.options import PATCH_GROUPS, KeySource, OutputKind, PrunedSizes, Reduction
 from tofu_export.patch.describe import describe
 from tofu_export.plan import Plan, make_plan
 from tofu_export.verify.facts import FileFacts
@@ -158,7 +158,8 @@ def _plan(facts: FileFacts, spec: Any) -> Plan:
         reduction = Reduction(
             r=tuple(layer["removed"] for layer in layers),
             pattern=written["pattern"],
-            prop_attn=True if written["prop_attn"] else None,
+            prop_attn=bool(written["prop_attn"]),
+            pruned_sizes=PrunedSizes(written.get("pruned_sizes", PrunedSizes.LOST.value)),  # lost before that was said
             restore_grid=bool(written["restore_grid"]),
             keys=KeySource(written.get("keys", KeySource.POST_ROPE.value)),
         )
