@@ -31,7 +31,7 @@ def models_command(filter_text: str, as_json: bool) -> None:
     tofu-export models dinov3
     tofu-export models swin_tiny_patch4_window7_224       refused, exit code 3
 
-    The last column is for the default reduction: r = 16, MLERP, the first six layers, at most half, pruning.
+    The last column is for the default reduction: r = 16 in each layer.
     """
     from tofu_export.options import DEFAULT_R
     from tofu_export.zoo import catalog

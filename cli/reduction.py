@@ -46,12 +46,14 @@ def reduction_options() -> Decorator:
                help="Instead of --r: the smallest reduction that needs at most X GMACs per image."),
         option(Section.REDUCTION, "--speedup", type=float, default=None, metavar="X",
                help="Instead of --r: the smallest reduction that needs X times fewer GMACs, such as 1.8."),
-        option(Section.REDUCTION, "--mode", type=click.Choice([mode.value for mode in Mode]), default=Mode.MLERP.value,
-               show_default=True, help="What merging layers do."),
+        option(Section.REDUCTION, "--mode", type=click.Choice([mode.value for mode in Mode]),
+               default=Mode.WEIGHTED_MLERP.value, show_default=True, help="What merging layers do."),
         option(Section.REDUCTION, "--prune-layers", type=click.IntRange(min=0), default=None, metavar="D",
-               help="The first D layers prune, the others merge.  [default: 6, at most half; tome: 0]"),
+               help="The first D layers prune, the others merge.  [default: a quarter of the layers; tome: 0; the "
+               "paper's modes: 6, at most half]"),
         option(Section.REDUCTION, "--pattern", default=None, metavar="LETTERS",
-               help="Instead of both: a letter per layer, P prune, A average, M mlerp, T tome, - none."),
+               help="Instead of both: a letter per layer, P prune, A average, M mlerp, W weighted mlerp, T tome, "
+               "- none."),
         schedule_option(),
         exclude_layers_option(),
         prop_attn_option(),

@@ -58,10 +58,10 @@ Value = TypeVar("Value")
     Section.REDUCTION, "--r", "r", default="8,16", show_default=True, metavar="LIST", help="Tokens to remove per layer."
 )
 @option(Section.REDUCTION, "--mode", "modes", default="", metavar="LIST",
-        help="What merging layers do: some of mlerp, average, prune, tome.  [default: mlerp, or none of them if "
-        "patterns or splits are given]")  # fmt: skip
+        help="What merging layers do: some of weighted-mlerp, mlerp, average, prune, tome.  "
+        "[default: weighted-mlerp, or none of them if patterns or splits are given]")  # fmt: skip
 @option(Section.REDUCTION, "--prune-layers", default="", metavar="LIST",
-        help="How many layers prune before them, such as 0,6.  [default: 6, at most half; tome: 0]")  # fmt: skip
+        help="How many layers prune before them, such as 0,6.  [default: that of each mode]")  # fmt: skip
 @option(Section.REDUCTION, "--pattern", "patterns", default="", metavar="LIST",
         help="One method per layer: P6M6, or PPPPPPMMMMMM.")  # fmt: skip
 @option(Section.REDUCTION, "--split", "splits", default="", metavar="LIST",
@@ -150,11 +150,11 @@ def sweep_command(
     from tofu_export.sweep.settings import Settings
     from tofu_export.zoo.weights import WeightsSource
 
-    chosen = _list(modes, Mode, "--mode", "some of mlerp, average, prune, tome")
+    chosen = _list(modes, Mode, "--mode", "some of weighted-mlerp, mlerp, average, prune, tome")
     grid = Grid(
         models=models,
         r=_list(r, _whole, "--r", "whole numbers with commas between, for example 8,16"),
-        modes=chosen or (() if patterns or splits else (Mode.MLERP,)),
+        modes=chosen or (() if patterns or splits else (Mode.WEIGHTED_MLERP,)),
         prune_layers=_list(prune_layers, _whole, "--prune-layers", "whole numbers with commas between") or (None,),
         patterns=_list(patterns, str, "--pattern", "patterns with commas between"),
         splits=_list(splits, str, "--split", "two letters such as PA, with commas between"),

@@ -41,8 +41,8 @@ __all__ = ["tune_command"]
 @option(Section.REDUCTION, "--speedup", type=float, default=None, metavar="X", help="Budget: X times fewer GMACs.")
 @option(Section.REDUCTION, "--latency", "latency_ms", type=float, default=None, metavar="MS",
         help="Budget: milliseconds for a --batch in eager PyTorch on this machine.")  # fmt: skip
-@option(Section.REDUCTION, "--methods", default="PAM", show_default=True, metavar="LETTERS",
-        help="What layers may do: P prune, A average, M mlerp, T tome.")  # fmt: skip
+@option(Section.REDUCTION, "--methods", default="PMWT", show_default=True, metavar="LETTERS",
+        help="What layers may do: P prune, A average, M mlerp, W weighted mlerp, T tome.")  # fmt: skip
 @exclude_layers_option()
 @option(Section.REDUCTION, "--objective", type=click.Choice(["kl", "logits", "features", "top1"]), default=None,
         help="What to keep close to the full model.  [default: kl, features without classes]")  # fmt: skip
@@ -69,8 +69,8 @@ def tune_command(
 ) -> None:
     """Search for the plan of MODEL that agrees best with the full model on unlabelled images, under one budget.
 
-    It is compared with the paper's fixed plan (the first half prunes, the rest merges, r constant) at the same budget,
-    on images that played no part in the search. A run that was killed goes on when it is started again.
+    It is compared with the default (a quarter of the layers prunes, the rest merges, r constant) at the same budget, on
+    images that played no part in the search. A run that was killed goes on when it is started again.
 
     \b
     tofu-export tune demo_vit --speedup 2 -o tuned.json

@@ -85,6 +85,16 @@ class FuseNode:
         return self.method != "prune"
 
     @property
+    def weighs(self) -> bool:
+        """True where the mean is weighted by token sizes."""
+        return self.method in ("tome", "weighted_mlerp")
+
+    @property
+    def keeps_norm(self) -> bool:
+        """True where the mean gets the largest norm of its group."""
+        return self.method in ("mlerp", "weighted_mlerp")
+
+    @property
     def follows(self) -> bool:
         """True where it matters which destination a source leaves for: in tokens, sizes or the map of stand-ins."""
         return self.merges or self.mapped or (self.sized and self.takes_over)

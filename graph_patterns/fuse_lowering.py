@@ -20,7 +20,7 @@ from tofu_export.graph_patterns.token_map import follow, follow_groups
 
 __all__ = ["lower_fuses"]
 
-_METHODS = ("prune", "average", "mlerp", "tome")
+_METHODS = ("prune", "average", "mlerp", "weighted_mlerp", "tome")
 _MAPS = {"rows", "groups"}
 """Companions that follow from decisions alone."""
 
@@ -72,7 +72,7 @@ def _lower(op: TapeOperators, node: ir.Node, formulation: Formulation) -> dict[i
     x, metric = node.inputs[:2]
     assert metric is not None
     companions = FuseNode.companions_of(node)
-    sizes = companions.get("sizes") if fuse.sized or fuse.method == "tome" else None
+    sizes = companions.get("sizes") if fuse.sized or fuse.weighs else None
     decisions = formulation.match(stage, fuse, similarity(stage, fuse, metric))
     merged: Merged | None = None
     lowered: dict[ir.Value, ir.Value] = {}

@@ -29,7 +29,7 @@ def merge_onehot(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
     if members.joining is None:
         return Merged(members.rows, sizes)
 
-    if fuse.method == "tome":
+    if fuse.weighs:
         assert sizes is not None and joining is not None and members.sizes is not None
         weights = stage.add("Div", "merge/weights", joining, sizes)
         own = stage.add("Div", "merge/own", members.sizes, sizes)
@@ -43,7 +43,7 @@ def merge_onehot(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
     theirs = stage.add("MatMul", "merge/theirs", narrow("merge/weights/narrow", weights), members.joining)
     ours = stage.add("Mul", "merge/ours", members.rows, narrow("merge/own/narrow", own))
     mean = stage.add("Add", "merge/mean", ours, theirs)
-    if fuse.method != "mlerp":
+    if not fuse.keeps_norm:
         return Merged(mean, sizes)
 
     lengths = stage.add(

@@ -16,7 +16,7 @@ __all__ = ["merge_scatter"]
 
 
 def merge_scatter(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
-    """Sum the members of each group: of tome by their weights, of the others to be divided or rescaled."""
+    """Sum the members of each group: weighted by sizes, or else to be divided by their number or rescaled."""
     row = stage.add("Add", "merge/row", members.target, stage.ints("merge/row/first", fuse.first_row))
     column = stage.add("Unsqueeze", "merge/column", row, stage.ints("merge/column/axis", -1))
 
@@ -24,28 +24,26 @@ def merge_scatter(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
         return stage.add("ScatterElements", name, onto, index, updates, axis=1, reduction=reduction)
 
     sizes = None
-    rows, joining = members.rows, members.joining
     if members.sizes is not None and members.joining_sizes is not None:
         sizes = scatter("merge/sizes", members.sizes, column, members.joining_sizes, "add")
-    if joining is None:
-        return Merged(rows, sizes)
-    if fuse.method == "tome":
-        assert sizes is not None  # tome always tracks sizes
+    if members.joining is None:
+        return Merged(members.rows, sizes)
+
+    rows, joining = members.rows, members.joining
+    if fuse.weighs:
+        assert sizes is not None  # the plan tracks them
         rows = stage.add("Mul", "merge/ours", rows, stage.add("Div", "merge/own", members.sizes, sizes))
         groups = stage.add("GatherElements", "merge/sizes/joined", sizes, column, axis=1)
         weights = stage.add("Div", "merge/weights", members.joining_sizes, groups)
         joining = stage.add("Mul", "merge/theirs", joining, weights)
-
     wide_column = stage.add("Expand", "merge/index", column, stage.add("Shape", "merge/shape", joining))
     total = scatter("merge/total", rows, wide_column, joining, "add")
-    if fuse.method == "tome":
+    if fuse.keeps_norm:  # the direction of a mean is that of the sum: the count cancels
+        own = norms(stage, fuse, "merge/lengths/own", members.rows)
+        lengths = norms(stage, fuse, "merge/lengths", members.joining)
+        longest = scatter("merge/longest", own, column, lengths, "max")
+        return Merged(rescale_to_longest(stage, fuse, total, longest), sizes)
+    if fuse.weighs:
         return Merged(total, sizes)
-
-    if fuse.method == "average":
-        onehot = stage.add("Cast", "merge/onehot", joins(stage, fuse, members.target), to=int(FLOAT))
-        return Merged(stage.add("Div", "merge/mean", total, group_sizes(stage, onehot)), sizes)
-
-    # MLERP: the direction of the mean is the direction of the sum, the count cancels.
-    own = norms(stage, fuse, "merge/lengths/own", rows)
-    longest = scatter("merge/longest", own, column, norms(stage, fuse, "merge/lengths", joining), "max")
-    return Merged(rescale_to_longest(stage, fuse, total, longest), sizes)
+    onehot = stage.add("Cast", "merge/onehot", joins(stage, fuse, members.target), to=int(FLOAT))
+    return Merged(stage.add("Div", "merge/mean", total, group_sizes(stage, onehot)), sizes)

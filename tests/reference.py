@@ -24,12 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "METHODS", "Matching", "apply_matching", "cap", "fuse", "groups", "margin", "match", "stand_ins", "vit_forward",
+    "METHODS", "WEIGHED", "Matching", "apply_matching", "cap", "fuse", "groups", "margin", "match", "stand_ins",
+    "vit_forward",
 ]  # fmt: skip
 
 Array = NDArray[np.float64]
 
-METHODS = ("prune", "average", "mlerp", "tome")
+METHODS = ("prune", "average", "mlerp", "weighted_mlerp", "tome")
+WEIGHED = ("weighted_mlerp", "tome")
+"""Methods whose mean is weighted by sizes."""
 TINY = 1e-12
 
 
@@ -141,6 +144,9 @@ def _merge(members: list[Array], sizes: list[float], method: str) -> Array:
         return mean / max(_norm(mean), TINY) * longest
     if method == "tome":
         return _mean(members, sizes)
+    if method == "weighted_mlerp":
+        mean = _mean(members, sizes)
+        return mean / max(_norm(mean), TINY) * max(_norm(member) for member in members)
     raise ValueError(f"unknown merge {method!r}")
 
 
@@ -171,8 +177,8 @@ def apply_matching(
     """
     if method not in METHODS:
         raise ValueError(f"method {method!r} is not one of {METHODS}")
-    if method == "tome" and sizes_one is None:
-        raise ValueError("tome weights tokens by their sizes: pass sizes")
+    if method in WEIGHED and sizes_one is None:
+        raise ValueError(f"{method} weights tokens by their sizes: pass sizes")
     x = np.asarray(x_one, dtype=np.float64)
     sizes = None if sizes_one is None else np.asarray(sizes_one, dtype=np.float64)
     if not matching.matched:
@@ -458,7 +464,7 @@ def vit_forward(
     depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
     if depth != len(layers):
         raise ValueError(f"the weights have {depth} blocks, layers describes {len(layers)}")
-    track = prop_attn or any(method == "tome" and r > 0 for method, r in layers)
+    track = prop_attn or any(method in WEIGHED and r > 0 for method, r in layers)
     matchings: list[list[Matching]] = [[] for _, r in layers if r > 0]
 
     logits = []

@@ -323,6 +323,7 @@ METHODS = {
     "average": Reduction(r=AMOUNTS, pattern="AAA"),
     "mlerp": Reduction(r=AMOUNTS, pattern="MMM"),
     "hybrid": SOME,
+    "weighted": Reduction(r=AMOUNTS, pattern="PWW"),
     "tome": TOME,
     "sizeless-hybrid": Reduction(r=AMOUNTS, pattern="PAM", prop_attn=False),
     "sizeless-tome": Reduction(r=AMOUNTS, pattern="PTM", prop_attn=False),

@@ -102,24 +102,32 @@ def test_options_are_frozen_and_can_be_keys() -> None:
         BatchRange().minimum = 2
 
 
-def test_defaults_are_those_of_the_paper() -> None:
+def test_defaults() -> None:
     reduction = Reduction()
-    assert (reduction.r, reduction.mode, reduction.schedule) == (16, Mode.MLERP, Schedule.CONSTANT)
-    assert reduction.boundary(12) == reduction.boundary(24) == 6
+    assert (reduction.r, reduction.mode, reduction.schedule) == (16, Mode.WEIGHTED_MLERP, Schedule.CONSTANT)
     assert (reduction.prop_attn, reduction.pruned_sizes) == (None, PrunedSizes.TAKE_OVER)
 
 
-@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("mode", [Mode.MLERP, Mode.AVERAGE, Mode.PRUNE])
 @pytest.mark.parametrize(("depth", "first"), [(12, 6), (24, 6), (13, 6), (11, 5), (6, 3), (3, 1), (1, 0), (0, 0)])
-def test_the_first_six_layers_but_no_more_than_half_prune_except_for_tome(mode: Mode, depth: int, first: int) -> None:
-    pruning = 0 if mode is Mode.TOME else first
+def test_in_the_papers_modes_the_first_six_layers_but_no_more_than_half_prune(
+    mode: Mode, depth: int, first: int
+) -> None:
     methods = Reduction(mode=mode).methods(depth)
-    assert methods == (Method.PRUNE,) * pruning + (Method[mode.name],) * (depth - pruning)
+    assert methods == (Method.PRUNE,) * first + (Method[mode.name],) * (depth - first)
+
+
+@pytest.mark.parametrize(("depth", "first"), [(12, 3), (24, 6), (13, 3), (6, 1), (3, 0), (0, 0)])
+def test_a_quarter_of_the_layers_prune_before_weighted_mlerp_and_none_before_tome(depth: int, first: int) -> None:
+    methods = Reduction().methods(depth)
+    assert methods == (Method.PRUNE,) * first + (Method.WEIGHTED_MLERP,) * (depth - first)
+    assert Reduction(mode=Mode.TOME).methods(depth) == (Method.TOME,) * depth
 
 
 @pytest.mark.parametrize(("prune_layers", "pattern"), [(0, "MMMM"), (1, "PMMM"), (4, "PPPP")])
 def test_prune_layers_sets_the_boundary(prune_layers: int, pattern: str) -> None:
-    assert "".join(method.value for method in Reduction(prune_layers=prune_layers).methods(4)) == pattern
+    reduction = Reduction(mode=Mode.MLERP, prune_layers=prune_layers)
+    assert "".join(method.value for method in reduction.methods(4)) == pattern
 
 
 def test_prune_layers_counts_for_tome_too() -> None:
@@ -165,8 +173,10 @@ def test_a_constant_schedule_over_few_layers(depth: int) -> None:
 
 
 def test_methods_that_merge() -> None:
-    assert [method for method in Method if method.merges] == [Method.AVERAGE, Method.MLERP, Method.TOME]
-    assert [mode.method for mode in Mode] == [Method.MLERP, Method.AVERAGE, Method.PRUNE, Method.TOME]
+    assert "".join(method.value for method in Method if method.merges) == "AMWT"
+    assert "".join(method.value for method in Method if method.weighs) == "WT"
+    assert "".join(method.value for method in Method if method.keeps_norm) == "MW"
+    assert all(mode.method.name == mode.name for mode in Mode)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,8 @@ def test_tokens_of_vit_base_at_16() -> None:
     plan = make_plan(paper_model("vit_base"), Reduction(r=16))
     assert tokens_in(plan) == [197 - 16 * layer for layer in range(12)]
     assert removed(plan) == [16] * 11 + [10]  # 21 tokens are left, one of them protected
-    assert plan.pattern == "PPPPPPMMMMMM"
+    assert plan.pattern == "PPPWWWWWWWWW"
+    assert make_plan(paper_model("vit_base"), Reduction(r=16, mode=Mode.MLERP)).pattern == "PPPPPPMMMMMM"
 
 
 def test_tokens_of_vit_base_at_20_meet_the_cap() -> None:
@@ -200,6 +201,7 @@ def test_sizes_of_the_attention_and_of_the_mean_are_two_things() -> None:
 @pytest.mark.parametrize(
     ("pattern", "options", "targets"),
     [
+        ("PWP", {"prop_attn": False}, [True, True, False]),
         ("PPP", {}, [True, True, False]),  # nothing reads sizes behind the last layer
         ("PPP", {"prop_attn": False}, [False, False, False]),
         ("PPP", {"pruned_sizes": PrunedSizes.LOST}, [False, False, False]),

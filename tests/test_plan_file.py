@@ -97,7 +97,7 @@ def test_letters_are_methods_too(tmp_path: Path) -> None:
 def test_the_plan_says_where_it_comes_from(tmp_path: Path) -> None:
     plan = make_plan(VIT_BASE, PlanFile.read(written(tmp_path, GOOD)).reduction())
     assert plan.to_dict()["asked"] == {"plan_file": "plan.json"}
-    assert same(plan, make_plan(VIT_BASE, Reduction(r=16)))
+    assert same(plan, make_plan(VIT_BASE, Reduction(r=16, mode=Mode.MLERP)))
 
 
 @pytest.mark.parametrize(

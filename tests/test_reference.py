@@ -10,7 +10,7 @@ import timm
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from tests.reference import METHODS, apply_matching, cap, fuse, margin, match, vit_forward
+from tests.reference import METHODS, WEIGHED, apply_matching, cap, fuse, margin, match, vit_forward
 from tests.tiny import make_all_weights_matter
 
 # Destinations 1, 3, 5 point east, north and west. Similarities are 3-4-5 triangles:
@@ -36,6 +36,11 @@ def test_match_by_hand() -> None:
         ("prune", [4.0, 0.0], 6.0),
         ("average", [2.0, 1.0], 6.0),
         ("mlerp", [2.0 / math.sqrt(5.0) * 4.0, 1.0 / math.sqrt(5.0) * 4.0], 6.0),
+        (
+            "weighted_mlerp",
+            [10 / math.sqrt(181.0) * 4.0, 9 / math.sqrt(181.0) * 4.0],
+            6.0,
+        ),
         ("tome", [(2 * 4.0 + 1 * 2.0) / 6.0, 3 * 3.0 / 6.0], 6.0),
     ],
 )
@@ -61,9 +66,10 @@ def test_sizes_do_not_touch_tokens_of_other_methods(method: str) -> None:
     assert none is None
 
 
-def test_tome_without_sizes_is_refused() -> None:
+@pytest.mark.parametrize("method", WEIGHED)
+def test_a_weighted_mean_without_sizes_is_refused(method: str) -> None:
     with pytest.raises(ValueError, match="pass sizes"):
-        fuse(TOKENS[None], COMPASS[None], prefix=0, r=2, method="tome")
+        fuse(TOKENS[None], COMPASS[None], prefix=0, r=2, method=method)
 
 
 @pytest.mark.parametrize("group", [1, 2, 5, 20])

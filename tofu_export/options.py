@@ -43,7 +43,7 @@ PATCH_GROUPS = "patch_groups"
 patch ended in, alone or merged with others, and -1 if it was pruned."""
 
 PAPER_PRUNE_LAYERS = 6
-"""Depth `d` up to which the hybrid prunes. Source: arXiv 2312.01026, section 3.3 (12 and 24 layers)."""
+"""Depth `d` up to which the paper's hybrid prunes. Source: arXiv 2312.01026, section 3.3 (12 and 24 layers)."""
 
 
 class Method(str, Enum):
@@ -52,18 +52,34 @@ class Method(str, Enum):
     PRUNE = "P"
     AVERAGE = "A"
     MLERP = "M"
+    WEIGHTED_MLERP = "W"
     TOME = "T"
     NONE = "-"
 
     @property
     def merges(self) -> bool:
         """True where destinations change."""
-        return self in (Method.AVERAGE, Method.MLERP, Method.TOME)
+        return self not in (Method.PRUNE, Method.NONE)
+
+    @property
+    def weighs(self) -> bool:
+        """True where the mean is weighted by token sizes."""
+        return self in (Method.WEIGHTED_MLERP, Method.TOME)
+
+    @property
+    def keeps_norm(self) -> bool:
+        """True where the mean gets the largest norm of its group."""
+        return self in (Method.MLERP, Method.WEIGHTED_MLERP)
 
 
 class Mode(str, Enum):
-    """What the layers after the pruning ones do; `PRUNE` prunes in all of them."""
+    """What the layers after the pruning ones do; `PRUNE` prunes in all of them.
 
+    `WEIGHTED_MLERP` is MLERP of the size-weighted mean, in all but the first quarter of the layers. The others are the
+    paper's, and ToMe.
+    """
+
+    WEIGHTED_MLERP = "weighted-mlerp"
     MLERP = "mlerp"
     AVERAGE = "average"
     PRUNE = "prune"
@@ -190,9 +206,11 @@ class Reduction:
     Attributes:
         r: tokens to remove per layer: one number for all layers, or one per layer. None where another way is given.
         mode: what the merging layers do.
-        prune_layers: layers `l < prune_layers` (0-based) prune, the others merge. None: 6 as in the paper, at
-            most half of the layers, and 0 for `tome`, which has no pruning layers.
-        pattern: one letter per layer (P prune, A average, M mlerp, T tome, - none); overrides mode and prune_layers.
+        prune_layers: layers `l < prune_layers` (0-based) prune, the others merge. None: a quarter of the layers for
+            weighted MLERP, 0 for `tome`, which has no pruning layers, and for the others 6 as in the paper, at most
+            half of the layers.
+        pattern: one letter per layer (P prune, A average, M mlerp, W weighted mlerp, T tome, - none); overrides mode
+            and prune_layers.
         schedule: how a single r is spread over the layers.
         prop_attn: track token sizes and add their logarithm to the attention scores, as ToMe does (arXiv 2210.09461,
             section 3.3). None: unless the model was trained as a masked autoencoder (`ModelSpec.masked_autoencoder`).
@@ -214,7 +232,7 @@ class Reduction:
     """
 
     r: int | tuple[int, ...] | None = None
-    mode: Mode = Mode.MLERP
+    mode: Mode = Mode.WEIGHTED_MLERP
     prune_layers: int | None = None
     pattern: str | None = None
     schedule: Schedule = Schedule.CONSTANT
@@ -321,9 +339,14 @@ class Reduction:
         return (Method.PRUNE,) * pruning + (self.mode.method,) * (depth - pruning)
 
     def boundary(self, depth: int) -> int:
-        """Number of leading layers that prune when no pattern is given: by default 6, but never more than half."""
+        """Number of leading layers that prune when no pattern is given.
+
+        Source: for weighted MLERP measured on DeiT-Ti (docs/decisions/029), for the others the paper's d.
+        """
         if self.prune_layers is not None:
             return self.prune_layers
+        if self.mode is Mode.WEIGHTED_MLERP:
+            return depth // 4
         return 0 if self.mode is Mode.TOME else min(PAPER_PRUNE_LAYERS, depth // 2)
 
     def restoring_for(self, output: OutputKind | None) -> Reduction:

@@ -100,7 +100,7 @@ class LayerPlan:
     @property
     def weighs_by_size(self) -> bool:
         """True if tokens merge in a mean that is weighted by their sizes."""
-        return self.method is Method.TOME and self.removed > 0
+        return self.method.weighs and self.removed > 0
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def test_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("eval", path, "--images", str(tmp_path), "--backend", "ort-cpu") == 0
     out, err = capsys.readouterr()
     assert out == ""
-    assert "model.fp32.onnx, PPPMMM" in err
+    assert "model.fp32.onnx, PWWWWW" in err
     assert "same class" in err
     assert run("eval", path, "--images", str(tmp_path), "--mode", "average") == 2
     assert "has its reduction in it: leave out --mode" in capsys.readouterr().err

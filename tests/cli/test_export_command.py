@@ -51,6 +51,7 @@ def test_stdout_is_the_report(demo_run: tuple[dict[str, Any], Path]) -> None:
     assert document["schema_version"] == 1
     assert document["model"]["tokens"] == 197
     assert document["plan"]["pattern"] == "PPPPPPMMMMMM"
+    assert (document["plan"]["prop_attn"], document["plan"]["prop_attn_reason"]) == (True, "default")
     assert document["command"].startswith("tofu-export demo_vit --r 16")
 
 
@@ -139,7 +140,7 @@ def test_the_markdown_report_reads(demo_run: tuple[dict[str, Any], Path]) -> Non
         pytest.param(("--mode", "prune"), "PPPPPP", marks=pytest.mark.thorough),
         (("--mode", "tome"), "TTTTTT"),
         (("--pattern", "AAAPPP", "--target", "onnxruntime"), "AAAPPP"),
-        pytest.param(("--schedule", "linear", "--prop-attn", "off"), "PPPMMM", marks=pytest.mark.thorough),
+        pytest.param(("--schedule", "linear", "--prop-attn", "off"), "PWWWWW", marks=pytest.mark.thorough),
     ],
 )
 def test_other_methods(

@@ -16,7 +16,8 @@ from tofu_export.zoo import catalog
 def test_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("plan", "vit_base", "--r", "16") == 0
     out, err = capsys.readouterr()
-    assert "PPPPPPMMMMMM" in out
+    assert "PPPWWWWWWWWW" in out
+    assert "sizes  on (default)" in out
     assert "17.58 full, 8.78 reduced: 2.00x fewer" in out
     assert err == ""
 
@@ -41,7 +42,7 @@ def test_a_budget_says_what_was_asked_and_what_came_out(capsys: pytest.CaptureFi
     assert run("plan", "vit_base", "--speedup", "1.8", "--exclude-layers", "0,11", "--json") == 0
     plan = json.loads(capsys.readouterr().out)["plan"]
     assert plan["asked"] == {"speedup": 1.8}
-    assert plan["pattern"] == "-PPPPPMMMMM-"
+    assert plan["pattern"] == "-PPWWWWWWWW-"
     assert plan["gmacs"]["full"] / plan["gmacs"]["reduced"] >= 1.8
     as_list = ",".join(map(str, plan["r"]))
     assert run("plan", "vit_base", "--speedup", "1.8", "--exclude-layers", "0,11") == 0

@@ -30,7 +30,7 @@ def test_a_grid_with_a_model_that_fails(capsys: pytest.CaptureFixture[str]) -> N
     assert (document["kind"], document["schema_version"]) == ("sweep", 1)
     full, reduced = document["rows"]
     assert (full["mode"], full["agreement"], full["speedup_vs_full"]) == ("full", 1.0, 1.0)
-    assert (reduced["r"], reduced["pattern"], reduced["precision"], reduced["batch"]) == (8, "PPPMMM", "fp32", 2)
+    assert (reduced["r"], reduced["pattern"], reduced["precision"], reduced["batch"]) == (8, "PWWWWW", "fp32", 2)
     assert reduced["images_per_sec"] > 0
     assert set(reduced["latency_ms"]) == {"median", "p95"}
     assert reduced["gmacs"] < reduced["gmacs_full"]

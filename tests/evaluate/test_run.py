@@ -137,7 +137,7 @@ class TestFiles:
         assert found.subject.param_count == eager.subject.param_count
         assert found.subject.backend == "ort-cpu"
         assert found.subject.plan is not None
-        assert found.subject.plan["pattern"] == "PPPMMM"
+        assert found.subject.plan["pattern"] == "PWWWWW"
 
     def test_a_foreign_file_needs_a_name(self, tmp_path: Path) -> None:
         picture(tmp_path / "images" / "1.png")

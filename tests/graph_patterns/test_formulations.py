@@ -43,8 +43,13 @@ SCATTER = (Target.ONNXRUNTIME, Precision.FP32)
 HALF = (Target.PORTABLE, Precision.FP16)
 FORMULATIONS = pytest.mark.parametrize("form", [ONEHOT, SCATTER, HALF], ids=["onehot", "scatter", "half"])
 
-# Methods with and without tracked sizes; tome cannot do without.
-SIZED = [(method, sized) for method in reference.METHODS for sized in (False, True) if sized or method != "tome"]
+# Methods with and without tracked sizes; those that weigh by them cannot do without.
+SIZED = [
+    (method, sized)
+    for method in reference.METHODS
+    for sized in (False, True)
+    if sized or method not in reference.WEIGHED
+]
 
 RTOL = {np.dtype(np.float32): 1e-5, np.dtype(np.float16): 2.0**-8}
 """Of the largest token entry. Half: the weights, the products, the sum and the length are each rounded to 2^-11."""
@@ -620,11 +625,11 @@ EVERY_RECIPE = [
 
 
 @pytest.mark.parametrize(("target", "precision", "recipe"), EVERY_RECIPE)
-@pytest.mark.parametrize("method", ["prune", "mlerp", "tome"])
+@pytest.mark.parametrize("method", ["prune", "mlerp", "weighted_mlerp", "tome"])
 def test_every_recipe_computes_what_the_definition_says(
     target: Target, precision: Precision, recipe: Recipe, method: str
 ) -> None:
-    case = Case(method, 21, 1, 4, method == "tome")
+    case = Case(method, 21, 1, 4, method in reference.WEIGHED)
     model = case.lowered(target, precision, recipe)
     check(session_of(model, case), case, normal(1, 2, 21, CHANNELS), normal(2, 2, 21, DIM))
 

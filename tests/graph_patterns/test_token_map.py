@@ -69,7 +69,7 @@ def mapped(
 def test_maps_follow_the_tokens(
     form: tuple[Target, Precision], method: str, companions: tuple[str, ...], prefix: int
 ) -> None:
-    if method == "tome" and "sizes" not in companions:
+    if method in reference.WEIGHED and "sizes" not in companions:
         return  # it cannot do without sizes
     for tokens, removed in itertools.product((14, 15), (1, 4, (14 - prefix) // 2)):
         model = lower(ir.from_proto(mapped(method, tokens, prefix, removed, companions, form[1])), *form)

@@ -23,8 +23,8 @@ from tofu_export.patch.fuse import fuse
 
 METHODS = [Method[name.upper()] for name in reference.METHODS]
 MERGES = [method for method in METHODS if method is not Method.PRUNE]
-# Methods with and without tracked sizes; tome cannot do without.
-TRACKED = [(method, track) for method in METHODS for track in (False, True) if track or method is not Method.TOME]
+# Methods with and without tracked sizes; those that weigh by them cannot do without.
+TRACKED = [(method, track) for method in METHODS for track in (False, True) if track or not method.weighs]
 
 DECIDABLE = 1e-5
 """Margin from which FP32 similarities (error about 1e-7) cannot flip a decision."""
@@ -340,9 +340,10 @@ def test_r_out_of_range_is_refused(tokens: int, prefix: int, removed: int, metho
         )  # fmt: skip
 
 
-def test_tome_without_sizes_is_refused() -> None:
-    with pytest.raises(ValueError, match="size"):
-        fuse(torch.ones(1, 6, 2), torch.ones(1, 6, 2), method=Method.TOME, removed=2, prefix=0)
+@pytest.mark.parametrize("method", [Method.TOME, Method.WEIGHTED_MLERP])
+def test_a_weighted_mean_without_sizes_is_refused(method: Method) -> None:
+    with pytest.raises(ValueError, match=f"{method.name.lower()} weighs tokens by their size"):
+        fuse(torch.ones(1, 6, 2), torch.ones(1, 6, 2), method=method, removed=2, prefix=0)
 
 
 # --- Properties --------------------------------------------------------------------------------------------------
@@ -415,7 +416,7 @@ def test_groups_are_the_oracles(case: Case) -> None:
 @properties
 def test_prefix_and_singles_are_bit_identical(case: Case, method: Method) -> None:
     out, _ = fuse(
-        case.x, case.metric, method=method, removed=case.removed, prefix=case.prefix, track_sizes=method is Method.TOME
+        case.x, case.metric, method=method, removed=case.removed, prefix=case.prefix, track_sizes=method.weighs
     )
     assert out.shape[1] == case.x.shape[1] - case.removed
     assert torch.equal(out[:, : case.prefix], case.x[:, : case.prefix])
@@ -442,6 +443,22 @@ def test_mlerp_has_the_largest_norm_of_the_group_along_its_mean(case: Case) -> N
     for image, row, group in _rows(case):
         members = case.x[image, list(group)].double()
         merged, mean = out[image, row].double(), members.mean(0)
+        assert float(merged.norm()) == pytest.approx(float(members.norm(dim=1).max()), rel=1e-5)
+        assert float(merged @ mean / merged.norm() / mean.norm()) == pytest.approx(1.0, abs=1e-6)
+
+
+@given(cases(), st.integers(1, 9))
+@properties
+def test_weighted_mlerp_has_the_largest_norm_of_the_group_along_its_weighted_mean(case: Case, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.randint(1, 30, (*case.x.shape[:2], 1), generator=generator).float()
+    out, _ = fuse(
+        case.x, case.metric, method=Method.WEIGHTED_MLERP, removed=case.removed, prefix=case.prefix, sizes=sizes,
+        track_sizes=True,
+    )  # fmt: skip
+    for image, row, group in _rows(case):
+        members, weights = case.x[image, list(group)].double(), sizes[image, list(group)].double()
+        merged, mean = out[image, row].double(), (members * weights).sum(0) / weights.sum()
         assert float(merged.norm()) == pytest.approx(float(members.norm(dim=1).max()), rel=1e-5)
         assert float(merged @ mean / merged.norm() / mean.norm()) == pytest.approx(1.0, abs=1e-6)
 

@@ -27,7 +27,7 @@ LOGITS, FEATURES, TOKENS, GRID = OutputKind
 SOME = Reduction(r=(3, 2, 4), pattern="PAM")
 TOME = Reduction(r=3, mode=Mode.TOME)
 ALL_SOURCES = Reduction(r=(8, 4, 2), pattern="MPA")
-METHODS = [SOME, TOME, ALL_SOURCES, *(Reduction(r=(4, 0, 3), pattern=letter * 3) for letter in "PAMT")]
+METHODS = [SOME, TOME, ALL_SOURCES, *(Reduction(r=(4, 0, 3), pattern=letter * 3) for letter in "PAMWT")]
 NAMES = [*tiny.MODELS, *FAMILIES]
 CLASS_TOKEN_LATER = {"cait"}
 """Models whose class token joins after the blocks, at the front."""
@@ -244,7 +244,7 @@ def test_restoring_puts_every_stand_in_in_its_place(name: str, reduction: Reduct
 def test_restored_logits_are_those_of_the_float64_oracle(name: str, method: str) -> None:
     facts = tiny.MODELS[name]
     layers = [(method, 4), ("prune", 3), (method, 2)]
-    letters = {"prune": "P", "average": "A", "mlerp": "M", "tome": "T"}
+    letters = {"prune": "P", "average": "A", "mlerp": "M", "weighted_mlerp": "W", "tome": "T"}
     pattern = "".join(letters[kind] for kind, _ in layers)
     model = tiny.reduced(name, Reduction(r=(4, 3, 2), pattern=pattern, restore_grid=True))
     trace: list[list[reference.Matching]] = []

@@ -6,6 +6,7 @@ import json
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from tofu_export.specs import plan_model
 from tofu_export.tune import Objective, TuneRequest, tune
 from tofu_export.tune.latency import LatencyTable
 from tofu_export.tune.objective import Judge
-from tofu_export.tune.run import _difference
+from tofu_export.tune.run import _choice, _difference
+from tofu_export.tune.space import Candidate
 from tofu_export.zoo.create import create_model
 from tofu_export.zoo.weights import WeightsSource
 
@@ -75,13 +77,27 @@ def test_an_interval_tells_better_from_worse() -> None:
     assert _difference({"chosen": of["chosen"], "baseline": of["chosen"]}, Objective.KL, 0) == (0.0, 0.0, 0.0)
 
 
+@pytest.mark.parametrize(("gain", "wins"), [(0.3, True), (0.0, False), (-0.3, False)])
+def test_a_finalist_has_to_be_better_beyond_noise(gain: float, wins: bool) -> None:
+    """A gain on average that hangs on few images is none: 40 images, a spread of 1, so 2 standard errors are 0.32."""
+    noise = np.random.default_rng(1).normal(0.0, 1.0, 40)
+    noise += 0.05 - noise.mean()
+    first, other = Candidate("P", (1,)), Candidate("M", (1,))
+    losses = {first: np.full(40, 5.0), other: 5.0 - gain - noise}
+    judge, _space = SimpleNamespace(agreement=lambda plan: None), None
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tofu_export.tune.run._losses", lambda judge, space, one, objective: losses[one])
+        chosen = _choice(judge, _space, [other, first], first, Objective.KL)  # type: ignore[arg-type]
+    assert chosen == (other if wins else first)
+
+
 def test_a_whole_run(tmp_path: Path) -> None:
     result = tune(replace(SMALL, state=tmp_path / "s"))
     document = result.to_dict("the command")
     json.dumps(document, allow_nan=False)
     assert document["images"] == {"calibration": 8, "validation": 4, "held_out": 8}
     assert result.chosen.macs_full / result.chosen.macs_reduced >= 3.0
-    assert result.baseline.pattern == "PPPPPPMMMMMM"
+    assert result.baseline.pattern == "PPPWWWWWWWWW"
     _, fixed = plan_model("demo_vit", Reduction(speedup=3.0))
     assert result.baseline.layers == fixed.layers
     assert result.losses["validation"]["chosen"] <= result.losses["validation"]["baseline"]

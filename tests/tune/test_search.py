@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.tune.test_space import macs, space
 from tofu_export.errors import OptionError
-from tofu_export.tune.search import Found, patterns, schedules, search
+from tofu_export.tune.search import Found, _bent, patterns, schedules, search
 from tofu_export.tune.space import Candidate
 from tofu_export.tune.state import StateFile
 
@@ -39,6 +40,19 @@ def test_it_improves_on_the_plan_to_beat_within_the_budget() -> None:
 
 def test_small_changes_help_beyond_the_table() -> None:
     assert run(evaluations=150)[0].loss < run(evaluations=15)[0].loss
+
+
+def test_sizes_are_searched_too() -> None:
+    both = replace(space(LIMIT), prop_attn=(True, False))
+    found = search(both, FIRST, lambda one: loss(one) + one.prop_attn, evaluations=150, seed=0)
+    assert not found[0].candidate.prop_attn
+    assert {entry.candidate.prop_attn for entry in run()} == {True}
+
+
+def test_a_schedule_bends_around_a_knot() -> None:
+    assert _bent([10] * 10, 0, 2.0) == [20, 17, 13, 10, 10, 10, 10, 10, 10, 10]
+    assert _bent([10] * 10, 1, 0.5) == [10, 8, 7, 5, 7, 8, 10, 10, 10, 10]
+    assert _bent([10], 3, 2.0) == [10]
 
 
 def test_no_plan_is_tried_twice_and_the_number_holds() -> None:

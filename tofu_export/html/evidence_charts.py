@@ -29,7 +29,14 @@ __all__ = [
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 20, 16, 320
 SERIES = ("merge", "prune", "violet", "blue", "rose", "full")
 """Colours of series that have none of their own, in their order."""
-_OWN = {"mlerp": "merge", "prune": "prune", "average": "violet", "tome": "blue", "full": "full"}
+_OWN = {
+    "weighted-mlerp": "rose",
+    "mlerp": "merge",
+    "prune": "prune",
+    "average": "violet",
+    "tome": "blue",
+    "full": "full",
+}
 """Colours of methods, the same in all charts."""
 
 

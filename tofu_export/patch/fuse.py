@@ -109,8 +109,9 @@ def reduce_state(
             f"layer {layer}: cannot remove {removed} of {x.shape[1]} tokens ({prefix} protected), "
             f"the most is {removable(x.shape[1], prefix)}"
         )
-    if method is Method.TOME and not track_sizes:
-        raise ValueError(f"layer {layer}: tome weighs tokens by their size, which needs track_sizes=True")
+    if method.weighs and not track_sizes:
+        name = method.name.lower()
+        raise ValueError(f"layer {layer}: {name} weighs tokens by their size, which needs track_sizes=True")
     sizes = (_ones(x) if sizes is None else sizes) if track_sizes else None
     if removed == 0 or method is Method.NONE:
         positions, rows = positions if track_positions else None, rows if track_rows else None

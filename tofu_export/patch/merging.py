@@ -1,4 +1,4 @@
-"""How matched sources join their destinations: average, MLERP, or ToMe's weighted mean.
+"""How matched sources join their destinations: a mean, weighted by sizes or not, at its own length or MLERP's.
 
 All sums run in float32 or wider. Axes as in `matching`; C is the channels of a token.
 """
@@ -23,7 +23,7 @@ def merge(
         destinations: [B, T, C].
         matched: [B, R, C], the sources that leave.
         target: [B, R] int64, the destination of each.
-        method: AVERAGE, MLERP or TOME.
+        method: AVERAGE, MLERP, WEIGHTED_MLERP or TOME.
         sizes: [B, T, 1] and [B, R, 1], the number of patches behind each destination and matched source.
 
     A destination that nothing joined comes back bit for bit.
@@ -33,11 +33,11 @@ def merge(
     wide = torch.promote_types(destinations.dtype, torch.float32)
     old, joining = destinations.to(wide), matched.to(wide)
     weights, joining_weights = (size.to(wide) for size in sizes)
-    if method is not Method.TOME:
+    if not method.weighs:
         weights, joining_weights = torch.ones_like(weights), torch.ones_like(joining_weights)
     total = _add(weights, joining_weights, target)
     mean = _add(old * weights, joining * joining_weights, target) / total
-    if method is Method.MLERP:
+    if method.keeps_norm:
         norm = old.norm(dim=-1, keepdim=True)
         longest = norm.scatter_reduce(1, target.unsqueeze(-1), joining.norm(dim=-1, keepdim=True), "amax")
         mean = mean / mean.norm(dim=-1, keepdim=True).clamp_min(NORM_FLOOR) * longest

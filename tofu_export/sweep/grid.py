@@ -52,7 +52,7 @@ class Grid:
 
     models: tuple[str, ...]
     r: tuple[int, ...] = (8, 16)
-    modes: tuple[Mode, ...] = (Mode.MLERP,)
+    modes: tuple[Mode, ...] = (Mode.WEIGHTED_MLERP,)
     prune_layers: tuple[int | None, ...] = (None,)
     patterns: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
@@ -138,7 +138,7 @@ class Cell:
     @property
     def trace(self) -> Hashable:
         """What cells have in common that can be written from one trace: all but their methods."""
-        sized = self.prop_attn or Method.TOME.value in self.pattern
+        sized = self.prop_attn or any(Method(letter).weighs for letter in self.pattern)
         return self.model, self.removed, self.prop_attn, sized, self.precision.traced
 
     def __str__(self) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ class TuneRequest:
     images: Path | None = None
     limit: int = 640
     objective: Objective | None = None
-    methods: str = "PAM"
+    methods: str = "PMWT"
     exclude_layers: tuple[int, ...] = ()
     evaluations: int = 200
     batch: int = 32
@@ -117,7 +118,7 @@ class Tried:
     def to_dict(self) -> dict[str, Any]:
         """As in the document (`history`)."""
         return {
-            "pattern": self.candidate.pattern,
+            **asdict(self.candidate),
             "r": list(self.candidate.r),
             "loss": self.loss,
             "gmacs": round(self.gmacs, 4),
@@ -130,8 +131,9 @@ class TuneResult:
 
     Attributes:
         spec: the model.
-        chosen: the plan that is proposed: the best finalist on the images for choosing, or the baseline.
-        baseline: the paper's hybrid with a constant r, as small as the budget allows.
+        chosen: the plan that is proposed: the best finalist on the images for choosing, if it is better than the
+            baseline there by two standard errors, else the baseline.
+        baseline: the default reduction with a constant r, as small as the budget allows.
         objective: what was minimised.
         budget: how it was given.
         images: number of images by part: `calibration`, `validation`, `held_out`.
@@ -227,18 +229,16 @@ def tune(request: TuneRequest, on_progress: Callable[[str], None] = lambda text:
         on_progress(f"plan {len(history) + 1} of {request.evaluations}")
         loss = None if state is None else state.find(candidate)
         if loss is None:
-            loss = _loss(judges[0], space, candidate, objective)
+            loss = float(_losses(judges[0], space, candidate, objective).mean())
             if state is not None:
                 state.add(candidate, loss)
         history.append(Tried(candidate, loss, make_plan(spec, candidate.reduction()).gmacs_reduced))
         return loss
 
-    first = Candidate.of(baseline.pattern, [layer.removed for layer in baseline.layers])
+    first = Candidate.of(baseline.pattern, [layer.removed for layer in baseline.layers], baseline.prop_attn)
     found = search(space, first, measure, evaluations=request.evaluations, seed=request.seed)
     on_progress("comparing the best on images that the search did not see")
-    finalists = [entry.candidate for entry in found[:FINALISTS]]
-    finalists += [] if first in finalists else [first]
-    chosen = min(finalists, key=lambda one: _loss(judges[1], space, one, objective))
+    chosen = _choice(judges[1], space, [entry.candidate for entry in found[:FINALISTS]], first, objective)
     plans = {"chosen": make_plan(spec, chosen.reduction()), "baseline": make_plan(spec, first.reduction())}
     times = None
     agreements = [{who: judge.agreement(plan) for who, plan in plans.items()} for judge in judges]
@@ -285,16 +285,18 @@ def _space(spec: ModelSpec, request: TuneRequest, table: LatencyTable | None) ->
         return make_plan(spec, Reduction(r=tuple(removed))).macs_reduced
 
     excluded = frozenset(request.exclude_layers)
+    default = not spec.masked_autoencoder
+    prop_attn = (default, not default)
     if table is not None and request.latency_ms is not None:
         known = table
-        return Space(spec, request.methods, lambda r: known.predict(spec, r), request.latency_ms, excluded)
+        return Space(spec, request.methods, lambda r: known.predict(spec, r), request.latency_ms, excluded, prop_attn)
     full = int(macs([0] * spec.depth))
     budget = Budget.of(full, gmacs=request.gmacs, speedup=request.speedup)
-    return Space(spec, request.methods, macs, budget.macs, excluded)
+    return Space(spec, request.methods, macs, budget.macs, excluded, prop_attn)
 
 
 def _baseline(space: Space, request: TuneRequest) -> Plan:
-    """The hybrid of the paper with a constant r, as `--gmacs` and `--speedup` give it.
+    """The default reduction with a constant r, as `--gmacs` and `--speedup` give it.
 
     Raises:
         OptionError: the budget is out of reach.
@@ -311,9 +313,25 @@ def _baseline(space: Space, request: TuneRequest) -> Plan:
     raise OptionError(f"{request.latency_ms:g} ms are out of reach: the least is about {least:.1f} ms for this batch")
 
 
-def _loss(judge: Judge, space: Space, candidate: Candidate, objective: Objective) -> float:
-    plan = make_plan(space.spec, candidate.reduction())
-    return float(objective.losses(judge.agreement(plan)).mean())
+def _losses(judge: Judge, space: Space, candidate: Candidate, objective: Objective) -> NDArray[np.float64]:
+    """Loss of each image."""
+    return objective.losses(judge.agreement(make_plan(space.spec, candidate.reduction())))
+
+
+def _choice(
+    judge: Judge, space: Space, finalists: Sequence[Candidate], first: Candidate, objective: Objective
+) -> Candidate:
+    """The best finalist if its mean loss is below that of `first` by two standard errors of the paired difference.
+
+    Else `first`: what is better on the images of the search by chance shall not win.
+    """
+    fixed = _losses(judge, space, first, objective)
+    losses = {one: _losses(judge, space, one, objective) for one in finalists if one != first}
+    if not losses:
+        return first
+    best = min(losses, key=lambda one: float(losses[one].mean()))
+    gain = fixed - losses[best]
+    return best if gain.mean() > 2 * gain.std(ddof=1) / math.sqrt(len(gain)) else first
 
 
 def _difference(of: Mapping[str, Agreement], objective: Objective, seed: int) -> tuple[float, float, float]:

@@ -7,10 +7,10 @@ losses that it had measured are known again (`tofu_export.tune.state`).
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tofu_export.options import Method
+from tofu_export.options import Method, Reduction
 from tofu_export.tune.space import Candidate, Space
 
 __all__ = ["Found", "patterns", "schedules", "search"]
@@ -20,6 +20,15 @@ BEAM = 4
 
 STEPS = (1, 2, 4, 8)
 """Tokens that move between two layers at once."""
+
+KNOTS = 4
+"""Places, even over the depth, between which a schedule bends."""
+
+FACTORS = (0.5, 0.67, 0.8, 1.25, 1.5, 2.0)
+"""What the amounts around a knot are multiplied by."""
+
+_SIZES_SHARE = 0.2
+"""How often a change may be that of token sizes in the attention."""
 
 _IDLE_DRAWS = 200
 """Draws in a row that bring nothing new before the search ends: a small space is used up."""
@@ -88,25 +97,31 @@ def schedules(depth: int) -> dict[str, list[float]]:
 
 
 def patterns(depth: int, letters: str) -> list[str]:
-    """Plain patterns of the letters: each of them alone, and pruning before each other one with five boundaries."""
+    """Plain patterns of the letters: each of them alone, and pruning before each other one with a few boundaries."""
     found = [letter * depth for letter in letters]
     if Method.PRUNE.value in letters:
         for letter in letters.replace(Method.PRUNE.value, ""):
-            boundaries = sorted({round(depth * share / 6) for share in range(1, 6)})
+            boundaries = sorted({round(depth * share) for share in (1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3)})
             found += [Method.PRUNE.value * d + letter * (depth - d) for d in boundaries if 0 < d < depth]
     return list(dict.fromkeys(found))
 
 
 def _table(space: Space, rng: random.Random) -> Iterator[Candidate | None]:
-    """Every schedule with the paper's kind of hybrid, then every pattern with the constant schedule."""
+    """Every schedule with the pattern of the default, then every pattern with a constant and with a falling one.
+
+    The best of what is usual comes first, and once more without token sizes in the attention, or with them.
+    """
     depth = space.spec.depth
     plain = patterns(depth, space.letters)
-    middle = next((one for one in plain if len(set(one)) == 2 and one.count(one[0]) == round(depth / 2)), plain[0])
-    rows = [(middle, shares) for shares in schedules(depth).values()]
-    rows += [(pattern, schedules(depth)["constant"]) for pattern in plain]
-    for pattern, shares in rows:
+    default = "".join(method.value for method in Reduction().methods(depth))
+    usual = default if default in plain else plain[-1]
+    even, falling = schedules(depth)["constant"], schedules(depth)["falling"]
+    rows = [(usual, shares, space.prop_attn[0]) for shares in schedules(depth).values()]
+    rows += [(usual, even, other) for other in space.prop_attn[1:]]
+    rows += [(pattern, shares, space.prop_attn[0]) for pattern in plain for shares in (even, falling)]
+    for pattern, shares, prop_attn in rows:
         r = space.fitted(_least(space, shares), rng)
-        yield None if r is None else Candidate.of(pattern, r)
+        yield None if r is None else Candidate.of(pattern, r, prop_attn)
 
 
 def _least(space: Space, shares: list[float]) -> list[int]:
@@ -122,20 +137,37 @@ def _least(space: Space, shares: list[float]) -> list[int]:
 
 
 def _changed(space: Space, parent: Candidate, rng: random.Random) -> Candidate | None:
-    """A small change: tokens move between two layers, a layer takes another method, or both."""
-    letters, r = list(parent.pattern), list(parent.r)
+    """A small change: the schedule bends, tokens move between two layers, or a run of layers takes another method.
+
+    A few parameters for many layers: changes of single layers follow the noise of the images (docs/tuning.md).
+    """
+    letters, r, prop_attn = list(parent.pattern), list(parent.r), parent.prop_attn
     for layer, letter in enumerate(letters):
         if letter == Method.NONE.value:  # the method of its neighbour, should it get tokens
             near = sorted(range(len(letters)), key=lambda other: abs(other - layer))
             letters[layer] = next((letters[other] for other in near if letters[other] != letter), space.letters[0])
-    kind = rng.choice(("move", "move", "method", "both")) if len(space.letters) > 1 else "move"
-    if kind in ("move", "both") and len(space.layers) > 1:
+    kinds = ["bend", "bend", "move"]
+    kinds += ["methods"] * 2 * (len(space.letters) > 1)
+    kinds += ["sizes"] * (len(space.prop_attn) > 1 and rng.random() < _SIZES_SHARE)
+    kind = rng.choice(kinds)
+    if kind == "bend":
+        r = _bent(r, rng.randrange(KNOTS), rng.choice(FACTORS))
+    elif kind == "move" and len(space.layers) > 1:
         source, target = rng.sample(space.layers, 2)
         step = min(rng.choice(STEPS), r[source])
         r[source] -= step
         r[target] += step
-    if kind in ("method", "both"):
-        layer = rng.choice(space.layers)
-        letters[layer] = rng.choice([letter for letter in space.letters if letter != letters[layer]])
+    elif kind == "methods":
+        ends = sorted(rng.choices(range(len(letters)), k=2))
+        letters[ends[0] : ends[1] + 1] = rng.choice(space.letters) * (ends[1] + 1 - ends[0])
+    elif kind == "sizes":
+        prop_attn = rng.choice(space.prop_attn)
     fitted = space.fitted(r, rng)
-    return None if fitted is None else Candidate.of(letters, fitted)
+    return None if fitted is None else Candidate.of(letters, fitted, prop_attn)
+
+
+def _bent(r: Sequence[int], knot: int, factor: float) -> list[int]:
+    """`r` with the amounts around one of `KNOTS` places, even over the depth, multiplied: less the further away."""
+    spacing = max((len(r) - 1) / (KNOTS - 1), 1)
+    near = [max(0.0, 1 - abs(layer - knot * spacing) / spacing) for layer in range(len(r))]
+    return [round(amount * (1 + (factor - 1) * share)) for amount, share in zip(r, near, strict=True)]

@@ -19,20 +19,22 @@ class Candidate:
     Attributes:
         pattern: a letter per layer, `-` where nothing leaves.
         r: tokens that leave each layer, exactly.
+        prop_attn: token sizes enter the attention.
     """
 
     pattern: str
     r: tuple[int, ...]
+    prop_attn: bool = True
 
     @classmethod
-    def of(cls, letters: Sequence[str], r: Sequence[int]) -> Candidate:
+    def of(cls, letters: Sequence[str], r: Sequence[int], prop_attn: bool = True) -> Candidate:
         """The candidate, with `-` for layers that remove nothing: their method does not matter."""
         pairs = zip(letters, r, strict=True)
-        return cls("".join(letter if amount else Method.NONE.value for letter, amount in pairs), tuple(r))
+        return cls("".join(letter if amount else Method.NONE.value for letter, amount in pairs), tuple(r), prop_attn)
 
     def reduction(self, keys: KeySource = KeySource.POST_ROPE) -> Reduction:
         """The options that give it."""
-        return Reduction(r=self.r, pattern=self.pattern, keys=keys)
+        return Reduction(r=self.r, pattern=self.pattern, prop_attn=self.prop_attn, keys=keys)
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Space:
         cost: what amounts cost; it never rises when a layer removes more.
         limit: the most that it may cost.
         excluded: layers that remove nothing.
+        prop_attn: whether token sizes may enter the attention, the first choice first.
     """
 
     spec: ModelSpec
@@ -52,6 +55,7 @@ class Space:
     cost: Callable[[Sequence[int]], float]
     limit: float
     excluded: frozenset[int] = frozenset()
+    prop_attn: tuple[bool, ...] = (True,)
 
     @property
     def layers(self) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class StateFile:
     def add(self, candidate: Candidate, loss: float) -> None:
         """Keep a loss."""
         self._losses[candidate] = loss
-        self._append({"pattern": candidate.pattern, "r": list(candidate.r), "loss": loss})
+        self._append({**asdict(candidate), "loss": loss})
 
     def _append(self, row: Mapping[str, Any]) -> None:
         try:
@@ -67,7 +68,9 @@ class StateFile:
                 self._path.write_text("".join(lines), encoding="utf-8")
             rows = [json.loads(line) for line in lines]
             found = rows[0]["settings"] if rows else None
-            self._losses = {Candidate(row["pattern"], tuple(row["r"])): float(row["loss"]) for row in rows[1:]}
+            self._losses = {
+                Candidate(row["pattern"], tuple(row["r"]), row["prop_attn"]): float(row["loss"]) for row in rows[1:]
+            }
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise OptionError(
                 f"{self._path} is not a state file of tune ({type(error).__name__}: {error}): name another one with "
