@@ -38,6 +38,21 @@ def test_ways_to_ask_for_the_same_make_one_cell() -> None:
     assert [(cell.mode, cell.pattern) for cell in cells] == [("average", "PPPPPPAAAAAA")]
 
 
+def test_sizes_make_cells_of_their_own() -> None:
+    grid = Grid(("vit_tiny",), r=(8,), modes=(), patterns=("M12", "T12"), prop_attn=(None, True))
+    cells, failures = expand(grid)
+    assert failures == ()
+    assert all(cell.reduction.prop_attn is cell.prop_attn for cell in cells)
+    assert (
+        len({cell.trace for cell in cells}) == 3 - cells[1].prop_attn
+    )  # full, without sizes if that is the default, with
+    assert cells[-1].pattern == "T" * 12  # which has sizes in both ways: one cell
+    assert {cell.prop_attn for cell in cells if cell.pattern == "M" * 12} >= {True}
+    off, _ = expand(Grid(("vit_tiny",), r=(8,), modes=(), patterns=("M12",), prop_attn=(False, True)))
+    assert [cell.prop_attn for cell in off] == [False, False, True]
+    assert len({str(cell) for cell in off}) == 3
+
+
 def test_gmacs_are_those_of_the_plan() -> None:
     cells, _ = expand(Grid(("vit_base",), r=(8, 16)))
     assert [(cell.gmacs, cell.gmacs_full) for cell in cells] == [
@@ -78,6 +93,7 @@ def test_patterns_that_cannot_be_read(text: str) -> None:
         ({"r": ()}, "at least one value for r"),
         ({"r": (8, 8)}, "r of a sweep repeat a value"),
         ({"batches": (0,)}, "batch size 0"),
+        ({"prop_attn": ()}, "at least one value for prop attn"),
         ({"precisions": (Precision.BF16,)}, "bf16"),
         ({"splits": ("PP",)}, "two different letters"),
         ({"splits": ("P",)}, "two different letters"),

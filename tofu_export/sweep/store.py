@@ -26,7 +26,7 @@ __all__ = ["Key", "Record", "Store"]
 
 FOLDER = "cells"
 
-_FORMAT = 1
+_FORMAT = 2
 """Of the files. A change makes those of before unknown, so that their cells are measured again."""
 
 
@@ -54,6 +54,7 @@ class Key:
             "model": self.cell.model,
             "pattern": self.cell.pattern,
             "removed": list(self.cell.removed),
+            "prop_attn": self.cell.prop_attn,
             "precision": self.cell.precision.value,
             "batch": self.batch,
         }
