@@ -338,8 +338,8 @@ def teacher_schedule(epochs: int, seed: int) -> Schedule:
 
 
 def vit_schedules(epochs: int, seed: int) -> tuple[Schedule, Schedule]:
-    """Return the two runs of the ViT: `epochs` at low resolution, then 0.3 times as many at the full one."""
-    short = max(1, round(0.3 * epochs))
+    """Return the two runs of the ViT: `epochs` at low resolution, then a fifth as many at the full one."""
+    short = max(1, round(epochs / 5))
     learn = Schedule(
         "learn",
         epochs,

