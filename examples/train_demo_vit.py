@@ -338,12 +338,12 @@ def teacher_schedule(epochs: int, seed: int) -> Schedule:
 
 
 def vit_schedules(epochs: int, seed: int) -> tuple[Schedule, Schedule]:
-    """Return the two runs of the ViT: `epochs` at low resolution, then a fifth as many at the full one."""
-    short = max(1, round(epochs / 5))
+    """Return the two runs of the ViT: `epochs` at low resolution, then half as many at the full one."""
+    short = max(1, epochs // 2)
     learn = Schedule(
         "learn",
         epochs,
-        decay_epochs=2 * epochs,
+        decay_epochs=4 * epochs,
         peak_lr=1.5e-3,
         warmup_epochs=min(2.0, epochs / 2),
         weight_decay=0.05,
@@ -370,7 +370,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     default_output = Path(__file__).resolve().parents[1] / "tofu_export" / "demo"
     parser.add_argument("--output", type=Path, default=default_output, help="folder of the two files written")
     parser.add_argument("--checkpoint", type=Path, help="file to go on from, if it exists, and to save each epoch in")
-    parser.add_argument("--epochs", type=int, default=40, help="epochs of the long run of the ViT")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of the long run of the ViT")
     parser.add_argument("--teacher-epochs", type=int, default=15, help="epochs of the convolutional teacher")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order, augmentation and dropout")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
