@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evidence_runs import Made, Runs, Step, table
@@ -10,7 +10,7 @@ from evidence_runs import Made, Runs, Step, table
 from tofu_export.compare import TOLERANCES
 from tofu_export.options import Precision
 
-__all__ = ["DEMO_STEPS"]
+__all__ = ["DEMO_STEPS", "linearity_table"]
 
 README, VERIFICATION, EVIDENCE, TUNING = "../README.md", "verification.md", "evidence.md", "tuning.md"
 
@@ -106,9 +106,16 @@ def _judged(name: str, score: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _linearity(runs: Runs) -> Made:
     document = runs.run(ANALYZE)
-    norms = document["token_norms"]
-    rows = []
-    for layer in SHOWN_LAYERS:
+    shown = f"![linearity, merged tokens and lengths by layer of the demo model]({FIGURE})"
+    said = f"{document['images']} digits, {document['r']} pairs in each layer:"
+    text = f"{said}\n\n{linearity_table(document, SHOWN_LAYERS)}\n\n{shown}"
+    return text, {FIGURE: runs.file("linearity-demo.svg")}
+
+
+def linearity_table(document: Mapping[str, Any], layers: Sequence[int]) -> str:
+    """Some layers of what `tofu-export analyze` found."""
+    norms, rows = document["token_norms"], []
+    for layer in layers:
         row = document["layers"][layer]
         rows.append(
             (
@@ -120,10 +127,7 @@ def _linearity(runs: Runs) -> Made:
                 *(f"{norms[way][layer]:.3f}" for way in ("prune", "average", "mlerp")),
             )
         )
-    shown = f"![linearity, merged tokens and lengths by layer of the demo model]({FIGURE})"
-    said = f"{document['images']} digits, {document['r']} pairs in each layer:"
-    text = f"{said}\n\n{table(_LINEARITY_COLUMNS, rows)}\n\n{shown}"
-    return text, {FIGURE: runs.file("linearity-demo.svg")}
+    return table(_LINEARITY_COLUMNS, rows)
 
 
 _LINEARITY_COLUMNS = (

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from evidence_demo import DEMO_STEPS
+from evidence_order import COMPARISONS, order_block, order_columns
 from evidence_runs import Made, Runs, Step, table
 
 from tofu_export import demo
@@ -14,7 +15,7 @@ from tofu_export.options import Reduction
 from tofu_export.specs import plan_model
 from tofu_export.sweep.grid import compact, expand_pattern
 
-__all__ = ["STEPS", "order_block"]
+__all__ = ["STEPS"]
 
 PAPER = "paper.md"
 AMOUNTS = (8, 16, 24, 32, 48)
@@ -80,10 +81,6 @@ def _methods(runs: Runs) -> Made:
     return f"{said}\n\n{table(('pattern', *(f'r = {r}' for r in AMOUNTS)), lines)}", {}
 
 
-COMPARISONS = (("P6A6", "A12"), ("A12", "A6P6"), ("P6M6", "P6A6"), ("M12", "A12"))
-"""Pairs of patterns, the one that is better according to the paper first. The first two make its order."""
-
-
 def _order(runs: Runs) -> Made:
     runs.sweep(MODES)
     labels = demo.load_images()[1].astype(np.int64)
@@ -92,40 +89,6 @@ def _order(runs: Runs) -> Made:
         by_name = {name: runs.decisions(expand_pattern(name), r) for name in METHODS}
         pairs[r] = [compare(by_name[better], by_name[worse], labels) for better, worse in COMPARISONS]
     return order_block(pairs), {}
-
-
-def order_block(pairs: Mapping[int, Sequence[Paired]]) -> str:
-    """The table of paired differences by r, and in words whether the paper's order holds.
-
-    Differences count where the sign test finds them at 5 %, divided by the number of tests in the table (Bonferroni).
-    """
-    limit = 0.05 / sum(len(row) for row in pairs.values())
-    verdicts = {r: _verdict(row[:2], limit) for r, row in pairs.items()}
-    rows = [(str(r), *(_difference(pair) for pair in row), verdicts[r]) for r, row in pairs.items()]
-    groups = {verdict: [str(r) for r, said in verdicts.items() if said == verdict] for verdict in _VERDICTS}
-    words = "; ".join(f"{verdict} at r = {', '.join(amounts)}" for verdict, amounts in groups.items() if amounts)
-    said = f"**The paper's order is {words}.** A difference counts here at p < {limit:.4f}: 5 % for the whole table."
-    return f"{table(_ORDER_COLUMNS, rows)}\n\n{said}"
-
-
-_ORDER_COLUMNS = ("r", *(f"`{better}` - `{worse}`" for better, worse in COMPARISONS), "order")
-_VERDICTS = ("confirmed", "confirmed in part", "neither confirmed nor contradicted", "contradicted")
-
-
-def _verdict(pairs: Sequence[Paired], limit: float) -> str:
-    """What is found of hybrid >= average >= reversed."""
-    told = [pair.difference for pair in pairs if pair.p_value < limit]
-    if any(difference < 0 for difference in told):
-        return "contradicted"
-    return ("neither confirmed nor contradicted", "confirmed in part", "confirmed")[len(told)]
-
-
-def _difference(pair: Paired) -> str:
-    return f"{100 * pair.difference:+.1f} ({100 * pair.low:+.1f} to {100 * pair.high:+.1f}), p = {_p(pair.p_value)}"
-
-
-def _p(value: float) -> str:
-    return f"{value:.2f}" if value >= 0.01 else f"{value:.0e}"
 
 
 def _pareto(runs: Runs) -> Made:
@@ -165,7 +128,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(PAPER, "splits", (SPLITS,), _SPLIT_COLUMNS, DEPTH + 1, _splits),
     Step(PAPER, "methods", (MODES,), ("pattern", *(f"r = {r}" for r in AMOUNTS)), len(METHODS) + 1, _methods),
-    Step(PAPER, "order", (MODES,), _ORDER_COLUMNS, len(AMOUNTS), _order),
+    Step(PAPER, "order", (MODES,), order_columns(COMPARISONS), len(AMOUNTS), _order),
     Step(PAPER, "pareto", (PARETO,), _PARETO_COLUMNS, 9, _pareto, (PARETO_FIGURE,)),
     *DEMO_STEPS,
 )  # fmt: skip

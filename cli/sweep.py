@@ -23,7 +23,6 @@ from tofu_export.cli.shared_options import (
     limit_option,
     listed_batch_option,
     output_option,
-    prop_attn_option,
     quiet_option,
     schedule_option,
     seconds_option,
@@ -67,7 +66,8 @@ Value = TypeVar("Value")
 @option(Section.REDUCTION, "--split", "splits", default="", metavar="LIST",
         help="PA: all patterns that prune first and average later; AP: the reverse.")  # fmt: skip
 @schedule_option()
-@prop_attn_option()
+@option(Section.REDUCTION, "--prop-attn", default="auto", show_default=True, metavar="LIST",
+        help="Add the log of token sizes to the attention: some of auto, on, off.")  # fmt: skip
 @option(
     Section.FILES, "--precision", default="fp32", show_default=True, metavar="LIST", help="Some of fp32, fp16, int8."
 )
@@ -159,7 +159,7 @@ def sweep_command(
         patterns=_list(patterns, str, "--pattern", "patterns with commas between"),
         splits=_list(splits, str, "--split", "two letters such as PA, with commas between"),
         schedule=Schedule(schedule),
-        prop_attn=PROP_ATTN[prop_attn],
+        prop_attn=_list(prop_attn, PROP_ATTN.__getitem__, "--prop-attn", "some of auto, on, off"),
         precisions=parse_precisions(precision),
         batches=parse_batches(batch, "--batch"),
         image_size=image_size,
@@ -284,7 +284,7 @@ def _list(text: str, convert: Callable[[str], Value], option: str, expected: str
     """
     try:
         return tuple(convert(part.strip()) for part in text.split(",") if part.strip())
-    except ValueError as error:
+    except (KeyError, ValueError) as error:
         raise OptionError(f"{option} is {text!r}, expected {expected}") from error
 
 

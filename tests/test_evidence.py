@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,30 +13,17 @@ import numpy as np
 import pytest
 
 from tests.html import samples
+from tests.imports import ROOT, loaded_scripts
 from tofu_export.cli.main import cli
 from tofu_export.evaluate.paired import Paired, compare
 
-ROOT = Path(__file__).parent.parent
-
-
-def script(name: str) -> ModuleType:
-    """A script of benchmarks, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-SCRIPTS = ("evidence_runs", "evidence_demo", "evidence_steps", "evidence")
+SCRIPTS = ("evidence_runs", "evidence_order", "evidence_demo", "evidence_steps", "evidence")
 
 
 @pytest.fixture(scope="module")
 def scripts() -> Iterator[dict[str, ModuleType]]:
-    yield {name: script(name) for name in SCRIPTS}
-    for name in SCRIPTS:
-        del sys.modules[name]
+    with loaded_scripts("benchmarks", *SCRIPTS) as modules:
+        yield modules
 
 
 @pytest.fixture(scope="module")
@@ -233,15 +218,16 @@ def pair(first: int, second: int) -> Paired:
     ],
 )
 def test_the_verdict_on_the_order(
-    hybrid: tuple[int, int], reverse: tuple[int, int], words: str, steps: ModuleType
+    hybrid: tuple[int, int], reverse: tuple[int, int], words: str, scripts: dict[str, ModuleType]
 ) -> None:
-    text = steps.order_block({8: [pair(*hybrid), pair(*reverse), pair(0, 0), pair(0, 0)]})
+    text = scripts["evidence_order"].order_block({8: [pair(*hybrid), pair(*reverse), pair(0, 0), pair(0, 0)]})
     assert f"**The paper's order is {words}.**" in text
 
 
-def test_many_tests_ask_for_more(steps: ModuleType) -> None:
+def test_many_tests_ask_for_more(scripts: dict[str, ModuleType]) -> None:
     """p = 0.003 counts among 4 tests and not among 24."""
+    order_block = scripts["evidence_order"].order_block
     row = [pair(30, 10), pair(0, 0), pair(0, 0), pair(0, 0)]
-    assert "is confirmed in part at r = 8." in steps.order_block({8: row})
-    six = steps.order_block(dict.fromkeys((8, 16, 24, 32, 48, 64), row))
+    assert "is confirmed in part at r = 8." in order_block({8: row})
+    six = order_block(dict.fromkeys((8, 16, 24, 32, 48, 64), row))
     assert "is neither confirmed nor contradicted at r = 8, 16, 24, 32, 48, 64." in six

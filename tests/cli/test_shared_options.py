@@ -26,6 +26,7 @@ DIFFER = {
     "--output": "each command writes something else",
     "--pattern": "sweep takes several, and counts such as P6M6",
     "--precision": "files to write, in what a command can, or what one file is",
+    "--prop-attn": "sweep takes several",
     "--prune-layers": "sweep takes several",
     "--quiet": "check and lint print nothing else",
     "--r": "sweep takes several, analyze counts pairs",

@@ -123,10 +123,11 @@ def test_cells_share_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(module, "trace", trace)
     patterns = ("P3M3", "A6", "T6")
-    made = expand(Grid(("test_vit",), r=(4,), modes=(), patterns=patterns, precisions=(Precision.FP16,)))[0][1:]
+    grid = Grid(("test_vit",), r=(4,), modes=(), patterns=patterns, prop_attn=(False,), precisions=(Precision.FP16,))
+    made = expand(grid)[0][1:]
     for cell in made:
         module.write_file(cell, TINY, tmp_path / f"{cell.pattern}.onnx")
-    assert len(traced) == 2  # with sizes and without
+    assert len(traced) == 2  # with sizes, for tome, and without
     module.write_file(made[1], TINY, tmp_path / "alone.onnx")
     assert len(traced) == 3
     assert (tmp_path / "alone.onnx").read_bytes() == (tmp_path / "AAAAAA.onnx").read_bytes()

@@ -38,6 +38,19 @@ def test_ways_to_ask_for_the_same_make_one_cell() -> None:
     assert [(cell.mode, cell.pattern) for cell in cells] == [("average", "PPPPPPAAAAAA")]
 
 
+def test_sizes_make_cells_of_their_own() -> None:
+    grid = Grid(("vit_tiny",), r=(8,), modes=(), patterns=("M12", "T12"), prop_attn=(None, True, False))
+    cells, failures = expand(grid)
+    assert failures == ()
+    assert [(cell.pattern[0], cell.prop_attn) for cell in cells] == [
+        ("-", False), ("M", True), ("M", False), ("T", True), ("T", False)
+    ]  # fmt: skip
+    assert all(cell.reduction.prop_attn is cell.prop_attn for cell in cells)
+    assert len({str(cell) for cell in cells}) == 5
+    assert cells[1].trace == cells[3].trace  # they differ in methods alone
+    assert len({cell.trace for cell in cells}) == 4  # only tome has sizes where they stay out of the attention
+
+
 def test_gmacs_are_those_of_the_plan() -> None:
     cells, _ = expand(Grid(("vit_base",), r=(8, 16)))
     assert [(cell.gmacs, cell.gmacs_full) for cell in cells] == [
@@ -78,6 +91,7 @@ def test_patterns_that_cannot_be_read(text: str) -> None:
         ({"r": ()}, "at least one value for r"),
         ({"r": (8, 8)}, "r of a sweep repeat a value"),
         ({"batches": (0,)}, "batch size 0"),
+        ({"prop_attn": ()}, "at least one value for prop attn"),
         ({"precisions": (Precision.BF16,)}, "bf16"),
         ({"splits": ("PP",)}, "two different letters"),
         ({"splits": ("P",)}, "two different letters"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ def test_nothing_else_is_taken_for_it(changes: dict[str, Any], tmp_path: Path) -
     store = Store(tmp_path)
     store.put(key(), Record({}, OUTPUTS))
     assert store.get(key(**changes)) is None
+
+
+def test_token_sizes_are_part_of_what_is_measured(tmp_path: Path) -> None:
+    store, plain = Store(tmp_path), key()
+    store.put(plain, Record({}, OUTPUTS))
+    assert store.get(replace(plain, cell=replace(plain.cell, prop_attn=not plain.cell.prop_attn))) is None
 
 
 def test_changed_versions_are_told(tmp_path: Path) -> None:

@@ -48,6 +48,12 @@ def test_patterns_against_r() -> None:
     ]
 
 
+def test_sizes_are_told_apart() -> None:
+    both = (row(8, 0.9), replace(row(8, 0.94), prop_attn=False))
+    assert [line.split(" | ")[0] for line in pivot(both, "top-1")[3:]] == ["| `P2A2`", "| `P2A2 without sizes`"]
+    assert "<!-- average P2A2 without sizes, fp32 -->" in words(pareto_chart(result(row(0, 0.95), *both))["svg"])
+
+
 def test_a_hole_in_the_table_stays_empty() -> None:
     assert pivot(GRID[:-1], "top-1")[-1] == "| `P2A2` | **94.0%** |  |"
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tofu_export.options import Precision
-from tofu_export.sweep.grid import FULL, PATTERN, compact
+from tofu_export.sweep.grid import FULL, PATTERN
 from tofu_export.sweep.result import Row, SweepResult
 
 __all__ = ["AXES", "pareto_chart"]
@@ -81,10 +81,8 @@ def _panel(place: Any, rows: Sequence[Row], axis: str) -> None:
 
 def _series(row: Row) -> str:
     """Rows that differ in r only make one curve."""
-    if row.mode == FULL:
-        return f"{FULL}, {row.precision}"
-    asked = "" if row.mode == PATTERN else f"{row.mode} "
-    return f"{asked}{compact(row.pattern)}, {row.precision}"
+    asked = "" if row.mode in (FULL, PATTERN) else f"{row.mode} "
+    return f"{asked}{row.label}, {row.precision}"
 
 
 def _cost(row: Row, axis: str) -> float | None:

@@ -19,6 +19,7 @@ from torch import nn
 
 from tofu_export import patch
 from tofu_export.evaluate.classes import read_class_map
+from tofu_export.evaluate.image_cache import cached
 from tofu_export.evaluate.images import ImageSource, demo_source, folder_source, generated_source
 from tofu_export.evaluate.subjects import file_subject
 from tofu_export.export import INPUT_NAME, InputShape, release, save, trace
@@ -221,4 +222,5 @@ def _images(model: str, settings: Settings) -> ImageSource:
         source = demo_source()
     else:
         return generated_source(settings.limit or GENERATED_IMAGES, prepared, seed=settings.seed)
-    return source.limited(settings.limit)
+    source = source.limited(settings.limit)
+    return source if settings.image_cache is None else cached(source, settings.image_cache)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -14,7 +14,18 @@ from tofu_export.ort import NO_BFLOAT16
 from tofu_export.plan import Plan, make_plan
 from tofu_export.specs import plan_model
 
-__all__ = ["FULL", "PATTERN", "Cell", "Failure", "Grid", "compact", "expand", "expand_pattern", "split_patterns"]
+__all__ = [
+    "FULL",
+    "PATTERN",
+    "Cell",
+    "Failure",
+    "Grid",
+    "compact",
+    "expand",
+    "expand_pattern",
+    "label_of",
+    "split_patterns",
+]
 
 FULL = "full"
 """What the `mode` of an unreduced cell says."""
@@ -40,7 +51,7 @@ class Grid:
         splits: besides the modes, pairs of letters: `PA` stands for all patterns that prune in the first d layers and
             average in the others, d from 0 to the depth.
         schedule: how r is spread over the layers.
-        prop_attn: token sizes enter the attention; None: unless a model was trained as a masked autoencoder.
+        prop_attn: whether token sizes enter the attention; None as `Reduction` has it.
         precisions: types of the files.
         batches: batch sizes to time.
         image_size: height and width in pixels; None for each model's own.
@@ -57,13 +68,23 @@ class Grid:
     patterns: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
     schedule: Schedule = Schedule.CONSTANT
-    prop_attn: bool | None = None
+    prop_attn: tuple[bool | None, ...] = (None,)
     precisions: tuple[Precision, ...] = (Precision.FP32,)
     batches: tuple[int, ...] = (8,)
     image_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("models", "r", "precisions", "batches", "prune_layers", "modes", "patterns", "splits"):
+        for name in (
+            "models",
+            "r",
+            "precisions",
+            "batches",
+            "prune_layers",
+            "prop_attn",
+            "modes",
+            "patterns",
+            "splits",
+        ):
             values = getattr(self, name)
             if not values and name not in ("modes", "patterns", "splits"):
                 raise OptionError(f"a sweep needs at least one value for {name.replace('_', ' ')}")
@@ -92,7 +113,7 @@ class Grid:
             "patterns": list(self.patterns),
             "splits": list(self.splits),
             "schedule": self.schedule.value,
-            "prop_attn": self.prop_attn,
+            "prop_attn": list(self.prop_attn),
             "precisions": [precision.value for precision in self.precisions],
             "batches": list(self.batches),
             "image_size": None if self.image_size is None else list(self.image_size),
@@ -142,7 +163,7 @@ class Cell:
         return self.model, self.removed, self.prop_attn, sized, self.precision.traced
 
     def __str__(self) -> str:
-        what = "full" if self.full else f"r={self.r} {compact(self.pattern)}"
+        what = "full" if self.full else f"r={self.r} {label_of(self.pattern, self.prop_attn)}"
         return f"{self.model} {what} {self.precision.value}"
 
 
@@ -189,13 +210,14 @@ def expand(grid: Grid) -> tuple[tuple[Cell, ...], tuple[Failure, ...]]:
         _add(cells, model, 0, FULL, unreduced, Precision.FP32)
         for r in grid.r:
             for mode, label, reduction in _reductions(grid, r, len(unreduced.layers)):
-                try:
-                    plan = make_plan(spec, reduction)
-                except TofuError as error:
-                    failures.append(Failure.of(model, f"r={r} {label}", error))
-                    continue
-                for precision in grid.precisions:
-                    _add(cells, model, r, mode, plan, precision)
+                for prop_attn in grid.prop_attn:
+                    try:
+                        plan = make_plan(spec, replace(reduction, prop_attn=prop_attn))
+                    except TofuError as error:
+                        failures.append(Failure.of(model, f"r={r} {label}", error))
+                        continue
+                    for precision in grid.precisions:
+                        _add(cells, model, r, mode, plan, precision)
     return tuple(cells.values()), tuple(dict.fromkeys(failures))
 
 
@@ -213,21 +235,20 @@ def _add(cells: dict[tuple[Any, ...], Cell], model: str, r: int, mode: str, plan
         gmacs=round(plan.gmacs_reduced, 4),
         gmacs_full=round(plan.gmacs_full, 4),
     )
-    cells.setdefault((model, pattern, removed, precision), cell)
+    cells.setdefault((model, pattern, removed, plan.prop_attn, precision), cell)
 
 
 def _reductions(grid: Grid, r: int, depth: int) -> Iterator[tuple[str, str, Reduction]]:
     """The mode as reported, words for messages, and the reduction, for one r and a model of this depth."""
-    common: dict[str, Any] = {"r": r, "schedule": grid.schedule, "prop_attn": grid.prop_attn}
     for mode in grid.modes:
         for layers in grid.prune_layers:
             label = mode.value if layers is None else f"{mode.value}, {layers} layers pruning"
-            yield mode.value, label, Reduction(mode=mode, prune_layers=layers, **common)
+            yield mode.value, label, Reduction(r=r, mode=mode, prune_layers=layers, schedule=grid.schedule)
     for text in grid.patterns:
-        yield PATTERN, text, Reduction(pattern=expand_pattern(text), **common)
+        yield PATTERN, text, Reduction(r=r, pattern=expand_pattern(text), schedule=grid.schedule)
     for split in grid.splits:
         for pattern in split_patterns(split, depth):
-            yield PATTERN, compact(pattern), Reduction(pattern=pattern, **common)
+            yield PATTERN, compact(pattern), Reduction(r=r, pattern=pattern, schedule=grid.schedule)
 
 
 def split_patterns(split: str, depth: int) -> tuple[str, ...]:
@@ -251,6 +272,11 @@ def expand_pattern(text: str) -> str:
     if any(len(number) > _MOST_DIGITS or number.strip("0") == "" != number for _, number in runs):
         raise OptionError(f"pattern {text!r}, expected numbers of layers from 1 to {10**_MOST_DIGITS - 1}")
     return "".join(letter * int(number or 1) for letter, number in runs)
+
+
+def label_of(pattern: str, prop_attn: bool) -> str:
+    """What tables and charts call a reduction: its pattern, and that token sizes stay out of its attention."""
+    return compact(pattern) if prop_attn else f"{compact(pattern)} without sizes"
 
 
 def compact(pattern: str | Iterable[str]) -> str:

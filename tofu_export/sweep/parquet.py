@@ -38,9 +38,10 @@ def parquet_bytes(result: SweepResult) -> bytes:
     numbers, whole, text, flag = pa.float64(), pa.int64(), pa.string(), pa.bool_()
     schema = pa.schema(
         [
-            ("model", text), ("r", whole), ("mode", text), ("pattern", text), ("precision", text), ("batch", whole),
-            ("gmacs", numbers), ("gmacs_full", numbers), ("images_per_sec", numbers),
-            ("images_per_sec_full", numbers), ("latency_ms.median", numbers), ("latency_ms.p95", numbers),
+            ("model", text), ("r", whole), ("mode", text), ("pattern", text), ("prop_attn", flag),
+            ("precision", text), ("batch", whole), ("gmacs", numbers), ("gmacs_full", numbers),
+            ("images_per_sec", numbers), ("images_per_sec_full", numbers),
+            ("latency_ms.median", numbers), ("latency_ms.p95", numbers),
             ("speedup_vs_full", numbers), ("speedup_q1", numbers), ("speedup_q3", numbers), ("agreement", numbers),
             ("top1", numbers), ("images", whole), ("verified", flag), ("comparable_images_per_sec", numbers),
             ("pareto", flag), ("notes", text),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tofu_export.agreement import cosine_rows
 from tofu_export.options import Precision
 from tofu_export.ort import HALF_THROUGH_CASTS
-from tofu_export.sweep.grid import Cell, Failure
+from tofu_export.sweep.grid import FULL, Cell, Failure, label_of
 
 __all__ = ["Row", "SweepResult", "agreement_of", "compared", "row_of"]
 
@@ -30,6 +30,7 @@ class Row:
         r: tokens asked to be removed per layer.
         mode: the mode asked for, `pattern`, or `full`.
         pattern: one letter per layer.
+        prop_attn: token sizes enter the attention.
         precision: type of the file.
         batch: images per query; None where nothing was timed.
         gmacs: multiply-accumulates for one image, in 10^9, as the paper counts them.
@@ -55,6 +56,7 @@ class Row:
     r: int
     mode: str
     pattern: str
+    prop_attn: bool
     precision: str
     batch: int | None
     gmacs: float
@@ -76,6 +78,11 @@ class Row:
     def quality(self) -> float | None:
         """Accuracy where there are labels, agreement elsewhere."""
         return self.agreement if self.top1 is None else self.top1
+
+    @property
+    def label(self) -> str:
+        """What tables and charts call it."""
+        return FULL if self.mode == FULL else label_of(self.pattern, self.prop_attn)
 
     def to_dict(self) -> dict[str, Any]:
         """The row as JSON values."""
@@ -166,6 +173,7 @@ def row_of(
         r=cell.r,
         mode=cell.mode,
         pattern=cell.pattern,
+        prop_attn=cell.prop_attn,
         precision=cell.precision.value,
         batch=batch,
         gmacs=cell.gmacs,

@@ -35,6 +35,7 @@ class Settings:
         class_map: file with one class name per line.
         class_order: of class folders, where it matters.
         limit: the most images to decide on; None for all.
+        image_cache: folder in which the decoded images are kept for all cells; None to decode them for each.
         seed: of random weights and generated images.
         verify: compare each file with the eager model before its numbers count.
         bench: time the files.
@@ -53,6 +54,7 @@ class Settings:
     class_map: Path | None = None
     class_order: ClassOrder | None = None
     limit: int | None = None
+    image_cache: Path | None = None
     seed: int = 0
     verify: bool = True
     bench: bool = True

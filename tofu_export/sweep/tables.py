@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tofu_export.sweep.grid import FULL, compact
+from tofu_export.sweep.grid import FULL
 from tofu_export.sweep.result import Row, SweepResult
 
 __all__ = ["csv_text", "flat_rows", "gmacs_text", "markdown", "pivot"]
@@ -64,22 +64,22 @@ def pivot(rows: Sequence[Row], name: str) -> list[str]:
     value = _PIVOTS[name]
     rows = [row for row in rows if value(row) is not None]
     reduced = [row for row in rows if row.mode != FULL]
-    patterns = list(dict.fromkeys(row.pattern for row in reduced))
-    if len(patterns) < 2:
+    labels = list(dict.fromkeys(row.label for row in reduced))
+    if len(labels) < 2:
         return []
     amounts = sorted({row.r for row in reduced})
     gmacs = {row.r: row.gmacs for row in reduced}
-    found = {(row.pattern, row.r): value(row) for row in rows}
+    found = {(row.label, row.r): value(row) for row in rows}
     full = next((value(row) for row in rows if row.mode == FULL), None)
     head = ("pattern", *(f"r = {r}" for r in amounts))
     lines = [("GMACs", *(gmacs_text(gmacs[r]) for r in amounts))]
     if full is not None:
         lines.append((f"full model ({gmacs_text(rows[0].gmacs_full)} GMACs)", *(_percent(full) for _ in amounts)))
-    for pattern in patterns:
-        best = {r: max((found.get((other, r)) or 0) for other in patterns) for r in amounts}
-        cells = [(found.get((pattern, r)), best[r]) for r in amounts]
+    for label in labels:
+        best = {r: max((found.get((other, r)) or 0) for other in labels) for r in amounts}
+        cells = [(found.get((label, r)), best[r]) for r in amounts]
         shown = ["" if got is None else f"**{_percent(got)}**" if got == top else _percent(got) for got, top in cells]
-        lines.append((f"`{compact(pattern)}`", *shown))
+        lines.append((f"`{label}`", *shown))
     return _table(head, lines)
 
 
@@ -100,7 +100,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         speed += f" ({row.speedup_iqr[0]:.2f}-{row.speedup_iqr[1]:.2f})"
     return (
         str(row.r),
-        FULL if row.mode == FULL else f"`{compact(row.pattern)}`",
+        FULL if row.mode == FULL else f"`{row.label}`",
         row.precision,
         "" if row.batch is None else str(row.batch),
         gmacs_text(row.gmacs),
