@@ -21,11 +21,11 @@ PAPER = "paper.md"
 AMOUNTS = (8, 16, 24, 32, 48)
 SPLIT_AMOUNTS = (32, 48)
 DEPTH = 12
-METHODS = ("P6M6", "P6A6", "M12", "A12", "P12", "M6P6", "A6P6", "T12")
+METHODS = ("P3W9", "P6M6", "P6A6", "W12", "M12", "A12", "P12", "M6P6", "A6P6", "T12")
 
 SPLITS = f"tofu-export sweep demo_vit --r {','.join(map(str, SPLIT_AMOUNTS))} --split PA,AP --no-bench"
 MODES = f"tofu-export sweep demo_vit --r {','.join(map(str, AMOUNTS))} --pattern {','.join(METHODS)} --no-bench"
-PARETO = "tofu-export sweep demo_vit --r 8,16,32,48 --mode mlerp,average --batch 8 --seconds 2"
+PARETO = "tofu-export sweep demo_vit --r 8,16,32,48 --mode weighted-mlerp,average --batch 8 --seconds 2"
 
 PAPER_GMACS: Mapping[str, Mapping[int, float]] = {
     "vit_base": {0: 17.58, 8: 13.12, 12: 10.93, 16: 8.78, 20: 7.14},

@@ -114,7 +114,19 @@ def heads_interleaved(proto: onnx.ModelProto) -> None:
 
 def wrong_scale(proto: onnx.ModelProto) -> None:
     """Attention scores divided by the square root of the width, not of a head's."""
-    change(proto, "blocks.1.attn/Attention/queries", 1, lambda value: value * np.float32(tiny.HEADS**-0.5))
+    change(proto, "blocks.1.attn/BiasedAttention/queries", 1, lambda value: value * np.float32(tiny.HEADS**-0.5))
+
+
+def sizes_left_out(proto: onnx.ModelProto) -> None:
+    """Attention as if every token stood for one patch."""
+    biased = node(proto, "blocks.1.attn/BiasedAttention/biased")
+    biased.CopyFrom(helper.make_node("Identity", biased.input[:1], biased.output, name=biased.name))
+
+
+def lost_sizes(proto: onnx.ModelProto) -> None:
+    """The pruning layer forgets what its destinations stand for from then on."""
+    sizes = node(proto, "blocks.1/fuse/merge/sizes")
+    sizes.CopyFrom(helper.make_node("Identity", sizes.input[:1], sizes.output, name=sizes.name))
 
 
 def no_residual(proto: onnx.ModelProto) -> None:
@@ -165,6 +177,8 @@ MUTATIONS: dict[str, tuple[str, Mutation]] = {
     "heads in another order": ("cls", heads_interleaved),
     "wrong attention scale": ("cls", wrong_scale),
     "no residual": ("cls", no_residual),
+    "token sizes left out of the attention": ("cls", sizes_left_out),
+    "sizes of pruned tokens lost": ("cls", lost_sizes),
 }
 
 
