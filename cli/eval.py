@@ -31,6 +31,7 @@ from tofu_export.errors import OptionError
 if TYPE_CHECKING:
     from tofu_export.evaluate import EvalRequest, EvalResult
     from tofu_export.options import Reduction
+    from tofu_export.zoo.weights import WeightsSource
 
 __all__ = ["eval_command"]
 
@@ -72,7 +73,7 @@ def eval_command(
     real_labels: str | None,
     agreement: bool | None,
     model: str | None,
-    weights: str | None,
+    weights: WeightsSource | None,
     backend: str | None,
     threads: int | None,
     seed: int,
@@ -97,14 +98,13 @@ def eval_command(
     chosen = _reduction(subject, reduction)
     from tofu_export.evaluate import ClassOrder, EvalRequest  # imports torch
     from tofu_export.files import write_text
-    from tofu_export.zoo.weights import WeightsSource
 
     request = EvalRequest(
         subject,
         images=images,
         reduction=chosen,
         model=model,
-        weights=None if weights is None else WeightsSource.parse(weights),
+        weights=weights,
         seed=seed,
         image_size=image_size,
         num_classes=num_classes,

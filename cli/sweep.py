@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tofu_export.sweep.grid import Failure, Grid
     from tofu_export.sweep.settings import Settings
     from tofu_export.sweep.workers import Pool
+    from tofu_export.zoo.weights import WeightsSource
 
 __all__ = ["sweep_command"]
 
@@ -102,7 +103,7 @@ def sweep_command(
     precision: str,
     batch: str,
     image_size: tuple[int, int] | None,
-    weights: str,
+    weights: WeightsSource,
     target: str,
     images: Path | None,
     labelled: bool,
@@ -144,7 +145,6 @@ def sweep_command(
     from tofu_export.evaluate.classes import ClassOrder
     from tofu_export.sweep.grid import Grid
     from tofu_export.sweep.settings import Settings
-    from tofu_export.zoo.weights import WeightsSource
 
     chosen = _list(modes, Mode, "--mode", "some of mlerp, average, prune, tome")
     grid = Grid(
@@ -160,7 +160,7 @@ def sweep_command(
         image_size=image_size,
     )
     settings = Settings(
-        weights=WeightsSource.parse(weights),
+        weights=weights,
         image_size=image_size,
         target=Target(target),
         images=images,

@@ -22,7 +22,7 @@ from tofu_export.evaluate.images import ImageSource
 from tofu_export.files import require_file
 from tofu_export.options import OutputKind, Reduction
 from tofu_export.plan import Plan, make_plan
-from tofu_export.specs import spec_of
+from tofu_export.specs import spec_as_loaded, spec_of
 from tofu_export.verify.facts import FileFacts, is_preprocessing
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.weights import WeightsKind, WeightsSource
@@ -157,7 +157,8 @@ def eager_subject(loaded: LoadedModel, reduction: Reduction | None, *, num_class
     _, height, width = loaded.preprocessing["input_size"]
     plan: Plan | None = None
     if reduction is not None:
-        plan = make_plan(spec_of(loaded.name, (height, width), num_classes), reduction)
+        spec = spec_as_loaded(spec_of(loaded.name, (height, width), num_classes), loaded)
+        plan = make_plan(spec, reduction)
         patch.apply(loaded.model, plan, name=loaded.resolved)
     classes = int(getattr(loaded.model, "num_classes", 0))
     return Subject(
