@@ -51,6 +51,9 @@ _REDUCTION = frozenset(
 @limit_option()
 @image_batch_option(32)
 @class_options()
+@option(Section.IMAGES, "--ground-truth", type=click.Path(path_type=Path), default=None, metavar="FILE",
+        help="Class of each image of a flat folder: lines `image class`, a number from 0 or a name.")  # fmt: skip
+@option(Section.IMAGES, "--skip-unreadable", is_flag=True, help="Leave out images that cannot be read, and name them.")
 @option(Section.IMAGES, "--real-labels", default=None, metavar="timm|FILE",
         help="Hold ImageNet's validation images to their reassessed labels: timm's, or a JSON file.")  # fmt: skip
 @option(Section.CHECK, "--agreement/--no-agreement", "agreement", default=None,
@@ -69,6 +72,8 @@ def eval_command(
     limit: int | None,
     class_map: Path | None,
     class_order: str | None,
+    ground_truth: Path | None,
+    skip_unreadable: bool,
     labelled: bool,
     real_labels: str | None,
     agreement: bool | None,
@@ -115,6 +120,8 @@ def eval_command(
         labelled=labelled,
         class_map=class_map,
         class_order=None if class_order is None else ClassOrder(class_order),
+        ground_truth=ground_truth,
+        skip_unreadable=skip_unreadable,
         real_labels=real_labels,
         agreement=agreement,
     )
