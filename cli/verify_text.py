@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from tofu_export.cli.tables import FittedTable
+
 if TYPE_CHECKING:
-    from tofu_export.cli.tables import FittedTable
-from tofu_export.compare import OutputComparison
+    from tofu_export.compare import OutputComparison
     from tofu_export.verify import VerificationResult
 
 __all__ = ["show"]
