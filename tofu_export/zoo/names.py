@@ -88,7 +88,7 @@ def _unknown(name: str, architecture: str, architectures: Iterable[str]) -> str:
 
     reducible = catalog.names() or tuple(architectures)  # of another timm, all may be
     renamed = get_deprecated_models().get(architecture)
-    close = [renamed] if renamed in reducible else []
+    close = [renamed] if renamed and renamed.partition(".")[0] in reducible else []
     close += _close(architecture, [*ALIASES, DEMO_MODEL, *reducible])
     message = f"unknown model {name!r}, expected a timm name, {DEMO_MODEL} or one of {', '.join(ALIASES)}. "
     if "/" in name or "\\" in name:
