@@ -51,6 +51,7 @@ from tofu_export.verify.bundling import bundle_failure
 from tofu_export.verify.pixels import VERIFICATION_IMAGES, pixels_for
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.names import DEMO_MODEL
+from tofu_export.zoo.weights import WeightsKind
 
 __all__ = ["run_job"]
 
@@ -104,7 +105,8 @@ class _Run:
         with self._clock.step("load", f"loading {job.model}"):
             spec = spec_of(job.model, job.image_size, job.num_classes)  # before the weights: it may not be supported
             plan = make_plan(spec, job.reduction)
-            OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
+            if job.weights.kind is not WeightsKind.PATH:  # a file decides on the classifier
+                OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
             loaded = create_model(
                 job.model,
                 weights=job.weights,

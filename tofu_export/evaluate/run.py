@@ -321,7 +321,8 @@ def _file_and_full(request: EvalRequest) -> tuple[Subject, Subject | None, list[
         return subject, None, [_left_out("switched off by --no-agreement")]
     why = None
     if named is None:
-        found = None if request.weights is None else (request.weights, request.seed)
+        given = None if request.weights is None else request.weights.like(subject.origin.weights)
+        found = None if given is None else (given, request.seed)
         found = found or weights_again(subject.origin.weights)
         if subject.origin.name is None:
             why = f"{path.name} does not say what model it is: name it with --model"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
@@ -72,7 +72,7 @@ def rebuild(
     kept = facts.find("weights", dict) or {}
     if weights is None:
         weights, seed = _weights(facts, kept)
-    weights = _read_alike(weights, kept)
+    weights = weights.like(kept)
     classes = _classes(facts) if num_classes is None else num_classes
     _, height, width = facts.image_shape
     size = None if height is None or width is None else (height, width)
@@ -125,15 +125,6 @@ def _weights(facts: FileFacts, kept: Mapping[str, Any]) -> tuple[WeightsSource, 
         f"{facts.path.name} does not say which weights it was made with: "
         "give --weights PATH, --weights pretrained, or --weights random with --seed N"
     )
-
-
-def _read_alike(weights: WeightsSource, kept: Mapping[str, Any]) -> WeightsSource:
-    """The weights, read as they were for the file: the same one of several models, the same leave to drop tensors."""
-    if weights.kind is not WeightsKind.PATH:
-        return weights
-    key = kept.get("key") if kept.get("keys") and isinstance(kept.get("key"), str) else None
-    allowed = weights.allow_dropped or kept.get("allow_dropped") is True
-    return replace(weights, key=weights.key or key, allow_dropped=allowed)
 
 
 def _check_preprocessing(facts: FileFacts, loaded: LoadedModel) -> None:

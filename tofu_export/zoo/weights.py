@@ -6,6 +6,7 @@ record for the report. Importing this module loads neither torch nor timm.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -97,6 +98,18 @@ class WeightsSource:
         if text.lower() in (WeightsKind.PRETRAINED.value, WeightsKind.RANDOM.value):
             return cls(WeightsKind(text.lower()), None, key, allow_dropped)
         return cls(WeightsKind.PATH, Path(text).expanduser(), key, allow_dropped)
+
+    def like(self, recorded: Mapping[str, Any]) -> WeightsSource:
+        """The same source, read as it was before: the same one of several models, the same leave to drop tensors.
+
+        Args:
+            recorded: the fields of `LoadedWeights`, as a file has them in its metadata.
+        """
+        if self.kind is not WeightsKind.PATH:
+            return self
+        key = recorded.get("key") if recorded.get("keys") else None
+        allowed = self.allow_dropped or recorded.get("allow_dropped") is True
+        return replace(self, key=self.key or (key if isinstance(key, str) else None), allow_dropped=allowed)
 
     def check(self) -> None:
         """Look whether the file is there, before any work is done.
