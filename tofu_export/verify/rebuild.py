@@ -80,8 +80,8 @@ def rebuild(
         size = None
     loaded = create_model(resolved, weights=weights, seed=seed, image_size=size, num_classes=classes)
     if facts.is_ours:
-        _check_preprocessing(facts, loaded)
         plan = _plan(facts, describe(loaded.meta(), resolved, size))
+        _check_preprocessing(facts, loaded)
         patch.apply(loaded.model, plan, name=resolved)
         output = output or _output(facts)
     return Rebuilt(
