@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from tofu_export.errors import OptionError, WeightsError
+from tofu_export.errors import OptionError, TofuError, WeightsError
 from tofu_export.zoo._transformers_config import DEFAULTS
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.weights import WeightsSource
@@ -293,6 +293,33 @@ def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 Wrap = Callable[[dict[str, Tensor], dict[str, Tensor]], Any]
+
+
+@pytest.mark.parametrize("name", ["patch_embed.proj.weight", "pos_embed", "cls_token", "blocks.0.attn.qkv.bias"])
+@pytest.mark.parametrize("shape", [(), (1,), (0, 3), (2, 1, 1, 1, 1)])
+def test_shapes_that_no_model_has_are_refused(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    state = timm.create_model(NAME).state_dict()
+    torch.save({**state, name: torch.ones(shape)}, tmp_path / "vit.pth")
+    with pytest.raises(TofuError):
+        load(tmp_path / "vit.pth")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"architecture": NAME, "pretrained_cfg": {"mean": ["grey"]}},
+        {"architecture": NAME, "model_args": {"act_layer": []}, "num_classes": "ten"},
+        {"architecture": NAME, "pretrained_cfg": {"std": [0, 0, 0]}},
+    ],
+)
+def test_a_configuration_of_other_types_is_refused_or_not_read(tmp_path: Path, document: dict[str, Any]) -> None:
+    torch.save(timm.create_model(NAME).state_dict(), tmp_path / "vit.pth")
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    try:
+        loaded = load(tmp_path / "vit.pth")
+    except TofuError:
+        return
+    assert loaded.weights["set"] == []
 
 
 class TestSeveralModels:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tofu_export.errors import TofuError, WeightsError
 from tofu_export.zoo._beside import Settings, read_open_clip, read_timm_config, settings_inside
 from tofu_export.zoo._checkpoint import read_checkpoint
 from tofu_export.zoo._choice import choose
@@ -70,6 +71,18 @@ def read_source(path: Path, *, key: str | None = None, beside: bool = True) -> S
             that timm cannot be.
     """
     found = read_checkpoint(path)
+    try:
+        return _understood(found, path, key=key, beside=beside)
+    except TofuError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{path.name}, or what lies beside it, has shapes or values that no vision transformer has "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason'}): use another file"
+        ) from error
+
+
+def _understood(found: Mapping[Any, Any], path: Path, *, key: str | None, beside: bool) -> Source:
     chosen = choose(found, file=path.name, key=key)
     tensors = dense(chosen.tensors, file=path.name)
     renamed = rename(tensors)
@@ -89,13 +102,14 @@ def read_source(path: Path, *, key: str | None = None, beside: bool = True) -> S
     if not beside:
         return replace(source, description=Description(), undecided=False)
     source = _with_images(_with_settings(source, found, path), path.parent)
-    said = source.description
-    if said.pooling is None and said.pool_norm == "after":
-        note = "its last norm stands after the pooling, which is taken to be the average"
-        return replace(source, description=replace(said, pooling="avg"), notes=(*source.notes, note))
-    if said.pooling is None:  # another number of special tokens would need another pooling: the name has to say it
-        return replace(source, description=replace(said, class_token=None, reg_tokens=None))
-    return source
+    if source.description.pooling is not None:
+        return source
+    # Another number of special tokens would need another pooling: the name of the model has to say it.
+    said = replace(source.description, class_token=None, reg_tokens=None)
+    if said.pool_norm != "after":
+        return replace(source, description=said)
+    note = "its last norm stands after the pooling, which is taken to be the average"
+    return replace(source, description=replace(said, pooling="avg"), notes=(*source.notes, note))
 
 
 def _of_transformers(source: Source, family: str, folder: Path) -> Source:
