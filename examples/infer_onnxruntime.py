@@ -21,9 +21,12 @@ scaled = (int(width / wanted["crop_pct"]), int(height / wanted["crop_pct"]))
 if wanted.get("crop_mode") == "squash":  # without regard to the ratio of the sides
     image = image.resize(scaled, resampling)
 elif wanted.get("crop_mode") == "border":  # all of the image, with its mean around it
-    image = ImageOps.contain(image, scaled, resampling)
-    mean = [round(255 * value) for value in wanted["mean"]]
-    image = ImageOps.pad(image, scaled, resampling, color=mean[0] if channels == 1 else tuple(mean))
+    inside = ImageOps.contain(image, scaled, resampling)
+    mean = tuple(round(255 * value) for value in wanted["mean"])
+    image = Image.new(
+        inside.mode, (max(width, inside.width), max(height, inside.height)), mean if channels > 1 else mean[0]
+    )
+    image.paste(inside, ((image.width - inside.width) // 2, (image.height - inside.height) // 2))
 else:
     image = ImageOps.cover(image, scaled, resampling)
 left, top = round((image.width - width) / 2), round((image.height - height) / 2)
