@@ -26,6 +26,7 @@ from tofu_export.options import DEFAULT_R
 
 if TYPE_CHECKING:
     from tofu_export.analyze import Analysis
+    from tofu_export.zoo.weights import WeightsSource
 
 __all__ = ["analyze_command"]
 
@@ -49,7 +50,7 @@ __all__ = ["analyze_command"]
 @quiet_option()
 def analyze_command(
     model: str,
-    weights: str,
+    weights: WeightsSource,
     figure: Path | None,
     output: Path | None,
     as_json: bool,
@@ -70,11 +71,10 @@ def analyze_command(
     from tofu_export.analyze.figure import check_name, draw
     from tofu_export.cli.console import listening
     from tofu_export.files import write_text
-    from tofu_export.zoo.weights import WeightsSource
 
     if figure is not None:
         check_name(figure)
-    request = AnalyzeRequest(model, weights=WeightsSource.parse(weights), **options)
+    request = AnalyzeRequest(model, weights=weights, **options)
     with listening(quiet=quiet, first=f"analyzing {model}") as listener:
         analysis = analyze(request, listener.tick)
     text = json.dumps(analysis.to_dict(command_line()), indent=2, allow_nan=False)

@@ -8,6 +8,7 @@ from dataclasses import astuple
 from rich.console import Console
 from rich.table import Table
 
+from tofu_export.cli.tables import FittedTable
 from tofu_export.engines.comparison import BenchResult
 from tofu_export.engines.measurement import UNSTABLE, Measurement
 from tofu_export.engines.ort_profile import Profile, Slice
@@ -40,19 +41,19 @@ def show(console: Console, result: BenchResult, *, verbose: bool = False) -> Non
         for backend, device in dict.fromkeys((row.backend, row.device) for row in rows):
             own = [row for row in rows if (row.backend, row.device) == (backend, device)]
             _say(console, f"{backend} on {device}")
-            console.print(_timings(own, baseline, gmacs))
+            console.print(FittedTable(_timings(own, baseline, gmacs), ("GMACs", "p99 ms", "batch")))
         _say(console, *(line for row in rows if (line := verdict(row, baseline=baseline)) is not None), *work)
     _say(console, *map(str, result.alone), *_notes(result))
     for batch in dict.fromkeys(entry.batch for entry in result.profiles):
         profiles = [entry for entry in result.profiles if entry.batch == batch]
         _say(console, f"\ntime by part, batch {batch} (ms, share)")
-        console.print(_profile_table(profiles))
+        console.print(FittedTable(_profile_table(profiles)))
         _say(console, *map(_reduction, profiles), *_caveats(profiles))
         for entry in profiles if verbose else ():
             _say(console, f"\n{entry.artifact}, batch {batch}, ms by block")
-            console.print(_block_table(entry))
+            console.print(FittedTable(_block_table(entry)))
             _say(console, f"\n{entry.artifact}, batch {batch}, by operator")
-            console.print(_operator_table(entry))
+            console.print(FittedTable(_operator_table(entry)))
 
 
 def _timings(rows: Sequence[Measurement], baseline: str | None, gmacs: Mapping[str, float | None]) -> Table:

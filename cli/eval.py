@@ -31,6 +31,7 @@ from tofu_export.errors import OptionError
 if TYPE_CHECKING:
     from tofu_export.evaluate import EvalRequest, EvalResult
     from tofu_export.options import Reduction
+    from tofu_export.zoo.weights import WeightsSource
 
 __all__ = ["eval_command"]
 
@@ -50,6 +51,9 @@ _REDUCTION = frozenset(
 @limit_option()
 @image_batch_option(32)
 @class_options()
+@option(Section.IMAGES, "--ground-truth", type=click.Path(path_type=Path), default=None, metavar="FILE",
+        help="Class of each image of a flat folder: lines `image class`, a number from 0 or a name.")  # fmt: skip
+@option(Section.IMAGES, "--skip-unreadable", is_flag=True, help="Leave out images that cannot be read, and name them.")
 @option(Section.IMAGES, "--real-labels", default=None, metavar="timm|FILE",
         help="Hold ImageNet's validation images to their reassessed labels: timm's, or a JSON file.")  # fmt: skip
 @option(Section.CHECK, "--agreement/--no-agreement", "agreement", default=None,
@@ -68,11 +72,13 @@ def eval_command(
     limit: int | None,
     class_map: Path | None,
     class_order: str | None,
+    ground_truth: Path | None,
+    skip_unreadable: bool,
     labelled: bool,
     real_labels: str | None,
     agreement: bool | None,
     model: str | None,
-    weights: str | None,
+    weights: WeightsSource | None,
     backend: str | None,
     threads: int | None,
     seed: int,
@@ -97,14 +103,13 @@ def eval_command(
     chosen = _reduction(subject, reduction)
     from tofu_export.evaluate import ClassOrder, EvalRequest  # imports torch
     from tofu_export.files import write_text
-    from tofu_export.zoo.weights import WeightsSource
 
     request = EvalRequest(
         subject,
         images=images,
         reduction=chosen,
         model=model,
-        weights=None if weights is None else WeightsSource.parse(weights),
+        weights=weights,
         seed=seed,
         image_size=image_size,
         num_classes=num_classes,
@@ -115,6 +120,8 @@ def eval_command(
         labelled=labelled,
         class_map=class_map,
         class_order=None if class_order is None else ClassOrder(class_order),
+        ground_truth=ground_truth,
+        skip_unreadable=skip_unreadable,
         real_labels=real_labels,
         agreement=agreement,
     )

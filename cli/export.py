@@ -21,6 +21,7 @@ from tofu_export.cli.shared_options import (
     onnx_options,
     output_kind_option,
     output_option,
+    preprocessing_options,
     quiet_option,
     seed_option,
     served_batch_option,
@@ -32,6 +33,7 @@ from tofu_export.options import PATCH_GROUPS, BatchRange, IoType, OutputKind, Ta
 
 if TYPE_CHECKING:
     from tofu_export.job import Job
+    from tofu_export.zoo.weights import WeightsSource
 
 __all__ = ["export_command"]
 
@@ -39,6 +41,7 @@ __all__ = ["export_command"]
 @command("export", short_help="Export a model: ONNX, verification, benchmark, engines, report.")
 @click.argument("model")
 @weights_option()
+@preprocessing_options()
 @reduction_options()
 @output_kind_option("logits, or features without a classifier")
 @option(Section.MODEL, "--token-map", is_flag=True,
@@ -67,7 +70,7 @@ __all__ = ["export_command"]
 @verbose_option("operator counts and messages of libraries")
 def export_command(
     model: str,
-    weights: str,
+    weights: WeightsSource,
     batch: str,
     precision: str,
     target: str,
@@ -93,6 +96,10 @@ def export_command(
     verbose: bool,
     image_size: tuple[int, int] | None,
     num_classes: int | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    interpolation: str | None,
+    crop_pct: float | None,
     **reduction: Any,
 ) -> None:
     """Reduce MODEL (a timm name, vit_tiny|small|base|large, or demo_vit) and export it.
@@ -108,7 +115,7 @@ def export_command(
     chosen = make_reduction(**reduction)
     batches, precisions = BatchRange.parse(batch), parse_precisions(precision)
     from tofu_export.job import Job  # imports torch: only after the cheap checks
-    from tofu_export.zoo.weights import WeightsSource
+    from tofu_export.zoo.preprocessing import Preprocessing
 
     job = Job(
         model=model,
@@ -116,9 +123,10 @@ def export_command(
         reduction=chosen,
         output_kind=None if output_kind is None else OutputKind(output_kind),
         token_map=token_map,
-        weights=WeightsSource.parse(weights),
+        weights=weights,
         image_size=image_size,
         num_classes=num_classes,
+        preprocessing=Preprocessing(mean, std, interpolation, crop_pct),
         batch=batches,
         precisions=precisions,
         target=Target(target),

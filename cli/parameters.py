@@ -12,7 +12,7 @@ import click
 
 from tofu_export.errors import OptionError
 
-__all__ = ["ImageSize", "command_line", "first_given", "parse_batches", "parse_names", "read_labels"]
+__all__ = ["ImageSize", "Numbers", "command_line", "first_given", "parse_batches", "parse_names", "read_labels"]
 
 
 class ImageSize(click.ParamType):  # type: ignore[type-arg]  # not generic at run time before click 8.2
@@ -28,6 +28,21 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]  # not generic at ru
         if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
             self.fail(f"{value!r} is not a size in pixels, for example 224 or 224x288", param, ctx)
         return int(parts[0]), int(parts[-1])
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # not generic at run time before click 8.2
+    """`0.485,0.456,0.406`, as a tuple of numbers."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Read the text."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers with commas between, for example 0.5,0.5,0.5", param, ctx)
 
 
 def command_line() -> str:

@@ -6,13 +6,15 @@ What differs between commands is an argument here, and `tests/cli/test_shared_op
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tofu_export.cli.parameters import ImageSize
+from tofu_export.cli.parameters import ImageSize, Numbers
 from tofu_export.cli.sections import Section, option
+from tofu_export.errors import OptionError
 from tofu_export.options import MINIMUM_OPSET, IoType, OutputKind, Precision, Schedule, Target
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "onnx_options",
     "output_kind_option",
     "output_option",
+    "preprocessing_options",
     "prop_attn_option",
     "quiet_option",
     "schedule_option",
@@ -76,9 +79,47 @@ def _unless(text: str, default: str) -> str:
 
 
 def weights_option(default: str | None = "pretrained", *, unless: str = "") -> Decorator:
-    """`--weights`."""
-    return option(Section.MODEL, "--weights", default=default, show_default=True, metavar="pretrained|random|PATH",
-                  help=_unless("Where the weights come from.", unless))  # fmt: skip
+    """`--weights` and what belongs to it; the command gets `weights`, a `WeightsSource`, or None where it may be."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def run(*args: Any, weights: str | None, weights_key: str | None, allow_dropped: bool, **more: Any) -> Any:
+            from tofu_export.zoo.weights import WeightsSource
+
+            if weights is None and (weights_key is not None or allow_dropped):
+                raise OptionError(
+                    "--weights-key and --allow-dropped say how a file is read: give it with --weights PATH"
+                )
+            source = None
+            if weights is not None:
+                source = WeightsSource.parse(weights, key=weights_key, allow_dropped=allow_dropped)
+            return command(*args, weights=source, **more)
+
+        return all_of(
+            option(Section.MODEL, "--weights", default=default, show_default=True, metavar="pretrained|random|PATH",
+                   help=_unless("Where the weights come from.", unless)),
+            option(Section.MODEL, "--weights-key", default=None, metavar="KEY",
+                   help="Which of several models in the file, for example model_ema.  [default: averaged weights]"),
+            option(Section.MODEL, "--allow-dropped", is_flag=True,
+                   help="Leave out trained tensors that the model has no place for."),
+        )(run)  # fmt: skip
+
+    return decorate
+
+
+def preprocessing_options() -> Decorator:
+    """`--mean`, `--std`, `--interpolation` and `--crop-pct`."""
+    unless = "  [default: what the weights say, or timm]"
+    return all_of(
+        option(Section.MODEL, "--mean", type=Numbers(), default=None, metavar="LIST",
+               help=f"Mean of each channel, of pixels in [0, 1].{unless}"),
+        option(Section.MODEL, "--std", type=Numbers(), default=None, metavar="LIST",
+               help=f"Standard deviation of each channel.{unless}"),
+        option(Section.MODEL, "--interpolation", default=None, metavar="NAME",
+               help=f"How images are resized: bilinear, bicubic, ...{unless}"),
+        option(Section.MODEL, "--crop-pct", type=float, default=None, metavar="X",
+               help=f"Share of the resized image that is cut out.{unless}"),
+    )  # fmt: skip
 
 
 def model_option() -> Decorator:

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from tofu_export.cli.tables import FittedTable
 from tofu_export.report import Report
 
 __all__ = ["summary"]
@@ -49,7 +50,7 @@ def summary(report: Report, output: Path) -> Group:
     files = "\n".join(
         [f"written to {output}:", *(f"  {line}" for line in [*lines, "report.html, report.md, report.json"]), *left_out]
     )
-    return Group(table, Text(files))
+    return Group(FittedTable(table), Text(files))
 
 
 def _against(row: dict[str, Any]) -> str:

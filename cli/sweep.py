@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tofu_export.sweep.grid import Failure, Grid
     from tofu_export.sweep.settings import Settings
     from tofu_export.sweep.workers import Pool
+    from tofu_export.zoo.weights import WeightsSource
 
 __all__ = ["sweep_command"]
 
@@ -106,7 +107,7 @@ def sweep_command(
     precision: str,
     batch: str,
     image_size: tuple[int, int] | None,
-    weights: str,
+    weights: WeightsSource,
     target: str,
     images: Path | None,
     labelled: bool,
@@ -148,7 +149,6 @@ def sweep_command(
     from tofu_export.evaluate.classes import ClassOrder
     from tofu_export.sweep.grid import Grid
     from tofu_export.sweep.settings import Settings
-    from tofu_export.zoo.weights import WeightsSource
 
     chosen = _list(modes, Mode, "--mode", "some of weighted-mlerp, mlerp, average, prune, tome")
     grid = Grid(
@@ -165,7 +165,7 @@ def sweep_command(
         image_size=image_size,
     )
     settings = Settings(
-        weights=WeightsSource.parse(weights),
+        weights=weights,
         image_size=image_size,
         target=Target(target),
         images=images,

@@ -10,12 +10,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from tofu_export.cli.tables import FittedTable
 from tofu_export.sweep.result import Row, SweepResult
 from tofu_export.sweep.tables import gmacs_text
 
 __all__ = ["SweepListener", "summary"]
 
 _MOST_ROWS = 25
+
+_DROPPABLE = ("batch", "type", "images/s", "agreement", "pattern")
+"""Columns that a narrow terminal does without, in this order."""
 
 
 class SweepListener:
@@ -73,9 +77,9 @@ def summary(result: SweepResult, folder: Path, files: Sequence[Path]) -> Group:
     left = len(result.rows) - len(rows)
     title = "all" if not left else f"not beaten by any other ({left} more in sweep.md)"
     table = Table(title=title, title_justify="left")
-    columns = ("model", "r", "pattern", "", "batch", "GMACs", "images/s", "against full", "top-1", "agreement", "")
+    columns = ("model", "r", "pattern", "type", "batch", "GMACs", "images/s", "against full", "top-1", "agreement", "")
     for column in columns:
-        table.add_column(column, justify="left" if column in ("model", "pattern", "") else "right")
+        table.add_column(column, justify="left" if column in ("model", "pattern", "type", "") else "right")
     for row in rows:
         table.add_row(*_cells(row))
     lines = [f"failed: {one.model} {one.what}: {one.reason}" for one in result.failures]
@@ -83,7 +87,8 @@ def summary(result: SweepResult, folder: Path, files: Sequence[Path]) -> Group:
     if unverified := sum(not row.verified for row in result.rows):
         lines += [f"{unverified} of {len(result.rows)} rows are of files that were not verified (--no-verify)"]
     lines += [f"written to {folder}: {', '.join(file.name for file in files)}"]
-    return Group(*([table] if rows else []), Text("\n".join(lines)))
+    fitted = FittedTable(table, _DROPPABLE, "sweep.md")
+    return Group(*([fitted] if rows else []), Text("\n".join(lines)))
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from tofu_export.options import parse_layers
 
 if TYPE_CHECKING:
     from tofu_export.tune import TuneResult
+    from tofu_export.zoo.weights import WeightsSource
 
 __all__ = ["tune_command"]
 
@@ -60,7 +61,7 @@ def tune_command(
     model: str,
     objective: str | None,
     exclude_layers: str,
-    weights: str,
+    weights: WeightsSource,
     state: Path | None,
     output: Path,
     as_json: bool,
@@ -82,7 +83,6 @@ def tune_command(
     from tofu_export.errors import OutputError
     from tofu_export.plan_file import write_plan_file
     from tofu_export.tune import Objective, TuneRequest, tune  # imports torch
-    from tofu_export.zoo.weights import WeightsSource
 
     if output.is_dir():
         raise OutputError(f"{output} is a folder, expected the name of a plan file to write")
@@ -91,7 +91,7 @@ def tune_command(
         model,
         objective=None if objective is None else Objective(objective),
         exclude_layers=layers,
-        weights=WeightsSource.parse(weights),
+        weights=weights,
         state=kept,
         **options,
     )

@@ -30,6 +30,7 @@ from tofu_export.options import OutputKind, Precision
 
 if TYPE_CHECKING:
     from tofu_export.verify import VerificationResult, VerifyRequest
+    from tofu_export.zoo.weights import WeightsSource
 
 __all__ = ["verify_command"]
 
@@ -64,7 +65,7 @@ _WIDTH = 200
 def verify_command(
     file: Path,
     model: str | None,
-    weights: str | None,
+    weights: WeightsSource | None,
     seed: int,
     num_classes: int | None,
     output_kind: str | None,
@@ -100,12 +101,11 @@ def verify_command(
     from tofu_export.bundle import check_folder
     from tofu_export.verify import ToleranceChoice, VerifyRequest  # imports torch: only after the cheap checks
     from tofu_export.verify.bundling import bundle_failure
-    from tofu_export.zoo.weights import WeightsSource
 
     request = VerifyRequest(
         path=file,
         model=model,
-        weights=None if weights is None else WeightsSource.parse(weights),
+        weights=weights,
         seed=seed,
         num_classes=num_classes,
         output_kind=None if output_kind is None else OutputKind(output_kind),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from tofu_export.cli.tables import FittedTable
+
 if TYPE_CHECKING:
     from tofu_export.compare import OutputComparison
     from tofu_export.verify import VerificationResult
@@ -40,7 +42,7 @@ def show(console: Console, result: VerificationResult, *, verbose: bool) -> None
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if verbose and result.layers:
-        console.print(_table(result))
+        console.print(FittedTable(_table(result), ("near ties", "decisions")))
 
 
 def _table(result: VerificationResult) -> Table:

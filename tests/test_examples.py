@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
+from timm.data import create_transform
 
 from tests.cli.running import run
 from tofu_export import demo
@@ -42,6 +47,36 @@ def test_onnxruntime_reads_digits(exported: Path, tmp_path: Path) -> None:
         done = python(str(EXAMPLES / "infer_onnxruntime.py"), str(exported / "model.onnx"), str(picture))
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == str(labels[index])
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize(("size", "crop_pct"), [((64, 64), 0.9), ((64, 48), 1.0)])
+def test_onnxruntime_prepares_images_as_timm_does(
+    mode: str, size: tuple[int, int], crop_pct: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = {"input_size": (3, *size), "interpolation": "bicubic", "crop_pct": crop_pct, "crop_mode": mode,
+              "mean": (0.5, 0.4, 0.3), "std": (0.5, 0.6, 0.7)}  # fmt: skip
+    rows, columns = np.mgrid[0:90, 0:150]
+    ramp = np.stack([columns * 1.5, rows * 2.5, (rows + columns) % 256], -1).astype(np.uint8)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    seen: list[np.ndarray] = []
+
+    class Session:
+        def __init__(self, *arguments: object) -> None:
+            pass
+
+        def get_modelmeta(self) -> SimpleNamespace:
+            return SimpleNamespace(custom_metadata_map={"tofu_export.preprocessing": json.dumps(wanted)})
+
+        def run(self, outputs: None, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            seen.append(feeds["input"][0])
+            return [np.zeros((1, 2))]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(sys, "argv", ["infer", "model.onnx", str(tmp_path / "ramp.png")])
+    runpy.run_path(str(EXAMPLES / "infer_onnxruntime.py"))
+    expected = create_transform(**wanted, is_training=False)(Image.open(tmp_path / "ramp.png")).numpy()
+    assert np.abs(seen[0] - expected).mean() < 0.02
 
 
 @pytest.mark.rtx

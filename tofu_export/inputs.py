@@ -19,6 +19,7 @@ from PIL import Image
 
 from tofu_export import demo
 from tofu_export.errors import OptionError
+from tofu_export.image_files import FORMATS, SUFFIXES, find_images
 
 __all__ = [
     "InputSet",
@@ -31,13 +32,6 @@ __all__ = [
     "pictures",
     "read_images",
 ]
-
-_FORMATS: Final = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
-"""Decoders that may run, whatever a file is called. Not EPS: Pillow hands that to Ghostscript."""
-
-_SUFFIXES: Final = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
-)
 
 _RESAMPLING: Final = {mode.name.lower(): mode for mode in Image.Resampling}
 
@@ -104,7 +98,7 @@ def natural_statistics(
 def from_folder(path: Path, preprocessing: Mapping[str, Any], limit: int | None = None) -> InputSet:
     """The images under `path`, prepared as timm's evaluation transform does, float32 [B, C, H, W].
 
-    Sorted by their path inside the folder; hidden files and other suffixes are passed over. Like timm, the EXIF
+    Sorted by their path inside the folder; hidden files and what is no image are passed over. Like timm, the EXIF
     orientation and all frames but the first are ignored and an alpha channel is dropped. 16-bit images are scaled.
 
     Args:
@@ -120,23 +114,18 @@ def from_folder(path: Path, preprocessing: Mapping[str, Any], limit: int | None 
         raise OptionError(f"limit is {limit}, expected at least 1 image")
     files = image_files(path)
     if not files:
-        raise OptionError(f"images {path}: no image in it, expected files with {', '.join(sorted(_SUFFIXES))}")
+        raise OptionError(f"images {path}: no image in it, expected files with {', '.join(sorted(SUFFIXES))}")
     pixels = read_images(files[:limit], preprocessing)
     return InputSet(pixels, f"{len(pixels)} image{'s' if len(pixels) != 1 else ''} from {path}")
 
 
 def image_files(path: Path) -> list[Path]:
-    """The image files under `path`, sorted by their path inside it; hidden files and other suffixes are passed over.
+    """The image files under `path`, sorted by their path inside it; hidden files and others are passed over.
 
     Raises:
         OptionError: no such folder.
     """
-    if not path.is_dir():
-        raise OptionError(f"images {path}: no such folder, expected one with .jpg, .png or other image files")
-    return sorted(
-        (file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")),
-        key=lambda file: file.relative_to(path).as_posix(),
-    )
+    return list(find_images(path).images)
 
 
 def read_images(files: Sequence[Path], preprocessing: Mapping[str, Any]) -> NDArray[np.float32]:
@@ -241,7 +230,7 @@ def _decoding(file: Path) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=_FORMATS) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 yield image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise OptionError(f"image {file} is too large to be safe ({error}): remove it or scale it down") from error

@@ -12,6 +12,7 @@ from typing import Protocol
 from tofu_export.autotune import check_tunable
 from tofu_export.errors import OptionError
 from tofu_export.options import MINIMUM_OPSET, BatchRange, IoType, OutputKind, Precision, Reduction, Target
+from tofu_export.zoo.preprocessing import Preprocessing
 from tofu_export.zoo.weights import WeightsSource
 
 __all__ = ["NOT_PUBLISHED", "Clock", "Job", "Listener"]
@@ -32,6 +33,7 @@ class Job:
         token_map: they also give what became of each patch.
         weights: where the weights come from.
         image_size: height and width in pixels; None for the model's own.
+        preprocessing: of images, where it is not as the weights or timm say.
         num_classes: width of the classifier; None for the model's own.
         batch: batch sizes that files and engines serve.
         precisions: one ONNX file, and one engine, each.
@@ -61,6 +63,7 @@ class Job:
     weights: WeightsSource = field(default_factory=lambda: WeightsSource.parse("pretrained"))
     image_size: tuple[int, int] | None = None
     num_classes: int | None = None
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
     batch: BatchRange = field(default_factory=BatchRange)
     precisions: tuple[Precision, ...] = (Precision.FP32, Precision.FP16)
     target: Target = Target.PORTABLE

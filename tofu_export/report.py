@@ -10,7 +10,15 @@ from typing import Any
 from tofu_export.options import Method, PrunedSizes
 from tofu_export.plan import ModelSpec, Plan
 
-__all__ = ["SCHEMA_VERSION", "Report", "markdown_table", "plan_table", "sizes_words", "token_map_words"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Report",
+    "loading_words",
+    "markdown_table",
+    "plan_table",
+    "sizes_words",
+    "token_map_words",
+]
 
 SCHEMA_VERSION = 1
 
@@ -71,6 +79,7 @@ class Report:
             f"{model['tokens']} tokens, pattern `{self.plan['pattern']}`, r = {self.plan['r']}{_asked(self.plan)}.",
             f"{gmacs['full']:.2f} GMACs become {gmacs['reduced']:.2f} ({gmacs['full'] / gmacs['reduced']:.2f}x fewer). "
             f"Token sizes: {sizes_words(self.plan)}.",
+            f"Weights: {loading_words(model)}.",
             f"{_outputs(self.output)}{'; all tokens are restored after the last layer' * self.plan['restore_grid']}.",
             "",
             *markdown_table(
@@ -122,6 +131,37 @@ class Report:
         versions = ", ".join(f"{name} {version}" for name, version in self.environment["versions"].items() if version)
         lines += ["## Reproduce", "", "```", self.command, "```", "", f"{self.environment['cpu']}; {versions}", ""]
         return lines
+
+
+def loading_words(model: Mapping[str, Any]) -> str:
+    """What was loaded, in one line: format, which of several models, what was set, adapted or dropped, and the images.
+
+    Args:
+        model: the entry of a report.
+    """
+    weights, images = model["weights"], model["preprocessing"]
+    name = weights["path"] or weights["kind"]
+    parts = [f"{name} ({weights['format']})" if weights["format"] else name]
+    if weights["keys"]:
+        parts.append(f"{weights['key']} of {', '.join(weights['keys'])} (--weights-key chooses)")
+    kinds = [kind for kind in ("set", "adapted", "dropped") if weights[kind]]
+    parts += [*(f"{kind}: {_some(weights[kind])}" for kind in kinds), *weights["notes"]]
+    said_by: dict[str, list[str]] = {}
+    for field_name, where in model["preprocessing_from"].items():
+        said_by.setdefault(where, []).append(f"{field_name} {_value(images[field_name])}")
+    parts += [f"{', '.join(values)} from {where}" for where, values in said_by.items()]
+    return "; ".join(parts)
+
+
+def _some(items: Sequence[str], most: int = 6) -> str:
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return f"{', '.join(items[:most])}{more}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "/".join(f"{number:.4g}" for number in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def plan_table(spec: ModelSpec, plan: Plan) -> str:

@@ -44,13 +44,14 @@ from tofu_export.options import IoType, OutputKind, Precision
 from tofu_export.ort import HALF_THROUGH_CASTS, NO_BFLOAT16
 from tofu_export.plan import ModelSpec, Plan, make_plan
 from tofu_export.quantize import CALIBRATION_IMAGES, Calibration, quantize
-from tofu_export.report import Report, sizes_words
-from tofu_export.specs import spec_of
+from tofu_export.report import Report, loading_words, sizes_words
+from tofu_export.specs import spec_as_loaded, spec_of
 from tofu_export.verify import batches_to_verify, verify
 from tofu_export.verify.bundling import bundle_failure
 from tofu_export.verify.pixels import VERIFICATION_IMAGES, pixels_for
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.names import DEMO_MODEL
+from tofu_export.zoo.weights import WeightsKind
 
 __all__ = ["run_job"]
 
@@ -104,22 +105,29 @@ class _Run:
         with self._clock.step("load", f"loading {job.model}"):
             spec = spec_of(job.model, job.image_size, job.num_classes)  # before the weights: it may not be supported
             plan = make_plan(spec, job.reduction)
-            OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
+            if job.weights.kind is not WeightsKind.PATH:  # a file decides on the classifier
+                OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
             loaded = create_model(
                 job.model,
                 weights=job.weights,
                 seed=job.seed,
                 image_size=job.image_size,
                 num_classes=job.num_classes,
+                preprocessing=job.preprocessing,
             )
+            if loaded.arguments:
+                spec = spec_as_loaded(spec, loaded)
+                plan = make_plan(spec, job.reduction)
             self._output = patch.choose_output(loaded.model, job.output_kind, spec.name)
             if job.labels and len(job.labels) != spec.num_classes:
                 raise OptionError(f"{len(job.labels)} labels for {spec.num_classes} classes: give one line per class")
             inputs = self._inputs(loaded, spec)
         self._listener.done(_planned(loaded, plan))
+        self._listener.step("weights")
+        self._listener.done(loading_words(report_model := _model_entry(loaded, spec)))
         names = list(self._output.names_with(job.token_map))
         output: dict[str, Any] = {"kind": self._output.value, "names": names, "shapes": {}}
-        report = Report(_model_entry(loaded, spec), plan.to_dict(), output, job.command, environment.collect())
+        report = Report(report_model, plan.to_dict(), output, job.command, environment.collect())
         report.timings_s = self._seconds
         self._export_all(loaded, spec, plan, inputs, report)
         has_full = self._export_full(loaded, spec)
@@ -378,6 +386,7 @@ class _Run:
             "plan": report.plan,
             "output": report.output,
             "preprocessing": loaded.preprocessing,
+            "preprocessing_from": loaded.preprocessing_from,
             "target": self._job.target.value,
             "batch": str(self._job.batch),
             "versions": {name: versions[name] for name in ("torch", "timm", "onnx", "onnxscript")},
@@ -433,4 +442,5 @@ def _model_entry(loaded: LoadedModel, spec: ModelSpec) -> dict[str, Any]:
         "depth": spec.depth,
         "num_classes": spec.num_classes,
         "preprocessing": loaded.preprocessing,
+        "preprocessing_from": loaded.preprocessing_from,
     }

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tofu_export.options import Reduction
 from tofu_export.plan import ModelSpec, Plan, make_plan
 from tofu_export.zoo import catalog
 from tofu_export.zoo.names import ALIASES
 
-__all__ = ["plan_model", "spec_of"]
+if TYPE_CHECKING:
+    from tofu_export.zoo.create import LoadedModel
+
+__all__ = ["plan_model", "spec_as_loaded", "spec_of"]
 
 
 def spec_of(name: str, image_size: tuple[int, int] | None = None, num_classes: int | None = None) -> ModelSpec:
@@ -21,6 +26,18 @@ def spec_of(name: str, image_size: tuple[int, int] | None = None, num_classes: i
     from tofu_export.zoo.names import resolve
 
     return describe(create_meta(name, image_size, num_classes), resolve(name), image_size)
+
+
+def spec_as_loaded(spec: ModelSpec, loaded: LoadedModel) -> ModelSpec:
+    """The spec of a model with its weights: another one, if these asked for other sizes, channels or classes.
+
+    Args:
+        spec: of the model as timm builds it.
+        loaded: the same model, loaded.
+    """
+    from tofu_export.patch.describe import describe
+
+    return describe(loaded.meta(), loaded.resolved, loaded.asked_image_size) if loaded.arguments else spec
 
 
 def plan_model(

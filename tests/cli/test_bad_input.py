@@ -101,7 +101,8 @@ def test_bad_checkpoints(spoil: str, tmp_path: Path, capsys: pytest.CaptureFixtu
             path.write_text("not a checkpoint")
         else:
             path.write_bytes(pickle.dumps(_Malicious(tmp_path / "executed")))
-    assert run("test_vit", "--weights", str(path), "-o", str(tmp_path / "out")) == 3
+    classes = ["--num-classes", "5"] if spoil == "other_head" else []
+    assert run("test_vit", "--weights", str(path), *classes, "-o", str(tmp_path / "out")) == 3
     err = capsys.readouterr().err
     assert err.splitlines()[-1].startswith("tofu-export: error: ")
     assert "Traceback" not in err

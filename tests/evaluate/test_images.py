@@ -154,3 +154,50 @@ def test_generated_images_say_so() -> None:
     assert np.array_equal(generated_source(3, PREPARED, seed=3).all_pixels(), found.chosen(range(3)).all_pixels())
     with pytest.raises(OptionError, match="at least 1"):
         generated_source(0, PREPARED, seed=0)
+
+
+def test_class_names_of_the_file_decide(tmp_path: Path) -> None:
+    root = class_folders(tmp_path, {"two": 1, "one": 1, "zero": 2})
+    found = source(root, class_names=("zero", "one", "two"))
+    assert found.labels is not None
+    by_name = dict(zip(found.names, found.labels.tolist(), strict=True))
+    assert by_name == {"zero/0.png": 0, "zero/1.png": 0, "one/0.png": 1, "two/0.png": 2}
+    with pytest.raises(OptionError, match="the folders two are none of them or two"):
+        source(root, class_names=("zero", "one", "dos"))
+    with pytest.raises(OptionError, match="the folders zero are none of them or two"):
+        source(root, num_classes=4, class_names=("zero", "one", "two", "zero"))
+
+
+def test_unreadable_images_are_skipped_when_asked_and_all_named(tmp_path: Path) -> None:
+    root = class_folders(tmp_path, {"a": 3, "b": 2})
+    for name in ("a/1.png", "b/0.png"):
+        (root / name).write_bytes(b"\x89PNG nothing")
+    with pytest.raises(OptionError, match=r"a/1\.png.*b/0\.png.*--skip-unreadable"):
+        list(source(root, num_classes=2).batches(8))
+    found = source(root, num_classes=2, skip_unreadable=True)
+    batches = list(found.batches(2))
+    assert [batch.names for batch in batches] == [("a/0.png",), ("a/2.png",), ("b/1.png",)]
+    assert [batch.labels.tolist() for batch in batches if batch.labels is not None] == [[0], [0], [1]]
+    assert [name in reason for name, reason in zip(("a/1.png", "b/0.png"), found.unreadable, strict=True)] == [True] * 2
+
+
+def test_files_that_are_no_images_are_counted_and_links_followed(tmp_path: Path) -> None:
+    class_folders(tmp_path / "elsewhere", {"a": 2, "b": 1})
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in ("a", "b"):
+        (root / name).symlink_to(tmp_path / "elsewhere" / name)
+    (root / "readme.txt").write_text("x")
+    (root / ".hidden").mkdir()
+    found = source(root, num_classes=2)
+    assert len(found) == 3
+    assert found.notes == ("1 file is no image and passed over (readme.txt)",)
+
+
+def test_ground_truth_of_a_flat_folder(tmp_path: Path) -> None:
+    for index in range(3):
+        picture(tmp_path / "images" / f"{index}.png", seed=index)
+    (tmp_path / "truth.csv").write_text("2,1\n0,0\n1,2\n")
+    found = source(tmp_path / "images", ground_truth=tmp_path / "truth.csv")
+    assert found.labels is not None
+    assert found.labels.tolist() == [0, 2, 1]

@@ -319,3 +319,19 @@ def test_tiny_models_are_not_touched_by_looking_at_blocks() -> None:
     assert sorted(found) == [0, 1, 2]
     assert found[0].shape == (2, 17, 24)
     assert not any(block._forward_hooks for block in model.blocks)
+
+
+# --- How images are prepared -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("mean", [0.1, 0.2, 0.3]), ("interpolation", "nearest"), ("crop_pct", 0.5)]
+)
+def test_other_preprocessing_than_the_models_is_refused(tmp_path: Path, name: str, value: Any) -> None:
+    edited = {"preprocessing": {**exported.metadata_of("preprocessing"), name: value}}
+    path = exported.changed(tmp_path / "a.onnx", edited)
+    with pytest.raises(VerificationError, match=rf"a\.onnx says {name} .*timm's default says"):
+        verify_file(VerifyRequest(path, batches=(1,)))
+    said = {"preprocessing_from": {**exported.metadata_of("preprocessing_from"), name: "options"}}
+    path = exported.changed(tmp_path / "b.onnx", edited | said)
+    assert verify_file(VerifyRequest(path, batches=(1,))).passed

@@ -158,7 +158,7 @@ class TestDemo:
         assert loaded.resolved == "demo_vit"
         assert (loaded.weights["kind"], loaded.weights["tag"]) == ("pretrained", "demo")
         assert loaded.weights["path"] == "demo_vit.safetensors"
-        assert loaded.weights["ignored"] == loaded.weights["adapted"] == []
+        assert loaded.weights["dropped"] == loaded.weights["adapted"] == []
         assert loaded.preprocessing == dict(demo.PREPROCESSING)
 
     def test_random_weights(self, loaded: LoadedModel) -> None:

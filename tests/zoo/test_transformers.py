@@ -42,9 +42,12 @@ def saved(folder: Path, model: Any) -> Path:
     return folder / "model.safetensors"
 
 
-def loaded(path: Path, base: str = "vit_tiny_patch16_224", **kwargs: Any) -> tuple[nn.Module, dict[str, Any]]:
+def loaded(
+    path: Path, base: str = "vit_tiny_patch16_224", *, allow_dropped: bool = False, **kwargs: Any
+) -> tuple[nn.Module, dict[str, Any]]:
     model = timm.create_model(base, **{**TIMM, **kwargs}).eval()
-    record = load_weights(model, WeightsSource(WeightsKind.PATH, path), name=base, seed=0)
+    source = WeightsSource(WeightsKind.PATH, path, allow_dropped=allow_dropped)
+    record = load_weights(model, source, name=base, seed=0)
     return model, record
 
 
@@ -88,7 +91,7 @@ CASES: dict[str, Case] = {
         "transformers vit",
     ),
     "ViTModel": (
-        lambda: transformers.ViTModel(vit()),
+        lambda: transformers.ViTModel(vit(), add_pooling_layer=False),
         "vit_tiny_patch16_224",
         {"num_classes": 0},
         lambda model, x: model(x).last_hidden_state[:, 0],
@@ -208,36 +211,43 @@ def test_the_outputs_are_those_of_transformers(tmp_path: Path, name: str) -> Non
     torch.testing.assert_close(got, expected, rtol=0, atol=2e-5)
 
 
-def test_what_has_no_counterpart_is_recorded(tmp_path: Path) -> None:
-    path = saved(tmp_path, CASES["ViTModel"][0]())
-    assert loaded(path, num_classes=0)[1]["ignored"] == ["pooler.dense.bias", "pooler.dense.weight"]
+def test_what_has_no_part_in_the_output_is_recorded(tmp_path: Path) -> None:
     path = saved(tmp_path, CASES["CLIPModel"][0]())
     base, kwargs = CASES["CLIPModel"][1:3]
-    ignored = loaded(path, base, **kwargs)[1]["ignored"]
-    assert ignored == ["logit_scale", "text_model.* (20)", "text_projection.weight"]
+    dropped = loaded(path, base, **kwargs)[1]["dropped"]
+    assert dropped == ["logit_scale", "text_model.* (20)", "text_projection.weight"]
 
 
-def test_another_activation_is_refused(tmp_path: Path) -> None:
-    """quick_gelu weights fit the GELU model tensor by tensor, and give wrong numbers."""
-    make, _, kwargs, *_ = CASES["CLIPVisionModel"]
-    path = saved(tmp_path, make())
-    with pytest.raises(WeightsError, match=r"quick_gelu.*clip_quickgelu"):
-        loaded(path, "vit_base_patch32_clip_224", **kwargs)
+def test_a_pooler_is_dropped_only_if_that_is_allowed(tmp_path: Path) -> None:
+    path = saved(tmp_path, transformers.ViTModel(vit()))
+    with pytest.raises(WeightsError, match=r"pooler\.dense\.weight \[24, 24\].*--allow-dropped"):
+        loaded(path, num_classes=0)
+    record = loaded(path, num_classes=0, allow_dropped=True)[1]
+    assert record["dropped"] == ["pooler.dense.bias", "pooler.dense.weight"]
 
 
-def test_an_activation_that_hardly_differs_is_recorded(tmp_path: Path) -> None:
-    """timm's SigLIP has the exact GELU, that of transformers its approximation."""
-    make, base, _, run, _ = CASES["SiglipVisionModel"]
+def test_another_activation_is_set(tmp_path: Path) -> None:
+    """quick_gelu weights fit the GELU model tensor by tensor, and would give wrong numbers."""
+    make, _, kwargs, run, _ = CASES["CLIPVisionModel"]
     theirs = make()
-    ours, record = loaded(saved(tmp_path, theirs), base, num_classes=0)
-    assert any(entry.startswith("activation gelu_pytorch_tanh") for entry in record["adapted"])
+    ours, record = loaded(saved(tmp_path, theirs), "vit_base_patch32_clip_224", **kwargs)
+    assert record["set"] == ["activation gelu -> quick_gelu"]
     with torch.no_grad():
-        torch.testing.assert_close(ours(pixels()), run(theirs, pixels()), rtol=0, atol=5e-3)
+        torch.testing.assert_close(ours(pixels()), run(theirs, pixels()), rtol=0, atol=2e-5)
+
+
+def test_an_activation_that_nothing_says_is_refused(tmp_path: Path) -> None:
+    make, base, kwargs, *_ = CASES["CLIPVisionModel"]
+    path = saved(tmp_path, make())
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(WeightsError, match=r"quick_gelu.*put its config\.json"):
+        loaded(path, "vit_base_patch32_clip_224", **kwargs)
+    assert "no config.json beside it" in loaded(path, base, **kwargs)[1]["notes"][0]
 
 
 def test_another_number_of_heads_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path, CASES["ViTModel"][0]())
-    with pytest.raises(WeightsError, match=r"3 attention heads.*has 4"):
+    with pytest.raises(WeightsError, match=r"config.json says heads 3, .* has 4"):
         loaded(path, num_classes=0, num_heads=4)
 
 

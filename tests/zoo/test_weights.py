@@ -152,8 +152,13 @@ class TestReading:
             "seed": None,
             "tag": None,
             "url": None,
+            "key": "module",
+            "keys": [],
+            "set": [],
             "adapted": [],
-            "ignored": [],
+            "dropped": [],
+            "allow_dropped": False,
+            "notes": [],
         }
         json.dumps(record)
 
@@ -229,7 +234,7 @@ class TestRefusing:
     @pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])
     def test_not_a_checkpoint(self, suffix: str, tmp_path: Path) -> None:
         path = tmp_path / f"vit{suffix}"
-        path.write_text("<!DOCTYPE html><html>404: not found</html>" * 10)
+        path.write_text("nothing of the kind" * 20)
         assert "truncated or not a" in refusal(path)
 
     @pytest.mark.parametrize("content", [[1, 2], "text", torch.ones(3)])
@@ -269,7 +274,7 @@ class TestFitting:
     def test_a_model_without_classifier_leaves_it_out(self, state: State, tmp_path: Path) -> None:
         torch.save(state, tmp_path / "vit.pth")
         _, record = load(tmp_path / "vit.pth", make(num_classes=0))
-        assert record["ignored"] == ["head.bias", "head.weight"]
+        assert record["dropped"] == ["head.bias", "head.weight"]
 
     def test_both_heads_of_a_distilled_model(self, tmp_path: Path) -> None:
         name = "deit_tiny_distilled_patch16_224"

@@ -23,6 +23,7 @@ from tofu_export.options import DEFAULT_R, Method, Reduction
 from tofu_export.patch.describe import describe
 from tofu_export.patch.support import block_prefix
 from tofu_export.plan import ModelSpec, make_plan
+from tofu_export.specs import spec_as_loaded
 from tofu_export.zoo.create import LoadedModel, create_meta, create_model
 from tofu_export.zoo.names import DEMO_MODEL
 from tofu_export.zoo.weights import WeightsSource
@@ -133,6 +134,7 @@ def analyze(request: AnalyzeRequest, on_progress: Callable[[str], None] = lambda
     size = request.image_size
     spec = describe(create_meta(request.model, size), request.model, size)  # before the weights
     loaded = create_model(request.model, weights=request.weights, seed=request.seed, image_size=size)
+    spec = spec_as_loaded(spec, loaded)
     source = real_images(loaded, request.images).limited(request.limit)
     rows: dict[int, dict[str, list[NDArray[np.float64]]]] = defaultdict(lambda: defaultdict(list))
     done = 0

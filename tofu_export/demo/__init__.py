@@ -38,12 +38,13 @@ _FOLDER: Final = Path(__file__).parent
 _HEAD_DIM: Final = 32
 
 
-def build_model(image_size: tuple[int, int] = (28, 28), *, num_classes: int = 10) -> nn.Module:
+def build_model(image_size: tuple[int, int] = (28, 28), *, num_classes: int = 10, **arguments: Any) -> nn.Module:
     """The structure of the demo model, with the random weights that timm gives it.
 
     Args:
         image_size: height and width in pixels, multiples of 2.
         num_classes: width of the classifier, 0 for none.
+        arguments: further ones of timm's `VisionTransformer`, in place of the demo model's own.
 
     Raises:
         WeightsError: the weights file, whose width the model takes, is missing or damaged.
@@ -51,15 +52,8 @@ def build_model(image_size: tuple[int, int] = (28, 28), *, num_classes: int = 10
     from timm.models.vision_transformer import VisionTransformer
 
     width = _embed_dim()
-    model = VisionTransformer(
-        img_size=image_size,
-        patch_size=2,
-        in_chans=1,
-        num_classes=num_classes,
-        embed_dim=width,
-        depth=12,
-        num_heads=width // _HEAD_DIM,
-    )
+    own = {"patch_size": 2, "in_chans": 1, "embed_dim": width, "depth": 12, "num_heads": width // _HEAD_DIM}
+    model = VisionTransformer(img_size=image_size, num_classes=num_classes, **{**own, **arguments})
     # What timm attaches to the models that it registers, and its helpers read.
     config: dict[str, Any] = {**PREPROCESSING, "num_classes": 10, "classifier": "head", "tag": "demo"}
     model.pretrained_cfg = config  # type: ignore[assignment]  # nn.Module types its attributes as tensors

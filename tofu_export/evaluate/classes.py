@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tofu_export.errors import OptionError
 
-__all__ = ["ClassOrder", "class_indices", "read_class_map"]
+__all__ = ["ClassOrder", "class_indices", "names_of_classes", "read_class_map"]
 
 
 class ClassOrder(str, Enum):
@@ -28,7 +28,12 @@ class ClassOrder(str, Enum):
 
 
 def class_indices(
-    names: Sequence[str], num_classes: int, *, class_map: Mapping[str, int] | None, order: ClassOrder | None
+    names: Sequence[str],
+    num_classes: int,
+    *,
+    class_map: Mapping[str, int] | None,
+    order: ClassOrder | None,
+    class_names: Sequence[str] = (),
 ) -> dict[str, int]:
     """The class index of each folder name.
 
@@ -37,15 +42,19 @@ def class_indices(
         num_classes: of the model.
         class_map: index by name; it settles everything.
         order: of the names, where they number as many as the classes; None: as long as both orders agree.
+        class_names: of the model, in order, where they are known; folders with these names are these classes, unless
+            an order was asked for.
 
     Names that are all ImageNet's synsets (`n01440764`) get that class, also where folders are missing.
 
     Raises:
-        OptionError: a name is not in the map, the map or the folders are not as many as the model's classes, or the
-            order matters and was not given.
+        OptionError: a name is not in the map, some are class names and others are not, the map or the folders are not
+            as many as the model's classes, or the order matters and was not given.
     """
     if class_map is not None:
         return _mapped(names, num_classes, class_map)
+    if order is None and any(name in class_names for name in names):
+        return _named(names, class_names)
     synsets = _synsets(num_classes)
     if synsets and set(names) <= synsets.keys():
         return {name: synsets[name] for name in names}
@@ -85,6 +94,26 @@ def read_class_map(path: Path) -> dict[str, int]:
         twice = next(name for index, name in enumerate(names) if found[name] != index)
         raise OptionError(f"class map {path} has {twice!r} twice, expected each class once")
     return found
+
+
+def names_of_classes(
+    num_classes: int, *, class_map: Mapping[str, int] | None, class_names: Sequence[str]
+) -> Mapping[str, int]:
+    """Class index by each name that stands for one class: of a map, or else of the model and ImageNet's synsets."""
+    if class_map is not None:
+        return class_map
+    own = {name: index for index, name in enumerate(class_names) if class_names.count(name) == 1}
+    return {**_synsets(num_classes), **own}
+
+
+def _named(names: Sequence[str], class_names: Sequence[str]) -> dict[str, int]:
+    unknown = [name for name in names if class_names.count(name) != 1]
+    if unknown:
+        raise OptionError(
+            f"the file that is judged has names for its classes, and the folders {_some(unknown)} are none of them or "
+            "two: rename them, or give the class of each folder with --class-map FILE"
+        )
+    return {name: class_names.index(name) for name in names}
 
 
 def _mapped(names: Sequence[str], num_classes: int, class_map: Mapping[str, int]) -> dict[str, int]:

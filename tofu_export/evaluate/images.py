@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from tofu_export import demo
 from tofu_export.errors import OptionError
-from tofu_export.evaluate.classes import ClassOrder, class_indices
-from tofu_export.inputs import demo_set, image_files, natural_statistics, read_images
+from tofu_export.evaluate.classes import ClassOrder, class_indices, names_of_classes
+from tofu_export.evaluate.ground_truth import read_ground_truth
+from tofu_export.image_files import find_images, passed_over_words
+from tofu_export.inputs import demo_set, natural_statistics, read_images
 
 __all__ = ["ImageBatch", "ImageSource", "class_folders", "demo_source", "folder_source", "generated_source"]
 
@@ -52,6 +54,8 @@ class ImageSource:
         pixels: images in memory, normalised; None for files.
         preprocessing: how files are prepared.
         real: False for generated images.
+        skip_unreadable: leave out files that cannot be read.
+        unreadable: what was left out while batches were read: path and reason.
     """
 
     source: str
@@ -62,6 +66,8 @@ class ImageSource:
     pixels: NDArray[np.float32] | None = None
     preprocessing: Mapping[str, Any] | None = None
     real: bool = True
+    skip_unreadable: bool = False
+    unreadable: list[str] = field(default_factory=list, compare=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -86,30 +92,51 @@ class ImageSource:
             None if self.pixels is None else self.pixels[rows],
             self.preprocessing,
             self.real,
+            self.skip_unreadable,
         )
 
     def batches(self, size: int) -> Iterator[ImageBatch]:
-        """All images in order, `size` at a time; the last batch may be smaller.
+        """All images in order, `size` at a time; the last batch may be smaller, and one with unreadable images.
 
         Raises:
-            OptionError: an image cannot be read; the message names it.
+            OptionError: an image cannot be read and is not to be skipped, or none can; the message names it.
         """
+        readable = 0
         with ThreadPoolExecutor(max_workers=_READERS) as pool:
             for start in range(0, len(self), size):
-                rows = slice(start, start + size)
-                labels = None if self.labels is None else self.labels[rows]
-                yield ImageBatch(self._pixels(rows, pool), labels, self.names[rows])
+                rows = list(range(start, min(start + size, len(self))))
+                pixels, rows = self._read(rows, pool)
+                if rows:
+                    readable += len(rows)
+                    labels = None if self.labels is None else self.labels[rows]
+                    yield ImageBatch(pixels, labels, tuple(self.names[row] for row in rows))
+        if not readable and self.unreadable:
+            raise OptionError(f"images {self.source}: none can be read; the first: {self.unreadable[0]}")
 
     def all_pixels(self) -> NDArray[np.float32]:
         """All images at once, [n, C, H, W]."""
         return np.concatenate([batch.pixels for batch in self.batches(64)])
 
-    def _pixels(self, rows: slice, pool: ThreadPoolExecutor) -> NDArray[np.float32]:
+    def _read(self, rows: list[int], pool: ThreadPoolExecutor) -> tuple[NDArray[np.float32], list[int]]:
+        """The images of some rows, and of which; others cannot be read."""
         if self.pixels is not None:
-            return self.pixels[rows]
+            return self.pixels[rows], rows
         preprocessing = self.preprocessing
         assert preprocessing is not None  # files come with one
-        return np.concatenate(list(pool.map(lambda file: read_images([file], preprocessing), self.files[rows])))
+
+        def read(row: int) -> NDArray[np.float32] | OptionError:
+            try:
+                return read_images([self.files[row]], preprocessing)
+            except OptionError as error:
+                return error
+
+        found = dict(zip(rows, pool.map(read, rows), strict=True))
+        failed = [str(result) for result in found.values() if isinstance(result, OptionError)]
+        if failed and not self.skip_unreadable:
+            raise OptionError(f"{'; '.join(failed)}. --skip-unreadable leaves out what cannot be read")
+        self.unreadable.extend(failed)
+        good = {row: result for row, result in found.items() if not isinstance(result, OptionError)}
+        return (np.concatenate(list(good.values())) if good else np.empty(0, np.float32)), list(good)
 
 
 def demo_source() -> ImageSource:
@@ -147,6 +174,9 @@ def folder_source(
     num_classes: int | None,
     class_map: Mapping[str, int] | None = None,
     order: ClassOrder | None = None,
+    class_names: Sequence[str] = (),
+    ground_truth: Path | None = None,
+    skip_unreadable: bool = False,
 ) -> ImageSource:
     """The images of a folder: with classes where it holds class folders, without where images lie in it directly.
 
@@ -156,6 +186,9 @@ def folder_source(
         num_classes: of the model; None where classes do not matter.
         class_map: class index by folder name.
         order: of class folders by name.
+        class_names: that the file which is judged has for its classes; folders that have these names are these classes.
+        ground_truth: file with the class of each image; folders are no classes then.
+        skip_unreadable: leave out files that cannot be read.
 
     Raises:
         OptionError: no such folder, no image in it, an empty class folder, or classes that do not fit the model.
@@ -164,28 +197,35 @@ def folder_source(
         raise OptionError(f"images {path}: no such folder, expected one with a folder per class")
     root = next((path / split for split in _SPLITS if (path / split).is_dir()), path)
     folders = class_folders(root)
-    if num_classes is None or not folders:
-        files = image_files(root)
+    everything = find_images(root)
+    notes = [passed_over_words(everything.passed_over)] if everything.passed_over else []
+    if num_classes is None or not folders or ground_truth is not None:
+        files = everything.images
         _check_any(files, root)
         names = tuple(file.relative_to(root).as_posix() for file in files)
-        return ImageSource(str(root), names, None, files=tuple(files), preprocessing=preprocessing)
+        labels = None
+        if ground_truth is not None and num_classes is not None:
+            known = names_of_classes(num_classes, class_map=class_map, class_names=class_names)
+            labels = np.array(read_ground_truth(ground_truth, names, num_classes, known), dtype=np.int64)
+        return ImageSource(
+            str(root), names, labels, tuple(notes), files, preprocessing=preprocessing, skip_unreadable=skip_unreadable
+        )
     lost = [folder.name for folder in folders if folder.name.lower() in _NEVER_A_CLASS]
     if lost:
         raise OptionError(
             f"images {root}: {lost[0]!r} is no class, and there is no {' or '.join(_SPLITS)} beside it: give the "
             "folder that holds one folder per class"
         )
-    found = {folder.name: image_files(folder) for folder in folders}
-    index = class_indices(tuple(found), num_classes, class_map=class_map, order=order)
+    found = {folder.name: find_images(folder).images for folder in folders}
+    index = class_indices(tuple(found), num_classes, class_map=class_map, order=order, class_names=class_names)
     empty = [name for name, files in found.items() if not files]
     if empty and len(found) == num_classes:
         raise OptionError(f"class folder {root / empty[0]} has no image in it: add some, or give --class-map FILE")
     pairs = [(file, index[name]) for name, files in found.items() for file in files]
     _check_any(pairs, root)
-    notes = [f"{len(found) - len(empty)} of the model's {num_classes} classes have images"] if empty else []
-    if len(found) < num_classes:
-        notes = [f"{len(found) - len(empty)} of the model's {num_classes} classes have images"]
-    loose = len(image_files(root)) - len(pairs)
+    if empty or len(found) < num_classes:
+        notes.append(f"{len(found) - len(empty)} of the model's {num_classes} classes have images")
+    loose = sum(file.parent == root for file in everything.images)
     if loose:
         notes.append(f"{loose} images in no class folder are left out")
     return ImageSource(
@@ -195,6 +235,7 @@ def folder_source(
         tuple(notes),
         tuple(file for file, _ in pairs),
         preprocessing=preprocessing,
+        skip_unreadable=skip_unreadable,
     )
 
 

@@ -58,6 +58,8 @@ class EvalRequest:
         labelled: folders are classes.
         class_map: file with one class name per line.
         class_order: of class folders, where it matters.
+        ground_truth: file with the class of each image of a flat folder.
+        skip_unreadable: leave out images that cannot be read.
         real_labels: JSON of ImageNet's reassessed labels, or `timm` for those that timm brings.
         agreement: also run the full model and compare; None: if it can be had.
 
@@ -80,6 +82,8 @@ class EvalRequest:
     labelled: bool = True
     class_map: Path | None = None
     class_order: ClassOrder | None = None
+    ground_truth: Path | None = None
+    skip_unreadable: bool = False
     real_labels: str | None = None
     agreement: bool | None = None
 
@@ -99,8 +103,12 @@ class EvalRequest:
             raise OptionError(f"{self.subject} is a model itself: --model is for files that do not name theirs")
         if self.images is None and (self.class_map or self.class_order or self.real_labels):
             raise OptionError("--class-map, --class-order and --real-labels belong to a folder: give one with --images")
-        if not self.labelled and (self.class_map or self.class_order):
-            raise OptionError("--no-labels leaves classes aside: leave out --class-map and --class-order")
+        if not self.labelled and (self.class_map or self.class_order or self.ground_truth):
+            raise OptionError(
+                "--no-labels leaves classes aside: leave out --class-map, --class-order and --ground-truth"
+            )
+        if self.images is None and self.ground_truth:
+            raise OptionError("--ground-truth belongs to a folder: give one with --images")
 
 
 @dataclass(frozen=True)
@@ -190,18 +198,19 @@ def evaluate(request: EvalRequest, on_progress: Callable[[int, int], None] = lam
         counters.add(batch)
         done += len(batch.pixels)
         on_progress(done, len(source))
+    skipped_images = [f"left out: {reason}" for reason in source.unreadable]
     return EvalResult(
         subject,
-        len(source),
+        done,
         source.source,
         counters.score("subject").to_dict(),
         counters.score("subject").intervals(),
         "real" if counters.real is not None else kind,
-        counters.more(len(source)),
+        counters.more(done),
         None if full is None else {**counters.score("full").to_dict(), **counters.score("full").intervals()},
         counters.difference(),
         None if full is None else Agreement.join(counters.agreements),
-        source.notes,
+        (*source.notes, *skipped_images),
         tuple(skipped),
         time.perf_counter() - start,
     )
@@ -270,8 +279,11 @@ def _source(request: EvalRequest, subject: Subject) -> tuple[ImageSource, str | 
             num_classes=subject.num_classes if request.labelled else None,
             class_map=None if request.class_map is None else read_class_map(request.class_map),
             order=request.class_order,
+            class_names=subject.labels,
+            ground_truth=request.ground_truth,
+            skip_unreadable=request.skip_unreadable,
         )
-        kind = "folders"
+        kind = "folders" if request.ground_truth is None else "ground truth"
     elif subject.origin.name == DEMO_MODEL and tuple(subject.preprocessing["input_size"]) == (1, 28, 28):
         source, kind = demo_source(), "demo"
         if not request.labelled or subject.num_classes is None:
@@ -309,7 +321,8 @@ def _file_and_full(request: EvalRequest) -> tuple[Subject, Subject | None, list[
         return subject, None, [_left_out("switched off by --no-agreement")]
     why = None
     if named is None:
-        found = None if request.weights is None else (request.weights, request.seed)
+        given = None if request.weights is None else request.weights.like(subject.origin.weights)
+        found = None if given is None else (given, request.seed)
         found = found or weights_again(subject.origin.weights)
         if subject.origin.name is None:
             why = f"{path.name} does not say what model it is: name it with --model"

@@ -22,7 +22,7 @@ from tofu_export.evaluate.images import ImageSource
 from tofu_export.files import require_file
 from tofu_export.options import OutputKind, Reduction
 from tofu_export.plan import Plan, make_plan
-from tofu_export.specs import spec_of
+from tofu_export.specs import spec_as_loaded, spec_of
 from tofu_export.verify.facts import FileFacts, is_preprocessing
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.weights import WeightsKind, WeightsSource
@@ -69,6 +69,7 @@ class Subject:
         plan: its reduction, as in report.json; None if it is not known.
         param_count: number of parameters; None if it is not known.
         origin: the model behind it.
+        labels: names of its classes, in order; empty where it has none.
     """
 
     label: str
@@ -81,6 +82,7 @@ class Subject:
     plan: Mapping[str, Any] | None = None
     param_count: int | None = None
     origin: Origin = Origin()
+    labels: tuple[str, ...] = ()
 
     def outputs(self, pixels: Pixels) -> ModelOutputs:
         """Outputs for any number of images; a last batch is filled up where the batch size is fixed.
@@ -157,7 +159,8 @@ def eager_subject(loaded: LoadedModel, reduction: Reduction | None, *, num_class
     _, height, width = loaded.preprocessing["input_size"]
     plan: Plan | None = None
     if reduction is not None:
-        plan = make_plan(spec_of(loaded.name, (height, width), num_classes), reduction)
+        spec = spec_as_loaded(spec_of(loaded.name, (height, width), num_classes), loaded)
+        plan = make_plan(spec, reduction)
         patch.apply(loaded.model, plan, name=loaded.resolved)
     classes = int(getattr(loaded.model, "num_classes", 0))
     return Subject(
@@ -246,6 +249,7 @@ def file_subject(
         facts.plan,
         None,
         origin,
+        facts.labels,
     )
 
 
@@ -258,6 +262,7 @@ class _Facts:
     kind: OutputKind
     preprocessing: Mapping[str, Any] | None
     plan: Mapping[str, Any] | None
+    labels: tuple[str, ...]
 
 
 def _onnx_facts(path: Path) -> _Facts:
@@ -284,7 +289,8 @@ def _facts(
     if kind not in [known.value for known in OutputKind]:
         raise OptionError(f"{path.name} says that it gives {str(kind)[:40]!r}, which this version does not know")
     origin = Origin(find("model", str), find("weights", dict) or {}, None, find("num_classes", int))
-    return _Facts(backend, origin, OutputKind(kind), preprocessing, find("plan", dict))
+    labels = tuple(str(label) for label in find("labels", list) or ())
+    return _Facts(backend, origin, OutputKind(kind), preprocessing, find("plan", dict), labels)
 
 
 def weights_again(recorded: Mapping[str, Any]) -> tuple[WeightsSource, int] | None:

@@ -12,7 +12,7 @@ from tofu_export.html.evidence import Evidence
 from tofu_export.html.evidence_sections import linearity_section, tokens_section, tradeoff_section
 from tofu_export.html.parts import NOTHING, Cell, Chart, Headline, Section, table
 from tofu_export.html.tuning_section import tuning_section
-from tofu_export.report import sizes_words, token_map_words
+from tofu_export.report import loading_words, sizes_words, token_map_words
 
 __all__ = ["Sections", "sections_of"]
 
@@ -341,6 +341,7 @@ def _reproduce(report: Mapping[str, Any], evidence: Evidence) -> Section:
         ("processor", found.get("cpu")), ("logical cores", found.get("logical_cores")), ("GPU", found.get("gpu")),
         ("driver", found.get("driver")), ("platform", found.get("platform")), ("versions", versions),
         ("weights", report["model"]["weights"].get("sha256") or report["model"]["weights"]["kind"]),
+        ("loaded", loading_words(report["model"]) if "preprocessing_from" in report["model"] else None),
         ("time", f"{report['timings_s']['total']:.0f} s" if report.get("timings_s", {}).get("total") else None),
         ("evidence", ", ".join(name for _, name in evidence.names) or None),
     ]  # fmt: skip

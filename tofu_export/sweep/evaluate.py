@@ -28,7 +28,7 @@ from tofu_export.graph_patterns.lowering import MACS, lower
 from tofu_export.options import BatchRange, OutputKind, Precision
 from tofu_export.plan import ModelSpec, make_plan
 from tofu_export.quantize import CALIBRATION_IMAGES, quantize
-from tofu_export.specs import spec_of
+from tofu_export.specs import spec_as_loaded, spec_of
 from tofu_export.sweep.grid import Cell
 from tofu_export.sweep.settings import Settings
 from tofu_export.verify import verify
@@ -106,7 +106,7 @@ def write_file(cell: Cell, settings: Settings, path: Path) -> float | None:
     Raises:
         TofuError: as `evaluate`.
     """
-    spec, loaded = _spec(cell.model, settings.image_size), _loaded(cell.model, settings)
+    spec, loaded = _spec(cell.model, settings), _loaded(cell.model, settings)
     output = _output(cell, settings)
     methods = [layer.method.name.lower() for layer in make_plan(spec, cell.reduction).layers]
     graph = lower(with_methods(_traced(cell, settings), methods), settings.target, cell.precision.traced)
@@ -134,7 +134,7 @@ def _traced(cell: Cell, settings: Settings) -> ir.Model:
         while _last_trace:  # gone before there is another one: in half precision each has its own weights
             release(_last_trace.popitem()[1])
         gc.collect()
-        spec = _spec(cell.model, settings.image_size)
+        spec = _spec(cell.model, settings)
         with _reduced(cell, settings) as model:
             shape = InputShape(spec.in_chans, *spec.image_size)
             output = _output(cell, settings)
@@ -171,7 +171,7 @@ def _verified(cell: Cell, settings: Settings, path: Path) -> dict[str, Any]:
 @contextmanager
 def _reduced(cell: Cell, settings: Settings) -> Iterator[nn.Module]:
     """The eager model, which carries the plan of a cell within this block."""
-    spec, model = _spec(cell.model, settings.image_size), _loaded(cell.model, settings).model
+    spec, model = _spec(cell.model, settings), _loaded(cell.model, settings).model
     patch.apply(model, make_plan(spec, cell.reduction), name=spec.name)
     try:
         yield model
@@ -191,8 +191,8 @@ def _first(source: ImageSource, count: int) -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=4)
-def _spec(model: str, image_size: tuple[int, int] | None) -> ModelSpec:
-    return spec_of(model, image_size)
+def _spec(model: str, settings: Settings) -> ModelSpec:
+    return spec_as_loaded(spec_of(model, settings.image_size), _loaded(model, settings))
 
 
 @lru_cache(maxsize=1)
@@ -209,7 +209,7 @@ def _output(cell: Cell, settings: Settings) -> OutputKind:
 def _images(model: str, settings: Settings) -> ImageSource:
     loaded = _loaded(model, settings)
     prepared = loaded.preprocessing
-    classes = _spec(model, settings.image_size).num_classes
+    classes = _spec(model, settings).num_classes
     if settings.images is not None:
         source = folder_source(
             settings.images,

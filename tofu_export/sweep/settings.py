@@ -78,7 +78,7 @@ class Settings:
             OptionError: there is no weights file, or no image in the folder.
         """
         self.weights.check()
-        weights = str(self.weights) if self.weights.path is None else f"sha256:{sha256_of(self.weights.path)}"
+        weights = str(self.weights) if self.weights.path is None else _fingerprint(self.weights, self.weights.path)
         return {
             "versions": _versions(),
             "weights": weights,
@@ -119,3 +119,8 @@ def _digest(folder: Path) -> str:
     for file in files:
         digest.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _fingerprint(weights: WeightsSource, path: Path) -> str:
+    chosen = "" if weights.key is None else f" {weights.key}"
+    return f"sha256:{sha256_of(path)}{chosen}"

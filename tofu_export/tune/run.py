@@ -22,6 +22,7 @@ from tofu_export.evaluate.subjects import load_eager
 from tofu_export.options import Method, Reduction
 from tofu_export.patch.describe import describe
 from tofu_export.plan import ModelSpec, Plan, make_plan
+from tofu_export.specs import spec_as_loaded
 from tofu_export.tune.latency import LatencyTable, measure_table, time_plans
 from tofu_export.tune.objective import Judge, Objective
 from tofu_export.tune.search import search
@@ -214,6 +215,7 @@ def tune(request: TuneRequest, on_progress: Callable[[str], None] = lambda text:
     if request.exclude_layers and max(request.exclude_layers) >= spec.depth:
         raise OptionError(f"exclude_layers has {max(request.exclude_layers)}, the layers are 0 to {spec.depth - 1}")
     loaded = load_eager(request.model, weights=request.weights, seed=request.seed, image_size=size)
+    spec = spec_as_loaded(spec, loaded)
     objective = request.objective or (Objective.KL if spec.num_classes else Objective.FEATURES)
     parts, source, digest = _split(loaded, request)
     table = None if request.latency_ms is None else measure_table(loaded.model, spec, parts[0][: request.batch])

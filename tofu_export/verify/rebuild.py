@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from tofu_export import patch
@@ -15,7 +16,7 @@ from tofu_export.options import PATCH_GROUPS, KeySource, OutputKind, PrunedSizes
 from tofu_export.patch.describe import describe
 from tofu_export.plan import Plan, make_plan
 from tofu_export.verify.facts import FileFacts
-from tofu_export.zoo.create import LoadedModel, create_meta, create_model, own_image_size
+from tofu_export.zoo.create import BY_OPTIONS, LoadedModel, create_model, own_image_size
 from tofu_export.zoo.names import resolve
 from tofu_export.zoo.weights import WeightsKind, WeightsSource
 
@@ -71,6 +72,7 @@ def rebuild(
     kept = facts.find("weights", dict) or {}
     if weights is None:
         weights, seed = _weights(facts, kept)
+    weights = weights.like(kept)
     classes = _classes(facts) if num_classes is None else num_classes
     _, height, width = facts.image_shape
     size = None if height is None or width is None else (height, width)
@@ -78,7 +80,8 @@ def rebuild(
         size = None
     loaded = create_model(resolved, weights=weights, seed=seed, image_size=size, num_classes=classes)
     if facts.is_ours:
-        plan = _plan(facts, describe(create_meta(resolved, size, classes), resolved, size))
+        plan = _plan(facts, describe(loaded.meta(), resolved, size))
+        _check_preprocessing(facts, loaded)
         patch.apply(loaded.model, plan, name=resolved)
         output = output or _output(facts)
     return Rebuilt(
@@ -122,6 +125,31 @@ def _weights(facts: FileFacts, kept: Mapping[str, Any]) -> tuple[WeightsSource, 
         f"{facts.path.name} does not say which weights it was made with: "
         "give --weights PATH, --weights pretrained, or --weights random with --seed N"
     )
+
+
+def _check_preprocessing(facts: FileFacts, loaded: LoadedModel) -> None:
+    """Hold what the file says of its images to what the model's weights, or timm, say; options may differ.
+
+    Raises:
+        VerificationError: it is another one.
+    """
+    said, origins = facts.preprocessing, facts.find("preprocessing_from", dict)
+    if said is None or origins is None:  # files of before that was written
+        return
+    for name, where in loaded.preprocessing_from.items():
+        value, own = said.get(name), loaded.preprocessing[name]
+        if origins.get(name) != BY_OPTIONS and not _same(value, own):
+            raise VerificationError(
+                f"{facts.path.name} says {name} {value} in its metadata, {where} says {own}: images would be prepared "
+                "in another way than for the model. Were the metadata edited, or other weights given?"
+            )
+
+
+def _same(value: Any, own: Any) -> bool:
+    try:
+        return bool(np.allclose(value, own, rtol=1e-6, atol=1e-9))
+    except TypeError:  # texts
+        return bool(value == own)
 
 
 def _classes(facts: FileFacts) -> int | None:

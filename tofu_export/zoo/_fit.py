@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import timm
-from timm.models import model_entrypoint
 from torch import Tensor, nn
 
 from tofu_export.errors import WeightsError
 from tofu_export.zoo._checkpoint import first_not_finite
-from tofu_export.zoo._quiet import quiet
+from tofu_export.zoo._choice import has_no_part
+from tofu_export.zoo._convert import convert
 
-__all__ = ["Fit", "Mismatch", "architecture_of", "classifiers_of", "fit"]
+__all__ = ["Fit", "Mismatch", "Rules", "classifiers_of", "fit"]
 
 _LISTED: Final = 5
 """Keys of each kind that a message names; the rest is counted."""
+
+_COMPUTED: Final = re.compile(r"(.*\.)?(rope\w*|periods|bias_mask|relative_position_index|position_ids)(\.|$)")
+"""Buffers of other implementations that timm computes, and DINOv3's mask of a bias that is not used."""
+
+_QKV_BIAS: Final = re.compile(r"(?:qkv|[qkv]_proj)\.bias$|\b[qkv]_bias$")
+"""One of zeros is as good as none."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What may be left out without a counterpart in the model.
+
+    Attributes:
+        features: the classifier; the model was asked for without one.
+        trained: anything, also what changes the output (`--allow-dropped`, and files of timm's own hub).
+    """
+
+    features: bool = True
+    trained: bool = False
 
 
 @dataclass(frozen=True)
@@ -28,11 +45,11 @@ class Fit:
 
     Attributes:
         adapted: tensors that timm reshaped or resampled, as `name [old shape] -> [new shape]`.
-        ignored: tensors in the file that the model has no place for, allowed.
+        dropped: tensors in the file that the model has no place for, allowed.
     """
 
     adapted: tuple[str, ...]
-    ignored: tuple[str, ...]
+    dropped: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -73,49 +90,43 @@ class Mismatch:
         return "; ".join(_summary(kind, items) for kind, items in kinds.items() if items)
 
 
-def fit(model: nn.Module, found: Mapping[str, Tensor], *, name: str, file: str, spare: bool = False) -> Fit:
+def fit(model: nn.Module, found: Mapping[str, Tensor], *, name: str, file: str, rules: Rules = Rules()) -> Fit:
     """Load `found` into `model`, after timm's own conversions (position embedding, patch embedding, foreign keys).
-
-    A classifier in the file is left out if the model was made without one.
 
     Args:
         model: receives the weights, in place.
         found: tensors by name, floating ones in float32.
         name: what the user calls the model, for messages.
         file: what the user calls the file, for messages.
-        spare: accept tensors that the model has no place for, as timm does for some of its own files.
+        rules: what may be left out.
 
     Raises:
         WeightsError: a tensor is missing, unknown, of another shape, or has a NaN or an infinity.
     """
-    converted = _convert(model, found)
+    converted = convert(model, found)
     wanted = model.state_dict()
-    mismatch = Mismatch.between(converted, wanted)
     heads = classifiers_of(model)
-    ignored = [
-        key for key in mismatch.unexpected if spare or (_belongs(key, heads) and not _has_classifier(wanted, heads))
+    has_classifier = any(_belongs(key, heads) for key in wanted)
+    surplus = {key: tensor for key, tensor in converted.tensors.items() if key not in wanted}
+    surplus |= {key: found[key] for key in converted.lost}
+    dropped = [
+        key
+        for key, tensor in surplus.items()
+        if rules.trained
+        or has_no_part(key)
+        or _COMPUTED.match(key)
+        or (_QKV_BIAS.search(key) and not tensor.any())
+        or (rules.features and not has_classifier and _belongs(key, heads))
     ]
-    converted = {key: tensor for key, tensor in converted.items() if key not in ignored}
-    mismatch = Mismatch.between(converted, wanted)
+    tensors = {key: tensor for key, tensor in converted.tensors.items() if key not in dropped}
+    mismatch = Mismatch.between({**tensors, **{key: surplus[key] for key in surplus if key not in dropped}}, wanted)
     if mismatch.names:
-        raise WeightsError(_explain(mismatch, heads, name=name, file=file))
-    broken = first_not_finite(converted)
+        raise WeightsError(_explain(mismatch, heads, has_classifier, name=name, file=file))
+    broken = first_not_finite(tensors)
     if broken is not None:
         raise WeightsError(f"{broken} in {file} holds NaN or infinity, expected finite weights: use another checkpoint")
-    model.load_state_dict(converted)
-    return Fit(
-        adapted=tuple(
-            f"{key} {list(found[key].shape)} -> {list(tensor.shape)}"
-            for key, tensor in converted.items()
-            if key in found and found[key].shape != tensor.shape
-        ),
-        ignored=tuple(sorted(ignored)),
-    )
-
-
-def architecture_of(model: nn.Module) -> str:
-    """The timm architecture that `model` was created as; empty for a model that timm does not know."""
-    return str(getattr(model, "pretrained_cfg", {}).get("architecture", ""))
+    model.load_state_dict(tensors)
+    return Fit(converted.adapted, tuple(sorted(dropped)))
 
 
 def classifiers_of(model: nn.Module) -> tuple[str, ...]:
@@ -124,49 +135,17 @@ def classifiers_of(model: nn.Module) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _convert(model: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    convert = _filter_of(model)
-    if convert is None:
-        return dict(found)
-    options = _filter_options(convert, architecture_of(model), found)
-    arguments = (dict(found), model) if len(inspect.signature(convert).parameters) > 1 else (dict(found),)
-    try:
-        with quiet():
-            return dict(convert(*arguments, **options))
-    except (KeyError, IndexError, RuntimeError, ValueError, AttributeError, TypeError, AssertionError):
-        return dict(found)  # weights of another architecture: the comparison says how they differ
-
-
-def _filter_of(model: nn.Module) -> Callable[..., Mapping[str, Tensor]] | None:
-    """The conversion of the module that makes the model, or else of the one that defines its class."""
-    architecture = architecture_of(model)
-    modules = [model_entrypoint(architecture).__module__] if timm.is_model(architecture) else []
-    for module in (*modules, type(model).__module__):
-        found = getattr(sys.modules.get(module), "checkpoint_filter_fn", None)
-        if callable(found):
-            return found  # type: ignore[no-any-return]  # looked up by name
-    return None
-
-
-def _filter_options(convert: Callable[..., Any], architecture: str, found: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Options that timm binds for some families.
-
-    Source: timm 1.0.31, `deit._create_deit` and `vision_transformer._create_vision_transformer`.
-    """
-    options: dict[str, Any] = {}
-    known = inspect.signature(convert).parameters
-    if "adapt_layer_scale" in known and any("gamma_" in key for key in found):
-        options["adapt_layer_scale"] = True
-    if "antialias" in known and ("flexi" in architecture or "radio" in architecture):
-        options.update(interpolation="bilinear", antialias=False)
-    return options
-
-
-def _explain(mismatch: Mismatch, heads: tuple[str, ...], *, name: str, file: str) -> str:
+def _explain(mismatch: Mismatch, heads: tuple[str, ...], has_classifier: bool, *, name: str, file: str) -> str:
     if all(_belongs(key, heads) for key in mismatch.names):
         classes = next((got[0] for key, (got, _) in mismatch.reshaped.items() if key.endswith(".bias")), None)
         if classes is None:
             classes = next((got[0] for got, _ in mismatch.reshaped.values()), None)
+        weights = [pair for key, pair in mismatch.reshaped.items() if key.endswith(".weight")]
+        if any(got[1:] != wanted[1:] for got, wanted in weights) or not has_classifier:
+            return (
+                f"{file} has a classifier that {name} cannot have, of another kind or width ({mismatch}): "
+                "pass --num-classes 0 to export the features before it"
+            )
         if classes is not None:
             return f"{file} fits {name} but for its classifier ({mismatch}): pass --num-classes {classes}"
         if not mismatch.unexpected:
@@ -174,6 +153,11 @@ def _explain(mismatch: Mismatch, heads: tuple[str, ...], *, name: str, file: str
                 f"{file} fits {name} but has no classifier ({mismatch}): "
                 "pass --num-classes 0 to export the features, or a file with one"
             )
+    if not mismatch.missing and not mismatch.reshaped:
+        return (
+            f"{file} does not fit {name}: {mismatch}. Without them the output is another than that of the model that "
+            "was saved: name that model, or pass --allow-dropped to leave them out"
+        )
     return f"{file} does not fit {name}: {mismatch}. Pass the name and --image-size that the weights were saved from"
 
 
@@ -184,7 +168,3 @@ def _summary(kind: str, items: list[str]) -> str:
 
 def _belongs(key: str, heads: tuple[str, ...]) -> bool:
     return any(key.startswith(f"{head}.") for head in heads)
-
-
-def _has_classifier(wanted: Mapping[str, Tensor], heads: tuple[str, ...]) -> bool:
-    return any(_belongs(key, heads) for key in wanted)

@@ -21,17 +21,34 @@ from tofu_export.zoo._quiet import quiet
 __all__ = ["load_npz"]
 
 
-def load_npz(model: nn.Module, path: Path, *, name: str) -> None:
+def load_npz(
+    model: nn.Module, path: Path, *, name: str, trained: bool = False
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Load `path` into `model`, in place. After an error the weights of `model` are undefined.
+
+    Args:
+        model: receives the weights.
+        path: the archive.
+        name: of the model, for messages.
+        trained: leave out a layer before the classifier (`pre_logits`), which timm's models have not.
+
+    Returns:
+        What was resampled, and what was left out.
 
     Raises:
         WeightsError: not an `.npz` archive, pickled objects in it, no loader in the model, or weights that do not fill
-            the model exactly.
+            the model exactly or not all of which it takes.
     """
     load = getattr(model, "load_pretrained", None)
     if not callable(load):
         raise WeightsError(f"{name} cannot read .npz files: convert {path.name} to .safetensors first")
     shapes = _check_archive(path)
+    dropped = tuple(key for key in shapes if key.startswith("pre_logits/"))
+    if dropped and not trained:
+        raise WeightsError(
+            f"{path.name} has a layer before its classifier ({dropped[0]}), which {name} has not: the output would be "
+            "another. Give weights without it, or pass --allow-dropped to leave it out"
+        )
     depths = {int(found[1]) + 1 for key in shapes if (found := re.search(r"encoderblock_(\d+)/", key))}
     depth = len(getattr(model, "blocks", ()))
     if depths and max(depths) != depth:
@@ -49,12 +66,28 @@ def load_npz(model: nn.Module, path: Path, *, name: str) -> None:
         ) from error
     skipped = [key for key, parameter in model.named_parameters() if bool(torch.isnan(parameter).any())]
     if not skipped:
-        return
+        return _adapted(model, shapes), dropped
     heads = classifiers_of(model)
     if all(key.startswith(tuple(f"{head}." for head in heads)) for key in skipped):
         classes = next((shape[-1] for key, shape in shapes.items() if key.endswith("head/bias")), 0)
         raise WeightsError(f"{path.name} fits {name} but for its classifier: pass --num-classes {classes}")
     raise WeightsError(f"{path.name} does not fit {name}: it lacks {len(skipped)} tensors, such as {skipped[0]}")
+
+
+def _adapted(model: nn.Module, shapes: dict[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """What timm's loader resampled: positions and patches of another number."""
+    found = []
+    for key, shape in shapes.items():
+        if key.endswith("posembed_input/pos_embedding"):
+            wanted = tuple(getattr(model, "pos_embed", torch.empty(shape)).shape)
+        elif key.endswith("embedding/kernel") and len(shape) == 4:
+            weight = model.get_parameter("patch_embed.proj.weight").shape
+            wanted = (*weight[2:], weight[1], weight[0])
+        else:
+            continue
+        if shape != wanted:
+            found.append(f"{key} {list(shape)} -> {list(wanted)}")
+    return tuple(found)
 
 
 def _check_archive(path: Path) -> dict[str, tuple[int, ...]]:

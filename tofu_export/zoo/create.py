@@ -5,8 +5,8 @@ Every name goes through here: timm's, our aliases, hub repositories, local folde
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,20 @@ from torch import nn
 
 from tofu_export import demo
 from tofu_export.errors import OptionError, TofuError, UnsupportedModelError, WeightsError
+from tofu_export.zoo._description import Description, arguments_for, changes, describe_model
 from tofu_export.zoo._download import hub_file
 from tofu_export.zoo._quiet import quiet
-from tofu_export.zoo._transformers import is_transformers
+from tofu_export.zoo._source import Source
+from tofu_export.zoo._transformers_config import is_transformers
 from tofu_export.zoo.names import DEMO_MODEL, resolve
-from tofu_export.zoo.weights import WeightsKind, WeightsSource, load_weights, locate_pretrained
+from tofu_export.zoo.preprocessing import Preprocessing, for_channels
+from tofu_export.zoo.weights import WeightsKind, WeightsSource, fill, open_weights
 
-__all__ = ["LoadedModel", "create_meta", "create_model", "own_image_size"]
+__all__ = ["BY_OPTIONS", "LoadedModel", "create_meta", "create_model", "own_image_size"]
+
+TIMM_DEFAULT = "timm's default"
+BY_OPTIONS = "options"
+"""What says a part of the preprocessing, beside names of files."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,10 @@ class LoadedModel:
         resolved: what it stands for, with the pretrained tag if one was given.
         weights: what was loaded (`zoo.weights.load_weights`).
         preprocessing: mean, std, input_size (C, H, W), interpolation, crop_pct, crop_mode.
+        preprocessing_from: what says each of it: a file, options, or timm's default.
+        asked_image_size: height and width that were asked for; None for the model's own.
+        asked_classes: that were asked for; None for the model's own.
+        arguments: further ones of `timm.create_model`, which the weights asked for.
     """
 
     model: nn.Module
@@ -43,6 +54,14 @@ class LoadedModel:
     resolved: str
     weights: dict[str, Any]
     preprocessing: dict[str, Any]
+    preprocessing_from: Mapping[str, str] = field(default_factory=dict)
+    asked_image_size: tuple[int, int] | None = None
+    asked_classes: int | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def meta(self) -> nn.Module:
+        """The structure of the untouched model on the meta device."""
+        return create_meta(self.resolved, self.asked_image_size, self.asked_classes, self.arguments)
 
 
 def create_model(
@@ -52,37 +71,62 @@ def create_model(
     seed: int = 0,
     image_size: tuple[int, int] | None = None,
     num_classes: int | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> LoadedModel:
-    """Create `name` with `weights`. The caller's random state stays as it is.
+    """Create `name` with `weights`, as these say that it is. The caller's random state stays as it is.
 
     Args:
         name: timm name with or without tag, alias, `hf-hub:`, `local-dir:` or the demo model.
         weights: where the weights come from.
         seed: fixes random weights.
         image_size: height and width in pixels; None for the model's own.
-        num_classes: width of the classifier, 0 for none; None for the model's own.
+        num_classes: width of the classifier, 0 for none; None for the weights' or the model's own.
+        preprocessing: of images, where it is to be another than the weights or timm say.
 
     Raises:
         UnknownModelError: nothing goes by that name.
-        OptionError: the image size or class count cannot be used, or the weights file does not exist.
+        OptionError: the image size, class count or preprocessing cannot be used, or the weights file does not exist.
         UnsupportedModelError: timm fails to build the model.
         WeightsError: the weights cannot be downloaded, read, trusted or fitted.
     """
     weights.check()
     resolved = resolve(name)
-    if weights.kind is WeightsKind.PRETRAINED:
-        locate_pretrained(resolved)  # before the work of building a model that cannot be filled
+    _check_classes(num_classes)
+    located = open_weights(weights, name=resolved, seed=seed)  # before the work of building a model for it
+    said = Description() if located.source is None else located.source.description
+    asked = {"image_size": image_size, "num_classes": num_classes}
+    keep = frozenset(field for field, value in asked.items() if value is not None)
+    usual = Description()
+    arguments: dict[str, Any] = {}
+    if any(said.said()):
+        meta = create_meta(resolved, image_size, num_classes)
+        usual, arguments = describe_model(meta), arguments_for(said, meta, keep=keep)
     with torch.random.fork_rng(devices=[]), quiet():
         # Not torch.manual_seed, which reseeds every accelerator of the caller as well.
         torch.default_generator.manual_seed(seed)
-        model = _build(resolved, image_size, num_classes)
-    record = load_weights(model, weights, name=resolved, seed=seed)
+        model = _build(resolved, image_size, num_classes, arguments)
+    features = num_classes == 0 or weights.kind is WeightsKind.PRETRAINED
+    record = fill(model, located, name=resolved, keep=keep, features=features)
+    if any(said.said()):
+        record = replace(record, set=changes(usual, describe_model(model)))
     model = model.float().eval().requires_grad_(False)
-    return LoadedModel(model, name, resolved, record, _preprocessing(model, image_size))
+    images, images_from = _preprocessing(model, image_size, arguments, located.source, preprocessing)
+    return LoadedModel(model, name, resolved, record.to_dict(), images, images_from, image_size, num_classes, arguments)
 
 
-def create_meta(name: str, image_size: tuple[int, int] | None = None, num_classes: int | None = None) -> nn.Module:
+def create_meta(
+    name: str,
+    image_size: tuple[int, int] | None = None,
+    num_classes: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """The structure of `name` on the meta device, in evaluation mode: shapes without memory or weights.
+
+    Args:
+        name: as `create_model` takes it.
+        image_size: height and width in pixels; None for the model's own.
+        num_classes: width of the classifier, 0 for none; None for the model's own.
+        arguments: further ones of `timm.create_model`.
 
     Raises:
         UnknownModelError: nothing goes by that name.
@@ -92,7 +136,7 @@ def create_meta(name: str, image_size: tuple[int, int] | None = None, num_classe
     """
     resolved = resolve(name)
     with torch.random.fork_rng(devices=[]), quiet(), torch.device("meta"):
-        return _build(resolved, image_size, num_classes).eval().requires_grad_(False)
+        return _build(resolved, image_size, num_classes, arguments or {}).eval().requires_grad_(False)
 
 
 def own_image_size(name: str) -> tuple[int, int]:
@@ -101,28 +145,38 @@ def own_image_size(name: str) -> tuple[int, int]:
     Raises:
         TofuError: as `create_meta`.
     """
-    _, height, width = _preprocessing(create_meta(name), None)["input_size"]
+    _, height, width = _timm_preprocessing(create_meta(name), None)["input_size"]
     return int(height), int(width)
 
 
-def _build(resolved: str, image_size: tuple[int, int] | None, num_classes: int | None) -> nn.Module:
-    if num_classes is not None and num_classes < 0:
-        raise OptionError(f"num_classes is {num_classes}, expected a number of classes, or 0 for no classifier")
-    build = _builder(resolved, num_classes)
+def _build(
+    resolved: str, image_size: tuple[int, int] | None, num_classes: int | None, arguments: Mapping[str, Any]
+) -> nn.Module:
+    _check_classes(num_classes)
+    build = _builder(resolved, num_classes, arguments)
     if image_size is not None:
         _check_size(resolved, build, image_size)
     return _call(resolved, build, image_size)
 
 
-def _builder(resolved: str, num_classes: int | None) -> Callable[[tuple[int, int] | None], nn.Module]:
+def _check_classes(num_classes: int | None) -> None:
+    if num_classes is not None and num_classes < 0:
+        raise OptionError(f"num_classes is {num_classes}, expected a number of classes, or 0 for no classifier")
+
+
+def _builder(
+    resolved: str, num_classes: int | None, arguments: Mapping[str, Any]
+) -> Callable[[tuple[int, int] | None], nn.Module]:
+    asked = {} if num_classes is None else {"num_classes": num_classes}
     if resolved == DEMO_MODEL:
-        classes = 10 if num_classes is None else num_classes
-        return lambda size: demo.build_model(size or (28, 28), num_classes=classes)
+        more = {"num_classes": 10, **arguments, **asked}
+        own = more.pop("img_size", (28, 28))
+        return lambda size: demo.build_model(size or own, **more)
     timm_name = _local_name(resolved)
 
     def build(size: tuple[int, int] | None) -> nn.Module:
-        # timm leaves out arguments that are None
-        return timm.create_model(timm_name, pretrained=False, num_classes=num_classes, img_size=size)
+        sized = {} if size is None else {"img_size": size}
+        return timm.create_model(timm_name, pretrained=False, **{**arguments, **asked, **sized})
 
     return build
 
@@ -193,8 +247,30 @@ def _patch_size(model: nn.Module) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def _preprocessing(model: nn.Module, image_size: tuple[int, int] | None) -> dict[str, Any]:
+def _timm_preprocessing(model: nn.Module, image_size: tuple[int, int] | None) -> dict[str, Any]:
     config = dict(resolve_model_data_config(model))  # type: ignore[no-untyped-call]  # timm types it partly
     channels, height, width = config["input_size"]
     config["input_size"] = (channels, *(image_size or (height, width)))
     return config
+
+
+def _preprocessing(
+    model: nn.Module,
+    image_size: tuple[int, int] | None,
+    arguments: Mapping[str, Any],
+    source: Source | None,
+    asked: Preprocessing | None,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """How images are prepared, and what says each of it: options, else what came with the weights, else timm."""
+    config = _timm_preprocessing(model, image_size or arguments.get("img_size"))
+    channels = arguments.get("in_chans", config["input_size"][0])
+    config["input_size"] = (channels, *config["input_size"][1:])
+    said = Preprocessing() if source is None else source.preprocessing
+    given = Preprocessing() if asked is None else asked
+    origins = {name: TIMM_DEFAULT for name in config if name != "input_size"}
+    origins |= {} if source is None else source.images_from
+    origins |= dict.fromkeys(given.said(), BY_OPTIONS)
+    config |= given.over(said).said()
+    for name in ("mean", "std"):
+        config[name] = for_channels(config[name], channels)
+    return config, origins

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 from tofu_export.errors import UnknownModelError
+from tofu_export.zoo import catalog
 
 __all__ = ["ALIASES", "DEMO_MODEL", "resolve"]
 
@@ -85,8 +86,10 @@ def _check_timm(name: str, architecture: str, tag: str) -> str:
 def _unknown(name: str, architecture: str, architectures: Iterable[str]) -> str:
     from timm.models import get_deprecated_models
 
+    reducible = catalog.names() or tuple(architectures)  # of another timm, all may be
     renamed = get_deprecated_models().get(architecture)
-    close = ([renamed] if renamed else []) + _close(architecture, [*ALIASES, DEMO_MODEL, *architectures])
+    close = [renamed] if renamed and renamed.partition(".")[0] in reducible else []
+    close += _close(architecture, [*ALIASES, DEMO_MODEL, *reducible])
     message = f"unknown model {name!r}, expected a timm name, {DEMO_MODEL} or one of {', '.join(ALIASES)}. "
     if "/" in name or "\\" in name:
         message += f"For a hub repository write hf-hub:{name}, for a folder local-dir:{name}. "

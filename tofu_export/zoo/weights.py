@@ -6,7 +6,8 @@ record for the report. Importing this module loads neither torch nor timm.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,12 +18,31 @@ from tofu_export.zoo.names import DEMO_MODEL
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["PretrainedFile", "WeightsKind", "WeightsSource", "load_weights", "locate_pretrained"]
+    from tofu_export.zoo._source import Source
 
-_SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz")
+__all__ = [
+    "LoadedWeights",
+    "Located",
+    "PretrainedFile",
+    "WeightsKind",
+    "WeightsSource",
+    "fill",
+    "load_weights",
+    "locate_pretrained",
+    "open_weights",
+]
+
+_SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz", ".index.json")
 
 _HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")
 """Names that timm's repositories use, best first."""
+
+_IN_A_FOLDER: Final = (
+    *_HUB_FILES,
+    "open_clip_model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
 
 _WAYS_ON: Final = "Give a file with --weights PATH, or --weights random for untrained weights"
 
@@ -42,6 +62,8 @@ class WeightsSource:
     Attributes:
         kind: which of the three.
         path: the file, for `PATH` only.
+        key: which of several models in the file; None for the one that is evaluated after training.
+        allow_dropped: leave out tensors that the model has no place for, also trained ones.
 
     Raises:
         OptionError: a path without that kind, or that kind without a path.
@@ -49,14 +71,23 @@ class WeightsSource:
 
     kind: WeightsKind
     path: Path | None = None
+    key: str | None = None
+    allow_dropped: bool = False
 
     def __post_init__(self) -> None:
         if (self.kind is WeightsKind.PATH) != (self.path is not None):
             raise OptionError(f"weights {self.kind.value!r} with path {self.path}: a path belongs to kind 'path' only")
+        if self.key is not None and self.kind is WeightsKind.RANDOM:
+            raise OptionError(f"weights key {self.key!r} chooses in a file, but the weights are random: leave it out")
 
     @classmethod
-    def parse(cls, text: str) -> WeightsSource:
+    def parse(cls, text: str, *, key: str | None = None, allow_dropped: bool = False) -> WeightsSource:
         """Read `pretrained`, `random` or a path (`./random` for a file of that name).
+
+        Args:
+            text: the source.
+            key: which of several models in the file.
+            allow_dropped: leave out what the model has no place for.
 
         Raises:
             OptionError: the text is empty.
@@ -65,8 +96,20 @@ class WeightsSource:
         if not text:
             raise OptionError("weights is empty, expected pretrained, random or the path of a checkpoint")
         if text.lower() in (WeightsKind.PRETRAINED.value, WeightsKind.RANDOM.value):
-            return cls(WeightsKind(text.lower()))
-        return cls(WeightsKind.PATH, Path(text).expanduser())
+            return cls(WeightsKind(text.lower()), None, key, allow_dropped)
+        return cls(WeightsKind.PATH, Path(text).expanduser(), key, allow_dropped)
+
+    def like(self, recorded: Mapping[str, Any]) -> WeightsSource:
+        """The same source, read as it was before: the same one of several models, the same leave to drop tensors.
+
+        Args:
+            recorded: the fields of `LoadedWeights`, as a file has them in its metadata.
+        """
+        if self.kind is not WeightsKind.PATH:
+            return self
+        key = recorded.get("key") if recorded.get("keys") else None
+        allowed = self.allow_dropped or recorded.get("allow_dropped") is True
+        return replace(self, key=self.key or (key if isinstance(key, str) else None), allow_dropped=allowed)
 
     def check(self) -> None:
         """Look whether the file is there, before any work is done.
@@ -77,12 +120,12 @@ class WeightsSource:
         if self.path is None:
             return
         if self.path.is_dir():
-            inside = next((name for name in _HUB_FILES if (self.path / name).is_file()), None)
+            inside = next((name for name in _IN_A_FOLDER if (self.path / name).is_file()), None)
             hint = f"--weights {self.path / inside}" if inside else "name the file in it"
             raise OptionError(f"weights {self} is a folder: {hint}, or name the model as local-dir:{self}")
         if not self.path.is_file():
             raise OptionError(f"weights {self}: no such file; expected pretrained, random or the path of a checkpoint")
-        if self.path.suffix.lower() not in _SUFFIXES:
+        if not self.path.name.lower().endswith(_SUFFIXES):
             raise OptionError(f"weights {self}: unknown suffix, expected one of {', '.join(_SUFFIXES)}")
 
     def __str__(self) -> str:
@@ -90,8 +133,25 @@ class WeightsSource:
 
 
 @dataclass(frozen=True)
-class _Record:
-    """What was loaded, as in report.json (`model.weights`)."""
+class LoadedWeights:
+    """What was loaded, as in report.json (`model.weights`) and the metadata of files.
+
+    Attributes:
+        kind: pretrained, random or path.
+        path: name of the file.
+        sha256: of the file.
+        seed: of random weights.
+        tag: timm's pretrained tag.
+        url: where pretrained weights were published.
+        format: timm, open_clip, jax, or transformers and the family.
+        key: which of several models in the file; empty if it holds one.
+        keys: of all models in the file.
+        set: what of the model was set to what the file says, for example `pooling avg -> token`.
+        adapted: tensors that were resampled or reshaped to fit.
+        dropped: tensors that the model has no place for.
+        allow_dropped: trained ones were allowed to be among them.
+        notes: what nothing says and was taken for granted.
+    """
 
     kind: str
     path: str | None = None
@@ -100,11 +160,17 @@ class _Record:
     tag: str | None = None
     url: str | None = None
     format: str | None = None
+    key: str | None = None
+    keys: tuple[str, ...] = ()
+    set: tuple[str, ...] = ()
     adapted: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    allow_dropped: bool = False
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "adapted": list(self.adapted), "ignored": list(self.ignored)}
+        """As JSON holds it."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -122,63 +188,123 @@ class PretrainedFile:
     url: str | None
 
 
+@dataclass(frozen=True)
+class Located:
+    """A file of weights, opened and understood, or none for random weights.
+
+    Attributes:
+        record: what is known before it is loaded.
+        path: the file; None for random weights.
+        source: what it holds; None for random weights and `.npz`, which timm's own loaders read.
+        trained: tensors that change the output may be dropped.
+    """
+
+    record: LoadedWeights
+    path: Path | None = None
+    source: Source | None = None
+    trained: bool = False
+
+
+def open_weights(source: WeightsSource, *, name: str, seed: int) -> Located:
+    """Find a file of weights and read all that it says, before a model is built for it.
+
+    Args:
+        source: where the weights come from.
+        name: resolved name of the model; its tag chooses among the pretrained weights.
+        seed: of random weights, for the record.
+
+    Raises:
+        OptionError: the file does not exist, or no model lies under the key.
+        WeightsError: the weights cannot be downloaded, read or trusted, or contradict what lies beside them.
+    """
+    source.check()
+    if source.kind is WeightsKind.RANDOM:
+        return Located(LoadedWeights(kind=source.kind.value, seed=seed))
+    if source.path is not None:
+        record, path, ours = LoadedWeights(kind="path", path=source.path.name), source.path, False
+    else:
+        found = locate_pretrained(name)
+        record = LoadedWeights(kind="pretrained", path=found.path.name, tag=found.tag, url=found.url)
+        path, ours = found.path, ":" not in name  # what timm itself names needs no description
+    record = replace(record, allow_dropped=source.allow_dropped)
+    trained = source.allow_dropped or ours
+    if path.suffix.lower() == ".npz":
+        return Located(replace(record, format="jax"), path, None, trained)
+    from tofu_export.zoo._source import read_source
+
+    read = read_source(path, key=source.key, beside=not ours)
+    keys = read.keys if len(read.keys) > 1 else ()
+    record = replace(record, format=read.written, key=read.key or None, keys=keys, notes=read.notes)
+    return Located(record, path, read, trained)
+
+
 def load_weights(model: nn.Module, source: WeightsSource, *, name: str, seed: int) -> dict[str, Any]:
     """Load weights into `model`, in place, and return what was loaded, for the report.
 
     Random weights are the ones that the model was created with (`create_model` seeds them): it is left as it is.
 
     Args:
-        model: a timm model, or the demo model.
+        model: a timm model, or the demo model, of the image size and class count that are wanted.
         source: where the weights come from.
         name: resolved name of the model; its tag chooses among the pretrained weights.
         seed: what the model was created with, for the record.
 
     Returns:
-        `kind`, `path`, `sha256` and `format` (files: timm, jax, or transformers and the family), `seed` (random), `tag`
-        and `url` (pretrained), `adapted` (tensors that were resampled to fit) and `ignored` (tensors that the model has
-        no place for); None where one does not apply.
+        The fields of `LoadedWeights`.
 
     Raises:
         OptionError: the file does not exist.
         WeightsError: the weights cannot be downloaded, read, trusted or fitted to the model.
     """
-    source.check()
-    if source.kind is WeightsKind.RANDOM:
-        return _Record(kind=source.kind.value, seed=seed).to_dict()
-    if source.path is not None:
-        return _load_file(model, source.path, name=name, record=_Record(kind="path", path=source.path.name))
-    located = locate_pretrained(name)
-    record = _Record(kind="pretrained", path=located.path.name, tag=located.tag, url=located.url)
-    return _load_file(model, located.path, name=name, record=record)
+    keep = frozenset({"image_size", "num_classes"})
+    return fill(model, open_weights(source, name=name, seed=seed), name=name, keep=keep).to_dict()
 
 
-def _load_file(model: nn.Module, path: Path, *, name: str, record: _Record) -> dict[str, Any]:
-    from tofu_export.zoo._checkpoint import read_state_dict, sha256_of
-    from tofu_export.zoo._fit import Fit, fit
+def fill(
+    model: nn.Module, located: Located, *, name: str, keep: frozenset[str] = frozenset(), features: bool = True
+) -> LoadedWeights:
+    """Load an opened file into `model`, in place.
+
+    Activation and epsilon are set to what the file says.
+
+    Args:
+        model: built for the file (`zoo._description.arguments_for`).
+        located: what `open_weights` gave.
+        name: of the model, for messages.
+        keep: fields of its description that were asked for in another way than the file says.
+        features: the classifier of the file may be left out, if the model has none.
+
+    Raises:
+        WeightsError: the file does not fit the model.
+    """
+    from tofu_export.zoo._checkpoint import sha256_of
+    from tofu_export.zoo._description import apply, changes, check, describe_model
+    from tofu_export.zoo._fit import Rules, fit
     from tofu_export.zoo._jax import load_npz
-    from tofu_export.zoo._transformers import check_config, rename
 
-    written = "timm"
-    noted: tuple[str, ...] = ()
-    left: tuple[str, ...] = ()
-    if path.suffix.lower() == ".npz":
-        load_npz(model, path, name=name)
-        written, done = "jax", Fit((), ())
-    else:
-        found = read_state_dict(path)
-        renamed = rename(found)
-        if renamed is not None:
-            noted = check_config(path, model, name=name)
-            written, found, left = f"transformers {renamed.family}", renamed.tensors, renamed.ignored
-        spare = record.kind == WeightsKind.PRETRAINED.value
-        done = fit(model, found, name=name, file=path.name, spare=spare)
-    return {
-        **record.to_dict(),
-        "format": written,
-        "sha256": sha256_of(path),
-        "adapted": [*done.adapted, *noted],
-        "ignored": [*done.ignored, *left],
-    }
+    record, path, source = located.record, located.path, located.source
+    if path is None:
+        return record
+    if source is None:
+        adapted, dropped = load_npz(model, path, name=name, trained=located.trained)
+        return replace(record, sha256=sha256_of(path), adapted=adapted, dropped=dropped)
+    before = describe_model(model)
+    if source.undecided and before.activation != "quick_gelu":
+        raise WeightsError(
+            f"{source.file} is a CLIP without a configuration beside it, so nothing says whether its activation is "
+            f"quick_gelu (as in OpenAI's weights) or the gelu of {name}: put its config.json or open_clip_config.json "
+            "beside it, or name a *_clip_quickgelu_* model"
+        )
+    apply(source.description, model)
+    done = fit(model, source.tensors, name=name, file=source.file, rules=Rules(features, located.trained))
+    check(source.description, model, name=name, where=source.where, keep=keep)
+    return replace(
+        record,
+        sha256=sha256_of(path),
+        set=changes(before, describe_model(model)),
+        adapted=done.adapted,
+        dropped=(*done.dropped, *source.unused),
+    )
 
 
 def locate_pretrained(name: str) -> PretrainedFile:

@@ -1,0 +1,64 @@
+"""Quantised tensors of checkpoints: their own scales, or a refusal."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tofu_export.errors import WeightsError
+from tofu_export.zoo._dense import dense
+
+WEIGHT = torch.tensor([[0.5, -1.0, 0.25], [2.0, 0.0, -4.0]])
+
+
+def quantised(scale: Tensor, zero: int = 0) -> Tensor:
+    return (WEIGHT / scale + zero).round().to(torch.int8)
+
+
+@pytest.mark.parametrize("name", ["fc.weight_scale", "fc.scale", "fc.weight.scale"])
+def test_a_scale_for_each_row(name: str) -> None:
+    scale = torch.tensor([[0.25], [0.5]])
+    found = dense({"fc.weight": quantised(scale), name: scale}, file="a.pth")
+    assert list(found) == ["fc.weight"]
+    assert torch.equal(found["fc.weight"], WEIGHT)
+
+
+def test_a_zero_point() -> None:
+    scale = torch.tensor(0.25)
+    tensors = {"fc.weight": quantised(scale, 3), "fc.weight_scale": scale, "fc.weight_zero_point": torch.tensor(3)}
+    assert torch.equal(dense(tensors, file="a.pth")["fc.weight"], WEIGHT)
+
+
+def test_an_integer_weight_without_a_scale_is_refused() -> None:
+    with pytest.raises(WeightsError, match=r"fc\.weight in a\.pth is torch\.int8 without a scale"):
+        dense({"fc.weight": quantised(torch.tensor(0.25))}, file="a.pth")
+
+
+def test_a_scale_of_another_shape_is_refused() -> None:
+    with pytest.raises(WeightsError, match=r"shape \[3\], expected one number, or one a row"):
+        dense({"fc.weight": quantised(torch.tensor(0.25)), "fc.weight_scale": torch.ones(3)}, file="a.pth")
+
+
+def test_whole_numbers_that_are_no_weights_stay() -> None:
+    index = torch.arange(4).reshape(2, 2)
+    tensors = {"attn.relative_position_index": index, "embeddings.position_ids": index, "n_averaged": torch.tensor(3)}
+    found = dense(tensors, file="a.pth")
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_torch_quantised_or_made_sparse() -> None:
+    tensors = {
+        "a": torch.quantize_per_tensor(WEIGHT, 0.25, 0, torch.qint8),
+        "b": WEIGHT.to_sparse(),
+        "c": WEIGHT.half(),
+    }
+    assert all(torch.equal(tensor, WEIGHT) for tensor in dense(tensors, file="a.pth").values())
+
+
+def test_tensors_without_values_or_with_complex_ones_are_refused() -> None:
+    with pytest.raises(WeightsError, match="meta device"):
+        dense({"a": WEIGHT.to("meta")}, file="a.pth")
+    with pytest.raises(WeightsError, match="expected real numbers"):
+        dense({"a": WEIGHT.to(torch.complex64)}, file="a.pth")

@@ -1,0 +1,238 @@
+"""A checkpoint with all that lies beside and inside it, read once: tensors, a description of the model, its images."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tofu_export.errors import TofuError, WeightsError
+from tofu_export.zoo._beside import Settings, read_open_clip, read_timm_config, settings_inside
+from tofu_export.zoo._checkpoint import read_checkpoint
+from tofu_export.zoo._choice import choose
+from tofu_export.zoo._dense import dense
+from tofu_export.zoo._description import Description, merge
+from tofu_export.zoo._transformers import rename
+from tofu_export.zoo._transformers_config import CONFIG, describe_config, describe_family
+from tofu_export.zoo.preprocessing import PROCESSOR, Preprocessing, read_processor
+
+__all__ = ["Source", "read_source"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of weights, understood.
+
+    Attributes:
+        file: its name.
+        written: who wrote it: timm, open_clip, or transformers and the family.
+        key: which of several models in it; empty if it is all of the file.
+        keys: of all models in it.
+        tensors: by names that timm's conversions know, in float32.
+        description: what it says about the model.
+        where: what says it, for messages.
+        preprocessing: what it says about images.
+        images_from: what says each of it.
+        unused: names of tensors that have no part in the output.
+        notes: what nobody says and the model's own is taken for.
+        undecided: its activation is GELU or QuickGELU, and nothing says which.
+    """
+
+    file: str
+    written: str
+    key: str
+    keys: tuple[str, ...]
+    tensors: dict[str, Tensor]
+    description: Description
+    where: str
+    preprocessing: Preprocessing
+    images_from: Mapping[str, str]
+    unused: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    undecided: bool = False
+
+
+def read_source(path: Path, *, key: str | None = None, beside: bool = True) -> Source:
+    """Read a checkpoint of PyTorch or `.safetensors`, and what describes it.
+
+    Args:
+        path: the file, or the index of several.
+        key: which of several models in it.
+        beside: read what lies in its folder, and its own options.
+
+    Raises:
+        OptionError: no model lies under the key.
+        WeightsError: it cannot be read or trusted, holds no model, or describes one that contradicts its tensors or
+            that timm cannot be.
+    """
+    found = read_checkpoint(path)
+    try:
+        return _understood(found, path, key=key, beside=beside)
+    except TofuError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{path.name}, or what lies beside it, has shapes or values that no vision transformer has "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason'}): use another file"
+        ) from error
+
+
+def _understood(found: Mapping[Any, Any], path: Path, *, key: str | None, beside: bool) -> Source:
+    chosen = choose(found, file=path.name, key=key)
+    tensors = dense(chosen.tensors, file=path.name)
+    renamed = rename(tensors)
+    if renamed is not None:
+        tensors = renamed.tensors
+    shapes = _describe_tensors(tensors)
+    source = Source(
+        path.name, "timm", chosen.key, chosen.keys, tensors, shapes, path.name, Preprocessing(), {}, chosen.beside
+    )
+    if renamed is not None:
+        source = replace(source, written=f"transformers {renamed.family}", unused=(*chosen.beside, *renamed.unused))
+        source = _of_transformers(source, renamed.family, path.parent)
+    elif any(name.startswith("visual.") for name in tensors):
+        source = replace(source, written="open_clip", undecided="visual.conv1.weight" in tensors)
+        if _is_openai(found):
+            source = replace(source, description=replace(shapes, activation="quick_gelu"), undecided=False)
+    if not beside:
+        return replace(source, description=Description(), undecided=False)
+    source = _with_images(_with_settings(source, found, path), path.parent)
+    if source.description.pooling is not None:
+        return source
+    # Another number of special tokens would need another pooling: the name of the model has to say it.
+    said = replace(source.description, class_token=None, reg_tokens=None)
+    if said.pool_norm != "after":
+        return replace(source, description=said)
+    note = "its last norm stands after the pooling, which is taken to be the average"
+    return replace(source, description=replace(said, pooling="avg"), notes=(*source.notes, note))
+
+
+def _of_transformers(source: Source, family: str, folder: Path) -> Source:
+    tensors, shapes = source.tensors, source.description
+    pooling = describe_family(family, classifier=_has_head(tensors), class_token=bool(shapes.class_token))
+    description = replace(shapes, **dict(pooling.said()))
+    config = describe_config(folder, family)
+    if config is None:
+        note = f"no {CONFIG} beside it: activation, layer norm epsilon and number of heads are the model's own"
+        return replace(source, description=description, notes=(note,), undecided=family == "clip")
+    if shapes.num_classes is None or family == "clip":  # labels of a model without a classifier, width of a projection
+        config = replace(config, num_classes=None)
+    if shapes.qkv_bias is None:
+        config = replace(config, qkv_bias=None)
+    names = (f"{folder / CONFIG}", source.file)
+    return replace(source, description=merge(config, description, names=names), where=CONFIG)
+
+
+def _with_settings(source: Source, found: Mapping[Any, Any], path: Path) -> Source:
+    """Add what options inside the file and timm's and open_clip's configurations beside it say."""
+    if source.written.startswith("transformers"):
+        return source
+    clip = source.written == "open_clip" or path.name.startswith("open_clip")
+    inside = settings_inside(found, file=path.name)
+    for settings in (inside, read_timm_config(path.parent), read_open_clip(path.parent) if clip else None):
+        if settings is not None:
+            source = _add(source, settings, inside=settings is inside)
+    return source
+
+
+def _add(source: Source, settings: Settings, *, inside: bool) -> Source:
+    said = settings.description
+    if inside:  # what tensors show is not asked of options, which can be about something else
+        said = replace(said, **{name: None for name, _ in source.description.said()})
+    description = merge(said, source.description, names=(settings.where, source.where))
+    images = settings.preprocessing
+    return replace(
+        source,
+        description=description,
+        where=settings.where if any(said.said()) else source.where,
+        preprocessing=source.preprocessing.over(images),
+        images_from={**dict.fromkeys(images.said(), settings.where), **source.images_from},
+        undecided=source.undecided and said.activation is None,
+    )
+
+
+def _with_images(source: Source, folder: Path) -> Source:
+    processor = read_processor(folder)
+    if processor is None or not processor.said():
+        return source
+    return replace(
+        source,
+        preprocessing=source.preprocessing.over(processor),
+        images_from={**dict.fromkeys(processor.said(), PROCESSOR), **source.images_from},
+    )
+
+
+def _describe_tensors(tensors: Mapping[str, Tensor]) -> Description:
+    """What names and shapes show; nothing about a state dict without a patch embedding."""
+    clip = "visual.conv1.weight" in tensors
+    patches = tensors.get("visual.conv1.weight" if clip else "patch_embed.proj.weight")
+    if patches is None:
+        return Description()
+    position = tensors.get("visual.positional_embedding" if clip else "pos_embed")
+    class_token = ("visual.class_embedding" if clip else "cls_token") in tensors
+    registers = next((tensors[k] for k in ("reg_token", "register_tokens", "storage_tokens") if k in tensors), None)
+    patch_size = (int(patches.shape[2]), int(patches.shape[3])) if patches.ndim == 4 else None
+    extra = class_token + ("dist_token" in tensors)
+    reg_tokens = 0 if registers is None else int(registers.shape[1])
+    return Description(
+        class_token=class_token,
+        reg_tokens=reg_tokens,
+        qkv_bias=_qkv_bias(tensors),
+        image_size=_image_size(position, patch_size, (extra + reg_tokens, extra, 0)),
+        patch_size=patch_size,
+        in_chans=int(patches.shape[1]) if patches.ndim == 4 else None,
+        num_classes=_classes(tensors, len(patches)),
+        **_pooling(tensors),  # type: ignore[arg-type]  # texts
+    )
+
+
+def _image_size(
+    position: Tensor | None, patch_size: tuple[int, int] | None, extra: tuple[int, ...]
+) -> tuple[int, int] | None:
+    """Of a square grid; the first number of extra positions that leaves one counts."""
+    if position is None or patch_size is None or position.ndim not in (2, 3):
+        return None
+    for count in (int(position.shape[-2]) - number for number in extra):
+        side = math.isqrt(max(count, 0))
+        if side and side * side == count:
+            return side * patch_size[0], side * patch_size[1]
+    return None
+
+
+def _classes(tensors: Mapping[str, Tensor], width: int) -> int | None:
+    """Width of a linear classifier on C features; None without one, or with another kind."""
+    for name, across in (("head.weight", 1), ("visual.head.weight", 1), ("visual.proj", 0)):
+        weight = tensors.get(name)
+        if weight is not None and weight.ndim == 2 and weight.shape[across] == width:
+            return int(weight.shape[1 - across])
+    return None
+
+
+def _qkv_bias(tensors: Mapping[str, Tensor]) -> bool | None:
+    """Queries and values have a bias; None for one of zeros, which a model needs not have."""
+    biases = [t for name, t in tensors.items() if re.search(r"attn\.(qkv\.bias|in_proj_bias|q_bias|v_bias)$", name)]
+    if not biases:
+        return False if any(name.endswith("attn.qkv.weight") for name in tensors) else None
+    return True if any(bool(bias.any()) for bias in biases) else None
+
+
+def _pooling(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    if "attn_pool.latent" in tensors:
+        return {"pooling": "map"}
+    if "fc_norm.weight" in tensors and "norm.weight" not in tensors:
+        return {"pool_norm": "after"}
+    return {}
+
+
+def _has_head(tensors: Mapping[str, Tensor]) -> bool:
+    return any(name.startswith(("head.", "visual.head.")) for name in tensors)
+
+
+def _is_openai(found: Mapping[Any, Any]) -> bool:
+    """The state dict of OpenAI's own CLIP, whose activation is always QuickGELU."""
+    return "input_resolution" in found and "context_length" in found

@@ -1,0 +1,142 @@
+"""Why a file is no checkpoint that can be read: what it is instead, and what to do."""
+
+from __future__ import annotations
+
+import pickletools
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import torch
+
+__all__ = ["why_unreadable"]
+
+_PLAIN_WEIGHTS: Final = (
+    "torch.",
+    "collections.OrderedDict",
+    "argparse.Namespace",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+    "_codecs.encode",
+)
+"""What a pickle of tensors and numbers names."""
+
+_ADVICE: Final = "Expected .safetensors, or a file written by torch.save(model.state_dict(), PATH)"
+
+_TEXTS: Final[tuple[tuple[bytes, str], ...]] = (
+    (
+        b"version https://git-lfs.github.com/spec",
+        "is a pointer of git-lfs, not the file itself: run `git lfs pull` in its repository, or download the file",
+    ),
+    (b"<!doctype html", "is a web page (HTML), not a checkpoint: download the file itself, not the page about it"),
+    (b"<html", "is a web page (HTML), not a checkpoint: download the file itself, not the page about it"),
+)
+
+_PACKED: Final[tuple[tuple[bytes, str, str], ...]] = (
+    (b"\x1f\x8b", "gzip", "gunzip"),
+    (b"BZh", "bzip2", "bunzip2"),
+    (b"\xfd7zXZ\x00", "xz", "unxz"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
+    (b"7z\xbc\xaf\x27\x1c", "7-Zip", "7z x"),
+)
+
+
+def why_unreadable(path: Path, error: Exception) -> str:
+    """What to tell a person whose file could not be read.
+
+    Args:
+        path: the file.
+        error: what reading it raised.
+    """
+    with path.open("rb") as file:
+        head = file.read(512)
+    return _other_kind(path, head) or _unsafe(path) or _damaged(path, error)
+
+
+def _other_kind(path: Path, head: bytes) -> str:
+    """What the file is in place of a checkpoint of its suffix; empty if that is not to be seen."""
+    name, suffix = path.name, path.suffix.lower()
+    text = head.lstrip().lower()
+    for beginning, words in _TEXTS:
+        if text.startswith(beginning):
+            return f"{name} {words}"
+    for beginning, kind, unpack in _PACKED:
+        if head.startswith(beginning):
+            return f"{name} is compressed with {kind}: unpack it first, for example with `{unpack}`"
+    if suffix != ".safetensors" and _is_safetensors(head):
+        return f"{name} is .safetensors under another suffix: rename it to {path.stem}.safetensors"
+    if suffix == ".safetensors" and (zipfile.is_zipfile(path) or head.startswith(b"\x80")):
+        return f"{name} was written by torch.save, not as .safetensors: rename it to {path.stem}.pth"
+    if zipfile.is_zipfile(path):
+        return _other_archive(path)
+    if head.startswith(b"\x89HDF"):
+        return f"{name} is an HDF5 file, as Keras writes it. {_ADVICE}"
+    return ""
+
+
+def _other_archive(path: Path) -> str:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any(name.endswith(("constants.pkl", ".torchscript")) or "/code/" in name for name in names):
+        return (
+            f"{path.name} is a TorchScript model, which holds code: save the state_dict() of it, "
+            f"torch.save(torch.jit.load({path.name!r}, map_location='cpu').state_dict(), 'weights.pth'), and give that"
+        )
+    if names and all(name.endswith(".npy") for name in names):
+        return f"{path.name} is an archive of numpy under another suffix: rename it to {path.stem}.npz"
+    if not any(name.endswith("data.pkl") for name in names):
+        return f"{path.name} is a zip archive without weights of PyTorch in it: unpack it first. {_ADVICE}"
+    return ""
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return len(head) > 9 and head[8:9] == b"{" and 2 < int.from_bytes(head[:8], "little") < 1 << 32
+
+
+def _unsafe(path: Path) -> str:
+    objects = _unsafe_objects(path)
+    if not objects:
+        return ""
+    return (
+        f"{path.name} holds pickled Python objects ({', '.join(objects[:3])}), which could run code when loaded; "
+        "it was not loaded. Expected plain tensors: save model.state_dict() with torch.save or, better, as "
+        ".safetensors"
+    )
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[0] if lines and "weights_only" not in lines[0] else ""
+    detail = f"{type(error).__name__}{f': {said}' if said else ''}"
+    return (
+        f"{path.name} is truncated or not a checkpoint ({path.stat().st_size:,} bytes; {detail}). "
+        f"{_ADVICE}: copy or download it again"
+    )
+
+
+def _unsafe_objects(path: Path) -> list[str]:
+    """Names that a pickle asks for and plain weights do not, found without running it; empty if it has none."""
+    try:
+        names = list(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # not a zip archive: a bare pickle, several in a row, or anything at all
+        with path.open("rb") as file:
+            names = list(_globals(file))
+    return [name for name in names if not name.startswith(_PLAIN_WEIGHTS)]
+
+
+def _globals(file: BinaryIO) -> Iterator[str]:
+    """Every `module.name` in a row of pickles, up to the first byte that is not a pickle's."""
+    texts: list[str] = []
+    try:
+        while True:
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name == "GLOBAL":
+                    yield str(argument).replace(" ", ".")
+                elif opcode.name == "STACK_GLOBAL":
+                    yield ".".join(texts[-2:])
+                elif "UNICODE" in opcode.name:
+                    texts.append(str(argument))
+    except (ValueError, UnicodeDecodeError, IndexError):
+        return

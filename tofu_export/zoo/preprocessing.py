@@ -1,0 +1,152 @@
+"""How images are prepared for a model: what its weights say wins over timm's default, and options over both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+from tofu_export.errors import OptionError, WeightsError
+
+__all__ = ["PROCESSOR", "Preprocessing", "for_channels", "read_processor"]
+
+PROCESSOR: Final = "preprocessor_config.json"
+"""What `transformers` writes beside a checkpoint."""
+
+_RESAMPLING: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""By Pillow's numbers."""
+
+_TO_ONE: Final = 1 / 255
+_DEFAULT_STD: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Some of the facts that timm's data config has; None where nothing is said.
+
+    Attributes:
+        mean: of each channel, of pixels in [0, 1].
+        std: of each channel.
+        interpolation: name of Pillow's filter.
+        crop_pct: share of the resized image that is cut out.
+        crop_mode: `center`, `squash` or `border`.
+
+    Raises:
+        OptionError: a value that no image can be prepared with.
+    """
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    interpolation: str | None = None
+    crop_pct: float | None = None
+    crop_mode: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.std is not None and min(self.std, default=0) <= 0:
+            raise OptionError(f"std is {_numbers(self.std)}, expected numbers above 0")
+        if self.interpolation is not None and self.interpolation not in _RESAMPLING:
+            raise OptionError(f"interpolation is {self.interpolation!r}, expected one of {', '.join(_RESAMPLING)}")
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 2:
+            raise OptionError(f"crop-pct is {self.crop_pct:g}, expected a share of the image, for example 0.9")
+
+    def said(self) -> dict[str, Any]:
+        """Name and value of what is known."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def over(self, other: Preprocessing) -> Preprocessing:
+        """This, and what only the other knows."""
+        return replace(other, **self.said())
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """What a mapping with timm's names says; what is empty or of another kind is nothing.
+
+        Raises:
+            OptionError: a value that no image can be prepared with.
+        """
+        mean, std, pct = values.get("mean"), values.get("std"), values.get("crop_pct")
+        return cls(
+            mean=_row(mean),
+            std=_row(std),
+            interpolation=_text(values.get("interpolation")),
+            crop_pct=float(pct) if isinstance(pct, int | float) and pct else None,
+            crop_mode=_text(values.get("crop_mode")),
+        )
+
+
+def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """A mean or std for another number of channels: one number for all, or the average of those of RGB."""
+    if len(values) == channels:
+        return tuple(values)
+    return (round(sum(values) / len(values), 6),) * channels
+
+
+def read_processor(folder: Path) -> Preprocessing | None:
+    """What `preprocessor_config.json` in the folder says; None without one.
+
+    Raises:
+        WeightsError: it asks for what timm's transform does not do.
+    """
+    path = folder / PROCESSOR
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(values, Mapping):
+        return None
+    try:
+        return _processor(values)
+    except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError) as error:  # OptionError is a ValueError
+        raise WeightsError(f"{path}: {error}; give what it says with --mean, --std, and without this file") from error
+
+
+def _processor(values: Mapping[str, Any]) -> Preprocessing:
+    factor = values.get("rescale_factor", _TO_ONE)
+    if values.get("do_rescale") is False or abs(factor * 255 - 1) > 1e-3:
+        raise ValueError(f"it scales pixels by {factor if values.get('do_rescale', True) else 1}, expected 1/255")
+    mean, std = _row(values.get("image_mean")), _row(values.get("image_std"))
+    if values.get("do_normalize") is False:
+        channels = len(mean or (0.0,) * 3)
+        mean, std = (0.0,) * channels, (_DEFAULT_STD,) * channels
+    resample = values.get("resample")
+    interpolation = _RESAMPLING[resample] if isinstance(resample, int) and 0 <= resample < len(_RESAMPLING) else None
+    crop_pct, crop_mode = _crop(values)
+    return Preprocessing(mean, std, interpolation, crop_pct, crop_mode)
+
+
+def _crop(values: Mapping[str, Any]) -> tuple[float | None, str | None]:
+    """Share and mode of the crop. A size of height and width is reached without regard to the image's ratio."""
+    size = values.get("size")
+    if size is None or values.get("do_resize") is False:
+        return None, None
+    crop = values.get("crop_size") if values.get("do_center_crop", "crop_size" in values) else None
+    if crop is not None:
+        crop = crop["height"] if isinstance(crop, Mapping) else int(crop)
+    if isinstance(size, Mapping) and "shortest_edge" in size:
+        edge = size["shortest_edge"]
+        if "crop_pct" in values and crop is None:
+            return float(values["crop_pct"]), "center"
+        return (1.0 if crop is None else crop / edge), "center"
+    if isinstance(size, Mapping) and "height" in size:
+        return (1.0 if crop is None else crop / size["height"]), "squash"
+    # A bare number: the short edge where a crop follows, both edges where none does.
+    return (1.0, "squash") if crop is None else (crop / int(size), "center")
+
+
+def _row(values: Any) -> tuple[float, ...] | None:
+    if isinstance(values, int | float) and not isinstance(values, bool):
+        return (float(values),)
+    if not isinstance(values, list | tuple) or not values:
+        return None
+    return tuple(float(value) for value in values)
+
+
+def _text(value: Any) -> str | None:
+    return value.lower() if isinstance(value, str) and value else None
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
