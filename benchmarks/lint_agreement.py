@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,6 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from onnx.backend.test.case import model as model_cases
 from onnx.backend.test.case import node as node_cases
 
 from tofu_export.engines.flavours import RTX, load
@@ -62,9 +62,6 @@ def _models() -> Iterator[tuple[str, onnx.ModelProto, Shapes]]:
     for case in node_cases.collect_testcases(None):
         inputs = case.data_sets[0][0] if case.data_sets else []
         yield case.name, case.model, _shapes(case.model, inputs)
-    for case in model_cases.collect_testcases():
-        if case.model is not None:
-            yield case.name, case.model, _shapes(case.model, case.data_sets[0][0] if case.data_sets else [])
     data = Path(onnx.__file__).parent / "backend" / "test" / "data"
     for path in sorted(path for kind in KINDS for path in (data / kind).glob("*/model.onnx")):
         model = onnx.load(path)
@@ -87,7 +84,7 @@ def _shapes(model: onnx.ModelProto, inputs: Sequence[Any]) -> Shapes:
     constants = {tensor.name for tensor in model.graph.initializer}
     shapes = {}
     for value, data in zip((entry for entry in model.graph.input if entry.name not in constants), inputs, strict=False):
-        if isinstance(data, np.ndarray):
+        if isinstance(data, (np.ndarray, np.generic)):
             whole = data.dtype.kind in "iu" and data.size <= 64
             shapes[value.name] = {"shape": list(data.shape), "values": data.reshape(-1).tolist() if whole else None}
     return shapes
@@ -162,24 +159,32 @@ def _build(trt: Any, place: Path) -> str:
         if not parser.parse_from_file(str(place / "model.onnx")):
             errors = [parser.get_error(index) for index in range(parser.num_errors)]
             return "parse: " + ("; ".join(f"{e.node_operator()}: {e.desc()}" for e in errors) or "; ".join(messages))
-        config = builder.create_builder_config()
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(trt.ComputeCapability.__members__[CAPABILITY], 0)
         shapes: Shapes = json.loads((place / "shapes.json").read_text(encoding="utf-8"))
-        profile = builder.create_optimization_profile()
-        for tensor in map(network.get_input, range(network.num_inputs)):
-            known = shapes.get(tensor.name)
-            if known is None:
-                continue
-            if -1 in tuple(tensor.shape):
-                profile.set_shape(tensor.name, *[tuple(known["shape"])] * 3)
-            if tensor.is_shape_tensor and known["values"] is not None:
-                profile.set_shape_input(tensor.name, *[known["values"]] * 3)
-        config.add_optimization_profile(profile)
-        plan = builder.build_serialized_network(network, config)
+        plan = builder.build_serialized_network(network, _config(trt, builder, network, shapes, ()))
+        while plan is None and (valued := re.findall(r"missing values for shape input tensor (\S+)\.", str(messages))):
+            messages.clear()
+            plan = builder.build_serialized_network(network, _config(trt, builder, network, shapes, valued))
+            if any(name in str(messages) for name in valued):
+                break
     except Exception as error:  # of the bindings, which have no types
         return f"build: {type(error).__name__}: {error}"
     return "" if plan is not None else "build: " + ("; ".join(messages) or "no reason")
+
+
+def _config(trt: Any, builder: Any, network: Any, shapes: Shapes, valued: Sequence[str]) -> Any:
+    """How to build: for one capability, with the sizes of the inputs, and the values of those that are named."""
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.__members__[CAPABILITY], 0)
+    profile = builder.create_optimization_profile()
+    for tensor in map(network.get_input, range(network.num_inputs)):
+        known = shapes.get(tensor.name)
+        if known is not None and -1 in tuple(tensor.shape):
+            profile.set_shape(tensor.name, *[tuple(known["shape"])] * 3)
+        if known is not None and tensor.name in valued and known["values"] is not None:
+            profile.set_shape_input(tensor.name, *[known["values"]] * 3)
+    config.add_optimization_profile(profile)
+    return config
 
 
 def _print(folder: Path, names: Sequence[str], verdicts: dict[str, str], *, verbose: bool) -> None:

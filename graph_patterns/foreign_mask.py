@@ -49,7 +49,7 @@ def lower_masked(stage: Stage, node: ir.Node, opset: int) -> ir.Value | str:
     if data is None or updates is None or data.shape is None or mask is None or mask.shape is None:
         return "the shapes of its input and of its mask are not in the file"
     rank, depth = len(data.shape), len(mask.shape)
-    if not proved_same(mask.shape, data.shape[:depth]):
+    if not proved_same(mask.shape, data.shape[:depth]) and not _takes_the_shape_of(data, mask):
         return "its mask is not known to be as large as what it writes to"
     origin = _origin(mask)
     assert origin.shape is not None  # of the mask, or of something that `_origin` looked into
@@ -61,6 +61,13 @@ def lower_masked(stage: Stage, node: ir.Node, opset: int) -> ir.Value | str:
         full = (stage.add("Unsqueeze", "mask/all", full, axes=behind) if opset < _UNSQUEEZE_INPUT
                 else stage.add("Unsqueeze", "mask/all", full, stage.ints("mask/axes", *behind)))  # fmt: skip
     return stage.add("Where", "masked", full, spread, data)
+
+
+def _takes_the_shape_of(data: ir.Value, mask: ir.Value) -> bool:
+    """True if a mask is expanded to the shape of the tensor, which shape inference does not see up to opset 12."""
+    expand = made_by(mask, "Expand")
+    shape = None if expand is None else made_by(expand.inputs[1], "Shape")
+    return shape is not None and shape.inputs[0] is data and not shape.attributes
 
 
 def _origin(mask: ir.Value) -> ir.Value:
