@@ -195,7 +195,7 @@ def _bundled(folder: Path, requests: list[EngineRequest], failure: TofuError) ->
     from tofu_export import environment
     from tofu_export.bundle import EngineFailure, bundle_engine_failure
     from tofu_export.engines.build import resolve_capabilities
-    from tofu_export.engines.feeds import fixed_batch, make_feeds
+    from tofu_export.feeds import fixed_batch, make_feeds
     from tofu_export.ort import open_session
 
     request = requests[0]

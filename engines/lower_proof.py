@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 
 from tofu_export.compare import TOLERANCES, Tally, settled
-from tofu_export.engines.feeds import fixed_batch
-from tofu_export.engines.trial_feeds import Trials
 from tofu_export.errors import ExportError, VerificationError
+from tofu_export.feeds import fixed_batch
 from tofu_export.onnx_file import load_without_weights
 from tofu_export.options import Precision
 from tofu_export.ort import OrtSession, open_copy, open_session
+from tofu_export.trial_feeds import Trials
 from tofu_export.widened import HALVES, holds, widened
 
 __all__ = ["BATCHES", "Proof", "prove_equal"]

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from tofu_export.engines.trial_feeds import Trials
 from tofu_export.ort import open_session
+from tofu_export.trial_feeds import Trials
 
 Inputs = dict[str, tuple[int, list[Any]]]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tofu_export.engines.feeds import make_feeds
+from tofu_export.feeds import make_feeds
 from tofu_export.lint.graph import DEFAULT_DOMAINS, Axis, attribute_int, infer, walk
 from tofu_export.ort import TensorSpec
 
