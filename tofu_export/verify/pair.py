@@ -65,8 +65,8 @@ def verify_pair(
         f"{reference.name} does not run at batch {batches[index]}, which was not compared: {reason}"
         for index, reason in other.failed.items()
     )
-    images, batches = (tuple(entry for index, entry in enumerate(row) if index not in other.failed)
-                       for row in (images, batches))  # fmt: skip
+    images = [entry for index, entry in enumerate(images) if index not in other.failed]
+    batches = tuple(entry for index, entry in enumerate(batches) if index not in other.failed)
     mine = _Ran(subject, images)
     pairs = _matched(mine, other)
     decisions = replace(tested, ends={}), replace(right, ends={})
