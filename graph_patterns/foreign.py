@@ -71,7 +71,7 @@ def rewrite(model: ir.Model, target: Target) -> tuple[Change, ...]:
     opset = model.opset_imports.get("", 0)
     names: set[str] = set()
     for number, node in enumerate(list(model.graph.all_nodes())):
-        lowering = _lowering(node, target, opset)
+        lowering = _lowering(node, target, opset, inside=node.graph is not model.graph)
         if lowering is None or node.graph is None:
             continue
         name = node.name or node.op_type
@@ -105,8 +105,15 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
-def _lowering(node: ir.Node, target: Target, opset: int) -> Callable[[Stage], ir.Value | str] | None:
-    """How to write a node for a target that does not accept it; None where it does, or is not known."""
+def _lowering(node: ir.Node, target: Target, opset: int, *, inside: bool) -> Callable[[Stage], ir.Value | str] | None:
+    """How to write a node for a target that does not accept it; None where it does, or is not known.
+
+    Args:
+        node: the node.
+        target: the runtime.
+        opset: of the graph.
+        inside: it stands in a sub-graph, where TensorRT-RTX has no fused attention.
+    """
     if node.domain not in ("", "ai.onnx"):
         return None
     kind = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
@@ -116,6 +123,6 @@ def _lowering(node: ir.Node, target: Target, opset: int) -> Callable[[Stage], ir
             return lambda stage: form(stage, node, opset)
     elif node.op_type == "ScatterND" and listed_mask(node.inputs[1]) is not None and target in _TENSORRTS:
         return lambda stage: lower_masked(stage, node, opset)
-    elif node.op_type == "Attention" and (target is Target.ONNXRUNTIME or kind not in _HALVES):
+    elif node.op_type == "Attention" and (target is Target.ONNXRUNTIME or inside or kind not in _HALVES):
         return lambda stage: lower_attention(stage, node)
     return None

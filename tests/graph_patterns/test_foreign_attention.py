@@ -97,3 +97,30 @@ def test_what_has_no_form_is_left(proto: onnx.ModelProto, words: str) -> None:
 
 def test_a_window_without_bounds_is_none() -> None:
     assert left(attention(opset=25, left_window_size=-1, right_window_size=-1)) == ""
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16])
+def test_in_a_branch_it_is_decomposed_in_any_precision(dtype: int) -> None:
+    shape = [1, 2, 4, 8]
+    inner = helper.make_graph(
+        [helper.make_node("Attention", ["q", "k", "v"], ["t"], name="inner")], "then", [],
+        [helper.make_tensor_value_info("t", dtype, shape)],
+    )  # fmt: skip
+    other = helper.make_graph(
+        [helper.make_node("Identity", ["q"], ["o"])], "other", [], [helper.make_tensor_value_info("o", dtype, shape)]
+    )
+    node = helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=other)
+    inputs = [helper.make_tensor_value_info("c", TensorProto.BOOL, [])]
+    inputs += [helper.make_tensor_value_info(name, dtype, shape) for name in "qkv"]
+    graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", dtype, shape)])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11)
+    found = ir.from_proto(proto)
+    assert [change.left for change in rewrite(found, Target.TENSORRT_RTX)] == [""]
+    kind = np.float32 if dtype == FLOAT else np.float16
+    random = np.random.default_rng(6)
+    given = {name: random.standard_normal(shape).astype(kind) for name in "qkv"}
+    for chosen in (True, False):
+        feeds_ = {**given, "c": np.array(chosen)}
+        expected = ReferenceEvaluator(proto).run(None, feeds_)[0]
+        result = open_session(ir.to_proto(found).SerializeToString()).run(feeds_)["y"]
+        np.testing.assert_allclose(result, expected, atol=1e-5 if dtype == FLOAT else 5e-3)
