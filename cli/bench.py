@@ -120,9 +120,9 @@ def bench_command(
         raise OptionError(f"--csv {csv_path} is a folder, expected the name of a file")
     from tofu_export.engines.backends import parse_backends
     from tofu_export.engines.comparison import BenchOptions
-    from tofu_export.engines.feeds import parse_shapes
     from tofu_export.engines.gpu_times import GpuOptions
     from tofu_export.engines.trtexec_log import read_records
+    from tofu_export.feeds import parse_shapes
 
     batches = parse_batches(batch, "--batch")
     records = read_records(logs, times, batches=batches, baseline=baseline)

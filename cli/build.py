@@ -41,6 +41,8 @@ SCHEMA_VERSION = 1
 @option(Section.FILES, "--opt-shapes", default="", metavar="NAME:...",
         help="Preferred sizes; alone, they are the only ones.")  # fmt: skip
 @option(Section.FILES, "--max-shapes", default="", metavar="NAME:...", help="Largest sizes.")
+@option(Section.FILES, "--values", multiple=True, metavar="NAME=MIN:OPT:MAX",
+        help="Values of an input that decides sizes, such as k=1:5:10 or size=480x640.")  # fmt: skip
 @option(Section.ENGINE, "--flavour", type=click.Choice(["tensorrt-rtx", "tensorrt"]), default=None,
         help="Which TensorRT.  [default: the one that is installed]")  # fmt: skip
 @capability_option()
@@ -70,6 +72,7 @@ def build_command(
     min_shapes: str,
     opt_shapes: str,
     max_shapes: str,
+    values: tuple[str, ...],
     precision: str | None,
     min_share: float | None,
     compute_capability: str,
@@ -100,7 +103,7 @@ def build_command(
     from tofu_export.engines.build import LEAST_SHARE, EngineRequest, engine_names
     from tofu_export.engines.builder_options import BuilderOptions, parse_size
     from tofu_export.engines.flavours import pick
-    from tofu_export.engines.profiles import parse_shape_options
+    from tofu_export.engines.profiles import parse_shape_options, parse_values
 
     options = BuilderOptions(
         workspace_bytes=None if workspace is None else parse_size(workspace),
@@ -111,7 +114,7 @@ def build_command(
         strip_weights=strip_weights,
         refit=refit,
     )
-    shapes = parse_shape_options(min_shapes, opt_shapes, max_shapes)
+    shapes, sized = parse_shape_options(min_shapes, opt_shapes, max_shapes), parse_values(values)
     batches = None if batch is None else BatchRange.parse(batch)
     if min_share is not None and precision not in ("fp16", "bf16"):
         raise OptionError("--min-share is a share of fp16 or bf16: give --precision fp16 or bf16 with it")
@@ -127,6 +130,7 @@ def build_command(
             precision=None if precision is None else Precision(precision),
             compute_capabilities=capabilities,
             shapes=shapes,
+            values=sized,
             least_share=LEAST_SHARE if min_share is None else min_share,
             options=options,
         )
@@ -195,7 +199,7 @@ def _bundled(folder: Path, requests: list[EngineRequest], failure: TofuError) ->
     from tofu_export import environment
     from tofu_export.bundle import EngineFailure, bundle_engine_failure
     from tofu_export.engines.build import resolve_capabilities
-    from tofu_export.engines.feeds import fixed_batch, make_feeds
+    from tofu_export.feeds import fixed_batch, make_feeds
     from tofu_export.ort import open_session
 
     request = requests[0]

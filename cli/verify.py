@@ -22,6 +22,7 @@ from tofu_export.cli.shared_options import (
     output_kind_option,
     quiet_option,
     seed_option,
+    shape_option,
     verbose_option,
     weights_option,
 )
@@ -47,6 +48,7 @@ _WIDTH = 200
 @seed_option("random weights and generated images")
 @option(Section.CHECK, "--reference", type=click.Path(path_type=Path), default=None, metavar="OTHER.onnx",
         help="Compare with this file, and with no model.")  # fmt: skip
+@shape_option()
 @images_option(" to compare on", unless="demo_vit's own; for others generated ones", section=Section.CHECK)
 @option(Section.CHECK, "--batch", default="", metavar="LIST",
         help="Batch sizes, such as 1,8.  [default: some of those that the file serves]")  # fmt: skip
@@ -70,6 +72,7 @@ def verify_command(
     num_classes: int | None,
     output_kind: str | None,
     reference: Path | None,
+    shapes: tuple[str, ...],
     images: Path | None,
     batch: str,
     precision: str | None,
@@ -99,6 +102,7 @@ def verify_command(
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
     batches = parse_batches(batch, "--batch")
     from tofu_export.bundle import check_folder
+    from tofu_export.feeds import parse_shapes
     from tofu_export.verify import ToleranceChoice, VerifyRequest  # imports torch: only after the cheap checks
     from tofu_export.verify.bundling import bundle_failure
 
@@ -115,6 +119,7 @@ def verify_command(
         precision=None if precision is None else Precision(precision),
         tolerance=ToleranceChoice(tolerance, atol, rtol, cosine),
         layers=verbose or bundle is not None,
+        shapes=parse_shapes(shapes),
     )
     if bundle is not None:
         check_folder(bundle)

@@ -15,7 +15,9 @@ HARMLESS = ("cudaError 35", "CUDA driver version is insufficient")
 
 _ERRORS = frozenset({"ERROR", "INTERNAL_ERROR"})
 _NOISE = re.compile(r"\s*In \w+ at /_src/\S+?(?=[)\s]|$)|^\S*\.cpp:\d+: |^IBuilder::buildSerializedNetwork: ")
-_PARSING = re.compile(r"(?:Static check for parsing|Parsing) node: (?P<name>.*) \[(?P<op>\w+)\]")
+_PARSING = re.compile(r"(?P<check>Static check for parsing|Parsing) node: (?P<name>.*) \[(?P<op>\w+)\]")
+_INPUT = re.compile(r"ERROR: (?P<name>.+):\d+ In function importInput:")
+_VALUES = re.compile(r"missing values for shape input tensor (\S+)\. ")
 _HINTS = (
     ("FP32 GEMM is not supported", "this file computes (in part) in FP32, which SM75 cannot: build for SM80 or newer"),
     ("within workspace limit", "raise the workspace limit, or leave it out"),
@@ -43,13 +45,21 @@ class BuildLog:
         """The first error that explains anything, empty if none was logged."""
         return first_cause(message for severity, message in self.entries if severity in _ERRORS)
 
-    def last_node(self) -> str:
-        """The ONNX node that the parser came to last, empty if it came to none."""
+    def failed_at(self) -> str:
+        """What the parser was at when it failed, an input or a node, where its error does not say so; or empty.
+
+        A node that it has only looked at, as it does with all of them before it parses any, is not to blame.
+        """
         for message in reversed(self.messages):
-            match = _PARSING.match(message)
-            if match:
-                return f"node {match['name']!r} ({match['op']})"
+            if match := _INPUT.search(message):
+                return f"input {match['name']!r}"
+            if match := _PARSING.match(message):
+                return f"node {match['name']!r} ({match['op']})" if match["check"] == "Parsing" else ""
         return ""
+
+    def missing_values(self) -> list[str]:
+        """Inputs whose values the builder has to know, and does not."""
+        return [name for message in self.messages for name in _VALUES.findall(message)]
 
 
 def first_cause(errors: Iterable[str]) -> str:

@@ -87,6 +87,12 @@ def build_plan(trt: ModuleType, flavour: Flavour, request: Mapping[str, Any]) ->
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
     seconds = time.perf_counter() - start
+    if plan is None and (sizes := log.missing_values()):
+        example = " ".join(f"--values {name}=1:5:10" for name in dict.fromkeys(sizes))
+        raise EngineBuildError(
+            f"{flavour.name} cannot build {shown}: sizes depend on the values of its inputs "
+            f"{', '.join(map(repr, dict.fromkeys(sizes)))}: say these as MIN:OPT:MAX, for example {example}"
+        )
     if plan is None:
         cause = log.cause() or "the builder returned nothing and logged no error"
         raise EngineBuildError(f"{flavour.name} cannot build {shown}: {cause}")
@@ -135,13 +141,23 @@ def _make_config(trt: ModuleType, builder: Any, network: Any, request: Mapping[s
     missing = [tensor.name for tensor in dynamic if tensor.name not in profiles]
     if missing:
         raise EngineBuildError(f"inputs {missing} turn out to be dynamic, but the file declares them static")
-    if dynamic:
+    values: dict[str, list[list[int]]] = request.get("values", {})
+    if dynamic or values or _may_hold_sizes(trt, network):
         profile = builder.create_optimization_profile()
         for tensor in dynamic:
             profile.set_shape(tensor.name, *(tuple(shape) for shape in profiles[tensor.name]))
+        for name, three in values.items():
+            profile.set_shape_input(name, *three)
         if config.add_optimization_profile(profile) < 0:
             raise EngineBuildError(f"the builder refused the batch profile {profiles}")
     return config
+
+
+def _may_hold_sizes(trt: ModuleType, network: Any) -> bool:
+    """True if an input is a whole number or a list of them: only with a profile does the builder say which decide."""
+    whole = {trt.DataType.INT32, getattr(trt.DataType, "INT64", trt.DataType.INT32)}
+    inputs = map(network.get_input, range(network.num_inputs))
+    return any(tensor.dtype in whole and len(tuple(tensor.shape)) <= 1 for tensor in inputs)
 
 
 def _kernels(trt: ModuleType, logger: Any, log: BuildLog, plan: Any, *, inspect: bool) -> KernelLog:
@@ -203,7 +219,7 @@ def _open_cache(config: Any, path: str | None) -> Any:
 def _parser_errors(parser: Any, log: BuildLog) -> str:
     texts = []
     for error in map(parser.get_error, range(parser.num_errors)):
-        place = f"node {error.node_name()!r} ({error.node_operator()})" if error.node_name() else log.last_node()
+        place = f"node {error.node_name()!r} ({error.node_operator()})" if error.node_name() else log.failed_at()
         texts.append(f"{place}: {error.desc()}" if place else str(error.desc()))
     return "; ".join(dict.fromkeys(texts)) or log.cause() or "no reason was given"
 

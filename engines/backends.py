@@ -14,11 +14,11 @@ from tofu_export import environment
 from tofu_export.engines.benchmark import Bound, Contender, Feeds
 from tofu_export.engines.cudart import open_cudart
 from tofu_export.engines.engine_session import open_engine
-from tofu_export.engines.feeds import as_asked
 from tofu_export.engines.flavours import RTX, TENSORRT, Flavour
 from tofu_export.engines.gpu_times import GpuOptions
 from tofu_export.engines.plan_timing import TimedPlan
 from tofu_export.errors import OptionError
+from tofu_export.feeds import as_asked
 from tofu_export.ort import CPU_PROVIDER, TensorSpec, open_session
 
 __all__ = [

@@ -45,6 +45,7 @@ class EngineRequest:
         compute_capabilities: `SM80`, `SM89`, …; empty for all that share one plan (SM80 and newer). None for classic
             TensorRT, which builds for the GPU of this machine.
         shapes: all sizes of inputs that leave more than their batch open.
+        values: smallest, preferred and largest values of inputs that decide sizes, such as the k of a TopK.
         least_share: of the multiply-accumulates that are in the precision asked for, FP16 or BF16.
         options: what else is asked of the builder.
 
@@ -59,6 +60,7 @@ class EngineRequest:
     precision: Precision | None = Precision.FP32
     compute_capabilities: tuple[str, ...] = ()
     shapes: Mapping[str, Profile] = field(default_factory=dict)
+    values: Mapping[str, Profile] = field(default_factory=dict)
     least_share: float = LEAST_SHARE
     options: BuilderOptions = field(default_factory=BuilderOptions)
 
@@ -99,6 +101,11 @@ def check_request(request: EngineRequest) -> tuple[tuple[str, ...], Preflight, d
             f"{request.flavour.name} cannot open {str(request.onnx_path)!r}, a path that is not UTF-8: rename it"
         )
     checked = preflight(request.onnx_path.absolute(), request.flavour, capabilities)
+    names = [entry.name for entry in checked.inputs]
+    if unknown := [name for name in request.values if name not in names]:
+        raise OptionError(
+            f"values are given for {', '.join(unknown)}, but the inputs of the file are: {', '.join(names)}"
+        )
     return capabilities, checked, make_profiles(checked.inputs, request.batch, request.shapes)
 
 
@@ -141,6 +148,7 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
                 "cache_draft": str(cache_draft),
                 "flavour": request.flavour.name,
                 "profiles": profiles,
+                "values": {name: list(map(list, three)) for name, three in request.values.items()},
                 "precision": None if precision is None else precision.value,
                 "least_share": request.least_share,
                 "compute_capabilities": capabilities,

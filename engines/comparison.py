@@ -24,12 +24,12 @@ from tofu_export.engines.backends import (
     suits,
 )
 from tofu_export.engines.benchmark import Contender, Progress, run_benchmark
-from tofu_export.engines.feeds import fixed_batch, make_feeds
 from tofu_export.engines.gpu_times import GpuOptions
 from tofu_export.engines.measurement import Measurement
 from tofu_export.engines.ort_profile import Profile, profile
 from tofu_export.engines.products import Alone, measure_alone
 from tofu_export.errors import OptionError
+from tofu_export.feeds import fixed_batch, make_feeds
 from tofu_export.ort import TensorSpec
 
 __all__ = ["BenchFile", "BenchOptions", "BenchResult", "OpenTorch", "Realised", "compare_files", "short_names"]

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tofu_export import environment
-from tofu_export.engines.feeds import as_asked
 from tofu_export.engines.flavours import RTX, Flavour, load
 from tofu_export.engines.sidecar import read_sidecar
 from tofu_export.errors import BackendMissingError, EngineBuildError, OptionError
+from tofu_export.feeds import as_asked
 from tofu_export.files import require_file
 from tofu_export.ort import TensorSpec
 

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
-from tofu_export.compare import TOLERANCES, Tally, Tolerance
-from tofu_export.engines.feeds import fixed_batch, make_feeds
-from tofu_export.errors import ExportError, TofuError, VerificationError
+from tofu_export.engines.lower_proof import prove_equal
+from tofu_export.errors import ExportError, TofuError
 from tofu_export.graph_patterns.foreign import Change, rewrite
+from tofu_export.graph_patterns.foreign_sparse import write_out_sparse
 from tofu_export.lint import Finding, Severity, lint_file, runtimes_of
 from tofu_export.lint.onnx_files import file_findings, open_graph
-from tofu_export.onnx_file import load_without_weights, write
-from tofu_export.options import Precision, Target
-from tofu_export.ort import OrtSession, check_path, open_copy
+from tofu_export.onnx_file import write
+from tofu_export.options import Target
+from tofu_export.ort import check_path
 
-__all__ = ["BATCHES", "LoweredFile", "lower_file"]
-
-Arrays = Mapping[str, np.ndarray[Any, Any]]
-
-BATCHES = (1, 3)
-"""Batch sizes that a file with a dynamic batch is compared at."""
+__all__ = ["LoweredFile", "lower_file"]
 
 _NOT_TO_READ = ("external-data-outside", "external-data-missing", "external-data-cut")
-_RANDOM = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-)
 
 
 @dataclass(frozen=True)
@@ -42,16 +34,16 @@ class LoweredFile:
         changes: the nodes that were found, rewritten or left.
         rejected: what the target still does not accept, as far as is known.
         warned: what it ignores or changes, or what is wrong with the file already, likewise.
-        batches: batch sizes at which original and result were compared; empty where they were not.
-        max_abs: largest difference of any output, None where nothing was compared.
-        unchecked: why nothing was compared, empty where it was.
+        batches: batch sizes at which original and result were compared.
+        max_abs: largest difference of any output.
+        unchecked: why other batch sizes were not compared, empty where all were.
     """
 
     changes: tuple[Change, ...]
     rejected: tuple[Finding, ...]
     warned: tuple[Finding, ...]
     batches: tuple[int, ...]
-    max_abs: float | None
+    max_abs: float
     unchecked: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,7 +82,7 @@ def lower_file(
         ExportError: the source is not an ONNX graph, its weights cannot be read, or a path is not UTF-8.
         LoweringError: it has canonical nodes of this project.
         OptionError: it cannot be fed.
-        VerificationError: the result computes something else.
+        VerificationError: the result computes something else, or the original does not run.
     """
     for place in (source, path):  # else nothing could be compared
         check_path(place)
@@ -98,6 +90,7 @@ def lower_file(
     for finding in file_findings(original, source):  # a pipe in the place of weights would never end
         if finding.severity is Severity.ERROR and finding.rule in _NOT_TO_READ:
             raise ExportError(f"{source}: {finding.message}; {finding.fix}")
+    sparse = write_out_sparse(original)
     try:
         model = ir.from_proto(original)
         ir.external_data.set_base_dir(model.graph, source.parent)
@@ -106,73 +99,37 @@ def lower_file(
         raise ExportError(f"{source} cannot be read: {error}. Copy it again, external data included") from error
     try:
         changes = rewrite(model, target)
-        write(model, path)
+        if target is not Target.ONNXRUNTIME:
+            changes += tuple(Change(name, "SparseTensor") for name in sparse)
+        if all(change.left for change in changes):
+            _copy(model, original, source, path)
+        else:
+            write(model, path)
     except (TofuError, OSError, MemoryError):
         raise
     except Exception as error:  # of onnx_ir again, which reads some parts only when they are asked for
         raise ExportError(f"{source} cannot be rewritten ({error}): it is damaged, or report it") from error
     del model
     report = lint_file(path, runtimes_of(target))
-    found = report.of(Severity.ERROR), report.of(Severity.WARNING)
-    try:
-        session = _open(original, source)
-        references = _run(session, shapes, seed)
-    except ExportError as error:
-        return LoweredFile(changes, *found, (), None, f"the original does not run in onnxruntime: {error}")
-    del session
-    return LoweredFile(changes, *found, tuple(references), _compare(path, references), "")
+    proof = prove_equal(source, path, shapes=shapes, seed=seed)
+    return LoweredFile(
+        changes,
+        report.of(Severity.ERROR),
+        report.of(Severity.WARNING),
+        proof.batches,
+        proof.max_abs,
+        proof.missing,
+    )
 
 
-def _open(graph: onnx.ModelProto, path: Path) -> OrtSession:
-    """A session of a copy of the file at `path` in which random numbers are the same in every run of every copy."""
-    for node in graph.graph.node:
-        if node.op_type in _RANDOM:
-            kept = [attribute for attribute in node.attribute if attribute.name != "seed"]
-            del node.attribute[:]
-            node.attribute.extend([*kept, onnx.helper.make_attribute("seed", 1.0)])
-    return open_copy(graph, path)
-
-
-def _run(
-    session: OrtSession, shapes: Mapping[str, tuple[int, ...]] | None, seed: int
-) -> dict[int, tuple[Arrays, Arrays]]:
-    """Inputs and outputs of a file by batch size."""
-    fixed = fixed_batch(session.inputs)
-    feeds = {
-        batch: make_feeds(session.label, session.inputs, batch, shapes=shapes, seed=seed)
-        for batch in (BATCHES if fixed is None else (fixed,))
-    }
-    return {batch: (given, session.run(given)) for batch, given in feeds.items()}
-
-
-def _compare(path: Path, references: Mapping[int, tuple[Arrays, Arrays]]) -> float:
-    """The largest difference of any real output.
-
-    Raises:
-        VerificationError: a difference is larger than its tolerance, or outputs are others.
-    """
-    session = _open(load_without_weights(path), path)
-    tally = Tally(path.name)
-    for feeds, expected in references.values():
-        found = session.run(feeds)
-        if list(expected) != list(found):
-            raise VerificationError(f"{path.name} gives {', '.join(found)}, expected {', '.join(expected)}")
-        tally.add(found, expected)
-    if tally.wrong_integers:
-        raise VerificationError(
-            f"{path.name} differs from the original in {tally.wrong_integers} of {tally.integers} integers: nothing "
-            "was written. Report the file"
-        )
-    for name, compared in tally.outputs.items():
-        tolerance = _tolerance(expected[name].dtype)
-        if not compared.within(tolerance):
-            raise VerificationError(
-                f"{path.name}: output {name} differs from the original by {compared.max_abs:.3g} (allowed "
-                f"{tolerance.allowed(compared.scale):.3g}), cosine {compared.cosine_min:.6f}: nothing was written. "
-                "Report the file"
-            )
-    return max((compared.max_abs for compared in tally.outputs.values()), default=0.0)
-
-
-def _tolerance(dtype: np.dtype[Any]) -> Tolerance:
-    return TOLERANCES[Precision.FP16 if dtype == np.float16 else Precision.FP32]
+def _copy(model: ir.Model, original: onnx.ModelProto, source: Path, path: Path) -> None:
+    """The file as it is, with weights that lie in other files."""
+    outside = any(
+        entry.key == "location" and entry.value != source.name
+        for tensor in original.graph.initializer
+        for entry in tensor.external_data
+    )
+    if outside:
+        write(model, path)
+    else:
+        shutil.copyfile(source, path)

@@ -19,9 +19,9 @@ import numpy.typing as npt
 from tofu_export.engines.benchmark import Bound
 from tofu_export.engines.cudart import Cudart
 from tofu_export.engines.engine_session import EngineSession
-from tofu_export.engines.feeds import as_asked
 from tofu_export.engines.gpu_times import GpuOptions, QueryTimes
 from tofu_export.errors import EngineBuildError
+from tofu_export.feeds import as_asked
 from tofu_export.ort import TensorSpec
 
 __all__ = ["TimedPlan"]

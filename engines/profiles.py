@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tofu_export.engines.preflight import InputShape
 from tofu_export.errors import OptionError
 from tofu_export.options import BatchRange
 
-__all__ = ["Profile", "make_profiles", "parse_shape_options"]
+__all__ = ["Profile", "make_profiles", "parse_shape_options", "parse_values"]
 
 Profile = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Smallest, preferred and largest shape of an input."""
 
 _SHAPE = re.compile(r"(?P<name>.+):(?P<sizes>\d+(x\d+)*)")
+
+_VALUES = re.compile(r"(?P<name>[^=]+)=(?P<values>-?\d+(x-?\d+)*(:-?\d+(x-?\d+)*)*)")
 
 
 def parse_shape_options(minimum: str, optimum: str, maximum: str) -> dict[str, Profile]:
@@ -46,6 +48,30 @@ def parse_shape_options(minimum: str, optimum: str, maximum: str) -> dict[str, P
                 "number of axes in each, and sizes with MIN <= OPT <= MAX"
             )
     return {name: (low[name], best[name], high[name]) for name in best}
+
+
+def parse_values(texts: Iterable[str]) -> dict[str, Profile]:
+    """Values of inputs that decide sizes, by name, from texts such as `k=1:5:10` or `size=480x640`.
+
+    Raises:
+        OptionError: a text is something else, an input is named twice, or the three are not in order.
+    """
+    values: dict[str, Profile] = {}
+    for text in texts:
+        match = _VALUES.fullmatch(text)
+        rows = [tuple(map(int, part.split("x"))) for part in match["values"].split(":")] if match else []
+        if match is None or len(rows) not in (1, 3) or match["name"] in values:
+            raise OptionError(
+                f"--values is {text!r}, expected NAME=VALUES or NAME=MIN:OPT:MAX, each input once, such as k=1:5:10 or "
+                "size=480x640"
+            )
+        low, best, high = rows * 3 if len(rows) == 1 else rows
+        if not len(low) == len(best) == len(high) or any(
+            not a <= b <= c for a, b, c in zip(low, best, high, strict=True)
+        ):
+            raise OptionError(f"--values is {text!r}, expected as many numbers in each, with MIN <= OPT <= MAX")
+        values[match["name"]] = low, best, high
+    return values
 
 
 def make_profiles(

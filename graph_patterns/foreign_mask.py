@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from tofu_export.graph_patterns.foreign_proofs import proved_same
 from tofu_export.graph_patterns.foreign_values import axes_of, constant_of, made_by
 from tofu_export.graph_patterns.stage import Stage
 
@@ -19,6 +20,11 @@ _ELEMENTWISE = frozenset(
     {"Abs", "Add", "Cast", "Clip", "Div", "Exp", "Log", "Max", "Min", "Mul", "Neg", "Pow", "Relu", "Sigmoid", "Sqrt",
      "Sub", "Tanh"}
 )  # fmt: skip
+_LAYOUT = ("Identity", "Reshape", "Expand", "Slice")
+"""How exporters bring what is written into the shape of the list of places, all of it and in its order."""
+
+_UNSQUEEZE_INPUT = 13
+"""Opset from which on the axes of `Unsqueeze` are an input."""
 
 
 def listed_mask(index: ir.Value | None) -> ir.Value | None:
@@ -30,27 +36,38 @@ def listed_mask(index: ir.Value | None) -> ir.Value | None:
     return None if listed is None else listed.inputs[0]
 
 
-def lower_masked(stage: Stage, node: ir.Node) -> ir.Value | str:
+def lower_masked(stage: Stage, node: ir.Node, opset: int) -> ir.Value | str:
     """What stands for the output of a `ScatterND` that overwrites where a mask is set, or why there is nothing.
 
     Args:
         stage: where to add nodes.
         node: x [..], index [K, depth] of `listed_mask`, updates [K, ..].
+        opset: of the graph.
     """
     data, index, updates = node.inputs[:3]
     mask = listed_mask(index)
     if data is None or updates is None or data.shape is None or mask is None or mask.shape is None:
         return "the shapes of its input and of its mask are not in the file"
-    rank = len(data.shape)
+    rank, depth = len(data.shape), len(mask.shape)
+    if not proved_same(mask.shape, data.shape[:depth]) and not _takes_the_shape_of(data, mask):
+        return "its mask is not known to be as large as what it writes to"
     origin = _origin(mask)
     assert origin.shape is not None  # of the mask, or of something that `_origin` looked into
-    spread = _Spread(stage, data, origin, rank - len(origin.shape)).of(updates)
+    spread = _Spread(stage, data, origin, rank - len(origin.shape)).laid_out(updates)
     if spread is None:
         return "what it writes through a mask depends on more than the place it is written to"
     full = mask if mask.dtype == ir.DataType.BOOL else stage.add("Cast", "mask", mask, to=int(ir.DataType.BOOL))
-    if missing := rank - len(mask.shape):
-        full = stage.add("Unsqueeze", "mask/all", full, stage.ints("mask/axes", *range(-missing, 0)))
+    if behind := list(range(depth, rank)):
+        full = (stage.add("Unsqueeze", "mask/all", full, axes=behind) if opset < _UNSQUEEZE_INPUT
+                else stage.add("Unsqueeze", "mask/all", full, stage.ints("mask/axes", *behind)))  # fmt: skip
     return stage.add("Where", "masked", full, spread, data)
+
+
+def _takes_the_shape_of(data: ir.Value, mask: ir.Value) -> bool:
+    """True if a mask is expanded to the shape of the tensor, which shape inference does not see up to opset 12."""
+    expand = made_by(mask, "Expand")
+    shape = None if expand is None else made_by(expand.inputs[1], "Shape")
+    return shape is not None and shape.inputs[0] is data and not shape.attributes
 
 
 def _origin(mask: ir.Value) -> ir.Value:
@@ -81,12 +98,23 @@ class _Spread:
         self._origin = origin
         self._behind = behind
 
+    def laid_out(self, value: ir.Value | None) -> ir.Value | None:
+        """The same as `of` for what a node writes, which was brought into shape behind all arithmetic."""
+        while value is not None and not self._same_everywhere(value):
+            node = made_by(value, *_LAYOUT)
+            if node is None:
+                return self.of(value)
+            if node.op_type == "Slice" and not _from_the_first(node):
+                return None
+            value = node.inputs[0]
+        return value
+
     def of(self, value: ir.Value | None) -> ir.Value | None:
         """A value that broadcasts to the tensor and has in each place that is listed what `value` lists; or None."""
         if value is None or self._same_everywhere(value):
             return value
-        node = made_by(value, "Identity", "Reshape", "Expand", "Slice", "GatherND", *_ELEMENTWISE)
-        if node is None or (node.op_type == "Slice" and not _from_the_first(node)):
+        node = made_by(value, "Identity", "GatherND", *_ELEMENTWISE)
+        if node is None:
             return None
         if node.op_type == "GatherND":
             return self._read(node)
@@ -96,7 +124,7 @@ class _Spread:
                 return None
             attributes = {name: attribute.value for name, attribute in node.attributes.items()}
             return self._stage.add(node.op_type, f"everywhere/{node.name or value.name}", *inputs, **attributes)
-        return self.of(node.inputs[0])  # laid out in another way, in the same order; a Slice cuts nothing off
+        return self.of(node.inputs[0])
 
     def _same_everywhere(self, value: ir.Value) -> bool:
         """True if it does not depend on which places are listed: one number, or a row for the axes behind the mask."""
@@ -118,8 +146,9 @@ class _Spread:
             or _origin(mask) is not self._origin
         ):
             return None
-        same = source.shape is not None and self._data.shape is not None and len(source.shape) == len(self._data.shape)
-        return source if same else None
+        if source.shape is None or self._data.shape is None:
+            return None
+        return source if source is self._data or proved_same(source.shape, self._data.shape) else None
 
 
 def _from_the_first(node: ir.Node) -> bool:

@@ -1,7 +1,7 @@
 """Scatters with a reduction, in graphs of others, by what TensorRT and TensorRT-RTX accept (`foreign_rows`).
 
 Merging tokens chooses whole rows: the same index for all channels, mostly written as `Expand([.., R, 1])`, or pairs of
-image and row. Indices count from 0, as those of a sort or an arg-max do.
+image and row.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from tofu_export.graph_patterns.foreign_count import counts_images
+from tofu_export.graph_patterns.foreign_proofs import never_negative, proved_same
 from tofu_export.graph_patterns.foreign_rows import REDUCTIONS, Joining, join_rows
-from tofu_export.graph_patterns.foreign_values import constant_of, counted_axis, fixed, made_by, product, same_sizes
+from tofu_export.graph_patterns.foreign_values import fixed, made_by, product
 from tofu_export.graph_patterns.stage import Stage
 
 __all__ = ["lower_scatter", "lower_scatter_nd", "reduction_of"]
@@ -26,37 +28,46 @@ def lower_scatter(stage: Stage, node: ir.Node, opset: int) -> ir.Value | str:
 
     Args:
         stage: where to add nodes.
-        node: x [.., T, C], index and updates [.., R, C] along the axis of T; or all three without C.
+        node: x [.., T, ..], index and updates [.., R, ..]; along other axes than that of T these may be smaller.
         opset: of the graph.
     """
-    known = _known(node)
+    known = _known(node, "axis")
     if isinstance(known, str):
         return known
     data, index, updates = known
-    shape, chosen, given = data.shape, index.shape, updates.shape
-    assert data.dtype and index.dtype and shape is not None and chosen is not None and given is not None  # `_known`
+    shape, chosen = data.shape, index.shape
+    assert data.dtype and index.dtype and shape is not None and chosen is not None  # `_known`
     rank = len(shape)
+    if len(chosen) != rank:
+        return "its indices have another rank than its input"
     axis = node.attributes.get_int("axis", 0) % rank
-    if not all(
-        same_sizes([*shape[:axis], *shape[axis + 1 :]], [*part[:axis], *part[axis + 1 :]]) for part in (chosen, given)
-    ):
-        return "it reduces onto a part of its input alone"
+    whole = proved_same([*shape[:axis], *shape[axis + 1 :]], [*chosen[:axis], *chosen[axis + 1 :]])
     rows, joining = fixed(shape[axis]), fixed(chosen[axis])
     if axis == rank - 1:  # without channels, as numbers of tokens are added up
         last = stage.ints("channel", -1)
         x, places, joins = (stage.add("Unsqueeze", f"column/{name}", value, last)
                             for name, value in (("x", data), ("index", index), ("updates", updates)))  # fmt: skip
         places.dtype = index.dtype
-        what = Joining(x, places, joins, data.dtype, rank + 1, rows, joining, channels=1, by_channel=False)
+        what = Joining(x, places, joins, data.dtype, rank + 1, rows, joining, channels=1, by_channel=False, whole=whole)
         joined = join_rows(stage, what, reduction_of(node), opset)
         return joined if isinstance(joined, str) else stage.add("Squeeze", "result", joined, last)
-    if axis != rank - 2:
-        return f"it reduces along axis {axis} of {rank}, only the last two are known"
-    column = _column(index)
+    column = _column(index, axis)
+    order = [*(place for place in range(rank - 1) if place != axis), axis, rank - 1]
+    parts = data, column or index, updates
+    if order != list(range(rank)):
+        data, places, updates = (stage.add("Transpose", f"turned/{name}", value, perm=order)
+                                 for name, value in zip(("x", "index", "updates"), parts, strict=True))  # fmt: skip
+        places.dtype = index.dtype
+    else:
+        data, places, updates = parts
     what = Joining(
-        data, column or index, updates, data.dtype, rank, rows, joining, fixed(shape[-1]), by_channel=column is None
-    )
-    return join_rows(stage, what, reduction_of(node), opset)
+        data, places, updates, node.inputs[0].dtype, rank, rows, joining, fixed(chosen[-1]),  # type: ignore
+        by_channel=column is None, whole=whole,
+    )  # fmt: skip
+    joined = join_rows(stage, what, reduction_of(node), opset)
+    if isinstance(joined, str) or order == list(range(rank)):
+        return joined
+    return stage.add("Transpose", "result", joined, perm=[order.index(place) for place in range(rank)])
 
 
 def lower_scatter_nd(stage: Stage, node: ir.Node, opset: int) -> ir.Value | str:
@@ -79,49 +90,60 @@ def lower_scatter_nd(stage: Stage, node: ir.Node, opset: int) -> ir.Value | str:
     depth = fixed(chosen[-1])
     if depth is None:
         return "the number of its indices is not fixed"
-    if depth == 2 and len(shape) == 3 and len(chosen) == 3 and _counts_images(index):
+    if depth == 2 and len(shape) == 3 and len(chosen) == 3 and counts_images(index):
         bounds = (stage.ints("row/from", 1), stage.ints("row/to", 2), stage.ints("row/axis", -1))
         column = stage.add("Slice", "row", index, *bounds)
         column.dtype = index.dtype
         sizes = fixed(shape[1]), fixed(chosen[1]), fixed(shape[2])
-        what = Joining(data, column, updates, data.dtype, 3, *sizes, by_channel=False)
+        whole = proved_same(shape[:1], chosen[:1])
+        what = Joining(data, column, updates, data.dtype, 3, *sizes, by_channel=False, whole=whole)
         return join_rows(stage, what, reduction_of(node), opset)
     inner = [fixed(size) for size in shape[1:depth]]
     width = product(fixed(size) for size in shape[depth:])
     stride = product(inner)
     if width is None or stride is None:
         return "the sizes of what it reduces onto are not fixed"
-    place = index
+    place = stage.cast("places/index", index, index.dtype, ir.DataType.INT64)
+    if not never_negative(index):
+        extent = stage.add("Slice", "sizes", stage.add("Shape", "sizes/all", data), stage.ints("sizes/from", 0),
+                          stage.ints("sizes/to", depth))  # fmt: skip
+        below = stage.add("Less", "places/below", place, stage.constant("places/zero", np.array(0)))
+        place = stage.add("Where", "places/from-zero", below, stage.add("Add", "places/from-end", place, extent), place)
     if depth > 1:
         strides = [product(inner[axis:]) for axis in range(depth)]
-        scaled = stage.add("Mul", "places", index, stage.constant("strides", np.array(strides, dtype=np.int64)))
+        scaled = stage.add("Mul", "places", place, stage.constant("strides", np.array(strides, dtype=np.int64)))
         place = stage.add("ReduceSum", "place", scaled, stage.ints("place/axis", -1), keepdims=1)
     parts = (("x", data, width), ("index", place, 1), ("updates", updates, width))
     x, places, joins = (stage.add("Reshape", f"flat/{name}", value, stage.ints(f"flat/{name}/shape", -1, size))
                         for name, value, size in parts)  # fmt: skip
-    places.dtype = index.dtype
+    places.dtype = ir.DataType.INT64
     rows, joining = product([fixed(shape[0]), stride]), product(fixed(size) for size in chosen[:-1])
-    what = Joining(x, places, joins, data.dtype, 2, rows, joining, width, by_channel=False)
+    what = Joining(x, places, joins, data.dtype, 2, rows, joining, width, False, whole=True, from_zero=True)
     joined = join_rows(stage, what, reduction_of(node), opset)
     if isinstance(joined, str):
         return joined
     return stage.add("Reshape", "result", joined, stage.add("Shape", "result/shape", data))
 
 
-def _known(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value] | str:
+def _known(node: ir.Node, *attributes: str) -> tuple[ir.Value, ir.Value, ir.Value] | str:
     """Data, indices and updates of a scatter, if enough is known of them; else why not."""
+    if other := [name for name in node.attributes if name not in ("reduction", *attributes)]:
+        return f"its attribute {other[0]} is unknown"
     data, index, updates = node.inputs[:3]
     if data is None or index is None or updates is None or data.dtype is None:
         return "the type of its input is not in the file"
-    if data.shape is None or index.shape is None or updates.shape is None or index.dtype is None:
+    if data.shape is None or index.shape is None or index.dtype is None:
         return "the shapes of its inputs are not in the file"
     if reduction_of(node) not in REDUCTIONS:
         return f"reduction {reduction_of(node)!r} is unknown"
     return data, index, updates
 
 
-def _column(index: ir.Value) -> ir.Value | None:
-    """The indices with one channel, [.., R, 1]; None if they may differ by channel."""
+def _column(index: ir.Value, axis: int) -> ir.Value | None:
+    """The indices with one channel, [.., R, .., 1]; None if they may differ by channel.
+
+    What was spread by an `Expand` along other axes than that of R needs no spreading: it broadcasts.
+    """
     shape = index.shape
     assert shape is not None  # `_known`
     if shape[-1] == 1:
@@ -130,14 +152,4 @@ def _column(index: ir.Value) -> ir.Value | None:
     narrow = None if expand is None else expand.inputs[0]
     if narrow is None or narrow.shape is None or len(narrow.shape) != len(shape):
         return None
-    return narrow if narrow.shape[-1] == 1 and same_sizes(narrow.shape[:-1], shape[:-1]) else None
-
-
-def _counts_images(index: ir.Value) -> bool:
-    """True if the first of the indices [B, R, 2] is the number of the image, 0 to B - 1 along the first axis."""
-    pair = made_by(index, "Concat")
-    first = index if pair is None else pair.inputs[0]
-    value = constant_of(first)
-    if value is not None and value.ndim == 3:
-        return bool((value[..., 0] == np.arange(len(value))[:, None]).all())
-    return first is not None and first is not index and counted_axis(first) == 0
+    return narrow if narrow.shape[-1] == 1 and proved_same([narrow.shape[axis]], [shape[axis]]) else None

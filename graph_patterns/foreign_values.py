@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable
 
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["axes_of", "constant_of", "counted_axis", "fixed", "made_by", "product", "same_sizes", "through"]
+__all__ = ["axes_of", "constant_of", "fixed", "made_by", "product", "through"]
 
 
 def made_by(value: ir.Value | None, *op_types: str) -> ir.Node | None:
@@ -39,52 +39,15 @@ def constant_of(value: ir.Value | None) -> np.ndarray | None:
 
 
 def axes_of(node: ir.Node, rank: int) -> list[int] | None:
-    """The axes that an `Unsqueeze` to this rank adds, ascending; None if they are not in the file."""
-    axes = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
-    return None if axes is None else sorted(int(place) % rank for place in axes.reshape(-1))
+    """The axes that an `Unsqueeze` to this rank adds, ascending; None if they are not in the file.
 
-
-def counted_axis(value: ir.Value) -> int | None:
-    """The axis along which `value` counts 0, 1, 2, .. and is the same along all others; None if that cannot be seen."""
-    start = through(value, _SPREADING)
-    chain = []
-    node = value.producer()
-    while value is not start and node is not None:
-        chain.append(node)
-        value = node.inputs[0]  # type: ignore[assignment]  # `through` has been there
-        node = value.producer()
-    if not _counts(start):
-        return None
-    axis, rank = 0, 1
-    for node in reversed(chain):
-        if node.op_type == "Unsqueeze":
-            axes = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
-            if axes is None:
-                return None
-            rank += axes.size
-            new = axes_of(node, rank) or []
-            axis = [place for place in range(rank) if place not in new][axis]
-        elif node.op_type == "Expand":
-            shape = node.outputs[0].shape
-            if shape is None:
-                return None
-            axis, rank = axis + len(shape) - rank, len(shape)
-    return axis
-
-
-_SPREADING = frozenset({"Cast", "Expand", "Identity", "Unsqueeze"})
-
-
-def _counts(value: ir.Value) -> bool:
-    """True for the numbers 0, 1, 2, .. as a list."""
-    content = constant_of(value)
-    if content is not None:
-        return content.ndim == 1 and bool((content == np.arange(content.size)).all())
-    node = made_by(value, "Range")
-    if node is None:
-        return False
-    first, step = constant_of(node.inputs[0]), constant_of(node.inputs[2])
-    return first is not None and step is not None and (int(first), int(step)) == (0, 1)
+    Up to opset 12 they are an attribute.
+    """
+    axes: Iterable[int] | None = node.attributes.get_ints("axes", None)
+    if axes is None:
+        content = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
+        axes = None if content is None else content.reshape(-1).tolist()
+    return None if axes is None else sorted(int(place) % rank for place in axes)
 
 
 def fixed(size: int | ir.SymbolicDim) -> int | None:
@@ -100,11 +63,3 @@ def product(sizes: Iterable[int | None]) -> int | None:
             return None
         result *= size
     return result
-
-
-def same_sizes(one: Sequence[int | ir.SymbolicDim], other: Sequence[int | ir.SymbolicDim]) -> bool:
-    """False if two rows of sizes are known to differ."""
-    return len(one) == len(other) and all(
-        left == right or not isinstance(left, int) or not isinstance(right, int)
-        for left, right in zip(one, other, strict=True)
-    )

@@ -98,8 +98,9 @@ def smooth(model: ir.Model, products: Sequence[ir.Node], largest: Mapping[str, F
 def quantize_products(model: ir.Model, products: Sequence[ir.Node], largest: Mapping[str, Floats]) -> None:
     """Put both factors of each product in int8, in place; one that several products read is quantised once.
 
-    Weights do not share their zero points: on CPUs without VNNI onnxruntime turns weights into uint8 if its option
-    `session.x64quantprecision` asks for exact products, and fails where two weights have one tensor of zero points.
+    Weights have no zero points, which stand for 0: on CPUs without VNNI onnxruntime turns weights into uint8 if its
+    option `session.x64quantprecision` asks for exact products, and fails where two weights have one tensor of zero
+    points, as tools leave behind that merge equal initializers.
 
     Args:
         model: the graph of the products.
@@ -122,7 +123,6 @@ def quantize_products(model: ir.Model, products: Sequence[ir.Node], largest: Map
             factors = (
                 _initializer(model, f"{stage}_int8", steps),
                 _initializer(model, f"{stage}_scale", scales),
-                _initializer(model, f"{stage}_zero", np.zeros(scales.shape, dtype=np.int8)),
             )
             node.replace_input_with(0, wide)
             node.replace_input_with(1, _insert(model, node, "DequantizeLinear", stage, factors, "dequantized", axis=1))

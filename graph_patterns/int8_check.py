@@ -77,12 +77,12 @@ def _weight(node: ir.Node, product: ir.Node, factor: Floats | None) -> str | Non
     wide = _producer(node.inputs[1], "DequantizeLinear")
     if wide is None or wide.attributes.get_int("axis", 1) != 1:
         return "its weight is not dequantised by column"
-    steps, scales, zeros = (_array(value) for value in wide.inputs)
+    steps, scales, *zeros = (_array(value) for value in wide.inputs)
     weight = _array(product.inputs[1])
     if weight is None or steps is None or scales is None or steps.dtype != np.int8 or steps.shape != weight.shape:
         return "its weight is not a constant of int8 in the shape of the float32 one"
-    if scales.shape != weight.shape[1:] or zeros is None or zeros.shape != scales.shape or zeros.any():
-        return "its weight does not have one scale for each column and zero points of 0"
+    if scales.shape != weight.shape[1:] or zeros:
+        return "its weight does not have one scale for each column and no zero points"
     if np.abs(steps.astype(np.int16)).max() > STEPS:
         return f"its weight goes beyond {STEPS} steps"
     weight = weight if factor is None else weight * factor[:, None]

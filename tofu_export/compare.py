@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tofu_export.errors import VerificationError
 from tofu_export.options import Precision
 
-__all__ = ["TOLERANCES", "OutputComparison", "Tally", "Tolerance", "compare_outputs", "differing", "is_real"]
+__all__ = ["TOLERANCES", "OutputComparison", "Tally", "Tolerance", "compare_outputs", "differing", "is_real", "settled"]
 
 Array = NDArray[Any]
 
@@ -180,6 +180,25 @@ def differing(got: Array, expected: Array) -> int:
     if (got.dtype, got.shape) != (expected.dtype, expected.shape):
         return expected.size
     return int((got != expected).sum())
+
+
+def settled(got: Mapping[str, Array], expected: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Outputs and what they should be, with 0 where both have the same infinity or NaN, and without equal empty ones.
+
+    Raises:
+        KeyError: an output is missing.
+    """
+    left, right = dict(got), dict(expected)
+    for name, wanted in expected.items():
+        value = got[name]
+        if value.shape != wanted.shape or value.dtype != wanted.dtype:
+            continue
+        if not value.size:
+            del left[name], right[name]
+        elif is_real(wanted):
+            same = (np.isnan(value) & np.isnan(wanted)) | (np.isinf(wanted) & (value == wanted))
+            left[name], right[name] = (np.where(same, np.zeros((), value.dtype), entry) for entry in (value, wanted))
+    return left, right
 
 
 def is_real(value: Array) -> bool:

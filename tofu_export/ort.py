@@ -36,6 +36,7 @@ __all__ = [
     "open_copy",
     "open_session",
     "providers_usable",
+    "rejection",
     "version",
 ]
 
@@ -218,6 +219,29 @@ def open_copy(model: onnx.ModelProto, path: Path) -> OrtSession:
     options = _options(ort, CPU_PROVIDER, None, share_cores=False)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
     return _open(ort, f"a copy of {path}", model.SerializeToString(), CPU_PROVIDER, options)
+
+
+def rejection(model: onnx.ModelProto, path: Path) -> str:
+    """Why onnxruntime does not load a copy of the file at `path`, empty where it does. It is not optimised for that.
+
+    Args:
+        model: the copy, as `open_copy` takes it.
+        path: the file that the copy was made from.
+
+    Raises:
+        BackendMissingError: onnxruntime is not installed or broken.
+    """
+    ort = _onnxruntime()
+    options = _options(ort, CPU_PROVIDER, 1, share_cores=False)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
+    try:
+        ort.InferenceSession(model.SerializeToString(), options, providers=[CPU_PROVIDER], enable_fallback=0)
+    except Exception as error:
+        if not _is_native(error):
+            raise
+        return _reason(error)
+    return ""
 
 
 def check_path(path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tests import tiny
 from tests.cli.running import run
@@ -68,10 +68,10 @@ def test_what_tensorrt_rtx_rejects_it_builds_afterwards(traced: Path, tmp_path: 
 
 
 def test_what_stays_rejected_is_said_by_the_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = models.save(scatter("add", axis=0, rows=5, expanded=False), tmp_path, "theirs.onnx")
+    source = models.save(scatter("max", 3_000_000, rows=4), tmp_path, "theirs.onnx")
     assert run("lower", str(source), "-o", str(tmp_path / "out" / "ours.onnx")) == 7
     err = capsys.readouterr().err
-    assert "left: node 'merge' (ScatterElements): it reduces along axis 0" in err
+    assert "left: node 'merge' (ScatterElements): 'max' would need 4 x 5 x 3000000 numbers" in err
     assert "nothing to rewrite" in err
     assert (tmp_path / "out" / "ours.onnx").is_file()
 
@@ -99,14 +99,69 @@ def test_external_weights_are_read_and_metadata_stays(tmp_path: Path) -> None:
     assert session.run({"x": np.ones((1, 16, 32), dtype=np.float32)})["y"].shape == (1, 16, 32)
 
 
-def test_an_original_that_does_not_run_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """onnxruntime's CPU provider cannot add halves in a scatter: it refuses the file as it is."""
-    source = models.save(scatter("add", dtype=TensorProto.FLOAT16), tmp_path, "theirs.onnx")
-    code = run("lower", str(source), "-o", str(tmp_path / "ours.onnx"), "--target", "onnxruntime", "--json")
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_half_precision_is_compared_though_the_original_does_not_run(
+    dtype: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """onnxruntime's CPU provider cannot add halves in a scatter: copies of both compute in FP32."""
+    source = models.save(scatter("add", dtype=dtype), tmp_path, "theirs.onnx")
+    code = run("lower", str(source), "-o", str(tmp_path / "ours.onnx"), "--target", "tensorrt-rtx", "--json")
+    document = json.loads(capsys.readouterr().out)
+    assert (code, document["batches"], document["unchecked"]) == (0, [1, 3], "")
+    assert document["max_abs"] < 1e-5
+
+
+def test_a_file_that_cannot_be_compared_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proto = scatter("add")
+    proto.graph.node.append(helper.make_node("Unheard", ["y"], ["z"], domain="theirs"))
+    proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    proto.opset_import.append(helper.make_opsetid("theirs", 1))
+    source = models.save(proto, tmp_path, "theirs.onnx")
+    assert run("lower", str(source), "-o", str(tmp_path / "out" / "ours.onnx")) == 4
+    assert "does not load in onnxruntime" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_that_the_original_does_not_take_leaves_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A size of 1 in the graph behind an input that says it is open."""
+    proto = scatter("add")
+    proto.graph.node.append(helper.make_node("Reshape", ["y", "one"], ["z"], name="fixed"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([1, 28]), "one"))
+    proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 28]))
+    source = models.save(proto, tmp_path, "theirs.onnx")
+    assert run("lower", str(source), "-o", str(tmp_path / "ours.onnx"), "--json") == 0
     out, err = capsys.readouterr()
-    assert code == 0
-    assert json.loads(out)["unchecked"]
-    assert "NOT COMPARED with the original" in err
+    assert json.loads(out)["batches"] == [1]
+    assert "same outputs as the original at batch 1: " in err
+    assert "NOT COMPARED: the original does not run at batch 3" in err
+
+
+def test_lowered_a_second_time_it_is_the_same_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = models.save(scatter("add"), tmp_path, "theirs.onnx")
+    once, twice = tmp_path / "once.onnx", tmp_path / "twice.onnx"
+    assert run("lower", str(source), "-o", str(once), "-q") == 0
+    assert run("lower", str(once), "-o", str(twice)) == 0
+    assert "nothing to rewrite" in capsys.readouterr().err
+    assert twice.read_bytes() == once.read_bytes()
+
+
+def test_sparse_weights_are_written_out_for_tensorrt_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proto = models.block()
+    values = helper.make_tensor("w", TensorProto.FLOAT, [2], [0.5, -2.0])
+    places = helper.make_tensor("places", TensorProto.INT64, [2], [3, 40])
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [32, 2]))
+    proto.graph.node.append(helper.make_node("MatMul", ["y", "w"], ["z"], name="sparse"))
+    proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["batch", 16, 2]))
+    source = models.save(proto, tmp_path, "theirs.onnx")
+    assert run("lower", str(source), "-o", str(tmp_path / "a.onnx"), "--target", "onnxruntime") == 0
+    assert (tmp_path / "a.onnx").read_bytes() == source.read_bytes()
+    capsys.readouterr()
+    assert run("lower", str(source), "-o", str(tmp_path / "b.onnx"), "--target", "tensorrt-rtx") == 0
+    assert "1 SparseTensor" in capsys.readouterr().err
+    dense = next(tensor for tensor in onnx.load(tmp_path / "b.onnx").graph.initializer if tensor.name == "w")
+    assert numpy_helper.to_array(dense).ravel()[[3, 40]].tolist() == [0.5, -2.0]
 
 
 def test_a_wrong_mean_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

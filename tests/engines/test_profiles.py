@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tofu_export.engines.preflight import InputShape
-from tofu_export.engines.profiles import make_profiles, parse_shape_options
+from tofu_export.engines.profiles import make_profiles, parse_shape_options, parse_values
 from tofu_export.errors import OptionError
 from tofu_export.options import BatchRange
 
@@ -79,3 +79,16 @@ def test_default_batch():
 
 def test_no_inputs_need_no_profile():
     assert make_profiles((), BatchRange()) == {}
+
+
+def test_values_of_inputs_that_decide_sizes() -> None:
+    assert parse_values(["k=1:5:10", "size=480x640"]) == {
+        "k": ((1,), (5,), (10,)),
+        "size": ((480, 640), (480, 640), (480, 640)),
+    }
+
+
+@pytest.mark.parametrize("text", ["k", "k=", "k=a", "k=1:2", "k=3:2:1", "k=1:2x2:3", "=1"])
+def test_other_values_are_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="--values is"):
+        parse_values([text])

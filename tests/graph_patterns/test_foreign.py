@@ -166,9 +166,7 @@ def test_numbers_without_channels(reduction: str) -> None:
     ("proto", "reason"),
     [
         (scatter("max", 4_000_000), "7 x 5 x 4000000 numbers"),
-        (scatter("add", axis=2), "a part of its input"),
-        (scatter("add", axis=0, rows=R, expanded=False), "along axis 0"),
-        (scatter("add", 1, expanded=False, onto=C), "a part of its input"),
+        (scatter("add", dtype=TensorProto.INT8), "it reduces INT8"),
     ],
 )
 def test_what_has_no_equal_is_left_and_said(proto: onnx.ModelProto, reason: str) -> None:
@@ -351,6 +349,161 @@ def test_a_list_that_is_written_through_a_mask_stays(updates: list[Any]) -> None
     result, (change,) = rewritten(proto)
     assert "depends on more than the place" in change.left
     assert len(result.graph.node) == 3
+
+
+@pytest.mark.parametrize(
+    ("mask", "data", "reason"),
+    [
+        ([1, 4], ["b", 4, 3], "as large as"),
+        (["m", 4], ["b", 4, 3], "as large as"),
+        (["b", 4], ["b", 4, 3], ""),
+        ([2, 4], [3, 4, 3], "as large as"),
+    ],
+    ids=str,
+)
+def test_a_mask_of_other_sizes_stays(mask: list[Any], data: list[Any], reason: str) -> None:
+    """It writes to the first places alone, where a `Where` would broadcast."""
+    nodes = [
+        helper.make_node("NonZero", ["m"], ["places"]),
+        helper.make_node("Transpose", ["places"], ["index"], perm=[1, 0]),
+        helper.make_node("Shape", ["index"], ["sizes"]),
+        helper.make_node("Slice", ["sizes", "zero", "one"], ["count"]),
+        helper.make_node("Concat", ["count", "three"], ["wide"], axis=0),
+        helper.make_node("Expand", ["value", "wide"], ["updates"]),
+        helper.make_node("ScatterND", ["x", "index", "updates"], ["y"], name="write"),
+    ]
+    arrays = {"zero": np.array([0]), "one": np.array([1]), "three": np.array([3]), "value": np.float32([[7, 8, 9]])}
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, data),
+              helper.make_tensor_value_info("m", TensorProto.BOOL, mask)]  # fmt: skip
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, data)
+    initializers = [numpy_helper.from_array(value, name) for name, value in arrays.items()]
+    graph = helper.make_graph(nodes, "mask", inputs, [output], initializers)
+    for opset in (12, 18):  # the axes of Unsqueeze are an attribute up to opset 12
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+        result, (change,) = rewritten(proto)
+        assert reason in change.left
+        assert bool(reason) == bool(change.left)
+    if not reason:
+        inputs_ = {"x": np.zeros((2, 4, 3), np.float32), "m": np.random.default_rng(0).random((2, 4)) < 0.5}
+        np.testing.assert_array_equal(run(result, inputs_), inputs_["m"][..., None] * np.float32([7, 8, 9]))
+
+
+# --- Sub-graphs, functions, branches -------------------------------------------------------------------------------
+
+
+def branch(nodes: list[onnx.NodeProto], output: str, shape: list[Any]) -> onnx.GraphProto:
+    value = helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)
+    return helper.make_graph(nodes, output, [], [value])
+
+
+def test_scatters_in_both_branches() -> None:
+    names = ["x", "index", "updates"]
+    branches = [
+        branch([helper.make_node("ScatterElements", names, [kind], name=kind, axis=1, reduction=kind)], kind, [B, T, 1])
+        for kind in ("add", "max")
+    ]
+    inputs = [
+        helper.make_tensor_value_info("chosen", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [B, T, 1]),
+        helper.make_tensor_value_info("index", TensorProto.INT64, [B, R, 1]),
+        helper.make_tensor_value_info("updates", TensorProto.FLOAT, [B, R, 1]),
+    ]
+    node = helper.make_node("If", ["chosen"], ["y"], then_branch=branches[0], else_branch=branches[1])
+    graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, [B, T, 1])])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    result, changes = rewritten(proto)
+    assert sorted(change.node for change in changes) == ["add", "max"]
+    for chosen, reduction in ((True, "add"), (False, "max")):
+        given = feeds(1, expanded=False) | {"chosen": np.array(chosen)}
+        assert_allclose(run(result, given), expected(reduction, given), atol=1e-5)
+
+
+def test_a_scatter_in_a_function_that_is_called_twice() -> None:
+    body = [helper.make_node("ScatterElements", ["a", "b", "c"], ["d"], name="join", axis=1, reduction="add")]
+    opset = [helper.make_opsetid("", 18)]
+    function = helper.make_function("theirs", "Join", ["a", "b", "c"], ["d"], body, opset)
+    nodes = [
+        helper.make_node("Join", ["x", "index", "updates"], ["z"], domain="theirs", name="first"),
+        helper.make_node("Join", ["z", "index", "updates"], ["y"], domain="theirs", name="second"),
+    ]
+    once = scatter("add", expanded=False)
+    graph = helper.make_graph(nodes, "g", once.graph.input, once.graph.output)
+    imports = [*opset, helper.make_opsetid("theirs", 1)]
+    proto = helper.make_model(graph, opset_imports=imports, functions=[function], ir_version=9)
+    result, changes = rewritten(proto)
+    assert len(changes) == 2
+    assert not any(change.left for change in changes)
+    inputs = feeds(expanded=False)
+    twice = expected("add", {**inputs, "x": expected("add", inputs)})
+    assert_allclose(run(result, inputs), twice, atol=1e-5)
+
+
+def test_what_the_file_states_of_other_values_stays() -> None:
+    """Sequences among them, for which shape inference has other types than for tensors."""
+    proto = scatter("add")
+    proto.graph.node.append(helper.make_node("SequenceConstruct", ["y", "x"], ["list"]))
+    proto.graph.node.append(helper.make_node("SequenceAt", ["list", "one"], ["again"]))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(1), "one"))
+    proto.graph.output.append(helper.make_tensor_value_info("again", TensorProto.FLOAT, ["batch", T, C]))
+    result, _ = rewritten(proto)
+    assert "list" not in {value.name for value in result.graph.value_info}
+    inputs = feeds()
+    session = open_session(result.SerializeToString())
+    np.testing.assert_array_equal(session.run(inputs)["again"], inputs["x"])
+    assert list(result.graph.output) == list(proto.graph.output)
+
+
+def ranked(count: int) -> onnx.ModelProto:
+    """As the TorchScript exporter writes `scatter_reduce`: an `If` on the rank of its input, one behind the other."""
+    nodes, value = [], "x"
+    for number in range(count):
+        names = {name: f"{name}{number}" for name in ("shape", "size", "scalar", "flat", "then", "other", "y")}
+        result = "y" if number == count - 1 else names["y"]
+        flat = helper.make_node("Reshape", [value, "one"], [names["then"]])
+        same = helper.make_node("Identity", [value], [names["other"]])
+        nodes += [
+            helper.make_node("Shape", [value], [names["shape"]]),
+            helper.make_node("Size", [names["shape"]], [names["size"]]),
+            helper.make_node("Equal", [names["size"], "zero"], [names["scalar"]]),
+            helper.make_node(
+                "If", [names["scalar"]], [result], name=f"if{number}",
+                then_branch=branch([flat], names["then"], ["n"]), else_branch=branch([same], names["other"], ["b", T]),
+            ),
+        ]  # fmt: skip
+        value = result
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", T]) for name in ("x", "y")]
+    arrays = [numpy_helper.from_array(np.array(0), "zero"), numpy_helper.from_array(np.array([-1]), "one")]
+    graph = helper.make_graph(nodes, "ranks", values[:1], values[1:], arrays)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_branches_on_ranks_are_settled_to_the_last_and_outputs_keep_their_names(count: int) -> None:
+    proto = ranked(count)
+    result, changes = rewritten(proto)
+    assert changes == tuple(Change(f"if{number}", "If") for number in range(count))
+    assert list(result.graph.output) == list(proto.graph.output)
+    assert not any(node.op_type == "If" for node in result.graph.node)
+    x = np.ones((2, T), np.float32)
+    np.testing.assert_array_equal(run(result, {"x": x}), x)
+
+
+def test_a_branch_that_hands_on_what_it_does_not_make_stays() -> None:
+    proto = ranked(1)
+    other = next(entry for entry in proto.graph.node[-1].attribute if entry.name == "else_branch").g
+    other.output[0].name = "x"  # a value of the graph around it
+    del other.node[:]
+    other.node.append(helper.make_node("Neg", ["x"], ["unused"]))
+    assert rewrite(ir.from_proto(proto), Target.PORTABLE) == ()
+
+
+def test_a_second_time_nothing_changes() -> None:
+    for proto in (scatter("add"), scatter("max"), attention((TensorProto.BOOL, [6, 6])), ranked(2)):
+        once, changes = rewritten(proto)
+        assert changes
+        twice, more = rewritten(once)
+        assert more == ()
+        assert twice == ir.to_proto(ir.from_proto(once))
 
 
 # --- Attention -----------------------------------------------------------------------------------------------------

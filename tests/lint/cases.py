@@ -82,6 +82,48 @@ def attention(dtype: int, rows: int, head_size: int = 64) -> onnx.ModelProto:
     return one_node("Attention", [*qkv, mask], value("y", [1, 3, 16, head_size], dtype), opset=23)
 
 
+def through(dtype: int) -> onnx.ModelProto:
+    """Numbers that are cast to a type and back."""
+    nodes = [helper.make_node("Cast", ["x"], ["c"], name="to", to=dtype),
+             helper.make_node("Cast", ["c"], ["y"], name="back", to=FLOAT)]  # fmt: skip
+    return models.model(nodes, [value("x", [4, 8])], [value("y", [4, 8])], opset=21)
+
+
+def ranged(dtype: int) -> onnx.ModelProto:
+    return one_node("Range", [value(name, [], dtype) for name in ("a", "b", "c")], value("y", ["n"], dtype), opset=27)
+
+
+def resized(*, sizes: bool = False, **attributes: object) -> onnx.ModelProto:
+    empty = constant("none", [], np.float32)
+    last = constant("to", [1, 1, 8, 8], np.int64) if sizes else constant("to", [1, 1, 2, 2], np.float32)
+    names = ["x", "", "", "to"] if sizes else ["x", "none", "to"]
+    node = helper.make_node("Resize", names, ["y"], name="/blocks.0/Resize", mode="linear", **attributes)
+    return models.model([node], [value("x", [1, 1, 4, 4])], [value("y", [1, 1, 8, 8])], [empty, last], opset=19)
+
+
+def old_add() -> onnx.ModelProto:
+    proto = one_node("Add", [value("x", [4, 8]), value("z", [8])], value("y", [4, 8]), opset=6, broadcast=1)
+    proto.ir_version = 3
+    return proto
+
+
+def batch_norm() -> onnx.ModelProto:
+    constants = [constant(name, np.ones(8), np.float32) for name in ("s", "b", "m", "v")]
+    return one_node("BatchNormalization", [value("x", [4, 8])], value("y", [4, 8]), constants,
+                    more_outputs=["mean", "var"], training_mode=1)  # fmt: skip
+
+
+def in_branches() -> onnx.ModelProto:
+    """An Attention that is computed or not."""
+    shape = [1, 1, 256, 64]
+    then = helper.make_graph([helper.make_node("Attention", ["q", "k", "v"], ["t"], name="inner")], "then", [],
+                             [value("t", shape, HALF)])  # fmt: skip
+    other = helper.make_graph([helper.make_node("Identity", ["q"], ["o"])], "other", [], [value("o", shape, HALF)])
+    node = helper.make_node("If", ["c"], ["y"], name="if", then_branch=then, else_branch=other)
+    inputs = [value("c", [], TensorProto.BOOL), *(value(name, shape, HALF) for name in "qkv")]
+    return models.model([node], inputs, [value("y", shape, HALF)], opset=23)
+
+
 def undefined() -> onnx.ModelProto:
     proto = models.block()
     proto.graph.node[1].input[0] = "nobody"
@@ -150,7 +192,10 @@ RTX_REJECTS: dict[str, dict[str, onnx.ModelProto]] = {
         reduction: scatter("ScatterND", reduction, FLOAT) for reduction in ("add", "mul", "max", "min")
     },
     "data-dependent-shape": {"NonZero": models.nonzero()},
-    "unsupported-op": {
+    "no-importer": {
+        "DFT": one_node("DFT", [value("x", [1, 8, 1])], value("y", None), axis=1),
+        "EfficientNMS_TRT": unary("EfficientNMS_TRT"),
+        "ai.onnx.ml": of_domain("ai.onnx.ml", "Normalizer"),
         "Bernoulli": unary("Bernoulli"),
         "BitShift": binary("BitShift", UINT8, direction="LEFT"),
         "Compress": one_node(
@@ -174,7 +219,6 @@ RTX_REJECTS: dict[str, dict[str, onnx.ModelProto]] = {
         "Unique": one_node("Unique", [value("x", [8])], value("y", None)),
         **{name: sequence(name) for name in SEQUENCES},
     },
-    "dft": {"DFT": one_node("DFT", [value("x", [1, 8, 1])], value("y", None), axis=1)},
     "antialiased-resize": {"cubic": models.resize(1)},
     "softmax-precision": {"fp16": models.attention("fp16", softmax_precision=1)},
     "not-in-bf16": {
@@ -182,11 +226,107 @@ RTX_REJECTS: dict[str, dict[str, onnx.ModelProto]] = {
         **{name: unary(name, BF16, opset=22) for name in ("HardSwish", "Mish")},
         **{name: unary(name, BF16, opset=22) for name in ("RandomNormalLike", "RandomUniformLike")},
     },
-    "no-such-type": {
+    "unknown-type": {
         "text": unary("Identity", TensorProto.STRING),
         "int16": binary("Add", TensorProto.INT16),
         "uint16": binary("Add", TensorProto.UINT16),
+        "uint32 beside": unary("Cast", FLOAT, TensorProto.UINT32, to=TensorProto.UINT32),
+        "fp8": unary("Identity", TensorProto.FLOAT8E5M2, opset=21),
     },
+    "needs-plugin": {
+        "RoiAlign": one_node(
+            "RoiAlign",
+            [value("x", [1, 2, 8, 8]), value("r", [3, 4]), value("b", [3], INT64)],
+            value("y", [3, 2, 1, 1]),
+        ),
+    },
+    "uint8": {"Add": binary("Add", UINT8), "inside": through(UINT8)},
+    "axes-not-constant": {
+        name: one_node(name, [value("x", [4, 8]), value("a", [1], INT64)], value("y", shape))
+        for name, shape in {"ReduceSum": [1, 1], "ReduceMax": [1, 1], "Unsqueeze": [1, 4, 8]}.items()
+    },
+    "depth-not-constant": {
+        "OneHot": one_node("OneHot", [value("x", [4], INT64), value("d", []), value("v", [2])], value("y", [4, "d"]))
+    },
+    "dequantized-int32": {
+        "bias": one_node(
+            "DequantizeLinear", [value("x", [8], TensorProto.INT32)], value("y", [8]), [constant("s", 0.5, np.float32)]
+        )
+    },
+    "mod-type": {"fp32": binary("Mod", FLOAT)},
+    "celu-half": {"fp16": unary("Celu", HALF, opset=26)},
+    "range-half": {"fp16": ranged(HALF)},
+    "range-fp32": {"fp32": ranged(FLOAT)},
+    "dropout-mode": {
+        "Dropout": one_node(
+            "Dropout", [value("x", [4, 8]), value("r", []), value("t", [], TensorProto.BOOL)], value("y", [4, 8])
+        )
+    },
+    "frame-step": {
+        "STFT": one_node(
+            "STFT",
+            [value("x", [1, 64, 1]), value("f", [], INT64)],
+            value("y", [1, 7, 9, 2]),
+            [constant("w", np.ones(16), np.float32)],
+        ),
+    },
+    "resize-mode": {
+        "crop": resized(coordinate_transformation_mode="half_pixel_symmetric"),
+        "aspect": resized(sizes=True, keep_aspect_ratio_policy="not_larger"),
+        "scales": one_node(
+            "Resize", [value("x", [1, 1, 4, 4]), value("r", [0]), value("s", [4])], value("y", [1, 1, "h", "w"])
+        ),
+    },
+    "old-broadcast": {"Add": old_add()},
+    "statistics": {
+        "LayerNormalization": one_node(
+            "LayerNormalization",
+            [value("x", [4, 8])],
+            value("y", [4, 8]),
+            [constant("s", np.ones(8), np.float32), constant("b", np.ones(8), np.float32)],
+            more_outputs=["m"],
+        ),
+        "MaxPool": one_node(
+            "MaxPool",
+            [value("x", [1, 1, 8, 8])],
+            value("y", [1, 1, 4, 4]),
+            kernel_shape=[2, 2],
+            strides=[2, 2],
+            more_outputs=["i"],
+        ),
+    },
+    "training-batches": {"BatchNormalization": batch_norm()},
+    "dilated-pool": {
+        name: one_node(
+            name, [value("x", [1, 1, 8, 8])], value("y", [1, 1, 6, 6]), opset=22, kernel_shape=[2, 2], dilations=[2, 2]
+        )
+        for name in ("AveragePool", "LpPool", "MaxPool")
+    },
+    "pool-norm": {
+        "p = 3": one_node("LpPool", [value("x", [1, 1, 8, 8])], value("y", [1, 1, 7, 7]), kernel_shape=[2, 2], p=3)
+    },
+    "clip-int8": {
+        "int8": one_node("Clip", [value("x", [4, 8], INT8), value("low", [], INT8)], value("y", [4, 8], INT8))
+    },
+    "cache-form": {
+        "circular": one_node(
+            "TensorScatter",
+            [value("x", [1, 2, 8, 4]), value("u", [1, 2, 2, 4])],
+            value("y", [1, 2, 8, 4]),
+            opset=24,
+            mode="circular",
+        ),
+    },
+    "attention-outputs": {
+        "qk": one_node(
+            "Attention",
+            [value(name, [1, 2, 16, 64], HALF) for name in "qkv"],
+            value("y", [1, 2, 16, 64], HALF),
+            opset=23,
+            more_outputs=["", "", "qk"],
+        ),
+    },
+    "attention-softcap": {"fp16": models.attention("fp16", softcap=2.0)},
     "zero-point": {"int8": quantized(np.int8, 5), "uint8": quantized(np.uint8, 128)},
     "training-dropout": {"Dropout": dropout(True)},
 }
@@ -196,6 +336,14 @@ RTX_CANNOT_BUILD: dict[str, tuple[onnx.ModelProto, str]] = {
     "topk-limit": (models.topk(3841), "SM89"),
     "fp32-attention": (models.attention("fp32"), "SM89"),
     "wide-attention": (models.attention("fp16", head_dim=512), "SM89"),
+    "attention-in-branch": (in_branches(), "SM89"),
+    "cast-quantized": (through(TensorProto.FLOAT8E4M3FN), "SM89"),
+    "zero-point-not-constant": (
+        one_node(
+            "QuantizeLinear", [value("x", [4, 8]), value("s", []), value("z", [], INT8)], value("y", [4, 8], INT8)
+        ),
+        "SM89",
+    ),
     "turing-fp32": (models.fp32_island(), "SM75"),
     "turing-bf16": (models.block("bf16"), "SM75"),
 }

@@ -93,8 +93,6 @@ def test_every_error_that_can_be_tried_is_tried():
 
     assert rules(Runtime.TENSORRT_RTX) == RTX_REJECTS.keys() | RTX_CANNOT_BUILD.keys()
     assert rules(Runtime.ONNXRUNTIME) == ORT_REJECTS.keys()
-    (unsupported,) = (fact for fact in FACTS if fact.rule == "unsupported-op")
-    assert set(unsupported.op_types) == RTX_REJECTS["unsupported-op"].keys()
     (no_bf16,) = (fact for fact in FACTS if fact.rule == "not-in-bf16")
     assert set(no_bf16.op_types) == RTX_REJECTS["not-in-bf16"].keys()
 

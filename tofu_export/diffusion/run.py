@@ -35,7 +35,7 @@ from tofu_export.job_files import describe_file, record_engine, with_data
 from tofu_export.memory import give_back
 from tofu_export.options import IoType, Precision
 from tofu_export.ort import HALF_THROUGH_CASTS, NO_BFLOAT16
-from tofu_export.verify.widened import widened
+from tofu_export.widened import widened
 
 __all__ = ["plan_unet", "run_unet_job"]
 

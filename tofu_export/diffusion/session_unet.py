@@ -15,8 +15,8 @@ from tofu_export.diffusion.inputs import OUTPUT_NAME, POOLED, SAMPLE, TEXT, TIME
 from tofu_export.engines.backends import BACKENDS, CPU, PLAN_BACKENDS, PLAN_SUFFIXES, FileSession
 from tofu_export.engines.engine_file import read_engine_file
 from tofu_export.engines.engine_session import EngineSession, open_engine
-from tofu_export.engines.feeds import as_asked
 from tofu_export.errors import ExportError, OptionError
+from tofu_export.feeds import as_asked
 from tofu_export.ort import open_session
 
 __all__ = ["SessionUnet", "check_fit", "open_unet"]

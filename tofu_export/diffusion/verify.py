@@ -20,8 +20,8 @@ from tofu_export.decisions import DecisionReport, Decisions, judge
 from tofu_export.diffusion.forms import UnetForm
 from tofu_export.diffusion.inputs import OUTPUT_NAME, UnetInputs
 from tofu_export.diffusion.plan import UnetPlan
-from tofu_export.engines.feeds import as_asked
 from tofu_export.errors import VerificationError
+from tofu_export.feeds import as_asked
 from tofu_export.graph_patterns.grid import grid_stage
 from tofu_export.memory import give_back
 from tofu_export.onnx_file import load_without_weights

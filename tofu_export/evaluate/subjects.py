@@ -15,10 +15,10 @@ from torch import nn
 from tofu_export import patch
 from tofu_export.agreement import ModelOutputs
 from tofu_export.engines.backends import CPU, PLAN_BACKENDS, PLAN_SUFFIXES, open_backend
-from tofu_export.engines.feeds import as_asked, fixed_batch
 from tofu_export.engines.sidecar import missing_sidecar, read_sidecar
 from tofu_export.errors import ExportError, OptionError, UnsupportedModelError
 from tofu_export.evaluate.images import ImageSource
+from tofu_export.feeds import as_asked, fixed_batch
 from tofu_export.files import require_file
 from tofu_export.options import OutputKind, Reduction
 from tofu_export.plan import Plan, make_plan

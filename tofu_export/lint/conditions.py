@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from tofu_export.lint.finding import Condition
 from tofu_export.lint.graph import DEFAULT_DOMAINS, Scope, attribute_int, attribute_text
 
 __all__ = [
+    "CONTRIB_DOMAINS",
     "MAX_HEAD_SIZE",
     "MAX_TOPK",
+    "adds_what_overwrites",
     "always",
     "antialiases",
     "canonical",
@@ -68,6 +71,8 @@ _NAMES: dict[int, str] = {
     TensorProto.STRING: "text",
     TensorProto.INT16: "INT16",
     TensorProto.UINT16: "UINT16",
+    TensorProto.INT8: "INT8",
+    TensorProto.INT32: "INT32",
 }
 
 
@@ -115,6 +120,26 @@ def overwrites_for_a_mean(node: onnx.NodeProto, scope: Scope) -> str | None:
     return "overwrites, where the model in torch takes a mean (scatter_reduce): the file computes something else"
 
 
+def adds_what_overwrites(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A scatter onto zeros that is added to something: as TorchScript writes `index_add` and `accumulate=True`."""
+    if attribute_text(node, "reduction", "none") != "none" or len(node.input) < 3:
+        return None
+    if "Add" not in scope.readers.get(node.output[0], ()) or not _is_zero(node.input[0], scope):
+        return None
+    places = scope.array(node.input[1])
+    if places is not None and len(np.unique(places.reshape(-1, places.shape[-1]), axis=0)) == places.size:
+        return None
+    return "overwrites where a place is named twice, and is added afterwards: of several updates one counts"
+
+
+def _is_zero(name: str, scope: Scope) -> bool:
+    made = scope.makers.get(name)
+    if made is not None and made.op_type == "ConstantOfShape":
+        return all(not numpy_helper.to_array(entry.t).any() for entry in made.attribute if entry.name == "value")
+    value = scope.array(name)
+    return value is not None and not value.any()
+
+
 def more_indices_than_data(node: onnx.NodeProto, scope: Scope) -> str | None:
     """A scatter with more indices along an axis than there are places, which may only overwrite each other."""
     data, index = (scope.shapes.get(name, ()) for name in node.input[:2]) if len(node.input) > 1 else ((), ())
@@ -145,9 +170,16 @@ def has_softmax_precision(node: onnx.NodeProto, scope: Scope) -> str | None:
 
 def fp32_attention(node: onnx.NodeProto, scope: Scope) -> str | None:
     """An Attention in FP32."""
-    if scope.dtype(node) != TensorProto.FLOAT:
+    if scope.dtype(node) != TensorProto.FLOAT or _is_plain(node, scope):
         return None
     return "has no fused FP32 kernel, and the parser does not let it run as several kernels"
+
+
+def _is_plain(node: onnx.NodeProto, scope: Scope) -> bool:
+    """True for three inputs [B, N, C] with as many heads, no mask and no order: these the parser lays out itself."""
+    heads = attribute_int(node, "q_num_heads"), attribute_int(node, "kv_num_heads")
+    rank = len(scope.shapes.get(node.input[0], ()))
+    return rank == 3 and len(node.input) == 3 and heads[0] == heads[1] and not attribute_int(node, "is_causal")
 
 
 def wide_heads(node: onnx.NodeProto, scope: Scope) -> str | None:

@@ -11,6 +11,7 @@ from onnx import TensorProto
 
 from tofu_export.lint import conditions as c
 from tofu_export.lint.finding import ANY, Fact, Runtime, Severity
+from tofu_export.lint.parser_facts import MEASURED_RTX, PARSER_FACTS
 
 __all__ = ["FACTS", "MEASURED_ORT", "MEASURED_RTX"]
 
@@ -20,7 +21,6 @@ ALL = (ORT, TRT, RTX)
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
 
 MEASURED_ORT = "measured: onnxruntime 1.31.1, CPU provider"
-MEASURED_RTX = "measured: TensorRT-RTX 1.7.1"
 _MATRIX = "https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md"
 _SEEN_ORT = "1.31, CPU provider"
 _SEEN_RTX = "1.7"
@@ -75,6 +75,11 @@ FACTS: tuple[Fact, ...] = (
         "measured: torch 2.14.1, torch.onnx.export(dynamo=True)",
     ),
     Fact(
+        "accumulate-overwritten", WARNING, ALL, "all", ("ScatterElements", "ScatterND"), c.adds_what_overwrites,
+        "export it with dynamo=True, or write the sum as scatter_add or scatter_reduce",
+        "measured: torch 2.14.1, torch.onnx.export(dynamo=False); https://github.com/pytorch/pytorch/issues/61034",
+    ),
+    Fact(
         "topk-limit", ERROR, BOTH, f">=8; RTX {_SEEN_RTX}", ("TopK",), c.k_too_large,
         "take the complement of a smaller TopK instead",
         f"https://docs.nvidia.com/deeplearning/tensorrt/operators/docs/TopK.html; {MEASURED_RTX}",
@@ -84,15 +89,14 @@ FACTS: tuple[Fact, ...] = (
         f"let `tofu-export lower` make a Where of it if it writes through a mask; else {_ELSEWHERE}", MEASURED_RTX,
     ),
     Fact(
-        "unsupported-op", ERROR, BOTH, f"all; RTX {_SEEN_RTX}",
+        "unsupported-op", ERROR, (TRT,), "all",
         (
             "Bernoulli", "BitShift", "Compress", "ConcatFromSequence", "ConvInteger", "Det", "DynamicQuantizeLinear",
             "MatMulInteger", "Multinomial", "QLinearConv", "QLinearMatMul", "SequenceAt", "SequenceConstruct",
             "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength", "SplitToSequence", "Unique",
         ),
-        c.always(_ABSENT), _ELSEWHERE, f"{_MATRIX}; {MEASURED_RTX}",
+        c.always(_ABSENT), _ELSEWHERE, _MATRIX,
     ),
-    Fact("dft", ERROR, (RTX,), _SEEN_RTX, ("DFT",), c.always(_ABSENT), "compute it before export", MEASURED_RTX),
     Fact(
         "antialiased-resize", ERROR, BOTH, f"all; RTX {_SEEN_RTX}", ("Resize",), c.antialiases,
         "resize before export, or without antialias", f"{_MATRIX}; {MEASURED_RTX}",
@@ -117,9 +121,9 @@ FACTS: tuple[Fact, ...] = (
         c.of_type("is not supported", TensorProto.BFLOAT16), "cast to FP32 around it, or decompose it", MEASURED_RTX,
     ),
     Fact(
-        "no-such-type", ERROR, BOTH, f"all; RTX {_SEEN_RTX}", ANY,
+        "no-such-type", ERROR, (TRT,), "all", ANY,
         c.of_type("is not possible", TensorProto.STRING, TensorProto.INT16, TensorProto.UINT16),
-        "use a type that TensorRT has (FP32, FP16, BF16, INT8, INT32, INT64, BOOL)", f"{_MATRIX}; {MEASURED_RTX}",
+        "use a type that TensorRT has (FP32, FP16, BF16, INT8, INT32, INT64, BOOL)", _MATRIX,
     ),
     Fact(
         "fp64-becomes-fp32", WARNING, BOTH, f"all; RTX {_SEEN_RTX}", ANY,
@@ -169,5 +173,6 @@ FACTS: tuple[Fact, ...] = (
         "attention-mask", ERROR, (ORT,), _SEEN_ORT, ("Attention",), c.mask_does_not_broadcast,
         "expand it to one row per query, or decompose the attention (opset 18)", MEASURED_ORT,
     ),
+    *PARSER_FACTS,
 )  # fmt: skip
 """All rows, in the order in which findings about one node are reported."""

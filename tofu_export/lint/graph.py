@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper, shape_inference
 
-__all__ = ["DEFAULT_DOMAINS", "Scope", "attribute_int", "attribute_text", "infer", "walk"]
+__all__ = ["DEFAULT_DOMAINS", "Axis", "Scope", "attribute_int", "attribute_ints", "attribute_text", "infer", "walk"]
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
@@ -29,6 +29,12 @@ class Scope:
         shapes: shapes, by name; a tensor of unknown rank is absent.
         names: everything that a node here can read.
         functions: (domain, name) of the functions that the file defines itself.
+        opset: version of the default operator set, 0 where the file imports none.
+        depth: how many sub-graphs it stands in.
+        computable: names of what depends on no input of the graph, sizes that are fixed among them.
+        results: outputs of this graph.
+        makers: the node that computes a value, by its name.
+        readers: operators that read a value, by its name.
     """
 
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
@@ -36,10 +42,29 @@ class Scope:
     shapes: dict[str, tuple[Axis, ...]] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     functions: frozenset[tuple[str, str]] = frozenset()
+    opset: int = 0
+    depth: int = 0
+    computable: set[str] = field(default_factory=set)
+    results: frozenset[str] = frozenset()
+    makers: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    readers: dict[str, list[str]] = field(default_factory=dict)
 
     def inner(self) -> Scope:
         """A copy for a sub-graph, which sees all of this and adds its own."""
-        return Scope(dict(self.constants), dict(self.dtypes), dict(self.shapes), set(self.names), self.functions)
+        return replace(
+            self,
+            constants=dict(self.constants),
+            dtypes=dict(self.dtypes),
+            shapes=dict(self.shapes),
+            names=set(self.names),
+            computable=set(self.computable),
+            makers=dict(self.makers),
+            readers=dict(self.readers),
+        )
+
+    def is_computable(self, name: str) -> bool:
+        """True if a value is known before the file runs; what is left out is."""
+        return not name or name in self.constants or name in self.computable
 
     def array(self, name: str) -> npt.NDArray[Any] | None:
         """The value of a constant, None if it is not known, damaged, or lies in another file."""
@@ -86,13 +111,17 @@ def infer(model: onnx.ModelProto) -> onnx.ModelProto:
 def walk(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, Scope]]:
     """All nodes in graph order, those of sub-graphs and of the file's own functions included."""
     functions = frozenset((function.domain, function.name) for function in model.functions)
-    yield from _walk_graph(model.graph, Scope(functions=functions))
+    opset = next((int(entry.version) for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS), 0)
+    yield from _walk_graph(model.graph, Scope(functions=functions, opset=opset))
     for function in model.functions:
-        yield from _walk_nodes(function.node, Scope(names=set(function.input), functions=functions))
+        known = set(function.input)  # what they are is not known, so that nothing is said about them
+        opset = next((int(entry.version) for entry in function.opset_import if entry.domain in DEFAULT_DOMAINS), opset)
+        yield from _walk_nodes(function.node, Scope(names=known, functions=functions, opset=opset, computable=known))
 
 
 def _walk_graph(graph: onnx.GraphProto, outer: Scope) -> Iterator[tuple[onnx.NodeProto, Scope]]:
     scope = outer.inner()
+    scope.results = frozenset(value.name for value in graph.output)
     for tensor in graph.initializer:
         scope.constants[tensor.name] = tensor
         scope.dtypes[tensor.name] = tensor.data_type
@@ -109,12 +138,28 @@ def _walk_nodes(nodes: Iterable[onnx.NodeProto], scope: Scope) -> Iterator[tuple
     nodes = list(nodes)
     scope.names.update(name for node in nodes for name in node.output)  # runtimes accept them in any order
     for node in nodes:
+        scope.makers.update(dict.fromkeys(node.output, node))
+        for name in node.input:
+            scope.readers[name] = [*scope.readers.get(name, ()), node.op_type]
+    for node in nodes:
         if node.op_type == "Constant" and node.domain in DEFAULT_DOMAINS:
             _note_constant(node, scope)
+        if _depends_on_nothing(node, scope):
+            scope.computable.update(node.output)
         yield node, scope
         for attribute in node.attribute:
             for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _walk_graph(graph, scope)
+                yield from _walk_graph(graph, replace(scope.inner(), depth=scope.depth + 1))
+
+
+def _depends_on_nothing(node: onnx.NodeProto, scope: Scope) -> bool:
+    """True if what a node computes is known before the file runs."""
+    if node.op_type == "Range":  # the parser does not compute it beforehand
+        return False
+    if node.op_type in ("Shape", "Size") and node.input:
+        shape = scope.shapes.get(node.input[0])
+        return shape is not None and all(isinstance(size, int) for size in shape)
+    return all(scope.is_computable(name) for name in node.input)
 
 
 def _note_constant(node: onnx.NodeProto, scope: Scope) -> None:
@@ -131,6 +176,11 @@ def attribute_text(node: onnx.NodeProto, name: str, default: str) -> str:
     """A text attribute of a node."""
     values = (a.s.decode(errors="replace") for a in node.attribute if a.name == name and not a.ref_attr_name)
     return next(values, default)
+
+
+def attribute_ints(node: onnx.NodeProto, name: str) -> tuple[int, ...]:
+    """An attribute of whole numbers of a node, empty if it is not set."""
+    return next((tuple(a.ints) for a in node.attribute if a.name == name and not a.ref_attr_name), ())
 
 
 def attribute_int(node: onnx.NodeProto, name: str) -> int | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx
 
+from tofu_export.lint.authorities import checker_findings, onnxruntime_findings
 from tofu_export.lint.facts import FACTS
 from tofu_export.lint.finding import ANY, Fact, Finding, Runtime, Severity
 from tofu_export.lint.graph import DEFAULT_DOMAINS, Scope, infer, walk
@@ -77,7 +78,7 @@ def runtimes_of(target: Target) -> tuple[Runtime, ...]:
 
 
 def lint_file(path: Path, runtimes: Sequence[Runtime], capabilities: Sequence[str] = ()) -> LintReport:
-    """Look at the file in `path`, without its weights and without starting a runtime.
+    """Look at the file in `path` without its weights; onnxruntime, where it is asked about, also has to load it.
 
     Args:
         path: any ONNX file.
@@ -102,12 +103,14 @@ def lint_model(
     ]
     found = [
         replace(finding, runtimes=tuple(entry for entry in finding.runtimes if entry in runtimes))
-        for finding in file_findings(model, path)
+        for finding in (*file_findings(model, path), *checker_findings(model))
     ]
     nodes = 0
     for node, scope in walk(infer(model)):
         nodes += 1
         found += _findings(node, scope, facts, runtimes)
+    if Runtime.ONNXRUNTIME in runtimes:
+        found += onnxruntime_findings(model, path, found)
     return LintReport(
         path,
         tuple(runtimes),

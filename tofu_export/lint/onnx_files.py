@@ -66,6 +66,21 @@ def file_findings(model: onnx.ModelProto, path: Path) -> Iterator[Finding]:
             "save its weights as external data", _MEASURED,
         )  # fmt: skip
     yield from _external_data(model, path)
+    for value in (*model.graph.input, *model.graph.output):
+        kind = value.type.WhichOneof("value")
+        if kind not in (None, "tensor_type"):
+            yield Finding(
+                "not-a-tensor", Severity.ERROR, (Runtime.TENSORRT_RTX,), "1.7",
+                f"{value.name!r} is a {kind.removesuffix('_type').replace('_', ' ')}, expected a tensor",
+                "export it with a tensor in its place", MEASURED_RTX,
+            )  # fmt: skip
+    if model.graph.sparse_initializer:
+        names = ", ".join(tensor.values.name for tensor in model.graph.sparse_initializer)
+        yield Finding(
+            "sparse-initializer", Severity.ERROR, _TENSORRT, "all; RTX 1.7",
+            f"the weights {names} are sparse, which the parser passes over",
+            "let `tofu-export lower` write them out", MEASURED_RTX,
+        )  # fmt: skip
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
         axes = [str(index) for index, dim in enumerate(dims) if index and not dim.HasField("dim_value")]
@@ -85,15 +100,16 @@ def file_findings(model: onnx.ModelProto, path: Path) -> Iterator[Finding]:
 
 
 def _versions(model: onnx.ModelProto) -> Iterator[Finding]:
-    opset = default_opset(model)
+    opset, newest = default_opset(model), onnx.defs.onnx_opset_version()
     if opset is None:
         yield Finding(
             "no-opset", Severity.ERROR, _ALL, "all", "the file imports no default operator set",
             "it is damaged, export it again", _MEASURED,
         )  # fmt: skip
     elif not 1 <= opset <= MAX_OPSET:
+        told = _ALL if not 1 <= opset <= newest else (Runtime.ONNXRUNTIME,)  # TensorRT takes a newer one for its newest
         yield Finding(
-            "opset", Severity.ERROR, _ALL, "onnxruntime 1.31; TensorRT takes it for the newest one it knows",
+            "opset", Severity.ERROR, told, "onnxruntime 1.31; TensorRT takes it for the newest one it knows",
             f"the file uses opset {opset}, expected 1 to {MAX_OPSET}", "export it with a lower --opset", _MEASURED,
         )  # fmt: skip
     if model.ir_version > MAX_IR_VERSION:

@@ -11,8 +11,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tofu_export.engines.feeds import as_asked
 from tofu_export.errors import OptionError
+from tofu_export.feeds import as_asked
 from tofu_export.groups import GroupState, Reducing
 from tofu_export.ort import TensorSpec
 

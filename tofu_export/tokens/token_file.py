@@ -91,8 +91,9 @@ class TokenFile(TokenSource):
         kinds: dict[int, dict[str, str]] = {}
         for step in self.steps:
             names = {kind: decision_name(step.layer, kind) for kind in DECISIONS}
-            if found := {kind: name for kind, name in names.items() if name in produced}:
-                kinds[step.layer] = found
+            found = {kind: name for kind, name in names.items() if name in produced}
+            if found or (step.method == "prune" and step.removed == len(step.sources(self.prefix))):
+                kinds[step.layer] = found  # where all sources are pruned nothing is left to decide
             elif step is not self.steps[-1]:
                 raise VerificationError(
                     f"{self.path.name} does not show what layer {step.layer} decides (no value {names['kept']}): "

@@ -26,6 +26,7 @@ from tofu_export.patch import applied_plan, choose_output, observe, outputs_of
 from tofu_export.patch.outputs import joined_later
 from tofu_export.verify.block_ends import Candidates, block_ends, collect_blocks
 from tofu_export.verify.gather import Gathered
+from tofu_export.verify.in_fp32 import compare_in_fp32
 from tofu_export.verify.replay import DecisionNames, Replay, planned_decisions
 from tofu_export.verify.result import VerificationResult
 from tofu_export.verify.subject import OnnxFile, Subject
@@ -133,6 +134,14 @@ def verify(
             notes += ("the file does not tell its blocks apart: what each of them gives is not compared",)
         _compare_blocks(gathered, subject, model, output, images, feeds, names, ends)
     result = gathered.result(sizes, source, output.value, notes)
+    ours = isinstance(subject, OnnxFile) and not by_position  # what others put in half precision is not known
+    if ours and precision is Precision.FP16 and tolerance in TOLERANCES.values():
+
+        def compare(path: Path, allowed: Tolerance) -> VerificationResult:
+            return verify(path, model, pixels, precision=Precision.FP32, batch=(max(sizes),), source=source,
+                          output=output, token_map=token_map, tolerance=allowed, layers=True)  # fmt: skip
+
+        result = replace(result, in_fp32=compare_in_fp32(subject.graph_path, model, compare))
     if output is not OutputKind.LOGITS:
         result = replace(result, outputs=replace(result.outputs, top1_agreement=None))
     return result

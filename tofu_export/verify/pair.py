@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tofu_export.compare import Tolerance, is_real
-from tofu_export.errors import VerificationError
+from tofu_export.errors import ExportError, VerificationError
 from tofu_export.verify.follow import Follower, Inside, merges
 from tofu_export.verify.gather import Gathered
 from tofu_export.verify.replay import Judge
 from tofu_export.verify.result import VerificationResult
-from tofu_export.verify.subject import OnnxFile, Subject
+from tofu_export.verify.subject import OnnxFile, Runnable, Subject
 from tofu_export.verify.watch import batched, feed
 
 __all__ = ["verify_pair"]
@@ -60,7 +60,14 @@ def verify_pair(
     if layers and not tested.ends:
         notes += ("the files do not both tell their blocks apart: what each of them gives is not compared",)
     images = batched(pixels, batches)
-    mine, other = _Ran(subject, images), _Ran(OnnxFile(reference), images)
+    other = _Ran(OnnxFile(reference), images, skip=True)
+    notes += tuple(
+        f"{reference.name} does not run at batch {batches[index]}, which was not compared: {reason}"
+        for index, reason in other.failed.items()
+    )
+    images = [entry for index, entry in enumerate(images) if index not in other.failed]
+    batches = tuple(entry for index, entry in enumerate(batches) if index not in other.failed)
+    mine = _Ran(subject, images)
     pairs = _matched(mine, other)
     decisions = replace(tested, ends={}), replace(right, ends={})
     wanted = decisions[0].names
@@ -86,14 +93,39 @@ def verify_pair(
 
 
 class _Ran:
-    """A file, what it was given and what it gave for each batch of images."""
+    """A file, what it was given and what it gave for each batch of images.
 
-    def __init__(self, subject: Subject, images: Sequence[Array]) -> None:
+    Args:
+        subject: the file.
+        images: the batches.
+        skip: pass over those that it does not run, unless it runs none; `failed` says why, by their number.
+
+    Raises:
+        ExportError: it does not run.
+    """
+
+    def __init__(self, subject: Subject, images: Sequence[Array], *, skip: bool = False) -> None:
         session = subject.open()
         self.name = subject.name
         self.outputs = tuple(session.outputs)
-        self.feeds = [feed(session, batch) for batch in images]
-        self.given = [session.run(batch) for batch in self.feeds]
+        self.feeds: list[dict[str, Array]] = []
+        self.given: list[dict[str, Array]] = []
+        self.failed: dict[int, str] = {}
+        for index, batch in enumerate(images):
+            self._run(session, index, feed(session, batch), skip=skip)
+        if not self.given:
+            raise ExportError("; ".join(self.failed.values()))
+
+    def _run(self, session: Runnable, index: int, feeds: dict[str, Array], *, skip: bool) -> None:
+        try:
+            given = session.run(feeds)
+        except ExportError as error:
+            if not skip:
+                raise
+            self.failed[index] = str(error)
+        else:
+            self.feeds.append(feeds)
+            self.given.append(given)
 
 
 def _matched(file: _Ran, reference: _Ran) -> dict[str, str]:

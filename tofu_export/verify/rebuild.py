@@ -90,7 +90,7 @@ def rebuild(
         facts.preprocessing or loaded.preprocessing,
         patch.choose_output(loaded.model, output, resolved),
         facts.is_ours and PATCH_GROUPS in facts.outputs,
-        _notes(facts, kept, loaded, weights),
+        (*_notes(facts, kept, loaded, weights), *_other_preprocessing(facts, loaded)),
     )
 
 
@@ -206,6 +206,27 @@ def _plan(facts: FileFacts, spec: Any) -> Plan:
                 f"the file says {written[key]}. Is --model the one that it was made from?"
             )
     return plan
+
+
+def _other_preprocessing(facts: FileFacts, loaded: LoadedModel) -> tuple[str, ...]:
+    """A note for what the file says of preparing images that the model does not."""
+    found, own = facts.preprocessing, loaded.preprocessing
+    if found is None:
+        return ()
+    differ = [
+        f"{key} is {found.get(key)}, not {own[key]}"
+        for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+        if key in own and not _alike(found.get(key), own[key])
+    ]
+    if not differ:
+        return ()
+    return (f"the preprocessing in the file's metadata is not that of {loaded.name}: {'; '.join(differ)}",)
+
+
+def _alike(found: Any, own: Any) -> bool:
+    if isinstance(own, (list, tuple)):
+        return isinstance(found, (list, tuple)) and np.shape(found) == np.shape(own) and np.allclose(found, own)
+    return bool(found == own)
 
 
 def _notes(facts: FileFacts, kept: Mapping[str, Any], loaded: LoadedModel, weights: WeightsSource) -> tuple[str, ...]:

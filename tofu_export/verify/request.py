@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tofu_export.compare import TOLERANCES, Tolerance
 from tofu_export.errors import BackendMissingError, OptionError
 from tofu_export.inputs import InputSet
 from tofu_export.options import OutputKind, Precision
+from tofu_export.verify.any_pair import verify_any_pair
 from tofu_export.verify.eager import batches_to_verify, verify
 from tofu_export.verify.facts import FileFacts
 from tofu_export.verify.pair import verify_pair
@@ -85,6 +88,7 @@ class VerifyRequest:
         precision: of the file; None for what it says, or the type of its weights.
         tolerance: what to allow.
         layers: also compare what each block gives.
+        shapes: all sizes of inputs that leave more than the batch open, by name; for two files of any inputs.
 
     Raises:
         OptionError: a reference and a model are given.
@@ -102,6 +106,7 @@ class VerifyRequest:
     precision: Precision | None = None
     tolerance: ToleranceChoice = ToleranceChoice()
     layers: bool = False
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         modelled = (self.model, self.weights, self.num_classes, self.output_kind)
@@ -171,6 +176,20 @@ def _against_file(
     subject: Subject,
 ) -> VerificationResult:
     other = FileFacts.read(reference)
+    if isinstance(subject, OnnxFile) and not _takes_images(facts, other):
+        if request.images is not None:
+            raise OptionError(f"{request.path.name} takes other inputs than images of one size: leave out --images")
+        tolerance = request.tolerance.of(precision, _precision(other, None))
+        result = verify_any_pair(
+            request.path,
+            reference,
+            tolerance=tolerance,
+            batches=request.batches,
+            shapes=request.shapes,
+            seed=request.seed,
+            on_batch=lambda size: on_step(f"comparing {subject.name} with {reference.name}, batch {size}"),
+        )
+        return replace(result, outputs=replace(result.outputs, top1_agreement=None))
     sizes, notes = _sizes(request, facts, facts.fixed_batch or other.fixed_batch)
     tolerance = request.tolerance.of(precision, _precision(other, None))
     preprocessing = facts.preprocessing or other.preprocessing
@@ -192,6 +211,15 @@ def _against_file(
     )
     result = replace(result, notes=(*notes, *result.notes))
     return result if _are_logits(facts) else replace(result, outputs=replace(result.outputs, top1_agreement=None))
+
+
+def _takes_images(facts: FileFacts, other: FileFacts) -> bool:
+    """True if both files take images [B, C, H, W] alone, and one of them says of what size."""
+    for file in (facts, other):
+        specs = list(file.inputs.values())
+        if len(specs) != 1 or len(specs[0].shape) != 4 or not np.issubdtype(specs[0].dtype, np.floating):
+            return False
+    return None not in _filled(facts.image_shape, other.image_shape)
 
 
 def _are_logits(facts: FileFacts) -> bool:

@@ -94,6 +94,7 @@ class VerificationResult:
         reference: what the file was compared with.
         evidence: the batch that differs most.
         undecided: images of which only the decisions of a copy are known, which gives other outputs: not compared.
+        in_fp32: the same of a copy that computes in FP32; None for files that are in FP32, or foreign ones.
     """
 
     artifact: str
@@ -111,6 +112,7 @@ class VerificationResult:
     reference: str = EAGER
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
     undecided: int = 0
+    in_fp32: VerificationResult | None = None
 
     @property
     def passed(self) -> bool:
@@ -119,7 +121,8 @@ class VerificationResult:
         Of nearly all images, that is: `MOST_UNDECIDED`.
         """
         mapped = self.mapped is None or (self.mapped > 0 and self.mismapped == 0)
-        return self.outputs.within(self.tolerance) and self.decisions.wrong == 0 and mapped and self._followed
+        right = self.outputs.within(self.tolerance) and self.decisions.wrong == 0 and mapped and self._followed
+        return right and (self.in_fp32 is None or (self.in_fp32.passed and self.in_fp32.first_bad_layer is None))
 
     @property
     def _followed(self) -> bool:
@@ -164,6 +167,7 @@ class VerificationResult:
                 "reason": self.tolerance.reason,
             },
             "notes": list(self.notes),
+            "in_fp32": None if self.in_fp32 is None else _summary(self.in_fp32),
             "passed": self.passed,
         }
 
@@ -206,10 +210,28 @@ class VerificationResult:
             parts.append(f"{self.mismapped} of {self.mapped} entries of the token map are not what the decisions make")
         if self.first_bad_layer is not None:
             parts.append(f"the first block that differs is {self.first_bad_layer}")
+        if not parts and self.in_fp32 is not None:
+            found = self.in_fp32
+            where = "" if found.first_bad_layer is None else f", and block {found.first_bad_layer} is the first to"
+            parts.append(
+                f"computed in FP32, where rounding hides nothing, {found.output} differ by {found.outputs.max_abs:.3g} "
+                f"(allowed {found.tolerance.allowed(found.outputs.scale):.3g}){where}"
+            )
         return VerificationError(
             f"{self.artifact} does not compute what {self.reference} computes: {'; '.join(parts)}"
             + (f". {advice}" if advice else "")
         )
+
+
+def _summary(found: VerificationResult) -> dict[str, Any]:
+    """A comparison in FP32, in short."""
+    outputs = found.outputs
+    return {
+        "max_abs": outputs.max_abs if outputs.finite else None,
+        "allowed": found.tolerance.allowed(outputs.scale),
+        "first_bad_layer": found.first_bad_layer,
+        "wrong": found.decisions.wrong,
+    }
 
 
 def worst(comparisons: Sequence[OutputComparison], tolerance: Tolerance) -> OutputComparison:

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tofu_export.errors import ExportError
 from tofu_export.ort import open_session
-from tofu_export.verify.widened import widened
+from tofu_export.widened import widened
 
 BF16, FP32 = TensorProto.BFLOAT16, TensorProto.FLOAT
 

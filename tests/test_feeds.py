@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tofu_export.engines.feeds import fixed_batch, make_feeds, parse_shapes
 from tofu_export.errors import OptionError
+from tofu_export.feeds import fixed_batch, make_feeds, parse_shapes
 from tofu_export.ort import TensorSpec
 
 
