@@ -30,7 +30,7 @@ from tofu_export.plan import make_plan
 from tofu_export.zoo.create import create_meta, create_model
 from tofu_export.zoo.weights import WeightsSource
 
-HARD = Reduction(r=40, mode=Mode.PRUNE)
+HARD = Reduction(r=80, mode=Mode.PRUNE)
 LIMIT = 40
 RANDOM = WeightsSource.parse("random")
 
@@ -91,7 +91,7 @@ def test_the_document_has_timms_names(hard: EvalResult) -> None:
     assert document["full"]["top1_interval"][1] <= 100
     assert document["difference"]["top1"] == pytest.approx(document["top1"] - document["full"]["top1"], abs=1e-3)
     assert document["difference"]["low"] < document["difference"]["top1"] < document["difference"]["high"]
-    assert document["plan"]["r"] == 40
+    assert document["plan"]["r"] == 80
     assert document["command"] == "the command"
 
 
