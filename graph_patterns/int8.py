@@ -98,9 +98,10 @@ def smooth(model: ir.Model, products: Sequence[ir.Node], largest: Mapping[str, F
 def quantize_products(model: ir.Model, products: Sequence[ir.Node], largest: Mapping[str, Floats]) -> None:
     """Put both factors of each product in int8, in place; one that several products read is quantised once.
 
-    Weights have no zero points, which stand for 0: on CPUs without VNNI onnxruntime turns weights into uint8 if its
-    option `session.x64quantprecision` asks for exact products, and fails where two weights have one tensor of zero
-    points, as tools leave behind that merge equal initializers.
+    Weights have no zero points, which stand for 0: onnxruntime turns weights into uint8 if its option
+    `session.x64quantprecision` asks for exact products, and fails where two weights have one tensor of zero points, as
+    tools leave behind that merge equal initializers. Where the batch is fixed they have them all the same: there
+    onnxruntime 1.31 leaves products unfused, and gives such a weight a zero point of the wrong shape.
 
     Args:
         model: the graph of the products.
@@ -120,10 +121,12 @@ def quantize_products(model: ir.Model, products: Sequence[ir.Node], largest: Map
             weight = _constant(node.inputs[1])
             scales = _scales(np.abs(weight).max(axis=0))
             steps = np.clip(np.rint(weight / scales), -STEPS, STEPS).astype(np.int8)
-            factors = (
+            factors = [
                 _initializer(model, f"{stage}_int8", steps),
                 _initializer(model, f"{stage}_scale", scales),
-            )
+            ]
+            if _has_fixed_batch(model):
+                factors.append(_initializer(model, f"{stage}_zero", np.zeros(scales.shape, dtype=np.int8)))
             node.replace_input_with(0, wide)
             node.replace_input_with(1, _insert(model, node, "DequantizeLinear", stage, factors, "dequantized", axis=1))
 
@@ -180,6 +183,11 @@ def _initializer(model: ir.Model, name: str, array: NDArray[np.generic]) -> ir.V
 def _give(model: ir.Model, node: ir.Node, index: int, name: str, array: Floats) -> None:
     """Give a node a constant of its own: others may share the one that it has."""
     node.replace_input_with(index, _initializer(model, name, array.astype(np.float32)))
+
+
+def _has_fixed_batch(model: ir.Model) -> bool:
+    shape = model.graph.inputs[0].shape
+    return shape is not None and isinstance(shape[0], int)
 
 
 def _insert(

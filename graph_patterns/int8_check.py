@@ -81,8 +81,10 @@ def _weight(node: ir.Node, product: ir.Node, factor: Floats | None) -> str | Non
     weight = _array(product.inputs[1])
     if weight is None or steps is None or scales is None or steps.dtype != np.int8 or steps.shape != weight.shape:
         return "its weight is not a constant of int8 in the shape of the float32 one"
-    if scales.shape != weight.shape[1:] or zeros:
-        return "its weight does not have one scale for each column and no zero points"
+    if scales.shape != weight.shape[1:] or any(
+        zero is None or zero.shape != scales.shape or zero.any() for zero in zeros
+    ):
+        return "its weight does not have one scale for each column and zero points of 0, if any"
     if np.abs(steps.astype(np.int16)).max() > STEPS:
         return f"its weight goes beyond {STEPS} steps"
     weight = weight if factor is None else weight * factor[:, None]

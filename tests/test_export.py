@@ -57,14 +57,15 @@ def attributes(node: ir.Node) -> dict[str, Any]:
 def test_one_fuse_for_each_reducing_layer(name: str, prefix: int) -> None:
     graph = tiny.canonical(name, SOME)
     assert census(graph)["tofu::Fuse"] == 3
-    assert census(graph)["tofu::Attention"] == 3
+    assert (census(graph)["tofu::Attention"], census(graph)["tofu::BiasedAttention"]) == (1, 2)  # no sizes before r
     fuses = [node for node in canonical_nodes(graph) if node.op_type == "Fuse"]
     tokens = 16 + prefix
     for layer, (node, removed, method) in enumerate(zip(fuses, AMOUNTS, ("prune", "average", "mlerp"), strict=True)):
         facts = {"r": removed, "method": method, "prefix": prefix, "tokens": tokens, "layer": layer}
+        facts |= {"pruned_sizes": "take-over"}
         assert attributes(node) == facts
         given = [value for value in node.inputs if value is not None]
-        assert [list(value.shape)[1:] for value in given] == [[tokens, 24], [tokens, 8]]
+        assert [list(value.shape)[1:] for value in given] == [[tokens, 24], [tokens, 8], [tokens, 1]]
         tokens -= removed
         assert list(node.outputs[0].shape)[1:] == [tokens, 24]
 

@@ -63,7 +63,7 @@ def test_the_file_is_the_eager_model(name: str, tmp_path: Path) -> None:
     graph = canonical(name, SOME)
     counts = census(graph)
     placed = ["positions"] if FAMILIES[name].placed else []
-    assert companions(graph) == [placed, placed, []]  # nobody asks for positions after the last
+    assert companions(graph) == [["sizes", *placed], ["sizes", *placed], ["sizes"]]  # no positions after the last
     assert not {"Resize", "If", "Loop"} & counts.keys()
     check(name, SOME, graph, tmp_path)
 

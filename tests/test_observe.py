@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests import reference, tiny
-from tofu_export.options import Mode, Reduction
+from tofu_export.options import Method, Mode, Reduction
 from tofu_export.patch import fuse, observe, remove
 from tofu_export.patch.matching import Matching
 from tofu_export.patch.observe import current_observer
@@ -114,12 +114,17 @@ def test_another_models_decisions_can_be_forced() -> None:
         assert torch.equal(model(images(seed=1)), own)  # nothing of it stays
 
 
-def test_changed_targets_change_a_merge_but_not_a_pruning() -> None:
+def test_changed_targets_change_a_merge_and_sizes_but_not_a_pruning_alone() -> None:
     def elsewhere(matching: Matching) -> Matching:
         return matching._replace(target=(matching.target + 1) % 4)
 
-    for pattern, same in (("PPP", True), ("MMM", False), ("AAA", False)):
-        model = tiny.reduced("cls", Reduction(r=(3, 2, 1), pattern=pattern))
+    for pattern, sizes, same in (
+        ("PPP", False, True),
+        ("PPP", True, False),
+        ("MMM", False, False),
+        ("AAA", False, False),
+    ):
+        model = tiny.reduced("cls", Reduction(r=(3, 2, 1), pattern=pattern, prop_attn=sizes))
         out, recorder = record(model, images())
         player = Player({layer: matching for layer, (_, matching) in recorder.seen.items()}, elsewhere)
         with torch.no_grad(), observe(player):
@@ -144,7 +149,7 @@ def test_the_innermost_observer_decides_and_all_leave() -> None:
     with observe(outer):
         with observe(inner):
             assert current_observer() is inner
-            fuse(metric, metric, method=SOME.mode.method, removed=1, prefix=0)
+            fuse(metric, metric, method=Method.MLERP, removed=1, prefix=0)
         assert current_observer() is outer
     assert current_observer() is None
     assert list(inner.seen) == [0]

@@ -342,7 +342,7 @@ class TestInt8:
         session = ort.open_session(int8_chain(shared=True).SerializeToString())
         found = session.run({"x0": np.ones((8, 64), np.float32)})["x2"]
         exact = bool(np.allclose(found, 1, rtol=1e-5))
-        assert exact != ("int8 products are not exact on this CPU" in caplog.text)
+        assert "int8 products are exact on CPUs with VNNI only" in caplog.text or exact
 
 
 class TestPackageMissing:

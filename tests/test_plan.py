@@ -195,7 +195,7 @@ def test_sizes_of_the_attention_and_of_the_mean_are_two_things() -> None:
     """ToMe's own setting for masked autoencoders: a mean weighted by sizes, and attention without them."""
     plan = make_plan(spec(), Reduction(r=2, mode=Mode.TOME, prop_attn=False))
     assert (plan.pattern, plan.prop_attn, plan.tracks_sizes) == ("TTT", False, True)
-    assert not make_plan(spec(), Reduction(r=2, prop_attn=False)).tracks_sizes
+    assert not make_plan(spec(), Reduction(r=2, mode=Mode.MLERP, prop_attn=False)).tracks_sizes
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_a_keep_rate_where_only_protected_tokens_are_left(tokens: int) -> None:
 )
 def test_excluded_layers_remove_nothing(way: dict[str, Any]) -> None:
     plan = make_plan(spec(), Reduction(**way, exclude_layers=(1,), prune_layers=2))
-    assert plan.pattern == "P-M"
+    assert plan.pattern == "P-W"
     assert removed(plan)[0] > 0
     assert removed(plan)[1] == 0
     assert plan.to_dict()["prune_layers"] == 2

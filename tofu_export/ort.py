@@ -358,8 +358,8 @@ def _load(ort: Any, label: str, model: Path | bytes, provider: str, options: Any
                 raise
             options.add_session_config_entry(EXACT_INT8, "0")
             _logger.warning(
-                "%s: int8 products are not exact on this CPU, which has no VNNI: weights share one tensor of zero "
-                "points, for which onnxruntime has no exact form",
+                "%s: int8 products are exact on CPUs with VNNI only: weights share one tensor of zero points, for "
+                "which onnxruntime has no other exact form",
                 label,
             )
             return load()

@@ -114,7 +114,7 @@ def test_dry_run_lists_cells_and_gmacs(capsys: pytest.CaptureFixture[str]) -> No
     [
         (("--r", "x"), 2, "--r is 'x', expected whole numbers"),
         (("--r", "-1"), 2, "--r is '-1'"),
-        (("--mode", "magic"), 2, "--mode is 'magic', expected some of mlerp"),
+        (("--mode", "magic"), 2, "--mode is 'magic', expected some of weighted-mlerp"),
         (("--prune-layers", "a"), 2, "--prune-layers is 'a'"),
         (("--pattern", "XY"), 2, "pattern 'XY'"),
         (("--split", "PPA"), 2, "split 'PPA'"),

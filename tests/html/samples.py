@@ -28,6 +28,7 @@ def report(**changes: Any) -> dict[str, Any]:
         },
         "plan": {
             "r": 2, "pattern": "PMM", "asked": {"r": 2}, "restore_grid": False, "layers": layers,
+            "prop_attn": True, "prop_attn_reason": "default", "pruned_sizes": "take-over",
             "gmacs": {"full": 2.0, "reduced": 1.0},
         },
         "output": {"kind": "logits", "names": ["logits"], "shapes": {"logits": ["batch", 5]}},

@@ -20,7 +20,7 @@ GRID = Grid(("vit_tiny",), r=(8, 16), modes=(Mode.MLERP, Mode.PRUNE))
 QUIET = Settings(bench=False)
 NAMES = [
     "vit_tiny full fp32",
-    "vit_tiny r=8 P6M6 fp32",
+    "vit_tiny r=8 P3W9 fp32",
     "vit_tiny r=8 P12 fp32",
     "vit_tiny r=16 P6M6 fp32",
     "vit_tiny r=16 P12 fp32",
@@ -150,7 +150,7 @@ def test_the_full_model_in_half_precision_is_no_reference(tmp_path: Path) -> Non
     rows = sweep(tmp_path, FakePool(failing=NAMES[:1]), grid=grid, settings=Settings()).rows
     assert [(row.mode, row.precision, row.agreement) for row in rows] == [
         ("full", "fp16", None),
-        ("mlerp", "fp16", None),
+        ("weighted-mlerp", "fp16", None),
     ]
     assert FakeStopwatch.timed == []
 
@@ -167,8 +167,8 @@ def test_timings_come_one_by_one_after_all_evaluations(tmp_path: Path) -> None:
     assert FakeStopwatch.timed == [
         "vit_tiny full fp32 1",
         "vit_tiny full fp32 4",
-        "vit_tiny r=8 P6M6 fp32 1",
-        "vit_tiny r=8 P6M6 fp32 4",
+        "vit_tiny r=8 P3W9 fp32 1",
+        "vit_tiny r=8 P3W9 fp32 4",
     ]
     assert [(row.batch, row.images_per_sec, row.speedup_vs_full) for row in result.rows] == [
         (1, 100.0, 1.0),

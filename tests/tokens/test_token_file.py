@@ -79,7 +79,7 @@ def test_it_is_what_the_eager_model_decides() -> None:
     assert run.backend == "ort-cpu"
     expected = eager_groups(images, plan["layers"], found.prefix)
     assert [state.groups.tolist() for state in run.states] == expected
-    assert {state.step.method for state in run.states} == {"prune", "mlerp"}
+    assert {state.step.method for state in run.states} == {"prune", "weighted_mlerp"}
     assert any(PRUNED in image for image in expected[-1])
     assert "block 5" in run.notes[0]
 
@@ -142,6 +142,7 @@ def renamed(model: onnx.ModelProto, old: str, new: str) -> None:
 def test_a_file_without_a_layers_decisions_is_refused(tmp_path: Path) -> None:
     def edit(model: onnx.ModelProto) -> None:
         renamed(model, "blocks.1/fuse/match/kept", "other")
+        renamed(model, "blocks.1/fuse/match/assigned", "another")
 
     path = exported.changed(tmp_path / "a.onnx", edit=edit)
     with pytest.raises(VerificationError, match=r"does not show what layer 1 decides"):

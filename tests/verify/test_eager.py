@@ -101,8 +101,7 @@ def test_a_right_file_passes(tmp_path: Path, name: str, reduction: Reduction, ta
     last = AMOUNTS[2] if name == "avg" else 0
     assert result.decisions.layers == ((0, 1, 2) if last else (0, 1))
     assert any("block 2: the file has none" in note for note in result.notes) is (name == "cls")
-    per_image = 3 + 2 * (2 + last) if reduction is SOME else 2 * (3 + 2 + last)
-    assert result.decisions.compared == 6 * per_image
+    assert result.decisions.compared == 6 * 2 * (3 + 2 + last)
     assert (result.decisions.flips, result.images_with_flips) == (0, 0)
     entry = result.to_dict()
     assert (entry["artifact"], entry["inputs"], entry["finite"]) == ("model.onnx", "noise", True)
@@ -175,7 +174,7 @@ def change(proto: onnx.ModelProto, owner: str, index: int, edit: Callable[[Array
 
 
 def one_weight(value: Array) -> Array:
-    value[3, 5] += 0.2
+    value[3, 5] += 0.5
     return value
 
 

@@ -54,7 +54,7 @@ def test_the_forms_of_two_targets_are_the_same_model(tmp_path: Path, reduction: 
         result = compared(file, reference, layers=True)
         assert result.passed
         assert result.decisions.layers == (0, 1, 2)
-        assert result.decisions.compared == 4 * (3 + 2 * (2 + 4) if reduction is SOME else 2 * (3 + 2 + 4))
+        assert result.decisions.compared == 4 * 2 * (3 + 2 + 4)
         assert result.decisions.flips == 0
         assert result.outputs.images == 4
         assert [entry.layer for entry in result.layers] == [0, 1, 2]

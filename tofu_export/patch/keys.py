@@ -69,7 +69,8 @@ class CapturedAttention(TorchFunctionMode):
             return func(*args, **kwargs)
         self.keys.append(kwargs["key"] if "key" in kwargs else args[1])
         mask = args[3] if len(args) > 3 else kwargs.pop("attn_mask", None)
-        mask = self.scores_bias(mask, self.keys[-1].dtype)
+        if mask is not self.state.bias:  # else it was added: what torch.compile's eager backend runs comes here twice
+            mask = self.scores_bias(mask, self.keys[-1].dtype)
         return func(*args[:3], mask, *args[4:], **kwargs) if len(args) > 3 else func(*args, attn_mask=mask, **kwargs)
 
     def scores_bias(self, relative: Tensor | None, dtype: torch.dtype) -> Tensor | None:
