@@ -302,7 +302,7 @@ def test_the_report_entry() -> None:
     assert entry["r"] == [3, 0, 2, 1]
     assert entry["asked"] == {"r": [3, 0, 2, 1]}
     assert entry["exclude_layers"] == []
-    assert (entry["mode"], entry["pattern"], entry["prune_layers"]) == ("mlerp", "PP-M", 2)
+    assert (entry["mode"], entry["pattern"], entry["prune_layers"]) == ("weighted-mlerp", "PP-M", 2)
     assert entry["layers"] == [
         {"layer": 0, "method": "prune", "tokens_in": 17, "removed": 3, "tokens_out": 14},
         {"layer": 1, "method": "prune", "tokens_in": 14, "removed": 0, "tokens_out": 14},

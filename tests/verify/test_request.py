@@ -113,7 +113,7 @@ def test_a_file_is_rebuilt_from_what_it_says(precision: str) -> None:
     assert len(result.notes) == 1
     assert steps[0] == f"rebuilding the model of {path.name}"
     entry = result.to_dict()
-    assert entry["layers"][0]["compared"] == 24
+    assert entry["layers"][0]["compared"] == 48
     assert entry["layers"][5]["max_abs"] is not None
 
 

@@ -122,8 +122,9 @@ def _notes(document: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
 def _is(row: Mapping[str, Any], plan: Mapping[str, Any]) -> bool:
     """True if a plan of the history is this one."""
     amounts = [layer["removed"] for layer in plan["layers"]]
-    sizes = row.get("prop_attn", plan["prop_attn"])  # not written before it was searched
-    return bool(row["r"] == amounts and row["pattern"] == plan["pattern"] and sizes == plan["prop_attn"])
+    sizes = plan.get("prop_attn")
+    same_sizes = row.get("prop_attn", sizes) == sizes  # rows of before sizes were searched do not say
+    return bool(row["r"] == amounts and row["pattern"] == plan["pattern"] and same_sizes)
 
 
 def _amounts(plan: Mapping[str, Any]) -> list[tuple[str, int]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from tofu_export.errors import BackendMissingError
+from tofu_export.files import is_text
 from tofu_export.lint.finding import Finding, Runtime, Severity
 from tofu_export.lint.graph import infer
 from tofu_export.ort import rejection
@@ -47,8 +48,13 @@ def checker_findings(model: onnx.ModelProto) -> Iterator[Finding]:
 
 
 def onnxruntime_findings(model: onnx.ModelProto, path: Path, found: Sequence[Finding]) -> Iterator[Finding]:
-    """What onnxruntime says where it does not load the file and nothing in `found` tells so."""
-    if any(entry.severity is Severity.ERROR and Runtime.ONNXRUNTIME in entry.runtimes for entry in found):
+    """What onnxruntime says where it does not load the file and nothing in `found` tells so.
+
+    It opens no path that is not UTF-8, which says nothing about the file: it is not asked then.
+    """
+    if not is_text(path) or any(
+        entry.severity is Severity.ERROR and Runtime.ONNXRUNTIME in entry.runtimes for entry in found
+    ):
         return
     try:
         reason = rejection(model, path)
