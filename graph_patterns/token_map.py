@@ -61,7 +61,7 @@ def _followed(
         leaving: write where sources go that leave; else they get 0.
     """
     staying = fuse.sources - fuse.removed
-    first = first_row + fuse.prefix + staying
+    first = first_row + fuse.first_row
     whole = np.zeros(first_row + fuse.tokens, dtype=np.int64)
     whole[first_row : first_row + fuse.prefix] = first_row + np.arange(fuse.prefix)
     whole[first_row + fuse.first_destination :: 2] = first + np.arange(fuse.destinations)

@@ -138,8 +138,9 @@ def reduce_state(
     destinations = x[:, parts.destinations]
     old_sizes = _ones(x) if sizes is None else sizes
     destination_sizes = old_sizes[:, parts.destinations]
-    leaving, leaving_sizes = (gather_rows(of[:, parts.sources], matching.matched) for of in (x, old_sizes))
+    leaving_sizes = gather_rows(old_sizes[:, parts.sources], matching.matched)
     if method.merges:
+        leaving = gather_rows(x[:, parts.sources], matching.matched)
         destinations = merge(destinations, leaving, matching.target, method, (destination_sizes, leaving_sizes))
     if method.merges or pruned_sizes is PrunedSizes.TAKE_OVER:
         destination_sizes = merge_sizes(destination_sizes, leaving_sizes, matching.target)
