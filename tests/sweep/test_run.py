@@ -20,7 +20,7 @@ GRID = Grid(("vit_tiny",), r=(8, 16), modes=(Mode.MLERP, Mode.PRUNE))
 QUIET = Settings(bench=False)
 NAMES = [
     "vit_tiny full fp32",
-    "vit_tiny r=8 P3W9 fp32",
+    "vit_tiny r=8 P6M6 fp32",
     "vit_tiny r=8 P12 fp32",
     "vit_tiny r=16 P6M6 fp32",
     "vit_tiny r=16 P12 fp32",
