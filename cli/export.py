@@ -53,8 +53,6 @@ __all__ = ["export_command"]
 @onnx_options()
 @option(Section.FILES, "--labels", type=click.Path(path_type=Path), default=None, metavar="FILE",
         help="Class names to store in the files, one per line.")  # fmt: skip
-@option(Section.FILES, "--autotune", is_flag=True,
-        help="Time the ways to write the FP32 file on this machine, and keep the fastest.")  # fmt: skip
 @verify_option()
 @images_option(" to verify and calibrate int8 with", unless="demo_vit's own; for others generated ones",
                section=Section.CHECK)  # fmt: skip
@@ -85,7 +83,6 @@ def export_command(
     verify: bool,
     bench: bool,
     bench_batch: str,
-    autotune: bool,
     threads: int | None,
     seed: int,
     output: Path | None,
@@ -139,7 +136,6 @@ def export_command(
         verify=verify,
         bench=bench,
         bench_batches=parse_batches(bench_batch, "--bench-batch"),
-        autotune=autotune,
         threads=threads,
         seed=seed,
         bundle=bundle,

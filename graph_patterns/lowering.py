@@ -17,7 +17,7 @@ from tofu_export.graph_patterns.grid_lowering import lower_grids
 from tofu_export.graph_patterns.hidden_width import widen_hidden_layers
 from tofu_export.graph_patterns.naming import name_by_stage
 from tofu_export.graph_patterns.recipe import Recipe
-from tofu_export.graph_patterns.table import recipes_for, rules_for
+from tofu_export.graph_patterns.table import recipe_for, rules_for
 from tofu_export.graph_patterns.tail import narrow_tail
 from tofu_export.options import Precision, Target
 
@@ -36,7 +36,7 @@ def lower(model: ir.Model, target: Target, precision: Precision, recipe: Recipe 
         model: a canonical graph.
         target: the runtime to write for.
         precision: the graph's.
-        recipe: one of `table.recipes_for(target, precision)`; None for the first.
+        recipe: another way to write it than `table.recipe_for(target, precision)`.
 
     Requires: a graph traced by `tofu_export.export`, canonical nodes of domain `tofu` in it.
     Ensures: no node of domain `tofu` is left; names carry stages; the graph is sorted and has no dead nodes; its
@@ -45,7 +45,7 @@ def lower(model: ir.Model, target: Target, precision: Precision, recipe: Recipe 
     Raises:
         LoweringError: a canonical node cannot be lowered; the message says which and why.
     """
-    recipe = recipe or recipes_for(target, precision)[0]
+    recipe = recipe or recipe_for(target, precision)
     before = census(model)
     name_by_stage(model)
     narrow_tail(model)

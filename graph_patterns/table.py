@@ -1,4 +1,4 @@
-"""Which recipes each target and precision accepts. Explicit, ordered, no registration by import."""
+"""Which recipe each target and precision gets. Explicit, no registration by import."""
 
 from __future__ import annotations
 
@@ -16,36 +16,24 @@ from tofu_export.graph_patterns.recipe import Recipe
 from tofu_export.graph_patterns.token_map import RestoreRule
 from tofu_export.options import Precision, Target
 
-__all__ = ["RECIPES", "recipes_for", "rules_for"]
+__all__ = ["RECIPES", "recipe_for", "rules_for"]
 
+_RANK_ONEHOT = Formulation(match_rank, merge_onehot)
 _SORT_ONEHOT = Formulation(match_sort, merge_onehot)
 _SORT_SCATTER = Formulation(match_sort, merge_scatter)
-_RANK_ONEHOT = Formulation(match_rank, merge_onehot)
 
-_FUSED_ATTENTION = (Recipe(_RANK_ONEHOT), Recipe(_SORT_ONEHOT))
+_FUSED_ATTENTION = Recipe(_RANK_ONEHOT)
 """Where attention is one kernel whatever the number of keys."""
-_PADDED_ATTENTION = (
-    Recipe(_RANK_ONEHOT, aligned),
-    Recipe(_RANK_ONEHOT),
-    Recipe(_SORT_ONEHOT, aligned),
-    Recipe(_SORT_ONEHOT),
-)
+_PADDED_ATTENTION = Recipe(_RANK_ONEHOT, aligned)
 """Where TensorRT-RTX has no fused attention, and copies an odd number of keys."""
 
-RECIPES: dict[tuple[Target, Precision], tuple[Recipe, ...]] = {
+RECIPES: dict[tuple[Target, Precision], Recipe] = {
     (Target.PORTABLE, Precision.FP32): _PADDED_ATTENTION,
     (Target.PORTABLE, Precision.FP16): _FUSED_ATTENTION,
     (Target.PORTABLE, Precision.BF16): _FUSED_ATTENTION,
-    (Target.ONNXRUNTIME, Precision.FP32): (
-        Recipe(_SORT_SCATTER, widened=True),
-        Recipe(_SORT_SCATTER),
-        Recipe(_SORT_ONEHOT, widened=True),
-        Recipe(_SORT_ONEHOT),
-        Recipe(_RANK_ONEHOT, widened=True),
-        Recipe(_RANK_ONEHOT),
-    ),
-    (Target.ONNXRUNTIME, Precision.FP16): (Recipe(_SORT_ONEHOT), Recipe(_RANK_ONEHOT)),
-    (Target.ONNXRUNTIME, Precision.BF16): (Recipe(_SORT_ONEHOT), Recipe(_RANK_ONEHOT)),
+    (Target.ONNXRUNTIME, Precision.FP32): Recipe(_SORT_SCATTER, widened=True),
+    (Target.ONNXRUNTIME, Precision.FP16): Recipe(_SORT_ONEHOT),
+    (Target.ONNXRUNTIME, Precision.BF16): Recipe(_SORT_ONEHOT),
     (Target.TENSORRT, Precision.FP32): _PADDED_ATTENTION,
     (Target.TENSORRT, Precision.FP16): _FUSED_ATTENTION,
     (Target.TENSORRT, Precision.BF16): _FUSED_ATTENTION,
@@ -53,12 +41,12 @@ RECIPES: dict[tuple[Target, Precision], tuple[Recipe, ...]] = {
     (Target.TENSORRT_RTX, Precision.FP16): _FUSED_ATTENTION,
     (Target.TENSORRT_RTX, Precision.BF16): _FUSED_ATTENTION,
 }
-"""What each target and precision accepts. The first was fastest, or had the fewest kernels, where it was measured
-(docs/decisions/008); `tofu_export.autotune` measures the others."""
+"""How each target and precision is lowered: the fastest, or that with the fewest kernels, of those that it accepts
+(docs/decisions/008)."""
 
 
-def recipes_for(target: Target, precision: Precision) -> tuple[Recipe, ...]:
-    """The ways to lower a graph that a target accepts, the default first; for int8 those of float32."""
+def recipe_for(target: Target, precision: Precision) -> Recipe:
+    """How a graph is lowered for a target; for int8 as for float32."""
     return RECIPES[target, precision.traced]
 
 

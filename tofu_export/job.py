@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from tofu_export.autotune import check_tunable
 from tofu_export.errors import OptionError
 from tofu_export.options import MINIMUM_OPSET, BatchRange, IoType, OutputKind, Precision, Reduction, Target
 from tofu_export.zoo.preprocessing import Preprocessing
@@ -48,8 +47,7 @@ class Job:
         verify: compare every file with the eager model.
         bench: time the reduced against the full model in onnxruntime.
         bench_batches: batch sizes to time; empty for the preferred one.
-        autotune: time the recipes that the target accepts, and take the fastest.
-        threads: threads of onnxruntime in the benchmark and while tuning.
+        threads: threads of onnxruntime in the benchmark.
         seed: of random weights and generated images.
         bundle: new folder for all that is needed to look closer, if a file is wrong or an engine cannot be built.
         command: how the user asked for it, for the report.
@@ -77,7 +75,6 @@ class Job:
     verify: bool = True
     bench: bool = True
     bench_batches: tuple[int, ...] = ()
-    autotune: bool = False
     threads: int | None = None
     seed: int = 0
     bundle: Path | None = None
@@ -93,8 +90,6 @@ class Job:
             raise OptionError(
                 f"labels name the classes of logits, the output is {self.output_kind.value}: leave out --labels"
             )
-        if self.autotune:
-            check_tunable(self.target)
         object.__setattr__(self, "reduction", self.reduction.restoring_for(self.output_kind))
         if self.opset < MINIMUM_OPSET:
             raise OptionError(f"opset is {self.opset}, expected {MINIMUM_OPSET} or newer")

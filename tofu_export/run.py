@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tofu_export import demo, environment, patch
-from tofu_export.autotune import Tuning, autotune
 from tofu_export.bundle import EngineFailure, bundle_engine_failure, check_folder
 from tofu_export.engines.backends import open_contender
 from tofu_export.engines.benchmark import Contender, run_benchmark
@@ -26,7 +25,6 @@ from tofu_export.evaluate.subjects import file_subject
 from tofu_export.export import INPUT_NAME, TORCH_TYPES, InputShape, release, save, trace
 from tofu_export.files import Staging, staging
 from tofu_export.graph_patterns.lowering import MACS, census, lower
-from tofu_export.graph_patterns.recipe import Recipe
 from tofu_export.inputs import InputSet
 from tofu_export.job import NOT_PUBLISHED, Clock, Job, Listener
 from tofu_export.job_engines import (
@@ -91,7 +89,6 @@ class _Run:
         self._clock = Clock(listener, self._seconds)
         self._files: dict[Precision, str] = {}
         self._output = OutputKind.LOGITS
-        self._recipe: Recipe | None = None
         self._bundle = job.bundle
 
     def run(self, flavour: Flavour | None) -> Report:
@@ -149,8 +146,7 @@ class _Run:
             name = job.onnx_name(precision)
             with self._clock.step(f"export {precision.value}", f"exporting {name}"):
                 graph = self._traced(model, spec, precision, token_map=job.token_map)
-                tuning = self._tune(graph, name, precision, inputs, report)
-                graph = lower(graph, job.target, precision.traced, None if tuning is None else tuning.recipe)
+                graph = lower(graph, job.target, precision.traced)
                 ops, gmacs = census(graph), _gmacs(graph)
                 report.output["shapes"] = _shapes(graph)
                 metadata = {**self._metadata(loaded, report), "precision": precision.value, "gmacs": gmacs}
@@ -164,8 +160,8 @@ class _Run:
                     ops = dict(calibration.ops)
             self._files[precision] = name
             entry = describe_file(self._stage, "onnx", precision, job.target.value, name)
-            more = {} if tuning is None else {"autotune": tuning.to_dict()}
-            how = "" if tuning is None else f", autotuned to {tuning}"
+            more: dict[str, Any] = {}
+            how = ""
             if calibration is not None:
                 more, how = {"calibration": calibration.to_dict()}, f", {calibration}"
                 if not calibration.real:
@@ -184,28 +180,6 @@ class _Run:
             self._files.clear()
             self._publish(report, "")
             raise failures[0]
-
-    def _tune(
-        self, graph: ir.Model, name: str, precision: Precision, inputs: InputSet, report: Report
-    ) -> Tuning | None:
-        """The recipe for a traced graph where it is to be measured, None for the table's own."""
-        job = self._job
-        if not job.autotune:
-            return None
-        if precision is not Precision.FP32:
-            report.skip(f"autotune of {name}", "only FP32 files are tuned")
-            return None
-        tuning = autotune(
-            graph,
-            job.target,
-            batch=job.batch.optimum,
-            feeds=_feeds(inputs, job.batch.optimum),
-            folder=self._stage.folder,
-            threads=job.threads,
-            on_recipe=lambda recipe: self._listener.tick(f"timing {recipe}"),
-        )
-        self._recipe = tuning.recipe
-        return tuning
 
     def _quantize(self, name: str, metadata: Mapping[str, Any], inputs: InputSet) -> Calibration:
         """Make the int8 file of the float32 draft, which goes."""
@@ -255,7 +229,7 @@ class _Run:
             return False
         with self._clock.step("export full", "exporting the full model, to measure against"):
             graph = self._traced(patch.remove(loaded.model), spec, Precision.FP32, token_map=False)
-            graph = lower(graph, job.target, Precision.FP32, self._recipe)
+            graph = lower(graph, job.target, Precision.FP32)
             save(graph, self._stage.path(_FULL_FILE), {"gmacs": _gmacs(graph)})
             release(graph)
         self._listener.done("the full model is ready to be measured against")
