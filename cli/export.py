@@ -32,7 +32,7 @@ from tofu_export.cli.shared_options import (
 from tofu_export.options import PATCH_GROUPS, BatchRange, IoType, OutputKind, Target, parse_precisions
 
 if TYPE_CHECKING:
-    from tofu_export.job import Job
+    from tofu_export.job.request import Job
     from tofu_export.zoo.weights import WeightsSource
 
 __all__ = ["export_command"]
@@ -111,7 +111,7 @@ def export_command(
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
     chosen = make_reduction(**reduction)
     batches, precisions = BatchRange.parse(batch), parse_precisions(precision)
-    from tofu_export.job import Job  # imports torch: only after the cheap checks
+    from tofu_export.job.request import Job  # imports torch: only after the cheap checks
     from tofu_export.zoo.preprocessing import Preprocessing
 
     job = Job(
@@ -152,7 +152,7 @@ def _run(job: Job, *, as_json: bool, quiet: bool) -> None:
 
     from tofu_export.cli.console import listening
     from tofu_export.cli.summary import summary
-    from tofu_export.run import run_job
+    from tofu_export.job.vit import run_job
 
     console = Console(stderr=True)
     with listening(console, quiet=quiet) as listener:

@@ -27,7 +27,7 @@ from tofu_export.options import BatchRange, IoType, Target, parse_precisions
 
 if TYPE_CHECKING:
     from tofu_export.diffusion.job import UnetJob
-    from tofu_export.diffusion.report import UnetReport
+    from tofu_export.report import Report
 
 __all__ = ["unet_command"]
 
@@ -143,16 +143,18 @@ def unet_command(
             click.echo(report.to_json(), nl=False)
 
 
-def _run(job: UnetJob, *, quiet: bool) -> UnetReport:
+def _run(job: UnetJob, *, quiet: bool) -> Report:
     from tofu_export.cli.console import listening
-    from tofu_export.diffusion.run import run_unet_job
+    from tofu_export.diffusion.adapter import run_unet_job
 
     with listening(quiet=quiet) as listener:
         report = run_unet_job(job, listener)
     if not quiet:
         files = [f"  {entry['path']}  {entry['bytes'] / 1e6:.1f} MB" for entry in report.artifacts]
         left = [f"left out: {row['step']}: {row['reason']}" for row in report.skipped]
-        click.echo("\n".join([f"written to {job.output}:", *files, "  report.md, report.json", *left]), err=True)
+        click.echo(
+            "\n".join([f"written to {job.output}:", *files, "  report.html, report.md, report.json", *left]), err=True
+        )
     return report
 
 
@@ -160,8 +162,8 @@ def _show(job: UnetJob, *, as_json: bool) -> None:
     """Dry run: the plan, and what would be written where."""
     import json
 
+    from tofu_export.diffusion.adapter import plan_unet
     from tofu_export.diffusion.plan import unet_plan_table
-    from tofu_export.diffusion.run import plan_unet
 
     _, inputs, spec, plan = plan_unet(job)
     if as_json:
@@ -169,4 +171,4 @@ def _show(job: UnetJob, *, as_json: bool) -> None:
         click.echo(json.dumps({"model": spec.name, "inputs": shapes, "plan": plan.to_dict()}, indent=2))
         return
     click.echo(unet_plan_table(spec, plan))
-    click.echo(f"\nwould write to {job.output}: {', '.join(job.file_names())}, report.json, report.md")
+    click.echo(f"\nwould write to {job.output}: {', '.join(job.file_names())}, report.json, report.md, report.html")

@@ -160,8 +160,8 @@ def _run(request: VerifyRequest, *, engine: bool, quiet: bool, verbose: bool) ->
 
     from tofu_export.cli.console import listening
     from tofu_export.cli.verify_text import show
-    from tofu_export.engine_verification import verify_engine
     from tofu_export.verify import verify_file
+    from tofu_export.verify.engines import verify_engine
 
     # Off a terminal rich would squeeze tables into 80 columns.
     console = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDTH)

@@ -17,6 +17,8 @@ __all__ = ["TOLERANCES", "OutputComparison", "Tally", "Tolerance", "compare_outp
 
 Array = NDArray[Any]
 
+_TINY = np.finfo(np.float64).tiny
+
 
 @dataclass(frozen=True)
 class Tolerance:
@@ -29,6 +31,7 @@ class Tolerance:
         near_tie: two candidates whose cosine similarity to a source differs by less are a tie.
         reason: where the numbers come from.
         absolute: allowed on top of it, whatever the largest logit is.
+        relative: largest norm of the difference of an image, as a share of the norm of the reference's; None for any.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Tolerance:
     near_tie: float
     reason: str
     absolute: float = 0.0
+    relative: float | None = None
 
     def allowed(self, scale: float) -> float:
         """Largest absolute difference where `scale` is max(1, largest logit)."""
@@ -71,6 +75,7 @@ class OutputComparison:
         top1_agreement: share of images with the same best class; None for fewer than two classes.
         finite: no NaN and no infinity in either.
         images: number of images compared.
+        relative: largest norm of the difference of an image, as a share of the norm of the reference's.
     """
 
     max_abs: float
@@ -79,6 +84,7 @@ class OutputComparison:
     top1_agreement: float | None
     finite: bool
     images: int
+    relative: float = 0.0
 
     def within(self, tolerance: Tolerance) -> bool:
         """True if nothing exceeds the tolerance and something was compared."""
@@ -87,6 +93,7 @@ class OutputComparison:
             and self.images > 0
             and self.max_abs <= tolerance.allowed(self.scale)
             and self.cosine_min >= tolerance.cosine_min
+            and (tolerance.relative is None or self.relative <= tolerance.relative)
         )
 
     def joined(self, other: OutputComparison) -> OutputComparison:
@@ -102,6 +109,7 @@ class OutputComparison:
             top1,
             self.finite and other.finite,
             images,
+            max(self.relative, other.relative),
         )
 
 
@@ -127,6 +135,7 @@ def compare_outputs(got: Array, expected: Array) -> OutputComparison:
         top1_agreement=float((left.argmax(1) == right.argmax(1)).mean()) if left.shape[1] > 1 else None,
         finite=True,
         images=len(left),
+        relative=float((np.linalg.norm(left - right, axis=1) / np.maximum(np.linalg.norm(right, axis=1), _TINY)).max()),
     )
 
 

@@ -37,9 +37,14 @@ class Decisions:
         """Decisions as a file states them, in one of the forms that `graph_patterns.canonical` lists.
 
         `kept` may be missing if none stays. Without `matched`, what `assigned` gives a destination leaves, or else what
-        is not kept. Rows of unequal length, which no file has a reason for, come back empty: a fault.
+        is not kept; `nearest` is the destination of every source, and `kept` is in any order beside it. Rows of unequal
+        length, which no file has a reason for, come back empty: a fault.
         """
         kept = found.get("kept", np.empty((batch, 0), dtype=np.int64))
+        if "nearest" in found:
+            kept = np.sort(kept, axis=1)
+            matched = _stacked([np.setdiff1d(np.arange(sources), row) for row in kept])
+            return cls(kept, matched, np.take_along_axis(found["nearest"], matched, axis=1))
         if "matched" in found:
             return cls(kept, found["matched"], found.get("target"))
         if "assigned" in found:

@@ -139,6 +139,11 @@ class Precision(str, Enum):
         return Precision.FP32 if self is Precision.INT8 else self
 
     @property
+    def calibrated(self) -> bool:
+        """True where ranges of activations are taken from images."""
+        return self is Precision.INT8
+
+    @property
     def runs_on_cpus(self) -> bool:
         """True where CPUs compute in this type, so that its time on one says something."""
         return self.traced is Precision.FP32

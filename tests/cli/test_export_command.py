@@ -253,7 +253,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_a_wrong_file_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import tofu_export.run as pipeline
+    import tofu_export.job.pipeline as pipeline
 
     honest: Callable[..., Any] = pipeline.lower
 
@@ -286,7 +286,7 @@ def test_an_engine_that_cannot_be_built_is_bundled(
     def refuse(*_: object, **__: object) -> None:
         raise EngineBuildError("the builder gave up")
 
-    monkeypatch.setattr("tofu_export.run.build_engine", refuse)
+    monkeypatch.setattr("tofu_export.job.pipeline.build_engine", refuse)
     bundle = tmp_path / "bundle"
     arguments = ("--weights", "random", "--precision", "fp16", "--no-bench", "--no-verify", "--batch", "1:2:3")
     assert run("test_vit", *arguments, "-o", str(tmp_path / "out"), "--bundle", str(bundle)) == 6
@@ -316,14 +316,14 @@ def test_engine_asked_for_but_missing(
     def missing(_: str | None) -> None:
         raise BackendMissingError("neither TensorRT-RTX nor TensorRT is usable here")
 
-    monkeypatch.setattr("tofu_export.job_engines.pick", missing)
+    monkeypatch.setattr("tofu_export.job.engines.pick", missing)
     assert run("test_vit", "--weights", "random", "--engine", "-o", str(tmp_path / "out")) == 5
     assert "neither TensorRT-RTX nor TensorRT" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_without_tensorrt_the_step_is_skipped_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tofu_export.job_engines.available", lambda: ())
+    monkeypatch.setattr("tofu_export.job.engines.available", lambda: ())
     out = tmp_path / "out"
     arguments = ("--weights", "random", "--precision", "fp32", "--no-bench", "--no-verify")
     assert run("test_vit", *arguments, "-o", str(out)) == 0

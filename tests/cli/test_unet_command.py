@@ -30,8 +30,8 @@ def test_the_whole_way(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run("unet", str(folder), *arguments, "--threads", "1", "--json", "-o", str(out)) == 0
     captured = capsys.readouterr()
     report = json.loads(captured.out)
-    assert "equals eager PyTorch at batch 1, 2, 3" in " ".join(captured.err.split())
-    assert sorted(path.name for path in out.iterdir()) == ["model.onnx", "report.json", "report.md"]
+    assert "verified at batch 1, 2, 3" in " ".join(captured.err.split())
+    assert sorted(path.name for path in out.iterdir()) == ["model.onnx", "report.html", "report.json", "report.md"]
     assert json.loads((out / "report.json").read_text()) == report
     assert report["plan"]["pattern"] == "P-MM"
     assert report["verification"][0]["passed"]
@@ -53,7 +53,7 @@ def test_bf16_is_typed_and_compared_in_float32(folder: Path, tmp_path: Path) -> 
     out = tmp_path / "out"
     arguments = ["--latent-size", "8", "--text-tokens", "5", "--batch", "1:2:4", "--precision", "bf16", "-q"]
     assert run("unet", str(folder), *arguments, "-o", str(out)) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["model.onnx", "report.json", "report.md"]
+    assert sorted(path.name for path in out.iterdir()) == ["model.onnx", "report.html", "report.json", "report.md"]
     graph = onnx.load(out / "model.onnx").graph
     weights = {tensor.data_type for tensor in graph.initializer if tensor.name.endswith("weight")}
     assert weights == {onnx.TensorProto.BFLOAT16}
@@ -62,9 +62,8 @@ def test_bf16_is_typed_and_compared_in_float32(folder: Path, tmp_path: Path) -> 
     assert found["passed"]
     assert 0 < found["relative"] < 1e-2
     assert found["decisions"]["compared"] > 0
-    assert found["tolerance"]["name"] == "bf16"
-    reasons = {row["step"]: row["reason"] for row in report["skipped"]}
-    assert "it was compared in float32" in reasons["arithmetic of model.onnx in bfloat16"]
+    assert found["tolerance"]["name"] == "unet bf16 in fp32"
+    assert "computed in FP32" in found["notes"][-1]
 
 
 def test_dry_run_writes_nothing(
@@ -109,7 +108,7 @@ def test_refused(
 
 def test_a_wrong_file_is_not_published(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if tracing had lost the reduction of one block: exit code 4, the report alone, no model."""
-    from tofu_export.diffusion import run as unet_run
+    from tofu_export.diffusion import adapter as unet_run
 
     real = unet_run.verify_unet
 
@@ -121,5 +120,5 @@ def test_a_wrong_file_is_not_published(folder: Path, tmp_path: Path, monkeypatch
     out = tmp_path / "out"
     arguments = ["--latent-size", "8", "--text-tokens", "5", "--batch", "1", "--precision", "fp32", "-q"]
     assert run("unet", str(folder), *arguments, "-o", str(out)) == ExitCode.VERIFICATION
-    assert sorted(path.name for path in out.iterdir()) == ["report.json", "report.md"]
+    assert sorted(path.name for path in out.iterdir()) == ["report.html", "report.json", "report.md"]
     assert not json.loads((out / "report.json").read_text())["verification"][0]["passed"]

@@ -47,18 +47,22 @@ def sections_of(report: Mapping[str, Any], evidence: Evidence) -> Sections:
         OptionError: an image of the token maps cannot be read.
     """
     model, plan = report["model"], report["plan"]
-    name = str(model["resolved"])
-    height, width = model["image_size"]
-    subtitle = (
-        f"{model['params'] / 1e6:.1f} M parameters, {model['weights']['kind']} weights, {height}\u00d7{width} pixels "
-        f"in {model['tokens']} tokens. Pattern {plan['pattern']}, r = {_amount(plan['r'])}. "
-        f"Token sizes: {sizes_words(plan)}."
-    )
-    return Sections(
-        name,
-        subtitle,
-        tuple(_headlines(report, evidence)),
-        (
+    start = f"{model['params'] / 1e6:.1f} M parameters, {model['weights']['kind']} weights, "
+    ends = (_files(report), _left_out(report), _reproduce(report, evidence))
+    if "blocks" in plan:  # a UNet
+        height, width = model["latent"]
+        subtitle = (
+            f"{start}latent {height}\u00d7{width}. Mode {plan['mode']}, ratio {plan['ratio']:g}, pattern "
+            f"{plan['pattern']}."
+        )
+        sections = (_unet_plan(report), _verification(report), _speed(report), *ends)
+    else:
+        height, width = model["image_size"]
+        subtitle = (
+            f"{start}{height}\u00d7{width} pixels in {model['tokens']} tokens. Pattern {plan['pattern']}, "
+            f"r = {_amount(plan['r'])}. Token sizes: {sizes_words(plan)}."
+        )
+        sections = (
             _plan(report),
             tokens_section(report, evidence),
             _verification(report),
@@ -67,12 +71,10 @@ def sections_of(report: Mapping[str, Any], evidence: Evidence) -> Sections:
             tradeoff_section(report, evidence),
             tuning_section(report, evidence),
             linearity_section(report, evidence),
-            _files(report),
-            _left_out(report),
-            _reproduce(report, evidence),
-        ),
-        str(report["environment"]["versions"].get("tofu_export") or "unknown"),
-    )
+            *ends,
+        )
+    version = str(report["environment"]["versions"].get("tofu_export") or "unknown")
+    return Sections(str(model["resolved"]), subtitle, tuple(_headlines(report, evidence)), sections, version)
 
 
 def _amount(r: Any) -> str:
@@ -163,6 +165,29 @@ def _plan(report: Mapping[str, Any]) -> Section:
             ),
         ),
         notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _unet_plan(report: Mapping[str, Any]) -> Section:
+    blocks = report["plan"]["blocks"]
+    reduced = [row for row in blocks if row["removed"]]
+    return Section(
+        "plan",
+        "Plan",
+        f"{len(reduced)} of {len(blocks)} transformer blocks do without a part of their tokens; each brings "
+        "all of them back at its end.",
+        tables=(
+            table(
+                "Tokens by block",
+                ("block", "module", "grid", "method", "tokens", "removed", "attended"),
+                [
+                    [row["block"], Cell(row["path"], code=True), "\u00d7".join(map(str, row["grid"])),
+                     Cell(row["method"], _colour(row)), row["tokens"], row["removed"], row["attended"]]
+                    for row in reduced
+                ],
+                text=(0, 1, 2, 3),
+            ),
+        ),
     )  # fmt: skip
 
 

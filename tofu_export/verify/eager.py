@@ -9,30 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tofu_export.compare import TOLERANCES, Tolerance
+from tofu_export.compare import Tolerance
 from tofu_export.errors import VerificationError
 from tofu_export.memory import give_back
 from tofu_export.onnx_file import load_without_weights
-from tofu_export.options import PATCH_GROUPS, BatchRange, OutputKind, Precision
-from tofu_export.patch import applied_plan, choose_output, observe, outputs_of
-from tofu_export.patch.outputs import joined_later
-from tofu_export.verify.block_ends import Candidates, block_ends, collect_blocks
+from tofu_export.options import BatchRange, OutputKind, Precision
+from tofu_export.ort import NO_BFLOAT16
+from tofu_export.verify.block_ends import block_ends
 from tofu_export.verify.gather import Gathered
 from tofu_export.verify.in_fp32 import compare_in_fp32
-from tofu_export.verify.replay import DecisionNames, Replay, planned_decisions
+from tofu_export.verify.reference import Reference, VitReference
+from tofu_export.verify.replay import Replay
 from tofu_export.verify.result import VerificationResult
 from tofu_export.verify.subject import OnnxFile, Subject
-from tofu_export.verify.watch import batched, feed
+from tofu_export.verify.watch import batched, fed
 
-__all__ = ["CPU_BATCH_CAP", "batches_to_verify", "verify"]
+__all__ = ["CPU_BATCH_CAP", "batches_to_verify", "compare_with", "verify"]
 
 CPU_BATCH_CAP = 8
 """Largest batch verified on a CPU, for time."""
@@ -73,7 +73,7 @@ def verify(
     layers: bool = False,
     on_batch: Callable[[int], None] | None = None,
 ) -> VerificationResult:
-    """Compare a file with `model`.
+    """Compare a file with a Vision Transformer.
 
     Args:
         subject: a lowered ONNX file that this library wrote, a foreign one of a plain model, or an engine of either.
@@ -93,38 +93,111 @@ def verify(
         VerificationError: the file lacks outputs that must be compared, or has others.
     """
     subject = OnnxFile(subject) if isinstance(subject, Path) else subject
-    output = choose_output(model, output)
-    tolerance = tolerance or TOLERANCES[precision]
+    reference = VitReference(model, output, token_map=token_map, file=subject.name)
     sizes, notes = batches_to_verify(batch)
-    images = batched(pixels, sizes)
-    feeds, given = _run(subject, output.names_with(token_map), images, by_position=by_position)
+    result = compare_with(
+        subject,
+        reference,
+        [{"images": images} for images in batched(pixels, sizes)],
+        precision=precision,
+        source=source,
+        tolerance=tolerance,
+        by_position=by_position,
+        layers=layers,
+        on_batch=on_batch,
+        notes=notes,
+    )
+    if reference.kind != OutputKind.LOGITS.value:
+        result = replace(result, outputs=replace(result.outputs, top1_agreement=None))
+    return result
+
+
+def compare_with(
+    subject: Subject,
+    reference: Reference,
+    batches: Sequence[Mapping[str, Array]],
+    *,
+    precision: Precision,
+    source: str,
+    tolerance: Tolerance | None = None,
+    by_position: bool = False,
+    layers: bool = False,
+    on_batch: Callable[[int], None] | None = None,
+    notes: tuple[str, ...] = (),
+) -> VerificationResult:
+    """Compare a file with an eager model.
+
+    An FP16 file is compared once more as a copy that computes in FP32, where the reference has a tolerance for that. A
+    file in BF16, for which onnxruntime has no kernels, is compared so alone.
+
+    Args:
+        subject: the file.
+        reference: the model.
+        batches: float32 inputs by name for each batch, the batch as the first axis of the first one.
+        precision: the file's.
+        source: where the inputs came from, for the report.
+        tolerance: what to allow; None for that of the precision.
+        by_position: take the file's outputs in their order, whatever they are called.
+        layers: also compare what each block gives, where the file tells.
+        on_batch: called with each batch size before it runs.
+        notes: what a reader must know.
+
+    Raises:
+        VerificationError: the file lacks outputs that must be compared, or has others.
+    """
+    compare = partial(_compare, reference=reference, source=source, by_position=by_position, notes=notes)
+
+    def in_fp32(**how: Any) -> VerificationResult:
+        return compare_in_fp32(
+            subject.graph_path,
+            reference.module,
+            precision,
+            lambda path: compare(OnnxFile(path), tolerance=reference.in_fp32[precision], **how),
+        )
+
+    if precision is Precision.BF16 and isinstance(subject, OnnxFile):
+        return in_fp32(batches=batches, layers=layers, on_batch=on_batch).noted(f"computed in FP32: {NO_BFLOAT16}")
+    allowed = tolerance or reference.tolerances[precision]
+    result = compare(subject, batches=batches, tolerance=allowed, layers=layers, on_batch=on_batch)
+    ours = isinstance(subject, OnnxFile) and not by_position  # what others put in half precision is not known
+    named = allowed in reference.tolerances.values()
+    if ours and named and precision is Precision.FP16 and precision in reference.in_fp32:
+        result = replace(result, in_fp32=in_fp32(batches=[max(batches, key=_size)], layers=True, on_batch=None))
+    return result
+
+
+def _compare(
+    subject: Subject,
+    *,
+    reference: Reference,
+    batches: Sequence[Mapping[str, Array]],
+    source: str,
+    tolerance: Tolerance,
+    by_position: bool,
+    layers: bool,
+    on_batch: Callable[[int], None] | None,
+    notes: tuple[str, ...],
+) -> VerificationResult:
+    """Compare a file as it is; see `compare_with`."""
+    feeds, given = _run(subject, reference.names, batches, by_position=by_position)
     give_back()
-    plan = applied_plan(model)
-    if token_map and plan is None:
-        raise VerificationError(f"{subject.name} gives {PATCH_GROUPS}, but the model to compare it with has no plan")
     graph = load_without_weights(subject.graph_path).graph
     produced = {name for node in graph.node for name in node.output}
-    names = planned_decisions(plan, produced, subject.name, mapped=output is OutputKind.TOKENS)
+    names, more = reference.decisions(produced, subject.name)
+    notes += more
     wanted = [name for kinds in names.values() for name in kinds.values()]
     watched = subject.watch(feeds, wanted) if wanted else [{} for _ in feeds]
     give_back()
-    if plan is not None and plan.layers[-1].removed and plan.layers[-1].layer not in names:
-        notes += (f"the output does not depend on the reduction in block {plan.layers[-1].layer}: the file has none",)
 
     gathered = Gathered(subject.name, tolerance)
-    for batch_images, batch_feeds, got, seen in zip(images, feeds, given, watched, strict=True):
+    for values, batch_feeds, got, seen in zip(batches, feeds, given, watched, strict=True):
         if on_batch is not None:
-            on_batch(len(batch_images))
+            on_batch(_size(values))
         rows = None
         if seen and all(np.isfinite(value).all() for value in got.values()):
             rows = subject.same(seen, got, tolerance)
         replay = Replay(names, seen, tolerance)
-        with torch.inference_mode(), observe(replay):
-            values = outputs_of(model, output, torch.from_numpy(batch_images))
-        right: list[Array] = [value.numpy() for value in values]
-        if token_map and plan is not None:
-            right.append(replay.patch_groups(plan, joined_later(model), len(batch_images)))
-        expected = dict(zip(got, right, strict=True))
+        expected = dict(zip(got, reference.run(values, replay), strict=True))
         if uncompared := set(names) - set(replay.by_layer):
             raise VerificationError(f"{subject.name}: layers {sorted(uncompared)} were not compared")
         gathered.add(batch_feeds, got, expected, replay, rows)
@@ -132,47 +205,21 @@ def verify(
         ends = block_ends(graph)
         if not ends:
             notes += ("the file does not tell its blocks apart: what each of them gives is not compared",)
-        _compare_blocks(gathered, subject, model, output, images, feeds, names, ends)
-    result = gathered.result(sizes, source, output.value, notes)
-    ours = isinstance(subject, OnnxFile) and not by_position  # what others put in half precision is not known
-    if ours and precision is Precision.FP16 and tolerance in TOLERANCES.values():
-
-        def compare(path: Path, allowed: Tolerance) -> VerificationResult:
-            return verify(path, model, pixels, precision=Precision.FP32, batch=(max(sizes),), source=source,
-                          output=output, token_map=token_map, tolerance=allowed, layers=True)  # fmt: skip
-
-        result = replace(result, in_fp32=compare_in_fp32(subject.graph_path, model, compare))
-    if output is not OutputKind.LOGITS:
-        result = replace(result, outputs=replace(result.outputs, top1_agreement=None))
-    return result
+        # A copy that gives out more values is fused less, and in half precision may decide otherwise between near
+        # equals. So it is followed in its own decisions, and decides nothing about the file.
+        wanted += [name for candidates in ends.values() for name in candidates]
+        for batch, seen in enumerate(subject.watch(feeds, wanted)):
+            blocks = reference.blocks(batches[batch], Replay(names, seen, tolerance))
+            gathered.add_blocks(batch, ends, seen, blocks)
+    return gathered.result(tuple(map(_size, batches)), source, reference.kind, notes)
 
 
-def _compare_blocks(
-    gathered: Gathered,
-    subject: Subject,
-    model: nn.Module,
-    output: OutputKind,
-    images: Sequence[Array],
-    feeds: Sequence[Mapping[str, Array]],
-    names: DecisionNames,
-    ends: Candidates,
-) -> None:
-    """Compare block by block, in a copy of its own.
-
-    A copy that gives out more values is fused less, and in half precision may decide otherwise between near equals.
-    So it is followed in its own decisions, and decides nothing about the file.
-    """
-    wanted = [name for kinds in names.values() for name in kinds.values()]
-    wanted += [name for candidates in ends.values() for name in candidates]
-    for batch, seen in enumerate(subject.watch(feeds, wanted)):
-        replay = Replay(names, seen, gathered.tolerance)
-        with torch.inference_mode(), observe(replay), collect_blocks(model) as blocks:
-            outputs_of(model, output, torch.from_numpy(images[batch]))
-        gathered.add_blocks(batch, ends, seen, blocks)
+def _size(feeds: Mapping[str, Array]) -> int:
+    return len(next(iter(feeds.values())))
 
 
 def _run(
-    subject: Subject, names: Sequence[str], images: Sequence[Array], *, by_position: bool
+    subject: Subject, names: Sequence[str], batches: Sequence[Mapping[str, Array]], *, by_position: bool
 ) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
     """What the file is given and what it gives for each batch, by name.
 
@@ -184,7 +231,7 @@ def _run(
     if not right:
         number = f"{len(names)} of them" if by_position else ", ".join(names)
         raise VerificationError(f"{subject.name} has outputs {sorted(session.outputs)}, expected {number}")
-    feeds = [feed(session, batch) for batch in images]
+    feeds = [fed(session, batch) for batch in batches]
     runs = [session.run(batch) for batch in feeds]
     given = tuple(session.outputs) if by_position else names
     return feeds, [{name: run[name] for name in given} for run in runs]

@@ -26,40 +26,52 @@ if TYPE_CHECKING:
 
 __all__ = ["IN_FP32", "compare_in_fp32"]
 
-IN_FP32 = Tolerance(
-    "fp16 in fp32",
-    1e-3,
-    0.99999,
-    TOLERANCES[Precision.FP16].near_tie,
-    "constants rounded to 2^-11, no activations; measured in docs/verification.md",
-)
+HALF_TYPES = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+
+IN_FP32 = {
+    Precision.FP16: Tolerance(
+        "fp16 in fp32",
+        1e-3,
+        0.99999,
+        TOLERANCES[Precision.FP16].near_tie,
+        "constants rounded to 2^-11, no activations; measured in docs/verification.md",
+    ),
+    Precision.BF16: Tolerance(
+        "bf16 in fp32",
+        1e-2,
+        0.9999,
+        TOLERANCES[Precision.FP16].near_tie,
+        "constants rounded to 2^-8, no activations",
+    ),
+}
 """What the outputs and the blocks of a file may differ by where only its constants are rounded."""
 
 
 def compare_in_fp32(
-    path: Path, model: nn.Module, compare: Callable[[Path, Tolerance], VerificationResult]
+    path: Path, model: nn.Module, precision: Precision, compare: Callable[[Path], VerificationResult]
 ) -> VerificationResult:
     """The comparison of a copy of the file at `path` that computes in FP32.
 
     Args:
-        path: a file in FP16.
+        path: a file in half precision.
         model: the eager float32 model; its weights are rounded meanwhile.
-        compare: compares a file with it.
+        precision: of the file, FP16 or BF16.
+        compare: compares a file with it, and allows what `IN_FP32` or its like says.
     """
-    with tempfile.TemporaryDirectory(prefix="tofu-export-verify-") as folder, _rounded(model):
-        result = compare(widened(path, Path(folder), HALVES), IN_FP32)
+    with tempfile.TemporaryDirectory(prefix="tofu-export-verify-") as folder, _rounded(model, HALF_TYPES[precision]):
+        result = compare(widened(path, Path(folder), HALVES))
     return replace(result, evidence=None)
 
 
 @contextmanager
-def _rounded(model: nn.Module) -> Iterator[None]:
-    """Weights as they are in FP16, and back again in the end."""
+def _rounded(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Weights rounded to `dtype`, and back again in the end."""
     tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
     kept = [tensor.detach().clone() for tensor in tensors]
     try:
         with torch.no_grad():
             for tensor in tensors:
-                tensor.copy_(tensor.half().to(tensor.dtype))
+                tensor.copy_(tensor.to(dtype).to(tensor.dtype))
         yield
     finally:
         with torch.no_grad():

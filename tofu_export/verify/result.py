@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -124,6 +124,10 @@ class VerificationResult:
         right = self.outputs.within(self.tolerance) and self.decisions.wrong == 0 and mapped and self._followed
         return right and (self.in_fp32 is None or (self.in_fp32.passed and self.in_fp32.first_bad_layer is None))
 
+    def noted(self, note: str) -> VerificationResult:
+        """The same with one more note."""
+        return replace(self, notes=(*self.notes, note))
+
     @property
     def _followed(self) -> bool:
         return self.undecided <= MOST_UNDECIDED * (self.outputs.images + self.undecided)
@@ -151,6 +155,7 @@ class VerificationResult:
             "inputs": self.inputs,
             "output": self.output,
             "max_abs": outputs.max_abs if outputs.finite else None,
+            "relative": outputs.relative if outputs.finite else None,
             "cosine_min": outputs.cosine_min if outputs.finite else None,
             "top1_agreement": outputs.top1_agreement,
             "finite": outputs.finite,
@@ -163,6 +168,7 @@ class VerificationResult:
                 "name": self.tolerance.name,
                 "max_abs": self.tolerance.allowed(outputs.scale),
                 "cosine_min": self.tolerance.cosine_min,
+                "relative": self.tolerance.relative,
                 "near_tie": self.tolerance.near_tie,
                 "reason": self.tolerance.reason,
             },
@@ -194,6 +200,8 @@ class VerificationResult:
                 f"{self.output} differ by {outputs.max_abs:.3g} "
                 f"(allowed {tolerance.allowed(outputs.scale):.3g}), "
                 f"cosine {outputs.cosine_min:.6f} (at least {tolerance.cosine_min})"
+                + ("" if tolerance.relative is None else f", norm of the difference {outputs.relative:.3g} of that of ")
+                + ("" if tolerance.relative is None else f"{self.output} (allowed {tolerance.relative:.3g})")
             )
         if self.decisions.wrong:
             parts.append(

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from tofu_export.compare import Tolerance, compare_outputs, differing, is_real
 from tofu_export.errors import VerificationError
+from tofu_export.feeds import as_asked
 from tofu_export.onnx_file import load_without_weights
 from tofu_export.ort import open_copy
 
 if TYPE_CHECKING:
     from tofu_export.verify.subject import Runnable
 
-__all__ = ["batched", "check_same", "feed", "give_out", "run_copy"]
+__all__ = ["batched", "check_same", "fed", "feed", "give_out", "run_copy"]
 
 Array = NDArray[Any]
 
@@ -58,6 +59,19 @@ def feed(session: Runnable, images: Array) -> dict[str, Array]:
     if not np.issubdtype(spec.dtype, np.floating):
         raise VerificationError(f"input {name} of {session.label} is {spec}, expected images as real numbers")
     return {name: images.astype(spec.dtype)}
+
+
+def fed(session: Runnable, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Inputs of a batch in the types that a file asks for; one alone goes by whatever name the file has.
+
+    Raises:
+        VerificationError: the file has other inputs.
+    """
+    if len(feeds) == 1:
+        return feed(session, next(iter(feeds.values())))
+    if set(feeds) != set(session.inputs):
+        raise VerificationError(f"{session.label} has inputs {', '.join(session.inputs)}, expected {', '.join(feeds)}")
+    return as_asked(feeds, session.inputs)
 
 
 def check_same(seen: Mapping[str, Array], got: Mapping[str, Array], tolerance: Tolerance, file: str) -> None:

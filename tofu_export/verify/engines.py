@@ -31,7 +31,7 @@ from tofu_export.ort import TensorSpec
 from tofu_export.verify import Runnable, VerificationResult, VerifyRequest, batches_to_verify, verify_file
 from tofu_export.verify.facts import FileFacts
 
-__all__ = ["EngineOnTrial", "verify_engine"]
+__all__ = ["EngineVerification", "tolerated", "verify_engine"]
 
 Array = NDArray[Any]
 
@@ -65,13 +65,13 @@ def verify_engine(
     """
     plan = read_engine_file(request.path, request.reference)
     on_step(f"loading {plan.path.name}")
-    with EngineOnTrial(plan, on_step=on_step) as engine:
+    with EngineVerification(plan, on_step=on_step) as engine:
         facts = FileFacts.read(engine.graph_path)
         precision = request.precision or plan.precision or facts.precision
         notes: tuple[str, ...] = ()
         tolerance = request.tolerance
-        if precision is Precision.FP32 and tolerance.name is None:
-            tolerance, notes = replace(tolerance, name=TOLERANCES[Precision.FP16].name), (TF32,)
+        if tolerated(precision) is not precision and tolerance.name is None:
+            tolerance, notes = replace(tolerance, name=TOLERANCES[tolerated(precision)].name), (TF32,)
         if request.layers:
             notes += ("blocks are compared of ONNX files alone: an engine that gives out more has other kernels",)
         batches = request.batches
@@ -100,7 +100,12 @@ def verify_engine(
     return tuple(replace(result, notes=(*notes, *result.notes)) for result in results)
 
 
-class EngineOnTrial:
+def tolerated(precision: Precision) -> Precision:
+    """The precision whose tolerance an engine is held to: that of FP16 for FP32, whose products may be in TF32."""
+    return Precision.FP16 if precision is Precision.FP32 else precision
+
+
+class EngineVerification:
     """A plan that is loaded on the GPU, and once decisions are asked for, its copy (`verify.Subject`).
 
     Args:
@@ -133,7 +138,7 @@ class EngineOnTrial:
             )
         self._graph_path = plan.onnx_path
 
-    def __enter__(self) -> EngineOnTrial:
+    def __enter__(self) -> EngineVerification:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -161,7 +166,7 @@ class EngineOnTrial:
     def watch(self, feeds: Sequence[Mapping[str, Array]], names: Sequence[str]) -> list[dict[str, Array]]:
         """Run the plan itself if it gives these values, else a copy that does."""
         watched = next((entry for entry in self._sessions if set(names) <= set(entry.outputs)), None)
-        watched = watched or self._copy()
+        watched = watched or self._copy(names)
         return [watched.run(batch) for batch in feeds]
 
     def same(self, seen: Mapping[str, Array], got: Mapping[str, Array], tolerance: Tolerance) -> NDArray[np.bool_]:
@@ -177,15 +182,14 @@ class EngineOnTrial:
                 )
         return same
 
-    def _copy(self) -> EngineSession:
-        """Build an engine of the same graph that also gives out all decisions, load it and keep it."""
+    def _copy(self, names: Sequence[str]) -> EngineSession:
+        """Build an engine of the same graph that also gives out these decisions, load it and keep it."""
         plan, source = self._plan, self._graph_path.absolute()
         self._on_step(f"building a copy of {self.name} that gives out its decisions")
         model = load_without_weights(source)
         given = {value.name for value in model.graph.output}
-        decisions = [name for node in model.graph.node for name in node.output if is_decision(name)]
         model.graph.output.extend(
-            helper.make_tensor_value_info(name, TensorProto.INT64, None) for name in decisions if name not in given
+            helper.make_tensor_value_info(name, TensorProto.INT64, None) for name in names if name not in given
         )
         capabilities = plan.compute_capabilities
         if not capabilities and plan.flavour.ahead_of_time:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tofu_export.files import staging
-from tofu_export.job_files import describe_file, with_data
+from tofu_export.job.files import describe_file, with_data
 from tofu_export.options import Precision
 
 CONTENT = {"model.onnx": b"graph", "model.onnx.data": b"weights", "model.onnx.json": b"{}"}

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +17,20 @@ from numpy.typing import NDArray
 
 from tests import exported, tiny
 from tests.cli.running import run
-from tests.engines import sidecars
+from tests.verify.machine import Machine, StandIn, install, plan_of
 from tests.verify.test_eager import Mutation, change, file_of, least_similar, one_weight
-from tofu_export import engine_verification
 from tofu_export.compare import TOLERANCES
-from tofu_export.engine_verification import EngineOnTrial, verify_engine
 from tofu_export.engines.build import EngineRequest, build_engine
 from tofu_export.engines.engine_file import EngineFile
 from tofu_export.engines.flavours import RTX, TENSORRT, available
 from tofu_export.environment import collect
 from tofu_export.errors import BackendMissingError, OptionError, VerificationError
+from tofu_export.graph_patterns.canonical import is_decision
 from tofu_export.options import BatchRange, Precision
-from tofu_export.ort import OrtSession, TensorSpec, open_session
+from tofu_export.ort import open_session
 from tofu_export.verify import VerificationResult, VerifyRequest, verify_pair
+from tofu_export.verify import engines as engine_verification
+from tofu_export.verify.engines import EngineVerification, verify_engine
 
 Array = NDArray[Any]
 FP32 = TOLERANCES[Precision.FP32]
@@ -39,91 +38,9 @@ FP32 = TOLERANCES[Precision.FP32]
 needs_no_gpu = pytest.mark.skipif(collect()["gpu"] is not None, reason="this machine has a GPU")
 
 
-@dataclass
-class StandIn:
-    """A file in onnxruntime in the place of a plan; `disturb` is what is wrong with the plan."""
-
-    session: OrtSession
-    disturb: Callable[[dict[str, Array]], None] = lambda _: None
-    closed: bool = False
-    asked: list[int] = field(default_factory=list)
-
-    @property
-    def label(self) -> str:
-        return self.session.label
-
-    @property
-    def inputs(self) -> Mapping[str, TensorSpec]:
-        return self.session.inputs
-
-    @property
-    def outputs(self) -> Mapping[str, TensorSpec]:
-        return self.session.outputs
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        found = self.session.run(feeds)
-        self.asked.append(len(next(iter(feeds.values()))))
-        self.disturb(found)
-        return found
-
-    def close(self) -> None:
-        assert not self.closed
-        self.closed = True
-
-
-class Machine:
-    """Loads and builds: a plan is a file that names the ONNX file which runs in its place."""
-
-    def __init__(self) -> None:
-        self.opened: list[StandIn] = []
-        self.built: list[EngineRequest] = []
-        self.disturb: Callable[[dict[str, Array]], None] = lambda _: None
-        self.mutate_copy: Mutation | None = None
-
-    def open(self, path: Path, flavour: object) -> StandIn:
-        source = Path(path.read_text(encoding="utf-8"))
-        model = onnx.load(source)  # a copy's weights are behind links, which onnxruntime does not follow
-        if self.opened and self.mutate_copy is not None:
-            self.mutate_copy(model)
-        stand_in = StandIn(open_session(model.SerializeToString()))
-        if not self.opened:
-            stand_in.disturb = self.disturb
-        self.opened.append(stand_in)
-        return stand_in
-
-    def build(self, request: EngineRequest) -> None:
-        self.built.append(request)
-        request.engine_path.write_text(str(request.onnx_path), encoding="utf-8")
-
-
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    found = Machine()
-    monkeypatch.setattr(engine_verification, "open_engine", found.open)
-    monkeypatch.setattr(engine_verification, "build_engine", found.build)
-    return found
-
-
-def plan_of(
-    folder: Path,
-    source: Path,
-    *,
-    runs: Path | None = None,
-    batch: tuple[int, int, int] = (1, 2, 3),
-    metadata: Mapping[str, Any] | None = None,
-    **facts: Any,
-) -> Path:
-    """A plan that was built from `source` and computes what `runs` does, with its sidecar."""
-    beside = folder / source.name
-    if not beside.exists():
-        shutil.copyfile(source, beside)
-    path = folder / "model.engine"
-    path.write_text(str(runs or beside), encoding="utf-8")
-    name = next(iter(open_session(runs or beside).inputs))
-    profiles = {name: dict(zip(("min", "opt", "max"), ([size, 3, 8, 8] for size in batch), strict=True))}
-    more = {"source": dict(metadata or {}), "profiles": profiles, "compute_capabilities": ["SM89"], **facts}
-    sidecars.write(path, beside, **more)
-    return path
+    return install(monkeypatch)
 
 
 class TestAgainstBoth:
@@ -208,7 +125,7 @@ class TestDecisions:
         path = folder / "model.engine"
         path.write_text(str(runs), encoding="utf-8")
         plan = EngineFile(path, RTX, right, BatchRange(1, 2, 4), Precision.FP32, ("SM89",))
-        with EngineOnTrial(plan) as engine:
+        with EngineVerification(plan) as engine:
             return verify_pair(engine, right, tiny.pixels(8), tolerance=FP32, batches=(1, 3, 4), source="noise")
 
     def test_right(self, machine: Machine, tmp_path: Path) -> None:
@@ -260,7 +177,7 @@ class TestDecisions:
         def telling(proto: onnx.ModelProto) -> None:
             for node in proto.graph.node:
                 for name in node.output:
-                    if engine_verification.is_decision(name):
+                    if is_decision(name):
                         proto.graph.output.append(
                             onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None)
                         )
@@ -320,8 +237,8 @@ def test_the_copy_is_what_the_plan_is(precision: str, tmp_path: Path, monkeypatc
         return StandIn(open_session(source))
 
     plan = EngineFile(request.engine_path, RTX, source, request.batch, request.precision, ("SM89",))
-    with EngineOnTrial(plan, open_session=load) as engine:
-        engine._copy()
+    with EngineVerification(plan, open_session=load) as engine:
+        engine._copy(())
     ours, copy = (receipt.kernels.launched for receipt in receipts)
     assert len(ours) == len(copy) > 50
     different = [one for one, two in zip(ours, copy, strict=True) if one.layer_type != two.layer_type]

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
-from tofu_export.engine_verification import verify_engine
 from tofu_export.engines.build import EngineRequest, engine_names, resolve_capabilities
 from tofu_export.engines.check import Answer, check_engine
 from tofu_export.engines.flavours import RTX, TENSORRT, TURING, Flavour, available, pick
-from tofu_export.errors import BackendMissingError, VerificationError
-from tofu_export.job import NOT_PUBLISHED, Job, Listener
-from tofu_export.options import BatchRange, Precision, Target
+from tofu_export.errors import BackendMissingError
+from tofu_export.job.adapter import ModelAdapter
+from tofu_export.job.progress import Progress
+from tofu_export.job.request import ExportJob
+from tofu_export.options import Precision, Target
 from tofu_export.report import Report
-from tofu_export.verify import VerifyRequest
+from tofu_export.verify import VerificationResult
 
 __all__ = [
-    "EngineJob",
     "check_requests",
     "engine_names_of",
     "engine_requests",
@@ -27,50 +26,7 @@ __all__ = [
 ]
 
 
-class EngineJob(Protocol):
-    """What a job says about its engines; see `Job`."""
-
-    @property
-    def target(self) -> Target:
-        """Runtime that the ONNX files are written for."""
-        ...
-
-    @property
-    def batch(self) -> BatchRange:
-        """Batch sizes to serve."""
-        ...
-
-    @property
-    def engine(self) -> bool | None:
-        """Build engines: yes, no, or None for "if a TensorRT is installed"."""
-        ...
-
-    @property
-    def flavour(self) -> str | None:
-        """Which TensorRT."""
-        ...
-
-    @property
-    def compute_capabilities(self) -> tuple[str, ...]:
-        """What engines run on."""
-        ...
-
-    @property
-    def precisions(self) -> tuple[Precision, ...]:
-        """One ONNX file for each."""
-        ...
-
-    @property
-    def output(self) -> Path:
-        """Folder for the files."""
-        ...
-
-    def onnx_name(self, precision: Precision) -> str:
-        """Name of the ONNX file of a precision."""
-        ...
-
-
-def flavour_of(job: EngineJob) -> Flavour | None:
+def flavour_of(job: ExportJob) -> Flavour | None:
     """The TensorRT to build with, None for no engines.
 
     Raises:
@@ -84,12 +40,12 @@ def flavour_of(job: EngineJob) -> Flavour | None:
     return usable[0] if job.engine is None and usable and job.target is not Target.ONNXRUNTIME else None
 
 
-def engine_names_of(job: EngineJob, flavour: Flavour, precision: Precision) -> dict[str, tuple[str, ...]]:
+def engine_names_of(job: ExportJob, flavour: Flavour, precision: Precision) -> dict[str, tuple[str, ...]]:
     """Names of the engines of one precision, and the compute capabilities of each."""
     return engine_names(f"model.{precision.value}.{flavour.name}.engine", job.compute_capabilities)
 
 
-def engine_requests(job: EngineJob, flavour: Flavour, precision: Precision, folder: Path) -> list[EngineRequest]:
+def engine_requests(job: ExportJob, flavour: Flavour, precision: Precision, folder: Path) -> list[EngineRequest]:
     """The engines to build of one precision; SM75 beside others is left out where it cannot run that precision."""
     named = engine_names_of(job, flavour, precision)
     return [
@@ -106,7 +62,7 @@ def engine_requests(job: EngineJob, flavour: Flavour, precision: Precision, fold
     ]
 
 
-def check_requests(job: EngineJob, flavour: Flavour) -> None:
+def check_requests(job: ExportJob, flavour: Flavour) -> None:
     """Say before the work what engines cannot be built for.
 
     Raises:
@@ -117,7 +73,7 @@ def check_requests(job: EngineJob, flavour: Flavour) -> None:
             resolve_capabilities(request)
 
 
-def why_no_engine(job: EngineJob) -> str:
+def why_no_engine(job: ExportJob) -> str:
     """Why a job builds no engines, for its report."""
     if job.engine is False:
         return "switched off by --no-engine"
@@ -126,47 +82,42 @@ def why_no_engine(job: EngineJob) -> str:
     return "no TensorRT is installed: pip install 'tofu-export[rtx]' builds engines without a GPU"
 
 
-def verify_engines(job: Job, folder: Path, report: Report, listener: Listener) -> list[VerificationError]:
-    """Run the engines of a job where they can be run, and compare each with the eager model and with its ONNX file.
+def verify_engines(
+    adapter: ModelAdapter, folder: Path, names: Sequence[str], report: Report, progress: Progress
+) -> list[VerificationResult]:
+    """Run engines where they can be run, and compare each with all that it can be held to.
 
     Args:
-        job: what was asked for.
+        adapter: the model.
         folder: where the engines are, with their ONNX files and sidecars.
-        report: says which engines there are; takes the results, or why there are none.
-        listener: is told what is compared.
-
-    Returns:
-        What is wrong with them.
+        names: of the engines.
+        report: takes the results, or why there are none.
+        progress: of the job.
 
     Raises:
         TofuError: an engine that should run here does not.
     """
-    failures: list[VerificationError] = []
-    for name in [entry["path"] for entry in report.artifacts if entry["kind"] == "engine"]:
+    found: list[VerificationResult] = []
+    for name in names:
         path = folder / name
-        reason = _why_not_verified(job, report, path)
+        reason = _why_not_here(report, path)
         if reason is None:
-            start = time.perf_counter()
-            listener.step(f"verifying {name}")
-            request = VerifyRequest(path, job.model, job.weights, job.seed, job.num_classes, images=job.images)
             try:
-                results = verify_engine(request, listener.tick)
+                with progress.step(f"verify {name}", f"verifying {name}"):
+                    results = adapter.verify_engine(path, progress.tick)
             except BackendMissingError as error:
                 reason = str(error)
         if reason is not None:
             report.skip(f"verification of {name}", reason)
             continue
-        report.timings_s[f"verify {name}"] = round(time.perf_counter() - start, 2)
         report.verification += [result.to_dict() for result in results]
-        listener.done("; ".join(f"against {result.reference}: {result}" for result in results))
-        failures += [result.failure(NOT_PUBLISHED) for result in results if not result.passed]
-    return failures
+        progress.done("; ".join(f"against {result.reference}: {result}" for result in results))
+        found += results
+    return found
 
 
-def _why_not_verified(job: Job, report: Report, engine: Path) -> str | None:
-    """Why an engine that was built cannot be verified here; None if it can."""
-    if not job.verify:
-        return "switched off by --no-verify"
+def _why_not_here(report: Report, engine: Path) -> str | None:
+    """Why an engine that was built cannot be run here; None if it can."""
     if report.environment.get("gpu") is None:
         return "no NVIDIA GPU with a driver to run it on"
     verdicts = check_engine(engine).verdicts

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 
 from tests import exported
-from tests.test_engine_verification import Machine, machine, plan_of
-from tofu_export import job_engines
+from tests.verify.machine import Machine, install, plan_of
 from tofu_export.engines.check import Answer, EngineCheck, Verdict
 from tofu_export.environment import collect
 from tofu_export.errors import BackendMissingError
-from tofu_export.job import Job
-from tofu_export.job_engines import verify_engines
+from tofu_export.job import engines, vit
+from tofu_export.job.engines import verify_engines
+from tofu_export.job.progress import Progress
+from tofu_export.job.request import Job
 from tofu_export.report import Report
 from tofu_export.zoo.weights import WeightsSource
 
-__all__ = ["machine"]  # a fixture
+NAMES = ["model.engine"]
 
 
 class Heard:
@@ -34,68 +35,76 @@ class Heard:
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
-    return Job(exported.MODEL, tmp_path, weights=WeightsSource.parse("random"), seed=3)
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return install(monkeypatch)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> vit.VitAdapter:
+    return vit.VitAdapter(Job(exported.MODEL, tmp_path, weights=WeightsSource.parse("random"), seed=3))
 
 
 @pytest.fixture
 def report(tmp_path: Path) -> Report:
     path = plan_of(tmp_path, exported.folder() / "model.fp32.onnx", batch=(1, 1, 2))
-    made = Report({}, {}, {}, "", {})
-    made.artifacts = [{"kind": "onnx", "path": "model.fp32.onnx"}, {"kind": "engine", "path": path.name}]
-    return made
+    assert path.name == "model.engine"
+    return Report({}, {}, {}, "", {})
 
 
 @pytest.fixture
 def gpu(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     report.environment["gpu"] = "ACME 1"
-    monkeypatch.setattr(job_engines, "check_engine", lambda path: EngineCheck(path, ()))
+    monkeypatch.setattr(engines, "check_engine", lambda path: EngineCheck(path, ()))
 
 
-def test_rows_of_the_report(gpu: None, machine: Machine, job: Job, report: Report, tmp_path: Path) -> None:
+def test_rows_of_the_report(
+    gpu: None, machine: Machine, adapter: vit.VitAdapter, report: Report, tmp_path: Path
+) -> None:
     heard = Heard()
-    assert verify_engines(job, tmp_path, report, heard) == []
+    progress = Progress(heard)
+    assert all(result.passed for result in verify_engines(adapter, tmp_path, NAMES, report, progress))
     assert [(row["artifact"], row["reference"], row["passed"]) for row in report.verification] == [
         ("model.engine", "the eager model", True),
         ("model.engine", "model.fp32.onnx", True),
     ]
     assert report.skipped == []
-    assert report.timings_s["verify model.engine"] > 0
+    assert progress.seconds["verify model.engine"] > 0
     assert heard.texts[0] == "verifying model.engine"
     assert "against model.fp32.onnx: verified at batch 1, 2" in heard.texts[-1]
 
 
-def test_a_wrong_engine(gpu: None, machine: Machine, job: Job, report: Report, tmp_path: Path) -> None:
+def test_a_wrong_engine(gpu: None, machine: Machine, adapter: vit.VitAdapter, report: Report, tmp_path: Path) -> None:
     machine.disturb = lambda found: found["logits"].__imul__(np.float32(np.nan))
-    failures = verify_engines(job, tmp_path, report, Heard())
-    assert len(failures) == 2
-    assert "NaN or infinity" in str(failures[0])
-    assert "--no-verify keeps it" in str(failures[0])
+    results = verify_engines(adapter, tmp_path, NAMES, report, Progress(Heard()))
+    assert len(results) == 2
+    assert "NaN or infinity" in str(results[0].failure())
     assert [row["passed"] for row in report.verification] == [False, False]
 
 
 @pytest.mark.skipif(collect()["gpu"] is not None, reason="this machine has a GPU")
-def test_without_a_gpu(job: Job, report: Report, tmp_path: Path) -> None:
-    assert verify_engines(job, tmp_path, report, Heard()) == []
+def test_without_a_gpu(adapter: vit.VitAdapter, report: Report, tmp_path: Path) -> None:
+    assert verify_engines(adapter, tmp_path, NAMES, report, Progress(Heard())) == []
     assert report.skipped == [
         {"step": "verification of model.engine", "reason": "no NVIDIA GPU with a driver to run it on"}
     ]
     assert report.verification == []
 
 
-def test_for_another_gpu(gpu: None, job: Job, report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_for_another_gpu(
+    gpu: None, adapter: vit.VitAdapter, report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     verdicts = (Verdict("plan", Answer.YES, "fine"), Verdict("gpu", Answer.NO, "it runs on SM89"))
-    monkeypatch.setattr(job_engines, "check_engine", lambda path: EngineCheck(path, verdicts))
-    assert verify_engines(job, tmp_path, report, Heard()) == []
+    monkeypatch.setattr(engines, "check_engine", lambda path: EngineCheck(path, verdicts))
+    assert verify_engines(adapter, tmp_path, NAMES, report, Progress(Heard())) == []
     assert [entry["reason"] for entry in report.skipped] == ["it runs on SM89"]
 
 
 def test_without_what_runs_it(
-    gpu: None, job: Job, report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gpu: None, adapter: vit.VitAdapter, report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(*_: object) -> None:
         raise BackendMissingError("polygraphy is not installed")
 
-    monkeypatch.setattr(job_engines, "verify_engine", missing)
-    assert verify_engines(job, tmp_path, report, Heard()) == []
+    monkeypatch.setattr(vit, "verify_engine", missing)
+    assert verify_engines(adapter, tmp_path, NAMES, report, Progress(Heard())) == []
     assert [entry["reason"] for entry in report.skipped] == ["polygraphy is not installed"]

@@ -1,0 +1,251 @@
+"""Vision Transformers of timm as the pipeline sees them, and the main job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tofu_export import demo, environment, patch
+from tofu_export.errors import OptionError
+from tofu_export.evaluate.images import demo_source
+from tofu_export.evaluate.subjects import file_subject
+from tofu_export.export import INPUT_NAME, TORCH_TYPES, InputShape, trace
+from tofu_export.files import Staging
+from tofu_export.graph_patterns.lowering import MACS
+from tofu_export.inputs import InputSet
+from tofu_export.job.page import TOKENS, draw_tokens, why_no_token_maps
+from tofu_export.job.pipeline import FULL, run_export
+from tofu_export.job.progress import Listener, Progress
+from tofu_export.job.request import Job
+from tofu_export.options import IoType, OutputKind, Precision
+from tofu_export.ort import NO_BFLOAT16
+from tofu_export.plan import ModelSpec, Plan, make_plan
+from tofu_export.quantize import CALIBRATION_IMAGES
+from tofu_export.report import Report, loading_words, sizes_words
+from tofu_export.specs import spec_as_loaded, spec_of
+from tofu_export.verify import VerificationResult, VerifyRequest, batches_to_verify, verify
+from tofu_export.verify.engines import verify_engine
+from tofu_export.verify.pixels import VERIFICATION_IMAGES, pixels_for
+from tofu_export.zoo.create import LoadedModel, create_model
+from tofu_export.zoo.names import DEMO_MODEL
+from tofu_export.zoo.weights import WeightsKind
+
+__all__ = ["VitAdapter", "run_job"]
+
+
+def run_job(job: Job, listener: Listener) -> Report:
+    """Export a Vision Transformer and write its files; see `pipeline.run_export`."""
+    return run_export(job, VitAdapter(job), listener)
+
+
+class VitAdapter:
+    """A Vision Transformer of timm (`adapter.ModelAdapter`).
+
+    Args:
+        job: what is asked for.
+    """
+
+    _loaded: LoadedModel
+    _model: nn.Module
+    _spec: ModelSpec
+    _plan: Plan
+    _output: OutputKind
+    _inputs: InputSet
+    _report: Report
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    @property
+    def measures_accuracy(self) -> bool:
+        """True for the demo model, which brings labelled images."""
+        return self._loaded_name == DEMO_MODEL and self._output is OutputKind.LOGITS
+
+    def load(self, progress: Progress) -> Report:
+        """Plan, load, and apply the plan."""
+        job = self._job
+        with progress.step("load", f"loading {job.model}"):
+            spec = spec_of(job.model, job.image_size, job.num_classes)  # before the weights: it may not be supported
+            plan = make_plan(spec, job.reduction)
+            if job.weights.kind is not WeightsKind.PATH:  # a file decides on the classifier
+                OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
+            loaded = create_model(
+                job.model,
+                weights=job.weights,
+                seed=job.seed,
+                image_size=job.image_size,
+                num_classes=job.num_classes,
+                preprocessing=job.preprocessing,
+            )
+            if loaded.arguments:
+                spec = spec_as_loaded(spec, loaded)
+                plan = make_plan(spec, job.reduction)
+            self._output = patch.choose_output(loaded.model, job.output_kind, spec.name)
+            if job.labels and len(job.labels) != spec.num_classes:
+                raise OptionError(f"{len(job.labels)} labels for {spec.num_classes} classes: give one line per class")
+            self._inputs = self._images(loaded, spec)
+        self._loaded, self._loaded_name, self._spec, self._plan = loaded, loaded.resolved, spec, plan
+        self._model = patch.apply(loaded.model, plan, name=spec.name)
+        entry = _model_entry(loaded, spec)
+        progress.done(_planned(loaded, plan))
+        progress.note("weights", loading_words(entry))
+        output: dict[str, Any] = {
+            "kind": self._output.value,
+            "names": list(self._output.names_with(job.token_map)),
+            "shapes": {},
+        }
+        self._report = Report(entry, plan.to_dict(), output, job.command, environment.collect())
+        return self._report
+
+    def trace(self, precision: Precision, *, reduced: bool) -> ir.Model:
+        """The canonical graph; that of the plain model has no token map, and takes the plan off the model."""
+        job, spec = self._job, self._spec
+        if not reduced:
+            patch.remove(self._model)
+        graph = trace(
+            self._model,
+            InputShape(spec.in_chans, *spec.image_size),
+            output=self._output,
+            token_map=job.token_map and reduced,
+            precision=precision.traced,
+            io_dtype=torch.float32 if job.io_type is IoType.FP32 else TORCH_TYPES[precision.traced],
+            batch=job.batch,
+            opset=job.opset,
+        )
+        if reduced:
+            self._report.output["shapes"] = _shapes(graph)
+        return graph
+
+    def gmacs(self, graph: ir.Model, *, reduced: bool) -> float | None:
+        """Counted in the graph."""
+        macs: int | None = graph.meta[MACS]
+        return None if macs is None else round(macs / 1e9, 4)
+
+    def metadata(self) -> dict[str, Any]:
+        """Everything needed to verify, evaluate and serve a file without the job."""
+        report, loaded = self._report, self._loaded
+        versions = report.environment["versions"]
+        return {
+            "version": versions["tofu_export"],
+            "model": loaded.resolved,
+            "weights": loaded.weights,
+            "num_classes": report.model["num_classes"],
+            "prefix_tokens": report.model["prefix_tokens"],
+            "plan": report.plan,
+            "output": report.output,
+            "preprocessing": loaded.preprocessing,
+            "preprocessing_from": loaded.preprocessing_from,
+            "target": self._job.target.value,
+            "batch": str(self._job.batch),
+            "versions": {name: versions[name] for name in ("torch", "timm", "onnx", "onnxscript")},
+            **({"labels": list(self._job.labels)} if self._job.labels else {}),
+        }
+
+    def calibration(self) -> InputSet:
+        """The images, of which verification takes the first ones and calibration the last ones."""
+        return self._inputs
+
+    def verify(
+        self, path: Path, precision: Precision, *, layers: bool, on_batch: Callable[[int], None]
+    ) -> VerificationResult:
+        """Compare a file with the eager model on the images."""
+        return verify(
+            path, self._model, self._inputs.pixels, precision=precision, batch=self._job.batch,
+            source=self._inputs.source, output=self._output, token_map=self._job.token_map,
+            layers=layers, on_batch=on_batch,
+        )  # fmt: skip
+
+    def release(self) -> None:
+        """Let go of the model."""
+        del self._loaded, self._model
+
+    def inspect(self, files: Mapping[Precision, Path], full: Path | None, stage: Staging, progress: Progress) -> None:
+        """Measure accuracy where there are labels, and draw what becomes of the tokens of real images."""
+        if full is not None and self.measures_accuracy:
+            self._measure_accuracy({FULL: full, **{path.name: path for path in files.values()}}, progress)
+        reason = why_no_token_maps(self._inputs, removes=self._plan.removes)
+        if reason is None and not files:
+            reason = NO_BFLOAT16
+        if reason is None:
+            with progress.step("token maps", "reading out what was pruned and merged"):
+                reason = draw_tokens(next(iter(files.values())), self._inputs, stage.path(TOKENS))
+        if reason is not None:
+            self._report.skip("token maps", reason)
+
+    def feeds(self, batch: int) -> dict[str, NDArray[Any]]:
+        """A batch of float32 images, in turn where there are too few."""
+        return {INPUT_NAME: self._inputs.pixels[np.arange(batch) % len(self._inputs)]}
+
+    def verify_engine(self, path: Path, on_step: Callable[[str], None]) -> tuple[VerificationResult, ...]:
+        """Compare an engine with the eager model and with its ONNX file."""
+        job = self._job
+        request = VerifyRequest(path, job.model, job.weights, job.seed, job.num_classes, images=job.images)
+        return verify_engine(request, on_step)
+
+    def _measure_accuracy(self, files: Mapping[str, Path], progress: Progress) -> None:
+        """Top-1 of the full and the reduced files on the demo model's held-out images."""
+        rows = self._report.accuracy
+        with progress.step("accuracy", "measuring accuracy on the held-out images"):
+            source = demo_source()
+            for label, path in files.items():
+                progress.tick(label)
+                subject = file_subject(path, preprocessing=demo.PREPROCESSING)
+                top1 = float((subject.decide(source) == source.labels).mean())
+                rows.append({"artifact": label, "images": len(source), "top1": top1, "backend": "ort-cpu"})
+        progress.done("top-1: " + ", ".join(f"{row['artifact']} {row['top1']:.1%}" for row in rows))
+
+    def _images(self, loaded: LoadedModel, spec: ModelSpec) -> InputSet:
+        """Real images where there are any, else seeded noise with the statistics of natural images."""
+        job = self._job
+        count = max(VERIFICATION_IMAGES, sum(batches_to_verify(job.batch)[0]))
+        if any(precision.calibrated for precision in job.precisions):
+            count += CALIBRATION_IMAGES  # the last ones, so that verification has others
+        return pixels_for(
+            count,
+            loaded.resolved,
+            (spec.in_chans, *spec.image_size),
+            loaded.preprocessing,
+            images=job.images,
+            seed=job.seed,
+        )
+
+
+def _planned(loaded: LoadedModel, plan: Plan) -> str:
+    if not plan.removes:
+        return f"{loaded.resolved}: no token is removed, this is the plain model ({plan.gmacs_full:.2f} GMACs)"
+    return (
+        f"{loaded.resolved}, pattern {plan.pattern}: {plan.gmacs_full:.2f} GMACs become "
+        f"{plan.gmacs_reduced:.2f}, {plan.flop_ratio:.2f}x fewer; token sizes: {sizes_words(plan.to_dict())}"
+    )
+
+
+def _shapes(graph: ir.Model) -> dict[str, list[int | str]]:
+    """The shape of each output, by name; a dynamic batch is `batch`."""
+    shapes: dict[str, list[int | str]] = {}
+    for value in graph.graph.outputs:
+        assert value.name is not None and value.shape is not None  # the tracer says both
+        shapes[value.name] = [size if isinstance(size, int) else "batch" for size in value.shape]
+    return shapes
+
+
+def _model_entry(loaded: LoadedModel, spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "name": loaded.name,
+        "resolved": loaded.resolved,
+        "weights": loaded.weights,
+        "params": spec.params,
+        "image_size": list(spec.image_size),
+        "tokens": spec.tokens,
+        "prefix_tokens": spec.prefix_tokens,
+        "depth": spec.depth,
+        "num_classes": spec.num_classes,
+        "preprocessing": loaded.preprocessing,
+        "preprocessing_from": loaded.preprocessing_from,
+    }
