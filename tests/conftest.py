@@ -1,21 +1,27 @@
-"""What all tests share: torch's table of ONNX functions, which each export would make again, is made once a process."""
+"""What all tests share."""
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
+import torch
+
+from tests.trace_cache import kept
+
+_EXPORT = torch.onnx.export
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_registry() -> Any:
-    """A sixth of the time of tracing a tiny model. No test adds functions to the table."""
-    try:
-        from torch.onnx._internal.exporter._registration import ONNXRegistry
-    except ImportError:  # private, so it may move: then tests take longer
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
-        yield
+def _kept_traces(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Graphs of `torch.onnx.export` are kept for all workers and later sessions."""
+    torch.onnx.export = kept(_EXPORT, request.config.rootpath / ".pytest_cache" / "traces")
+    yield
+    torch.onnx.export = _EXPORT
+
+
+@pytest.fixture(autouse=True)
+def _new_traces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not in tests that are about tracing itself."""
+    if request.node.get_closest_marker("traces") is not None:
+        monkeypatch.setattr(torch.onnx, "export", _EXPORT)

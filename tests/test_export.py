@@ -357,6 +357,7 @@ def halves() -> dict[int, int]:
     return {id(tensor): tensor.numel() for tensor in alive if tensor.dtype is torch.float16}
 
 
+@pytest.mark.traces
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
 def test_released_graphs_leave_no_copy_of_the_weights_behind(tmp_path: Path, precision: Precision) -> None:
     """The model itself keeps its own."""
