@@ -165,7 +165,6 @@ def test_random_weights_of_another_torch_are_noted(tmp_path: Path) -> None:
         ({"model": "hf-hub:somebody/something"}, OptionError, "outside of timm: give --model hf-hub:somebody"),
         ({"model": "vit_small_patch16_224"}, VerificationError, "does not fit vit_small_patch16_224.*12 layers"),
         ({"output": {"kind": "poem"}}, VerificationError, "says that it gives 'poem'"),
-        ({"precision": "bf16"}, BackendMissingError, "no kernels"),
     ],
 )
 def test_what_the_file_lacks_is_said(

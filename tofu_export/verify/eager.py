@@ -145,6 +145,7 @@ def compare_with(
     Raises:
         VerificationError: the file lacks outputs that must be compared, or has others.
     """
+    named = tolerance is None or tolerance in reference.tolerances.values()
     compare = partial(_compare, reference=reference, source=source, by_position=by_position, notes=notes)
 
     def in_fp32(**how: Any) -> VerificationResult:
@@ -152,7 +153,7 @@ def compare_with(
             subject.graph_path,
             reference.module,
             precision,
-            lambda path: compare(OnnxFile(path), tolerance=reference.in_fp32[precision], **how),
+            lambda path: compare(OnnxFile(path), tolerance=reference.in_fp32[precision] if named else tolerance, **how),
         )
 
     if precision is Precision.BF16 and isinstance(subject, OnnxFile):
@@ -160,7 +161,6 @@ def compare_with(
     allowed = tolerance or reference.tolerances[precision]
     result = compare(subject, batches=batches, tolerance=allowed, layers=layers, on_batch=on_batch)
     ours = isinstance(subject, OnnxFile) and not by_position  # what others put in half precision is not known
-    named = allowed in reference.tolerances.values()
     if ours and named and precision is Precision.FP16 and precision in reference.in_fp32:
         result = replace(result, in_fp32=in_fp32(batches=[max(batches, key=_size)], layers=True, on_batch=None))
     return result

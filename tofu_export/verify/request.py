@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tofu_export.compare import TOLERANCES, Tolerance
-from tofu_export.errors import BackendMissingError, OptionError
+from tofu_export.errors import OptionError
 from tofu_export.inputs import InputSet
 from tofu_export.options import OutputKind, Precision
 from tofu_export.verify.any_pair import verify_any_pair
@@ -130,11 +130,10 @@ def verify_file(
     Raises:
         OptionError: it does not say what to compare the file with, or how to make inputs for it.
         VerificationError: the file lacks what must be compared.
-        BackendMissingError: nothing here can run files of this precision.
         TofuError: a file or model cannot be read, built or run.
     """
     facts = FileFacts.read(request.path)
-    precision = _precision(facts, request.precision, runs=subject is not None)
+    precision = _precision(facts, request.precision)
     subject = subject or OnnxFile(request.path)
     if request.reference is not None:
         return _against_file(request, facts, precision, request.reference, on_step, subject)
@@ -243,17 +242,12 @@ def _filled(shape: Sequence[int | None], other: Sequence[int | None]) -> tuple[i
     return tuple(size if size is not None else known for size, known in zip(shape, other, strict=True))
 
 
-def _precision(facts: FileFacts, asked: Precision | None, *, runs: bool = False) -> Precision:
-    """The precision of a file; unless something else `runs` it, onnxruntime has to have kernels for it."""
+def _precision(facts: FileFacts, asked: Precision | None) -> Precision:
+    """The precision of a file: as asked for, or as it says."""
     precision = asked or facts.precision
     if precision is None:
         raise OptionError(
             f"{facts.path.name} has no weights that tell its precision: say it with --precision, for example fp32"
-        )
-    if not runs and Precision.BF16 in (asked, facts.precision):
-        raise BackendMissingError(
-            f"{facts.path.name} is bf16, for which onnxruntime's CPU provider has no kernels, so nothing here can run "
-            "it: verify the fp32 file of the same model"
         )
     return precision
 
