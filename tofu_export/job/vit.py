@@ -26,6 +26,7 @@ from tofu_export.job.progress import Listener, Progress
 from tofu_export.job.request import Job
 from tofu_export.options import IoType, OutputKind, Precision
 from tofu_export.ort import NO_BFLOAT16
+from tofu_export.patch.describe import describe
 from tofu_export.plan import ModelSpec, Plan, make_plan
 from tofu_export.quantize import CALIBRATION_IMAGES
 from tofu_export.report import Report, loading_words, sizes_words
@@ -34,6 +35,7 @@ from tofu_export.verify import VerificationResult, VerifyRequest, batches_to_ver
 from tofu_export.verify.engines import verify_engine
 from tofu_export.verify.pixels import VERIFICATION_IMAGES, pixels_for
 from tofu_export.zoo.create import LoadedModel, create_model
+from tofu_export.zoo.live import load_live, name_of, on_meta
 from tofu_export.zoo.names import DEMO_MODEL
 from tofu_export.zoo.weights import WeightsKind
 
@@ -50,6 +52,7 @@ class VitAdapter:
 
     Args:
         job: what is asked for.
+        model: a live model to export in place of the one that `job` names; it is not changed, and carries no plan.
     """
 
     _loaded: LoadedModel
@@ -60,8 +63,9 @@ class VitAdapter:
     _inputs: InputSet
     _report: Report
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, model: nn.Module | None = None) -> None:
         self._job = job
+        self._live = model
 
     @property
     def measures_accuracy(self) -> bool:
@@ -72,21 +76,8 @@ class VitAdapter:
         """Plan, load, and apply the plan."""
         job = self._job
         with progress.step("load", f"loading {job.model}"):
-            spec = spec_of(job.model, job.image_size, job.num_classes)  # before the weights: it may not be supported
+            spec, loaded = self._named() if self._live is None else self._given(self._live)
             plan = make_plan(spec, job.reduction)
-            if job.weights.kind is not WeightsKind.PATH:  # a file decides on the classifier
-                OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
-            loaded = create_model(
-                job.model,
-                weights=job.weights,
-                seed=job.seed,
-                image_size=job.image_size,
-                num_classes=job.num_classes,
-                preprocessing=job.preprocessing,
-            )
-            if loaded.arguments:
-                spec = spec_as_loaded(spec, loaded)
-                plan = make_plan(spec, job.reduction)
             self._output = patch.choose_output(loaded.model, job.output_kind, spec.name)
             if job.labels and len(job.labels) != spec.num_classes:
                 raise OptionError(f"{len(job.labels)} labels for {spec.num_classes} classes: give one line per class")
@@ -184,10 +175,39 @@ class VitAdapter:
         return {INPUT_NAME: self._inputs.pixels[np.arange(batch) % len(self._inputs)]}
 
     def verify_engine(self, path: Path, on_step: Callable[[str], None]) -> tuple[VerificationResult, ...]:
-        """Compare an engine with the eager model and with its ONNX file."""
+        """Compare an engine with the eager model and with its ONNX file; a live model's with its file alone."""
         job = self._job
+        if self._live is not None:
+            reference = path.with_name(job.onnx_name(Precision(path.name.split(".")[1])))
+            return verify_engine(VerifyRequest(path, reference=reference, seed=job.seed, images=job.images), on_step)
         request = VerifyRequest(path, job.model, job.weights, job.seed, job.num_classes, images=job.images)
         return verify_engine(request, on_step)
+
+    def _named(self) -> tuple[ModelSpec, LoadedModel]:
+        """The model of the name that the job gives."""
+        job = self._job
+        spec = spec_of(job.model, job.image_size, job.num_classes)  # before the weights: it may not be supported
+        make_plan(spec, job.reduction)
+        if job.weights.kind is not WeightsKind.PATH:  # a file decides on the classifier
+            OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
+        loaded = create_model(
+            job.model,
+            weights=job.weights,
+            seed=job.seed,
+            image_size=job.image_size,
+            num_classes=job.num_classes,
+            preprocessing=job.preprocessing,
+        )
+        return (spec_as_loaded(spec, loaded) if loaded.arguments else spec), loaded
+
+    def _given(self, model: nn.Module) -> tuple[ModelSpec, LoadedModel]:
+        """A copy of a live model."""
+        job = self._job
+        spec = describe(on_meta(model), name_of(model), job.image_size)
+        loaded = load_live(model, job.preprocessing)
+        if job.image_size is not None:
+            loaded.preprocessing["input_size"] = (spec.in_chans, *spec.image_size)
+        return spec, loaded
 
     def _measure_accuracy(self, files: Mapping[str, Path], progress: Progress) -> None:
         """Top-1 of the full and the reduced files on the demo model's held-out images."""

@@ -1,0 +1,441 @@
+"""The Python API: what `import tofu_export` gives.
+
+Every function does what the command of its name does, and raises the errors of `tofu_export.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tofu_export import options as kinds
+from tofu_export.errors import OptionError
+from tofu_export.options import BatchRange, Precision, Reduction, Target, parse_precisions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tofu_export.diffusion.options import UnetReduction
+    from tofu_export.engines.comparison import BenchResult
+    from tofu_export.engines.lower_file import LoweredFile
+    from tofu_export.engines.receipt import EngineReceipt
+    from tofu_export.job.progress import Listener
+    from tofu_export.lint import LintReport
+    from tofu_export.plan import ModelSpec, Plan
+    from tofu_export.report import Report
+    from tofu_export.verify import VerificationResult
+
+__all__ = [
+    "apply",
+    "bench",
+    "build_engine",
+    "export",
+    "export_unet",
+    "lint",
+    "lower",
+    "plan",
+    "remove",
+    "verify",
+]
+
+PathLike = str | Path
+Job = TypeVar("Job")
+
+
+def plan(
+    model: nn.Module | str,
+    reduction: Reduction | None = None,
+    *,
+    image_size: tuple[int, int] | None = None,
+    num_classes: int | None = None,
+) -> Plan:
+    """Plan how many tokens each layer of a model removes, and what that saves, without touching the model.
+
+    Args:
+        model: a live timm model, or the name of one.
+        reduction: how many tokens leave, where and how; None for r = 16.
+        image_size: height and width in pixels; None for the model's own.
+        num_classes: width of the classifier of a model given by name; None for its own.
+
+    Returns:
+        The plan: its `layers` with tokens in and out, `gmacs_full` and `gmacs_reduced` per image.
+
+    Raises:
+        UnknownModelError: nothing goes by that name.
+        UnsupportedModelError: the model is no plain Vision Transformer.
+        OptionError: the reduction does not fit the model.
+
+    Source: arXiv 2312.01026, section 3.3.
+    """
+    from tofu_export.plan import make_plan
+    from tofu_export.specs import spec_of
+
+    spec = spec_of(model, image_size, num_classes) if isinstance(model, str) else _spec_of(model, image_size)
+    return make_plan(spec, reduction or Reduction())
+
+
+def apply(model: nn.Module, reduction: Reduction | Plan | None = None) -> nn.Module:
+    """Reduce the tokens of a live timm model, in place.
+
+    The model stays trainable, its parameters and their names stay as they are, and `remove` takes the reduction off
+    again. A model that carries a plan gets the new one.
+
+    Args:
+        model: a plain Vision Transformer of timm, in any dtype, on any device.
+        reduction: how many tokens leave, where and how, or a plan for the model; None for r = 16.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UnsupportedModelError: the model is no plain Vision Transformer.
+        OptionError: the reduction does not fit the model.
+        ValueError: the plan is for another depth or prefix.
+
+    Source: arXiv 2312.01026, section 3.
+    """
+    from tofu_export import patch
+    from tofu_export.plan import Plan
+    from tofu_export.zoo.live import name_of
+
+    if not isinstance(reduction, Plan):
+        reduction = plan(model, reduction)
+    return patch.apply(model, reduction, name=name_of(model))
+
+
+def remove(model: nn.Module) -> nn.Module:
+    """Take the reduction off a live model, in place; one without a reduction stays as it is.
+
+    Returns:
+        The same model.
+    """
+    from tofu_export import patch
+
+    return patch.remove(model)
+
+
+def export(
+    model: nn.Module | str,
+    output: PathLike,
+    reduction: Reduction | Plan | None = None,
+    *,
+    listener: Listener | None = None,
+    **options: Any,
+) -> Report:
+    """Export a Vision Transformer with Token Fusion: ONNX files, verification, benchmark, engines, report.
+
+    Args:
+        model: name of a timm model, or a live one, which is copied and not changed.
+        output: folder for the files; nothing appears in it before all of them are complete.
+        reduction: how many tokens leave, where and how; None for the plan that a live model carries, or r = 16.
+        listener: receives the progress; None for nobody.
+        **options: further fields of `tofu_export.job.request.Job`, such as `weights="random"`, `precisions=("fp16",)`,
+            `batch="1:8:64"`, `images="photos"`, `engine=False`, `bench=False`. Texts are read as on the command line.
+
+    Returns:
+        What `report.json` holds: files, verification, times.
+
+    Raises:
+        VerificationError: a file does not compute what the model computes. No model is written then.
+        TofuError: the first thing that went wrong.
+    """
+    from tofu_export.job.request import Job
+    from tofu_export.job.vit import VitAdapter
+    from tofu_export.job.pipeline import run_export
+    from tofu_export.zoo.live import name_of
+    from tofu_export.zoo.weights import WeightsSource
+
+    if isinstance(options.get("weights"), (str, Path)):
+        options["weights"] = WeightsSource.parse(str(options["weights"]))
+    if isinstance(model, str):
+        live, name = None, model
+    else:
+        if given := sorted({"weights", "num_classes"} & set(options)):
+            raise OptionError(f"a live model brings its own {' and '.join(given)}: leave that out")
+        live, carried = _plain(model)
+        name = name_of(model)
+        reduction = carried if reduction is None else reduction
+    job = _job(Job, name, output, options | {"reduction": _reduction(reduction)})
+    return run_export(job, VitAdapter(job, live), listener or _Silent())
+
+
+def export_unet(
+    model: str,
+    output: PathLike,
+    reduction: UnetReduction | None = None,
+    *,
+    listener: Listener | None = None,
+    **options: Any,
+) -> Report:
+    """Export Stable Diffusion's UNet with Token Fusion before its self-attention.
+
+    Args:
+        model: `sd15`, `sd21`, `sdxl`, `tiny`, or a diffusers folder of a UNet or a pipeline.
+        output: folder for the files.
+        reduction: which tokens leave, and where; None for half of them, as in the paper.
+        listener: receives the progress; None for nobody.
+        **options: further fields of `tofu_export.diffusion.job.UnetJob`, such as `weights="random"`.
+
+    Raises:
+        TofuError: as `export`.
+
+    Source: arXiv 2312.01026, section 4.3.
+    """
+    from tofu_export.diffusion.adapter import run_unet_job
+    from tofu_export.diffusion.job import UnetJob
+    from tofu_export.diffusion.options import LatentSize
+
+    if isinstance(options.get("latent"), str):
+        options["latent"] = LatentSize.parse(options["latent"])
+    if reduction is not None:
+        options["reduction"] = reduction
+    return run_unet_job(_job(UnetJob, model, output, options), listener or _Silent())
+
+
+def verify(path: PathLike, **options: Any) -> tuple[VerificationResult, ...]:
+    """Compare an ONNX file or a TensorRT engine with the model that it was made from, or with another file.
+
+    Args:
+        path: the file.
+        **options: further fields of `tofu_export.verify.VerifyRequest`, such as `reference="full.onnx"`,
+            `weights="model.safetensors"`, `images="photos"`, `batches=(1, 8)`.
+
+    Returns:
+        One result for an ONNX file; for an engine one against the eager model and one against its ONNX file. Look at
+        `passed`: a file that is wrong raises nothing.
+
+    Raises:
+        VerificationError: the file lacks what must be compared.
+        TofuError: a file or model cannot be read, built or run.
+    """
+    from tofu_export.engines.backends import PLAN_SUFFIXES
+    from tofu_export.verify import VerifyRequest, verify_file
+    from tofu_export.verify.engines import verify_engine
+    from tofu_export.zoo.weights import WeightsSource
+
+    if isinstance(options.get("weights"), (str, Path)):
+        options["weights"] = WeightsSource.parse(str(options["weights"]))
+    request = VerifyRequest(Path(path), **_read(VerifyRequest, options))
+    return verify_engine(request) if Path(path).suffix in PLAN_SUFFIXES else (verify_file(request),)
+
+
+def lower(
+    source: PathLike,
+    path: PathLike,
+    target: Target | str = Target.PORTABLE,
+    *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+) -> LoweredFile:
+    """Rewrite what a runtime rejects in an ONNX file of any exporter, and compare the result in onnxruntime.
+
+    Args:
+        source: the file; it is not changed.
+        path: the file to write.
+        target: the runtime to write for.
+        shapes: all sizes of inputs that leave more than the batch open, by name.
+        seed: of the random inputs that both are run on.
+
+    Returns:
+        What was rewritten, what was left and why, and how much the outputs differ.
+
+    Raises:
+        VerificationError: the result computes something else.
+        TofuError: the file cannot be read, fed or written.
+    """
+    from tofu_export.engines.lower_file import lower_file
+    from tofu_export.files import staging
+
+    path = Path(path)
+    if path.resolve() == Path(source).resolve():
+        raise OptionError(f"{path} is the original itself: choose another name")
+    with staging(path.parent) as stage:
+        result = lower_file(Path(source), stage.path(path.name), _enum(Target, target), shapes=shapes, seed=seed)
+        data = f"{path.name}.data"
+        stage.publish(*([data] if stage.path(data).exists() else []), path.name)
+    return result
+
+
+def lint(
+    path: PathLike, target: Target | str = Target.PORTABLE, *, compute_capabilities: Sequence[str] = ()
+) -> LintReport:
+    """Look for what a runtime would reject, ignore or silently change in an ONNX file, without running it.
+
+    Args:
+        path: the file.
+        target: the runtime.
+        compute_capabilities: GPUs that it is meant for, such as SM89.
+
+    Raises:
+        OptionError: there is no such file.
+        ExportError: it is no ONNX file.
+    """
+    from tofu_export.lint import lint_file, runtimes_of
+
+    return lint_file(Path(path), runtimes_of(_enum(Target, target)), tuple(compute_capabilities))
+
+
+def build_engine(
+    path: PathLike,
+    engine: PathLike | None = None,
+    *,
+    flavour: str | None = None,
+    batch: BatchRange | str | int | None = None,
+    precision: Precision | str | None = None,
+    compute_capabilities: Sequence[str] = (),
+) -> EngineReceipt:
+    """Build a TensorRT engine from any ONNX file, and write what is known of it into a .json beside it.
+
+    Args:
+        path: the ONNX file.
+        engine: the engine to write; None for one beside the file.
+        flavour: `tensorrt` or `tensorrt-rtx`; None for the one that is installed.
+        batch: batch sizes to serve; None for 1:8:64, or what the file is fixed to.
+        precision: that the file has to be of; None for what it says.
+        compute_capabilities: GPUs that a TensorRT-RTX engine runs on; empty for SM80 and newer.
+
+    Returns:
+        Size, kernels and precision of every layer.
+
+    Raises:
+        BackendMissingError: no TensorRT is installed.
+        EngineBuildError: the builder refuses the graph or fails on it.
+        PrecisionMismatchError: too little of the engine computes in the precision of the file.
+    """
+    from tofu_export.engines.build import EngineRequest
+    from tofu_export.engines.build import build_engine as build
+    from tofu_export.engines.flavours import pick
+    from tofu_export.engines.sidecar import write_sidecar
+
+    chosen, path = pick(flavour), Path(path)
+    request = EngineRequest(
+        onnx_path=path,
+        engine_path=path.with_name(f"{path.stem}.{chosen.name}.engine") if engine is None else Path(engine),
+        flavour=chosen,
+        batch=None if batch is None else _batch(batch),
+        precision=None if precision is None else _enum(Precision, precision),
+        compute_capabilities=tuple(compute_capabilities),
+    )
+    receipt = build(request)
+    write_sidecar(receipt, request.engine_path, {})
+    return receipt
+
+
+def bench(*paths: PathLike, batches: Sequence[int] = (), **options: Any) -> BenchResult:
+    """Time files against each other in one process, their runs interleaved.
+
+    Args:
+        *paths: ONNX files of any exporter, engines, or names of models for PyTorch; the first one is the baseline.
+        batches: batch sizes; empty for the one that the files are fixed to, or else 1.
+        **options: further fields of `tofu_export.engines.comparison.BenchOptions`, such as `min_seconds=3.0` or
+            `backends=("ort-cpu",)`.
+
+    Returns:
+        Latency in milliseconds and images per second of each file and batch size, and ratios to the first file.
+
+    Raises:
+        TofuError: a file cannot be read or run.
+    """
+    from tofu_export.engines.comparison import BenchOptions, compare_files
+
+    return compare_files(tuple(map(Path, paths)), BenchOptions(batches=tuple(batches), **options))
+
+
+class _Silent:
+    """A listener that says nothing."""
+
+    def step(self, text: str) -> None: ...
+
+    def tick(self, text: str) -> None: ...
+
+    def done(self, text: str) -> None: ...
+
+
+def _spec_of(model: nn.Module, image_size: tuple[int, int] | None) -> ModelSpec:
+    from tofu_export.patch.describe import describe
+    from tofu_export.zoo.live import name_of, on_meta
+
+    return describe(on_meta(_plain(model)[0]), name_of(model), image_size)
+
+
+def _plain(model: nn.Module) -> tuple[nn.Module, Plan | None]:
+    """The model without a plan, as a copy if it has to be, and the plan that it carries."""
+    from tofu_export import patch
+    from tofu_export.zoo.live import copy_of
+
+    carried = patch.applied_plan(model)
+    return (model, None) if carried is None else (patch.remove(copy_of(model)), carried)
+
+
+def _reduction(given: Reduction | Plan | None) -> Reduction:
+    """A reduction that gives the very plan, where one is given."""
+    from tofu_export.plan import Plan
+
+    if not isinstance(given, Plan):
+        return given or Reduction()
+    return replace(
+        given.reduction,
+        r=tuple(layer.removed for layer in given.layers),
+        pattern="".join(layer.method.value for layer in given.layers),
+        mode=kinds.Mode.WEIGHTED_MLERP,
+        prune_layers=None,
+        schedule=kinds.Schedule.CONSTANT,
+        keep_rate=None,
+        gmacs=None,
+        speedup=None,
+        exclude_layers=(),
+        prop_attn=given.prop_attn,
+    )
+
+
+def _job(kind: type[Job], model: str, output: PathLike, options: Mapping[str, Any]) -> Job:
+    given: dict[str, Any] = {"command": f"tofu_export.{kind.__name__}", **_read(kind, options)}
+    return kind(model=model, output=Path(output), **given)  # type: ignore[call-arg]  # all jobs have both
+
+
+def _read(kind: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by the fields of a dataclass, texts as the command line takes them.
+
+    Raises:
+        OptionError: there is no such field, or a text cannot be read.
+    """
+    known = {field.name for field in fields(kind)} - {"model", "output", "path"}
+    if unknown := sorted(set(options) - known):
+        raise OptionError(f"{', '.join(unknown)}: no such option, expected some of {', '.join(sorted(known))}")
+    return {name: _READERS[name](value) if name in _READERS else value for name, value in options.items()}
+
+
+def _batch(value: BatchRange | str | int) -> BatchRange:
+    return value if isinstance(value, BatchRange) else BatchRange.parse(str(value))
+
+
+def _precisions(value: str | Iterable[Precision | str]) -> tuple[Precision, ...]:
+    names = value if isinstance(value, str) else ",".join(_enum(Precision, name).value for name in value)
+    return parse_precisions(names)
+
+
+Choice = TypeVar("Choice", bound=Enum)
+
+
+def _enum(kind: type[Choice], value: Choice | str) -> Choice:
+    try:
+        return kind(value)
+    except ValueError:
+        known = ", ".join(str(choice.value) for choice in kind)
+        raise OptionError(f"{value!r} is no {kind.__name__.lower()}, expected one of {known}") from None
+
+
+_READERS: Mapping[str, Any] = {
+    "batch": _batch,
+    "precisions": _precisions,
+    "precision": lambda value: _enum(Precision, value),
+    "target": lambda value: _enum(Target, value),
+    "io_type": lambda value: _enum(kinds.IoType, value),
+    "output_kind": lambda value: _enum(kinds.OutputKind, value),
+    "images": Path,
+    "reference": Path,
+    "bundle": Path,
+}

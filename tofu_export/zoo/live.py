@@ -1,0 +1,59 @@
+"""Models that a Python program already holds."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from timm.data.config import resolve_model_data_config
+from torch import nn
+
+from tofu_export.zoo.create import LoadedModel
+from tofu_export.zoo.preprocessing import Preprocessing
+from tofu_export.zoo.weights import LoadedWeights
+
+__all__ = ["copy_of", "load_live", "name_of", "on_meta"]
+
+_ORIGIN = "the model's pretrained_cfg"
+_BY_CALLER = "the caller"
+
+
+def name_of(model: nn.Module) -> str:
+    """timm's name of a model with its pretrained tag, or else the name of its class."""
+    config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    name, tag = config.get("architecture"), config.get("tag")
+    if not name:
+        return type(model).__name__
+    return f"{name}.{tag}" if tag else str(name)
+
+
+def on_meta(model: nn.Module) -> nn.Module:
+    """A copy of the structure of a model on the meta device, in evaluation mode; no weight is copied."""
+    tensors = [*model.parameters(), *model.buffers()]
+    memo: dict[int, Any] = {}
+    for tensor in tensors:
+        empty = torch.empty_like(tensor, device="meta", dtype=torch.float32 if tensor.is_floating_point() else None)
+        memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
+    return copy.deepcopy(model, memo).eval()
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A copy of a model: float32, on the CPU, in evaluation mode, without gradients."""
+    return copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
+
+
+def load_live(model: nn.Module, preprocessing: Preprocessing | None = None) -> LoadedModel:
+    """A copy of a live model, ready to be patched and exported: float32, on the CPU, in evaluation mode.
+
+    Args:
+        model: a timm model without a plan; it is not changed.
+        preprocessing: of images, where it is to be another than timm says for the model.
+    """
+    config = dict(resolve_model_data_config(model))  # type: ignore[no-untyped-call]  # timm types it partly
+    origins = {name: _ORIGIN for name in config if name != "input_size"}
+    asked = Preprocessing() if preprocessing is None else preprocessing
+    config |= asked.said()
+    origins |= dict.fromkeys(asked.said(), _BY_CALLER)
+    name = name_of(model)
+    return LoadedModel(copy_of(model), name, name, LoadedWeights(kind="live").to_dict(), config, origins)
