@@ -81,7 +81,7 @@ gpu-table: venv
 
 # Specs of all supported models, for the timm version in constraints.txt.
 catalog: venv
-	$(BIN)/python -m tofu_export.survey
+	$(BIN)/python -m tofu_export.zoo.survey
 
 venv: $(INSTALLED) $(ENGINES)
 

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from command import tofu_export
 
-from tofu_export import environment
 from tofu_export.engines.flavours import RTX, TURING, known_capabilities
 from tofu_export.options import Precision
+from tofu_export.system import environment
 
 MODELS: Mapping[str, tuple[str, ...]] = {
     "vit_small": (),

@@ -7,7 +7,7 @@ from typing import Any
 
 from evidence_runs import Made, Runs, Step, table
 
-from tofu_export.compare import TOLERANCES
+from tofu_export.compare.outputs import TOLERANCES
 from tofu_export.options import Precision
 
 __all__ = ["DEMO_STEPS", "linearity_table"]

@@ -55,8 +55,8 @@ def _child(who: str, name: str, r: int) -> dict[str, float]:
     import torch  # noqa: F401  # imports are not part of the cost
     from exports import export_ordinary
 
-    from tofu_export.specs import spec_of
     from tofu_export.zoo.create import create_model
+    from tofu_export.zoo.specs import spec_of
     from tofu_export.zoo.weights import WeightsSource
 
     work = _ours(name, r) if who == OURS else None
@@ -78,13 +78,13 @@ def _child(who: str, name: str, r: int) -> dict[str, float]:
 
 def _ours(name: str, r: int) -> Callable[[Any, Any, Path], None]:
     from tofu_export import patch
-    from tofu_export.export import InputShape, release, save, trace
     from tofu_export.graph_patterns.lowering import lower
-    from tofu_export.inputs import natural_statistics
-    from tofu_export.memory import give_back
+    from tofu_export.images.inputs import natural_statistics
     from tofu_export.options import BatchRange, Precision, Reduction, Target
-    from tofu_export.plan import make_plan
-    from tofu_export.verify import verify
+    from tofu_export.planning.plan import make_plan
+    from tofu_export.system.memory import give_back
+    from tofu_export.trace.export import InputShape, release, save, trace
+    from tofu_export.verification import verify
 
     def work(model: Any, spec: Any, path: Path) -> None:
         patch.apply(model, make_plan(spec, Reduction(r=r)), name=name)

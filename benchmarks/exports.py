@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tofu_export import patch
-from tofu_export.export import INPUT_NAME, OUTPUT_NAME, InputShape, release, save, trace
 from tofu_export.graph_patterns.lowering import MACS, lower
 from tofu_export.options import Mode, Precision, Reduction, Target
 from tofu_export.patch.matching import Matching
-from tofu_export.plan import ModelSpec, make_plan
+from tofu_export.planning.plan import ModelSpec, make_plan
+from tofu_export.trace.export import INPUT_NAME, OUTPUT_NAME, InputShape, release, save, trace
 
 __all__ = ["export_ordinary", "export_ordinary_tome", "export_ours"]
 

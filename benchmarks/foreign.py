@@ -24,8 +24,8 @@ from command import tofu_export
 from exports import export_ordinary_tome
 
 from tofu_export.engines.flavours import RTX, load
-from tofu_export.specs import spec_of
 from tofu_export.zoo.create import create_model
+from tofu_export.zoo.specs import spec_of
 from tofu_export.zoo.weights import WeightsSource
 
 CAPABILITY = "SM89"

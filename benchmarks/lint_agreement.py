@@ -29,7 +29,7 @@ from onnx.backend.test.case import node as node_cases
 
 from tofu_export.engines.flavours import RTX, load
 from tofu_export.errors import TofuError
-from tofu_export.lint import Runtime, lint_file
+from tofu_export.linting import Runtime, lint_file
 
 CAPABILITY = "SM89"
 SECONDS = 120

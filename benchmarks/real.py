@@ -27,15 +27,15 @@ from tofu_export.analyze.figure import draw
 from tofu_export.cli.sweep_text import SweepListener
 from tofu_export.errors import OptionError, TofuError
 from tofu_export.evaluate import folder_source
-from tofu_export.files import write_text
 from tofu_export.options import DEFAULT_R, Mode, Precision, Reduction, Schedule
-from tofu_export.plan import ModelSpec, make_plan
-from tofu_export.specs import spec_of
+from tofu_export.planning.plan import ModelSpec, make_plan
 from tofu_export.sweep.grid import Cell, Failure, Grid, expand
 from tofu_export.sweep.run import run_sweep
 from tofu_export.sweep.settings import Settings
 from tofu_export.sweep.store import Key, Record, Store
 from tofu_export.sweep.workers import Pool, in_process, in_processes
+from tofu_export.system.files import write_text
+from tofu_export.zoo.specs import spec_of
 from tofu_export.zoo.weights import WeightsSource
 
 __all__ = ["FIGURE", "Real", "main", "measure", "patterns_of"]

@@ -28,17 +28,17 @@ import numpy as np
 import numpy.typing as npt
 from exports import export_ordinary, export_ordinary_tome, export_ours
 
-from tofu_export import environment
-from tofu_export.engines.backends import open_contender
-from tofu_export.engines.benchmark import Contender, Feeds, run_benchmark
-from tofu_export.engines.measurement import Measurement
-from tofu_export.engines.ort_profile import profile
-from tofu_export.engines.products import products_of, write_products
-from tofu_export.export import INPUT_NAME
+from tofu_export.benchmarking.backends import open_contender
+from tofu_export.benchmarking.benchmark import Contender, Feeds, run_benchmark
+from tofu_export.benchmarking.measurement import Measurement
+from tofu_export.benchmarking.ort_profile import profile
+from tofu_export.benchmarking.products import products_of, write_products
 from tofu_export.options import Mode, Reduction, Target
-from tofu_export.plan import ModelSpec, make_plan
-from tofu_export.specs import spec_of
+from tofu_export.planning.plan import ModelSpec, make_plan
+from tofu_export.system import environment
+from tofu_export.trace.export import INPUT_NAME
 from tofu_export.zoo.create import create_model
+from tofu_export.zoo.specs import spec_of
 from tofu_export.zoo.weights import WeightsSource
 
 TIMM, FULL, TRACED, TOME, PRODUCTS = "timm", "full", "tome, traced", "tome", "products alone"

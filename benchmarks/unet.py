@@ -25,7 +25,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tofu_export import environment
+from tofu_export.benchmarking.backends import open_contender
+from tofu_export.benchmarking.benchmark import Contender, run_benchmark
 from tofu_export.diffusion.apply import apply_to_unet, remove_from_unet
 from tofu_export.diffusion.describe import describe_unet
 from tofu_export.diffusion.forms import UnetForm
@@ -34,12 +35,11 @@ from tofu_export.diffusion.models import create_unet, find_unet, inputs_of
 from tofu_export.diffusion.options import LatentSize, UnetMode, UnetReduction
 from tofu_export.diffusion.plan import make_unet_plan
 from tofu_export.diffusion.trace import trace_unet
-from tofu_export.engines.backends import open_contender
-from tofu_export.engines.benchmark import Contender, run_benchmark
-from tofu_export.export import release, save
 from tofu_export.graph_patterns.lowering import lower
-from tofu_export.memory import give_back
 from tofu_export.options import BatchRange, Precision, Target
+from tofu_export.system import environment
+from tofu_export.system.memory import give_back
+from tofu_export.trace.export import release, save
 
 FULL, ORDINARY = "full", "ordinary"
 HEAD = (
@@ -219,7 +219,7 @@ def _peak_gb(path: Path, inputs: UnetInputs, batch: int) -> float:
 from pathlib import Path
 from tofu_export.diffusion.inputs import UnetInputs
 from tofu_export.diffusion.options import LatentSize
-from tofu_export.ort import open_session
+from tofu_export.system.ort import open_session
 open_session(Path({str(path)!r})).run({inputs!r}.random({batch}, 0))
 status = Path("/proc/self/status").read_text()
 print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))

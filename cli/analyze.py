@@ -70,7 +70,7 @@ def analyze_command(
     from tofu_export.analyze import AnalyzeRequest, analyze  # imports torch
     from tofu_export.analyze.figure import check_name, draw
     from tofu_export.cli.console import listening
-    from tofu_export.files import write_text
+    from tofu_export.system.files import write_text
 
     if figure is not None:
         check_name(figure)

@@ -28,7 +28,7 @@ from tofu_export.cli.shared_options import (
 from tofu_export.errors import OptionError, OutputError
 
 if TYPE_CHECKING:
-    from tofu_export.engines.comparison import BenchOptions, BenchResult, OpenTorch
+    from tofu_export.benchmarking.comparison import BenchOptions, BenchResult, OpenTorch
 
 __all__ = ["bench_command"]
 
@@ -118,11 +118,11 @@ def bench_command(
         raise OptionError("no file given, expected at least one ONNX file: tofu-export bench FILE.onnx")
     if csv_path is not None and csv_path.is_dir():
         raise OptionError(f"--csv {csv_path} is a folder, expected the name of a file")
-    from tofu_export.engines.backends import parse_backends
-    from tofu_export.engines.comparison import BenchOptions
-    from tofu_export.engines.gpu_times import GpuOptions
-    from tofu_export.engines.trtexec_log import read_records
-    from tofu_export.feeds import parse_shapes
+    from tofu_export.artifact.feeds import parse_shapes
+    from tofu_export.benchmarking.backends import parse_backends
+    from tofu_export.benchmarking.comparison import BenchOptions
+    from tofu_export.benchmarking.trtexec_log import read_records
+    from tofu_export.engines.running.gpu_times import GpuOptions
 
     batches = parse_batches(batch, "--batch")
     records = read_records(logs, times, batches=batches, baseline=baseline)
@@ -157,7 +157,7 @@ class _TorchBackends:
     """What runs PyTorch, where it was asked for; it is imported for nothing else."""
 
     def __init__(self, options: BenchOptions, device: str | None, mode: str) -> None:
-        from tofu_export.engines.backends import CPU, TORCH_BACKENDS
+        from tofu_export.benchmarking.backends import CPU, TORCH_BACKENDS
 
         own = [name for name in options.backends if name in TORCH_BACKENDS]
         others = [name for name in options.backends if name not in (CPU, *TORCH_BACKENDS)]
@@ -174,14 +174,14 @@ class _TorchBackends:
             return None
         from functools import partial
 
-        from tofu_export.torch_contenders import TorchOptions, open_torch
+        from tofu_export.benchmarking.torch_contenders import TorchOptions, open_torch
 
         return partial(open_torch, options=TorchOptions(self._device, self._mode))
 
     def settings(self) -> dict[str, object] | None:
         if not self.wanted:
             return None
-        from tofu_export.torch_contenders import TorchOptions
+        from tofu_export.benchmarking.torch_contenders import TorchOptions
 
         return TorchOptions(self._device, self._mode).to_dict()
 
@@ -190,8 +190,8 @@ def _time(
     files: tuple[Path, ...], options: BenchOptions, torch_backends: _TorchBackends, *, quiet: bool
 ) -> BenchResult:
     """Time the files; without any, nothing but records is reported."""
+    from tofu_export.benchmarking.comparison import BenchResult, compare_files
     from tofu_export.cli.console import listening
-    from tofu_export.engines.comparison import BenchResult, compare_files
 
     if not files:
         return BenchResult((), None, (), (), (), ())
@@ -221,8 +221,8 @@ def _csv_file(path: Path | None) -> Iterator[Callable[[BenchResult], None]]:
     if path is None:
         yield lambda _: None
         return
-    from tofu_export.engines.bench_csv import csv_text
-    from tofu_export.files import staging
+    from tofu_export.benchmarking.bench_csv import csv_text
+    from tofu_export.system.files import staging
 
     try:
         with staging(path.parent) as stage:
@@ -238,7 +238,7 @@ def _csv_file(path: Path | None) -> Iterator[Callable[[BenchResult], None]]:
 
 
 def _document(options: BenchOptions, torch_backends: _TorchBackends, result: BenchResult) -> dict[str, object]:
-    from tofu_export import environment
+    from tofu_export.system import environment
 
     return {
         "schema_version": SCHEMA_VERSION,

@@ -8,12 +8,12 @@ from dataclasses import astuple
 from rich.console import Console
 from rich.table import Table
 
+from tofu_export.benchmarking.comparison import BenchResult
+from tofu_export.benchmarking.measurement import UNSTABLE, Measurement
+from tofu_export.benchmarking.ort_profile import Profile, Slice
+from tofu_export.benchmarking.trtexec_text import summary, verdict
 from tofu_export.cli.tables import FittedTable
-from tofu_export.engines.comparison import BenchResult
-from tofu_export.engines.measurement import UNSTABLE, Measurement
-from tofu_export.engines.ort_profile import Profile, Slice
-from tofu_export.engines.stages import Kind
-from tofu_export.engines.trtexec_text import summary, verdict
+from tofu_export.engines.describing.stages import Kind
 
 __all__ = ["show"]
 

@@ -26,8 +26,8 @@ from tofu_export.errors import EngineBuildError, ExportError, OptionError, Preci
 from tofu_export.options import BatchRange, Precision
 
 if TYPE_CHECKING:
-    from tofu_export.engines.build import EngineRequest
-    from tofu_export.engines.receipt import EngineReceipt
+    from tofu_export.engines.building.build import EngineRequest
+    from tofu_export.engines.describing.receipt import EngineReceipt
 
 __all__ = ["build_command", "receipt_text"]
 
@@ -100,10 +100,10 @@ def build_command(
     tofu-export build any.onnx --opt-shapes image:1x3x224x224 --compute-capability SM75,SM89
     """  # fmt: skip
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
-    from tofu_export.engines.build import LEAST_SHARE, EngineRequest, engine_names
-    from tofu_export.engines.builder_options import BuilderOptions, parse_size
+    from tofu_export.engines.building.build import LEAST_SHARE, EngineRequest, engine_names
+    from tofu_export.engines.building.builder_options import BuilderOptions, parse_size
+    from tofu_export.engines.building.profiles import parse_shape_options, parse_values
     from tofu_export.engines.flavours import pick
-    from tofu_export.engines.profiles import parse_shape_options, parse_values
 
     options = BuilderOptions(
         workspace_bytes=None if workspace is None else parse_size(workspace),
@@ -147,8 +147,8 @@ def build_command(
             raise
         raise _bundled(bundle, requests, error) from error
     if as_json:
-        from tofu_export import environment
-        from tofu_export.engines.sidecar import sidecar_document
+        from tofu_export.engines.describing.sidecar import sidecar_document
+        from tofu_export.system import environment
 
         document = {
             "schema_version": SCHEMA_VERSION,
@@ -172,9 +172,9 @@ def _build(requests: list[EngineRequest], *, quiet: bool, verbose: bool) -> list
     from dataclasses import replace
 
     from tofu_export.cli.console import listening
-    from tofu_export.engines.build import build_engine, check_request
-    from tofu_export.engines.sidecar import write_sidecar
-    from tofu_export.files import staging
+    from tofu_export.engines.building.build import build_engine, check_request
+    from tofu_export.engines.describing.sidecar import write_sidecar
+    from tofu_export.system.files import staging
 
     receipts, names = [], []
     for request in requests:  # what cannot be built is said before the first build
@@ -196,11 +196,11 @@ def _build(requests: list[EngineRequest], *, quiet: bool, verbose: bool) -> list
 
 def _bundled(folder: Path, requests: list[EngineRequest], failure: TofuError) -> TofuError:
     """The failure, with a word about the bundle that was written; as it is if the file cannot be read at all."""
-    from tofu_export import environment
+    from tofu_export.artifact.feeds import fixed_batch, make_feeds
     from tofu_export.bundle import EngineFailure, bundle_engine_failure
-    from tofu_export.engines.build import resolve_capabilities
-    from tofu_export.feeds import fixed_batch, make_feeds
-    from tofu_export.ort import open_session
+    from tofu_export.engines.building.build import resolve_capabilities
+    from tofu_export.system import environment
+    from tofu_export.system.ort import open_session
 
     request = requests[0]
     batch = request.batch or BatchRange()

@@ -25,7 +25,7 @@ def check_command(engine: Path, as_json: bool, quiet: bool) -> None:
     Exit code 0: nothing speaks against loading it. 7: it will not load (changed, other version, other GPU), or nothing
     says that it will. 5: this machine lacks the runtime or a GPU. 2: no such file.
     """
-    from tofu_export.engines.check import check_engine
+    from tofu_export.engines.describing.check import check_engine
 
     found = check_engine(engine)
     if as_json:

@@ -21,7 +21,7 @@ def doctor_command(as_json: bool) -> None:
 
     Exit code 5 if a required package is missing or broken, else 0: additions may be missing.
     """
-    from tofu_export.doctor import examine
+    from tofu_export.job.doctor import examine
 
     found = examine()
     click.echo(json.dumps(found, indent=2) if as_json else _text(found))

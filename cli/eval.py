@@ -102,7 +102,7 @@ def eval_command(
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
     chosen = _reduction(subject, reduction)
     from tofu_export.evaluate import ClassOrder, EvalRequest  # imports torch
-    from tofu_export.files import write_text
+    from tofu_export.system.files import write_text
 
     request = EvalRequest(
         subject,

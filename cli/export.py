@@ -165,8 +165,8 @@ def _run(job: Job, *, as_json: bool, quiet: bool) -> None:
 
 def _show(job: Job) -> None:
     """Dry run: the plan, and what would be written where."""
-    from tofu_export.report import plan_table
-    from tofu_export.specs import plan_model
+    from tofu_export.report.document import plan_table
+    from tofu_export.zoo.specs import plan_model
 
     spec, plan = plan_model(job.model, job.reduction, job.image_size, job.num_classes)
     output = OutputKind.choose(job.output_kind, spec.num_classes, spec.name)

@@ -16,7 +16,7 @@ from tofu_export.errors import ExitCode
 from tofu_export.options import Target
 
 if TYPE_CHECKING:
-    from tofu_export.lint import LintReport
+    from tofu_export.linting import LintReport
 
 __all__ = ["lint_command", "lint_text"]
 
@@ -42,7 +42,7 @@ def lint_command(file: Path, target: str, compute_capability: str, as_json: bool
     Exit code 0: no errors. 7: errors. 2: no such file. 3: not an ONNX file.
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
-    from tofu_export.lint import lint_file, runtimes_of
+    from tofu_export.linting import lint_file, runtimes_of
 
     capabilities = parse_names(compute_capability)
     report = lint_file(file, runtimes_of(Target(target)), capabilities)

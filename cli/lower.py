@@ -23,7 +23,7 @@ from tofu_export.errors import ExitCode, OptionError
 from tofu_export.options import Target
 
 if TYPE_CHECKING:
-    from tofu_export.engines.lower_file import LoweredFile
+    from tofu_export.linting.lower_file import LoweredFile
 
 __all__ = ["lower_command"]
 
@@ -47,9 +47,9 @@ def lower_command(
     Attention operator. What is not known is left as it is, and said. Exit code 7 if the target still rejects something.
     """  # fmt: skip
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
-    from tofu_export.engines.lower_file import lower_file
-    from tofu_export.feeds import parse_shapes
-    from tofu_export.files import staging
+    from tofu_export.artifact.feeds import parse_shapes
+    from tofu_export.linting.lower_file import lower_file
+    from tofu_export.system.files import staging
 
     if output.suffix != ".onnx" or output.is_dir():
         raise OptionError(f"--output is {output}, expected the name of an .onnx file")

@@ -64,8 +64,8 @@ def models_command(filter_text: str, as_json: bool) -> None:
 def _row(name: str) -> dict[str, Any]:
     """One model of the catalogue, or one that is measured."""
     from tofu_export.options import Reduction
-    from tofu_export.specs import plan_model
     from tofu_export.zoo.names import ALIASES
+    from tofu_export.zoo.specs import plan_model
 
     spec, plan = plan_model(name, Reduction())
     return {

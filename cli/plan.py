@@ -33,12 +33,12 @@ def plan_command(
 ) -> None:
     """Show what a reduction of MODEL removes, layer by layer, and the GMACs that it saves. Needs no weights."""
     chosen = make_reduction(**reduction)
-    from tofu_export.report import plan_table
-    from tofu_export.specs import plan_model
+    from tofu_export.report.document import plan_table
+    from tofu_export.zoo.specs import plan_model
 
     spec, plan = plan_model(model, chosen, image_size, num_classes)
     if output is not None:
-        from tofu_export.plan_file import write_plan_file
+        from tofu_export.planning.plan_file import write_plan_file
 
         command = command_line()
         version = metadata.version("tofu-export")

@@ -96,7 +96,7 @@ def make_reduction(
         OptionError: a value cannot be used, or two of them contradict each other.
     """
     if plan_file is not None:
-        from tofu_export.plan_file import PlanFile
+        from tofu_export.planning.plan_file import PlanFile
 
         if (given := first_given(_SETTLED)) is not None:
             raise OptionError(f"--plan-file already says what {given} would: leave out one of them")

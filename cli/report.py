@@ -29,9 +29,9 @@ def report_command(folder: Path, added: tuple[Path, ...], output: Path | None, q
     tofu-export report out
     tofu-export report out --add sweep/sweep.json --add linearity.json --add fp32.json --add fp16.json
     """
-    from tofu_export.files import write_text
-    from tofu_export.html import read_evidence, read_report, render
-    from tofu_export.html.evidence import BESIDE
+    from tofu_export.report.html import read_evidence, read_report, render
+    from tofu_export.report.html.evidence import BESIDE
+    from tofu_export.system.files import write_text
 
     source = folder / "report.json" if folder.is_dir() else folder
     destination = output or source.parent / "report.html"

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tofu_export.cli.tables import FittedTable
-from tofu_export.report import Report
+from tofu_export.report.document import Report
 
 __all__ = ["summary"]
 

@@ -63,7 +63,7 @@ def tokens_command(
         raise OptionError(f"-o is {destination}, expected a name that ends in .png")
     if destination is not None and destination.is_dir():
         raise OutputError(f"{destination} is a folder, expected the name of a picture to write")
-    from tofu_export.inputs import pictures
+    from tofu_export.images.inputs import pictures
     from tofu_export.tokens import read_source
     from tofu_export.tokens.document import token_document
 
@@ -83,7 +83,7 @@ def tokens_command(
 def _pixels(
     found: TokenSource, images: tuple[Path, ...], demo: int | None
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    from tofu_export.inputs import demo_set, read_images
+    from tofu_export.images.inputs import demo_set, read_images
 
     if demo is None:
         return read_images(images, found.preprocessing), tuple(image.name for image in images)
@@ -103,7 +103,7 @@ def _draw(
     *,
     final: bool,
 ) -> None:
-    from tofu_export.files import staging
+    from tofu_export.system.files import staging
     from tofu_export.tokens.picture import draw_sheet
 
     states = run.states[-1:] if final else run.states
@@ -115,7 +115,7 @@ def _draw(
 
 
 def _say(found: TokenSource, run: TokenRun, names: tuple[str, ...], destination: Path | None) -> None:
-    from tofu_export.groups import PRUNED
+    from tofu_export.compare.groups import PRUNED
 
     last = run.states[-1]
     rows: list[tuple[str, Any, Any, Any]] = []

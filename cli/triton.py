@@ -33,8 +33,8 @@ def triton_command(
     Preprocessing is not part of the served model: images are sent normalised, as the parameter
     tofu_export.preprocessing of each model says.
     """
-    from tofu_export.engines.triton import TritonOptions, collect_models, write_repository
-    from tofu_export.files import staging
+    from tofu_export.engines.describing.triton import TritonOptions, collect_models, write_repository
+    from tofu_export.system.files import staging
 
     options = TritonOptions(name, version, device, instances, queue_delay)
     models, left_out = collect_models(export, options)

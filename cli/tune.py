@@ -81,7 +81,7 @@ def tune_command(
     layers = parse_layers(exclude_layers)
     from tofu_export.cli.console import listening
     from tofu_export.errors import OutputError
-    from tofu_export.plan_file import write_plan_file
+    from tofu_export.planning.plan_file import write_plan_file
     from tofu_export.tune import Objective, TuneRequest, tune  # imports torch
 
     if output.is_dir():

@@ -27,7 +27,7 @@ from tofu_export.options import BatchRange, IoType, Target, parse_precisions
 
 if TYPE_CHECKING:
     from tofu_export.diffusion.job import UnetJob
-    from tofu_export.report import Report
+    from tofu_export.report.document import Report
 
 __all__ = ["unet_command"]
 

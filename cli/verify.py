@@ -30,7 +30,7 @@ from tofu_export.errors import OptionError, VerificationError
 from tofu_export.options import OutputKind, Precision
 
 if TYPE_CHECKING:
-    from tofu_export.verify import VerificationResult, VerifyRequest
+    from tofu_export.verification import VerificationResult, VerifyRequest
     from tofu_export.zoo.weights import WeightsSource
 
 __all__ = ["verify_command"]
@@ -101,10 +101,10 @@ def verify_command(
     """  # fmt: skip
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
     batches = parse_batches(batch, "--batch")
+    from tofu_export.artifact.feeds import parse_shapes
     from tofu_export.bundle import check_folder
-    from tofu_export.feeds import parse_shapes
-    from tofu_export.verify import ToleranceChoice, VerifyRequest  # imports torch: only after the cheap checks
-    from tofu_export.verify.bundling import bundle_failure
+    from tofu_export.verification import ToleranceChoice, VerifyRequest  # imports torch: only after the cheap checks
+    from tofu_export.verification.bundling import bundle_failure
 
     request = VerifyRequest(
         path=file,
@@ -150,7 +150,7 @@ def verify_command(
 
 
 def _is_engine(file: Path) -> bool:
-    from tofu_export.engines.backends import PLAN_SUFFIXES
+    from tofu_export.benchmarking.backends import PLAN_SUFFIXES
 
     return file.suffix in PLAN_SUFFIXES
 
@@ -160,8 +160,8 @@ def _run(request: VerifyRequest, *, engine: bool, quiet: bool, verbose: bool) ->
 
     from tofu_export.cli.console import listening
     from tofu_export.cli.verify_text import show
-    from tofu_export.verify import verify_file
-    from tofu_export.verify.engines import verify_engine
+    from tofu_export.verification import verify_file
+    from tofu_export.verification.engines import verify_engine
 
     # Off a terminal rich would squeeze tables into 80 columns.
     console = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDTH)
@@ -173,7 +173,7 @@ def _run(request: VerifyRequest, *, engine: bool, quiet: bool, verbose: bool) ->
 
 
 def _document(verification: list[dict[str, Any]], error: VerificationError | None) -> dict[str, Any]:
-    from tofu_export import environment
+    from tofu_export.system import environment
 
     return {
         "schema_version": SCHEMA_VERSION,

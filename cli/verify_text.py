@@ -10,8 +10,8 @@ from rich.table import Table
 from tofu_export.cli.tables import FittedTable
 
 if TYPE_CHECKING:
-    from tofu_export.compare import OutputComparison
-    from tofu_export.verify import VerificationResult
+    from tofu_export.compare.outputs import OutputComparison
+    from tofu_export.verification import VerificationResult
 
 __all__ = ["show"]
 

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tofu_export.diffusion.pipeline import Drawing, DrawOptions, TextToImage
 from tofu_export.errors import OptionError, TofuError
-from tofu_export.files import staging
+from tofu_export.system.files import staging
 
 EAGER = "eager"
 BAR = 20

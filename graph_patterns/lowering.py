@@ -12,13 +12,13 @@ from onnxscript.rewriter import MatchingTracer, RewriteRuleSet
 from tofu_export.errors import LoweringError
 from tofu_export.graph_patterns.canonical import DOMAIN
 from tofu_export.graph_patterns.cost import count_macs
-from tofu_export.graph_patterns.fuse_lowering import lower_fuses
-from tofu_export.graph_patterns.grid_lowering import lower_grids
-from tofu_export.graph_patterns.hidden_width import widen_hidden_layers
+from tofu_export.graph_patterns.fuse.lowering import lower_fuses
+from tofu_export.graph_patterns.grid.lowering import lower_grids
+from tofu_export.graph_patterns.lean.hidden_width import widen_hidden_layers
+from tofu_export.graph_patterns.lean.tail import narrow_tail
 from tofu_export.graph_patterns.naming import name_by_stage
 from tofu_export.graph_patterns.recipe import Recipe
 from tofu_export.graph_patterns.table import recipe_for, rules_for
-from tofu_export.graph_patterns.tail import narrow_tail
 from tofu_export.options import Precision, Target
 
 __all__ = ["MACS", "census", "lower"]
@@ -38,7 +38,7 @@ def lower(model: ir.Model, target: Target, precision: Precision, recipe: Recipe 
         precision: the graph's.
         recipe: another way to write it than `table.recipe_for(target, precision)`.
 
-    Requires: a graph traced by `tofu_export.export`, canonical nodes of domain `tofu` in it.
+    Requires: a graph traced by `tofu_export.trace.export`, canonical nodes of domain `tofu` in it.
     Ensures: no node of domain `tofu` is left; names carry stages; the graph is sorted and has no dead nodes; its
     `meta[MACS]` says what it costs.
 

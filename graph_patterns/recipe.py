@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tofu_export.graph_patterns.attention_decomposed import decomposed
-from tofu_export.graph_patterns.attention_rules import Attend
-from tofu_export.graph_patterns.formulation import Formulation
+from tofu_export.graph_patterns.attention.decomposed import decomposed
+from tofu_export.graph_patterns.attention.rules import Attend
+from tofu_export.graph_patterns.fuse.formulation import Formulation
 
 __all__ = ["Recipe"]
 

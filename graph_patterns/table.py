@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from onnxscript.rewriter import RewriteRule, RewriteRuleClassBase
 
-from tofu_export.graph_patterns.attention_aligned import aligned
-from tofu_export.graph_patterns.attention_rules import Attend, AttentionRule, BiasedAttentionRule
-from tofu_export.graph_patterns.formulation import Formulation
-from tofu_export.graph_patterns.gelu import GeluRule
-from tofu_export.graph_patterns.match_rank import match_rank
-from tofu_export.graph_patterns.match_sort import match_sort
-from tofu_export.graph_patterns.merge_onehot import merge_onehot
-from tofu_export.graph_patterns.merge_scatter import merge_scatter
+from tofu_export.graph_patterns.attention.aligned import aligned
+from tofu_export.graph_patterns.attention.rules import Attend, AttentionRule, BiasedAttentionRule
+from tofu_export.graph_patterns.fuse.formulation import Formulation
+from tofu_export.graph_patterns.fuse.match_rank import match_rank
+from tofu_export.graph_patterns.fuse.match_sort import match_sort
+from tofu_export.graph_patterns.fuse.merge_onehot import merge_onehot
+from tofu_export.graph_patterns.fuse.merge_scatter import merge_scatter
+from tofu_export.graph_patterns.fuse.token_map import RestoreRule
+from tofu_export.graph_patterns.lean.gelu import GeluRule
 from tofu_export.graph_patterns.recipe import Recipe
-from tofu_export.graph_patterns.token_map import RestoreRule
 from tofu_export.options import Precision, Target
 
 __all__ = ["RECIPES", "recipe_for", "rules_for"]

@@ -30,7 +30,7 @@ from tests.tiny import CLASSES, DEPTH, PATCH, SIDE
 from tofu_export import patch
 from tofu_export.options import Reduction
 from tofu_export.patch.describe import describe
-from tofu_export.plan import ModelSpec, make_plan
+from tofu_export.planning.plan import ModelSpec, make_plan
 
 __all__ = ["FAMILIES", "Family", "build", "reduced", "spec"]
 

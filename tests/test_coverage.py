@@ -18,9 +18,9 @@ from tofu_export.errors import UnsupportedModelError
 from tofu_export.options import Mode, Reduction
 from tofu_export.patch.describe import describe
 from tofu_export.patch.support import REFUSED
-from tofu_export.plan import ModelSpec, make_plan
-from tofu_export.survey import FAMILIES, survey
+from tofu_export.planning.plan import ModelSpec, make_plan
 from tofu_export.zoo.create import create_meta
+from tofu_export.zoo.survey import FAMILIES, survey
 
 pytestmark = pytest.mark.coverage
 

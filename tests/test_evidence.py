@@ -12,8 +12,8 @@ import click
 import numpy as np
 import pytest
 
-from tests.html import samples
 from tests.imports import ROOT, loaded_scripts
+from tests.report.html import samples
 from tofu_export.cli.main import cli
 from tofu_export.evaluate.paired import Paired, compare
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests.evaluate.pictures import class_folders, picture
-from tests.html import samples
 from tests.imports import loaded_scripts
+from tests.report.html import samples
 from tofu_export.evaluate.images import folder_source
 from tofu_export.evaluate.subjects import eager_subject, load_eager
 from tofu_export.options import Precision, Reduction

@@ -21,12 +21,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from tofu_export import patch
-from tofu_export.export import InputShape, trace
 from tofu_export.graph_patterns.canonical import with_methods
 from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import BatchRange, Method, Precision, Reduction, Target
 from tofu_export.patch.describe import describe
-from tofu_export.plan import ModelSpec, Plan, make_plan
+from tofu_export.planning.plan import ModelSpec, Plan, make_plan
+from tofu_export.trace.export import InputShape, trace
 
 SIDE = 32
 DEPTH = 3

@@ -28,7 +28,7 @@ from torch import nn
 import tofu_export
 
 _PACKAGES = ("torch", "timm", "onnx", "onnx-ir", "onnxscript", "diffusers")
-_SOURCES = ("patch", "diffusion", "export.py", "plan.py")
+_SOURCES = ("patch", "diffusion", "planning", "trace/export.py")
 
 
 class _Fingerprint(pickle.Pickler):
@@ -59,11 +59,8 @@ def _surroundings() -> bytes:
     """A hash of all that a trace depends on beside its arguments."""
     root = Path(inspect.getfile(tofu_export)).parent
     found = hashlib.sha256()
-    for name in _PACKAGES:
-        try:
-            found.update(f"{name} {importlib.metadata.version(name)}\n".encode())
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    versions = {entry.name: entry.version for entry in importlib.metadata.distributions()}
+    found.update(repr([(name, versions.get(name)) for name in _PACKAGES]).encode())
     for name in _SOURCES:
         path = root / name
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:

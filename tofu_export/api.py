@@ -18,15 +18,15 @@ from tofu_export.options import BatchRange, Precision, Reduction, Target, parse_
 if TYPE_CHECKING:
     from torch import nn
 
+    from tofu_export.benchmarking.comparison import BenchResult
     from tofu_export.diffusion.options import UnetReduction
-    from tofu_export.engines.comparison import BenchResult
-    from tofu_export.engines.lower_file import LoweredFile
-    from tofu_export.engines.receipt import EngineReceipt
+    from tofu_export.engines.describing.receipt import EngineReceipt
     from tofu_export.job.progress import Listener
-    from tofu_export.lint import LintReport
-    from tofu_export.plan import ModelSpec, Plan
-    from tofu_export.report import Report
-    from tofu_export.verify import VerificationResult
+    from tofu_export.linting import LintReport
+    from tofu_export.linting.lower_file import LoweredFile
+    from tofu_export.planning.plan import ModelSpec, Plan
+    from tofu_export.report.document import Report
+    from tofu_export.verification import VerificationResult
 
 __all__ = [
     "apply",
@@ -70,8 +70,8 @@ def plan(
 
     Source: arXiv 2312.01026, section 3.3.
     """
-    from tofu_export.plan import make_plan
-    from tofu_export.specs import spec_of
+    from tofu_export.planning.plan import make_plan
+    from tofu_export.zoo.specs import spec_of
 
     spec = spec_of(model, image_size, num_classes) if isinstance(model, str) else _spec_of(model, image_size)
     return make_plan(spec, reduction or Reduction())
@@ -98,7 +98,7 @@ def apply(model: nn.Module, reduction: Reduction | Plan | None = None) -> nn.Mod
     Source: arXiv 2312.01026, section 3.
     """
     from tofu_export import patch
-    from tofu_export.plan import Plan
+    from tofu_export.planning.plan import Plan
     from tofu_export.zoo.live import name_of
 
     if not isinstance(reduction, Plan):
@@ -142,9 +142,9 @@ def export(
         VerificationError: a file does not compute what the model computes. No model is written then.
         TofuError: the first thing that went wrong.
     """
+    from tofu_export.job.pipeline import run_export
     from tofu_export.job.request import Job
     from tofu_export.job.vit import VitAdapter
-    from tofu_export.job.pipeline import run_export
     from tofu_export.zoo.live import name_of
     from tofu_export.zoo.weights import WeightsSource
 
@@ -200,7 +200,7 @@ def verify(path: PathLike, **options: Any) -> tuple[VerificationResult, ...]:
 
     Args:
         path: the file.
-        **options: further fields of `tofu_export.verify.VerifyRequest`, such as `reference="full.onnx"`,
+        **options: further fields of `tofu_export.verification.VerifyRequest`, such as `reference="full.onnx"`,
             `weights="model.safetensors"`, `images="photos"`, `batches=(1, 8)`.
 
     Returns:
@@ -211,9 +211,9 @@ def verify(path: PathLike, **options: Any) -> tuple[VerificationResult, ...]:
         VerificationError: the file lacks what must be compared.
         TofuError: a file or model cannot be read, built or run.
     """
-    from tofu_export.engines.backends import PLAN_SUFFIXES
-    from tofu_export.verify import VerifyRequest, verify_file
-    from tofu_export.verify.engines import verify_engine
+    from tofu_export.benchmarking.backends import PLAN_SUFFIXES
+    from tofu_export.verification import VerifyRequest, verify_file
+    from tofu_export.verification.engines import verify_engine
     from tofu_export.zoo.weights import WeightsSource
 
     if isinstance(options.get("weights"), (str, Path)):
@@ -246,8 +246,8 @@ def lower(
         VerificationError: the result computes something else.
         TofuError: the file cannot be read, fed or written.
     """
-    from tofu_export.engines.lower_file import lower_file
-    from tofu_export.files import staging
+    from tofu_export.linting.lower_file import lower_file
+    from tofu_export.system.files import staging
 
     path = Path(path)
     if path.resolve() == Path(source).resolve():
@@ -273,7 +273,7 @@ def lint(
         OptionError: there is no such file.
         ExportError: it is no ONNX file.
     """
-    from tofu_export.lint import lint_file, runtimes_of
+    from tofu_export.linting import lint_file, runtimes_of
 
     return lint_file(Path(path), runtimes_of(_enum(Target, target)), tuple(compute_capabilities))
 
@@ -305,10 +305,10 @@ def build_engine(
         EngineBuildError: the builder refuses the graph or fails on it.
         PrecisionMismatchError: too little of the engine computes in the precision of the file.
     """
-    from tofu_export.engines.build import EngineRequest
-    from tofu_export.engines.build import build_engine as build
+    from tofu_export.engines.building.build import EngineRequest
+    from tofu_export.engines.building.build import build_engine as build
+    from tofu_export.engines.describing.sidecar import write_sidecar
     from tofu_export.engines.flavours import pick
-    from tofu_export.engines.sidecar import write_sidecar
 
     chosen, path = pick(flavour), Path(path)
     request = EngineRequest(
@@ -330,7 +330,7 @@ def bench(*paths: PathLike, batches: Sequence[int] = (), **options: Any) -> Benc
     Args:
         *paths: ONNX files of any exporter, engines, or names of models for PyTorch; the first one is the baseline.
         batches: batch sizes; empty for the one that the files are fixed to, or else 1.
-        **options: further fields of `tofu_export.engines.comparison.BenchOptions`, such as `min_seconds=3.0` or
+        **options: further fields of `tofu_export.benchmarking.comparison.BenchOptions`, such as `min_seconds=3.0` or
             `backends=("ort-cpu",)`.
 
     Returns:
@@ -339,7 +339,7 @@ def bench(*paths: PathLike, batches: Sequence[int] = (), **options: Any) -> Benc
     Raises:
         TofuError: a file cannot be read or run.
     """
-    from tofu_export.engines.comparison import BenchOptions, compare_files
+    from tofu_export.benchmarking.comparison import BenchOptions, compare_files
 
     return compare_files(tuple(map(Path, paths)), BenchOptions(batches=tuple(batches), **options))
 
@@ -372,7 +372,7 @@ def _plain(model: nn.Module) -> tuple[nn.Module, Plan | None]:
 
 def _reduction(given: Reduction | Plan | None) -> Reduction:
     """A reduction that gives the very plan, where one is given."""
-    from tofu_export.plan import Plan
+    from tofu_export.planning.plan import Plan
 
     if not isinstance(given, Plan):
         return given or Reduction()

@@ -125,7 +125,7 @@ class PrunedSizes(str, Enum):
 class Precision(str, Enum):
     """Type of the weights and activations in a file.
 
-    `INT8`: matrix products with weights are in int8, everything else is float32 (`tofu_export.quantize`).
+    `INT8`: matrix products with weights are in int8, everything else is float32 (`tofu_export.trace.quantize`).
     """
 
     FP32 = "fp32"
@@ -221,14 +221,14 @@ class Reduction:
             section 3.3). None: unless the model was trained as a masked autoencoder (`ModelSpec.masked_autoencoder`).
         pruned_sizes: what becomes of the size of a pruned token, where sizes are tracked.
         keep_rate: share of its unprotected tokens that each layer keeps at least, over 0 and up to 1.
-        gmacs: budget: the reduced model needs at most so many GMACs (`tofu_export.budget`).
+        gmacs: budget: the reduced model needs at most so many GMACs (`tofu_export.planning.budget`).
         speedup: budget: the reduced model needs at least so many times fewer multiply-accumulates. No time is meant.
         exclude_layers: layers (0-based) that remove nothing, however the amount is given.
         restore_grid: after the last block every token that left comes back as a copy of the one that stands for it,
             so that norm, pooling and head see the sequence at its full length. None: only for a grid output.
         keys: tokens are compared by the keys as the attention uses them, turned by their places, or before that.
-        plan_file: name of the file that r and pattern come from (`tofu_export.plan_file`): they hold to the token, and
-            are refused where a model cannot follow. None: r is capped to what a layer can remove.
+        plan_file: name of the file that r and pattern come from (`planning.plan_file`): they hold to the token, and are
+            refused where a model cannot follow. None: r is capped to what a layer can remove.
 
     Raises:
         OptionError: a value is out of range or two of them contradict each other.

@@ -21,8 +21,8 @@ from tofu_export.analyze.run import _summary
 from tofu_export.errors import OptionError, OutputError
 from tofu_export.evaluate import demo_source
 from tofu_export.options import Reduction
-from tofu_export.specs import plan_model
 from tofu_export.zoo.create import create_model
+from tofu_export.zoo.specs import plan_model
 from tofu_export.zoo.weights import WeightsSource
 
 RANDOM = WeightsSource.parse("random")

@@ -18,14 +18,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests import tiny
-from tests.verify.test_eager import SOME, change, file_of, least_similar, one_weight
+from tests.verification.test_eager import SOME, change, file_of, least_similar, one_weight
 from tofu_export.bundle import EngineFailure, Failure, bundle_engine_failure, check_folder, write_bundle
-from tofu_export.compare import TOLERANCES
+from tofu_export.compare.outputs import TOLERANCES
 from tofu_export.engines.flavours import RTX, available
 from tofu_export.errors import EngineBuildError, OptionError, OutputError, VerificationError
 from tofu_export.options import BatchRange, Precision
-from tofu_export.verify import VerificationResult, verify, verify_pair
-from tofu_export.verify.bundling import bundle_failure
+from tofu_export.verification import VerificationResult, verify, verify_pair
+from tofu_export.verification.bundling import bundle_failure
 
 POLYGRAPHY = Path(sys.executable).with_name("polygraphy")
 needs_polygraphy = pytest.mark.skipif(not POLYGRAPHY.exists(), reason="polygraphy is not installed")

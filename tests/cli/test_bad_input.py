@@ -150,7 +150,7 @@ def test_a_defect_of_ours_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsy
     def explode(*_: object, **__: object) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr("tofu_export.specs.plan_model", explode)
+    monkeypatch.setattr("tofu_export.zoo.specs.plan_model", explode)
     assert run("plan", "vit_base") == 1
     err = capsys.readouterr().err
     assert "unexpected KeyError" in err
@@ -163,7 +163,7 @@ def test_a_library_that_finds_no_memory_is_no_defect_of_ours(
     def explode(*_: object, **__: object) -> None:
         raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
 
-    monkeypatch.setattr("tofu_export.specs.plan_model", explode)
+    monkeypatch.setattr("tofu_export.zoo.specs.plan_model", explode)
     assert run("plan", "vit_base") == 1
     err = capsys.readouterr().err
     assert err.startswith("tofu-export: error: out of memory: ")
@@ -181,7 +181,7 @@ def test_an_interrupt_that_a_library_turns_into_another_error_is_an_interrupt(
         except KeyboardInterrupt:
             raise ImportError("numpy failed to import") from None
 
-    monkeypatch.setattr("tofu_export.specs.plan_model", explode)
+    monkeypatch.setattr("tofu_export.zoo.specs.plan_model", explode)
     assert run("plan", "vit_base") == 130
     assert capsys.readouterr().err.startswith("tofu-export: error: interrupted")
 
@@ -247,7 +247,7 @@ def test_a_required_package_that_is_gone(monkeypatch: pytest.MonkeyPatch, capsys
     def examine() -> None:
         raise ModuleNotFoundError("No module named 'timm.models'", name="timm.models")
 
-    monkeypatch.setattr("tofu_export.doctor.examine", examine)
+    monkeypatch.setattr("tofu_export.job.doctor.examine", examine)
     assert run("doctor") == 5
     assert "the package timm is missing: `tofu-export doctor` says how to install it" in capsys.readouterr().err
 
@@ -259,6 +259,6 @@ def test_a_module_of_ours_that_is_gone_is_a_defect(
     def examine() -> None:
         raise ModuleNotFoundError("No module", name=name)
 
-    monkeypatch.setattr("tofu_export.doctor.examine", examine)
+    monkeypatch.setattr("tofu_export.job.doctor.examine", examine)
     assert run("doctor") == 1
     assert "This is a defect" in capsys.readouterr().err

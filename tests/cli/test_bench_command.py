@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarking.test_comparison import affine
 from tests.cli.running import run
 from tests.engines import models
-from tests.engines.test_comparison import affine
-from tofu_export import ort
-from tofu_export.engines.backends import BACKENDS
+from tofu_export.benchmarking.backends import BACKENDS
+from tofu_export.system import ort
 
 QUICK = ("--seconds", "0", "--warmup", "0", "--iterations", "3", "--threads", "1")
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.engines import test_ort_profile
-from tests.engines.test_trtexec_text import FULL, REDUCED
+from tests.benchmarking import test_ort_profile
+from tests.benchmarking.test_trtexec_text import FULL, REDUCED
+from tofu_export.benchmarking.comparison import BenchFile, BenchResult
+from tofu_export.benchmarking.measurement import UNSTABLE
+from tofu_export.benchmarking.ort_profile import Kernel, Profile
 from tofu_export.cli.bench_text import show
-from tofu_export.engines.comparison import BenchFile, BenchResult
-from tofu_export.engines.measurement import UNSTABLE
-from tofu_export.engines.ort_profile import Kernel, Profile
-from tofu_export.engines.stages import Kind, Located, Place
+from tofu_export.engines.describing.stages import Kind, Located, Place
 
 FILES = tuple(BenchFile(name, Path(name), gmacs, {}, {}) for name, gmacs in (("full", 2.0), ("reduced", 1.0)))
 HALF = replace(REDUCED, latency_ms=replace(REDUCED.latency_ms, median=101.8))

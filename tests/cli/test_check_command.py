@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.running import run
 from tests.engines import models
-from tofu_export import environment
+from tofu_export.system import environment
 
 rtx = [
     pytest.mark.rtx,

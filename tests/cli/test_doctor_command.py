@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cli.running import run
-from tofu_export import doctor
+from tofu_export.job import doctor
 
 FOUND: dict[str, Any] = {
     "healthy": True,

@@ -20,11 +20,11 @@ import pytest
 from tests import exported
 from tests.cli.running import run
 from tests.sampling import sampled
-from tofu_export import demo
 from tofu_export.engines.flavours import RTX, available
 from tofu_export.errors import BackendMissingError, EngineBuildError
-from tofu_export.files import sha256_of
-from tofu_export.ort import open_session
+from tofu_export.images import demo
+from tofu_export.system.files import sha256_of
+from tofu_export.system.ort import open_session
 
 QUICK = ("--weights", "random", "--precision", "fp32", "--no-bench", "--no-engine", "--batch", "1:2:3")
 TRTEXEC_FIELDS = {
@@ -118,7 +118,7 @@ def test_metadata_travels_with_the_file(demo_run: tuple[dict[str, Any], Path]) -
     document, out = demo_run
     model = onnx.load(out / "model.fp16.onnx")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    assert json.loads(metadata["tofu_export.plan"]) == document["plan"]
+    assert json.loads(metadata["tofu_export.planning.plan"]) == document["plan"]
     assert json.loads(metadata["tofu_export.preprocessing"])["mean"] == [0.1307]
     assert metadata["tofu_export.precision"] == "fp16"
     assert [value.name for value in model.graph.input] == ["input"]

@@ -19,12 +19,12 @@ from tests.engines import models
 from tests.graph_patterns import styles
 from tests.graph_patterns.test_foreign import scatter
 from tests.imports import load_script
-from tofu_export.engines.build import EngineRequest, build_engine
+from tofu_export.engines.building.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import RTX, available
 from tofu_export.errors import EngineBuildError
-from tofu_export.graph_patterns.foreign import Change
+from tofu_export.graph_patterns.foreign.rewrite import Change
 from tofu_export.options import Target
-from tofu_export.ort import open_session
+from tofu_export.system.ort import open_session
 
 
 def exports() -> ModuleType:
@@ -202,7 +202,7 @@ def test_a_result_that_differs_is_not_written(
                 node.attributes["reduction"] = ir.AttrString("reduction", "max")
         return (Change("merge", "ScatterElements"),)
 
-    monkeypatch.setattr("tofu_export.engines.lower_file.rewrite", wrong)
+    monkeypatch.setattr("tofu_export.linting.lower_file.rewrite", wrong)
     source = models.save(scatter("add"), tmp_path, "theirs.onnx")
     assert run("lower", str(source), "-o", str(tmp_path / "out" / "ours.onnx")) == 4
     assert "output y differs from the original by" in capsys.readouterr().err

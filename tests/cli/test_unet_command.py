@@ -13,7 +13,7 @@ from tests.cli.running import run
 from tests.diffusion import tiny_unet
 from tofu_export.diffusion.models import create_unet
 from tofu_export.errors import ExitCode
-from tofu_export.ort import open_session
+from tofu_export.system.ort import open_session
 
 
 @pytest.fixture(scope="module")

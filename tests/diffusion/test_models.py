@@ -24,7 +24,7 @@ from tofu_export.errors import (
     UnsupportedModelError,
     WeightsError,
 )
-from tofu_export.files import sha256_of
+from tofu_export.system.files import sha256_of
 
 
 @pytest.fixture

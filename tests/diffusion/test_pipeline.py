@@ -18,6 +18,7 @@ from tests.diffusion import tiny_pipeline
 from tests.diffusion.tiny_pipeline import PIXELS
 from tests.engines import models
 from tests.imports import hide_package
+from tofu_export.benchmarking.backends import PLAN_BACKENDS
 from tofu_export.diffusion import session_unet
 from tofu_export.diffusion.apply import apply_to_unet
 from tofu_export.diffusion.describe import describe_unet
@@ -26,11 +27,9 @@ from tofu_export.diffusion.options import UnetReduction
 from tofu_export.diffusion.pipeline import Drawing, DrawOptions, TextToImage
 from tofu_export.diffusion.plan import make_unet_plan
 from tofu_export.diffusion.session_unet import SessionUnet, open_unet
-from tofu_export.engines.backends import PLAN_BACKENDS
-from tofu_export.engines.build import EngineRequest, build_engine
-from tofu_export.engines.engine_session import EngineSession
+from tofu_export.engines.building.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import RTX, TENSORRT, available
-from tofu_export.environment import collect
+from tofu_export.engines.running.engine_session import EngineSession
 from tofu_export.errors import (
     BackendMissingError,
     ExportError,
@@ -39,7 +38,8 @@ from tofu_export.errors import (
     UnsupportedModelError,
 )
 from tofu_export.options import BatchRange
-from tofu_export.ort import TensorSpec, open_session
+from tofu_export.system.environment import collect
+from tofu_export.system.ort import TensorSpec, open_session
 
 FEW = DrawOptions(steps=4)
 LEVELS = 1

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.diffusion import tiny_unet
+from tofu_export.artifact.onnx_file import write
 from tofu_export.diffusion.models import create_unet
 from tofu_export.diffusion.options import UnetMode, UnetReduction
-from tofu_export.export import trace_form
-from tofu_export.onnx_file import write
-from tofu_export.ort import open_session
+from tofu_export.system.ort import open_session
+from tofu_export.trace.export import trace_form
 
 
 class MeanMerge(nn.Module):

@@ -14,12 +14,12 @@ from torch import nn
 from tests.diffusion import tiny_unet
 from tofu_export.diffusion.options import UnetMode, UnetReduction
 from tofu_export.diffusion.verify import batches_of, verify_unet
-from tofu_export.engines.build import EngineRequest, build_engine
+from tofu_export.engines.building.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import RTX
 from tofu_export.errors import VerificationError
 from tofu_export.options import BatchRange, Precision
-from tofu_export.ort import open_session
-from tofu_export.verify import VerificationResult
+from tofu_export.system.ort import open_session
+from tofu_export.verification import VerificationResult
 
 LATENT = "9x7"
 REDUCTION = UnetReduction(max_downsample=2, merge_crossattn=True, merge_mlp=True, ratio=0.4)

@@ -19,9 +19,9 @@ from tofu_export.diffusion.models import UnetSource, create_unet, inputs_of
 from tofu_export.diffusion.options import LatentSize, UnetReduction
 from tofu_export.diffusion.plan import UnetPlan, UnetSpec, make_unet_plan
 from tofu_export.diffusion.trace import trace_unet
-from tofu_export.export import save
 from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import BatchRange, Precision, Target
+from tofu_export.trace.export import save
 
 TEXT = 5
 BATCH = BatchRange(1, 2, 4)

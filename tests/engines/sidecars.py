@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tofu_export.engines.sidecar import SCHEMA_VERSION, sidecar_path
-from tofu_export.files import sha256_of
+from tofu_export.engines.describing.sidecar import SCHEMA_VERSION, sidecar_path
+from tofu_export.system.files import sha256_of
 
 
 def facts_of(engine: Path, built_from: Path | None = None, /, **changes: Any) -> dict[str, Any]:

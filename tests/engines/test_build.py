@@ -16,12 +16,12 @@ import onnx
 import pytest
 
 from tests.engines import models
-from tofu_export.engines import _process
-from tofu_export.engines._build_log import first_cause
-from tofu_export.engines.build import EngineRequest, build_engine, engine_names
-from tofu_export.engines.builder_options import BuilderOptions
+from tofu_export.engines.building import _process
+from tofu_export.engines.building._build_log import first_cause
+from tofu_export.engines.building.build import EngineRequest, build_engine, engine_names
+from tofu_export.engines.building.builder_options import BuilderOptions
+from tofu_export.engines.describing.sidecar import read_sidecar, write_sidecar
 from tofu_export.engines.flavours import RTX, TENSORRT, available, known_capabilities, load
-from tofu_export.engines.sidecar import read_sidecar, write_sidecar
 from tofu_export.errors import (
     BackendMissingError,
     EngineBuildError,
@@ -180,7 +180,9 @@ def test_parser_failure_names_the_node(tmp_path):
 @rtx
 @needs_rtx
 def test_preflight_comes_first(tmp_path, monkeypatch):
-    monkeypatch.setattr("tofu_export.engines.build.run_worker", lambda *_: pytest.fail("the builder was started"))
+    monkeypatch.setattr(
+        "tofu_export.engines.building.build.run_worker", lambda *_: pytest.fail("the builder was started")
+    )
     with pytest.raises(EngineBuildError, match=r"/blocks.0/ScatterElements"):
         build_engine(request(models.scatter("add"), tmp_path))
     with pytest.raises(OptionError, match=r"axis 1.*--opt-shapes x:1x1x32"):
@@ -400,7 +402,7 @@ def test_with_a_gpu_the_inspector_tells_the_kernels(classic, monkeypatch):
     asked = request(models.block("fp16"), classic, TENSORRT, precision=Precision.FP16)
     assert build_engine(asked).kernels.records == ()
     about = {"gpu": "NVIDIA L4", "driver": "580.1"}
-    monkeypatch.setattr("tofu_export.engines.build.environment.collect", lambda: about)
+    monkeypatch.setattr("tofu_export.engines.building.build.environment.collect", lambda: about)
     receipt = build_engine(asked)
     assert [record.layer_type for record in receipt.kernels.records] == ["kgen", "gemm"]
     assert (receipt.gpu, receipt.driver) == ("NVIDIA L4", "580.1")
@@ -488,7 +490,7 @@ def test_worker_ends_with_its_parent(classic, monkeypatch):
     monkeypatch.setenv("FAKE_TENSORRT_PID", str(classic / "pid"))
     code = (
         "from pathlib import Path\n"
-        "from tofu_export.engines.build import EngineRequest, build_engine\n"
+        "from tofu_export.engines.building.build import EngineRequest, build_engine\n"
         "from tofu_export.engines.flavours import TENSORRT\n"
         "from tofu_export.options import Precision\n"
         f"build_engine(EngineRequest(Path({str(asked.onnx_path)!r}), Path({str(asked.engine_path)!r}), TENSORRT, "

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tofu_export.engines.builder_options import REFUSED, BuilderOptions, cache_file, check_options, parse_size
+from tofu_export.engines.building.builder_options import REFUSED, BuilderOptions, cache_file, check_options, parse_size
 from tofu_export.engines.flavours import RTX, TENSORRT
 from tofu_export.errors import OptionError
 

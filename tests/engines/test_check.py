@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.engines import sidecars
-from tofu_export.engines import check
-from tofu_export.engines.check import Answer, check_engine
+from tofu_export.engines.describing import check
+from tofu_export.engines.describing.check import Answer, check_engine
 from tofu_export.errors import BackendMissingError, ExitCode, OptionError
 
 PLAN = b"vtrt" + bytes(200)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.engines import sidecars
-from tofu_export.engines.engine_file import EngineFile, read_engine_file
+from tofu_export.engines.describing.engine_file import EngineFile, read_engine_file
 from tofu_export.engines.flavours import RTX, TENSORRT
 from tofu_export.errors import OptionError
 from tofu_export.options import BatchRange, Precision

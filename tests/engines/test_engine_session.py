@@ -17,16 +17,17 @@ import pytest
 from tests.cli.running import run
 from tests.engines import models, sidecars
 from tests.engines.fake_cuda import FakeCuda
-from tofu_export.engines import backends, engine_session
-from tofu_export.engines.backends import PLAN_BACKENDS, open_backend, suits
-from tofu_export.engines.build import EngineRequest, build_engine
-from tofu_export.engines.cudart import Cudart
-from tofu_export.engines.engine_session import open_engine
+from tofu_export.benchmarking import backends
+from tofu_export.benchmarking.backends import PLAN_BACKENDS, open_backend, suits
+from tofu_export.engines.building.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import RTX, TENSORRT, available
-from tofu_export.environment import collect
+from tofu_export.engines.running import engine_session
+from tofu_export.engines.running.cudart import Cudart
+from tofu_export.engines.running.engine_session import open_engine
 from tofu_export.errors import BackendMissingError, EngineBuildError, OptionError
 from tofu_export.options import BatchRange
-from tofu_export.ort import open_session
+from tofu_export.system.environment import collect
+from tofu_export.system.ort import open_session
 
 needs_no_gpu = pytest.mark.skipif(collect()["gpu"] is not None, reason="this machine has a GPU")
 

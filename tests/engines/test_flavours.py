@@ -94,7 +94,7 @@ def test_rtx_here():
 
 def test_importing_the_engines_imports_no_backend():
     code = (
-        "import sys, tofu_export.engines.build, tofu_export.engines._build_worker\n"
+        "import sys, tofu_export.engines.building.build, tofu_export.engines.building._build_worker\n"
         "heavy = {'torch', 'timm', 'tensorrt', 'tensorrt_rtx', 'onnxruntime', 'polygraphy'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

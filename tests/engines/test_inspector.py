@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tofu_export.engines.inspector import parse_inspector
+from tofu_export.engines.describing.inspector import parse_inspector
 
 DATA = Path(__file__).with_name("data")
 

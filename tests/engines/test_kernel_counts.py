@@ -8,14 +8,14 @@ import pytest
 
 from tests.engines.test_build import needs_rtx, rtx
 from tofu_export import patch
-from tofu_export.engines.build import EngineRequest, build_engine
+from tofu_export.engines.building.build import EngineRequest, build_engine
+from tofu_export.engines.describing.kernel_log import KernelLog
 from tofu_export.engines.flavours import RTX
-from tofu_export.engines.kernel_log import KernelLog
-from tofu_export.export import InputShape, save, trace
 from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import BatchRange, Mode, Precision, Reduction, Target
-from tofu_export.specs import plan_model
+from tofu_export.trace.export import InputShape, save, trace
 from tofu_export.zoo.create import create_model
+from tofu_export.zoo.specs import plan_model
 from tofu_export.zoo.weights import WeightsSource
 
 MODEL = "vit_tiny_patch16_224"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tofu_export.engines.kernel_log import NO_STAGE, KernelLog, parse_kernel_log, stage_of
+from tofu_export.engines.describing.kernel_log import NO_STAGE, KernelLog, parse_kernel_log, stage_of
 
 TENSOR = "{{ Name: {}, Dimensions: [-1,16], Strides: [16,1], StrideOrder: [1,0], Datatype: {}, Format: (Linear) }}"
 

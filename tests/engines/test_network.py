@@ -11,9 +11,9 @@ import pytest
 from onnx import helper
 
 from tests.engines import models
-from tests.lint.cases import constant
-from tofu_export.engines._build_log import BuildLog, make_logger
-from tofu_export.engines._network import (
+from tests.linting.cases import constant
+from tofu_export.engines.building._build_log import BuildLog, make_logger
+from tofu_export.engines.building._network import (
     allow_decomposition,
     check_precision,
     dominant_precision,

@@ -10,11 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.engines import models
-from tofu_export.engines._process import run_worker
-from tofu_export.engines.builder_options import BuilderOptions
+from tofu_export.engines.building._process import run_worker
+from tofu_export.engines.building.builder_options import BuilderOptions
+from tofu_export.engines.building.preflight import InputShape, preflight
+from tofu_export.engines.building.profiles import make_profiles
 from tofu_export.engines.flavours import RTX, TENSORRT
-from tofu_export.engines.preflight import InputShape, preflight
-from tofu_export.engines.profiles import make_profiles
 from tofu_export.errors import EngineBuildError, ExitCode, OptionError
 from tofu_export.options import BatchRange, Precision
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from tofu_export.engines.preflight import InputShape
-from tofu_export.engines.profiles import make_profiles, parse_shape_options, parse_values
+from tofu_export.engines.building.preflight import InputShape
+from tofu_export.engines.building.profiles import make_profiles, parse_shape_options, parse_values
 from tofu_export.errors import OptionError
 from tofu_export.options import BatchRange
 

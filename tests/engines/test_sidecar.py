@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.engines import sidecars
-from tofu_export.engines import sidecar
+from tofu_export.engines.describing import sidecar
+from tofu_export.engines.describing.sidecar import Sidecar, missing_sidecar, read_sidecar, sidecar_path
 from tofu_export.engines.flavours import RTX
-from tofu_export.engines.sidecar import Sidecar, missing_sidecar, read_sidecar, sidecar_path
 from tofu_export.errors import OptionError
 from tofu_export.options import Precision
 
@@ -162,4 +162,4 @@ def test_metadata_of_the_onnx_file(engine: Path) -> None:
     texts = found.metadata
     assert texts["tofu_export.model"] == "vit"
     assert texts["tofu_export.gmacs"] == "8.78"
-    assert json.loads(texts["tofu_export.plan"]) == {"r": [1]}
+    assert json.loads(texts["tofu_export.planning.plan"]) == {"r": [1]}

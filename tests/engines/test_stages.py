@@ -11,11 +11,11 @@ from onnx import helper
 
 from tests import families
 from tests.tiny import SHAPE
-from tofu_export.engines.stages import Kind, Place, locate, places
-from tofu_export.export import trace
+from tofu_export.engines.describing.stages import Kind, Place, locate, places
 from tofu_export.graph_patterns.lowering import lower
 from tofu_export.graph_patterns.naming import SCOPES
 from tofu_export.options import Precision, Reduction, Target
+from tofu_export.trace.export import trace
 
 
 def node(name: str, op_type: str = "Op", inputs: str = "", outputs: str = "", scopes: object = None) -> onnx.NodeProto:

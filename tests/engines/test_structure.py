@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from tests.engines import models
-from tofu_export.engines.kernel_log import KernelLog, KernelRecord
-from tofu_export.engines.structure import NodeCost, make_structure, shares
+from tofu_export.engines.describing.kernel_log import KernelLog, KernelRecord
+from tofu_export.engines.describing.structure import NodeCost, make_structure, shares
 
 
 def kernel(*nodes: str, layer_type: str = "kgen") -> KernelRecord:

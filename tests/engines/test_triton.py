@@ -15,9 +15,9 @@ from onnx import TensorProto, helper
 
 from tests.cli.running import run
 from tests.engines import models, sidecars
-from tofu_export.engines.triton import TritonOptions
+from tofu_export.engines.describing.triton import TritonOptions
 from tofu_export.errors import OptionError
-from tofu_export.ort import open_session
+from tofu_export.system.ort import open_session
 
 
 def schema() -> Any:

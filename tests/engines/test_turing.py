@@ -11,10 +11,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.engines import models
-from tests.lint.cases import constant
-from tofu_export.engines.build import EngineRequest, build_engine
+from tests.linting.cases import constant
+from tofu_export.engines.building.build import EngineRequest, build_engine
+from tofu_export.engines.building.turing import pairwise_products
 from tofu_export.engines.flavours import RTX
-from tofu_export.engines.turing import pairwise_products
 from tofu_export.errors import EngineBuildError
 from tofu_export.options import BatchRange, Precision
 

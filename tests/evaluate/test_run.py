@@ -16,17 +16,18 @@ from tests import exported
 from tests.cli.running import run
 from tests.engines import sidecars
 from tests.evaluate.pictures import class_folders, picture
-from tofu_export import demo, patch
-from tofu_export.engines.build import EngineRequest, build_engine
+from tofu_export import patch
+from tofu_export.engines.building.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import available
-from tofu_export.environment import collect
 from tofu_export.errors import BackendMissingError, EngineBuildError, ExportError, OptionError
 from tofu_export.evaluate import EvalRequest, EvalResult, evaluate
 from tofu_export.evaluate.subjects import Subject, file_subject
-from tofu_export.inputs import demo_set
+from tofu_export.images import demo
+from tofu_export.images.inputs import demo_set
 from tofu_export.options import BatchRange, Mode, Reduction
 from tofu_export.patch.describe import describe
-from tofu_export.plan import make_plan
+from tofu_export.planning.plan import make_plan
+from tofu_export.system.environment import collect
 from tofu_export.zoo.create import create_meta, create_model
 from tofu_export.zoo.weights import WeightsSource
 

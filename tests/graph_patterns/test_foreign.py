@@ -13,10 +13,10 @@ from numpy.testing import assert_allclose
 from onnx import TensorProto, helper, numpy_helper
 
 from tofu_export.errors import LoweringError
-from tofu_export.graph_patterns.foreign import Change, rewrite
+from tofu_export.graph_patterns.foreign.rewrite import Change, rewrite
 from tofu_export.graph_patterns.lowering import census
 from tofu_export.options import Target
-from tofu_export.ort import open_session
+from tofu_export.system.ort import open_session
 
 TENSORRTS = [Target.PORTABLE, Target.TENSORRT, Target.TENSORRT_RTX]
 B, T, R, C = 2, 7, 5, 4

@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from tofu_export.graph_patterns.foreign import rewrite
+from tofu_export.graph_patterns.foreign.rewrite import rewrite
 from tofu_export.options import Target
-from tofu_export.ort import open_session
+from tofu_export.system.ort import open_session
 
 B, H, N, M, D = 2, 3, 4, 5, 8
 FLOAT = TensorProto.FLOAT

@@ -11,9 +11,9 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tofu_export.graph_patterns.foreign import rewrite
+from tofu_export.graph_patterns.foreign.rewrite import rewrite
 from tofu_export.options import Target
-from tofu_export.ort import open_session
+from tofu_export.system.ort import open_session
 
 Sizes = list[Any]
 _TWO = {"add": operator.add, "mul": operator.mul, "max": max, "min": min}

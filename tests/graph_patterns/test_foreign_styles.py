@@ -17,12 +17,12 @@ from numpy.testing import assert_allclose
 from torch import nn
 
 from tests.graph_patterns.styles import LEFT, OLDER, STYLES, WIDTH, export, tokens_of
-from tofu_export.engines import _build_worker
-from tofu_export.engines.builder_options import BuilderOptions
+from tofu_export.engines.building import _build_worker
+from tofu_export.engines.building.builder_options import BuilderOptions
 from tofu_export.engines.flavours import RTX, load
-from tofu_export.graph_patterns.foreign import Change, rewrite
+from tofu_export.graph_patterns.foreign.rewrite import Change, rewrite
 from tofu_export.options import Target
-from tofu_export.ort import open_session
+from tofu_export.system.ort import open_session
 
 FORMS = [*((name, True) for name in STYLES), *((name, False) for name in OLDER)]
 """Style, and whether torch's newer exporter writes it."""

@@ -19,20 +19,20 @@ from onnx import TensorProto, helper
 
 from tests import reference, tiny
 from tofu_export.errors import LoweringError
-from tofu_export.graph_patterns.attention_aligned import aligned
-from tofu_export.graph_patterns.attention_decomposed import decomposed
-from tofu_export.graph_patterns.attention_rules import Attend
+from tofu_export.graph_patterns.attention.aligned import aligned
+from tofu_export.graph_patterns.attention.decomposed import decomposed
+from tofu_export.graph_patterns.attention.rules import Attend
 from tofu_export.graph_patterns.canonical import decision_name
-from tofu_export.graph_patterns.formulation import Formulation
+from tofu_export.graph_patterns.fuse.formulation import Formulation
+from tofu_export.graph_patterns.fuse.match_rank import RANKED_SOURCES, match_rank
+from tofu_export.graph_patterns.fuse.match_sort import match_sort
+from tofu_export.graph_patterns.fuse.merge_onehot import merge_onehot
+from tofu_export.graph_patterns.fuse.merge_scatter import merge_scatter
 from tofu_export.graph_patterns.lowering import census, lower
-from tofu_export.graph_patterns.match_rank import RANKED_SOURCES, match_rank
-from tofu_export.graph_patterns.match_sort import match_sort
-from tofu_export.graph_patterns.merge_onehot import merge_onehot
-from tofu_export.graph_patterns.merge_scatter import merge_scatter
 from tofu_export.graph_patterns.recipe import Recipe
 from tofu_export.graph_patterns.table import RECIPES, recipe_for, rules_for
 from tofu_export.options import Precision, Target
-from tofu_export.ort import OrtSession, open_session
+from tofu_export.system.ort import OrtSession, open_session
 
 Array = NDArray[Any]
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from tofu_export.graph_patterns.lowering import census, lower
 from tofu_export.options import Precision, Target
-from tofu_export.ort import open_session
+from tofu_export.system.ort import open_session
 
 
 def canonical(approximate: str, opset: int, kind: int = TensorProto.FLOAT) -> ir.Model:

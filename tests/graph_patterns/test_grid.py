@@ -13,14 +13,14 @@ import torch
 from tofu_export.diffusion.matching import match_grid, merge_grid, unmerge_grid
 from tofu_export.diffusion.options import UnetReduction
 from tofu_export.diffusion.plan import BlockPlan, destinations_of
-from tofu_export.engines.build import EngineRequest, build_engine
+from tofu_export.engines.building.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import RTX
 from tofu_export.errors import LoweringError
-from tofu_export.graph_patterns import grid_match
-from tofu_export.graph_patterns.grid_lowering import lower_grids
-from tofu_export.graph_patterns.matching import MAX_TOPK
+from tofu_export.graph_patterns.fuse.matching import MAX_TOPK
+from tofu_export.graph_patterns.grid.lowering import lower_grids
+from tofu_export.graph_patterns.grid import match as grid_match
 from tofu_export.options import BatchRange, Method
-from tofu_export.ort import open_session
+from tofu_export.system.ort import open_session
 
 C = 6
 METHODS = [Method.PRUNE, Method.AVERAGE, Method.MLERP, Method.TOME]

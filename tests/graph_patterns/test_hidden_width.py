@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import Precision, Target
-from tofu_export.ort import open_session
+from tofu_export.system.ort import open_session
 
 
 def mlp(hidden: int, *, more_outputs: tuple[str, ...] = (), bias_shape: tuple[int, ...] | None = None) -> ir.Model:

@@ -17,12 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from tests import families, tiny
-from tofu_export.export import trace
-from tofu_export.graph_patterns.int8 import activations_of, products_of, quantize_products, smooth
-from tofu_export.graph_patterns.int8_check import first_difference
+from tofu_export.graph_patterns.int8.check import first_difference
+from tofu_export.graph_patterns.int8.products import activations_of, products_of, quantize_products, smooth
 from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import Precision, Reduction, Target
-from tofu_export.ort import open_session
+from tofu_export.system.ort import open_session
+from tofu_export.trace.export import trace
 
 SOME = Reduction(r=(3, 2, 4), pattern="PAM")
 LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -107,7 +107,7 @@ def test_weights_and_scales_are_those_of_onnxruntimes_quantizer(
     """Another implementation, given the same images, comes to the same numbers."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    from tofu_export import quantize as module
+    from tofu_export.trace import quantize as module
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         images = iter(tiny.pixels(4))

@@ -17,7 +17,7 @@ from tests.graph_patterns.test_formulations import FORMULATIONS, TYPES, as_model
 from tofu_export.errors import LoweringError
 from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import Precision, Target
-from tofu_export.ort import open_session
+from tofu_export.system.ort import open_session
 
 CHANNELS, DIM = 16, 8
 

@@ -9,8 +9,8 @@ import pytest
 from numpy.testing import assert_array_equal
 from onnx import TensorProto, helper
 
-from tofu_export.graph_patterns.reshapes import settle_reshapes
-from tofu_export.ort import open_session
+from tofu_export.graph_patterns.lean.reshapes import settle_reshapes
+from tofu_export.system.ort import open_session
 
 Sizes = list[int | str]
 

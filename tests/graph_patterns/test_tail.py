@@ -11,12 +11,12 @@ from onnx_ir.passes import common
 
 from tests import tiny
 from tests.sampling import sampled
-from tofu_export.export import INPUT_NAME, OUTPUT_NAME
+from tofu_export.graph_patterns.lean.tail import narrow_tail
 from tofu_export.graph_patterns.lowering import census
 from tofu_export.graph_patterns.naming import name_by_stage
-from tofu_export.graph_patterns.tail import narrow_tail
 from tofu_export.options import Reduction
-from tofu_export.ort import open_session
+from tofu_export.system.ort import open_session
+from tofu_export.trace.export import INPUT_NAME, OUTPUT_NAME
 
 READ = {"cls": 1, "distilled": 2, "registers": 1, "qk-norm": 1, "layer-scale": 1, "norm-pre": 1, "no-embed-class": 1}
 """Tokens that the heads of these models read; those of the others read all."""

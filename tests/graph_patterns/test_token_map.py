@@ -17,7 +17,7 @@ from tofu_export.errors import LoweringError
 from tofu_export.graph_patterns.canonical import COMPANIONS
 from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import Precision, Target
-from tofu_export.ort import open_session
+from tofu_export.system.ort import open_session
 
 CHANNELS, DIM, BEFORE = 16, 8, 21
 """BEFORE: tokens of the original sequence, some of which have left already."""

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from tests import exported
-from tests.verify.machine import Machine, install, plan_of
-from tofu_export.engines.check import Answer, EngineCheck, Verdict
-from tofu_export.environment import collect
+from tests.verification.machine import Machine, install, plan_of
+from tofu_export.engines.describing.check import Answer, EngineCheck, Verdict
 from tofu_export.errors import BackendMissingError
 from tofu_export.job import engines, vit
 from tofu_export.job.engines import verify_engines
 from tofu_export.job.progress import Progress
 from tofu_export.job.request import Job
-from tofu_export.report import Report
+from tofu_export.report.document import Report
+from tofu_export.system.environment import collect
 from tofu_export.zoo.weights import WeightsSource
 
 NAMES = ["model.engine"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tofu_export.files import staging
 from tofu_export.job.files import describe_file, with_data
 from tofu_export.options import Precision
+from tofu_export.system.files import staging
 
 CONTENT = {"model.onnx": b"graph", "model.onnx.data": b"weights", "model.onnx.json": b"{}"}
 

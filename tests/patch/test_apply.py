@@ -22,7 +22,7 @@ from tofu_export.errors import TofuError, UnsupportedModelError
 from tofu_export.options import Method, Mode, PrunedSizes, Reduction
 from tofu_export.patch.blocks import BlockAdapter, adapter_for
 from tofu_export.patch.describe import describe
-from tofu_export.plan import LayerPlan, Plan, make_plan
+from tofu_export.planning.plan import LayerPlan, Plan, make_plan
 
 apply_module = importlib.import_module("tofu_export.patch.apply")  # `patch.apply` is the function
 

@@ -21,7 +21,7 @@ from tofu_export.patch.keys import ATTENTION_CALLS
 from tofu_export.patch.observe import observe
 from tofu_export.patch.state import TokenState
 from tofu_export.patch.support import REFUSED
-from tofu_export.plan import make_plan
+from tofu_export.planning.plan import make_plan
 
 NOTHING = Reduction(r=0)
 SOME = Reduction(r=(3, 2, 4), pattern="PAM")

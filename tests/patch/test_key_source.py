@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from tests import families, tiny
 from tofu_export import patch
 from tofu_export.errors import OptionError
-from tofu_export.export import INPUT_NAME, OUTPUT_NAME, InputShape, trace
 from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import KeySource, Precision, Reduction, Target
-from tofu_export.ort import open_session
 from tofu_export.patch.matching import Matching
-from tofu_export.plan import make_plan
+from tofu_export.planning.plan import make_plan
+from tofu_export.system.ort import open_session
+from tofu_export.trace.export import INPUT_NAME, OUTPUT_NAME, InputShape, trace
 
 ROPES = ["eva-rope-cat", "eva-rope-mixed", "dinov3", "sapiens", "pe", "naflex-rope"]
 PRE = Reduction(r=3, keys=KeySource.PRE_ROPE)

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from tests import families, reference, tiny
 from tests.families import FAMILIES
-from tests.test_observe import Recorder, record
+from tests.patch.test_observe import Recorder, record
 from tofu_export import patch
 from tofu_export.errors import OptionError, UnsupportedModelError
 from tofu_export.options import Mode, OutputKind, Reduction
 from tofu_export.patch import choose_output, observe, outputs_of
 from tofu_export.patch.describe import describe
 from tofu_export.patch.outputs import grid_shape
-from tofu_export.plan import ModelSpec, make_plan
+from tofu_export.planning.plan import ModelSpec, make_plan
 
 LOGITS, FEATURES, TOKENS, GRID = OutputKind
 SOME = Reduction(r=(3, 2, 4), pattern="PAM")

@@ -17,7 +17,7 @@ from tofu_export import patch
 from tofu_export.errors import UnsupportedModelError
 from tofu_export.options import Reduction
 from tofu_export.patch.places import all_positions, place_bias, place_rope
-from tofu_export.plan import make_plan
+from tofu_export.planning.plan import make_plan
 
 Array = NDArray[np.float64]
 

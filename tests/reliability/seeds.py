@@ -20,7 +20,7 @@ from tofu_export.engines.flavours import RTX, available
 __all__ = ["MODEL", "Seeds", "make_seeds"]
 
 MODEL = "test_vit"
-_DATA = Path(__file__).parents[1] / "engines" / "data"
+_DATA = Path(__file__).parents[1] / "benchmarking" / "data"
 _QUICK = ("--weights", "random", "--batch", "1:1:2", "--precision", "fp32", "--no-bench", "--no-engine", "-q")
 
 

@@ -24,7 +24,7 @@ from tests.reliability.program import (
 )
 from tests.reliability.seeds import Seeds
 from tofu_export.engines.flavours import RTX, available
-from tofu_export.files import is_text
+from tofu_export.system.files import is_text
 
 __all__ = ["TRIALS"]
 

@@ -101,7 +101,7 @@ def run_trial(call: Call, folder: Path, guard: _Guard) -> Ended:
 def _load_libraries() -> None:
     """Import what takes long, before anything is watched: torch asks ldconfig for libraries as it starts."""
     from tests.cli.running import run
-    from tofu_export import ort
+    from tofu_export.system import ort
 
     ort.version()
     with contextlib.redirect_stdout(io.StringIO()):

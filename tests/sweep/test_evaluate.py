@@ -15,16 +15,16 @@ from tofu_export import patch
 from tofu_export.errors import UnsupportedModelError, WeightsError
 from tofu_export.evaluate.images import demo_source
 from tofu_export.options import OutputKind, Precision, Reduction
-from tofu_export.ort import open_session
-from tofu_export.plan import make_plan
-from tofu_export.specs import spec_of
+from tofu_export.planning.plan import make_plan
 from tofu_export.sweep import evaluate as module
 from tofu_export.sweep.evaluate import Evaluation, evaluate, feeds_for
 from tofu_export.sweep.grid import Cell, Failure, Grid, expand
 from tofu_export.sweep.settings import Settings
 from tofu_export.sweep.timing import Stopwatch
 from tofu_export.sweep.workers import attempt
+from tofu_export.system.ort import open_session
 from tofu_export.zoo.create import create_model
+from tofu_export.zoo.specs import spec_of
 from tofu_export.zoo.weights import WeightsSource
 
 LIMIT = 40

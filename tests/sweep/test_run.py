@@ -107,7 +107,7 @@ def test_a_larger_grid_only_adds(tmp_path: Path) -> None:
 
 def test_changed_versions_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep(tmp_path, FakePool())
-    from tofu_export import environment
+    from tofu_export.system import environment
 
     changed = environment.collect()
     changed["versions"]["onnxruntime"] = "99.0"

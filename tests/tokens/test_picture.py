@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.testing import assert_array_equal
 
-from tofu_export.groups import PRUNED, GroupState, Reducing
+from tofu_export.compare.groups import PRUNED, GroupState, Reducing
 from tofu_export.tokens.picture import COLOURS, draw_sheet, draw_state
 
 GRID = (2, 3)

@@ -15,18 +15,18 @@ from PIL import Image
 from tests import exported
 from tests.cli.running import run
 from tests.cli.test_tokens_command import photo
-from tests.test_engine_verification import StandIn, plan_of
 from tests.tokens.test_token_file import pixels
+from tests.verification.machine import StandIn, plan_of
+from tofu_export.engines.describing.sidecar import sidecar_path
 from tofu_export.engines.flavours import RTX, TENSORRT, available
-from tofu_export.engines.sidecar import sidecar_path
-from tofu_export.environment import collect
 from tofu_export.errors import BackendMissingError, OptionError, VerificationError
 from tofu_export.options import PATCH_GROUPS
-from tofu_export.ort import open_session
+from tofu_export.system.environment import collect
+from tofu_export.system.ort import open_session
 from tofu_export.tokens import read_source, token_engine
 from tofu_export.tokens.token_engine import TokenEngine
 from tofu_export.tokens.token_file import TokenFile
-from tofu_export.verify.facts import FileFacts
+from tofu_export.verification.facts import FileFacts
 
 needs_no_gpu = pytest.mark.skipif(collect()["gpu"] is not None, reason="this machine has a GPU")
 

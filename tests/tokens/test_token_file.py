@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from tests import exported
+from tofu_export.compare.groups import PRUNED
 from tofu_export.errors import ExportError, OptionError, TofuError, VerificationError
-from tofu_export.groups import PRUNED
-from tofu_export.inputs import natural_statistics
+from tofu_export.images.inputs import natural_statistics
 from tofu_export.options import PATCH_GROUPS
 from tofu_export.patch.matching import Matching
 from tofu_export.patch.observe import observe
 from tofu_export.tokens import read_source
 from tofu_export.tokens.token_file import TokenFile
-from tofu_export.verify.facts import FileFacts
-from tofu_export.verify.rebuild import rebuild
+from tofu_export.verification.facts import FileFacts
+from tofu_export.verification.rebuild import rebuild
 
 
 def file() -> Path:

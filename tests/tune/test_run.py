@@ -15,17 +15,17 @@ import torch
 
 from tests.cli.running import run
 from tofu_export import patch
-from tofu_export.agreement import Agreement
+from tofu_export.compare.agreement import Agreement
 from tofu_export.errors import OptionError
 from tofu_export.evaluate import demo_source
 from tofu_export.options import Reduction
-from tofu_export.specs import plan_model
 from tofu_export.tune import Objective, TuneRequest, tune
 from tofu_export.tune.latency import LatencyTable
 from tofu_export.tune.objective import Judge
 from tofu_export.tune.run import _choice, _difference
 from tofu_export.tune.space import Candidate
 from tofu_export.zoo.create import create_model
+from tofu_export.zoo.specs import plan_model
 from tofu_export.zoo.weights import WeightsSource
 
 SMALL = TuneRequest("demo_vit", speedup=3.0, limit=20, evaluations=4, objective=Objective.FEATURES, batch=20)
@@ -196,6 +196,6 @@ def test_a_signal_says_what_is_kept_and_how_to_go_on(
     assert line.startswith(f"tofu-export: error: {word}; {words}")
     assert ("the same command goes on there" in err) == bool(tried)
     assert not path.exists()
-    monkeypatch.setattr("tofu_export.specs.plan_model", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("tofu_export.zoo.specs.plan_model", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     assert run("plan", "demo_vit") == 130  # another command has other last words
     assert "a file under its final name is complete" in capsys.readouterr().err

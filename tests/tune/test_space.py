@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.test_plan import spec
+from tests.planning.test_plan import spec
 from tofu_export.options import Reduction
-from tofu_export.plan import make_plan
+from tofu_export.planning.plan import make_plan
 from tofu_export.tune.space import Candidate, Space
 
 MODEL = spec(tokens=33, depth=4)

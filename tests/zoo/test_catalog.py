@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tofu_export.plan import ModelSpec
-from tofu_export.specs import spec_of
+from tofu_export.planning.plan import ModelSpec
 from tofu_export.zoo import catalog
+from tofu_export.zoo.specs import spec_of
 
 SAMPLE = [
     "vit_tiny_patch16_224",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tofu_export.errors import OptionError, OutputError
-from tofu_export.files import staging
+from tofu_export.system.files import staging
 
 if TYPE_CHECKING:
     from tofu_export.analyze.run import Analysis

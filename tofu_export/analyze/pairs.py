@@ -18,7 +18,7 @@ from tofu_export.patch.blocks import BlockAdapter, adapter_for
 from tofu_export.patch.matching import Matching, Partition, gather_rows, match, similarity
 from tofu_export.patch.state import TokenState
 from tofu_export.patch.support import block_prefix, check_supported
-from tofu_export.plan import removable
+from tofu_export.planning.plan import removable
 
 __all__ = ["Halves", "LayerView", "views"]
 

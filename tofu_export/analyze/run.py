@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tofu_export import environment, patch
+from tofu_export import patch
 from tofu_export.analyze.linearity import functional_linearity, interpolate
 from tofu_export.analyze.norms import block_norms, merged_norms
 from tofu_export.analyze.pairs import LayerView, views
@@ -22,10 +22,11 @@ from tofu_export.evaluate.images import ImageSource, demo_source, folder_source
 from tofu_export.options import DEFAULT_R, Method, Reduction
 from tofu_export.patch.describe import describe
 from tofu_export.patch.support import block_prefix
-from tofu_export.plan import ModelSpec, make_plan
-from tofu_export.specs import spec_as_loaded
+from tofu_export.planning.plan import ModelSpec, make_plan
+from tofu_export.system import environment
 from tofu_export.zoo.create import LoadedModel, create_meta, create_model
 from tofu_export.zoo.names import DEMO_MODEL
+from tofu_export.zoo.specs import spec_as_loaded
 from tofu_export.zoo.weights import WeightsSource
 
 __all__ = ["FUNCTIONS", "SCHEMA_VERSION", "Analysis", "AnalyzeRequest", "analyze", "linearity_of", "real_images"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tofu_export.bundle.readme import EngineFailure
 from tofu_export.bundle.write import Failure, write_bundle
 from tofu_export.errors import TofuError
-from tofu_export.ort import open_session
+from tofu_export.system.ort import open_session
 
 __all__ = ["bundle_engine_failure"]
 

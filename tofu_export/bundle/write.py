@@ -14,12 +14,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tofu_export import environment
+from tofu_export.artifact.onnx_file import load_without_weights
 from tofu_export.bundle.polygraphy_json import inputs_json, outputs_json
 from tofu_export.bundle.readme import MODEL, REFERENCE, BundleText, EngineFailure, blob_name
 from tofu_export.errors import OptionError, OutputError
-from tofu_export.files import flush_to_disk, staging
-from tofu_export.onnx_file import load_without_weights
+from tofu_export.system import environment
+from tofu_export.system.files import flush_to_disk, staging
 
 __all__ = ["Failure", "check_folder", "write_bundle"]
 

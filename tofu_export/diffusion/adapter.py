@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tofu_export import environment
 from tofu_export.diffusion.apply import apply_to_unet, remove_from_unet
 from tofu_export.diffusion.describe import describe_unet
 from tofu_export.diffusion.inputs import OUTPUT_NAME, UnetInputs
@@ -22,16 +21,17 @@ from tofu_export.diffusion.report import UnetReport
 from tofu_export.diffusion.trace import trace_unet
 from tofu_export.diffusion.verify import verify_unet
 from tofu_export.diffusion.weights import describe_weights
-from tofu_export.engines.engine_file import read_engine_file
-from tofu_export.export import TORCH_TYPES
-from tofu_export.files import Staging
-from tofu_export.inputs import InputSet
+from tofu_export.engines.describing.engine_file import read_engine_file
+from tofu_export.images.inputs import InputSet
 from tofu_export.job.pipeline import run_export
 from tofu_export.job.progress import Listener, Progress
 from tofu_export.options import IoType, Precision
-from tofu_export.report import Report
-from tofu_export.verify import VerificationResult
-from tofu_export.verify.engines import EngineVerification, tolerated
+from tofu_export.report.document import Report
+from tofu_export.system import environment
+from tofu_export.system.files import Staging
+from tofu_export.trace.export import TORCH_TYPES
+from tofu_export.verification import VerificationResult
+from tofu_export.verification.engines import EngineVerification, tolerated
 
 __all__ = ["UnetAdapter", "plan_unet", "run_unet_job"]
 

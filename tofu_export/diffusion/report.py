@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tofu_export.report import Report, markdown_table
+from tofu_export.report.document import Report, markdown_table
 
 __all__ = ["UnetReport"]
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tofu_export.artifact.feeds import as_asked
+from tofu_export.benchmarking.backends import BACKENDS, CPU, PLAN_BACKENDS, PLAN_SUFFIXES, FileSession
 from tofu_export.diffusion.inputs import OUTPUT_NAME, POOLED, SAMPLE, TEXT, TIME_IDS, TIMESTEP, UnetInputs
-from tofu_export.engines.backends import BACKENDS, CPU, PLAN_BACKENDS, PLAN_SUFFIXES, FileSession
-from tofu_export.engines.engine_file import read_engine_file
-from tofu_export.engines.engine_session import EngineSession, open_engine
+from tofu_export.engines.describing.engine_file import read_engine_file
+from tofu_export.engines.running.engine_session import EngineSession, open_engine
 from tofu_export.errors import ExportError, OptionError
-from tofu_export.feeds import as_asked
-from tofu_export.ort import open_session
+from tofu_export.system.ort import open_session
 
 __all__ = ["SessionUnet", "check_fit", "open_unet"]
 

@@ -9,8 +9,8 @@ from torch import nn
 from tofu_export.diffusion.forms import UnetForm
 from tofu_export.diffusion.inputs import OUTPUT_NAME, TIMESTEP, UnetInputs
 from tofu_export.errors import ExportError
-from tofu_export.export import TORCH_TYPES, hold_copy, in_precision, trace_form
 from tofu_export.options import MINIMUM_OPSET, BatchRange, Precision
+from tofu_export.trace.export import TORCH_TYPES, hold_copy, in_precision, trace_form
 
 __all__ = ["trace_unet"]
 

@@ -1,4 +1,4 @@
-"""A UNet as the reference of a verification (`tofu_export.verify.reference`)."""
+"""A UNet as the reference of a verification (`tofu_export.verification.reference`)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tofu_export.compare import Tolerance
+from tofu_export.compare.outputs import Tolerance
 from tofu_export.diffusion.forms import UnetForm
 from tofu_export.diffusion.inputs import OUTPUT_NAME, UnetInputs
 from tofu_export.diffusion.plan import UnetPlan
 from tofu_export.errors import VerificationError
-from tofu_export.graph_patterns.grid import grid_stage
+from tofu_export.graph_patterns.grid.nodes import grid_stage
 from tofu_export.options import BatchRange, Precision
 from tofu_export.patch.observe import observe
-from tofu_export.verify import VerificationResult, compare_with
-from tofu_export.verify.replay import DecisionNames, Replay
-from tofu_export.verify.subject import OnnxFile, Subject
+from tofu_export.verification import VerificationResult, compare_with
+from tofu_export.verification.replay import DecisionNames, Replay
+from tofu_export.verification.subject import OnnxFile, Subject
 
 __all__ = ["UNET_TOLERANCES", "UnetReference", "batches_of", "verify_unet"]
 

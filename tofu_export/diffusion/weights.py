@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tofu_export.errors import WeightsError
-from tofu_export.files import require_file, sha256_of
+from tofu_export.system.files import require_file, sha256_of
 
 __all__ = ["RANDOM", "describe_weights", "find_weights", "load_weights"]
 

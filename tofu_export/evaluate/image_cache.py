@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from tofu_export.evaluate.images import ImageSource
-from tofu_export.files import staging
+from tofu_export.system.files import staging
 
 __all__ = ["cached"]
 

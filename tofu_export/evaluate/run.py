@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tofu_export import environment
-from tofu_export.agreement import Agreement, ModelOutputs, measure_agreement
+from tofu_export.compare.agreement import Agreement, ModelOutputs, measure_agreement
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.accuracy import RealLabels, Score, top_classes
 from tofu_export.evaluate.classes import ClassOrder, read_class_map
@@ -28,6 +27,7 @@ from tofu_export.evaluate.subjects import (
     weights_again,
 )
 from tofu_export.options import Reduction
+from tofu_export.system import environment
 from tofu_export.zoo.create import LoadedModel
 from tofu_export.zoo.names import DEMO_MODEL
 from tofu_export.zoo.weights import WeightsSource

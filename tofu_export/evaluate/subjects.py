@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tofu_export import patch
-from tofu_export.agreement import ModelOutputs
-from tofu_export.engines.backends import CPU, PLAN_BACKENDS, PLAN_SUFFIXES, open_backend
-from tofu_export.engines.sidecar import missing_sidecar, read_sidecar
+from tofu_export.artifact.feeds import as_asked, fixed_batch
+from tofu_export.benchmarking.backends import CPU, PLAN_BACKENDS, PLAN_SUFFIXES, open_backend
+from tofu_export.compare.agreement import ModelOutputs
+from tofu_export.engines.describing.sidecar import missing_sidecar, read_sidecar
 from tofu_export.errors import ExportError, OptionError, UnsupportedModelError
 from tofu_export.evaluate.images import ImageSource
-from tofu_export.feeds import as_asked, fixed_batch
-from tofu_export.files import require_file
 from tofu_export.options import OutputKind, Reduction
-from tofu_export.plan import Plan, make_plan
-from tofu_export.specs import spec_as_loaded, spec_of
-from tofu_export.verify.facts import FileFacts, is_preprocessing
+from tofu_export.planning.plan import Plan, make_plan
+from tofu_export.system.files import require_file
+from tofu_export.verification.facts import FileFacts, is_preprocessing
 from tofu_export.zoo.create import LoadedModel, create_model
+from tofu_export.zoo.specs import spec_as_loaded, spec_of
 from tofu_export.zoo.weights import WeightsKind, WeightsSource
 
 __all__ = ["TORCH", "Origin", "Subject", "eager_subject", "file_subject", "is_file", "load_eager", "weights_again"]

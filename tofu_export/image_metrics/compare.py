@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor
 
-from tofu_export import environment
 from tofu_export.errors import BackendMissingError, OptionError, TofuError, WeightsError
 from tofu_export.image_metrics import paired, sets
 from tofu_export.image_metrics.files import ImageSets, Pair, batches_of, find_images, read_rgb
@@ -22,7 +21,8 @@ from tofu_export.image_metrics.weights import (
     inception_weights,
     lpips_weights,
 )
-from tofu_export.inputs import image_size
+from tofu_export.images.inputs import image_size
+from tofu_export.system import environment
 
 __all__ = ["METRICS", "CompareRequest", "Comparison", "compare_images", "parse_metrics"]
 

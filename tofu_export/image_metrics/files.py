@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tofu_export.errors import OptionError
-from tofu_export.inputs import image_files, open_image
+from tofu_export.images.inputs import image_files, open_image
 
 __all__ = ["ImageSets", "Pair", "batches_of", "find_images", "read_rgb"]
 

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from tofu_export.files import Staging
-from tofu_export.inputs import InputSet
+from tofu_export.images.inputs import InputSet
 from tofu_export.job.progress import Progress
 from tofu_export.options import Precision
-from tofu_export.report import Report
-from tofu_export.verify import VerificationResult
+from tofu_export.report.document import Report
+from tofu_export.system.files import Staging
+from tofu_export.verification import VerificationResult
 
 __all__ = ["ModelAdapter"]
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tofu_export.engines.build import EngineRequest, engine_names, resolve_capabilities
-from tofu_export.engines.check import Answer, check_engine
+from tofu_export.engines.building.build import EngineRequest, engine_names, resolve_capabilities
+from tofu_export.engines.describing.check import Answer, check_engine
 from tofu_export.engines.flavours import RTX, TENSORRT, TURING, Flavour, available, pick
 from tofu_export.errors import BackendMissingError
 from tofu_export.job.adapter import ModelAdapter
 from tofu_export.job.progress import Progress
 from tofu_export.job.request import ExportJob
 from tofu_export.options import Precision, Target
-from tofu_export.report import Report
-from tofu_export.verify import VerificationResult
+from tofu_export.report.document import Report
+from tofu_export.verification import VerificationResult
 
 __all__ = [
     "check_requests",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from tofu_export.engines.build import EngineRequest
-from tofu_export.engines.receipt import EngineReceipt
-from tofu_export.engines.sidecar import write_sidecar
-from tofu_export.engines.structure import shares
-from tofu_export.files import Staging, sha256_of
+from tofu_export.engines.building.build import EngineRequest
+from tofu_export.engines.describing.receipt import EngineReceipt
+from tofu_export.engines.describing.sidecar import write_sidecar
+from tofu_export.engines.describing.structure import shares
 from tofu_export.options import Precision
-from tofu_export.report import Report
+from tofu_export.report.document import Report
+from tofu_export.system.files import Staging, sha256_of
 
 __all__ = ["describe_file", "record_engine", "with_data"]
 

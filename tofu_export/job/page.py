@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tofu_export.errors import TofuError
-from tofu_export.files import Staging
-from tofu_export.html import read_evidence, render
-from tofu_export.html.token_maps import MOST_IMAGES
-from tofu_export.inputs import InputSet, pictures
+from tofu_export.images.inputs import InputSet, pictures
+from tofu_export.report.html import read_evidence, render
+from tofu_export.report.html.token_maps import MOST_IMAGES
+from tofu_export.system.files import Staging
 from tofu_export.tokens.document import token_document
 from tofu_export.tokens.token_file import TokenFile
 

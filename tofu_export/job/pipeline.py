@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tofu_export.benchmarking.backends import open_contender
+from tofu_export.benchmarking.benchmark import Contender, run_benchmark
+from tofu_export.benchmarking.trtexec_text import render
 from tofu_export.bundle import EngineFailure, bundle_engine_failure, check_folder
-from tofu_export.engines.backends import open_contender
-from tofu_export.engines.benchmark import Contender, run_benchmark
-from tofu_export.engines.build import EngineRequest, build_engine, resolve_capabilities
+from tofu_export.engines.building.build import EngineRequest, build_engine, resolve_capabilities
 from tofu_export.engines.flavours import TURING, Flavour
-from tofu_export.engines.trtexec_text import render
 from tofu_export.errors import EngineBuildError, PrecisionMismatchError, VerificationError
-from tofu_export.export import release, save
-from tofu_export.files import Staging, staging
 from tofu_export.graph_patterns.lowering import census, lower
 from tofu_export.job.adapter import ModelAdapter
 from tofu_export.job.engines import (
@@ -29,13 +27,15 @@ from tofu_export.job.files import describe_file, record_engine, with_data
 from tofu_export.job.page import write_page
 from tofu_export.job.progress import Listener, Progress
 from tofu_export.job.request import ExportJob
-from tofu_export.memory import give_back
 from tofu_export.options import Precision
-from tofu_export.ort import HALF_THROUGH_CASTS
-from tofu_export.quantize import Calibration, quantize
-from tofu_export.report import Report
-from tofu_export.verify import VerificationResult
-from tofu_export.verify.bundling import bundle_failure
+from tofu_export.report.document import Report
+from tofu_export.system.files import Staging, staging
+from tofu_export.system.memory import give_back
+from tofu_export.system.ort import HALF_THROUGH_CASTS
+from tofu_export.trace.export import release, save
+from tofu_export.trace.quantize import Calibration, quantize
+from tofu_export.verification import VerificationResult
+from tofu_export.verification.bundling import bundle_failure
 
 __all__ = ["FULL", "run_export"]
 

@@ -12,31 +12,33 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tofu_export import demo, environment, patch
+from tofu_export import patch
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.images import demo_source
 from tofu_export.evaluate.subjects import file_subject
-from tofu_export.export import INPUT_NAME, TORCH_TYPES, InputShape, trace
-from tofu_export.files import Staging
 from tofu_export.graph_patterns.lowering import MACS
-from tofu_export.inputs import InputSet
+from tofu_export.images import demo
+from tofu_export.images.inputs import InputSet
 from tofu_export.job.page import TOKENS, draw_tokens, why_no_token_maps
 from tofu_export.job.pipeline import FULL, run_export
 from tofu_export.job.progress import Listener, Progress
 from tofu_export.job.request import Job
 from tofu_export.options import IoType, OutputKind, Precision
-from tofu_export.ort import NO_BFLOAT16
 from tofu_export.patch.describe import describe
-from tofu_export.plan import ModelSpec, Plan, make_plan
-from tofu_export.quantize import CALIBRATION_IMAGES
-from tofu_export.report import Report, loading_words, sizes_words
-from tofu_export.specs import spec_as_loaded, spec_of
-from tofu_export.verify import VerificationResult, VerifyRequest, batches_to_verify, verify
-from tofu_export.verify.engines import verify_engine
-from tofu_export.verify.pixels import VERIFICATION_IMAGES, pixels_for
+from tofu_export.planning.plan import ModelSpec, Plan, make_plan
+from tofu_export.report.document import Report, loading_words, sizes_words
+from tofu_export.system import environment
+from tofu_export.system.files import Staging
+from tofu_export.system.ort import NO_BFLOAT16
+from tofu_export.trace.export import INPUT_NAME, TORCH_TYPES, InputShape, trace
+from tofu_export.trace.quantize import CALIBRATION_IMAGES
+from tofu_export.verification import VerificationResult, VerifyRequest, batches_to_verify, verify
+from tofu_export.verification.engines import verify_engine
+from tofu_export.verification.pixels import VERIFICATION_IMAGES, pixels_for
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.live import load_live, name_of, on_meta
 from tofu_export.zoo.names import DEMO_MODEL
+from tofu_export.zoo.specs import spec_as_loaded, spec_of
 from tofu_export.zoo.weights import WeightsKind
 
 __all__ = ["VitAdapter", "run_job"]

@@ -21,7 +21,7 @@ from tofu_export.patch.mixins import add_mixin, drop_mixin
 from tofu_export.patch.places import all_positions
 from tofu_export.patch.state import TokenState
 from tofu_export.patch.support import block_prefix, check_supported
-from tofu_export.plan import Plan
+from tofu_export.planning.plan import Plan
 
 __all__ = ["applied_plan", "apply", "remove"]
 

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from tofu_export.errors import UnsupportedModelError
 from tofu_export.patch.blocks import adapter_for
 from tofu_export.patch.support import block_prefix, check_supported, whole_prefix
-from tofu_export.plan import BlockCost, ModelSpec
+from tofu_export.planning.plan import BlockCost, ModelSpec
 
 __all__ = ["describe"]
 

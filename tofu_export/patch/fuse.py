@@ -17,7 +17,7 @@ from tofu_export.patch.observe import current_observer
 from tofu_export.patch.places import all_positions
 from tofu_export.patch.state import TokenState
 from tofu_export.patch.token_map import follow, follow_groups
-from tofu_export.plan import removable
+from tofu_export.planning.plan import removable
 
 __all__ = ["fuse", "reduce_state"]
 

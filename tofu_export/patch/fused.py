@@ -14,7 +14,7 @@ from tofu_export.patch.keys import mean_over_heads, unrotated_keys
 from tofu_export.patch.places import place_rope
 from tofu_export.patch.state import TokenState
 from tofu_export.patch.token_map import current_token_map, restore
-from tofu_export.plan import LayerPlan, Plan
+from tofu_export.planning.plan import LayerPlan, Plan
 
 __all__ = ["SETTING", "BlockSetting", "FusedBlock", "FusedModel"]
 

@@ -22,18 +22,18 @@ from tofu_export.evaluate.classes import read_class_map
 from tofu_export.evaluate.image_cache import cached
 from tofu_export.evaluate.images import ImageSource, demo_source, folder_source, generated_source
 from tofu_export.evaluate.subjects import file_subject
-from tofu_export.export import INPUT_NAME, InputShape, release, save, trace
 from tofu_export.graph_patterns.canonical import with_methods
 from tofu_export.graph_patterns.lowering import MACS, lower
 from tofu_export.options import BatchRange, OutputKind, Precision
-from tofu_export.plan import ModelSpec, make_plan
-from tofu_export.quantize import CALIBRATION_IMAGES, quantize
-from tofu_export.specs import spec_as_loaded, spec_of
+from tofu_export.planning.plan import ModelSpec, make_plan
 from tofu_export.sweep.grid import Cell
 from tofu_export.sweep.settings import Settings
-from tofu_export.verify import verify
+from tofu_export.trace.export import INPUT_NAME, InputShape, release, save, trace
+from tofu_export.trace.quantize import CALIBRATION_IMAGES, quantize
+from tofu_export.verification import verify
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.names import DEMO_MODEL
+from tofu_export.zoo.specs import spec_as_loaded, spec_of
 
 __all__ = ["Evaluation", "evaluate", "feeds_for", "write_file"]
 

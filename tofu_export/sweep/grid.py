@@ -10,9 +10,9 @@ from typing import Any
 
 from tofu_export.errors import OptionError, TofuError
 from tofu_export.options import Method, Mode, Precision, Reduction, Schedule
-from tofu_export.ort import NO_BFLOAT16
-from tofu_export.plan import Plan, make_plan
-from tofu_export.specs import plan_model
+from tofu_export.planning.plan import Plan, make_plan
+from tofu_export.system.ort import NO_BFLOAT16
+from tofu_export.zoo.specs import plan_model
 
 __all__ = [
     "FULL",

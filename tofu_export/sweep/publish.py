@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tofu_export.files import staging
 from tofu_export.sweep.chart import pareto_chart
 from tofu_export.sweep.parquet import parquet_bytes
 from tofu_export.sweep.result import SweepResult
 from tofu_export.sweep.tables import csv_text, markdown
+from tofu_export.system.files import staging
 
 __all__ = ["publish"]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from tofu_export.agreement import cosine_rows
+from tofu_export.compare.agreement import cosine_rows
 from tofu_export.options import Precision
-from tofu_export.ort import HALF_THROUGH_CASTS
 from tofu_export.sweep.grid import FULL, Cell, Failure, label_of
+from tofu_export.system.ort import HALF_THROUGH_CASTS
 
 __all__ = ["Row", "SweepResult", "agreement_of", "compared", "row_of"]
 

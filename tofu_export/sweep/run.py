@@ -10,7 +10,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
-from tofu_export import environment
 from tofu_export.errors import OptionError, TofuError
 from tofu_export.options import Precision
 from tofu_export.sweep.grid import Cell, Failure, Grid, expand
@@ -19,6 +18,7 @@ from tofu_export.sweep.settings import Settings
 from tofu_export.sweep.store import Key, Record, Store
 from tofu_export.sweep.timing import Stopwatch
 from tofu_export.sweep.workers import Pool
+from tofu_export.system import environment
 from tofu_export.zoo.weights import WeightsKind
 
 __all__ = ["Listener", "check", "run_sweep"]

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tofu_export import environment
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.classes import ClassOrder, read_class_map
-from tofu_export.files import sha256_of
-from tofu_export.inputs import image_files
+from tofu_export.images.inputs import image_files
 from tofu_export.options import Target
+from tofu_export.system import environment
+from tofu_export.system.files import sha256_of
 from tofu_export.zoo.weights import WeightsSource
 
 __all__ = ["Settings"]

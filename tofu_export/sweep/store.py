@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tofu_export.files import staging
 from tofu_export.sweep.grid import Cell
+from tofu_export.system.files import staging
 
 __all__ = ["Key", "Record", "Store"]
 

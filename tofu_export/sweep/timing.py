@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tofu_export.engines.backends import open_contender
-from tofu_export.engines.benchmark import Contender, run_benchmark
-from tofu_export.engines.measurement import Measurement
+from tofu_export.benchmarking.backends import open_contender
+from tofu_export.benchmarking.benchmark import Contender, run_benchmark
+from tofu_export.benchmarking.measurement import Measurement
 from tofu_export.sweep.evaluate import feeds_for, write_file
 from tofu_export.sweep.grid import FULL, Cell
 from tofu_export.sweep.settings import Settings

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeAlias
 
-from tofu_export import environment
 from tofu_export.errors import TofuError
 from tofu_export.sweep.evaluate import Evaluation, evaluate
 from tofu_export.sweep.grid import Cell, Failure
 from tofu_export.sweep.settings import Settings
+from tofu_export.system import environment
 
 __all__ = ["Outcome", "Pool", "attempt", "in_process", "in_processes"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tofu_export.groups import PRUNED
+from tofu_export.compare.groups import PRUNED
 from tofu_export.tokens.source import TokenRun, TokenSource
 
 __all__ = ["KIND", "SCHEMA_VERSION", "token_document"]

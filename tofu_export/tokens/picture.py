@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from tofu_export.groups import PRUNED, GroupState
+from tofu_export.compare.groups import PRUNED, GroupState
 
 __all__ = ["COLOURS", "draw_sheet", "draw_state"]
 

@@ -11,10 +11,10 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tofu_export.artifact.feeds import as_asked
+from tofu_export.compare.groups import GroupState, Reducing
 from tofu_export.errors import OptionError
-from tofu_export.feeds import as_asked
-from tofu_export.groups import GroupState, Reducing
-from tofu_export.ort import TensorSpec
+from tofu_export.system.ort import TensorSpec
 
 __all__ = ["Runnable", "TokenRun", "TokenSource", "in_batches"]
 

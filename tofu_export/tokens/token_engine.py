@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tofu_export.engines.backends import PLAN_BACKENDS
-from tofu_export.engines.engine_file import read_engine_file
-from tofu_export.engines.engine_session import open_engine
-from tofu_export.engines.sidecar import missing_sidecar, read_sidecar
+from tofu_export.benchmarking.backends import PLAN_BACKENDS
+from tofu_export.compare.groups import GroupState, from_patches
+from tofu_export.engines.describing.engine_file import read_engine_file
+from tofu_export.engines.describing.sidecar import missing_sidecar, read_sidecar
+from tofu_export.engines.running.engine_session import open_engine
 from tofu_export.errors import OptionError, VerificationError
-from tofu_export.files import require_file
-from tofu_export.groups import GroupState, from_patches
 from tofu_export.options import PATCH_GROUPS
+from tofu_export.system.files import require_file
 from tofu_export.tokens.source import TokenRun, TokenSource, in_batches
 
 __all__ = ["TokenEngine"]

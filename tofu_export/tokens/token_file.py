@@ -16,14 +16,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tofu_export.decisions import Decisions
-from tofu_export.engines.backends import CPU
+from tofu_export.artifact.onnx_file import load_without_weights, metadata_of
+from tofu_export.benchmarking.backends import CPU
+from tofu_export.compare.decisions import Decisions
+from tofu_export.compare.groups import GroupState, follow_layers, from_patches
 from tofu_export.errors import VerificationError
 from tofu_export.graph_patterns.canonical import DECISIONS, decision_name
-from tofu_export.groups import GroupState, follow_layers, from_patches
-from tofu_export.onnx_file import load_without_weights, metadata_of
 from tofu_export.options import PATCH_GROUPS
-from tofu_export.ort import open_copy
+from tofu_export.system.ort import open_copy
 from tofu_export.tokens.source import Array, TokenRun, TokenSource, in_batches
 
 __all__ = ["TokenFile"]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tofu_export import patch
 from tofu_export.options import Method, Reduction
-from tofu_export.plan import ModelSpec, Plan, make_plan
+from tofu_export.planning.plan import ModelSpec, Plan, make_plan
 
 __all__ = ["LatencyTable", "measure_table", "time_plans"]
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tofu_export import patch
-from tofu_export.agreement import Agreement, ModelOutputs, measure_agreement
+from tofu_export.compare.agreement import Agreement, ModelOutputs, measure_agreement
 from tofu_export.errors import OptionError
-from tofu_export.plan import Plan
+from tofu_export.planning.plan import Plan
 
 __all__ = ["Judge", "Objective"]
 

@@ -14,21 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tofu_export.agreement import Agreement
 from tofu_export.analyze.run import real_images
-from tofu_export.budget import Budget
+from tofu_export.compare.agreement import Agreement
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.subjects import load_eager
 from tofu_export.options import Method, Reduction
 from tofu_export.patch.describe import describe
-from tofu_export.plan import ModelSpec, Plan, make_plan
-from tofu_export.specs import spec_as_loaded
+from tofu_export.planning.budget import Budget
+from tofu_export.planning.plan import ModelSpec, Plan, make_plan
 from tofu_export.tune.latency import LatencyTable, measure_table, time_plans
 from tofu_export.tune.objective import Judge, Objective
 from tofu_export.tune.search import search
 from tofu_export.tune.space import Candidate, Space
 from tofu_export.tune.state import StateFile
 from tofu_export.zoo.create import LoadedModel, create_meta
+from tofu_export.zoo.specs import spec_as_loaded
 from tofu_export.zoo.weights import WeightsSource
 
 __all__ = ["SCHEMA_VERSION", "Tried", "TuneRequest", "TuneResult", "tune"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tofu_export.options import KeySource, Method, Reduction
-from tofu_export.plan import ModelSpec, removable
+from tofu_export.planning.plan import ModelSpec, removable
 
 __all__ = ["Candidate", "Space"]
 

@@ -1,7 +1,7 @@
 """Specs of the supported timm models, measured in advance, so that a plan needs neither torch nor timm.
 
 The catalogue holds for one timm version; with another one installed it is not used. `make catalog` measures all models
-again (`tofu_export.survey`) and writes it.
+again (`tofu_export.zoo.survey`) and writes it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib.resources import files
 from itertools import groupby
 from typing import Any
 
-from tofu_export.plan import BlockCost, ModelSpec
+from tofu_export.planning.plan import BlockCost, ModelSpec
 
 __all__ = ["FILE_NAME", "find", "names", "others", "search", "timm_version", "to_entry"]
 

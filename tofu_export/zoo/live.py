@@ -20,7 +20,7 @@ _BY_CALLER = "the caller"
 
 
 def name_of(model: nn.Module) -> str:
-    """timm's name of a model with its pretrained tag, or else the name of its class."""
+    """Timm's name of a model with its pretrained tag, or else the name of its class."""
     config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     name, tag = config.get("architecture"), config.get("tag")
     if not name:

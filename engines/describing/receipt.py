@@ -1,0 +1,112 @@
+"""What was built: the facts that go with an engine file."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tofu_export.engines.describing.kernel_log import KernelLog
+from tofu_export.engines.describing.structure import Structure
+from tofu_export.options import BatchRange, Precision
+
+__all__ = ["EngineReceipt"]
+
+
+@dataclass(frozen=True)
+class EngineReceipt:
+    """Facts about one engine.
+
+    Attributes:
+        flavour: name of the TensorRT flavour.
+        version: its version.
+        compute_capabilities: what it was built for; empty for classic TensorRT, which builds for the GPU present.
+        gpu: the GPU that it was built for; None where it is built for compute capabilities.
+        driver: version of the NVIDIA driver while building; None without one.
+        batch: batch sizes that were asked for; None for those of the profiles.
+        profiles: smallest, preferred and largest shape of each dynamic input.
+        precision: what the ONNX file was said to be typed as, or what it was found to be.
+        options: what was asked of the builder, by the name of the option.
+        layers: for each network layer type, the number of layer outputs of each data type.
+        structure: layers, kernels, multiply-accumulates and bytes by part of the model, and types.
+        decomposable_attention: names of the attention layers that may run as several kernels.
+        kernels: the compiled kernels, as far as the log tells.
+        notes: remarks of the pre-flight.
+        engine_path: the plan.
+        engine_bytes: its size.
+        engine_sha256: hash of the plan.
+        onnx_path: the file it was built from.
+        onnx_sha256: hash of that file, external data not included.
+        build_seconds: time in the builder, without starting it and parsing.
+        metadata: what this project wrote into the ONNX file (model, plan, preprocessing, …), as text or JSON.
+    """
+
+    flavour: str
+    version: str
+    compute_capabilities: tuple[str, ...]
+    gpu: str | None
+    driver: str | None
+    batch: BatchRange | None
+    profiles: Mapping[str, tuple[tuple[int, ...], ...]]
+    precision: Precision
+    options: Mapping[str, Any]
+    layers: Mapping[str, Mapping[str, int]]
+    structure: Structure
+    decomposable_attention: tuple[str, ...]
+    kernels: KernelLog
+    notes: tuple[str, ...]
+    engine_path: Path
+    engine_bytes: int
+    engine_sha256: str
+    onnx_path: Path
+    onnx_sha256: str
+    build_seconds: float
+    metadata: Mapping[str, str]
+
+    @property
+    def layer_dtypes(self) -> dict[str, int]:
+        """Number of layer outputs of each data type in the whole network."""
+        total: Counter[str] = Counter()
+        for dtypes in self.layers.values():
+            total.update(dtypes)
+        return dict(total.most_common())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The receipt as plain values, kernels as a summary."""
+        return {
+            "flavour": self.flavour,
+            "version": self.version,
+            "compute_capabilities": list(self.compute_capabilities),
+            "gpu": self.gpu,
+            "driver": self.driver,
+            "batch": None if self.batch is None else str(self.batch),
+            "profiles": {
+                name: dict(zip(("min", "opt", "max"), map(list, shapes), strict=True))
+                for name, shapes in self.profiles.items()
+            },
+            "precision": self.precision.value,
+            "options": dict(self.options),
+            "structure": self.structure.to_dict(),
+            "network": {
+                "layer_dtypes": self.layer_dtypes,
+                "layers": {kind: dict(dtypes) for kind, dtypes in self.layers.items()},
+                "decomposable_attention": list(self.decomposable_attention),
+            },
+            "kernels": self.kernels.summary(),
+            "notes": list(self.notes),
+            "engine": {"file": self.engine_path.name, "bytes": self.engine_bytes, "sha256": self.engine_sha256},
+            "onnx": {"file": self.onnx_path.name, "sha256": self.onnx_sha256},
+            "build_seconds": round(self.build_seconds, 3),
+            "source": {key: _value(text) for key, text in self.metadata.items()},
+        }
+
+
+def _value(text: str) -> Any:
+    """What was stored in a file's metadata: JSON, or plain text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

@@ -1,0 +1,286 @@
+"""The sidecar of an engine: `<engine name>.json` beside it, which says what it is. Written and read here alone.
+
+Whoever meets an engine asks `read_sidecar`, so that all refuse the same files with the same words.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from tofu_export.artifact.onnx_file import METADATA_PREFIX
+from tofu_export.engines.describing.receipt import EngineReceipt
+from tofu_export.engines.flavours import FLAVOURS, Flavour
+from tofu_export.errors import OptionError, OutputError
+from tofu_export.options import Precision
+from tofu_export.system.files import flush_to_disk, sha256_of
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Sidecar",
+    "missing_sidecar",
+    "read_sidecar",
+    "sidecar_document",
+    "sidecar_path",
+    "write_sidecar",
+]
+
+SCHEMA_VERSION = 1
+MAX_BYTES = 64 * 2**20
+"""The receipt of a large model takes less than 1 MB."""
+
+_REMEDY = "copy it again, build the engine again, or take the file away"
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What is known of an engine that was built here or elsewhere. Made by `read_sidecar`.
+
+    Attributes:
+        path: the sidecar.
+        engine_path: the plan that it lies beside.
+        flavour_name: the TensorRT that built the plan and runs it.
+        version: its version.
+        compute_capabilities: what it was built for; empty for classic TensorRT.
+        gpu: the GPU that it was built for; None where it is built for compute capabilities.
+        precision: of the ONNX file.
+        profiles: smallest, preferred and largest shape of each dynamic input.
+        options: what was asked of the builder.
+        engine_bytes: size of the plan that was built.
+        engine_sha256: its hash.
+        onnx_name: name of the ONNX file that it was built from.
+        onnx_sha256: hash of that file.
+        source: metadata of that file, without their prefix; empty for a file of others.
+    """
+
+    path: Path
+    engine_path: Path
+    flavour_name: str
+    version: str
+    compute_capabilities: tuple[str, ...]
+    gpu: str | None
+    precision: Precision
+    profiles: Mapping[str, tuple[tuple[int, ...], ...]]
+    options: Mapping[str, Any]
+    engine_bytes: int
+    engine_sha256: str
+    onnx_name: str
+    onnx_sha256: str
+    source: Mapping[str, Any]
+
+    @property
+    def flavour(self) -> Flavour:
+        """The TensorRT that runs the plan.
+
+        Raises:
+            OptionError: this version does not know it.
+        """
+        for flavour in FLAVOURS:
+            if flavour.name == self.flavour_name:
+                return flavour
+        known = ", ".join(flavour.name for flavour in FLAVOURS)
+        raise OptionError(
+            f"{self.engine_path.name} is for {self.flavour_name!r}, which this version does not know (it knows {known})"
+        )
+
+    def check_engine(self) -> None:
+        """Nothing, if the plan is the one that was built.
+
+        Raises:
+            OptionError: its size or its hash is another.
+        """
+        found = self.engine_path.stat().st_size
+        if found != self.engine_bytes:
+            raise OptionError(
+                f"{self.engine_path} has {found} bytes, but {self.engine_bytes} were built: it was cut or replaced; "
+                f"{self._again}"
+            )
+        if sha256_of(self.engine_path) != self.engine_sha256:
+            raise OptionError(
+                f"{self.engine_path} is not what was built (its SHA-256 is another): it was changed or replaced; "
+                f"{self._again}"
+            )
+
+    @property
+    def _again(self) -> str:
+        return f"copy it or build it again, or take {self.path.name} away if that belongs to another engine"
+
+    def onnx_beside(self) -> Path | None:
+        """The ONNX file that the plan was built from; None if no file of its name lies beside the plan.
+
+        Raises:
+            OptionError: the file of that name is another one.
+        """
+        found = self.engine_path.parent / Path(self.onnx_name).name
+        if not found.is_file():
+            return None
+        if sha256_of(found) != self.onnx_sha256:
+            raise OptionError(
+                f"{found} is not the file that {self.engine_path.name} was built from (its SHA-256 is another): build "
+                "the engine again, or put the right file there"
+            )
+        return found
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """`source` as the ONNX file has it: names with their prefix, anything but text as JSON."""
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in self.source.items()}
+        return {f"{METADATA_PREFIX}{key}": text for key, text in texts.items()}
+
+    def find(self, key: str, kind: type[_T]) -> _T | None:
+        """One of the metadata of the ONNX file; None where it had none of that name.
+
+        Raises:
+            OptionError: it is something else than a `kind`.
+        """
+        return None if self.source.get(key) is None else _Table(self.path, "source.", self.source).take(key, kind)
+
+
+def sidecar_path(engine: Path) -> Path:
+    """Where the sidecar of an engine lies."""
+    return engine.with_name(f"{engine.name}.json")
+
+
+def missing_sidecar(engine: Path) -> str:
+    """What to say of an engine without a sidecar, after its name."""
+    return f"there is no {sidecar_path(engine).name} beside it, which says what it was built with: copy both files"
+
+
+def read_sidecar(engine: Path) -> Sidecar | None:
+    """What the file beside an engine says; None if there is no such file.
+
+    The engine itself is not looked at: `Sidecar.check_engine` does that.
+
+    Raises:
+        OptionError: the file cannot be read, is no sidecar, or is one of another version.
+    """
+    path = sidecar_path(engine)
+    document = _read(path)
+    if document is None:
+        return None
+    facts = _Table(path, "", document)
+    if (version := facts.take("schema_version", int)) != SCHEMA_VERSION:
+        raise OptionError(
+            f"{path} has schema version {version}, expected {SCHEMA_VERSION}: use the tofu-export that built the "
+            "engine, or build it again"
+        )
+    built, onnx = facts.table("engine"), facts.table("onnx")
+    return Sidecar(
+        path,
+        engine,
+        facts.take("flavour", str),
+        facts.take("version", str),
+        tuple(facts.entries("compute_capabilities", str)),
+        None if document.get("gpu") is None else facts.take("gpu", str),
+        _precision(facts),
+        _profiles(facts.table("profiles")),
+        facts.take("options", dict),
+        built.take("bytes", int),
+        built.take("sha256", str),
+        onnx.take("file", str),
+        onnx.take("sha256", str),
+        facts.take("source", dict),
+    )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        size = path.stat().st_size
+        text = "" if size > MAX_BYTES else path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path} cannot be read ({error}): {_REMEDY}") from error
+    if size > MAX_BYTES:
+        _refuse(path, f"{size / 1e6:.0f} MB are more than any has")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"{path} is not JSON ({error}): {_REMEDY}") from error
+    return _checked(path, "it", found, dict)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """An object of the document; `prefix` says in messages where it is."""
+
+    path: Path
+    prefix: str
+    content: Mapping[str, Any]
+
+    def take(self, key: str, kind: type[_T]) -> _T:
+        return _checked(self.path, self.prefix + key, self.content.get(key), kind)
+
+    def entries(self, key: str, kind: type[_T]) -> list[_T]:
+        return [_checked(self.path, f"an entry of {self.prefix}{key}", entry, kind) for entry in self.take(key, list)]
+
+    def table(self, key: str) -> _Table:
+        return _Table(self.path, f"{self.prefix}{key}.", self.take(key, dict))
+
+
+def _checked(path: Path, name: str, value: Any, kind: type[_T]) -> _T:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        found = "missing" if value is None else type(value).__name__
+        _refuse(path, f"{name} is {found}, expected {kind.__name__}")
+    return value
+
+
+def _precision(facts: _Table) -> Precision:
+    known, value = [precision.value for precision in Precision], facts.take("precision", str)
+    if value not in known:
+        _refuse(facts.path, f"precision is {value[:40]!r}, expected one of {', '.join(known)}")
+    return Precision(value)
+
+
+def _profiles(facts: _Table) -> dict[str, tuple[tuple[int, ...], ...]]:
+    found: dict[str, tuple[tuple[int, ...], ...]] = {}
+    for name in facts.content:
+        sizes = facts.table(name)
+        low, best, high = shapes = tuple(tuple(sizes.entries(key, int)) for key in ("min", "opt", "max"))
+        axes = list(zip(low, best, high, strict=False))
+        if not len(low) == len(best) == len(high) or not all(1 <= least <= some <= most for least, some, most in axes):
+            _refuse(facts.path, f"profiles.{name} has sizes that are no range")
+        found[name] = shapes
+    return found
+
+
+def _refuse(path: Path, what: str) -> NoReturn:
+    raise OptionError(f"{path} is not the sidecar of an engine ({what}): {_REMEDY}")
+
+
+def sidecar_document(receipt: EngineReceipt, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """What `write_sidecar` writes."""
+    return {"schema_version": SCHEMA_VERSION, **receipt.to_dict(), "extra": dict(extra)}
+
+
+def write_sidecar(receipt: EngineReceipt, path: Path, extra: Mapping[str, Any]) -> Path:
+    """Write the sidecar of the plan at `path`, complete or not at all, and return where it is.
+
+    Args:
+        receipt: what `build_engine` returned.
+        path: the plan, for example `out/model.fp16.tensorrt-rtx.engine`.
+        extra: what else belongs to the engine (model, plan, command), stored under `extra`.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    target = sidecar_path(path)
+    text = json.dumps(sidecar_document(receipt, extra), indent=2, ensure_ascii=False) + "\n"
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+            draft = Path(scratch, target.name)
+            with draft.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(target)
+        flush_to_disk(target.parent)
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error}; choose a writable output folder") from error
+    return target

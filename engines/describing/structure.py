@@ -1,0 +1,118 @@
+"""What an engine is made of, part by part: layers, kernels, multiply-accumulates and bytes; and in which types.
+
+The parser's network says what every layer computes and in which type; the builder's log which kernels came of it. Both
+name the ONNX nodes behind them, and those say which part of the model they belong to (`engines.stages`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+
+from tofu_export.engines.describing.kernel_log import KernelLog
+from tofu_export.engines.describing.stages import Kind, Place, places
+
+__all__ = ["NodeCost", "Part", "Structure", "make_structure", "shares"]
+
+
+@dataclass(frozen=True)
+class NodeCost:
+    """What the network has for one ONNX node, for a batch of one.
+
+    Attributes:
+        node: name of the ONNX node.
+        layers: layers that the parser made of it.
+        macs: multiply-accumulates of its products and convolutions.
+        dtype: type of the results of those; empty if it has none.
+        weight_bytes: constants that those read.
+        output_bytes: what its layers give.
+    """
+
+    node: str
+    layers: int
+    macs: int
+    dtype: str
+    weight_bytes: int
+    output_bytes: int
+
+
+@dataclass
+class Part:
+    """One part of the model (`engines.stages.Kind`): sums over its nodes, in the units of `NodeCost`."""
+
+    layers: int = 0
+    kernels: int = 0
+    macs: int = 0
+    weight_bytes: int = 0
+    output_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The parts of an engine.
+
+    Attributes:
+        parts: by kind (`attention`, `matching`, …), in the order of tables; those that occur.
+        macs: multiply-accumulates by type.
+        heavy_layers: layers with multiply-accumulates by type.
+    """
+
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    macs: Mapping[str, int] = field(default_factory=dict)
+    heavy_layers: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Part:
+        """The sum of all parts."""
+        whole = Part()
+        for part in self.parts.values():
+            for name, value in vars(part).items():
+                setattr(whole, name, getattr(whole, name) + value)
+        return whole
+
+    def to_dict(self) -> dict[str, Any]:
+        """The structure as plain values."""
+        return {
+            "counted_for": "a batch of one; other open axes count as one",
+            "macs": dict(self.macs),
+            "mac_share": shares(self.macs),
+            "compute_layers": dict(self.heavy_layers),
+            "compute_layer_share": shares(self.heavy_layers),
+            "parts": {name: dict(vars(part)) for name, part in self.parts.items()},
+        }
+
+
+def make_structure(graph: onnx.GraphProto, costs: Iterable[NodeCost], kernels: KernelLog) -> Structure:
+    """Sort layers and kernels by part of the model; a kernel counts where most of its nodes stand."""
+    known = {node.name: place for node, place in zip(graph.node, places(graph), strict=True)}
+    parts: defaultdict[Kind, Part] = defaultdict(Part)
+    macs: Counter[str] = Counter()
+    heavy: Counter[str] = Counter()
+    for cost in costs:
+        part = parts[_kind(known, [cost.node])]
+        part.layers += cost.layers
+        part.macs += cost.macs
+        part.weight_bytes += cost.weight_bytes
+        part.output_bytes += cost.output_bytes
+        if cost.macs:
+            macs[cost.dtype] += cost.macs
+            heavy[cost.dtype] += 1
+    for record in kernels.launched:
+        parts[_kind(known, record.onnx_nodes)].kernels += 1
+    ordered = {kind.value: parts[kind] for kind in Kind if kind in parts}
+    return Structure(ordered, dict(macs.most_common()), dict(heavy.most_common()))
+
+
+def shares(counts: Mapping[str, int]) -> dict[str, float]:
+    """Each count as a share of all, rounded to four places; nothing where there is nothing."""
+    total = sum(counts.values())
+    return {name: round(count / total, 4) for name, count in counts.items()} if total else {}
+
+
+def _kind(known: Mapping[str, Place], nodes: Sequence[str]) -> Kind:
+    kinds = Counter(known[node].kind for node in nodes if node in known)
+    return kinds.most_common(1)[0][0] if kinds else Kind.OTHER

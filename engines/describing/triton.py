@@ -1,0 +1,246 @@
+"""A model repository for NVIDIA's Triton Inference Server, made from exported files.
+
+A repository has one folder for each model: `config.pbtxt`, the labels, and a folder for the version with the file in
+it. ONNX files are served by the onnxruntime backend, plans of classic TensorRT by the TensorRT one. Plans of
+TensorRT-RTX have no backend in Triton.
+
+Source: Triton's documentation of model repository and model configuration, and its `model_config.proto`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from tofu_export.artifact.onnx_file import METADATA_PREFIX, metadata_of
+from tofu_export.engines.building.preflight import read_graph_file
+from tofu_export.engines.describing.sidecar import missing_sidecar, read_sidecar
+from tofu_export.engines.flavours import TENSORRT
+from tofu_export.errors import OptionError, OutputError
+
+__all__ = ["DEVICES", "TritonModel", "TritonOptions", "collect_models", "write_repository"]
+
+DEVICES = ("auto", "gpu", "cpu")
+"""Where Triton's onnxruntime backend can run a model."""
+
+_TYPES: dict[int, str] = {
+    onnx.TensorProto.FLOAT: "TYPE_FP32",
+    onnx.TensorProto.FLOAT16: "TYPE_FP16",
+    onnx.TensorProto.BFLOAT16: "TYPE_BF16",
+    onnx.TensorProto.INT64: "TYPE_INT64",
+}
+_LABELS = "labels.txt"
+
+
+@dataclass(frozen=True)
+class TritonOptions:
+    """How the server runs the models.
+
+    Attributes:
+        name: of the model; None for the one in the file. Several files get their precision appended.
+        version: number of the version folder.
+        device: where onnxruntime runs, one of `DEVICES`.
+        instances: copies of a model that run at the same time.
+        queue_delay_us: how long a request may wait for others to make up a batch, in microseconds.
+
+    Raises:
+        OptionError: a value that Triton does not take.
+    """
+
+    name: str | None = None
+    version: int = 1
+    device: str = "auto"
+    instances: int = 1
+    queue_delay_us: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise OptionError(f"model name {self.name!r} is no folder name: use letters, digits, '.', '_' and '-'")
+        if self.version < 1 or self.instances < 1 or self.queue_delay_us < 0:
+            raise OptionError("version and instances are at least 1, the queue delay at least 0 microseconds")
+        if self.device not in DEVICES:
+            raise OptionError(f"device is {self.device!r}, expected one of {', '.join(DEVICES)}")
+
+
+@dataclass(frozen=True)
+class TritonModel:
+    """One model of the repository.
+
+    Attributes:
+        name: its folder.
+        source: the file that is served.
+        backend: what serves it.
+        config: the model configuration, fields in the order of the schema.
+        labels: class names, empty where the file has none.
+    """
+
+    name: str
+    source: Path
+    backend: str
+    config: Mapping[str, Any]
+    labels: tuple[str, ...]
+
+
+def collect_models(folder: Path, options: TritonOptions) -> tuple[tuple[TritonModel, ...], tuple[str, ...]]:
+    """The models to serve from an export's folder (or one ONNX file), and why other files of it are left out.
+
+    Raises:
+        OptionError: there is nothing to serve, or the sidecar of a plan is damaged or speaks of other files.
+        EngineBuildError: a file is not ONNX.
+    """
+    if folder.is_file():
+        files = [folder]
+    elif folder.is_dir():
+        files = sorted(folder.glob("*.onnx"))
+    else:
+        raise OptionError(f"{folder} does not exist, expected the folder of an export or an ONNX file")
+    if not files:
+        raise OptionError(f"{folder} has no ONNX file: give the folder that `tofu-export MODEL -o DIR` has written")
+    plans, left_out = _plans(folder) if folder.is_dir() else ({}, [])
+    models: list[TritonModel] = []
+    for path in files:
+        graph = read_graph_file(path)
+        metadata = metadata_of(graph)
+        name = _name(path, metadata, options, several=len(files) > 1)
+        labels = _stored_labels(path, metadata)
+        config = _config(name, graph, metadata, options, labels=bool(labels))
+        models.append(TritonModel(name, path, "onnxruntime", config, labels))
+        for plan in plans.get(path, ()):
+            own = f"{name}_trt"
+            plan_config = {**config, "name": own, "backend": "tensorrt", "default_model_filename": "model.plan"}
+            plan_config["instance_group"] = _instances("gpu", options.instances)
+            models.append(TritonModel(own, plan, "tensorrt", plan_config, labels))
+    names = [model.name for model in models]
+    if len(set(names)) < len(names):
+        raise OptionError(
+            f"models share a name ({', '.join(sorted(names))}): serve them from repositories of their own"
+        )
+    return tuple(models), tuple(left_out)
+
+
+def _plans(folder: Path) -> tuple[dict[Path, list[Path]], list[str]]:
+    """The plans that can be served by the ONNX file that they were built from, and why others are left out."""
+    plans: dict[Path, list[Path]] = {}
+    left_out: list[str] = []
+    for plan in sorted(folder.glob("*.engine")):
+        sidecar = read_sidecar(plan)
+        if sidecar is None:
+            left_out.append(f"{plan.name}: {missing_sidecar(plan)}")
+        elif sidecar.flavour is not TENSORRT:
+            left_out.append(f"{plan.name}: a plan of {sidecar.flavour_name}, which Triton has no backend for")
+        elif (source := sidecar.onnx_beside()) is None:
+            left_out.append(f"{plan.name}: {sidecar.onnx_name}, which it was built from, is not beside it")
+        else:
+            sidecar.check_engine()
+            plans.setdefault(source, []).append(plan)
+    return plans, left_out
+
+
+def write_repository(models: tuple[TritonModel, ...], folder: Path, version: int) -> None:
+    """Write the models into `folder`, which should be new or a staging folder.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    try:
+        for model in models:
+            place = folder / model.name / str(version)
+            place.mkdir(parents=True)
+            target = place / str(model.config["default_model_filename"])
+            shutil.copyfile(model.source, target)
+            data = model.source.with_name(f"{model.source.name}.data")
+            if data.is_file() and model.backend == "onnxruntime":
+                shutil.copyfile(data, place / data.name)  # the graph knows it by this name
+            if model.labels:
+                text = "".join(f"{label}\n" for label in model.labels)
+                (folder / model.name / _LABELS).write_text(text, encoding="utf-8")
+            config = "\n".join(_text(model.config)) + "\n"
+            (folder / model.name / "config.pbtxt").write_text(config, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write the repository to {folder}: {error}") from error
+
+
+def _stored_labels(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    try:
+        labels = json.loads(metadata.get("labels", "[]"))
+    except (ValueError, RecursionError):
+        labels = None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise OptionError(f"metadata {METADATA_PREFIX}labels of {path} are no list of names: export it again")
+    return tuple(labels)
+
+
+def _name(path: Path, metadata: Mapping[str, str], options: TritonOptions, *, several: bool) -> str:
+    name = options.name or re.sub(r"[^A-Za-z0-9._-]", "_", metadata.get("model", path.stem))
+    return f"{name}_{metadata.get('precision', path.stem)}" if several else name
+
+
+def _config(
+    name: str, graph: onnx.ModelProto, metadata: Mapping[str, str], options: TritonOptions, *, labels: bool
+) -> dict[str, Any]:
+    constants = {tensor.name for tensor in graph.graph.initializer}
+    inputs = [value for value in graph.graph.input if value.name not in constants]
+    sizes = [value.type.tensor_type.shape.dim[0] for value in inputs if value.type.tensor_type.shape.dim]
+    dynamic = bool(sizes) and all(not size.HasField("dim_value") for size in sizes)
+    batch = metadata.get("batch", "")
+    smallest_preferred_largest = [int(size) for size in batch.split(":")] if re.fullmatch(r"\d+:\d+:\d+", batch) else []
+    most = smallest_preferred_largest[2] if smallest_preferred_largest else 8
+    config: dict[str, Any] = {
+        "name": name,
+        "max_batch_size": most if dynamic else 0,
+        "input": [_tensor(value, dynamic) for value in inputs],
+        "output": [_tensor(value, dynamic, labels=labels) for value in graph.graph.output],
+        "instance_group": _instances(options.device, options.instances),
+        "default_model_filename": "model.onnx",
+        "parameters": [
+            {"key": f"{METADATA_PREFIX}{key}", "value": {"string_value": metadata[key]}}
+            for key in ("model", "precision", "preprocessing", "plan", "version")
+            if key in metadata
+        ],
+        "backend": "onnxruntime",
+    }
+    if dynamic:
+        preferred = {"preferred_batch_size": [smallest_preferred_largest[1]]} if smallest_preferred_largest else {}
+        config["dynamic_batching"] = {**preferred, "max_queue_delay_microseconds": options.queue_delay_us}
+    return config
+
+
+def _tensor(value: onnx.ValueInfoProto, dynamic: bool, *, labels: bool = False) -> dict[str, Any]:
+    kind = value.type.tensor_type
+    if kind.elem_type not in _TYPES:
+        name = onnx.TensorProto.DataType.Name(kind.elem_type)
+        raise OptionError(f"{value.name} is of type {name}, expected floating-point numbers or int64")
+    dims = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim]
+    tensor = {"name": value.name, "data_type": _Word(_TYPES[kind.elem_type]), "dims": dims[1:] if dynamic else dims}
+    return {**tensor, "label_filename": _LABELS} if labels and value.name == "logits" else tensor
+
+
+def _instances(device: str, count: int) -> list[dict[str, Any]]:
+    return [{"count": count, "kind": _Word(f"KIND_{device.upper()}")}]
+
+
+class _Word(str):
+    """A name of the schema, written without quotes."""
+
+    __slots__ = ()
+
+
+def _text(message: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """A message in protocol buffers' text format."""
+    for name, value in message.items():
+        for entry in value if isinstance(value, list) else [value]:
+            if isinstance(entry, Mapping):
+                yield f"{indent}{name} {{"
+                yield from _text(entry, f"{indent}  ")
+                yield f"{indent}}}"
+            elif isinstance(entry, _Word) or not isinstance(entry, str):
+                yield f"{indent}{name}: {entry}"
+            else:
+                yield f"{indent}{name}: {json.dumps(entry, ensure_ascii=True)}"

@@ -1,0 +1,1 @@
+"""Run engines on a GPU."""

@@ -1,0 +1,1 @@
+"""Attention: canonical nodes to operators."""

@@ -1,0 +1,1 @@
+"""Rewrite what runtimes reject in files of other exporters."""

@@ -1,0 +1,128 @@
+"""Rewrite graphs of other exporters, so that a target accepts them and computes the same.
+
+Only what is known by its operator is touched, each occurrence on its own. What cannot be rewritten is left as it is,
+and said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnx_ir.tape import Tape
+
+from tofu_export.errors import LoweringError
+from tofu_export.graph_patterns.canonical import DOMAIN
+from tofu_export.graph_patterns.foreign.attention import lower_attention
+from tofu_export.graph_patterns.foreign.mask import listed_mask, lower_masked
+from tofu_export.graph_patterns.foreign.rank import Stated, settle_ranks
+from tofu_export.graph_patterns.foreign.scatter import lower_scatter, lower_scatter_nd, reduction_of
+from tofu_export.graph_patterns.stage import Stage, TapeOperators
+from tofu_export.options import Target
+
+__all__ = ["Change", "rewrite"]
+
+_KNOWN = frozenset({"Attention", "If", "ScatterElements", "ScatterND"})
+_HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_TENSORRTS = frozenset({Target.PORTABLE, Target.TENSORRT, Target.TENSORRT_RTX})
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one node that a target does not accept.
+
+    Attributes:
+        node: its name.
+        op_type: its operator.
+        left: why it was left as it is, empty where it was rewritten.
+    """
+
+    node: str
+    op_type: str
+    left: str = ""
+
+
+def rewrite(model: ir.Model, target: Target) -> tuple[Change, ...]:
+    """Rewrite what `target` does not accept, in place, in sub-graphs too, and return what was found.
+
+    Ensures: values of the graph keep their names, and what the file states of them; unused nodes are gone. Functions
+    that hold such nodes are written out where they are called. Nothing else changes.
+
+    Raises:
+        LoweringError: the graph holds canonical nodes of this project, which are lowered at export.
+    """
+    if any(node.domain == DOMAIN for node in model.graph):
+        raise LoweringError("the file has canonical Token Fusion nodes: export it again for the target instead")
+    if any(node.op_type in _KNOWN for function in model.functions.values() for node in function.all_nodes()):
+        common.InlinePass()(model)
+    stated: Stated = {value: (value.type, value.shape) for value in _values(model)}
+    infer = common.ShapeInferencePass(check_type=False, strict_mode=False)
+    infer(model)
+    changes: list[Change] = []
+    while target in _TENSORRTS:  # behind such a branch nothing is known until shapes are inferred again
+        settled, facts = settle_ranks(list(model.graph.all_nodes()))
+        if not settled:
+            break
+        changes += [Change(name, "If") for name in settled]
+        stated |= facts
+        infer(model)
+    opset = model.opset_imports.get("", 0)
+    names: set[str] = set()
+    for number, node in enumerate(list(model.graph.all_nodes())):
+        lowering = _lowering(node, target, opset, inside=node.graph is not model.graph)
+        if lowering is None or node.graph is None:
+            continue
+        name = node.name or node.op_type
+        if name in names or not node.name:
+            name = f"{name}_{number}"
+        names.add(name)
+        tape = Tape()
+        result = lowering(Stage(TapeOperators(tape), f"{name}/lowered"))
+        if isinstance(result, str):
+            changes.append(Change(name, node.op_type, result))
+            continue
+        ir.convenience.replace_nodes_and_values(node.graph, node, [node], tape.nodes, node.outputs[:1], [result])
+        if (fact := stated.pop(node.outputs[0], None)) is not None:
+            stated[result] = fact
+        changes.append(Change(name, node.op_type))
+    for value in _values(model):
+        value.type, value.shape = stated.get(value, (None, None))
+    if any(not change.left for change in changes):
+        for graph_pass in (
+            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            common.RemoveUnusedNodesPass(),
+            common.TopologicalSortPass(),
+        ):
+            graph_pass(model)
+    return tuple(changes)
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    """All values that a graph or a sub-graph computes."""
+    for node in model.graph.all_nodes():
+        yield from node.outputs
+
+
+def _lowering(node: ir.Node, target: Target, opset: int, *, inside: bool) -> Callable[[Stage], ir.Value | str] | None:
+    """How to write a node for a target that does not accept it; None where it does, or is not known.
+
+    Args:
+        node: the node.
+        target: the runtime.
+        opset: of the graph.
+        inside: it stands in a sub-graph, where TensorRT-RTX has no fused attention.
+    """
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    kind = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
+    if node.op_type in ("ScatterElements", "ScatterND") and reduction_of(node) != "none":
+        if target in _TENSORRTS or kind in _HALVES:  # onnxruntime's CPU provider adds in float32 only
+            form = lower_scatter if node.op_type == "ScatterElements" else lower_scatter_nd
+            return lambda stage: form(stage, node, opset)
+    elif node.op_type == "ScatterND" and listed_mask(node.inputs[1]) is not None and target in _TENSORRTS:
+        return lambda stage: lower_masked(stage, node, opset)
+    elif node.op_type == "Attention" and (target is Target.ONNXRUNTIME or inside or kind not in _HALVES):
+        return lambda stage: lower_attention(stage, node)
+    return None

@@ -1,0 +1,188 @@
+"""What joins rows of a tensor without a scatter: products and reductions that TensorRT and TensorRT-RTX accept.
+
+    add   x + onehot(index) updates
+    else  op(x, op over those that join), with what leaves the result alone in the place of those that do not
+
+The second form makes a tensor [T, R, C] for each image, and serves indices that differ by channel as well. In the
+first one an infinity would make NaN of every row that it does not join (0 times infinity), so that where updates may
+be infinite their infinities are added up apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from tofu_export.graph_patterns.foreign.proofs import may_be_infinite, never_negative
+from tofu_export.graph_patterns.stage import Stage
+
+__all__ = ["REDUCTIONS", "Joining", "join_rows"]
+
+_REAL = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+
+_WHOLE = frozenset({ir.DataType.INT32, ir.DataType.INT64})
+
+LARGEST = 1 << 25
+"""Elements of the largest tensor that is made for one image: 128 MB in FP32."""
+
+
+@dataclass(frozen=True)
+class Joining:
+    """Rows `updates` [.., R, C] that join the rows of `data` [.., T, C] where `index` [.., R, 1 or C] says.
+
+    Attributes:
+        data: what is joined.
+        index: integers from -T to T - 1; those below 0 count from the end.
+        updates: what joins, of the same type. Along other axes than that of T it may be smaller than the data, and
+            then joins the first entries alone.
+        dtype: the type of both.
+        rank: of all three, at least 2.
+        rows: T, None if only the runtime knows.
+        joining: R, likewise.
+        channels: C of the updates, likewise.
+        by_channel: each channel has an index of its own.
+        whole: the updates are known to be as large as the data along all other axes.
+        from_zero: no index is below 0.
+    """
+
+    data: ir.Value
+    index: ir.Value
+    updates: ir.Value
+    dtype: ir.DataType
+    rank: int
+    rows: int | None
+    joining: int | None
+    channels: int | None
+    by_channel: bool
+    whole: bool
+    from_zero: bool = False
+
+
+class _Reduction(NamedTuple):
+    """A reduction: the operator of two, that of many, and the opset from which on its axes are an input."""
+
+    of_two: str
+    of_many: str
+    axes_are_inputs: int
+
+
+REDUCTIONS = {
+    "add": _Reduction("Add", "ReduceSum", 13),
+    "mul": _Reduction("Mul", "ReduceProd", 18),
+    "max": _Reduction("Max", "ReduceMax", 18),
+    "min": _Reduction("Min", "ReduceMin", 18),
+}
+"""What is known, by the name that ONNX has for it."""
+
+
+def join_rows(stage: Stage, what: Joining, reduction: str, opset: int) -> ir.Value | str:
+    """The rows of the data with those that join them [.., T, C], or why there is nothing.
+
+    Args:
+        stage: where to add nodes.
+        what: the rows.
+        reduction: one of `REDUCTIONS`.
+        opset: of the graph.
+    """
+    if what.dtype not in _REAL and what.dtype not in _WHOLE:
+        return f"it reduces {what.dtype.name}"
+    rank, kind = what.rank, REDUCTIONS[reduction]
+    turned = [*range(rank - 2), rank - 1, rank - 2]
+    by_product = reduction == "add" and what.dtype in _REAL and not what.by_channel
+    sizes = (what.rows, what.joining, what.channels)
+    if not by_product and None not in sizes and np.prod(sizes, dtype=np.float64) > LARGEST:  # type: ignore[arg-type]
+        return f"{reduction!r} would need {' x '.join(map(str, sizes))} numbers for each image"
+    count = None if what.rows is not None else _count(stage, what)
+    index, numbers = _index(stage, what, count), _numbers(stage, what, count)
+    if by_product:
+        joins = stage.add("Equal", "joins", numbers, stage.add("Transpose", "across", index, perm=turned))
+        onehot = stage.add("Cast", "onehot", joins, to=int(what.dtype))
+        theirs = _infinities_apart(stage, what, onehot) if may_be_infinite(what.updates) else (
+            stage.add("MatMul", "theirs", onehot, what.updates))  # fmt: skip
+        return stage.add("Add", "added", what.data, _padded(stage, what, theirs, reduction))
+    neutral = stage.constant("neutral", _neutral(reduction, what.dtype))
+    if what.channels == 1:  # the channels' axis serves for those that join
+        joins = stage.add("Equal", "joins", numbers, stage.add("Transpose", "across", index, perm=turned))
+        joining = stage.add(
+            "Where", "joining", joins, stage.add("Transpose", "updates", what.updates, perm=turned), neutral
+        )
+        joined = _reduced(stage, kind, joining, opset, axis=rank - 1, keep=True)
+    else:
+        axis, last = stage.ints("each/axis", rank - 2), stage.ints("last/axis", -1)
+        index, updates = (stage.add("Unsqueeze", f"each/{name}", value, axis)
+                          for name, value in (("index", index), ("updates", what.updates)))  # fmt: skip
+        joins = stage.add("Equal", "joins", stage.add("Unsqueeze", "each/row", numbers, last), index)
+        joining = stage.add("Where", "joining", joins, updates, neutral)
+        joined = _reduced(stage, kind, joining, opset, axis=rank - 1, keep=False)
+    return stage.add(kind.of_two, "joined", what.data, _padded(stage, what, joined, reduction))
+
+
+def _index(stage: Stage, what: Joining, count: ir.Value | None) -> ir.Value:
+    """The indices as INT64 from 0 on."""
+    index = stage.cast("index", what.index, what.index.dtype or ir.DataType.UNDEFINED, ir.DataType.INT64)
+    if what.from_zero or never_negative(what.index):
+        return index
+    rows = stage.constant("rows/count", np.array(what.rows)) if count is None else count
+    below = stage.add("Less", "index/below", index, stage.constant("index/zero", np.array(0)))
+    return stage.add("Where", "index/from-zero", below, stage.add("Add", "index/from-end", index, rows), index)
+
+
+def _infinities_apart(stage: Stage, what: Joining, onehot: ir.Value) -> ir.Value:
+    """`onehot(index) updates` where updates may be infinite: 0 in their place, and what they make of a sum on top."""
+    kind = what.dtype.numpy()
+    zero = stage.constant("zero", np.array(0, dtype=kind))
+    parts = []
+    for name, compare, bound in (("above", "Less", np.inf), ("below", "Greater", -np.inf)):
+        limit = stage.constant(f"{name}/bound", np.array(bound, dtype=kind))
+        within = stage.add(compare, f"{name}/within", what.updates, limit)  # false for NaN as well
+        beyond = stage.add("Cast", f"{name}/beyond", stage.add("Not", f"{name}/not", within), to=int(what.dtype))
+        joins = stage.add("Greater", f"{name}/joins", stage.add("MatMul", f"{name}/count", onehot, beyond), zero)
+        parts.append((within, stage.add("Where", name, joins, limit, zero)))
+    (below, above), (above_too, under) = parts
+    finite = stage.add("Where", "finite", stage.add("And", "finite/is", below, above_too), what.updates, zero)
+    theirs = stage.add("MatMul", "theirs/finite", onehot, finite)
+    return stage.add("Add", "theirs", stage.add("Add", "theirs/above", theirs, above), under)
+
+
+def _padded(stage: Stage, what: Joining, joined: ir.Value, reduction: str) -> ir.Value:
+    """What joins, as large as the data: where the updates are smaller, nothing joins the rest."""
+    if what.whole:
+        return joined
+    missing = stage.add("Sub", "missing", stage.add("Shape", "whole", what.data), stage.add("Shape", "part", joined))
+    pads = stage.add("Concat", "pads", stage.ints("pads/before", *[0] * what.rank), missing, axis=0)
+    return stage.add("Pad", "padded", joined, pads, stage.constant("padding", _neutral(reduction, what.dtype)))
+
+
+def _numbers(stage: Stage, what: Joining, count: ir.Value | None) -> ir.Value:
+    """The numbers of the rows, [T, 1]."""
+    if count is None:
+        assert what.rows is not None  # else they were counted
+        return stage.constant("rows", np.arange(what.rows, dtype=np.int64).reshape(-1, 1))
+    first, step = (stage.constant(name, np.array(number)) for name, number in (("first", 0), ("step", 1)))
+    return stage.add("Unsqueeze", "rows", stage.add("Range", "range", first, count, step), stage.ints("rows/axis", 1))
+
+
+def _count(stage: Stage, what: Joining) -> ir.Value:
+    """T, where only the runtime knows it."""
+    shape = stage.add("Shape", "shape", what.data)
+    return stage.add("Gather", "count", shape, stage.constant("count/place", np.array(what.rank - 2)))
+
+
+def _reduced(stage: Stage, kind: _Reduction, value: ir.Value, opset: int, *, axis: int, keep: bool) -> ir.Value:
+    if opset < kind.axes_are_inputs:
+        return stage.add(kind.of_many, "reduced", value, axes=[axis], keepdims=int(keep))
+    return stage.add(kind.of_many, "reduced", value, stage.ints("reduced/axis", axis), keepdims=int(keep))
+
+
+def _neutral(reduction: str, dtype: ir.DataType) -> np.ndarray:
+    """What changes nothing where it joins."""
+    kind = dtype.numpy()
+    if reduction in ("add", "mul"):
+        return np.array(int(reduction == "mul"), dtype=kind)
+    sign = -1 if reduction == "max" else 1
+    if dtype in _REAL:
+        return np.array(sign * np.inf, dtype=kind)
+    return np.array(np.iinfo(kind).min if sign < 0 else np.iinfo(kind).max, dtype=kind)

@@ -1,0 +1,1 @@
+"""Token reduction: canonical nodes to operators."""

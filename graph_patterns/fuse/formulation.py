@@ -1,0 +1,21 @@
+"""How one reduction is written: a way to match and a way to merge, which belong together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tofu_export.graph_patterns.fuse.matching import Match
+from tofu_export.graph_patterns.fuse.merging import Merge
+
+__all__ = ["Formulation"]
+
+
+@dataclass(frozen=True)
+class Formulation:
+    """A way to match and one to merge. Merging by scatter needs a list of what joins, which ranking does not give."""
+
+    match: Match
+    merge: Merge
+
+    def __str__(self) -> str:
+        return f"{self.match.__name__}, {self.merge.__name__}"

@@ -1,0 +1,121 @@
+"""Replace every `tofu::Fuse` by matching, gathering and merging.
+
+The operator has optional inputs, and one output for each of those that are given. A rewrite rule has a fixed number of
+both, so this is a function over the nodes.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from tofu_export.errors import LoweringError
+from tofu_export.graph_patterns.canonical import DOMAIN, FuseNode
+from tofu_export.graph_patterns.fuse.formulation import Formulation
+from tofu_export.graph_patterns.fuse.matching import MAX_TOPK, Decisions, similarity
+from tofu_export.graph_patterns.fuse.merging import Members, Merged
+from tofu_export.graph_patterns.fuse.selection import gather_sources, joining_rows
+from tofu_export.graph_patterns.fuse.token_map import follow, follow_groups
+from tofu_export.graph_patterns.stage import Stage, TapeOperators
+
+__all__ = ["lower_fuses"]
+
+_METHODS = ("prune", "average", "mlerp", "weighted_mlerp", "tome")
+_MAPS = {"rows", "groups"}
+"""Companions that follow from decisions alone."""
+
+
+def lower_fuses(model: ir.Model, formulation: Formulation) -> None:
+    """Replace every `tofu::Fuse` of `model`, in place.
+
+    Args:
+        model: a canonical graph.
+        formulation: how to match and how to merge.
+
+    Raises:
+        LoweringError: a node cannot be lowered; the message names it, and says why.
+    """
+    for node in reversed(list(model.graph)):  # the last one first: whether it uses sizes tells those before it
+        if (node.domain, node.op_type) != (DOMAIN, "Fuse"):
+            continue
+        if problem := _problem(node):
+            raise LoweringError(f"node {node.name} (tofu::Fuse): {problem}")
+        tape = Tape()
+        lowered = _lower(TapeOperators(tape), node, formulation)
+        ir.convenience.replace_nodes_and_values(
+            model.graph, node, [node], tape.nodes, list(lowered), list(lowered.values())
+        )
+
+
+def _problem(node: ir.Node) -> str | None:
+    """Why a node cannot be lowered, None if it can."""
+    companions = FuseNode.companions_of(node)
+    tokens, metric = (*node.inputs, None, None)[:2]
+    needs_tokens = bool(node.outputs[0].uses()) or not companions.keys() <= _MAPS
+    if metric is None or (tokens is None and needs_tokens) or len(node.outputs) != 1 + len(companions):
+        return f"it has {len(node.inputs)} inputs and {len(node.outputs)} outputs, see graph_patterns/canonical.py"
+    fuse = FuseNode.read(node)
+    if fuse.method not in _METHODS:
+        return f"layer {fuse.layer}: unknown method {fuse.method!r}"
+    if fuse.sources > MAX_TOPK:
+        return (
+            f"layer {fuse.layer} has {fuse.sources} source tokens, but TensorRT sorts at most {MAX_TOPK}: "
+            "use a smaller --image-size or a larger patch"
+        )
+    return None
+
+
+def _lower(op: TapeOperators, node: ir.Node, formulation: Formulation) -> dict[ir.Value, ir.Value]:
+    """What stands for each output of `node` that is read."""
+    fuse = FuseNode.read(node)
+    stage = Stage(op, fuse.stage)
+    x, metric = node.inputs[:2]
+    assert metric is not None
+    companions = FuseNode.companions_of(node)
+    sizes = companions.get("sizes") if fuse.sized or fuse.weighs else None
+    decisions = formulation.match(stage, fuse, similarity(stage, fuse, metric))
+    merged: Merged | None = None
+    lowered: dict[ir.Value, ir.Value] = {}
+    if x is not None:
+        merged = _merged(stage, fuse, formulation, decisions, x, sizes)
+        lowered[node.outputs[0]] = merged.tokens
+    for output, (name, values) in zip(node.outputs[1:], companions.items(), strict=True):
+        if name == "rows":
+            lowered[output] = follow(stage, fuse, values, decisions)
+        elif name == "groups":
+            lowered[output] = follow_groups(stage, fuse, values, decisions)
+        elif name == "positions":
+            lowered[output] = _assembled(stage, fuse, decisions, name, values)
+        elif fuse.sized:
+            assert merged is not None and merged.sizes is not None  # sizes went in, with the tokens
+            lowered[output] = merged.sizes
+    return lowered
+
+
+def _merged(
+    stage: Stage, fuse: FuseNode, formulation: Formulation, decisions: Decisions, x: ir.Value, sizes: ir.Value | None
+) -> Merged:
+    """Tokens, and their sizes where something reads them, after what leaves has joined its destinations."""
+    rows = _assembled(stage, fuse, decisions, "tokens", x)
+    row_sizes = None if sizes is None else _assembled(stage, fuse, decisions, "sizes", sizes)
+    if not fuse.merges and (sizes is None or not fuse.takes_over):
+        return Merged(rows, row_sizes)
+
+    def joining(name: str, values: ir.Value | None) -> ir.Value | None:
+        return None if values is None else joining_rows(stage, fuse, f"{name}/joining", values, decisions.matched)
+
+    assert decisions.target is not None  # where something joins
+    members = Members(
+        rows, joining("tokens", x if fuse.merges else None), decisions.target, row_sizes, joining("sizes", sizes)
+    )
+    return formulation.merge(stage, fuse, members)
+
+
+def _assembled(stage: Stage, fuse: FuseNode, decisions: Decisions, name: str, values: ir.Value) -> ir.Value:
+    """What `values` [B, N, *] are for each token that comes out, [B, N', *]: prefix, kept sources, destinations."""
+    parts = [stage.slice(f"{name}/destinations", values, fuse.first_destination, step=2)]
+    if decisions.kept is not None:
+        parts.insert(0, gather_sources(stage, fuse, f"{name}/kept", values, decisions.kept))
+    if fuse.prefix:
+        parts.insert(0, stage.slice(f"{name}/prefix", values, 0, stop=fuse.prefix))
+    return stage.add("Concat", name, *parts, axis=1) if len(parts) > 1 else parts[0]

@@ -1,0 +1,80 @@
+"""What every merging formulation takes and gives, and the parts that all of them share.
+
+A merge adds what joins to the rows of the reduced sequence, prefix and kept sources among them. Nothing joins these,
+and they come out as they went in, bit for bit; so no row has to be taken apart before or put back after, and token
+sizes are found in the same kernel as the weights (docs/decisions/028).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from tofu_export.graph_patterns.canonical import FuseNode
+from tofu_export.graph_patterns.fuse.matching import FLOAT, NORM_FLOOR
+from tofu_export.graph_patterns.stage import Stage
+
+__all__ = ["FLOAT", "Members", "Merge", "Merged", "group_sizes", "joins", "norms", "rescale_to_longest"]
+
+
+class Members(NamedTuple):
+    """What takes part in a merge. N' tokens come out: prefix, kept sources, destinations.
+
+    Attributes:
+        rows: [B, N', C], each output token before anything joins it.
+        joining: [B, K, C], sources; None where they are pruned, and only their sizes join.
+        target: [B, K] int64, the destination that each joins, -1 for none.
+        sizes: [B, N', 1] float32, of the rows; None where nothing reads sizes.
+        joining_sizes: [B, K, 1] float32, of the sources.
+    """
+
+    rows: ir.Value
+    joining: ir.Value | None
+    target: ir.Value
+    sizes: ir.Value | None
+    joining_sizes: ir.Value | None
+
+
+class Merged(NamedTuple):
+    """Tokens [B, N', C] after the merge, and their sizes [B, N', 1] where something reads them."""
+
+    tokens: ir.Value
+    sizes: ir.Value | None
+
+
+Merge = Callable[[Stage, FuseNode, Members], Merged]
+
+
+def norms(stage: Stage, fuse: FuseNode, name: str, rows: ir.Value) -> ir.Value:
+    """L2 norms [B, K, 1] in float32: a half-precision sum of squares overflows at norm 256."""
+    wide = stage.cast(f"{name}/wide", rows, fuse.dtype, FLOAT)
+    return stage.add("ReduceL2", name, wide, stage.ints(f"{name}/axis", -1), keepdims=1)
+
+
+def rescale_to_longest(stage: Stage, fuse: FuseNode, mean: ir.Value, longest: ir.Value) -> ir.Value:
+    """MLERP: `mean / ||mean|| * longest`; a zero mean stays zero.
+
+    Source: arXiv 2312.01026, equations 9 and 10.
+    """
+    wide = stage.cast("merge/wide", mean, fuse.dtype, FLOAT)
+    length = stage.add("ReduceL2", "merge/length", wide, stage.ints("merge/length/axis", -1), keepdims=1)
+    floored = stage.add("Max", "merge/length/floored", length, stage.floats("merge/length/floor", NORM_FLOOR))
+    scaled = stage.add("Mul", "merge/mlerp", wide, stage.add("Div", "merge/scale", longest, floored))
+    return stage.cast("merge/narrow", scaled, FLOAT, fuse.dtype)
+
+
+def joins(stage: Stage, fuse: FuseNode, target: ir.Value) -> ir.Value:
+    """Whether source k joins row n of the output, bool [B, N', K]."""
+    destinations = np.full((1, fuse.tokens - fuse.removed, 1), -2, dtype=np.int64)  # -2 is no target, -1 is one of none
+    destinations[0, fuse.first_row :, 0] = np.arange(fuse.destinations)
+    columns = stage.add("Unsqueeze", "merge/columns", target, stage.ints("merge/columns/axis", 1))
+    return stage.add("Equal", "merge/joins", stage.constant("merge/rows", destinations), columns)
+
+
+def group_sizes(stage: Stage, onehot: ir.Value) -> ir.Value:
+    """Members of each group, the row itself included, float32 [B, N', 1], from the one-hot float32 [B, N', K]."""
+    joined = stage.add("ReduceSum", "merge/joined", onehot, stage.ints("merge/joined/axis", -1), keepdims=1)
+    return stage.add("Add", "merge/count", joined, stage.floats("merge/one", 1.0))

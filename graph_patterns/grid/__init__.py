@@ -1,0 +1,1 @@
+"""Reduction on the grid of a UNet: canonical nodes to operators."""

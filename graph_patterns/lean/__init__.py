@@ -1,0 +1,1 @@
+"""Spare work and kernels that nothing needs."""

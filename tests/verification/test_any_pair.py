@@ -1,0 +1,80 @@
+"""Two files of any inputs: token rows, several inputs, whole numbers, open sizes, batches that fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tofu_export.compare.outputs import TOLERANCES
+from tofu_export.errors import VerificationError
+from tofu_export.options import Precision
+from tofu_export.verification.any_pair import verify_any_pair
+
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+TOLERANCE = TOLERANCES[Precision.FP32]
+
+
+def saved(path: Path, nodes: list[onnx.NodeProto], inputs: dict[str, tuple[int, list[Any]]], **constants: Any) -> Path:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, *kind) for name, kind in inputs.items()],
+        [helper.make_tensor_value_info("y", FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+def rows(path: Path, factor: float, *, shape: list[Any] | None = None) -> Path:
+    """Rows of a table, times tokens, times a number."""
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["rows"]),
+        helper.make_node("Mul", ["x", "rows"], ["product"]),
+        helper.make_node("Mul", ["product", "factor"], ["y"]),
+    ]
+    table = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    inputs = {"x": (FLOAT, shape or ["b", 7, 4]), "ids": (INT64, ["b", 7])}
+    return saved(path, nodes, inputs, table=table, factor=np.float32(factor))
+
+
+def test_several_inputs_and_places_from_the_end(tmp_path: Path) -> None:
+    reference = rows(tmp_path / "a.onnx", 2.0)
+    result = verify_any_pair(rows(tmp_path / "b.onnx", 2.0), reference, tolerance=TOLERANCE)
+    assert result.passed
+    assert result.batches == (1, 3)
+    assert not verify_any_pair(rows(tmp_path / "c.onnx", 2.01), reference, tolerance=TOLERANCE).passed
+
+
+def test_sizes_that_are_open_are_guessed_or_said(tmp_path: Path) -> None:
+    nodes = [helper.make_node("GlobalAveragePool", ["x"], ["y"])]
+    path = saved(tmp_path / "a.onnx", nodes, {"x": (FLOAT, ["b", "c", "h", "w"])})
+    assert verify_any_pair(path, path, tolerance=TOLERANCE).passed
+    assert verify_any_pair(path, path, tolerance=TOLERANCE, shapes={"x": (1, 2, 5, 6)}).passed
+
+
+def test_a_batch_that_the_reference_does_not_take_is_noted(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
+    path = saved(tmp_path / "a.onnx", nodes, {"x": (FLOAT, ["b", 3, 4])}, shape=[1, 12])
+    result = verify_any_pair(path, path, tolerance=TOLERANCE)
+    assert (result.passed, result.batches) == (True, (1,))
+    assert "does not run at batch 3" in result.notes[0]
+    with pytest.raises(VerificationError, match=r"nothing was compared.*--shape"):
+        verify_any_pair(path, path, tolerance=TOLERANCE, batches=(2,))
+
+
+def test_equal_infinities_are_equal_and_others_are_not(tmp_path: Path) -> None:
+    def masked(name: str, fill: float) -> Path:
+        nodes = [helper.make_node("Where", ["m", "fill", "x"], ["y"])]
+        inputs: dict[str, tuple[int, list[Any]]] = {"x": (FLOAT, ["b", 4]), "m": (TensorProto.BOOL, ["b", 4])}
+        return saved(tmp_path / name, nodes, inputs, fill=np.float32(fill))
+
+    reference = masked("a.onnx", -np.inf)
+    assert verify_any_pair(masked("b.onnx", -np.inf), reference, tolerance=TOLERANCE).passed
+    assert not verify_any_pair(masked("c.onnx", np.inf), reference, tolerance=TOLERANCE).passed
+    assert not verify_any_pair(masked("d.onnx", -1e9), reference, tolerance=TOLERANCE).passed

@@ -1,0 +1,755 @@
+"""Verification passes what is right and fails what is not: every mutation below must be noticed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from tests import tiny
+from tofu_export import patch
+from tofu_export.compare.decisions import DecisionReport, Decisions, judge
+from tofu_export.compare.outputs import TOLERANCES, OutputComparison, compare_outputs
+from tofu_export.errors import VerificationError
+from tofu_export.graph_patterns.canonical import decision_name
+from tofu_export.options import BatchRange, Precision, Reduction, Target
+from tofu_export.verification import VerificationResult, batches_to_verify, verify
+
+AMOUNTS = (3, 2, 4)
+SOME = Reduction(r=AMOUNTS, pattern="PAM")
+TOME = Reduction(r=AMOUNTS, pattern="TTT")
+BATCH = BatchRange(1, 2, 3)
+
+Array = NDArray[Any]
+Mutation = Callable[[onnx.ModelProto], None]
+
+
+def write(folder: Path, proto: onnx.ModelProto, name: str = "model.onnx") -> Path:
+    path = folder / name
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def file_of(
+    folder: Path,
+    name: str = "cls",
+    reduction: Reduction = SOME,
+    mutation: Mutation | None = None,
+    target: Target = Target.PORTABLE,
+    precision: Precision = Precision.FP32,
+) -> Path:
+    """A lowered file, changed by `mutation`."""
+    proto = ir.to_proto(tiny.lowered(name, reduction, target, precision=precision))
+    if mutation is not None:
+        before = proto.SerializeToString()
+        mutation(proto)
+        assert proto.SerializeToString() != before
+    return write(folder, proto)
+
+
+def checked(
+    path: Path,
+    model: torch.nn.Module,
+    *,
+    precision: Precision = Precision.FP32,
+    batch: BatchRange = BATCH,
+    pixels: Array | None = None,
+    **kwargs: Any,
+) -> VerificationResult:
+    """Verify, and hold what is true of every result."""
+    before = sorted(file.name for file in path.parent.iterdir())
+    pixels = tiny.pixels(8) if pixels is None else pixels
+    try:
+        result = verify(path, model, pixels, precision=precision, batch=batch, source="noise", **kwargs)
+    finally:
+        assert sorted(file.name for file in path.parent.iterdir()) == before
+    entry = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert entry["passed"] is result.passed
+    assert ("FAILED" in str(result)) is not result.passed
+    decisions = result.decisions
+    assert decisions.flips == decisions.near_tie_flips + decisions.wrong
+    return result
+
+
+# --- What must pass ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [Target.PORTABLE, Target.ONNXRUNTIME])
+@pytest.mark.parametrize("reduction", [SOME, TOME], ids=["hybrid", "tome"])
+@pytest.mark.parametrize("name", ["avg", "cls"])
+def test_a_right_file_passes(tmp_path: Path, name: str, reduction: Reduction, target: Target) -> None:
+    """A class token does not see the last reduction, which its file leaves out."""
+    seen: list[int] = []
+    path = file_of(tmp_path, name, reduction=reduction, target=target)
+    result = checked(path, tiny.reduced(name, reduction), on_batch=seen.append)
+    assert result.passed
+    assert result.batches == (1, 2, 3)
+    assert seen == [1, 2, 3]
+    assert result.outputs.images == 6
+    assert result.outputs.max_abs < 2e-5
+    assert result.outputs.top1_agreement == 1.0
+    last = AMOUNTS[2] if name == "avg" else 0
+    assert result.decisions.layers == ((0, 1, 2) if last else (0, 1))
+    assert any("block 2: the file has none" in note for note in result.notes) is (name == "cls")
+    assert result.decisions.compared == 6 * 2 * (3 + 2 + last)
+    assert (result.decisions.flips, result.images_with_flips) == (0, 0)
+    entry = result.to_dict()
+    assert (entry["artifact"], entry["inputs"], entry["finite"]) == ("model.onnx", "noise", True)
+    assert entry["tolerance"]["max_abs"] == pytest.approx(1e-4 * result.outputs.scale)
+
+
+@pytest.mark.parametrize("reduction", [SOME, TOME], ids=["hybrid", "tome"])
+def test_a_right_half_precision_file_passes(tmp_path: Path, reduction: Reduction) -> None:
+    path = file_of(tmp_path, reduction=reduction, precision=Precision.FP16)
+    result = checked(path, tiny.reduced("cls", reduction), precision=Precision.FP16)
+    assert result.passed, result.to_dict()
+    assert result.outputs.max_abs > 1e-5
+    assert not checked(path, tiny.reduced("cls", reduction), precision=Precision.FP32).passed
+
+
+def test_a_plain_file_passes_against_a_plain_model(tmp_path: Path) -> None:
+    path = file_of(tmp_path, reduction=Reduction(r=0))
+    for model in (tiny.build("cls"), tiny.reduced("cls", Reduction(r=0))):
+        result = checked(path, model)
+        assert result.passed
+        assert result.decisions == DecisionReport()
+
+
+@pytest.mark.parametrize("pattern", ["MMM", "PPP", "PAM"])
+def test_a_file_in_which_every_source_leaves_passes(tmp_path: Path, pattern: str) -> None:
+    """Such a layer keeps no source and so has no `kept`; where it prunes there is nothing to decide at all."""
+    reduction = Reduction(r=100, pattern=pattern)
+    result = checked(file_of(tmp_path, reduction=reduction), tiny.reduced("cls", reduction))
+    assert result.passed
+    assert result.outputs.max_abs < 2e-5
+
+
+def test_images_are_reused_where_a_batch_needs_more(tmp_path: Path) -> None:
+    result = checked(file_of(tmp_path), tiny.reduced("cls", SOME), pixels=tiny.pixels(2), batch=BatchRange(5, 5, 5))
+    assert result.passed
+    assert (result.batches, result.outputs.images) == ((5,), 5)
+
+
+def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
+    model = tiny.reduced("cls", SOME)
+    x = torch.from_numpy(tiny.pixels(2))
+    with torch.no_grad():
+        expected = model(x)
+    checked(file_of(tmp_path, mutation=nan_bias), model)
+    with torch.no_grad():
+        assert torch.equal(model(x), expected)
+    assert patch.applied_plan(model) == tiny.plan_of("cls", SOME)
+
+
+# --- Mutations ---------------------------------------------------------------------------------------------------
+
+
+def node(proto: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    (found,) = (entry for entry in proto.graph.node if entry.name == name)
+    return found
+
+
+def constant(proto: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    (found,) = (entry for entry in proto.graph.initializer if entry.name == name)
+    return found
+
+
+def change(proto: onnx.ModelProto, owner: str, index: int, edit: Callable[[Array], Array]) -> None:
+    """Give one node a constant of its own: others may share the one that it has."""
+    consumer = node(proto, owner)
+    value = numpy_helper.to_array(constant(proto, consumer.input[index])).copy()
+    name = f"mutant/{owner}/{index}"
+    proto.graph.initializer.append(numpy_helper.from_array(edit(value), name))
+    consumer.input[index] = name
+
+
+def one_weight(value: Array) -> Array:
+    value[3, 5] += 0.5
+    return value
+
+
+def corrupted_weight(proto: onnx.ModelProto) -> None:
+    change(proto, "blocks.2.mlp.fc1/MatMul", 1, one_weight)
+
+
+def corrupted_first_weight(proto: onnx.ModelProto) -> None:
+    change(proto, "blocks.0.attn.qkv/MatMul", 1, one_weight)
+
+
+def swapped_layers(proto: onnx.ModelProto) -> None:
+    one, other = node(proto, "blocks.1.mlp.fc1/MatMul"), node(proto, "blocks.2.mlp.fc1/MatMul")
+    one.input[1], other.input[1] = other.input[1], one.input[1]
+
+
+def shifted_kept(proto: onnx.ModelProto) -> None:
+    change(proto, "blocks.0/fuse/tokens/kept/position", 1, lambda value: value - 1)
+
+
+def shifted_joining(proto: onnx.ModelProto) -> None:
+    # not in the last block: a class token does not see what merges there
+    change(proto, "blocks.1/fuse/tokens/joining", 1, lambda value: value - 1)
+    change(proto, "blocks.1/fuse/tokens/joining", 2, lambda value: np.array([13], dtype=np.int64))
+
+
+def shifted_destinations(proto: onnx.ModelProto) -> None:
+    # one less at the end, so that the count stays: 0, 2, 4, ... in place of 1, 3, 5, ...
+    change(proto, "blocks.0/fuse/tokens/destinations", 1, lambda value: value - 1)
+    change(proto, "blocks.0/fuse/tokens/destinations", 2, lambda value: np.array([16], dtype=np.int64))
+
+
+def other_order(proto: onnx.ModelProto) -> None:
+    concat = node(proto, "blocks.0/fuse/tokens")
+    concat.input[1], concat.input[2] = concat.input[2], concat.input[1]
+
+
+def least_similar(proto: onnx.ModelProto) -> None:
+    if "blocks.1/fuse/match/sorted" in {entry.name for entry in proto.graph.node}:
+        sort = node(proto, "blocks.1/fuse/match/sorted")
+        (largest,) = (entry for entry in sort.attribute if entry.name == "largest")
+        largest.i = 0
+    else:
+        node(proto, "blocks.1/fuse/match/more").op_type = "Less"
+
+
+def farthest(proto: onnx.ModelProto) -> None:
+    if "blocks.1/fuse/match/lowest" not in {entry.name for entry in proto.graph.node}:
+        node(proto, "blocks.1/fuse/match/nearest").op_type = "ArgMin"
+        return
+    met, best = node(proto, "blocks.1/fuse/match/met"), node(proto, "blocks.1/fuse/match/best")
+    least = helper.make_node("ReduceMin", best.input, ["least"], name="least", keepdims=1)
+    met.input[1] = "least"
+    proto.graph.node.insert(list(proto.graph.node).index(met), least)
+
+
+def not_normalised(proto: onnx.ModelProto) -> None:
+    for entry in proto.graph.node:
+        for index, name in enumerate(entry.input):
+            if name == "blocks.1/fuse/match/scaled":
+                entry.input[index] = "blocks.1/fuse/match/product"
+            if name == "blocks.1/fuse/match/cosine":
+                entry.input[index] = "blocks.1/fuse/match/best"
+
+
+def unsorted(proto: onnx.ModelProto) -> None:
+    if "blocks.0/fuse/match/staying" in {entry.name for entry in proto.graph.node if entry.op_type == "Where"}:
+        change(proto, "blocks.0/fuse/match/staying", 2, lambda value: value[:, ::-1].copy())
+    else:
+        sort = node(proto, "blocks.0/fuse/match/kept")
+        sort.CopyFrom(helper.make_node("Identity", sort.input[:1], sort.output[:1], name=sort.name))
+
+
+def nan_bias(proto: onnx.ModelProto) -> None:
+    change(proto, "head/Gemm", 2, lambda value: np.full_like(value, np.nan))
+
+
+def infinite_bias(proto: onnx.ModelProto) -> None:
+    change(proto, "head/Gemm", 2, lambda value: np.full_like(value, np.inf))
+
+
+def tilted_scores(tilt: float | Array) -> Mutation:
+    """Add a constant to every source's score in layer 0; a number means that many times the source's index."""
+    constants = np.arange(8) * tilt if isinstance(tilt, float) else tilt
+
+    def mutate(proto: onnx.ModelProto) -> None:
+        graph = proto.graph
+        cosine = node(proto, "blocks.0/fuse/match/cosine")
+        graph.initializer.append(numpy_helper.from_array(constants.astype(np.float32)[:, None], "tilt"))
+        tilted = helper.make_node("Add", ["straight", "tilt"], list(cosine.output), name="tilt")
+        cosine.output[0] = "straight"
+        graph.node.insert(list(graph.node).index(cosine) + 1, tilted)
+
+    return mutate
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        corrupted_weight,
+        corrupted_first_weight,
+        swapped_layers,
+        shifted_kept,
+        shifted_joining,
+        shifted_destinations,
+        other_order,
+    ],
+)
+def test_wrong_arithmetic_fails(tmp_path: Path, mutation: Mutation) -> None:
+    result = checked(file_of(tmp_path, mutation=mutation), tiny.reduced("cls", SOME))
+    assert not result.passed
+    assert not result.outputs.within(result.tolerance)
+    with pytest.raises(VerificationError, match=r"model\.onnx.*logits differ by .*allowed.*cosine") as error:
+        raise result.failure()
+    assert error.value.exit_code == 4
+
+
+@pytest.mark.parametrize("target", [Target.PORTABLE, Target.ONNXRUNTIME])
+@pytest.mark.parametrize("mutation", [least_similar, farthest, not_normalised, tilted_scores(0.05)])
+def test_wrong_decisions_fail_though_the_arithmetic_is_right(
+    tmp_path: Path, mutation: Mutation, target: Target
+) -> None:
+    result = checked(file_of(tmp_path, mutation=mutation, target=target), tiny.reduced("cls", SOME))
+    assert not result.passed
+    assert result.decisions.wrong > 0
+    assert result.images_with_flips > 0
+    assert result.decisions.largest_margin > result.tolerance.near_tie
+    assert result.outputs.within(result.tolerance)  # under the same decisions
+    with pytest.raises(VerificationError, match=r"matching decisions are wrong.*largest margin") as error:
+        raise result.failure()
+    assert "logits differ" not in str(error.value)
+
+
+@pytest.mark.parametrize("target", [Target.PORTABLE, Target.ONNXRUNTIME])
+def test_kept_sources_out_of_order_fail(tmp_path: Path, target: Target) -> None:
+    result = checked(file_of(tmp_path, mutation=unsorted, target=target), tiny.reduced("cls", SOME))
+    assert not result.passed
+    assert result.decisions.wrong > 0
+    assert "layer 0: kept sources are not in ascending order" in result.decisions.faults
+    with pytest.raises(VerificationError, match="ascending order"):
+        raise result.failure()
+
+
+@pytest.mark.parametrize("mutation", [nan_bias, infinite_bias])
+def test_an_output_that_is_not_finite_fails(tmp_path: Path, mutation: Mutation) -> None:
+    result = checked(file_of(tmp_path, mutation=mutation), tiny.reduced("cls", SOME))
+    assert not result.passed
+    assert result.to_dict()["max_abs"] is None
+    with pytest.raises(VerificationError, match="NaN or infinity"):
+        raise result.failure()
+
+
+def test_a_reference_that_is_not_finite_fails(tmp_path: Path) -> None:
+    model = tiny.reduced("cls", SOME)
+    model.head.bias.fill_(float("nan"))
+    assert not checked(file_of(tmp_path), model).passed
+
+
+def renamed(old: str) -> Mutation:
+    def mutate(proto: onnx.ModelProto) -> None:
+        for entry in proto.graph.node:
+            for names in (entry.input, entry.output):
+                for index, name in enumerate(names):
+                    if name == old:
+                        names[index] = "elsewhere"
+
+    return mutate
+
+
+@pytest.mark.parametrize(
+    ("target", "layer", "kind"),
+    [
+        (Target.PORTABLE, 0, "kept"),
+        (Target.PORTABLE, 1, "kept"),
+        (Target.PORTABLE, 1, "assigned"),
+        (Target.PORTABLE, 2, "assigned"),
+        (Target.ONNXRUNTIME, 1, "matched"),
+        (Target.ONNXRUNTIME, 2, "target"),
+    ],
+)
+def test_a_missing_decision_fails(tmp_path: Path, target: Target, layer: int, kind: str) -> None:
+    """Layer 1 keeps sources, so its `kept` cannot be missing either."""
+    path = file_of(tmp_path, "avg", mutation=renamed(f"blocks.{layer}/fuse/match/{kind}"), target=target)
+    try:
+        result = checked(path, tiny.reduced("avg", SOME))
+    except VerificationError as error:
+        assert f"layer {layer}" in str(error)
+    else:
+        assert not result.passed
+        assert result.decisions.wrong > 0
+
+
+def test_a_last_reduction_that_the_output_depends_on_cannot_be_missing(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "avg", Reduction(r=(*AMOUNTS[:2], 0), pattern="PAM"))
+    result = checked(path, tiny.reduced("avg", SOME))
+    assert not result.passed
+    assert not result.outputs.within(result.tolerance)
+
+
+def test_an_output_too_many_fails(tmp_path: Path) -> None:
+    def extra(proto: onnx.ModelProto) -> None:
+        name = decision_name(0, "kept")
+        proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.INT64, None))
+
+    with pytest.raises(VerificationError, match=r"kept.*expected logits"):
+        checked(file_of(tmp_path, mutation=extra), tiny.reduced("cls", SOME))
+
+
+def test_another_output_fails(tmp_path: Path) -> None:
+    def other(proto: onnx.ModelProto) -> None:
+        renamed("logits")(proto)
+        proto.graph.output[0].name = "elsewhere"
+
+    with pytest.raises(VerificationError, match=r"elsewhere.*expected logits"):
+        checked(file_of(tmp_path, mutation=other), tiny.reduced("cls", SOME))
+
+
+@pytest.mark.parametrize("layer", ["blocks.0.ls1/Mul", "blocks.2.ls2/Mul"])
+def test_a_dropped_layer_scale_fails(tmp_path: Path, layer: str) -> None:
+    def drop(proto: onnx.ModelProto) -> None:
+        scale = node(proto, layer)
+        scale.CopyFrom(helper.make_node("Identity", scale.input[:1], scale.output, name=scale.name))
+
+    path = file_of(tmp_path, "registers")
+    assert checked(path, tiny.reduced("registers", SOME)).passed
+    path = file_of(tmp_path, "registers", mutation=drop)
+    assert not checked(path, tiny.reduced("registers", SOME)).outputs.within(TOLERANCES[Precision.FP32])
+
+
+@pytest.mark.parametrize(
+    ("made", "claimed"),
+    [("PAA", "PAM"), ("PMM", "PAM"), ("MMM", "AMM"), ("AMM", "PMM"), ("PPM", "PAM"), ("MMT", "MTT")],
+)
+def test_a_file_made_with_another_method_fails(tmp_path: Path, made: str, claimed: str) -> None:
+    """On average pooling: the class token does not see what the last block merges."""
+    reduction = Reduction(r=AMOUNTS, pattern=claimed)
+    path = file_of(tmp_path, "avg", Reduction(r=AMOUNTS, pattern=made))
+    try:
+        result = checked(path, tiny.reduced("avg", reduction))
+    except VerificationError as error:
+        assert re.search(
+            "decisions cannot be compared|the plan knows nothing of", str(error)
+        )  # no targets, or too many
+    else:
+        assert not result.passed
+
+
+@pytest.mark.parametrize(
+    ("pattern", "amounts"),
+    [
+        *(
+            ("PAM", amounts)
+            for amounts in [(2, 2, 4), (4, 2, 4), (3, 2, 2), (3, 1, 4), (3, 2, 5), (3, 0, 4), (3, 2, 0)]
+        ),
+        *(("PPP", amounts) for amounts in [(2, 2, 4), (3, 2, 3), (3, 2, 5)]),
+        *(("TTT", amounts) for amounts in [(4, 2, 4), (3, 2, 3), (3, 2, 0)]),
+    ],
+)
+def test_a_file_made_with_another_r_fails(tmp_path: Path, pattern: str, amounts: tuple[int, ...]) -> None:
+    """Also in the last block, which average pooling sees."""
+    claimed = tiny.reduced("avg", Reduction(r=amounts, pattern=pattern))
+    path = file_of(tmp_path, "avg", Reduction(r=AMOUNTS, pattern=pattern))
+    try:
+        result = checked(path, claimed)
+    except VerificationError:
+        return
+    assert not result.passed
+
+
+def test_a_reduced_file_is_not_the_plain_model_nor_the_reverse(tmp_path: Path) -> None:
+    with pytest.raises(VerificationError, match="the plan knows nothing of"):
+        checked(file_of(tmp_path), tiny.build("cls"))
+    path = file_of(tmp_path, reduction=Reduction(r=0))
+    with pytest.raises(VerificationError, match=r"layer 0 has no value blocks\.0/fuse/match/kept"):
+        checked(path, tiny.reduced("cls", SOME))
+
+
+def test_other_weights_fail(tmp_path: Path) -> None:
+    model = tiny.reduced("cls", SOME)
+    model.norm.weight.mul_(1.001)
+    assert not checked(file_of(tmp_path), model).passed
+
+
+# --- Near ties ---------------------------------------------------------------------------------------------------
+
+
+def without_keys(model: torch.nn.Module) -> torch.nn.Module:
+    """Zero the keys of block 0: all similarities there are 0, though the tokens differ."""
+    model.blocks[0].attn.qkv.weight[24:48] = 0
+    model.blocks[0].attn.qkv.bias[24:48] = 0
+    return model
+
+
+def without_keys_and(mutation: Mutation | None) -> Mutation:
+    def zero(value: Array) -> Array:
+        value[..., 24:48] = 0
+        return value
+
+    def mutate(proto: onnx.ModelProto) -> None:
+        change(proto, "blocks.0.attn.qkv/MatMul", 1, zero)
+        change(proto, "blocks.0.attn.qkv/Add", 1, zero)
+        if mutation is not None:
+            mutation(proto)
+
+    return mutate
+
+
+def test_exact_ties_are_settled_alike(tmp_path: Path) -> None:
+    path = file_of(tmp_path, mutation=without_keys_and(None))
+    result = checked(path, without_keys(tiny.reduced("cls", SOME)))
+    assert result.passed
+    assert result.decisions.flips == 0
+
+
+def test_a_flip_between_equals_passes_and_is_reported(tmp_path: Path) -> None:
+    """1e-7 on the scores turns the choice round; the outputs are compared under the file's choice."""
+    path = file_of(tmp_path, mutation=without_keys_and(tilted_scores(1e-7)))
+    model = without_keys(tiny.reduced("cls", SOME))
+    result = checked(path, model)
+    assert result.passed
+    assert (result.decisions.wrong, result.decisions.near_tie_flips) == (0, 6 * 3)
+    assert result.decisions.largest_margin < 1e-6
+    assert result.images_with_flips == 6
+    assert "18 near ties, 0 wrong" in str(result)
+    # Without the replay the outputs would be far apart: the flip drops other tokens.
+    session = onnx_session(path)
+    x = tiny.pixels(1)
+    with torch.no_grad():
+        assert np.abs(session(x) - model(torch.from_numpy(x)).numpy()).max() > 1e-2
+
+
+def onnx_session(path: Path) -> Callable[[Array], Array]:
+    from tofu_export.system.ort import open_session
+
+    session = open_session(path)
+    return lambda x: session.run({"input": x})["logits"]
+
+
+def test_a_flip_beyond_rounding_fails_with_its_margin(tmp_path: Path) -> None:
+    """The file lets the fourth source pass the third, which it can only do by the gap between the two."""
+    model = tiny.reduced("cls", SOME)
+    x = tiny.pixels(1)
+    best: list[Array] = []
+
+    class Watch:
+        def decide(self, layer: int, scores: torch.Tensor, proposed: Any) -> Any:
+            best.append(scores.max(2).values[0].numpy())
+            return proposed
+
+    with torch.no_grad(), patch.observe(Watch()):
+        model(torch.from_numpy(x))
+    ranking = (-best[0]).argsort()
+    gap = float(best[0][ranking[2]] - best[0][ranking[3]])
+    assert gap > 1e-3, "choose another seed"
+    tilt = np.zeros(8)
+    tilt[ranking[3]] = 1.5 * gap
+    path = file_of(tmp_path, mutation=tilted_scores(tilt))
+    result = checked(path, model, pixels=x, batch=BatchRange(1, 1, 1))
+    assert not result.passed
+    assert (result.decisions.flips, result.decisions.wrong, result.images_with_flips) == (1, 1, 1)
+    assert result.decisions.largest_margin == pytest.approx(gap, rel=1e-4)
+    assert result.outputs.max_abs < 2e-5
+
+
+# --- Batches -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("batch", "sizes", "capped"),
+    [
+        (BatchRange(1, 8, 64), (1, 3, 8), True),
+        (BatchRange(1, 8, 16), (1, 3, 8), True),
+        (BatchRange(1, 4, 8), (1, 3, 4, 8), False),
+        (BatchRange(1, 2, 3), (1, 2, 3), False),
+        (BatchRange(1, 1, 1), (1,), False),
+        (BatchRange(1, 1, 2), (1, 2), False),
+        (BatchRange(4, 4, 4), (4,), False),
+        (BatchRange(8, 16, 32), (8, 9), True),
+        (BatchRange(32, 64, 64), (32, 33), True),
+        (BatchRange(64, 64, 64), (64,), False),
+    ],
+)
+def test_batches(batch: BatchRange, sizes: tuple[int, ...], capped: bool) -> None:
+    found, notes = batches_to_verify(batch)
+    assert found == sizes
+    assert bool(notes) is capped
+    if capped:
+        assert str(batch.maximum) in notes[0]
+
+
+def test_a_capped_batch_is_noted(tmp_path: Path) -> None:
+    result = checked(file_of(tmp_path), tiny.reduced("cls", SOME), batch=BatchRange())
+    assert result.passed
+    assert result.batches == (1, 3, 8)
+    assert "not 64" in result.to_dict()["notes"][0]
+
+
+# --- Judging decisions -------------------------------------------------------------------------------------------
+
+SCORES = np.array([[[0.9, 0.1], [0.5, 0.8], [0.2, 0.3], [0.79, 0.7]]], dtype=np.float32)
+"""Best of each of 4 sources: 0.9 to 0, 0.8 to 1, 0.3 to 1, 0.79 to 0."""
+
+
+def decisions(kept: list[int], matched: list[int], target: list[int] | None) -> Decisions:
+    return Decisions(
+        np.array([kept], dtype=np.int64),
+        np.array([matched], dtype=np.int64),
+        None if target is None else np.array([target], dtype=np.int64),
+    )
+
+
+RIGHT = decisions([2, 3], [0, 1], [0, 1])
+
+
+def test_equal_decisions() -> None:
+    report = judge(5, RIGHT, SCORES, RIGHT, 0.02)
+    assert report == DecisionReport((5,), compared=4)
+    pruned = decisions([2, 3], [0, 1], None)
+    assert judge(5, pruned, SCORES, pruned, 0.02) == DecisionReport((5,), compared=2)
+
+
+def test_the_order_of_the_matched_is_no_decision() -> None:
+    assert judge(0, decisions([2, 3], [1, 0], [1, 0]), SCORES, RIGHT, 0.02).flips == 0
+
+
+@pytest.mark.parametrize(("near_tie", "wrong"), [(0.02, 0), (0.005, 1)])
+def test_another_source(near_tie: float, wrong: int) -> None:
+    report = judge(0, decisions([1, 2], [0, 3], [0, 0]), SCORES, RIGHT, near_tie)
+    assert (report.flips, report.wrong, report.near_tie_flips) == (1, wrong, 1 - wrong)
+    assert report.largest_margin == pytest.approx(0.01, abs=1e-6)
+
+
+@pytest.mark.parametrize(("near_tie", "wrong"), [(0.31, 0), (0.29, 1)])
+def test_another_target(near_tie: float, wrong: int) -> None:
+    report = judge(0, decisions([2, 3], [0, 1], [0, 0]), SCORES, RIGHT, near_tie)
+    assert (report.flips, report.wrong) == (1, wrong)
+    assert report.largest_margin == pytest.approx(0.3, abs=1e-6)
+
+
+def test_an_equal_target_of_higher_index_is_a_flip_without_margin() -> None:
+    level = np.zeros((1, 2, 3), dtype=np.float32)
+    low, high = decisions([1], [0], [0]), decisions([1], [0], [2])
+    report = judge(0, high, level, low, 1e-9)
+    assert (report.flips, report.near_tie_flips, report.wrong, report.largest_margin) == (1, 1, 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("got", "message"),
+    [
+        (decisions([2, 3], [0, 0], [0, 0]), "partition"),
+        (decisions([2, 2], [0, 1], [0, 1]), "partition"),
+        (decisions([1, 3], [0, 1], [0, 1]), "partition"),
+        (decisions([2, 4], [0, 1], [0, 1]), "partition"),
+        (decisions([-1, 3], [0, 1], [0, 1]), "partition"),
+        (decisions([2], [0, 1], [0, 1]), "partition"),
+        (decisions([3, 2], [0, 1], [0, 1]), "ascending"),
+        (decisions([2, 3], [0, 1], [0, 2]), "destination"),
+        (decisions([2, 3], [0, 1], [-1, 0]), "destination"),
+        (decisions([3], [0, 1, 2], [0, 1, 1]), ""),
+        (decisions([1, 2, 3], [0], [0]), ""),
+        (decisions([], [0, 1, 2, 3], [0, 1, 1, 0]), ""),
+        (decisions([0, 1, 2, 3], [], []), ""),
+        (decisions([2, 3], [0, 1], [0]), ""),
+    ],
+)
+def test_impossible_decisions_are_wrong(got: Decisions, message: str) -> None:
+    """The last five remove another number of tokens than asked for, or leave one without a target."""
+    report = judge(7, got, SCORES, RIGHT, 2.0)
+    assert report.wrong > 0
+    assert report.flips == report.wrong + report.near_tie_flips
+    assert len(report.faults) == 1
+    assert report.faults[0].startswith("layer 7: ")
+    assert message in report.faults[0]
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_decisions_are_read_from_what_a_file_states() -> None:
+    kept = np.array([[0, 3], [1, 2]])
+    read = Decisions.read({"kept": kept}, 2, 4)
+    assert read.matched.tolist() == [[1, 2], [0, 3]]
+    assert read.target is None
+    assert read.fault(4, 4) is None
+    matched, target = np.array([[2, 1], [0, 3]]), np.array([[0, 0], [1, 0]])
+    read = Decisions.read({"matched": matched, "target": target}, 2, 2)
+    assert read.kept.shape == (2, 0)
+    read = Decisions.read({"kept": np.array([[1], [2]]), "assigned": np.array([[0, -1, 2], [1, 1, -1]])}, 2, 3)
+    assert (read.matched.tolist(), np.array(read.target).tolist()) == ([[0, 2], [0, 1]], [[0, 2], [1, 1]])
+    assert read.fault(3, 3) is None
+    read = Decisions.read({"assigned": np.array([[0, -1], [1, 1]])}, 2, 2)
+    assert read.fault(2, 2) is not None
+    read = Decisions.read({"kept": np.array([[0, 0], [1, 2]])}, 2, 4)  # rows of unequal length
+    assert read.fault(4, 4) is not None
+
+
+def test_reports_add_up() -> None:
+    one = DecisionReport((0,), 4, 1, 1, 0, 0.01)
+    other = DecisionReport((2, 0), 6, 3, 1, 2, 0.5, ("layer 2: odd",))
+    assert one + other == DecisionReport((0, 2), 10, 4, 2, 2, 0.5, ("layer 2: odd",))
+    assert DecisionReport() + one == one
+    assert (one + other).to_dict()["layers"] == 2
+
+
+# --- Comparing outputs -------------------------------------------------------------------------------------------
+
+
+def test_equal_outputs() -> None:
+    x = np.array([[1.0, 2.0], [3.0, -4.0]], dtype=np.float32)
+    result = compare_outputs(x, x)
+    assert result == OutputComparison(0.0, 4.0, pytest.approx(1.0), 1.0, True, 2)
+    assert all(result.within(tolerance) for tolerance in TOLERANCES.values())
+
+
+def test_the_largest_difference_counts_and_is_measured_in_float64() -> None:
+    got = np.array([[1.0, 2.0], [3.0, 5.0]], dtype=np.float16)
+    expected = np.array([[1.0, 2.5], [6.0, 5.0]], dtype=np.float32)
+    result = compare_outputs(got, expected)
+    assert (result.max_abs, result.scale, result.top1_agreement) == (3.0, 6.0, 0.5)
+    assert result.cosine_min == pytest.approx((18 + 25) / np.sqrt(34 * 61))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("side", [0, 1])
+def test_outputs_that_are_not_finite_are_never_within(bad: float, side: int) -> None:
+    pair = [np.ones((2, 3), np.float32), np.ones((2, 3), np.float32)]
+    pair[side][1, 1] = bad
+    result = compare_outputs(*pair)
+    assert not result.finite
+    assert not any(result.within(tolerance) for tolerance in TOLERANCES.values())
+    fine = compare_outputs(np.ones((2, 3)), np.ones((2, 3)))
+    for joined in (fine.joined(result), result.joined(fine)):
+        assert not any(joined.within(tolerance) for tolerance in TOLERANCES.values())
+
+
+def test_both_not_finite_alike_is_not_equal() -> None:
+    x = np.full((1, 3), np.nan, dtype=np.float32)
+    assert not compare_outputs(x, x).within(TOLERANCES[Precision.BF16])
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0)])
+def test_nothing_compared_is_never_within(shape: tuple[int, int]) -> None:
+    empty = np.zeros(shape, dtype=np.float32)
+    assert not compare_outputs(empty, empty).within(TOLERANCES[Precision.BF16])
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (3, 3), (2, 3, 1), (6,)])
+def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="expected the same"):
+        compare_outputs(np.ones(shape), np.ones((2, 3)))
+
+
+def test_zero_outputs() -> None:
+    zero, one = np.zeros((1, 3)), np.array([[1e-9, -1e-9, 0.0]])
+    assert compare_outputs(zero, zero).cosine_min == 1.0
+    assert compare_outputs(zero, one).cosine_min == 0.0
+    assert compare_outputs(one, zero).cosine_min == 0.0
+
+
+def test_one_class_has_no_best() -> None:
+    result = compare_outputs(np.ones((2, 1)), np.ones((2, 1)))
+    assert result.top1_agreement is None
+    assert result.joined(result).top1_agreement is None
+
+
+def test_comparisons_join() -> None:
+    one = OutputComparison(0.1, 2.0, 0.9, 1.0, True, 1)
+    other = OutputComparison(0.2, 1.0, 0.8, 0.5, True, 3)
+    assert one.joined(other) == OutputComparison(0.2, 2.0, 0.8, 0.625, True, 4)
+
+
+def test_a_tolerance_is_a_share_of_the_largest_logit_and_never_more_than_it_says() -> None:
+    for precision, tolerance in TOLERANCES.items():
+        assert tolerance.name == precision.value
+        assert tolerance.reason
+        limit = tolerance.max_error * 10
+        assert OutputComparison(limit * 0.99, 10.0, 1.0, 1.0, True, 1).within(tolerance)
+        assert not OutputComparison(limit * 1.01, 10.0, 1.0, 1.0, True, 1).within(tolerance)
+        assert not OutputComparison(0.0, 10.0, tolerance.cosine_min - 1e-6, 1.0, True, 1).within(tolerance)
+    assert list(TOLERANCES) == list(Precision)

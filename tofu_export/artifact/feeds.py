@@ -1,0 +1,122 @@
+"""Inputs to time a file with, made from what the file itself says about them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tofu_export.errors import OptionError
+from tofu_export.system.ort import TensorSpec
+
+__all__ = ["as_asked", "fixed_batch", "make_feeds", "parse_shapes"]
+
+_SHAPE = re.compile(r"(?P<name>.+):(?P<sizes>\d+(x\d+)*)")
+
+
+def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes by input name, from texts such as `input:1x3x224x224`.
+
+    Raises:
+        OptionError: a text is something else, or an input is named twice.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        match = _SHAPE.fullmatch(text)
+        if match is None or "0" in match["sizes"].split("x"):
+            raise OptionError(f"--shape is {text!r}, expected NAME:SIZES such as input:1x3x224x224")
+        if match["name"] in shapes:
+            raise OptionError(f"--shape names {match['name']} twice: give each input once")
+        shapes[match["name"]] = tuple(int(size) for size in match["sizes"].split("x"))
+    return shapes
+
+
+def fixed_batch(inputs: Mapping[str, TensorSpec]) -> int | None:
+    """The batch size that a file is fixed to: its first input's first size; None where any input leaves that open."""
+    sizes = [spec.shape[0] for spec in inputs.values() if spec.shape]
+    return sizes[0] if sizes and None not in sizes else None
+
+
+def make_feeds(
+    label: str,
+    inputs: Mapping[str, TensorSpec],
+    batch: int,
+    *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Random inputs of the types and shapes that a file asks for; the same seed gives the same to every file.
+
+    Floating-point inputs are unit normal, 8-bit ones pixels from 0 to 127 or 255, wider integers are 1 (a valid index
+    and an open mask), booleans are true.
+
+    Args:
+        label: how messages call the file.
+        inputs: what the file asks for.
+        batch: the first size of every input that leaves it open.
+        shapes: all sizes of an input, for those that leave others than the first one open.
+        seed: of the random numbers.
+
+    Returns:
+        Arrays by input name.
+
+    Raises:
+        OptionError: the file is fixed to another batch size, or sizes are open, unknown or contradicted.
+    """
+    fixed = fixed_batch(inputs)
+    if fixed not in (None, batch):
+        raise OptionError(
+            f"{label} is fixed to batch {fixed}, {batch} was asked for: give --batch {fixed}, or export it with a "
+            "dynamic batch"
+        )
+    given = shapes or {}
+    return {
+        name: _values(spec.dtype, _sizes(label, name, spec, batch, given.get(name)), seed)
+        for name, spec in inputs.items()
+    }
+
+
+def as_asked(feeds: Mapping[str, npt.NDArray[Any]], inputs: Mapping[str, TensorSpec]) -> dict[str, npt.NDArray[Any]]:
+    """Feeds with those of a floating-point type in the one that a file asks for."""
+    return {
+        name: feed.astype(inputs[name].dtype, copy=False)
+        if name in inputs and np.issubdtype(feed.dtype, np.floating) and np.issubdtype(inputs[name].dtype, np.floating)
+        else feed
+        for name, feed in feeds.items()
+    }
+
+
+def _sizes(label: str, name: str, spec: TensorSpec, batch: int, given: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The sizes of one input."""
+    if given is not None and spec.shape and not _fits(given, spec.shape):
+        raise OptionError(f"--shape gives {name} {_text(given)}, but {label} asks for {spec}")
+    sizes = list(given if given is not None else spec.shape)
+    if spec.shape and spec.shape[0] is None:
+        sizes[0] = batch
+    if any(size is None for size in sizes):
+        example = _text([size or 1 for size in sizes])
+        raise OptionError(
+            f"input {name} of {label} is {spec} and leaves more than the batch open: say its sizes, for example "
+            f"--shape {name}:{example}"
+        )
+    return tuple(size for size in sizes if size is not None)
+
+
+def _fits(given: tuple[int, ...], asked: tuple[int | None, ...]) -> bool:
+    return len(given) == len(asked) and all(want in (None, size) for size, want in zip(given, asked, strict=True))
+
+
+def _values(dtype: np.dtype[np.generic], sizes: tuple[int, ...], seed: int) -> npt.NDArray[np.generic]:
+    random = np.random.default_rng(seed)
+    if np.issubdtype(dtype, np.floating):
+        return random.standard_normal(sizes, dtype=np.float32).astype(dtype, copy=False)
+    if dtype.itemsize == 1 and np.issubdtype(dtype, np.integer):
+        return random.integers(0, 127 if dtype.kind == "i" else 255, sizes, endpoint=True).astype(dtype)
+    return np.ones(sizes, dtype)
+
+
+def _text(sizes: Iterable[int]) -> str:
+    return "x".join(map(str, sizes))

@@ -1,0 +1,1 @@
+"""Time files, engines and eager models against each other."""

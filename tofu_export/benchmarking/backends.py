@@ -1,0 +1,175 @@
+"""What can run a contender of a benchmark, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from tofu_export.artifact.feeds import as_asked
+from tofu_export.benchmarking.benchmark import Bound, Contender, Feeds
+from tofu_export.benchmarking.plan_timing import TimedPlan
+from tofu_export.engines.flavours import RTX, TENSORRT, Flavour
+from tofu_export.engines.running.cudart import open_cudart
+from tofu_export.engines.running.engine_session import open_engine
+from tofu_export.engines.running.gpu_times import GpuOptions
+from tofu_export.errors import OptionError
+from tofu_export.system import environment
+from tofu_export.system.ort import CPU_PROVIDER, TensorSpec, open_session
+
+__all__ = [
+    "BACKENDS",
+    "CPU",
+    "PLAN_BACKENDS",
+    "PLAN_SUFFIXES",
+    "TORCH_BACKENDS",
+    "FileSession",
+    "Loaded",
+    "LoadedFile",
+    "Session",
+    "is_model_name",
+    "open_backend",
+    "open_contender",
+    "parse_backends",
+    "suits",
+]
+
+CPU = "ort-cpu"
+
+BACKENDS: Mapping[str, str] = MappingProxyType(
+    {CPU: CPU_PROVIDER, "ort-cuda": "CUDAExecutionProvider", "ort-tensorrt": "TensorrtExecutionProvider"}
+)
+"""Name on the command line and in reports -> execution provider of onnxruntime."""
+
+
+PLAN_BACKENDS: Mapping[str, Flavour] = MappingProxyType({"trt": TENSORRT, "trt-rtx": RTX})
+"""Name on the command line and in reports -> the TensorRT that runs plans."""
+
+TORCH_BACKENDS = ("torch", "torch-compile")
+"""What runs the eager model that a file was made from, or one of timm by its name: in
+`tofu_export.benchmarking.torch_contenders`, above this package."""
+
+PLAN_SUFFIXES = (".engine", ".plan", ".trt")
+"""Names of plans end so."""
+
+
+class Session(Protocol):
+    """What a file is once it is loaded (`OrtSession`, `EngineSession`, `torch_contenders.EagerSession`)."""
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """What `run` expects, by name."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the file says about itself."""
+
+    def run(self, feeds: Feeds) -> Mapping[str, npt.NDArray[Any]]:
+        """All outputs by name."""
+
+    def bind(self, feeds: Feeds) -> Callable[[], object] | Bound:
+        """A call that runs it on these feeds."""
+
+
+class FileSession(Session, Protocol):
+    """A session that knows its outputs before it ran."""
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+
+    @property
+    def outputs(self) -> Mapping[str, TensorSpec]:
+        """What `run` returns, by name."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A file that is loaded where it runs.
+
+    Attributes:
+        session: the file, in onnxruntime, TensorRT or PyTorch.
+        device: the hardware that runs it.
+    """
+
+    session: Session
+    device: str
+
+    def bind(self, feeds: Feeds) -> Callable[[], object] | Bound:
+        """A call that runs the file: inputs are handed over from, and outputs come back to, the host's memory.
+
+        Floating-point feeds are converted to the type that the file asks for, outside of the call.
+        """
+        return self.session.bind(as_asked(feeds, self.session.inputs))
+
+
+@dataclass(frozen=True)
+class LoadedFile(Loaded):
+    """An ONNX file or a plan that is loaded where it runs."""
+
+    session: FileSession
+
+
+def parse_backends(text: str) -> tuple[str, ...]:
+    """Backends from a comma list.
+
+    Raises:
+        OptionError: one is unknown or given twice.
+    """
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    known = (*BACKENDS, *PLAN_BACKENDS, *TORCH_BACKENDS)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names or len(set(names)) < len(names):
+        raise OptionError(f"--backend is {text!r}, expected some of {', '.join(known)}, each once")
+    return names
+
+
+def suits(path: Path, backend: str) -> bool:
+    """True if a backend runs this: plans by their suffix, models of timm by their name, everything else is ONNX."""
+    if is_model_name(path):
+        return backend in TORCH_BACKENDS
+    return (path.suffix in PLAN_SUFFIXES) is (backend in PLAN_BACKENDS)
+
+
+def is_model_name(path: Path) -> bool:
+    """True for what can be no file but a name of timm's, such as `vit_base` or `vit_base_patch16_224.mae`."""
+    return not path.exists() and len(path.parts) == 1 and path.suffix not in (".onnx", *PLAN_SUFFIXES)
+
+
+def open_backend(path: Path, backend: str, threads: int | None, gpu: GpuOptions | None = None) -> LoadedFile:
+    """Load a file on a backend.
+
+    Args:
+        path: an ONNX file, or a plan.
+        backend: what runs it.
+        threads: threads inside an operator on a CPU; None for the default.
+        gpu: how a plan is timed.
+
+    Raises:
+        OptionError: the backend is unknown.
+        ExportError: the ONNX file cannot be loaded.
+        EngineBuildError: the plan cannot be loaded.
+        BackendMissingError: the backend is not installed, or does not start here.
+    """
+    if backend in PLAN_BACKENDS:
+        engine = open_engine(path, PLAN_BACKENDS[backend])
+        return LoadedFile(TimedPlan(engine, gpu or GpuOptions(), open_cudart()), engine.device)
+    if backend not in BACKENDS:
+        raise OptionError(f"unknown backend {backend!r}, expected one of {', '.join((*BACKENDS, *PLAN_BACKENDS))}")
+    # Idle threads of one session would spin on the cores that the next contender needs.
+    session = open_session(path, provider=BACKENDS[backend], threads=threads, share_cores=True)
+    device = environment.cpu_name() if backend == CPU else environment.collect()["gpu"] or "unknown GPU"
+    return LoadedFile(session, device)
+
+
+def open_contender(contender: Contender, threads: int | None) -> Loaded:
+    """Load a contender of a benchmark on its backend.
+
+    Raises:
+        TofuError: as `open_backend`.
+    """
+    return open_backend(contender.path, contender.backend, threads)

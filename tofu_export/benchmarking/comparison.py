@@ -1,0 +1,433 @@
+"""Compare files by speed: load them, feed each what it asks for, time them against each other, profile them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tofu_export.artifact.feeds import fixed_batch, make_feeds
+from tofu_export.benchmarking.backends import (
+    CPU,
+    PLAN_BACKENDS,
+    PLAN_SUFFIXES,
+    TORCH_BACKENDS,
+    Loaded,
+    is_model_name,
+    open_backend,
+    suits,
+)
+from tofu_export.benchmarking.benchmark import Contender, Progress, run_benchmark
+from tofu_export.benchmarking.measurement import Measurement
+from tofu_export.benchmarking.ort_profile import Profile, profile
+from tofu_export.benchmarking.products import Alone, measure_alone
+from tofu_export.engines.running.gpu_times import GpuOptions
+from tofu_export.errors import OptionError
+from tofu_export.system.ort import TensorSpec
+
+__all__ = ["BenchFile", "BenchOptions", "BenchResult", "OpenTorch", "Realised", "compare_files", "short_names"]
+
+OpenTorch = Callable[[Path, str, "int | None"], Loaded]
+"""Loads a file's eager model, or one of timm by its name, for one of `TORCH_BACKENDS`, with a number of threads."""
+
+GMACS = "tofu_export.gmacs"
+"""Where this project's files say how many multiply-accumulates (10^9) they take for one image."""
+
+_MODEST = 0.005
+"""GMACs that differ by less than this share are called equal."""
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """How to compare.
+
+    Attributes:
+        backends: what runs each file.
+        batches: batch sizes; empty for the one that the files are fixed to, or else 1.
+        baseline: name or path of the file that the others are compared with; None for the first one.
+        threads: threads inside an operator; None for onnxruntime's default.
+        warmup_ms: time that each file runs before it is timed.
+        min_seconds: shortest measured time of each file and batch size.
+        min_iterations: least number of samples.
+        shapes: all sizes of inputs that leave more than the batch open, by input name.
+        seed: of the random inputs.
+        profile: also run every file under onnxruntime's profiler.
+        products: also time the matrix products of every file alone.
+        gpu: how plans are timed.
+    """
+
+    backends: tuple[str, ...] = (CPU,)
+    batches: tuple[int, ...] = ()
+    baseline: str | None = None
+    threads: int | None = None
+    warmup_ms: float = 200.0
+    min_seconds: float = 3.0
+    min_iterations: int = 10
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    seed: int = 0
+    profile: bool = False
+    products: bool = False
+    gpu: GpuOptions = field(default_factory=GpuOptions)
+
+    def __post_init__(self) -> None:
+        if self.products and self.backends != (CPU,):
+            raise OptionError(
+                f"--products times them on the CPU, not on {', '.join(self.backends)}: use --backend {CPU}"
+            )
+        if self.gpu != GpuOptions() and not any(backend in PLAN_BACKENDS for backend in self.backends):
+            raise OptionError(
+                f"--cuda-graph, --no-transfers and --streams are for plans, not for {', '.join(self.backends)}: "
+                f"use --backend {' or '.join(PLAN_BACKENDS)}"
+            )
+        if self.profile and self.backends != (CPU,):
+            raise OptionError(
+                f"--profile reads onnxruntime's CPU kernels, not {', '.join(self.backends)}: a GPU's kernels run after "
+                f"onnxruntime has noted their time. Use --backend {CPU}, or NVIDIA's Nsight Systems"
+            )
+
+
+@dataclass(frozen=True)
+class BenchFile:
+    """One file that was timed.
+
+    Attributes:
+        name: what tables call it.
+        path: where it lies, as it was given.
+        gmacs: 10^9 multiply-accumulates for one image; None where the file does not say.
+        inputs: type and shape of each input, as text.
+        outputs: shape of each output at the first batch size.
+    """
+
+    name: str
+    path: Path
+    gmacs: float | None
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, tuple[int, ...]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "artifact": self.name,
+            "path": str(self.path),
+            "gmacs": self.gmacs,
+            "inputs": dict(self.inputs),
+            "outputs": {name: list(shape) for name, shape in self.outputs.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Realised:
+    """How much of the work that a file saves it saves in time.
+
+    Attributes:
+        artifact: the file.
+        reference: the file that it is compared with.
+        batch: images per query.
+        speedup: latency of the reference divided by this one's.
+        gmacs_ratio: GMACs of the reference divided by this one's.
+    """
+
+    artifact: str
+    reference: str
+    batch: int
+    speedup: float
+    gmacs_ratio: float
+
+    @property
+    def share(self) -> float:
+        """Speed-up over the ratio of GMACs; 1 where time falls as work does."""
+        return self.speedup / self.gmacs_ratio
+
+    def __str__(self) -> str:
+        at = f"{self.artifact} at batch {self.batch}: {self.speedup:.2f}x {self.reference}"
+        if abs(self.gmacs_ratio - 1) < _MODEST:
+            return f"{at} for the same GMACs"
+        if self.gmacs_ratio < 1:
+            return f"{at} for {1 / self.gmacs_ratio:.2f}x more GMACs"
+        return f"{at} for {self.gmacs_ratio:.2f}x fewer GMACs ({100 * self.share:.0f} %)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "artifact": self.artifact,
+            "reference": self.reference,
+            "batch": self.batch,
+            "speedup": round(self.speedup, 6),
+            "gmacs_ratio": round(self.gmacs_ratio, 6),
+            "share": round(self.share, 6),
+        }
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What a comparison found.
+
+    Attributes:
+        files: the files.
+        baseline: name of the one that ratios refer to; None with a single one.
+        measurements: by batch size, then in the order given.
+        profiles: by file, then batch size; empty unless asked for.
+        alone: what the products of each file take, likewise.
+        warnings: what speaks against comparing the files.
+        recorded: measurements of runs elsewhere, from trtexec's records.
+        recorded_baseline: name of the one among them that their ratios refer to.
+    """
+
+    files: tuple[BenchFile, ...]
+    baseline: str | None
+    measurements: tuple[Measurement, ...]
+    profiles: tuple[Profile, ...]
+    alone: tuple[Alone, ...]
+    warnings: tuple[str, ...]
+    recorded: tuple[Measurement, ...] = ()
+    recorded_baseline: str | None = None
+
+    @property
+    def realised(self) -> tuple[Realised, ...]:
+        """Speed-ups beside ratios of GMACs, among files that say theirs and run on the same backend.
+
+        They refer to the baseline, or to the file with the most GMACs where the baseline does not say its own.
+        """
+        gmacs = {entry.name: entry.gmacs for entry in self.files if entry.gmacs is not None}
+        if not gmacs:
+            return ()
+        reference = self.baseline if self.baseline in gmacs else max(gmacs, key=gmacs.__getitem__)
+        full = {row.batch: row for row in self.measurements if row.artifact == reference}
+        return tuple(
+            Realised(
+                artifact=row.artifact,
+                reference=full[row.batch].artifact,
+                batch=row.batch,
+                speedup=_speedup(row, full[row.batch], self.baseline),
+                gmacs_ratio=gmacs[full[row.batch].artifact] / gmacs[row.artifact],
+            )
+            for row in self.measurements
+            if row.artifact in gmacs and row.artifact != reference and row.backend == full[row.batch].backend
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; `benchmark` has the fields of report.json."""
+        return {
+            "baseline": self.baseline,
+            "recorded_baseline": self.recorded_baseline,
+            "files": [entry.to_dict() for entry in self.files],
+            "benchmark": [row.to_dict() for row in (*self.measurements, *self.recorded)],
+            "realised": [row.to_dict() for row in self.realised],
+            "profile": [entry.to_dict() for entry in self.profiles],
+            "products": [entry.to_dict() for entry in self.alone],
+            "warnings": list(self.warnings),
+        }
+
+
+def _speedup(row: Measurement, reference: Measurement, baseline: str | None) -> float:
+    """How much faster a file is than the reference: by rounds, if that is what it was compared with."""
+    if row.speedup_vs_full is not None and reference.artifact == baseline:
+        return row.speedup_vs_full
+    return reference.latency_ms.median / row.latency_ms.median
+
+
+def compare_files(
+    paths: Sequence[Path],
+    options: BenchOptions,
+    *,
+    open_torch: OpenTorch | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_profile: Callable[[str, int], None] | None = None,
+    on_products: Callable[[str, int], None] | None = None,
+) -> BenchResult:
+    """Time files against each other in one process, and profile them if asked to.
+
+    Timing runs are never profiled, and profiled runs are never timed. Each file runs once before anything is measured,
+    so that one that fails is known at once.
+
+    Args:
+        paths: ONNX files, plans, and for torch names of models.
+        options: how to compare.
+        open_torch: loads what runs on `TORCH_BACKENDS`.
+        on_progress: told where the timing stands.
+        on_profile: told the file and batch size that is profiled next.
+        on_products: told those of the products that are timed next.
+
+    Raises:
+        OptionError: options contradict each other or do not fit a file.
+        ExportError: a file cannot be loaded or fails when it runs.
+        BackendMissingError: a backend cannot be used here.
+    """
+    if not paths:
+        raise OptionError("no file given, expected at least one ONNX file")
+    contenders = _contenders(paths, options.backends)
+    runners = {who.name: _open(who, options, open_torch) for who in contenders}
+    inputs = {name: runner.session.inputs for name, runner in runners.items()}
+    baseline = _baseline(options.baseline, contenders)
+    batches = options.batches or _usual_batches(inputs)
+    _check_shapes(options.shapes, inputs)
+    feeds = {
+        who.name: cache(partial(_feeds, str(who.path), inputs[who.name], options.shapes, options.seed))
+        for who in contenders
+    }
+    for name, batch in ((who.name, batch) for who in contenders for batch in batches):
+        feeds[name](batch)  # what a file cannot be fed is said before the first second is spent
+    files = tuple(_describe(who, runners[who.name], feeds[who.name](batches[0])) for who in contenders)
+    measurements = run_benchmark(
+        contenders,
+        batches=batches,
+        make_feeds=feeds,
+        warmup_ms=options.warmup_ms,
+        min_seconds=options.min_seconds,
+        min_iterations=options.min_iterations,
+        threads=options.threads,
+        baseline=baseline,
+        on_progress=on_progress,
+        open_runner=lambda who, _: runners[who.name],
+    )
+    runners.clear()  # the profiler loads files anew
+    profiles = []
+    for who, batch in ((who, batch) for who in contenders for batch in batches if options.profile):
+        if on_profile is not None:
+            on_profile(who.name, batch)
+        profiles.append(profile(who.path, who.name, feeds[who.name](batch), batch, threads=options.threads))
+    alone = []
+    for who, batch in ((who, batch) for who in contenders for batch in batches if options.products):
+        if on_products is not None:
+            on_products(who.name, batch)
+        alone.append(
+            measure_alone(
+                who.path,
+                who.name,
+                feeds[who.name](batch),
+                batch,
+                threads=options.threads,
+                min_seconds=options.min_seconds,
+                min_iterations=options.min_iterations,
+            )
+        )
+    return BenchResult(files, baseline, measurements, tuple(profiles), tuple(alone), _warnings(files))
+
+
+def _open(who: Contender, options: BenchOptions, open_torch: OpenTorch | None) -> Loaded:
+    if who.backend not in TORCH_BACKENDS:
+        return open_backend(who.path, who.backend, options.threads, options.gpu)
+    if open_torch is None:
+        raise OptionError(f"nothing here runs {who.backend}: `tofu_export.benchmarking.torch_contenders` does")
+    return open_torch(who.path, who.backend, options.threads)
+
+
+def short_names(paths: Sequence[Path]) -> tuple[str, ...]:
+    """The shortest ends of paths that tell them apart: file names, with as many folders as it takes.
+
+    Raises:
+        OptionError: a path is given twice.
+    """
+    parts = [path.resolve().parts for path in paths]
+    twice = next((path for path, own in zip(paths, parts, strict=True) if parts.count(own) > 1), None)
+    if twice is not None:
+        raise OptionError(f"{twice} is given twice: give each file once")
+    return tuple(
+        next(
+            "/".join(own[-length:])
+            for length in range(1, len(own) + 1)
+            if sum(other[-length:] == own[-length:] for other in parts) == 1
+        )
+        for own in parts
+    )
+
+
+def _contenders(paths: Sequence[Path], backends: Sequence[str]) -> list[Contender]:
+    found: list[Contender] = []
+    for name, path in zip(short_names(paths), paths, strict=True):
+        own = [backend for backend in backends if suits(path, backend)]
+        if not own:
+            raise OptionError(_unsuited(name, path, backends))
+        found += [Contender(f"{name} ({backend})" if len(own) > 1 else name, path, backend) for backend in own]
+    return found
+
+
+def _unsuited(name: str, path: Path, backends: Sequence[str]) -> str:
+    """That none of these backends runs it, and what does."""
+    if is_model_name(path):
+        return (
+            f"there is no file {name} to run on {', '.join(backends)}: give a file's path, or for a model of timm's of "
+            f"that name --backend {' or '.join(TORCH_BACKENDS)}"
+        )
+    needed = " or ".join(PLAN_BACKENDS) if path.suffix in PLAN_SUFFIXES else CPU
+    return f"{name} does not run on {', '.join(backends)}: give --backend {needed}"
+
+
+def _baseline(asked: str | None, contenders: Sequence[Contender]) -> str | None:
+    if asked is None:
+        return contenders[0].name if len(contenders) > 1 else None
+    if any(who.name == asked for who in contenders):
+        return asked
+    named = [who.name for who in contenders if who.path == Path(asked)]
+    if len(named) != 1:
+        known = ", ".join(who.name for who in contenders)
+        raise OptionError(f"--baseline {asked!r} is not among the files, expected one of {known}")
+    return named[0]
+
+
+def _usual_batches(inputs: Mapping[str, Mapping[str, TensorSpec]]) -> tuple[int, ...]:
+    """The batch that files are fixed to, else 1."""
+    fixed = {name: batch for name, specs in inputs.items() if (batch := fixed_batch(specs)) is not None}
+    if len(set(fixed.values())) > 1:
+        text = ", ".join(f"{name} to {batch}" for name, batch in fixed.items())
+        raise OptionError(f"files are fixed to different batch sizes ({text}): they cannot be compared in one run")
+    return (next(iter(fixed.values()), 1),)
+
+
+def _check_shapes(shapes: Mapping[str, object], inputs: Mapping[str, Mapping[str, TensorSpec]]) -> None:
+    known = {name for specs in inputs.values() for name in specs}
+    unknown = [name for name in shapes if name not in known]
+    if unknown:
+        raise OptionError(f"--shape names {unknown[0]!r}, which no file has; inputs are {', '.join(sorted(known))}")
+
+
+def _feeds(
+    label: str,
+    inputs: Mapping[str, TensorSpec],
+    shapes: Mapping[str, tuple[int, ...]],
+    seed: int,
+    batch: int,
+) -> dict[str, npt.NDArray[np.generic]]:
+    return make_feeds(label, inputs, batch, shapes=shapes, seed=seed)
+
+
+def _describe(who: Contender, runner: Loaded, feeds: Mapping[str, npt.NDArray[np.generic]]) -> BenchFile:
+    session = runner.session
+    outputs = session.run(feeds)
+    return BenchFile(
+        name=who.name,
+        path=who.path,
+        gmacs=_number(session.metadata.get(GMACS)),
+        inputs={name: str(spec) for name, spec in session.inputs.items()},
+        outputs={name: tuple(np.shape(value)) for name, value in outputs.items()},
+    )
+
+
+def _number(text: str | None) -> float | None:
+    """A positive number; None for anything else that a file may hold."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if 0 < value < math.inf else None
+
+
+def _warnings(files: Sequence[BenchFile]) -> tuple[str, ...]:
+    first, *others = files
+    expected = sorted(first.outputs.values())
+    return tuple(
+        f"{entry.name} gives {_shapes(entry)}, {first.name} gives {_shapes(first)}: they do not do the same"
+        for entry in others
+        if sorted(entry.outputs.values()) != expected
+    )
+
+
+def _shapes(entry: BenchFile) -> str:
+    return ", ".join(f"{name} [{', '.join(map(str, shape))}]" for name, shape in entry.outputs.items())

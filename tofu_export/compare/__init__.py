@@ -1,0 +1,1 @@
+"""Compare outputs, decisions and groups of tokens; numpy only."""

@@ -1,0 +1,147 @@
+"""Which original tokens are one token by now, and which are pruned: decisions followed through the layers. Numpy only.
+
+Axes: B batch, N0 tokens that entered the first block, prefix included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tofu_export.compare.decisions import Decisions
+from tofu_export.errors import VerificationError
+
+__all__ = ["PRUNED", "GroupState", "Reducing", "follow_groups", "follow_layers", "from_patches", "of_patches"]
+
+PRUNED = -1
+"""Stands for "no row": the token was dropped, alone or with the group that it had joined."""
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Reducing:
+    """One reducing layer of a plan.
+
+    Attributes:
+        layer: index of the block.
+        method: prune, average, mlerp or tome.
+        tokens_in: tokens that go in, prefix included.
+        removed: tokens that leave.
+    """
+
+    layer: int
+    method: str
+    tokens_in: int
+    removed: int
+
+    @property
+    def tokens_out(self) -> int:
+        """Tokens that are left, prefix included."""
+        return self.tokens_in - self.removed
+
+    def sources(self, prefix: int) -> range:
+        """Positions of the sources, every second one from the prefix on."""
+        return range(prefix + prefix % 2, self.tokens_in, 2)
+
+    def destinations(self, prefix: int) -> range:
+        """Positions of the destinations."""
+        return range(prefix + 1 - prefix % 2, self.tokens_in, 2)
+
+
+@dataclass(frozen=True)
+class GroupState:
+    """Where the original tokens are behind one layer.
+
+    Attributes:
+        step: the layer.
+        groups: [B, N0], the row of the sequence that each original token is part of, `PRUNED` for one that was dropped.
+    """
+
+    step: Reducing
+    groups: Ints
+
+
+def follow_groups(groups: Ints, step: Reducing, decisions: Decisions, prefix: int) -> GroupState:
+    """Where the original tokens are after one more reduction.
+
+    What comes out of a layer is prefix, kept sources, destinations. A matched source shares the row of its destination
+    if it merged, and has none if it was pruned.
+
+    Args:
+        groups: [B, N0] before the layer; `np.arange(N0)` for each image at first.
+        step: the layer.
+        decisions: what it decided.
+        prefix: protected tokens at the front.
+
+    Raises:
+        VerificationError: these decisions are not a matching of this layer's tokens.
+    """
+    sources, destinations = step.sources(prefix), step.destinations(prefix)
+    fault = decisions.fault(len(sources), len(destinations))
+    if fault is None and decisions.matched.shape[1] != step.removed:
+        fault = f"{decisions.matched.shape[1]} sources leave, {step.removed} are planned"
+    if fault is None and step.method != "prune" and decisions.target is None:
+        fault = "sources merge, but nothing says into what"
+    if fault is not None:
+        raise VerificationError(
+            f"layer {step.layer} decides the impossible: {fault}. `tofu-export verify` looks closer"
+        )
+    batch, staying = decisions.kept.shape
+    row_of = np.full((batch, step.tokens_in + 1), PRUNED, dtype=np.int64)  # the last entry is where PRUNED looks
+    row_of[:, :prefix] = np.arange(prefix)
+    row_of[:, destinations] = prefix + staying + np.arange(len(destinations))
+    first, images = sources.start, np.arange(batch)[:, None]
+    row_of[images, first + 2 * decisions.kept] = prefix + np.arange(staying)
+    if step.method != "prune":
+        row_of[images, first + 2 * decisions.matched] = prefix + staying + decisions.target
+    return GroupState(step, row_of[images, groups])
+
+
+def follow_layers(
+    groups: Ints, steps: Sequence[Reducing], decided: Mapping[int, Decisions], prefix: int
+) -> list[GroupState]:
+    """Where the original tokens are after each of these layers that decided something.
+
+    Args:
+        groups: [B, N0] before them.
+        steps: layers in their order.
+        decided: what they decided, by layer.
+        prefix: protected tokens at the front.
+
+    Raises:
+        VerificationError: as `follow_groups`.
+    """
+    states: list[GroupState] = []
+    for step in steps:
+        if step.layer in decided:
+            states.append(follow_groups(groups, step, decided[step.layer], prefix))
+            groups = states[-1].groups
+    return states
+
+
+def of_patches(groups: Ints, prefix: int, joined: int) -> Ints:
+    """Groups of all tokens, [B, N0], as files state those of patches, [B, N0-P] (`options.PATCH_GROUPS`).
+
+    Args:
+        groups: as in `GroupState`.
+        prefix: protected tokens P at the front.
+        joined: tokens that join at the front after the blocks, by which the rows of the sequence move.
+    """
+    patches = groups[:, prefix:]
+    return np.where(patches == PRUNED, PRUNED, patches + joined)
+
+
+def from_patches(patches: Ints, prefix: int, left: int) -> Ints | None:
+    """The reverse of `of_patches`; None if this is no map onto `left` tokens, prefix included, each with a patch."""
+    found = []
+    for image in patches:
+        rows = np.unique(image[image != PRUNED])
+        if not 0 < len(rows) == left - prefix or rows[0] < prefix or rows[-1] - rows[0] != len(rows) - 1:
+            return None
+        found.append(np.where(image == PRUNED, PRUNED, image - rows[0] + prefix))
+    front = np.tile(np.arange(prefix), (len(patches), 1))
+    return np.concatenate([front, np.stack(found)], axis=1)

@@ -1,0 +1,1 @@
+"""Images to verify, calibrate and measure with."""

@@ -1,0 +1,169 @@
+"""What is installed and usable here, what is missing, and the command that installs it. torch is not imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+from tofu_export.engines import flavours
+from tofu_export.engines.flavours import FLAVOURS, Flavour
+from tofu_export.errors import BackendMissingError
+from tofu_export.system import environment, ort
+
+__all__ = ["Finding", "examine"]
+
+_DISTRIBUTION = "tofu-export"
+_EITHER = ("onnxruntime", "onnxruntime-gpu")
+"""They install the same import package: one is enough, and two overwrite each other."""
+
+_IMPORT_NAMES: Mapping[str, str] = {"pillow": "PIL"}
+"""Where the import name is not the distribution's, with underscores for hyphens."""
+
+_CUDA_PROVIDER = "CUDAExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is missing or broken.
+
+    Attributes:
+        required: nothing works without it; else it is an addition.
+        what: what is wrong, and what cannot be done therefore.
+        fix: the command that puts it right; empty if there is none.
+    """
+
+    required: bool
+    what: str
+    fix: str
+
+
+def examine() -> dict[str, Any]:
+    """The state of this installation, as JSON can hold it.
+
+    Keys: `healthy` (nothing required is missing), `environment` (as in report.json), `onnxruntime` (`providers` that
+    start here), `tensorrt` (one entry per flavour: `name`, `usable`, `version`, `compute_capabilities` that engines can
+    be built for without their GPU, `reason` and `install` command where it is not usable) and `findings`.
+    """
+    about = environment.collect()
+    gpu = about["gpu"] is not None
+    findings = [*_requirements(), *_both_runtimes()]
+    providers: tuple[str, ...] = ()
+    try:
+        providers = ort.providers_usable()
+    except BackendMissingError as error:
+        if not any(finding.what.startswith("onnxruntime") for finding in findings):
+            findings.append(Finding(True, str(error), "pip install --force-reinstall onnxruntime"))
+    else:
+        if gpu and _CUDA_PROVIDER not in providers:
+            findings.append(
+                Finding(
+                    False,
+                    f"{_CUDA_PROVIDER} does not start: onnxruntime runs on the CPU in spite of the GPU",
+                    f'pip uninstall -y onnxruntime && pip install "{_DISTRIBUTION}[gpu]"',
+                )
+            )
+    engines = []
+    for flavour in FLAVOURS:
+        entry, finding = _flavour(flavour, gpu=gpu)
+        engines.append(entry)
+        findings += finding
+    return {
+        "healthy": not any(finding.required for finding in findings),
+        "environment": about,
+        "onnxruntime": {"providers": list(providers)},
+        "tensorrt": engines,
+        "findings": [asdict(finding) for finding in findings],
+    }
+
+
+def _requirements() -> list[Finding]:
+    """Required distributions that are missing, too old or without their package, as our own metadata lists them."""
+    try:
+        wanted = metadata.requires(_DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        return [
+            Finding(False, "tofu-export runs from a folder: what it requires cannot be checked", "pip install -e .")
+        ]
+    findings = []
+    for requirement in wanted:
+        name, minimum = _parsed(requirement)
+        if not name:
+            continue
+        names = _EITHER if name in _EITHER else (name,)
+        installed = next(filter(None, map(_version, names)), None)
+        fix = f'pip install "{requirement.partition(";")[0].strip()}"'
+        if installed is None:
+            findings.append(Finding(True, f"{name} is not installed", fix))
+        elif _numbers(installed) < _numbers(minimum):
+            findings.append(Finding(True, f"{name} {installed} is too old, expected {minimum} or newer", fix))
+        elif not _importable(name):
+            findings.append(
+                Finding(True, f"{name} {installed} is installed, but its package is gone", f"{fix} --force-reinstall")
+            )
+    return findings
+
+
+def _both_runtimes() -> Iterable[Finding]:
+    if all(map(_version, _EITHER)):
+        yield Finding(
+            False,
+            f"{' and '.join(_EITHER)} are both installed: they overwrite each other, either may be the one in use",
+            f'pip uninstall -y {" ".join(_EITHER)} && pip install "{_DISTRIBUTION}[gpu]"',
+        )
+
+
+def _flavour(flavour: Flavour, *, gpu: bool) -> tuple[dict[str, Any], list[Finding]]:
+    """Its state, and what to do about it; what builds for the GPU of this machine is not missed without one."""
+    entry: dict[str, Any] = {
+        "name": flavour.name, "usable": False, "version": None, "compute_capabilities": [],
+        "reason": None, "install": None,
+    }  # fmt: skip
+    try:
+        entry["version"] = str(flavours.load(flavour).__version__)
+        entry["compute_capabilities"] = list(flavours.known_capabilities(flavour))
+    except BackendMissingError as error:
+        entry["reason"] = re.split(r": (?=pip |its libraries)", str(error))[0]
+        entry["install"] = f'pip install "{flavour.extra}"'
+        broken = "not installed" not in entry["reason"]
+        wanted = flavour.ahead_of_time or gpu or broken
+        return entry, [Finding(False, entry["reason"], entry["install"])] * wanted
+    entry["usable"] = flavour.ahead_of_time or gpu
+    if not entry["usable"]:
+        entry["reason"] = "it builds for the GPU of this machine, and there is none"
+    return entry, []
+
+
+def _parsed(requirement: str) -> tuple[str, str]:
+    """Name and least version of a requirement; no name for those of extras."""
+    match = re.match(r"([\w.-]+)\s*(?:>=\s*([\d.]+))?", requirement)
+    if match is None or "extra ==" in requirement:
+        return "", ""
+    return match[1].lower().replace("_", "-"), match[2] or "0"
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The release as numbers without trailing zeros, so that 2.9 equals 2.9.0."""
+    match = re.match(r"\d+(\.\d+)*", version)
+    parts = [int(part) for part in match[0].split(".")] if match else []
+    while parts and parts[-1] == 0:
+        parts.pop()
+    return tuple(parts)
+
+
+def _importable(distribution: str) -> bool:
+    name = _IMPORT_NAMES.get(distribution, distribution.replace("-", "_"))
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:  # already imported by someone who left no __spec__
+        return True

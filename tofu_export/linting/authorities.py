@@ -1,0 +1,95 @@
+"""What onnx's own checker and onnxruntime say of a file: neither rejects one that the lint passes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import onnx
+
+from tofu_export.errors import BackendMissingError
+from tofu_export.linting.finding import Finding, Runtime, Severity
+from tofu_export.linting.graph import infer
+from tofu_export.system.files import is_text
+from tofu_export.system.ort import rejection
+
+__all__ = ["checker_findings", "onnxruntime_findings"]
+
+_UNKNOWN_OPERATOR = "No Op registered for"
+_LONGEST = 300
+
+
+def checker_findings(model: onnx.ModelProto) -> Iterator[Finding]:
+    """What `onnx.checker.check_model(full_check=True)` says, without weights that lie elsewhere.
+
+    It asks for a shape of every input and output, which no runtime does: that is a note.
+    """
+    copy = _without_external(model)
+    unknown = [value.name for value in (*model.graph.input, *model.graph.output) if _has_no_shape(value)]
+    if unknown:
+        copy = infer(copy)
+    if any(_has_no_shape(value) for value in (*copy.graph.input, *copy.graph.output)):
+        yield Finding(
+            "without-shape", Severity.NOTE, tuple(Runtime), "all",
+            f"{', '.join(unknown)} have no shape, which onnx's checker asks for",
+            "export it again if a tool refuses it", "onnx.checker",
+        )  # fmt: skip
+        return
+    try:
+        onnx.checker.check_model(copy, full_check=True)
+    except Exception as error:  # of a module without types: ValidationError, InferenceError, TypeError
+        reason = " ".join(str(error).split())
+        plugin = _UNKNOWN_OPERATOR in reason  # which classic TensorRT may have
+        yield Finding(
+            "invalid", Severity.ERROR, tuple(entry for entry in Runtime if not plugin or entry is not Runtime.TENSORRT),
+            "all", f"onnx's checker rejects it: {_short(reason)}", "export it again", "onnx.checker, full_check=True",
+        )  # fmt: skip
+
+
+def onnxruntime_findings(model: onnx.ModelProto, path: Path, found: Sequence[Finding]) -> Iterator[Finding]:
+    """What onnxruntime says where it does not load the file and nothing in `found` tells so.
+
+    It opens no path that is not UTF-8, which says nothing about the file: it is not asked then.
+    """
+    if not is_text(path) or any(
+        entry.severity is Severity.ERROR and Runtime.ONNXRUNTIME in entry.runtimes for entry in found
+    ):
+        return
+    try:
+        reason = rejection(model, path)
+    except BackendMissingError:
+        return
+    if reason:
+        yield Finding(
+            "not-loaded", Severity.ERROR, (Runtime.ONNXRUNTIME,), "the one that is installed, CPU provider",
+            f"onnxruntime does not load it: {_short(reason)}", "export it again, or for another precision or opset",
+            "asked of onnxruntime",
+        )  # fmt: skip
+
+
+def _has_no_shape(value: onnx.ValueInfoProto) -> bool:
+    return value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
+
+
+def _without_external(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which weights of other files, which the checker would look for, and sparse ones are inputs."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    given = {value.name for value in copy.graph.input}
+    outside = [tensor for tensor in copy.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    for tensor in outside:
+        if tensor.name not in given:
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            copy.graph.input.append(value)
+        copy.graph.initializer.remove(tensor)
+    for sparse in copy.graph.sparse_initializer:  # of which shape inference takes the rank for 0
+        kind = sparse.values.data_type
+        copy.graph.input.append(onnx.helper.make_tensor_value_info(sparse.values.name, kind, list(sparse.dims)))
+    del copy.graph.sparse_initializer[:]
+    return copy
+
+
+def _short(reason: str) -> str:
+    tidy = re.sub(r"^\[\w+\] ", "", reason).rstrip(". ")
+    return tidy if len(tidy) <= _LONGEST else f"{tidy[: _LONGEST - 3]}..."

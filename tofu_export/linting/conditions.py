@@ -1,0 +1,265 @@
+"""The questions that the table of facts asks about a node. Each answers in words, or None where nothing is wrong."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from tofu_export.linting.finding import Condition
+from tofu_export.linting.graph import DEFAULT_DOMAINS, Scope, attribute_int, attribute_text
+
+__all__ = [
+    "CONTRIB_DOMAINS",
+    "MAX_HEAD_SIZE",
+    "MAX_TOPK",
+    "adds_what_overwrites",
+    "always",
+    "antialiases",
+    "canonical",
+    "contrib",
+    "custom_domain",
+    "fp32_attention",
+    "has_softmax_precision",
+    "is_random",
+    "k_too_large",
+    "mask_does_not_broadcast",
+    "more_indices_than_data",
+    "no_cpu_kernel_in_bf16",
+    "of_type",
+    "overwrites_for_a_mean",
+    "reads_what_nobody_computes",
+    "reduces",
+    "reduces_in",
+    "trains",
+    "wide_heads",
+    "zero_point",
+]
+
+MAX_TOPK = 3840
+"""Largest K of a TopK, in every TensorRT flavour."""
+
+MAX_HEAD_SIZE = 256
+"""Largest head size that TensorRT-RTX has been seen to have a fused attention kernel for."""
+
+_NOTE = "pkg.torch.onnx.fx_node"
+_MEAN = re.compile(r"aten\.scatter_reduce\.two\]\(args = \(.*, mean\)")
+"""Where torch's exporter notes what a node was, and how a mean reads there."""
+
+CONTRIB_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"})
+ML_DOMAINS = frozenset({"ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training"})
+
+BF16_CPU_KERNELS = frozenset(
+    {
+        "BitCast", "Cast", "CastLike", "Compress", "Concat", "ConcatFromSequence", "Constant", "ConstantOfShape",
+        "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "If", "IsInf", "IsNaN", "LayerNormalization",
+        "Loop", "Optional", "OptionalGetElement", "OptionalHasElement", "RandomNormalLike", "RandomUniformLike",
+        "Reshape", "ReverseSequence", "Scan", "Scatter", "ScatterElements", "ScatterND", "SequenceAt",
+        "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength", "Shape", "Shrink",
+        "Sign", "Size", "Slice", "Split", "SplitToSequence", "Squeeze", "TensorScatter", "Transpose", "Unsqueeze",
+    }
+)  # fmt: skip
+"""Operators that onnxruntime's CPU provider runs in BF16. Source: the kernels that onnxruntime 1.31.1 registers."""
+
+_NAMES: dict[int, str] = {
+    TensorProto.FLOAT: "FP32",
+    TensorProto.FLOAT16: "FP16",
+    TensorProto.BFLOAT16: "BF16",
+    TensorProto.DOUBLE: "FP64",
+    TensorProto.STRING: "text",
+    TensorProto.INT16: "INT16",
+    TensorProto.UINT16: "UINT16",
+    TensorProto.INT8: "INT8",
+    TensorProto.INT32: "INT32",
+}
+
+
+def always(text: str) -> Condition:
+    """It is wrong wherever it stands."""
+    return lambda node, scope: text
+
+
+def of_type(text: str, *dtypes: int) -> Condition:
+    """It is wrong in one of these element types."""
+
+    def problem(node: onnx.NodeProto, scope: Scope) -> str | None:
+        dtype = scope.dtype(node)
+        return f"{text} in {_NAMES[dtype]}" if dtype in dtypes else None
+
+    return problem
+
+
+def reduces(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A scatter that adds, multiplies or compares instead of overwriting."""
+    reduction = attribute_text(node, "reduction", "none")
+    return None if reduction == "none" else f"reduction {reduction!r} is not supported"
+
+
+def reduces_in(dtype: int, *reductions: str) -> Condition:
+    """A scatter with one of these reductions, or any if none is named, in this element type."""
+
+    def problem(node: onnx.NodeProto, scope: Scope) -> str | None:
+        reduction = attribute_text(node, "reduction", "none")
+        wrong = reduction in reductions if reductions else reduction != "none"
+        if not wrong or scope.dtype(node) != dtype:
+            return None
+        return f"reduction {reduction!r} has no CPU kernel in {_NAMES[dtype]}"
+
+    return problem
+
+
+def overwrites_for_a_mean(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A scatter that overwrites where torch's exporter notes that the model takes a mean."""
+    if attribute_text(node, "reduction", "none") != "none":
+        return None
+    notes = (entry.value for entry in node.metadata_props if entry.key == _NOTE)
+    if not any(_MEAN.search(note) for note in notes):
+        return None
+    return "overwrites, where the model in torch takes a mean (scatter_reduce): the file computes something else"
+
+
+def adds_what_overwrites(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A scatter onto zeros that is added to something: as TorchScript writes `index_add` and `accumulate=True`."""
+    if attribute_text(node, "reduction", "none") != "none" or len(node.input) < 3:
+        return None
+    if "Add" not in scope.readers.get(node.output[0], ()) or not _is_zero(node.input[0], scope):
+        return None
+    places = scope.array(node.input[1])
+    if places is not None and len(np.unique(places.reshape(-1, places.shape[-1]), axis=0)) == places.size:
+        return None
+    return "overwrites where a place is named twice, and is added afterwards: of several updates one counts"
+
+
+def _is_zero(name: str, scope: Scope) -> bool:
+    made = scope.makers.get(name)
+    if made is not None and made.op_type == "ConstantOfShape":
+        return all(not numpy_helper.to_array(entry.t).any() for entry in made.attribute if entry.name == "value")
+    value = scope.array(name)
+    return value is not None and not value.any()
+
+
+def more_indices_than_data(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A scatter with more indices along an axis than there are places, which may only overwrite each other."""
+    data, index = (scope.shapes.get(name, ()) for name in node.input[:2]) if len(node.input) > 1 else ((), ())
+    if attribute_text(node, "reduction", "none") != "none":
+        return None
+    for axis, (places, indices) in enumerate(zip(data, index, strict=False)):
+        if isinstance(places, int) and isinstance(indices, int) and indices > places:
+            return f"has {indices} indices along axis {axis}, which has {places} places"
+    return None
+
+
+def k_too_large(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A TopK beyond what TensorRT allows."""
+    k = scope.number(node.input[1]) if len(node.input) > 1 else attribute_int(node, "k")
+    return None if k is None or k <= MAX_TOPK else f"K is {k}, TensorRT allows at most {MAX_TOPK}"
+
+
+def antialiases(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A Resize with an antialiasing filter."""
+    return "antialias is not supported" if attribute_int(node, "antialias") else None
+
+
+def has_softmax_precision(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """An Attention that says in which type its softmax is computed."""
+    named = any(attribute.name == "softmax_precision" for attribute in node.attribute)
+    return "attribute softmax_precision is not supported" if named else None
+
+
+def fp32_attention(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """An Attention in FP32."""
+    if scope.dtype(node) != TensorProto.FLOAT or _is_plain(node, scope):
+        return None
+    return "has no fused FP32 kernel, and the parser does not let it run as several kernels"
+
+
+def _is_plain(node: onnx.NodeProto, scope: Scope) -> bool:
+    """True for three inputs [B, N, C] with as many heads, no mask and no order: these the parser lays out itself."""
+    heads = attribute_int(node, "q_num_heads"), attribute_int(node, "kv_num_heads")
+    rank = len(scope.shapes.get(node.input[0], ()))
+    return rank == 3 and len(node.input) == 3 and heads[0] == heads[1] and not attribute_int(node, "is_causal")
+
+
+def wide_heads(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """An Attention in half precision whose heads are wider than any fused kernel is known for."""
+    shape = scope.shapes.get(node.input[0], ()) if node.input else ()
+    if scope.dtype(node) == TensorProto.FLOAT or len(shape) not in (3, 4):
+        return None
+    size = shape[-1]
+    if len(shape) == 3:
+        heads = attribute_int(node, "q_num_heads")
+        size = size // heads if isinstance(size, int) and heads else "?"
+    if not isinstance(size, int) or size <= MAX_HEAD_SIZE:
+        return None
+    return f"head size {size} is over {MAX_HEAD_SIZE}, for which no fused kernel is known"
+
+
+def mask_does_not_broadcast(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """An Attention whose mask has one row for all queries, as a bias per key has."""
+    query = scope.shapes.get(node.input[0]) if node.input else None
+    mask = scope.shapes.get(node.input[3]) if len(node.input) > 3 else None
+    if not query or not mask or len(query) < 3 or len(mask) < 2:
+        return None
+    if mask[-2] != 1 or query[-2] == 1:
+        return None
+    return f"the mask {_text(mask)} has one row for all queries, which onnxruntime does not broadcast"
+
+
+def no_cpu_kernel_in_bf16(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """An operator in BF16 that only GPU providers run."""
+    if node.domain not in DEFAULT_DOMAINS or node.op_type in BF16_CPU_KERNELS:
+        return None
+    named = [name for name in (*node.input, *node.output) if name]
+    if all(scope.dtypes.get(name) != TensorProto.BFLOAT16 for name in named):
+        return None
+    return "has no CPU kernel in BF16"
+
+
+def canonical(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A node that stands for a reduction of tokens and is still to be lowered."""
+    return "is a canonical Token Fusion node, which no runtime knows" if node.domain == "tofu" else None
+
+
+def contrib(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """An operator of onnxruntime's own."""
+    if node.domain not in CONTRIB_DOMAINS or (node.domain, node.op_type) in scope.functions:
+        return None
+    if node.op_type in ("Gelu",):  # looked up by its name, which the default domain has too
+        return None
+    return "is an operator of onnxruntime's own, for which the parser has no importer"
+
+
+def custom_domain(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """An operator that is in no public set, and that the file does not define itself."""
+    known = (*DEFAULT_DOMAINS, "tofu", *CONTRIB_DOMAINS, *ML_DOMAINS)
+    if node.domain in known or (node.domain, node.op_type) in scope.functions:
+        return None
+    return f"is of the domain {node.domain!r}, which is not a public one"
+
+
+def is_random(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """An operator whose result is another one in every runtime."""
+    return "draws random numbers: every runtime, and mostly every run, gives another result, whatever the seed"
+
+
+def trains(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A Dropout that drops."""
+    return "is in training mode" if len(node.input) > 2 and scope.number(node.input[2]) else None
+
+
+def zero_point(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A quantisation that is not symmetric."""
+    value = scope.array(node.input[2]) if len(node.input) > 2 else None
+    return None if value is None or not value.any() else "has a zero point other than 0"
+
+
+def reads_what_nobody_computes(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """An input without an origin."""
+    missing = [name for name in node.input if name and name not in scope.names]
+    return f"reads {', '.join(missing)}, which nothing computes" if missing else None
+
+
+def _text(shape: tuple[int | str, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"

@@ -1,0 +1,204 @@
+"""Questions about a node that TensorRT-RTX's parser answers with no: what it imports, and in which forms."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import TensorProto
+
+from tofu_export.linting.conditions import CONTRIB_DOMAINS, custom_domain
+from tofu_export.linting.finding import Condition
+from tofu_export.linting.graph import DEFAULT_DOMAINS, Scope, attribute_int, attribute_ints, attribute_text
+from tofu_export.linting.parser_table import IMPORTED, NEEDS_PLUGIN, PLAIN_ZERO_POINTS, QUANTIZED_TYPES, TYPES
+
+__all__ = [
+    "broadcasts_the_old_way",
+    "circular_cache",
+    "clips_int8",
+    "depth_of_no_size",
+    "dilated",
+    "given_in_fp32",
+    "in_a_branch",
+    "more_outputs",
+    "needs_plugin",
+    "norm_of_another_order",
+    "not_constant",
+    "not_imported",
+    "of_no_type",
+    "other_resize",
+    "quantized_by_a_cast",
+    "trains_batches",
+    "unsigned",
+    "whole_remainder",
+    "with_softcap",
+]
+
+_ELEMENTWISE_OPSET = 7
+"""First opset that broadcasts as numpy does."""
+
+_UINT8_INPUTS = frozenset(
+    {"Cast", "CastLike", "Concat", "Equal", "Expand", "Flatten", "Gather", "GatherElements",
+     "GatherND", "Identity", "Reshape", "Shape", "Size", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+)  # fmt: skip
+"""Operators that take 8-bit unsigned numbers."""
+
+_COORDINATES = ("align_corners", "asymmetric", "half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn")
+
+
+def not_imported(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """An operator without an importer, neither public nor the file's own."""
+    if (node.domain, node.op_type) in scope.functions or node.domain in ("tofu", *CONTRIB_DOMAINS):
+        return None
+    if node.domain in DEFAULT_DOMAINS:
+        return None if node.op_type in IMPORTED else "has no importer in the parser"
+    return None if custom_domain(node, scope) else f"is of the domain {node.domain!r}, of which the parser has nothing"
+
+
+def needs_plugin(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """An operator that is parsed to a plugin which is not there."""
+    return "needs a plugin that TensorRT-RTX does not have" if node.op_type in NEEDS_PLUGIN else None
+
+
+def of_no_type(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """An operator that reads or makes a tensor of a type that the parser does not know."""
+    for name in (*node.input, *node.output):
+        dtype = scope.dtypes.get(name, 0)
+        if dtype and dtype not in TYPES:
+            return f"has {name!r} in {TensorProto.DataType.Name(dtype)}, a type that TensorRT does not have"
+    return None
+
+
+def quantized_by_a_cast(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A cast from or to a type that is for quantised numbers only."""
+    types = {scope.dtypes.get(name, 0) for name in (*node.input[:1], *node.output)}
+    found = types & QUANTIZED_TYPES
+    if not found:
+        return None
+    name = TensorProto.DataType.Name(found.pop())
+    return f"casts {name}, which only QuantizeLinear may make and DequantizeLinear read"
+
+
+def unsigned(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """Arithmetic in 8-bit unsigned numbers, or such numbers inside of the graph."""
+    if scope.dtype(node) == TensorProto.UINT8 and node.op_type not in _UINT8_INPUTS:
+        return "is not possible in UINT8"
+    if node.op_type in ("Cast", "CastLike") and any(
+        scope.dtypes.get(name) == TensorProto.UINT8 and name not in scope.results for name in node.output
+    ):
+        return "makes UINT8 numbers inside of the graph, where TensorRT has none"
+    return None
+
+
+def not_constant(place: int, what: str) -> Condition:
+    """It is wrong if an input depends on what the graph is given, though the parser needs its value."""
+
+    def problem(node: onnx.NodeProto, scope: Scope) -> str | None:
+        if len(node.input) <= place or scope.is_computable(node.input[place]):
+            return None
+        if scope.dtypes.get(node.input[place]) in PLAIN_ZERO_POINTS:
+            return None
+        return f"has {what} {node.input[place]!r} that are known when the file runs, and not before"
+
+    return problem
+
+
+def given_in_fp32(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A Range in FP32 with a bound that is an input of the graph: sizes have to be whole numbers."""
+    given = [name for name in node.input if name not in scope.makers and not scope.is_computable(name)]
+    if not given or scope.dtype(node) != TensorProto.FLOAT:
+        return None
+    return f"has a bound {given[0]!r} that is an input in FP32"
+
+
+def depth_of_no_size(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A OneHot whose depth is known when the file runs and is no whole number, as sizes are."""
+    if len(node.input) < 2 or scope.is_computable(node.input[1]):
+        return None
+    whole = scope.dtypes.get(node.input[1]) in (None, TensorProto.INT32, TensorProto.INT64)
+    return None if whole else f"has a depth {node.input[1]!r} that is known when the file runs, and no whole number"
+
+
+def clips_int8(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A Clip of INT8 whose bounds are known when the file runs."""
+    if scope.dtype(node) != TensorProto.INT8 or all(scope.is_computable(name) for name in node.input[1:]):
+        return None
+    return "is of INT8, with bounds that are known when the file runs, and not before"
+
+
+def whole_remainder(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A Mod as Python has it, of other than INT32 and INT64."""
+    dtype = scope.dtype(node)
+    if attribute_int(node, "fmod") or dtype in (None, TensorProto.INT32, TensorProto.INT64):
+        return None
+    return f"is of {TensorProto.DataType.Name(dtype)} with fmod 0, which is for INT32 and INT64"
+
+
+def other_resize(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A Resize in a mode that the parser does not have."""
+    mode = attribute_text(node, "coordinate_transformation_mode", "half_pixel")
+    if node.op_type == "Resize" and mode not in _COORDINATES:
+        return f"has coordinate_transformation_mode {mode!r}, expected one of {', '.join(_COORDINATES)}"
+    policy = attribute_text(node, "keep_aspect_ratio_policy", "stretch")
+    if policy != "stretch":
+        return f"has keep_aspect_ratio_policy {policy!r}, expected 'stretch'"
+    scales = node.input[2] if node.op_type == "Resize" and len(node.input) > 2 else ""  # input, region, scales, sizes
+    scales = node.input[1] if node.op_type == "Upsample" and len(node.input) > 1 else scales
+    if scales and not scope.is_computable(scales):
+        return f"has scales {scales!r} that are known when the file runs, and not before"
+    axes, shape = attribute_ints(node, "axes"), scope.shapes.get(node.input[0])
+    if scales and axes and shape is not None and list(axes) != list(range(len(shape))):
+        return f"has scales for the axes {list(axes)} alone"
+    return None
+
+
+def broadcasts_the_old_way(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """Arithmetic of an opset before numpy's rules for shapes."""
+    if scope.opset >= _ELEMENTWISE_OPSET:
+        return None
+    return f"is of opset {scope.opset}, before broadcasting was that of numpy"
+
+
+def more_outputs(count: int) -> Condition:
+    """It is wrong with more outputs than that."""
+
+    def problem(node: onnx.NodeProto, scope: Scope) -> str | None:
+        used = [name for name in node.output[count:] if name]
+        return f"has the output {used[0]!r}, and TensorRT computes the first {count} alone" if used else None
+
+    return problem
+
+
+def trains_batches(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A BatchNormalization that takes its statistics from the batch."""
+    return "is in training mode" if attribute_int(node, "training_mode") else None
+
+
+def dilated(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A pooling with gaps."""
+    dilations = attribute_ints(node, "dilations")
+    return f"has dilations {list(dilations)}" if any(step != 1 for step in dilations) else None
+
+
+def norm_of_another_order(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A pooling by a norm other than the first two."""
+    order = attribute_int(node, "p")
+    return None if order in (None, 1, 2) else f"has p = {order}, TensorRT has the norms of order 1 and 2"
+
+
+def circular_cache(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A TensorScatter that TensorRT's cache has no form for."""
+    mode = attribute_text(node, "mode", "linear")
+    if mode != "linear":
+        return f"has mode {mode!r}, TensorRT has 'linear' alone"
+    shape = scope.shapes.get(node.input[0])
+    return None if shape is None or len(shape) == 4 else f"has a cache of {len(shape)} axes, TensorRT's has 4"
+
+
+def in_a_branch(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """A node in a sub-graph."""
+    return "stands in a branch or a loop, where the builder fails with it" if scope.depth else None
+
+
+def with_softcap(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """An Attention that bounds its scores, or whose heads are too narrow for a fused kernel."""
+    capped = any(attribute.name == "softcap" and attribute.f for attribute in node.attribute)
+    return "attribute softcap is not supported" if capped else None

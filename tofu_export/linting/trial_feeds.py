@@ -1,0 +1,185 @@
+"""Inputs on which a rewritten file has to equal its original: drawn from all that the graph can take.
+
+Indices that count from the end and that repeat, masks of mixed entries with a row that is closed altogether, both
+values of a condition, infinities where the graph adds them up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+
+from tofu_export.artifact.feeds import make_feeds
+from tofu_export.linting.graph import DEFAULT_DOMAINS, Axis, attribute_int, infer, walk
+from tofu_export.system.ort import TensorSpec
+
+__all__ = ["Trials"]
+
+Feeds = dict[str, np.ndarray[Any, Any]]
+
+_INDEX = {"Gather": 1, "GatherElements": 1, "GatherND": 1, "ScatterElements": 1, "ScatterND": 1}
+"""The input of these that holds places of their first one."""
+
+_CARRY = frozenset(
+    {"Cast", "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Reshape", "Slice",
+     "Squeeze", "Tile", "Transpose", "Unsqueeze"}
+)  # fmt: skip
+"""Operators that hand on what they are given."""
+
+_COMPARE = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
+
+_WIDE = 8.0
+"""Factor of the second draw where the graph compares numbers, so that thresholds are passed in both directions."""
+
+_ANY_NUMBER = 4
+"""Whole numbers of which nothing is known are below this."""
+
+
+@dataclass
+class _Role:
+    """What an input is used as.
+
+    Attributes:
+        places: sizes of axes that it holds places of; one for each coordinate of a place.
+        masks: it is added to the scores of an Attention.
+        joins: it takes part in a scatter that adds up.
+    """
+
+    places: list[tuple[Axis, ...]] = field(default_factory=list)
+    masks: bool = False
+    joins: bool = False
+
+
+class Trials:
+    """Draws feeds for a file.
+
+    Args:
+        graph: the file, its weights may be elsewhere.
+        label: how messages call it.
+        inputs: what it asks for.
+        shapes: all sizes of inputs that leave more than the batch open, by name.
+        seed: of the random numbers.
+    """
+
+    def __init__(
+        self,
+        graph: onnx.ModelProto,
+        label: str,
+        inputs: Mapping[str, TensorSpec],
+        shapes: Mapping[str, tuple[int, ...]] | None,
+        seed: int,
+    ) -> None:
+        self._label, self._inputs, self._shapes, self._seed = label, inputs, shapes, seed
+        self._named = {
+            value.name: [dim.dim_param for dim in value.type.tensor_type.shape.dim] for value in graph.graph.input
+        }
+        self._compares = False
+        self._roles = {name: _Role() for name in inputs}
+        self._find_roles(graph)
+
+    def draws(self, batch: int) -> Iterator[list[Feeds]]:
+        """Feeds of one batch size, from the widest range of values to the narrowest that any file can take.
+
+        Raises:
+            OptionError: sizes of inputs are open, unknown or contradicted.
+        """
+        plain = make_feeds(self._label, self._inputs, batch, shapes=self._shapes, seed=self._seed)
+        sizes = {
+            name: size
+            for key, feed in plain.items()
+            for name, size in zip(self._named.get(key, ()), feed.shape, strict=False)
+            if name
+        }
+        several = self._compares or any(
+            role.masks or role.joins or self._inputs[name].dtype.kind in "biu" for name, role in self._roles.items()
+        )
+        for least in (-1, 0):  # as a factor of the size
+            yield [
+                {name: self._value(name, feed, sizes, least, number) for name, feed in plain.items()}
+                for number in range(1 + several)
+            ]
+        yield [plain]
+
+    def _value(
+        self, name: str, plain: np.ndarray[Any, Any], sizes: Mapping[str, int], least: int, number: int
+    ) -> np.ndarray[Any, Any]:
+        random = np.random.default_rng([self._seed, number, sorted(self._inputs).index(name)])
+        role, kind = self._roles[name], plain.dtype.kind
+        if kind == "b":
+            return _booleans(random, plain.shape, number)
+        if kind in "iu" and (role.places or plain.dtype.itemsize > 1):
+            bounds = _bounds(role.places, sizes)
+            if kind == "u":
+                least = 0
+            drawn = [_repeating(random, plain.shape[: plain.ndim - (len(bounds) > 1)], least * size, size)
+                     for size in bounds]  # fmt: skip
+            return (np.stack(drawn, axis=-1) if len(drawn) > 1 else drawn[0]).reshape(plain.shape).astype(plain.dtype)
+        if kind != "f" or number == 0 or not plain.size:
+            return plain
+        value = (plain * plain.dtype.type(_WIDE)) if self._compares else plain.copy()
+        if role.masks:
+            value[~_booleans(random, plain.shape, number)] = -np.inf
+        elif role.joins:
+            value.reshape(-1)[0] = np.inf
+        return value
+
+    def _find_roles(self, graph: onnx.ModelProto) -> None:
+        """Follow every input to where it is used as a place, a mask, or what is added up."""
+        origins = {name: {name} for name in self._inputs}
+        for node, scope in walk(infer(graph)):
+            if node.domain not in DEFAULT_DOMAINS:
+                continue
+            self._compares |= node.op_type in _COMPARE
+            read = [origins.get(name, set()) for name in node.input]
+            shape = scope.shapes.get(node.input[0], ()) if node.input else ()
+            slot = _INDEX.get(node.op_type)
+            if slot is not None and len(read) > slot and shape:
+                depth = scope.shapes.get(node.input[slot], ("?",))[-1:]
+                axis = attribute_int(node, "axis") or 0
+                skipped = attribute_int(node, "batch_dims") or 0
+                whole = "ND" in node.op_type and isinstance(depth[0], int)
+                places = shape[skipped : skipped + int(depth[0])] if whole else shape[axis : axis + 1 or None]
+                for name in read[slot]:
+                    self._roles[name].places.append(tuple(places))
+            if node.op_type == "Attention" and len(read) > 3:  # query, key, value, mask
+                for name in read[3]:
+                    self._roles[name].masks = True
+            if node.op_type.startswith("Scatter"):
+                for name in set().union(*read[2:3]):
+                    self._roles[name].joins = True
+            handed = set().union(*(read if node.op_type == "Concat" else read[:1])) if node.op_type in _CARRY else set()
+            for name in node.output:
+                origins[name] = set(handed)
+
+
+def _bounds(places: list[tuple[Axis, ...]], sizes: Mapping[str, int]) -> list[int]:
+    """The smallest axis that each coordinate is a place of; one number for all where these differ in kind."""
+    known = [[sizes.get(size, 1) if isinstance(size, str) else max(size, 1) for size in row] for row in places if row]
+    if not known:
+        return [_ANY_NUMBER]
+    if len({len(row) for row in known}) == 1:
+        return [min(column) for column in zip(*known, strict=True)]
+    return [min(min(row) for row in known)]
+
+
+def _repeating(random: np.random.Generator, shape: tuple[int, ...], low: int, high: int) -> np.ndarray[Any, Any]:
+    """Whole numbers from `low` to `high` - 1, of which some repeat and the lowest is one."""
+    count = int(np.prod(shape))
+    pool = random.integers(low, high, max(1, (count + 1) // 2))
+    pool[0] = low
+    return random.permutation(np.resize(pool, count)).reshape(shape)
+
+
+def _booleans(random: np.random.Generator, shape: tuple[int, ...], number: int) -> np.ndarray[Any, Any]:
+    """Mixed entries; the first row is false and the last one true. A single one is true in every other draw."""
+    if not shape or int(np.prod(shape)) <= 1:
+        return np.full(shape, number % 2 == 0)
+    drawn = random.random(shape) < 0.5  # as many of one as of the other
+    rows = drawn.reshape(-1, shape[-1])
+    if len(rows) > 1:
+        rows[0], rows[-1] = False, True
+    return drawn

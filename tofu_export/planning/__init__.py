@@ -1,0 +1,1 @@
+"""Plan a reduction: layer by layer, by a budget, from a file."""

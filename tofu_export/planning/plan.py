@@ -1,0 +1,320 @@
+"""The reduction plan: how many tokens enter and leave each layer, and what that costs. Pure Python, no torch.
+
+Everything downstream (patch, export, engines, reports) reads the plan; nothing recomputes it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from itertools import takewhile
+from typing import Any
+
+from tofu_export.errors import OptionError
+from tofu_export.options import Method, PrunedSizes, Reduction
+from tofu_export.planning.budget import Budget, smallest_reduction
+
+__all__ = ["BlockCost", "LayerPlan", "ModelSpec", "Plan", "make_plan", "removable"]
+
+
+@dataclass(frozen=True)
+class BlockCost:
+    """Multiply-accumulates of one transformer block for one image, as functions of its token count N.
+
+    The attention half costs `attend_token * N + attend_pair * N^2`, the other half `feed_token * N'`, N' being what
+    the reduction between the two leaves.
+
+    Source: fvcore's counting (a linear layer in*out, a layer norm 5 per element), plus the two N^2 products of the
+    attention, which fvcore does not see when the attention is fused.
+    """
+
+    attend_token: int
+    attend_pair: int
+    feed_token: int
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What the plan needs to know about a model.
+
+    Attributes:
+        name: timm name, or the demo model's.
+        image_size: height and width of the input, in pixels.
+        in_chans: channels of the input.
+        num_classes: width of the classifier, 0 without one.
+        tokens: tokens that enter the first block, prefix included.
+        prefix_tokens: class, distillation and register tokens, which come first and never leave.
+        embed_dim: channels of a token.
+        params: number of parameters.
+        stem_macs: everything before the blocks, for one image.
+        blocks: cost of each block.
+        tail_token: everything after the blocks that is paid for each token.
+        tail_fixed: everything after the blocks that is paid once.
+    """
+
+    name: str
+    image_size: tuple[int, int]
+    in_chans: int
+    num_classes: int
+    tokens: int
+    prefix_tokens: int
+    embed_dim: int
+    params: int
+    stem_macs: int
+    blocks: tuple[BlockCost, ...]
+    tail_token: int
+    tail_fixed: int
+
+    @property
+    def depth(self) -> int:
+        """Number of transformer blocks."""
+        return len(self.blocks)
+
+    @property
+    def masked_autoencoder(self) -> bool:
+        """True for weights that were trained as a masked autoencoder and not fine-tuned, by their tag in timm: `mae`.
+
+        Token sizes stay out of the attention of such models.
+
+        Source: ToMe (arXiv 2210.09461, section 4.1), whose settings the paper follows.
+        """
+        return "mae" in re.split(r"[^a-z0-9]", self.name.rpartition("/")[2].lower())
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What one block does to the token count."""
+
+    layer: int
+    method: Method
+    tokens_in: int
+    removed: int
+
+    @property
+    def tokens_out(self) -> int:
+        """Tokens that the second half of the block sees."""
+        return self.tokens_in - self.removed
+
+    @property
+    def weighs_by_size(self) -> bool:
+        """True if tokens merge in a mean that is weighted by their sizes."""
+        return self.method.weighs and self.removed > 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The reduction of one model, layer by layer.
+
+    Attributes:
+        reduction: the options that the plan was made from.
+        prefix_tokens: protected tokens at the front.
+        prop_attn: the logarithm of token sizes is added to the attention scores.
+        prop_attn_reason: why it is, or is not.
+        restores_grid: what follows the blocks sees all tokens again.
+        layers: one entry per block.
+        macs_full: multiply-accumulates of the unreduced model for one image.
+        macs_reduced: the same with this plan.
+    """
+
+    reduction: Reduction
+    prefix_tokens: int
+    prop_attn: bool
+    prop_attn_reason: str
+    restores_grid: bool
+    layers: tuple[LayerPlan, ...]
+    macs_full: int
+    macs_reduced: int
+
+    @property
+    def pattern(self) -> str:
+        """One letter per layer, for example PPPPPPMMMMMM."""
+        return "".join(layer.method.value for layer in self.layers)
+
+    @property
+    def r(self) -> int | tuple[int, ...]:
+        """The r that gives this plan: as it was asked for, or per layer what a keep rate or a budget came to."""
+        return tuple(layer.removed for layer in self.layers) if self.reduction.r is None else self.reduction.r
+
+    @property
+    def tracks_sizes(self) -> bool:
+        """True if any layer reads the sizes of its tokens: in the attention, or in the mean of `tome`."""
+        return self.prop_attn or any(layer.weighs_by_size for layer in self.layers)
+
+    def passes_sizes(self, layer: LayerPlan) -> bool:
+        """True if a later layer reads the sizes of the tokens that leave `layer`."""
+        later = self.layers[layer.layer + 1 :]
+        return (self.prop_attn and bool(later)) or any(after.weighs_by_size for after in later)
+
+    def needs_targets(self, layer: LayerPlan) -> bool:
+        """True if it matters to the tokens, or to their sizes, which destination a matched source of `layer` has."""
+        takes_over = self.reduction.pruned_sizes is PrunedSizes.TAKE_OVER
+        return layer.method.merges or (takes_over and self.passes_sizes(layer))
+
+    @property
+    def removes(self) -> bool:
+        """True if any token leaves."""
+        return any(layer.removed for layer in self.layers)
+
+    @property
+    def gmacs_full(self) -> float:
+        """GMACs of the unreduced model."""
+        return self.macs_full / 1e9
+
+    @property
+    def gmacs_reduced(self) -> float:
+        """GMACs with this plan."""
+        return self.macs_reduced / 1e9
+
+    @property
+    def flop_ratio(self) -> float:
+        """How many times fewer multiply-accumulates the reduced model needs."""
+        return self.macs_full / self.macs_reduced
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as in report.json (`plan`)."""
+        reduction = self.reduction
+        chosen = reduction.methods_before_exclusion(len(self.layers))
+        return {
+            "mode": reduction.mode.value,
+            "r": self.r if isinstance(self.r, int) else list(self.r),
+            "asked": self._asked(),
+            "exclude_layers": list(reduction.exclude_layers),
+            "schedule": reduction.schedule.value,
+            "pattern": self.pattern,
+            "prune_layers": sum(1 for _ in takewhile(lambda method: method is Method.PRUNE, chosen)),
+            "prop_attn": self.prop_attn,
+            "prop_attn_reason": self.prop_attn_reason,
+            "pruned_sizes": reduction.pruned_sizes.value,
+            "restore_grid": self.restores_grid,
+            "keys": reduction.keys.value,
+            "layers": [
+                {**asdict(layer), "method": layer.method.name.lower(), "tokens_out": layer.tokens_out}
+                for layer in self.layers
+            ],
+            "gmacs": {"full": round(self.gmacs_full, 4), "reduced": round(self.gmacs_reduced, 4)},
+        }
+
+    def _asked(self) -> dict[str, Any]:
+        """How the amount was given, by the name of the option."""
+        if self.reduction.plan_file is not None:
+            return {"plan_file": self.reduction.plan_file}
+        return {name: list(way) if isinstance(way, tuple) else way for name, way in self.reduction.asked.items()}
+
+
+def removable(tokens: int, prefix_tokens: int) -> int:
+    """The most tokens that one layer can remove: half of the unprotected ones.
+
+    Source: arXiv 2312.01026, section 3.1; bipartite matching removes sources only, and every second token is one.
+    """
+    return max((tokens - prefix_tokens) // 2, 0)
+
+
+def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
+    """Plan a reduction of `spec`.
+
+    Raises:
+        OptionError: the options do not fit the model's depth, a budget is out of reach, or a plan file asks a layer for
+            more than it can remove.
+    """
+    _check_depth(spec, reduction)
+    methods = reduction.methods(spec.depth)
+    if spec.depth == 0:
+        raise OptionError(f"{spec.name} has no blocks to reduce")
+    full = _macs(spec, (0,) * spec.depth, restored=False)
+    removed = _removed(spec, reduction, methods, full)
+    _check_exact(spec, reduction, removed)
+    prop_attn, reason = _prop_attn(spec, reduction, removed)
+    return Plan(
+        reduction=reduction,
+        prefix_tokens=spec.prefix_tokens,
+        prop_attn=prop_attn,
+        prop_attn_reason=reason,
+        restores_grid=bool(reduction.restore_grid) and any(removed),
+        layers=tuple(
+            LayerPlan(layer, method, spec.tokens - sum(removed[:layer]), removed[layer])
+            for layer, method in enumerate(methods)
+        ),
+        macs_full=full,
+        macs_reduced=_macs(spec, removed, restored=bool(reduction.restore_grid)),
+    )
+
+
+def _prop_attn(spec: ModelSpec, reduction: Reduction, removed: Sequence[int]) -> tuple[bool, str]:
+    """Whether token sizes enter the attention, and why."""
+    if not any(removed):
+        return False, "no token leaves"
+    if reduction.prop_attn is not None:
+        return reduction.prop_attn, "asked for"
+    if spec.masked_autoencoder:
+        return False, "trained as a masked autoencoder"
+    return True, "default"
+
+
+def _check_depth(spec: ModelSpec, reduction: Reduction) -> None:
+    if reduction.plan_file is not None and isinstance(reduction.r, tuple) and len(reduction.r) != spec.depth:
+        raise OptionError(
+            f"plan file {reduction.plan_file} has {len(reduction.r)} layers, but {spec.name} has {spec.depth}: it was "
+            "made for another model"
+        )
+
+
+def _check_exact(spec: ModelSpec, reduction: Reduction, removed: Sequence[int]) -> None:
+    if reduction.plan_file is None:
+        return
+    for layer, (asked, done) in enumerate(zip(reduction.amounts(spec.depth), removed, strict=True)):
+        if asked != done:
+            tokens = spec.tokens - sum(removed[:layer])
+            raise OptionError(
+                f"plan file {reduction.plan_file} removes {asked} tokens in layer {layer} of {spec.name}, where "
+                f"{tokens} are left ({spec.prefix_tokens} protected): the most is {done}"
+            )
+
+
+def _removed(spec: ModelSpec, reduction: Reduction, methods: Sequence[Method], full: int) -> tuple[int, ...]:
+    """Tokens that each layer removes, capped."""
+
+    def capped(amounts: Sequence[int]) -> tuple[int, ...]:
+        removed = []
+        tokens = spec.tokens
+        for amount, method in zip(amounts, methods, strict=True):
+            removed.append(0 if method is Method.NONE else min(amount, removable(tokens, spec.prefix_tokens)))
+            tokens -= removed[-1]
+        return tuple(removed)
+
+    if reduction.keep_rate is not None:
+        return _removed_at(reduction.keep_rate, spec, methods)
+    if reduction.r is not None:
+        return capped(reduction.amounts(spec.depth))
+    budget = Budget.of(full, gmacs=reduction.gmacs, speedup=reduction.speedup)
+    return smallest_reduction(
+        budget,
+        spread=lambda r: reduction.schedule.spread(r, spec.depth),
+        capped=capped,
+        macs=lambda removed: _macs(spec, removed, restored=bool(reduction.restore_grid)),
+        largest_r=spec.tokens * spec.depth,  # enough for the smallest share of a linear schedule to meet its cap
+    )
+
+
+def _removed_at(keep_rate: float, spec: ModelSpec, methods: Sequence[Method]) -> tuple[int, ...]:
+    """Tokens that leave when each layer keeps `keep_rate` of its unprotected ones, or half if that is more."""
+    leaving = 1 - Fraction(str(keep_rate))  # exactly what was written: 10 tokens at 0.9 lose 1, in binary they lose 0
+    removed = []
+    tokens = spec.tokens
+    for method in methods:
+        share = int(leaving * max(tokens - spec.prefix_tokens, 0))
+        removed.append(0 if method is Method.NONE else min(share, removable(tokens, spec.prefix_tokens)))
+        tokens -= removed[-1]
+    return tuple(removed)
+
+
+def _macs(spec: ModelSpec, removed: Sequence[int], *, restored: bool) -> int:
+    """Multiply-accumulates for one image when each layer removes so many tokens; `restored`: the tail sees all."""
+    macs = spec.stem_macs + spec.tail_fixed
+    tokens = spec.tokens
+    for cost, leaving in zip(spec.blocks, removed, strict=True):
+        macs += cost.attend_token * tokens + cost.attend_pair * tokens**2
+        tokens -= leaving
+        macs += cost.feed_token * tokens
+    return macs + spec.tail_token * (spec.tokens if restored else tokens)

@@ -1,0 +1,221 @@
+"""Plan files: a reduction, layer by layer, as JSON. What `tune` finds and `plan -o` writes, `--plan-file` reads.
+
+    {"schema_version": 2, "model": "demo_vit", "image_size": [28, 28], "tokens": 197, "prefix_tokens": 1,
+     "layers": [{"layer": 0, "method": "prune", "r": 16}, ...],
+     "prop_attn": true, "pruned_sizes": "take-over", "keys": "post-rope",
+     "gmacs": {"full": 0.181, "reduced": 0.084}, "provenance": {...}}
+
+Only `schema_version` and `layers` are needed. In version 1 token sizes stayed out of the attention unless `prop_attn`
+or a tome layer said otherwise, and the size of a pruned token was lost: files of it keep that meaning. A method is its
+name or its letter. A `report.json`, and what `plan --json` prints, are read as well: both hold such layers under
+`plan`. Neither torch nor timm is needed here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tofu_export.errors import OptionError
+from tofu_export.options import KeySource, Method, PrunedSizes, Reduction
+from tofu_export.planning.plan import ModelSpec, Plan
+from tofu_export.system.files import write_text
+
+__all__ = ["SCHEMA_VERSION", "PlanFile", "write_plan_file"]
+
+SCHEMA_VERSION = 2
+_WITHOUT_SIZES = 1
+"""The version whose plans have no `pruned_sizes`."""
+MAX_BYTES = 16_000_000
+"""More than any plan or report takes: what is larger is some other file."""
+
+_KEYS = frozenset(
+    {"schema_version", "model", "image_size", "tokens", "prefix_tokens", "layers", "prop_attn",
+     "pruned_sizes", "keys", "gmacs", "provenance"}
+)  # fmt: skip
+_KNOWN = ", ".join(f"{method.value} ({method.name.lower()})" for method in Method)
+_METHODS = {name: method for method in Method for name in (method.value, method.name.lower())}
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """What a plan file says.
+
+    Attributes:
+        path: the file.
+        methods: one per layer.
+        r: tokens that each layer removes, exactly.
+        prop_attn: token sizes enter the attention; None: unless the model was trained as a masked autoencoder.
+        pruned_sizes: what becomes of the size of a pruned token.
+        keys: which keys tokens are compared by.
+        model: name of the model that it was made for, None where it does not say.
+        provenance: how it came about.
+    """
+
+    path: Path
+    methods: tuple[Method, ...]
+    r: tuple[int, ...]
+    prop_attn: bool | None = None
+    pruned_sizes: PrunedSizes = PrunedSizes.TAKE_OVER
+    keys: KeySource = KeySource.POST_ROPE
+    model: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> PlanFile:
+        """Read and check `path`.
+
+        Raises:
+            OptionError: it cannot be read, or is no plan file; the message names the place in it.
+        """
+        document = _document(path)
+        if "layers" not in document and isinstance(document.get("plan"), dict):
+            document = _from_report(document)
+        elif unknown := sorted(set(document) - _KEYS):
+            _refuse(path, f"unknown key {unknown[0]!r}, known are {', '.join(sorted(_KEYS))}")
+        version = document.get("schema_version")
+        if version not in (_WITHOUT_SIZES, SCHEMA_VERSION):
+            _refuse(path, f"schema_version is {version!r}, this version of tofu-export reads 1 and {SCHEMA_VERSION}")
+        rows = document.get("layers")
+        if not isinstance(rows, list) or not rows:
+            _refuse(path, "expected a list `layers` with one entry per layer")
+        methods, r = zip(*(_layer(path, index, row) for index, row in enumerate(rows)), strict=True)
+        prop_attn, keys, model = document.get("prop_attn"), document.get("keys", "post-rope"), document.get("model")
+        if prop_attn not in (None, True, False):
+            _refuse(path, f"prop_attn is {prop_attn!r}, expected true, false or null")
+        pruned_sizes = document.get("pruned_sizes", PrunedSizes.TAKE_OVER.value)
+        known = [choice.value for choice in PrunedSizes]
+        if pruned_sizes not in known:
+            _refuse(path, f"pruned_sizes is {pruned_sizes!r}, expected one of {', '.join(known)}")
+        if version == _WITHOUT_SIZES:
+            leaving = {method for method, count in zip(methods, r, strict=True) if count}
+            if prop_attn is False and Method.TOME in leaving:
+                _refuse(path, "prop_attn is false, but a layer has the method tome: in version 1 both are one thing")
+            prop_attn = bool(prop_attn) or Method.TOME in leaving
+            pruned_sizes = PrunedSizes.LOST.value
+        if keys not in [source.value for source in KeySource]:
+            _refuse(path, f"keys is {keys!r}, expected one of {', '.join(source.value for source in KeySource)}")
+        if model is not None and not isinstance(model, str):
+            _refuse(path, f"model is {model!r}, expected a name")
+        provenance = document.get("provenance", {})
+        if not isinstance(provenance, dict):
+            _refuse(path, f"provenance is {provenance!r}, expected an object")
+        return cls(path, methods, r, prop_attn, PrunedSizes(pruned_sizes), KeySource(keys), model, provenance)
+
+    @property
+    def pattern(self) -> str:
+        """One letter per layer."""
+        return "".join(method.value for method in self.methods)
+
+    def reduction(self, restore_grid: bool | None = None) -> Reduction:
+        """The options that give this plan, exactly: a layer that cannot remove its `r` is refused, not capped."""
+        return Reduction(
+            r=self.r,
+            pattern=self.pattern,
+            prop_attn=self.prop_attn,
+            pruned_sizes=self.pruned_sizes,
+            keys=self.keys,
+            restore_grid=restore_grid,
+            plan_file=self.path.name,
+        )
+
+
+def write_plan_file(path: Path, spec: ModelSpec, plan: Plan, provenance: Mapping[str, Any]) -> None:
+    """Write `plan` as a plan file; it appears when complete.
+
+    Args:
+        path: the file.
+        spec: the model that the plan is for.
+        plan: what to write: the tokens that each layer really removes, however they were asked for.
+        provenance: how it came about, plain values.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "model": spec.name,
+        "image_size": list(spec.image_size),
+        "tokens": spec.tokens,
+        "prefix_tokens": spec.prefix_tokens,
+        "layers": [
+            {"layer": row.layer, "method": row.method.name.lower(), "r": row.removed} for row in plan.layers
+        ],
+        "prop_attn": plan.prop_attn,
+        "pruned_sizes": plan.reduction.pruned_sizes.value,
+        "keys": plan.reduction.keys.value,
+        "gmacs": plan.to_dict()["gmacs"],
+        "provenance": dict(provenance),
+    }  # fmt: skip
+    write_text(path, _text(document))
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    """JSON with one line per layer, to be read and changed by hand."""
+    lines = []
+    for key, value in document.items():
+        if key == "layers":
+            rows = ",\n".join(f"    {json.dumps(row)}" for row in value)
+            lines.append(f'  "layers": [\n{rows}\n  ]')
+        else:
+            lines.append(f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        size = path.stat().st_size
+        text = "" if size > MAX_BYTES else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(
+            f"cannot read the plan file {path}: {error}; `tofu-export plan MODEL -o FILE` writes one"
+        ) from error
+    if size > MAX_BYTES:
+        _refuse(path, f"{size / 1e6:.0f} MB are more than any plan takes")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise OptionError(
+            f"plan file {path} is not JSON ({error}); `tofu-export plan MODEL -o FILE` writes one"
+        ) from error
+    if not isinstance(document, dict):
+        _refuse(path, f"expected an object, found {type(document).__name__}")
+    return document
+
+
+def _from_report(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan in a report.json, or in what `plan --json` prints, as a plan file has it."""
+    plan = document["plan"]
+    model = document.get("model")
+    name = model.get("resolved", model.get("name")) if isinstance(model, dict) else None
+    rows = plan.get("layers")
+    layers = (
+        [{**row, "r": row.get("removed")} if isinstance(row, dict) else row for row in rows]
+        if isinstance(rows, list)
+        else rows
+    )
+    found = {key: plan[key] for key in ("prop_attn", "pruned_sizes", "keys") if key in plan}
+    version = SCHEMA_VERSION if "pruned_sizes" in plan else _WITHOUT_SIZES
+    return {**found, "schema_version": version, "model": name, "layers": layers}
+
+
+def _layer(path: Path, index: int, row: Any) -> tuple[Method, int]:
+    if not isinstance(row, dict) or "method" not in row or "r" not in row:
+        _refuse(path, f"layer {index} is {row!r}, expected an object with method and r")
+    if row.get("layer", index) != index:
+        _refuse(path, f"entry {index} of layers says that it is layer {row['layer']!r}: expected all layers in order")
+    name, r = row["method"], row["r"]
+    if not isinstance(name, str) or name not in _METHODS:
+        _refuse(path, f"layer {index} has the method {name!r}, expected one of {_KNOWN}")
+    if isinstance(r, bool) or not isinstance(r, int) or r < 0:
+        _refuse(path, f"layer {index} has r = {r!r}, expected a whole number of tokens >= 0")
+    if _METHODS[name] is Method.NONE and r:
+        _refuse(path, f"layer {index} has the method {name!r} and r = {r}: expected r = 0, or another method")
+    return _METHODS[name], r
+
+
+def _refuse(path: Path, what: str) -> NoReturn:
+    raise OptionError(f"plan file {path}: {what}")

@@ -1,0 +1,1 @@
+"""Files, memory, the machine, and onnxruntime."""

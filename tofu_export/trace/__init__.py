@@ -1,0 +1,1 @@
+"""Trace models to canonical graphs, and quantise files."""

@@ -1,0 +1,169 @@
+"""Turn a float32 file into an int8 one: the blocks' products with weights in int8, everything else in float32.
+
+The file says so by QuantizeLinear and DequantizeLinear (`graph_patterns.int8`), which onnxruntime and TensorRT turn
+into int8 kernels. The range of each activation is the largest value that it has on images, once the uneven channels
+behind norms have been smoothed. See docs/decisions/012-int8.md for what was measured, and why this is not
+onnxruntime's own quantizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnx_ir.passes import common
+
+from tofu_export.artifact.onnx_file import load_without_weights, save
+from tofu_export.errors import ExportError, OptionError, VerificationError
+from tofu_export.graph_patterns.int8.check import first_difference
+from tofu_export.graph_patterns.int8.products import activations_of, products_of, quantize_products, smooth
+from tofu_export.graph_patterns.lowering import census
+from tofu_export.system.memory import give_back
+from tofu_export.system.ort import open_copy
+
+__all__ = ["CALIBRATION_IMAGES", "Calibration", "quantize"]
+
+CALIBRATION_IMAGES = 32
+"""Images that the ranges of activations are taken from. On the demo model 8 and 128 gave the same errors."""
+
+METHOD = "minmax, norms smoothed"
+_BATCH = 4
+"""Images at a time, where the file leaves that open."""
+_PRODUCTS = ("MatMul", "Gemm", "Conv")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How an int8 file came about.
+
+    Attributes:
+        images: number of images that the ranges of activations were taken from.
+        source: where these came from.
+        real: they are real images, not generated ones.
+        method: how a range follows from what was seen.
+        products: matrix products in int8.
+        left: matrix products and convolutions that stayed in float32.
+        ops: number of nodes by operator in the int8 file.
+    """
+
+    images: int
+    source: str
+    real: bool
+    method: str
+    products: int
+    left: int
+    ops: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in report.json (`artifacts[].calibration`)."""
+        return {name: value for name, value in vars(self).items() if name != "ops"}
+
+    def __str__(self) -> str:
+        text = f"{self.products} products in int8, {self.left} left in fp32, calibrated on {self.images} images"
+        return text if self.real else f"{text}, which are generated: give real ones with --images DIR"
+
+
+def quantize(
+    source: Path,
+    path: Path,
+    pixels: NDArray[np.float32],
+    metadata: Mapping[str, Any],
+    *,
+    origin: str,
+    real: bool,
+) -> Calibration:
+    """Write the int8 form of a file, and hold what was written against the file.
+
+    Args:
+        source: a lowered float32 file with one input, an image.
+        path: the file to write.
+        pixels: [n, C, H, W] float32, normalised images; the last `CALIBRATION_IMAGES` are used.
+        metadata: as for `tofu_export.artifact.onnx_file.save`.
+        origin: where the images came from, for the report.
+        real: they are real images.
+
+    Raises:
+        OptionError: there is no image.
+        ExportError: the file has no product to put in int8, cannot be run, or has values that are not finite.
+        VerificationError: the constants written are not those of the file to half a step.
+    """
+    if not len(pixels):
+        raise OptionError(
+            "int8 needs at least one image to find the ranges of activations: give some with --images DIR"
+        )
+    model = _open(source)
+    products = products_of(model)
+    if not products:
+        raise ExportError(f"{source.name} has no product with weights in a block: leave int8 out of --precision")
+    count, used = len(products), pixels[-CALIBRATION_IMAGES:]
+    largest = _largest(source, activations_of(products), used)
+    factors = smooth(model, products, largest)
+    quantize_products(model, products, {name: found / factors.get(name, 1) for name, found in largest.items()})
+    common.RemoveUnusedNodesPass()(model)
+    ir.external_data.load_to_model(model)  # what stays in float32
+    ops = census(model)
+    save(model, path, metadata)
+    del model, products
+    if problem := first_difference(_open(source), _open(path), largest, factors):
+        raise VerificationError(f"{path.name} is not what was to be written: {problem}. This is a defect: report it")
+    left = sum(ops.get(kind, 0) for kind in _PRODUCTS) - count
+    return Calibration(len(used), origin, real, METHOD, count, left, ops)
+
+
+def _open(path: Path) -> ir.Model:
+    """The graph of a file; each of its large weights is read when its turn comes."""
+    model = ir.from_proto(load_without_weights(path))
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    return model
+
+
+def _largest(
+    source: Path, activations: Mapping[str, int], pixels: NDArray[np.float32]
+) -> dict[str, NDArray[np.float32]]:
+    """The largest absolute value of each channel of the activations on the images, float32 [K] by name.
+
+    A copy of the file finds it on the way, so that no activation is kept. What is not a number cannot be seen in a
+    maximum, but it reaches the outputs.
+    """
+    proto = load_without_weights(source)
+    size = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value or min(_BATCH, len(pixels))
+    _give_largest(proto, activations)
+    session = open_copy(proto, source)
+    (feed,) = session.inputs
+    found: dict[str, NDArray[np.float32]] = {}
+    for start in range(0, len(pixels), size):
+        seen = session.run({feed: pixels[np.arange(start, start + size) % len(pixels)]})
+        for index, name in enumerate(activations):
+            own = seen[f"largest_{index}"]
+            found[name] = np.maximum(found.get(name, own), own)
+        wild = [name for name, values in seen.items() if not np.isfinite(values).all()]
+        if wild:
+            raise ExportError(f"{source.name}: {wild[0]} is not finite on the images, so int8 cannot be calibrated")
+    del session
+    give_back()
+    return found
+
+
+def _give_largest(proto: onnx.ModelProto, activations: Mapping[str, int]) -> None:
+    """Add the outputs `largest_0` and so on to a graph: the largest value of each channel, by activation."""
+    graph = proto.graph
+    graph.initializer.append(numpy_helper.from_array(np.array([0], dtype=np.int64), "largest/axis"))
+    for index, (name, channels) in enumerate(activations.items()):
+        result = f"largest_{index}"
+        rows = numpy_helper.from_array(np.array([-1, channels], dtype=np.int64), f"{result}/shape")
+        graph.initializer.append(rows)
+        graph.node.extend(
+            [
+                helper.make_node("Abs", [name], [f"{result}/abs"]),
+                helper.make_node("Reshape", [f"{result}/abs", rows.name], [f"{result}/rows"]),
+                helper.make_node("ReduceMax", [f"{result}/rows", "largest/axis"], [result], keepdims=0),
+            ]
+        )
+        graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, [channels]))

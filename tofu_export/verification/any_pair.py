@@ -1,0 +1,130 @@
+"""Compare two files of any inputs, in onnxruntime alone: several of them, token rows, whole numbers, open sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tofu_export.artifact.feeds import as_asked, fixed_batch
+from tofu_export.artifact.onnx_file import load_without_weights
+from tofu_export.compare.outputs import Tolerance, settled
+from tofu_export.errors import ExportError, VerificationError
+from tofu_export.linting.trial_feeds import Trials
+from tofu_export.system.ort import OrtSession, TensorSpec, open_session
+from tofu_export.verification.gather import Gathered
+from tofu_export.verification.replay import Judge
+from tofu_export.verification.result import VerificationResult
+
+__all__ = ["verify_any_pair"]
+
+Feeds = Mapping[str, np.ndarray[Any, Any]]
+
+BATCHES = (1, 3)
+"""Batch sizes of files that leave theirs open."""
+
+_IMAGE = (3, 224, 224)
+"""Sizes of an image [B, C, H, W] that a file leaves open."""
+
+_OPEN = 16
+"""Size of any other axis that a file leaves open."""
+
+
+def verify_any_pair(
+    path: Path,
+    reference: Path,
+    *,
+    tolerance: Tolerance,
+    batches: tuple[int, ...] = (),
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+    on_batch: Callable[[int], None] | None = None,
+) -> VerificationResult:
+    """Compare the file at `path` with the one at `reference` on generated inputs.
+
+    Inputs and outputs are matched by name, or by their order where names differ. Equal infinities and NaN are equal.
+
+    Args:
+        path: the file to judge.
+        reference: what is right.
+        tolerance: what to allow.
+        batches: batch sizes to run; empty for 1 and 3, or what the files are fixed to. Those that the reference does
+            not take are left out, and noted.
+        shapes: all sizes of inputs that leave more than the batch open, by name; others are guessed.
+        seed: of the inputs.
+        on_batch: called with each batch size before it runs.
+
+    Raises:
+        OptionError: a size contradicts the file.
+        VerificationError: inputs or outputs have no counterpart, or nothing can be compared.
+        ExportError: a file cannot be loaded, or the file fails where the reference runs.
+    """
+    mine, right = open_session(path), open_session(reference)
+    inputs, outputs = _twins(mine, right, "inputs"), _twins(mine, right, "outputs")
+    given = {name: _guess(spec) for name, spec in mine.inputs.items()} | dict(shapes or {})
+    trials = Trials(load_without_weights(path), path.name, mine.inputs, given, seed)
+    fixed = fixed_batch(mine.inputs) or fixed_batch(right.inputs)
+    gathered = Gathered(path.name, tolerance)
+    ran, notes = [], []
+    for batch in batches or ((fixed,) if fixed is not None else BATCHES):
+        if on_batch is not None:
+            on_batch(batch)
+        found = _first_that_runs(right, trials.draws(batch), inputs)
+        if isinstance(found, str):
+            notes.append(f"{reference.name} does not run at batch {batch}, which was not compared: {found}")
+            continue
+        ran.append(batch)
+        for feeds, expected in found:
+            got, wanted = settled(mine.run(feeds), {name: expected[twin] for name, twin in outputs.items()})
+            gathered.add(feeds, got, wanted, Judge(tolerance))
+    if not ran:
+        shown = ", ".join(f"{name}:{'x'.join(map(str, sizes))}" for name, sizes in given.items() if sizes)
+        raise VerificationError(f"nothing was compared: {'; '.join(notes)}. Say sizes with --shape, now {shown}")
+    source = f"generated inputs, seed {seed}"
+    return gathered.result(tuple(ran), source, ", ".join(outputs), tuple(notes), reference=reference.name)
+
+
+def _twins(mine: OrtSession, right: OrtSession, what: str) -> dict[str, str]:
+    """The reference's name of each input or output of the file.
+
+    Raises:
+        VerificationError: their numbers differ.
+    """
+    names, others = (list(getattr(session, what)) for session in (mine, right))
+    if set(names) == set(others):
+        return {name: name for name in names}
+    if len(names) != len(others):
+        raise VerificationError(
+            f"{mine.label} has the {what} {', '.join(names)} and {right.label} has {', '.join(others)}: each needs one "
+            "to be compared with"
+        )
+    return dict(zip(names, others, strict=True))
+
+
+def _guess(spec: TensorSpec) -> tuple[int, ...]:
+    """Sizes of an input: those that the file states, and an image's or a few for those that it leaves open."""
+    usual: Sequence[int] = (1, *_IMAGE) if len(spec.shape) == len(_IMAGE) + 1 else (1, *[_OPEN] * len(spec.shape))
+    return tuple(known if size is None else size for size, known in zip(spec.shape, usual, strict=False))
+
+
+def _first_that_runs(
+    reference: OrtSession, draws: Iterable[Sequence[Feeds]], inputs: Mapping[str, str]
+) -> list[tuple[Feeds, Feeds]] | str:
+    """The widest inputs that the reference takes, with what it gives; or why it takes none."""
+    reason = ""
+    for drawn in draws:
+        found = [(feeds, _attempt(reference, feeds, inputs)) for feeds in drawn]
+        ran = [(feeds, outputs) for feeds, outputs in found if not isinstance(outputs, str)]
+        if ran:
+            return ran
+        reason = str(found[-1][1])
+    return reason
+
+
+def _attempt(reference: OrtSession, feeds: Feeds, inputs: Mapping[str, str]) -> Feeds | str:
+    try:
+        return reference.run(as_asked({inputs[name]: feed for name, feed in feeds.items()}, reference.inputs))
+    except ExportError as error:
+        return str(error)

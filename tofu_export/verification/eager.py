@@ -1,0 +1,237 @@
+"""Verify a file in onnxruntime against the eager model: decisions apart from arithmetic.
+
+The file's matching decisions are read out of it and replayed in the eager model. Each decision is then judged under
+the eager model's own similarities, and the outputs of both are compared under the same decisions, so that a flip
+between near-equal tokens is not taken for wrong arithmetic, nor the reverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from tofu_export.artifact.onnx_file import load_without_weights
+from tofu_export.compare.outputs import Tolerance
+from tofu_export.errors import VerificationError
+from tofu_export.options import BatchRange, OutputKind, Precision
+from tofu_export.system.memory import give_back
+from tofu_export.system.ort import NO_BFLOAT16
+from tofu_export.verification.block_ends import block_ends
+from tofu_export.verification.gather import Gathered
+from tofu_export.verification.in_fp32 import compare_in_fp32
+from tofu_export.verification.reference import Reference, VitReference
+from tofu_export.verification.replay import Replay
+from tofu_export.verification.result import VerificationResult
+from tofu_export.verification.subject import OnnxFile, Subject
+from tofu_export.verification.watch import batched, fed
+
+__all__ = ["CPU_BATCH_CAP", "batches_to_verify", "compare_with", "verify"]
+
+CPU_BATCH_CAP = 8
+"""Largest batch verified on a CPU, for time."""
+ODD_BATCH = 3
+
+Array = NDArray[Any]
+
+
+def batches_to_verify(batch: BatchRange | tuple[int, ...]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Batch sizes to run (minimum, optimum, maximum within the CPU cap, one odd size), and notes about them.
+
+    Sizes that are given one by one are run as they are.
+    """
+    if isinstance(batch, tuple):
+        return batch, ()
+    if batch.minimum == batch.maximum:
+        return (batch.maximum,), ()
+    notes: tuple[str, ...] = ()
+    largest = min(batch.maximum, max(CPU_BATCH_CAP, batch.minimum + 1))  # two sizes, where there are two
+    if largest < batch.maximum:
+        notes = (f"largest batch run is {largest}, not {batch.maximum}: capped for CPU time",)
+    odd = min(max(ODD_BATCH, batch.minimum), largest)
+    return tuple(sorted({batch.minimum, min(batch.optimum, largest), largest, odd})), notes
+
+
+def verify(
+    subject: Subject | Path,
+    model: nn.Module,
+    pixels: NDArray[np.float32],
+    *,
+    precision: Precision,
+    batch: BatchRange | tuple[int, ...],
+    source: str,
+    output: OutputKind | None = None,
+    token_map: bool = False,
+    tolerance: Tolerance | None = None,
+    by_position: bool = False,
+    layers: bool = False,
+    on_batch: Callable[[int], None] | None = None,
+) -> VerificationResult:
+    """Compare a file with a Vision Transformer.
+
+    Args:
+        subject: a lowered ONNX file that this library wrote, a foreign one of a plain model, or an engine of either.
+        model: the eager float32 model, carrying the plan that the file was made with (or none for a plain file).
+        pixels: [n, C, H, W] float32, normalised images; reused in turn where a batch needs more.
+        precision: the file's.
+        batch: batch sizes that the file serves, or those to run.
+        source: where the images came from, for the report.
+        output: what the file gives; None for logits, or features where the model has no classifier.
+        token_map: it also gives what became of each patch.
+        tolerance: what to allow; None for that of the precision.
+        by_position: take the file's outputs in their order, whatever they are called.
+        layers: also compare what each block gives, where the file tells.
+        on_batch: called with each batch size before it runs.
+
+    Raises:
+        VerificationError: the file lacks outputs that must be compared, or has others.
+    """
+    subject = OnnxFile(subject) if isinstance(subject, Path) else subject
+    reference = VitReference(model, output, token_map=token_map, file=subject.name)
+    sizes, notes = batches_to_verify(batch)
+    result = compare_with(
+        subject,
+        reference,
+        [{"images": images} for images in batched(pixels, sizes)],
+        precision=precision,
+        source=source,
+        tolerance=tolerance,
+        by_position=by_position,
+        layers=layers,
+        on_batch=on_batch,
+        notes=notes,
+    )
+    if reference.kind != OutputKind.LOGITS.value:
+        result = replace(result, outputs=replace(result.outputs, top1_agreement=None))
+    return result
+
+
+def compare_with(
+    subject: Subject,
+    reference: Reference,
+    batches: Sequence[Mapping[str, Array]],
+    *,
+    precision: Precision,
+    source: str,
+    tolerance: Tolerance | None = None,
+    by_position: bool = False,
+    layers: bool = False,
+    on_batch: Callable[[int], None] | None = None,
+    notes: tuple[str, ...] = (),
+) -> VerificationResult:
+    """Compare a file with an eager model.
+
+    An FP16 file is compared once more as a copy that computes in FP32, where the reference has a tolerance for that. A
+    file in BF16, for which onnxruntime has no kernels, is compared so alone.
+
+    Args:
+        subject: the file.
+        reference: the model.
+        batches: float32 inputs by name for each batch, the batch as the first axis of the first one.
+        precision: the file's.
+        source: where the inputs came from, for the report.
+        tolerance: what to allow; None for that of the precision.
+        by_position: take the file's outputs in their order, whatever they are called.
+        layers: also compare what each block gives, where the file tells.
+        on_batch: called with each batch size before it runs.
+        notes: what a reader must know.
+
+    Raises:
+        VerificationError: the file lacks outputs that must be compared, or has others.
+    """
+    named = tolerance is None or tolerance in reference.tolerances.values()
+    compare = partial(_compare, reference=reference, source=source, by_position=by_position, notes=notes)
+
+    def in_fp32(**how: Any) -> VerificationResult:
+        return compare_in_fp32(
+            subject.graph_path,
+            reference.module,
+            precision,
+            lambda path: compare(OnnxFile(path), tolerance=reference.in_fp32[precision] if named else tolerance, **how),
+        )
+
+    if precision is Precision.BF16 and isinstance(subject, OnnxFile):
+        return in_fp32(batches=batches, layers=layers, on_batch=on_batch).noted(f"computed in FP32: {NO_BFLOAT16}")
+    allowed = tolerance or reference.tolerances[precision]
+    result = compare(subject, batches=batches, tolerance=allowed, layers=layers, on_batch=on_batch)
+    ours = isinstance(subject, OnnxFile) and not by_position  # what others put in half precision is not known
+    if ours and named and precision is Precision.FP16 and precision in reference.in_fp32:
+        result = replace(result, in_fp32=in_fp32(batches=[max(batches, key=_size)], layers=True, on_batch=None))
+    return result
+
+
+def _compare(
+    subject: Subject,
+    *,
+    reference: Reference,
+    batches: Sequence[Mapping[str, Array]],
+    source: str,
+    tolerance: Tolerance,
+    by_position: bool,
+    layers: bool,
+    on_batch: Callable[[int], None] | None,
+    notes: tuple[str, ...],
+) -> VerificationResult:
+    """Compare a file as it is; see `compare_with`."""
+    feeds, given = _run(subject, reference.names, batches, by_position=by_position)
+    give_back()
+    graph = load_without_weights(subject.graph_path).graph
+    produced = {name for node in graph.node for name in node.output}
+    names, more = reference.decisions(produced, subject.name)
+    notes += more
+    wanted = [name for kinds in names.values() for name in kinds.values()]
+    watched = subject.watch(feeds, wanted) if wanted else [{} for _ in feeds]
+    give_back()
+
+    gathered = Gathered(subject.name, tolerance)
+    for values, batch_feeds, got, seen in zip(batches, feeds, given, watched, strict=True):
+        if on_batch is not None:
+            on_batch(_size(values))
+        rows = None
+        if seen and all(np.isfinite(value).all() for value in got.values()):
+            rows = subject.same(seen, got, tolerance)
+        replay = Replay(names, seen, tolerance)
+        expected = dict(zip(got, reference.run(values, replay), strict=True))
+        if uncompared := set(names) - set(replay.by_layer):
+            raise VerificationError(f"{subject.name}: layers {sorted(uncompared)} were not compared")
+        gathered.add(batch_feeds, got, expected, replay, rows)
+    if layers:
+        ends = block_ends(graph)
+        if not ends:
+            notes += ("the file does not tell its blocks apart: what each of them gives is not compared",)
+        # A copy that gives out more values is fused less, and in half precision may decide otherwise between near
+        # equals. So it is followed in its own decisions, and decides nothing about the file.
+        wanted += [name for candidates in ends.values() for name in candidates]
+        for batch, seen in enumerate(subject.watch(feeds, wanted)):
+            blocks = reference.blocks(batches[batch], Replay(names, seen, tolerance))
+            gathered.add_blocks(batch, ends, seen, blocks)
+    return gathered.result(tuple(map(_size, batches)), source, reference.kind, notes)
+
+
+def _size(feeds: Mapping[str, Array]) -> int:
+    return len(next(iter(feeds.values())))
+
+
+def _run(
+    subject: Subject, names: Sequence[str], batches: Sequence[Mapping[str, Array]], *, by_position: bool
+) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
+    """What the file is given and what it gives for each batch, by name.
+
+    Raises:
+        VerificationError: the file does not give what it should and nothing else.
+    """
+    session = subject.open()
+    right = len(session.outputs) == len(names) if by_position else set(session.outputs) == set(names)
+    if not right:
+        number = f"{len(names)} of them" if by_position else ", ".join(names)
+        raise VerificationError(f"{subject.name} has outputs {sorted(session.outputs)}, expected {number}")
+    feeds = [fed(session, batch) for batch in batches]
+    runs = [session.run(batch) for batch in feeds]
+    given = tuple(session.outputs) if by_position else names
+    return feeds, [{name: run[name] for name in given} for run in runs]

@@ -1,0 +1,192 @@
+"""Make a file follow the decisions of another one: run it in a copy whose decisions are inputs."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from tofu_export.artifact.onnx_file import load_without_weights
+from tofu_export.compare.decisions import Decisions
+from tofu_export.errors import VerificationError
+from tofu_export.graph_patterns.canonical import DECISIONS
+from tofu_export.system.ort import OrtSession, open_copy
+from tofu_export.verification.block_ends import Candidates, block_ends
+from tofu_export.verification.replay import DecisionNames, Judge
+from tofu_export.verification.watch import give_out
+
+__all__ = ["Follower", "Inside", "merges"]
+
+Array = NDArray[Any]
+
+_DECISION = re.compile(rf"blocks\.(\d+)/fuse/match/({'|'.join(DECISIONS)})")
+_OWN = "/own"
+"""Suffix of what the copy decides by itself, where the value of that name is an input."""
+
+
+@dataclass(frozen=True)
+class Inside:
+    """Values inside of a file that a comparison asks for.
+
+    Attributes:
+        path: the file.
+        decisions: its decisions, by layer and kind.
+        ends: what may be the end of each block; empty where it was not asked for.
+    """
+
+    path: Path
+    decisions: DecisionNames
+    ends: Candidates
+
+    @classmethod
+    def find(cls, path: Path, *, layers: bool) -> Inside:
+        """Look for them by their names.
+
+        Raises:
+            ExportError: the file cannot be read.
+        """
+        graph = load_without_weights(path).graph
+        names: dict[int, dict[str, str]] = defaultdict(dict)
+        for node in graph.node:
+            for name in node.output:
+                if found := _DECISION.fullmatch(name):
+                    names[int(found[1])][found[2]] = name
+        return cls(path, dict(sorted(names.items())), block_ends(graph) if layers else {})
+
+    @property
+    def names(self) -> list[str]:
+        """All of these values."""
+        decisions = [name for kinds in self.decisions.values() for name in kinds.values()]
+        return decisions + [name for names in self.ends.values() for name in names]
+
+
+class Follower:
+    """The reference of a comparison: runs under the decisions that it is given, and judges them.
+
+    Args:
+        inside: of the reference, with the layers to follow only.
+    """
+
+    def __init__(self, inside: Inside) -> None:
+        self._inside = inside
+        self._forced: OrtSession | None = None
+        self._free: OrtSession | None = None
+        self._sizes: dict[int, tuple[int, int]] | None = None
+
+    def follow(
+        self, names: DecisionNames, seen: Mapping[str, Array], feeds: Mapping[str, Array], judged: Judge
+    ) -> dict[str, Array]:
+        """Outputs and ends of blocks of the reference under the decisions of the file, which are judged on the way.
+
+        If one of them is impossible, the reference cannot follow: it then decides by itself.
+
+        Args:
+            names: the file's decisions.
+            seen: their values, by name.
+            feeds: inputs of the reference.
+            judged: takes the verdicts.
+        """
+        batch = len(next(iter(feeds.values())))
+        if self._sizes is None:
+            values = self._run_free(feeds)
+            self._sizes = {layer: values[_scaled(layer)].shape[1:] for layer in self._inside.decisions}
+        given: dict[int, Decisions] = {}
+        faulty = False
+        for layer, (sources, destinations) in self._sizes.items():
+            found = {kind: seen[name] for kind, name in names[layer].items()}
+            given[layer] = Decisions.read(found, batch, sources)
+            faulty |= given[layer].fault(sources, destinations) is not None
+        values = self._run_free(feeds) if faulty else self._run_forced(feeds, given, self._sizes)
+        suffix = "" if faulty else _OWN
+        for layer, got in given.items():
+            kinds = self._inside.decisions[layer]
+            own = {kind: values[name + suffix] for kind, name in kinds.items()}
+            scores = values[_scaled(layer)] * values[_inverse(layer)]
+            judged.judge(layer, got, scores, Decisions.read(own, batch, scores.shape[1]))
+        return values
+
+    def _run_free(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        if self._free is None:
+            model = load_without_weights(self._inside.path)
+            give_out(model, [*self._inside.names, *self._scores(model)])
+            self._free = open_copy(model, self._inside.path)
+        return self._free.run(feeds)
+
+    def _run_forced(
+        self, feeds: Mapping[str, Array], given: Mapping[int, Decisions], sizes: Mapping[int, tuple[int, int]]
+    ) -> dict[str, Array]:
+        if self._forced is None:
+            model = load_without_weights(self._inside.path)
+            scores = self._scores(model)
+            for layer, kinds in self._inside.decisions.items():
+                for name in kinds.values():
+                    _cut(model.graph, layer, name)
+            own = [name + _OWN for kinds in self._inside.decisions.values() for name in kinds.values()]
+            give_out(model, [*own, *(name for names in self._inside.ends.values() for name in names), *scores])
+            self._forced = open_copy(model, self._inside.path)
+        decided = {
+            name: _encoded(kind, given[layer], sizes[layer][0])
+            for layer, kinds in self._inside.decisions.items()
+            for kind, name in kinds.items()
+        }
+        return self._forced.run({**feeds, **decided})
+
+    def _scores(self, model: onnx.ModelProto) -> list[str]:
+        """Names of what similarities are made of."""
+        produced = {name for node in model.graph.node for name in node.output}
+        names = [part(layer) for layer in self._inside.decisions for part in (_scaled, _inverse)]
+        if missing := [name for name in names if name not in produced]:
+            raise VerificationError(
+                f"{self._inside.path.name} has no value {missing[0]}: its decisions cannot be followed, export it again"
+            )
+        return names
+
+
+def merges(kinds: Mapping[str, str]) -> bool:
+    """True if these kinds of decisions say where sources go."""
+    return "target" in kinds or "assigned" in kinds
+
+
+def _scaled(layer: int) -> str:
+    """Products of keys [B, S, T], divided by the norms of the destinations (`graph_patterns.matching`)."""
+    return f"blocks.{layer}/fuse/match/scaled"
+
+
+def _inverse(layer: int) -> str:
+    """One over the norms of the sources [B, S, 1]."""
+    return f"blocks.{layer}/fuse/match/inverse/sources"
+
+
+def _cut(graph: onnx.GraphProto, layer: int, name: str) -> None:
+    """Make the value `name` an input for all that reads it behind the matching; what was `name` gets a suffix."""
+    matching = f"blocks.{layer}/fuse/match/"
+    for node in graph.node:
+        for index, made in enumerate(node.output):
+            if made == name:
+                node.output[index] = name + _OWN
+        if node.name.startswith(matching):
+            for index, read in enumerate(node.input):
+                if read == name:
+                    node.input[index] = name + _OWN
+    graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None))
+
+
+def _encoded(kind: str, decisions: Decisions, sources: int) -> Array:
+    """One kind of decisions as a file states it (`graph_patterns.canonical.decision_name`)."""
+    if kind == "kept":
+        return decisions.kept
+    if kind == "matched":
+        return decisions.matched
+    assert decisions.target is not None  # the layers merge alike
+    if kind == "target":
+        return decisions.target
+    assigned = np.full((len(decisions.matched), sources), -1, dtype=np.int64)
+    np.put_along_axis(assigned, decisions.matched, decisions.target, axis=1)
+    return assigned

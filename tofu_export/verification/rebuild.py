@@ -1,0 +1,246 @@
+"""The eager model that a file was made from, from what the file says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from tofu_export import patch
+from tofu_export.errors import OptionError, VerificationError
+from tofu_export.options import PATCH_GROUPS, KeySource, OutputKind, PrunedSizes, Reduction
+from tofu_export.patch.describe import describe
+from tofu_export.planning.plan import Plan, make_plan
+from tofu_export.verification.facts import FileFacts
+from tofu_export.zoo.create import BY_OPTIONS, LoadedModel, create_model, own_image_size
+from tofu_export.zoo.names import resolve
+from tofu_export.zoo.weights import WeightsKind, WeightsSource
+
+__all__ = ["Rebuilt", "rebuild"]
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A model to compare a file with.
+
+    Attributes:
+        model: it carries the file's plan; a foreign file's has none.
+        resolved: its name.
+        preprocessing: as the file says, or else the model.
+        output: what the file gives.
+        token_map: it also gives what became of each patch.
+        notes: what makes the comparison less sure.
+    """
+
+    model: nn.Module
+    resolved: str
+    preprocessing: Mapping[str, Any]
+    output: OutputKind
+    token_map: bool
+    notes: tuple[str, ...]
+
+
+def rebuild(
+    facts: FileFacts,
+    *,
+    name: str | None = None,
+    weights: WeightsSource | None = None,
+    seed: int = 0,
+    num_classes: int | None = None,
+    output: OutputKind | None = None,
+) -> Rebuilt:
+    """Build the model of a file and, for a file of this library, reduce it by the file's plan.
+
+    Args:
+        facts: what the file says; it decides whatever is None below.
+        name: name of the model.
+        weights: where its weights come from.
+        seed: of random weights, where `weights` asks for them.
+        num_classes: width of the classifier.
+        output: what the file gives.
+
+    Raises:
+        OptionError: neither the file nor the arguments say what model it is, or where its weights are.
+        VerificationError: the file's metadata are incomplete or do not fit the model.
+        TofuError: the model cannot be built or its weights not be loaded.
+    """
+    resolved = resolve(_name(facts) if name is None else name)
+    kept = facts.find("weights", dict) or {}
+    if weights is None:
+        weights, seed = _weights(facts, kept)
+    weights = weights.like(kept)
+    classes = _classes(facts) if num_classes is None else num_classes
+    _, height, width = facts.image_shape
+    size = None if height is None or width is None else (height, width)
+    if size == own_image_size(resolved):
+        size = None
+    loaded = create_model(resolved, weights=weights, seed=seed, image_size=size, num_classes=classes)
+    if facts.is_ours:
+        plan = _plan(facts, describe(loaded.meta(), resolved, size))
+        _check_preprocessing(facts, loaded)
+        patch.apply(loaded.model, plan, name=resolved)
+        output = output or _output(facts)
+    return Rebuilt(
+        loaded.model,
+        resolved,
+        facts.preprocessing or loaded.preprocessing,
+        patch.choose_output(loaded.model, output, resolved),
+        facts.is_ours and PATCH_GROUPS in facts.outputs,
+        (*_notes(facts, kept, loaded, weights), *_other_preprocessing(facts, loaded)),
+    )
+
+
+def _name(facts: FileFacts) -> str:
+    if not facts.is_ours:
+        raise OptionError(
+            f"{facts.path.name} does not say what model it is (no metadata tofu_export.model): give its timm name with "
+            "--model NAME, or another file to compare it with by --reference OTHER.onnx"
+        )
+    name: str = facts.part("model", str)
+    if ":" in name:
+        raise OptionError(
+            f"{facts.path.name} was made from {name}, which is outside of timm: give --model {name} if you trust it"
+        )
+    return name
+
+
+def _weights(facts: FileFacts, kept: Mapping[str, Any]) -> tuple[WeightsSource, int]:
+    """The weights that the metadata name, and their seed, where they can be had again."""
+    kind = kept.get("kind")
+    seed = kept.get("seed")
+    if kind == WeightsKind.RANDOM.value and isinstance(seed, int) and 0 <= seed < 2**63:
+        return WeightsSource(WeightsKind.RANDOM), seed
+    if kind == WeightsKind.PRETRAINED.value:
+        return WeightsSource(WeightsKind.PRETRAINED), 0
+    if kind == WeightsKind.PATH.value:
+        known = f" (sha256 {str(kept['sha256'])[:16]}...)" if kept.get("sha256") else ""
+        raise OptionError(
+            f"{facts.path.name} was made with the weights in {kept.get('path')}{known}: give them with --weights PATH"
+        )
+    raise OptionError(
+        f"{facts.path.name} does not say which weights it was made with: "
+        "give --weights PATH, --weights pretrained, or --weights random with --seed N"
+    )
+
+
+def _check_preprocessing(facts: FileFacts, loaded: LoadedModel) -> None:
+    """Hold what the file says of its images to what the model's weights, or timm, say; options may differ.
+
+    Raises:
+        VerificationError: it is another one.
+    """
+    said, origins = facts.preprocessing, facts.find("preprocessing_from", dict)
+    if said is None or origins is None:  # files of before that was written
+        return
+    for name, where in loaded.preprocessing_from.items():
+        value, own = said.get(name), loaded.preprocessing[name]
+        if origins.get(name) != BY_OPTIONS and not _same(value, own):
+            raise VerificationError(
+                f"{facts.path.name} says {name} {value} in its metadata, {where} says {own}: images would be prepared "
+                "in another way than for the model. Were the metadata edited, or other weights given?"
+            )
+
+
+def _same(value: Any, own: Any) -> bool:
+    try:
+        return bool(np.allclose(value, own, rtol=1e-6, atol=1e-9))
+    except TypeError:  # texts
+        return bool(value == own)
+
+
+def _classes(facts: FileFacts) -> int | None:
+    """Width of the classifier; None for the model's own."""
+    if not facts.is_ours:
+        return None
+    if "num_classes" in facts.metadata:
+        width: int = facts.part("num_classes", int)
+        return width
+    shape = next(iter(facts.outputs.values())).shape  # files of before that was written
+    return shape[-1] if _output(facts) is OutputKind.LOGITS and shape else None
+
+
+def _output(facts: FileFacts) -> OutputKind:
+    kind = facts.part("output", dict).get("kind")
+    known = {output.value: output for output in OutputKind}
+    if not isinstance(kind, str) or kind not in known:
+        raise VerificationError(
+            f"{facts.path.name} says that it gives {kind!r}, expected one of {', '.join(known)}: "
+            "give what it is with --output-kind"
+        )
+    return known[kind]
+
+
+def _plan(facts: FileFacts, spec: Any) -> Plan:
+    """The plan in the metadata, made again and held to what is written there, layer by layer.
+
+    Raises:
+        VerificationError: it does not fit the model.
+    """
+    written = facts.part("plan", dict)
+    try:
+        layers = written["layers"]
+        reduction = Reduction(
+            r=tuple(layer["removed"] for layer in layers),
+            pattern=written["pattern"],
+            prop_attn=bool(written["prop_attn"]),
+            pruned_sizes=PrunedSizes(written.get("pruned_sizes", PrunedSizes.LOST.value)),  # lost before that was said
+            restore_grid=bool(written["restore_grid"]),
+            keys=KeySource(written.get("keys", KeySource.POST_ROPE.value)),
+        )
+        plan = make_plan(spec, reduction)
+    except (KeyError, TypeError, ValueError) as error:  # OptionError is a ValueError
+        raise VerificationError(
+            f"the plan in the metadata of {facts.path.name} does not fit {spec.name}: "
+            f"{error if isinstance(error, OptionError) else f'{type(error).__name__} {error}'}. "
+            "Is --model the one that it was made from?"
+        ) from error
+    made = plan.to_dict()
+    for key in ("layers", "prop_attn", "restore_grid"):
+        if made[key] != written[key]:
+            raise VerificationError(
+                f"the plan in the metadata of {facts.path.name} does not fit {spec.name}: {key} would be {made[key]}, "
+                f"the file says {written[key]}. Is --model the one that it was made from?"
+            )
+    return plan
+
+
+def _other_preprocessing(facts: FileFacts, loaded: LoadedModel) -> tuple[str, ...]:
+    """A note for what the file says of preparing images that the model does not."""
+    found, own = facts.preprocessing, loaded.preprocessing
+    if found is None:
+        return ()
+    differ = [
+        f"{key} is {found.get(key)}, not {own[key]}"
+        for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+        if key in own and not _alike(found.get(key), own[key])
+    ]
+    if not differ:
+        return ()
+    return (f"the preprocessing in the file's metadata is not that of {loaded.name}: {'; '.join(differ)}",)
+
+
+def _alike(found: Any, own: Any) -> bool:
+    if isinstance(own, (list, tuple)):
+        return isinstance(found, (list, tuple)) and np.shape(found) == np.shape(own) and np.allclose(found, own)
+    return bool(found == own)
+
+
+def _notes(facts: FileFacts, kept: Mapping[str, Any], loaded: LoadedModel, weights: WeightsSource) -> tuple[str, ...]:
+    notes = []
+    digest = loaded.weights.get("sha256")
+    if kept.get("sha256") and digest and kept["sha256"] != digest:
+        notes.append(
+            f"the weights compared with are not the file's: sha256 {digest[:16]}..., it was made with "
+            f"{str(kept['sha256'])[:16]}..."
+        )
+    made_by = facts.find("versions", dict) or {}
+    if weights.kind is WeightsKind.RANDOM:
+        for package in ("torch", "timm"):
+            here = metadata.version(package)
+            if made_by.get(package) not in (None, here):
+                notes.append(f"random weights may differ: made with {package} {made_by[package]}, here is {here}")
+    return tuple(notes)

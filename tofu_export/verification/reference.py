@@ -1,0 +1,114 @@
+"""The eager model that a file is compared with, of whatever kind it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tofu_export.compare.outputs import TOLERANCES, Tolerance
+from tofu_export.errors import VerificationError
+from tofu_export.options import PATCH_GROUPS, OutputKind, Precision
+from tofu_export.patch import applied_plan, choose_output, observe, outputs_of
+from tofu_export.patch.outputs import joined_later
+from tofu_export.verification.block_ends import collect_blocks
+from tofu_export.verification.in_fp32 import IN_FP32
+from tofu_export.verification.replay import DecisionNames, Replay, planned_decisions
+
+__all__ = ["Reference", "VitReference"]
+
+Array = NDArray[Any]
+
+
+class Reference(Protocol):
+    """An eager float32 model that follows decisions.
+
+    Attributes:
+        module: the model.
+        names: what its outputs are called in a file, in their order.
+        kind: the same in a word, for messages.
+        tolerances: what a file of each precision may differ by.
+        in_fp32: the same of a file in half precision that is computed in FP32; FP16 files are compared so too, if
+            there is a tolerance for that.
+    """
+
+    module: nn.Module
+    names: tuple[str, ...]
+    kind: str
+    tolerances: Mapping[Precision, Tolerance]
+    in_fp32: Mapping[Precision, Tolerance]
+
+    def decisions(self, produced: Set[str], file: str) -> tuple[DecisionNames, tuple[str, ...]]:
+        """Which of the values `produced` in a file are its decisions, and what a reader must know about that.
+
+        Raises:
+            VerificationError: a decision is missing, or there is one that the plan knows nothing of.
+        """
+        ...
+
+    def run(self, feeds: Mapping[str, Array], replay: Replay) -> tuple[Array, ...]:
+        """Its outputs for one batch, under the decisions of `replay`."""
+        ...
+
+    def blocks(self, feeds: Mapping[str, Array], replay: Replay) -> dict[int, Array]:
+        """What each of its blocks gives for one batch, [B, N, C], under the decisions of `replay`."""
+        ...
+
+
+class VitReference:
+    """A Vision Transformer, with or without a plan.
+
+    Args:
+        model: the eager float32 model, carrying the plan that the file was made with (or none for a plain file).
+        output: what the file gives; None for logits, or features where the model has no classifier.
+        token_map: it also gives what became of each patch.
+        file: its name, for messages.
+
+    Raises:
+        VerificationError: the file gives token maps, but the model has no plan.
+    """
+
+    tolerances: Mapping[Precision, Tolerance] = TOLERANCES
+    in_fp32: Mapping[Precision, Tolerance] = IN_FP32
+
+    def __init__(self, model: nn.Module, output: OutputKind | None, *, token_map: bool, file: str) -> None:
+        self.module = model
+        self._output = choose_output(model, output)
+        self._plan = applied_plan(model)
+        self._token_map = token_map
+        self.names = self._output.names_with(token_map)
+        self.kind = self._output.value
+        if token_map and self._plan is None:
+            raise VerificationError(f"{file} gives {PATCH_GROUPS}, but the model to compare it with has no plan")
+
+    def decisions(self, produced: Set[str], file: str) -> tuple[DecisionNames, tuple[str, ...]]:
+        """The decisions that the plan makes."""
+        plan = self._plan
+        names = planned_decisions(plan, produced, file, mapped=self._output is OutputKind.TOKENS)
+        notes: tuple[str, ...] = ()
+        if plan is not None and plan.layers[-1].removed and plan.layers[-1].layer not in names:
+            last = plan.layers[-1].layer
+            notes = (f"the output does not depend on the reduction in block {last}: the file has none",)
+        return names, notes
+
+    def run(self, feeds: Mapping[str, Array], replay: Replay) -> tuple[Array, ...]:
+        """Outputs for the images."""
+        (images,) = feeds.values()
+        with torch.inference_mode(), observe(replay):
+            found: list[Array] = [
+                np.asarray(value.numpy()) for value in outputs_of(self.module, self._output, torch.from_numpy(images))
+            ]
+        if self._token_map and self._plan is not None:
+            found.append(replay.patch_groups(self._plan, joined_later(self.module), len(images)))
+        return tuple(found)
+
+    def blocks(self, feeds: Mapping[str, Array], replay: Replay) -> dict[int, Array]:
+        """What its transformer blocks give for the images."""
+        (images,) = feeds.values()
+        with torch.inference_mode(), observe(replay), collect_blocks(self.module) as found:
+            outputs_of(self.module, self._output, torch.from_numpy(images))
+        return found

@@ -1,0 +1,151 @@
+"""A file's matching decisions: where they are in it, how they are judged, and how the eager model follows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tofu_export.compare.decisions import DecisionReport, Decisions, judge
+from tofu_export.compare.groups import Reducing, follow_layers, of_patches
+from tofu_export.compare.outputs import Tolerance
+from tofu_export.errors import VerificationError
+from tofu_export.graph_patterns.canonical import DECISIONS, decision_name, is_decision
+from tofu_export.patch.matching import Matching, Partition
+from tofu_export.planning.plan import Plan
+
+__all__ = ["DecisionNames", "Judge", "Replay", "planned_decisions"]
+
+Array = NDArray[Any]
+
+DecisionNames = Mapping[int, Mapping[str, str]]
+"""Names of the values that hold decisions, by layer and kind (`graph_patterns.canonical`)."""
+
+
+class Judge:
+    """Judges decisions layer by layer and keeps count."""
+
+    def __init__(self, tolerance: Tolerance) -> None:
+        self._tolerance = tolerance
+        self.by_layer: dict[int, DecisionReport] = {}
+        self.flipped_images: set[int] = set()
+
+    @property
+    def report(self) -> DecisionReport:
+        """All layers together."""
+        return sum(self.by_layer.values(), DecisionReport())
+
+    def judge(self, layer: int, got: Decisions, scores: NDArray[np.float32], reference: Decisions) -> bool:
+        """Compare `got` with what the reference decides from its `scores` [B, S, T]; True if `got` can be followed."""
+        report = judge(layer, got, scores, reference, self._tolerance.near_tie)
+        self.by_layer[layer] = self.by_layer.get(layer, DecisionReport()) + report
+        if report.faults:
+            self.flipped_images.update(range(len(scores)))
+            return False
+        same = (np.sort(got.matched, 1) == np.sort(reference.matched, 1)).all(axis=1)
+        if got.target is not None:
+            rows = np.arange(len(scores))[:, None]
+            same &= (got.target == scores.argmax(axis=2)[rows, got.matched]).all(axis=1)
+        self.flipped_images.update(np.flatnonzero(~same).tolist())
+        return True
+
+
+class Replay(Judge):
+    """An observer that makes the eager model follow a file's decisions, and judges them on the way.
+
+    Args:
+        names: the file's decisions.
+        seen: their values, by name.
+        tolerance: says what is a tie.
+
+    Attributes:
+        followed: the decisions that the model followed, by layer, with targets.
+    """
+
+    def __init__(self, names: DecisionNames, seen: Mapping[str, Array], tolerance: Tolerance) -> None:
+        super().__init__(tolerance)
+        self._names = names
+        self._seen = seen
+        self.followed: dict[int, Decisions] = {}
+
+    def decide(self, layer: int, scores: Tensor, proposed: Matching) -> Matching:
+        """Judge the file's decisions in this layer and return them, or the model's own if they are impossible."""
+        chosen = self._chosen(layer, scores, proposed)
+        self.followed[layer] = Decisions(*(value.numpy() for value in chosen))
+        return chosen
+
+    def _chosen(self, layer: int, scores: Tensor, proposed: Matching) -> Matching:
+        if layer not in self._names:
+            return proposed
+        found = {kind: self._seen[name] for kind, name in self._names[layer].items()}
+        batch, sources, _ = scores.shape
+        got = Decisions.read(found, batch, sources)
+        merges = got.target is not None
+        reference = Decisions(
+            proposed.kept.numpy(), proposed.matched.numpy(), proposed.target.numpy() if merges else None
+        )
+        if not self.judge(layer, got, scores.numpy(), reference):
+            return proposed
+        target = proposed.target if got.target is None else torch.from_numpy(got.target)
+        return Matching(torch.from_numpy(got.kept), torch.from_numpy(got.matched), target)
+
+    def patch_groups(self, plan: Plan, joined: int, images: int) -> NDArray[np.int64]:
+        """What became of each patch under the decisions that were followed, [B, patches] (`options.PATCH_GROUPS`).
+
+        Found in numpy, by none of what makes the file.
+
+        Args:
+            plan: of the model.
+            joined: tokens that join at its front after the blocks.
+            images: batch size B.
+        """
+        steps = [
+            Reducing(layer.layer, layer.method.name.lower(), layer.tokens_in, layer.removed)
+            for layer in plan.layers
+            if layer.removed
+        ]
+        start = np.tile(np.arange(plan.layers[0].tokens_in), (images, 1))
+        states = follow_layers(start, steps, self.followed, plan.prefix_tokens)
+        return of_patches(states[-1].groups if states else start, plan.prefix_tokens, joined)
+
+
+def planned_decisions(plan: Plan | None, produced: Set[str], file: str, *, mapped: bool) -> DecisionNames:
+    """Names of the decisions among the values `produced` in a file, by layer and kind; no `kept` where no source stays.
+
+    Pruned tokens have a target too where it takes over their size, or where the map of stand-ins is followed, for an
+    output (`mapped`) or to restore the grid.
+
+    The last layer's may be missing altogether: where the head takes class tokens, lowering leaves out a reduction that
+    the output does not depend on. If it does depend on it, the outputs differ.
+
+    Raises:
+        VerificationError: a layer's decisions are not in the file, or there are some that the plan does not know of.
+    """
+    names: dict[int, dict[str, str]] = {}
+    if plan is not None:
+        mapped = mapped or plan.restores_grid
+        for layer in plan.layers:
+            if layer.removed:
+                sources = len(range(layer.tokens_in)[Partition.of(plan.prefix_tokens).sources])
+                kinds = ["kept"] if sources > layer.removed else []
+                if mapped or plan.needs_targets(layer):
+                    by_source = decision_name(layer.layer, "assigned") in produced
+                    kinds += ["assigned"] if by_source else ["matched", "target"]
+                names[layer.layer] = {kind: decision_name(layer.layer, kind) for kind in kinds}
+        last = len(plan.layers) - 1
+        if produced.isdisjoint(decision_name(last, kind) for kind in DECISIONS):
+            names.pop(last, None)
+    for layer_index, kinds_of in names.items():
+        for name in kinds_of.values():
+            if name not in produced:
+                raise VerificationError(
+                    f"{file}: layer {layer_index} has no value {name}, decisions cannot be compared"
+                )
+    expected = {name for kinds_of in names.values() for name in kinds_of.values()}
+    if unexpected := sorted(name for name in produced - expected if is_decision(name)):
+        raise VerificationError(f"{file} decides {unexpected[0]}, which the plan knows nothing of")
+    return names

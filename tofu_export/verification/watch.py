@@ -1,0 +1,88 @@
+"""Run a file, and a copy of it that gives out values from its inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from tofu_export.artifact.feeds import as_asked
+from tofu_export.artifact.onnx_file import load_without_weights
+from tofu_export.compare.outputs import Tolerance, compare_outputs, differing, is_real
+from tofu_export.errors import VerificationError
+from tofu_export.system.ort import open_copy
+
+if TYPE_CHECKING:
+    from tofu_export.verification.subject import Runnable
+
+__all__ = ["batched", "check_same", "fed", "feed", "give_out", "run_copy"]
+
+Array = NDArray[Any]
+
+
+def give_out(model: onnx.ModelProto, names: Iterable[str]) -> None:
+    """Make values of a graph outputs of it, in place; onnxruntime finds out their types."""
+    present = {value.name for value in model.graph.output}
+    for name in names:
+        if name not in present:
+            model.graph.output.append(onnx.ValueInfoProto(name=name))
+            present.add(name)
+
+
+def batched(pixels: Array, sizes: Sequence[int]) -> list[Array]:
+    """Batches of these sizes, images [n, C, H, W] taken in turn."""
+    starts = np.cumsum((0, *sizes[:-1]))
+    return [pixels[(start + np.arange(size)) % len(pixels)] for start, size in zip(starts, sizes, strict=True)]
+
+
+def run_copy(path: Path, feeds: Sequence[Mapping[str, Array]], names: Iterable[str]) -> list[dict[str, Array]]:
+    """Outputs, and the values called `names`, of a copy of the file at `path`, for each batch."""
+    model = load_without_weights(path)
+    give_out(model, names)
+    session = open_copy(model, path)
+    return [session.run(batch) for batch in feeds]
+
+
+def feed(session: Runnable, images: Array) -> dict[str, Array]:
+    """Images [B, C, H, W] as the only input of a file.
+
+    Raises:
+        VerificationError: it takes something else.
+    """
+    if len(session.inputs) != 1:
+        raise VerificationError(f"{session.label} has inputs {', '.join(session.inputs)}, expected one: images")
+    ((name, spec),) = session.inputs.items()
+    if not np.issubdtype(spec.dtype, np.floating):
+        raise VerificationError(f"input {name} of {session.label} is {spec}, expected images as real numbers")
+    return {name: images.astype(spec.dtype)}
+
+
+def fed(session: Runnable, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Inputs of a batch in the types that a file asks for; one alone goes by whatever name the file has.
+
+    Raises:
+        VerificationError: the file has other inputs.
+    """
+    if len(feeds) == 1:
+        return feed(session, next(iter(feeds.values())))
+    if set(feeds) != set(session.inputs):
+        raise VerificationError(f"{session.label} has inputs {', '.join(session.inputs)}, expected {', '.join(feeds)}")
+    return as_asked(feeds, session.inputs)
+
+
+def check_same(seen: Mapping[str, Array], got: Mapping[str, Array], tolerance: Tolerance, file: str) -> None:
+    """Hold the outputs of a copy to those of the file itself.
+
+    Raises:
+        VerificationError: giving out values changed the outputs.
+    """
+    for name, value in got.items():
+        same = (
+            compare_outputs(seen[name], value).within(tolerance) if is_real(value) else not differing(seen[name], value)
+        )
+        if not same:
+            raise VerificationError(f"{file}: reading out its decisions changes its output, report this")

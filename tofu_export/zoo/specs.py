@@ -1,0 +1,53 @@
+"""Specs and plans by model name, without weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tofu_export.options import Reduction
+from tofu_export.planning.plan import ModelSpec, Plan, make_plan
+from tofu_export.zoo import catalog
+from tofu_export.zoo.names import ALIASES
+
+if TYPE_CHECKING:
+    from tofu_export.zoo.create import LoadedModel
+
+__all__ = ["plan_model", "spec_as_loaded", "spec_of"]
+
+
+def spec_of(name: str, image_size: tuple[int, int] | None = None, num_classes: int | None = None) -> ModelSpec:
+    """The spec of a model, measured on the meta device.
+
+    Raises:
+        TofuError: the model is unknown or unsupported, or the size does not fit it.
+    """
+    from tofu_export.patch.describe import describe  # imports torch
+    from tofu_export.zoo.create import create_meta
+    from tofu_export.zoo.names import resolve
+
+    return describe(create_meta(name, image_size, num_classes), resolve(name), image_size)
+
+
+def spec_as_loaded(spec: ModelSpec, loaded: LoadedModel) -> ModelSpec:
+    """The spec of a model with its weights: another one, if these asked for other sizes, channels or classes.
+
+    Args:
+        spec: of the model as timm builds it.
+        loaded: the same model, loaded.
+    """
+    from tofu_export.patch.describe import describe
+
+    return describe(loaded.meta(), loaded.resolved, loaded.asked_image_size) if loaded.arguments else spec
+
+
+def plan_model(
+    name: str, reduction: Reduction, image_size: tuple[int, int] | None = None, num_classes: int | None = None
+) -> tuple[ModelSpec, Plan]:
+    """The plan of a model; at once if the catalogue knows it, else after importing torch.
+
+    Raises:
+        TofuError: the model is unknown or unsupported, or the options do not fit it.
+    """
+    known = catalog.find(ALIASES.get(name, name)) if image_size is None and num_classes is None else None
+    spec = known if known is not None else spec_of(name, image_size, num_classes)
+    return spec, make_plan(spec, reduction)
