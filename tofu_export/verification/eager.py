@@ -146,6 +146,7 @@ def compare_with(
         VerificationError: the file lacks outputs that must be compared, or has others.
     """
     named = tolerance is None or tolerance in reference.tolerances.values()
+    allowed = tolerance or reference.tolerances[precision]
     compare = partial(_compare, reference=reference, source=source, by_position=by_position, notes=notes)
 
     def in_fp32(**how: Any) -> VerificationResult:
@@ -153,12 +154,11 @@ def compare_with(
             subject.graph_path,
             reference.module,
             precision,
-            lambda path: compare(OnnxFile(path), tolerance=reference.in_fp32[precision] if named else tolerance, **how),
+            lambda path: compare(OnnxFile(path), tolerance=reference.in_fp32[precision] if named else allowed, **how),
         )
 
     if precision is Precision.BF16 and isinstance(subject, OnnxFile):
         return in_fp32(batches=batches, layers=layers, on_batch=on_batch).noted(f"computed in FP32: {NO_BFLOAT16}")
-    allowed = tolerance or reference.tolerances[precision]
     result = compare(subject, batches=batches, tolerance=allowed, layers=layers, on_batch=on_batch)
     ours = isinstance(subject, OnnxFile) and not by_position  # what others put in half precision is not known
     if ours and named and precision is Precision.FP16 and precision in reference.in_fp32:

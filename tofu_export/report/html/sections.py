@@ -49,6 +49,7 @@ def sections_of(report: Mapping[str, Any], evidence: Evidence) -> Sections:
     model, plan = report["model"], report["plan"]
     start = f"{model['params'] / 1e6:.1f} M parameters, {model['weights']['kind']} weights, "
     ends = (_files(report), _left_out(report), _reproduce(report, evidence))
+    sections: tuple[Section, ...]
     if "blocks" in plan:  # a UNet
         height, width = model["latent"]
         subtitle = (
