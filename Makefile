@@ -11,7 +11,7 @@ SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_in
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3.14 python3 python; do \
 	if "$$python" -c '$(SUPPORTED)' >/dev/null 2>&1; then echo "$$python"; break; fi; done)
 
-.PHONY: help venv demo test thorough minimum coverage lint reliability bench evidence engines gpu gpu-table catalog clean
+.PHONY: help venv demo test thorough minimum coverage lint reliability bench evidence engines gpu gpu-table gpu-torch catalog clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,7 +20,7 @@ help:
 	@echo 'make thorough  what test leaves out: more cases, a Ray cluster'
 	@echo 'make minimum  the tests with the oldest versions that pyproject.toml allows (its own 7 GB)'
 	@echo 'make coverage  every vision transformer of timm by name (half an hour)'
-	@echo 'make gpu    the tests that need a GPU (docs/gpu.md)'
+	@echo 'make gpu    the tests that need a GPU     make gpu-torch  times in PyTorch on a GPU (docs/gpu.md)'
 	@echo 'make reliability  what bad input and a sudden end do (20 minutes on 2 quiet cores)'
 	@echo 'make evidence  measure again what docs say of the demo model'
 	@echo 'make bench  measure what README says  make clean   remove all that these made'
@@ -78,6 +78,10 @@ gpu-table: venv
 	$(BIN)/tofu-export vit_base --r 0 --weights random --engine --no-bench -o gpu_out/full
 	$(BIN)/tofu-export vit_base --r 16 --weights random --engine --no-bench -o gpu_out/reduced
 	$(BIN)/tofu-export bench gpu_out/*/*.engine --backend $(BACKEND) --batch 1,8,32 --json > gpu.json
+
+# Full against reduced models in PyTorch: the table of docs/gpu.md. GPU_ARGS="--minutes 20 --models vit_large"
+gpu-torch: venv
+	$(BIN)/python benchmarks/gpu_torch.py --write docs/gpu.md --json gpu_out/torch.json $(GPU_ARGS)
 
 # Specs of all supported models, for the timm version in constraints.txt.
 catalog: venv
