@@ -151,16 +151,16 @@ def kernels_of(events: Any, *, on_gpu: bool) -> Kernels:
 def _kernels_below(event: Any, on_gpu: bool, within: bool) -> Iterator[tuple[float, bool]]:
     """Kernels launched under an event: the microseconds of each, and whether the reduction launched it.
 
-    On a CPU operators that call no other. A marked range is no operator: what the profiler attaches to it itself is all
-    of its time on the GPU.
+    On a CPU operators, each without those that it calls. The range that marks the reduction is no operator, and what
+    the profiler attaches to it itself is all of its time on the GPU.
     """
     for child in event.cpu_children:
-        reduces = within or child.name == REDUCTION
-        if on_gpu and child.name != REDUCTION:
-            yield from ((kernel.duration, reduces) for kernel in child.kernels)
-        elif not on_gpu and not child.cpu_children:
-            yield child.cpu_time_total, reduces
-        yield from _kernels_below(child, on_gpu, reduces)
+        if child.name == REDUCTION:
+            yield from _kernels_below(child, on_gpu, within=True)
+            continue
+        each = [kernel.duration for kernel in child.kernels] if on_gpu else [child.self_cpu_time_total]
+        yield from ((us, within) for us in each)
+        yield from _kernels_below(child, on_gpu, within)
 
 
 def timed_on_gpu(call: Callable[[], object]) -> QueryTimes:

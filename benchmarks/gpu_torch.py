@@ -11,6 +11,7 @@ begins only if it will probably end within `--minutes`; those that were left out
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import json
 import sys
@@ -64,6 +65,7 @@ def run(
             lines = [line for line in str(error).splitlines() if line.strip()]
             rows, reason = [], f"{type(error).__name__}: {lines[0] if lines else 'without a message'}"
         longest[cell.backend] = max(longest.get(cell.backend, 0.0), clock() - start)
+        gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         yield cell, rows, reason

@@ -167,7 +167,7 @@ def test_tf32_ends_where_it_began(runner: ModuleType) -> None:
 def event(name: str, *children: Any, kernels: tuple[float, ...] = (), device: Any = DeviceType.CPU) -> Any:
     return SimpleNamespace(
         name=name, cpu_children=list(children), kernels=[SimpleNamespace(duration=us) for us in kernels],
-        device_type=device, cpu_time_total=1.0,
+        device_type=device, self_cpu_time_total=2000.0,
     )  # fmt: skip
 
 
@@ -185,7 +185,8 @@ def test_kernels_are_those_of_the_operators_below_a_range(runner: ModuleType) ->
     assert (kernels.reduction_ms, kernels.every_ms) == (3.0, 9.0)
     assert kernels.share == pytest.approx(1 / 3)
     on_cpu = runner.kernels_of([query(500.0)] * 3, on_gpu=False)
-    assert (on_cpu.reduction, on_cpu.every) == (2, 3)
+    assert (on_cpu.reduction, on_cpu.every) == (3, 4)
+    assert (on_cpu.reduction_ms, on_cpu.every_ms) == (6.0, 8.0)
 
 
 def test_compiled_models_are_timed(
@@ -199,6 +200,7 @@ def test_compiled_models_are_timed(
     assert "test_vit, torch-compile, fp32, batch 2, r: 2 models" in err
 
 
+@pytest.mark.thorough
 def test_files_are_timed_where_onnxruntime_is(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert script._onnxruntime_runs("cpu")
     assert script.main([*TRIED, "--minutes", "9", "--backends", "onnxruntime", "--numerics", "tf32"]) == 0
@@ -231,6 +233,7 @@ def test_nothing_measured_writes_nothing(script: ModuleType, tmp_path: Path) -> 
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU that PyTorch finds")
 def test_a_gpu_takes_the_times(script: ModuleType, tmp_path: Path) -> None:
     found = tmp_path / "torch.json"
     backends = ["--backends", "torch,torch-compile", "--numerics", "fp16"]
