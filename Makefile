@@ -11,7 +11,7 @@ SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_in
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3.14 python3 python; do \
 	if "$$python" -c '$(SUPPORTED)' >/dev/null 2>&1; then echo "$$python"; break; fi; done)
 
-.PHONY: help venv demo test thorough minimum coverage lint reliability bench evidence engines gpu gpu-table catalog clean
+.PHONY: help venv demo test thorough minimum coverage lint reliability bench evidence docs engines gpu gpu-table gpu-torch catalog clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,9 +20,10 @@ help:
 	@echo 'make thorough  what test leaves out: more cases, a Ray cluster'
 	@echo 'make minimum  the tests with the oldest versions that pyproject.toml allows (its own 7 GB)'
 	@echo 'make coverage  every vision transformer of timm by name (half an hour)'
-	@echo 'make gpu    the tests that need a GPU (docs/gpu.md)'
+	@echo 'make gpu    the tests that need a GPU     make gpu-torch  times in PyTorch on a GPU (docs/gpu.md)'
 	@echo 'make reliability  what bad input and a sudden end do (20 minutes on 2 quiet cores)'
 	@echo 'make evidence  measure again what docs say of the demo model'
+	@echo 'make docs   the pages of docs as a site, in site/; a broken link is an error'
 	@echo 'make bench  measure what README says  make clean   remove all that these made'
 	@echo 'make engines  plans of several families in every precision, without a GPU (ten minutes)'
 
@@ -69,6 +70,10 @@ engines: venv
 evidence: venv
 	$(BIN)/python benchmarks/evidence.py $(EVIDENCE_ARGS)
 
+# Into site/, where index.html opens without a server. A link or an anchor that leads nowhere is an error.
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
+
 # What needs an NVIDIA GPU: docs/gpu.md. The backend is that of the TensorRT that is installed.
 BACKEND ?= trt-rtx
 gpu: venv
@@ -78,6 +83,10 @@ gpu-table: venv
 	$(BIN)/tofu-export vit_base --r 0 --weights random --engine --no-bench -o gpu_out/full
 	$(BIN)/tofu-export vit_base --r 16 --weights random --engine --no-bench -o gpu_out/reduced
 	$(BIN)/tofu-export bench gpu_out/*/*.engine --backend $(BACKEND) --batch 1,8,32 --json > gpu.json
+
+# Full against reduced models in PyTorch: the table of docs/gpu.md. GPU_ARGS="--minutes 20 --models vit_large"
+gpu-torch: venv
+	$(BIN)/python benchmarks/gpu_torch.py --write docs/gpu.md --json gpu_out/torch.json $(GPU_ARGS)
 
 # Specs of all supported models, for the timm version in constraints.txt.
 catalog: venv
@@ -100,6 +109,6 @@ $(ENGINES): $(INSTALLED)
 		echo; echo 'TensorRT-RTX could not be installed here (see above): going on without engines.'; echo; fi
 
 clean:
-	rm -rf $(VENV) .venv-minimum demo_out evidence_out gpu_out reliability_out gpu.log gpu.json build dist *.egg-info
+	rm -rf $(VENV) .venv-minimum demo_out evidence_out gpu_out reliability_out site gpu.log gpu.json build dist *.egg-info
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -36,11 +36,11 @@ def bounds(project: dict[str, Any], extras: Iterable[str]) -> dict[str, str]:
     waiting = [*project["dependencies"], *(line for extra in extras for line in optional[extra])]
     while waiting:
         line = waiting.pop(0)
-        match = re.fullmatch(r"([\w.-]+)(?:\[([\w,-]+)\])?(?:>=([\d.]+))?", line.replace(" ", ""))
+        match = re.fullmatch(r"([\w.-]+)(?:\[([\w,-]+)\])?(?:>=([\d.]+)(?:,<[\d.]+)?)?", line.replace(" ", ""))
         if match is not None and match[1] == NAME and match[2]:
             waiting += [inner for extra in match[2].split(",") for inner in optional[extra]]
         elif match is None or match[3] is None:
-            raise ValueError(f"pyproject.toml: {line!r} has no lower bound, expected NAME>=VERSION")
+            raise ValueError(f"pyproject.toml: {line!r} has no lower bound, expected NAME>=VERSION[,<VERSION]")
         elif found.setdefault(match[1], match[3]) != match[3]:
             raise ValueError(f"pyproject.toml: two lower bounds of {match[1]}, {found[match[1]]} and {match[3]}")
     return found

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from blocks import replaced, write
 from evidence_runs import Runs, Step
 from evidence_steps import STEPS
 
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, data in figures.items():
             (page.parent / name).parent.mkdir(exist_ok=True)
             (page.parent / name).write_bytes(data)
-        _write(page, placed(page.read_text(encoding="utf-8"), step, text))
+        write(page, placed(page.read_text(encoding="utf-8"), step, text))
     print(times(seconds), file=sys.stderr)
     problems = check(ROOT / "docs")
     print("\n".join(problems), file=sys.stderr)
@@ -77,12 +78,12 @@ def placed(page: str, step: Step, text: str) -> str:
     Raises:
         ValueError: the page has not exactly one place for it.
     """
-    before, marker, rest = page.partition(f"<!-- generated: {step.block} -->\n")
-    _, end, after = rest.partition(f"<!-- end: {step.block} -->")
-    if not marker or not end or f"<!-- generated: {step.block} -->" in rest:
-        raise ValueError(f"{step.page} needs <!-- generated: {step.block} --> and its end, each once")
     commands = "".join(f"    {command}\n" for command in step.commands)
-    return f"{before}{marker}\n{commands}\n{text.strip()}\n\n{end}{after}"
+    begin, end = f"<!-- generated: {step.block} -->", f"<!-- end: {step.block} -->"
+    try:
+        return replaced(page, begin, end, f"{commands}\n{text.strip()}")
+    except ValueError as error:
+        raise ValueError(f"{step.page}: {error}") from None
 
 
 def check(docs: Path) -> list[str]:
@@ -128,13 +129,6 @@ def problems_of(step: Step, docs: Path) -> list[str]:
         if not path.is_file() or b"</svg>" not in path.read_bytes():
             found.append(f"{where}: {figure} is no SVG file")
     return found
-
-
-def _write(path: Path, text: str) -> None:
-    """All of it or nothing."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 if __name__ == "__main__":

@@ -60,12 +60,19 @@ def export_ordinary_tome(model: nn.Module, spec: ModelSpec, name: str, r: int, p
 
 
 def export_ours(
-    model: nn.Module, spec: ModelSpec, name: str, reduction: Reduction, target: Target, path: Path
+    model: nn.Module,
+    spec: ModelSpec,
+    name: str,
+    reduction: Reduction,
+    target: Target,
+    path: Path,
+    precision: Precision = Precision.FP32,
 ) -> float:
-    """A float32 file of this project; returns what it computes for one image, in 10^9 multiply-accumulates."""
+    """A file of this project; returns what it computes for one image, in 10^9 multiply-accumulates."""
     patch.apply(model, make_plan(spec, reduction), name=name)
     try:
-        graph = lower(trace(model, InputShape(spec.in_chans, *spec.image_size)), target, Precision.FP32)
+        traced = trace(model, InputShape(spec.in_chans, *spec.image_size), precision=precision)
+        graph = lower(traced, target, precision)
         macs: int = graph.meta[MACS]
         save(graph, path, {})
         release(graph)

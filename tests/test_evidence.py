@@ -17,7 +17,7 @@ from tests.report.html import samples
 from tofu_export.cli.main import cli
 from tofu_export.evaluate.paired import Paired, compare
 
-SCRIPTS = ("evidence_runs", "evidence_order", "evidence_demo", "evidence_steps", "evidence")
+SCRIPTS = ("blocks", "evidence_runs", "evidence_order", "evidence_demo", "evidence_steps", "evidence")
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,11 @@ def test_extras_bring_theirs_and_those_of_extras(oldest: ModuleType) -> None:
     assert oldest.bounds(table, ["dev"]) == {"a": "1", "b": "2.1", "c": "3"}
 
 
-@pytest.mark.parametrize("line", ["a", "a==1", "a>=1,<2", "a>=1; python_version < '3.11'"])
+def test_an_upper_bound_may_follow(oldest: ModuleType) -> None:
+    assert oldest.bounds(project("a>=1.6,<2"), []) == {"a": "1.6"}
+
+
+@pytest.mark.parametrize("line", ["a", "a==1", "a<2", "a<2,>=1", "a>=1; python_version < '3.11'"])
 def test_other_than_one_lower_bound_is_refused(oldest: ModuleType, line: str) -> None:
     with pytest.raises(ValueError, match=r"expected NAME>=VERSION"):
         oldest.bounds(project(line), [])

@@ -59,7 +59,8 @@ class FusedBlock:
             kwargs["rope"] = place_rope(rope, state.positions, plan.prefix_tokens)
         attentions = adapter.attentions(self)
         unrotated = layer.removed > 0 and plan.reduction.keys is KeySource.PRE_ROPE
-        with adapter.capture(state) as capture, unrotated_keys(attentions if unrotated else ()) as keys:
+        capture = adapter.capture(state)  # not `as capture`: torch.compile would break the graph there (torch 2.14)
+        with capture, unrotated_keys(attentions if unrotated else ()) as keys:
             tokens = adapter.attend(self, state.tokens, **kwargs)
         if layer.removed or state.bias is not None or state.positions is not None:
             capture.check(attentions, layer.layer)
