@@ -18,11 +18,11 @@ import torch
 from gpu_runner import Kernels, TorchRunner, float32_products, reduced_on, weights_on
 from torch import nn
 
-from tofu_export.engines.benchmark import Contender, run_benchmark
+from tofu_export.benchmarking.benchmark import Contender, run_benchmark
 from tofu_export.options import Mode, Precision, Reduction
-from tofu_export.plan import ModelSpec, Plan, make_plan
-from tofu_export.specs import spec_of
+from tofu_export.planning.plan import ModelSpec, Plan, make_plan
 from tofu_export.zoo.create import create_model
+from tofu_export.zoo.specs import spec_of
 from tofu_export.zoo.weights import WeightsKind, WeightsSource
 
 __all__ = ["COMPILE", "EAGER", "NUMERICS", "ORT", "PAPER_R", "Cell", "Row", "cells_of", "measure"]
@@ -204,7 +204,7 @@ def _files(cell: Cell, device: str, folder: Path) -> tuple[list[Contender], Any]
     """The cell's models as ONNX files, and what opens them."""
     from exports import export_ours  # needs the packages of ONNX, which PyTorch alone does without
 
-    from tofu_export.engines.backends import open_contender
+    from tofu_export.benchmarking.backends import open_contender
     from tofu_export.options import Target
 
     spec, model = _model(cell.model)

@@ -23,10 +23,10 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, record_function
 
 from tofu_export import patch
-from tofu_export.engines.benchmark import Bound, Feeds
-from tofu_export.engines.gpu_times import QueryTimes
+from tofu_export.benchmarking.benchmark import Bound, Feeds
+from tofu_export.engines.running.gpu_times import QueryTimes
 from tofu_export.errors import ExportError
-from tofu_export.plan import Plan
+from tofu_export.planning.plan import Plan
 
 __all__ = ["Kernels", "TorchRunner", "float32_products", "kernels_of", "reduced_on", "weights_on"]
 

@@ -23,8 +23,8 @@ import torch
 from blocks import replaced, write
 from gpu_cells import COMPILE, EAGER, NUMERICS, ORT, PAPER_R, Cell, Row, cells_of, measure
 
-from tofu_export import environment
 from tofu_export.errors import TofuError
+from tofu_export.system import environment
 
 __all__ = ["main", "markdown", "run"]
 
@@ -175,8 +175,8 @@ def _onnxruntime_runs(device: str) -> bool:
     """True if files can be written here, and onnxruntime runs them on the device."""
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
         return False
-    from tofu_export.engines.backends import BACKENDS
-    from tofu_export.ort import providers_usable
+    from tofu_export.benchmarking.backends import BACKENDS
+    from tofu_export.system.ort import providers_usable
 
     try:
         return BACKENDS[f"ort-{device}"] in providers_usable()

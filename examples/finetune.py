@@ -64,9 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("finetuned"))
     given = parser.parse_args(arguments)
 
-    held_out, training = split_per_class(
-        load_digits(), HELD_OUT_PER_CLASS, torch.Generator().manual_seed(SPLIT_SEED)
-    )
+    held_out, training = split_per_class(load_digits(), HELD_OUT_PER_CLASS, torch.Generator().manual_seed(SPLIT_SEED))
     test, train = preprocess(held_out.images), preprocess(training.images)
     model = demo.build_model()
     model.load_state_dict(load_file(demo.weights_path()))

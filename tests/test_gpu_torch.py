@@ -16,8 +16,8 @@ from torch.autograd import DeviceType
 
 from tests import tiny
 from tests.imports import ROOT, loaded_scripts
-from tofu_export.export import in_precision
 from tofu_export.options import Mode, Precision, Reduction
+from tofu_export.trace.export import in_precision
 
 TRIED = ["--device", "cpu", "--tiny", "--r", "5", "--batches", "2", "--sweeps", "r"]
 ABSENT = ("onnx", "onnx_ir", "onnxscript", "onnxruntime", "matplotlib", "click", "rich", "jinja2", "tensorrt", "pandas")

@@ -10,7 +10,7 @@ import torch
 from tests import families, tiny
 from tofu_export import patch
 from tofu_export.options import Mode, Reduction
-from tofu_export.plan import make_plan
+from tofu_export.planning.plan import make_plan
 
 PLACED = "eva-rope-cat"
 
