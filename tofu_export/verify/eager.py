@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tofu_export.compare import TOLERANCES, Tolerance
+from tofu_export.compare import TOLERANCES, Tolerance, is_real
 from tofu_export.errors import VerificationError
 from tofu_export.memory import give_back
 from tofu_export.onnx_file import load_without_weights
@@ -25,9 +25,11 @@ from tofu_export.options import PATCH_GROUPS, BatchRange, OutputKind, Precision
 from tofu_export.patch import applied_plan, choose_output, observe, outputs_of
 from tofu_export.patch.outputs import joined_later
 from tofu_export.verify.block_ends import Candidates, block_ends, collect_blocks
+from tofu_export.verify.follow import Follower, Inside
 from tofu_export.verify.gather import Gathered
-from tofu_export.verify.in_fp32 import compare_in_fp32
-from tofu_export.verify.replay import DecisionNames, Replay, planned_decisions
+from tofu_export.verify.in_fp32 import with_fp32
+from tofu_export.verify.noise import excess, rounded_activations
+from tofu_export.verify.replay import DecisionNames, Judge, Replay, planned_decisions
 from tofu_export.verify.result import VerificationResult
 from tofu_export.verify.subject import OnnxFile, Subject
 from tofu_export.verify.watch import batched, feed
@@ -96,7 +98,48 @@ def verify(
     output = choose_output(model, output)
     tolerance = tolerance or TOLERANCES[precision]
     sizes, notes = batches_to_verify(batch)
-    images = batched(pixels, sizes)
+
+    def compare(
+        subject: Subject, sizes: Sequence[int], allowed: Tolerance, *, measured: bool, shaken: Path | None = None
+    ) -> VerificationResult:
+        return _compare(
+            subject, model, batched(pixels, sizes), tolerance=allowed, source=source, output=output,
+            token_map=token_map, by_position=by_position, layers=layers or measured, measured=measured, shaken=shaken,
+            on_batch=on_batch, notes=() if measured else notes,
+        )  # fmt: skip
+
+    result = compare(subject, sizes, tolerance, measured=False)
+    ours = isinstance(subject, OnnxFile) and not by_position  # what others round is not known
+    if ours and tolerance == TOLERANCES[precision]:
+        once = (max(sizes),)
+
+        def in_fp32(path: Path, allowed: Tolerance, shaken: Path | None) -> VerificationResult:
+            return compare(OnnxFile(path), once, allowed, measured=True, shaken=shaken)
+
+        result = with_fp32(result, subject.graph_path, model, precision, in_fp32)
+    return result
+
+
+def _compare(
+    subject: Subject,
+    model: nn.Module,
+    images: Sequence[Array],
+    *,
+    tolerance: Tolerance,
+    source: str,
+    output: OutputKind,
+    token_map: bool,
+    by_position: bool,
+    layers: bool,
+    measured: bool,
+    shaken: Path | None,
+    on_batch: Callable[[int], None] | None,
+    notes: tuple[str, ...],
+) -> VerificationResult:
+    """Compare a file with `model` on batches of images; `measured`: also with what rounding explains.
+
+    `shaken` is the file with its derived constants off by their rounding, where it has any.
+    """
     feeds, given = _run(subject, output.names_with(token_map), images, by_position=by_position)
     give_back()
     plan = applied_plan(model)
@@ -132,16 +175,8 @@ def verify(
         ends = block_ends(graph)
         if not ends:
             notes += ("the file does not tell its blocks apart: what each of them gives is not compared",)
-        _compare_blocks(gathered, subject, model, output, images, feeds, names, ends)
-    result = gathered.result(sizes, source, output.value, notes)
-    ours = isinstance(subject, OnnxFile) and not by_position  # what others put in half precision is not known
-    if ours and precision is Precision.FP16 and tolerance in TOLERANCES.values():
-
-        def compare(path: Path, allowed: Tolerance) -> VerificationResult:
-            return verify(path, model, pixels, precision=Precision.FP32, batch=(max(sizes),), source=source,
-                          output=output, token_map=token_map, tolerance=allowed, layers=True)  # fmt: skip
-
-        result = replace(result, in_fp32=compare_in_fp32(subject.graph_path, model, compare))
+        _compare_blocks(gathered, subject, model, output, images, feeds, names, ends, measured, shaken)
+    result = gathered.result(tuple(map(len, images)), source, output.value, notes)
     if output is not OutputKind.LOGITS:
         result = replace(result, outputs=replace(result.outputs, top1_agreement=None))
     return result
@@ -156,19 +191,37 @@ def _compare_blocks(
     feeds: Sequence[Mapping[str, Array]],
     names: DecisionNames,
     ends: Candidates,
+    measured: bool,
+    shaken: Path | None,
 ) -> None:
-    """Compare block by block, in a copy of its own.
+    """Compare block by block, in a copy of its own; `measured`: also outputs, and all with what rounding explains.
 
     A copy that gives out more values is fused less, and in half precision may decide otherwise between near equals.
     So it is followed in its own decisions, and decides nothing about the file.
     """
     wanted = [name for kinds in names.values() for name in kinds.values()]
     wanted += [name for candidates in ends.values() for name in candidates]
+    follower = None if shaken is None else Follower(Inside(shaken, names, ends))
     for batch, seen in enumerate(subject.watch(feeds, wanted)):
-        replay = Replay(names, seen, gathered.tolerance)
-        with torch.inference_mode(), observe(replay), collect_blocks(model) as blocks:
-            outputs_of(model, output, torch.from_numpy(images[batch]))
-        gathered.add_blocks(batch, ends, seen, blocks)
+
+        def run(batch: int = batch, seen: Mapping[str, Array] = seen) -> tuple[dict[int, Array], list[Array]]:
+            replay = Replay(names, seen, gathered.tolerance)
+            with torch.inference_mode(), observe(replay), collect_blocks(model) as blocks:
+                values = outputs_of(model, output, torch.from_numpy(images[batch]))
+            return dict(blocks), [value.numpy() for value in values]
+
+        blocks, right = run()
+        rounded: dict[int, Array] = {}
+        moved: Mapping[str, Array] = {}
+        if follower is not None:
+            moved = follower.follow(names, seen, feeds[batch], Judge(gathered.tolerance))
+        if measured:
+            with rounded_activations(model):
+                rounded, other = run()
+            for name, value, changed in zip(output.names, right, other, strict=True):
+                if is_real(value):
+                    gathered.excess = max(gathered.excess or 0.0, excess(seen[name], value, changed, moved.get(name)))
+        gathered.add_blocks(batch, ends, seen, blocks, rounded, moved)
 
 
 def _run(
