@@ -100,8 +100,9 @@ def quantize_products(model: ir.Model, products: Sequence[ir.Node], largest: Map
 
     Weights have no zero points, which stand for 0: onnxruntime turns weights into uint8 if its option
     `session.x64quantprecision` asks for exact products, and fails where two weights have one tensor of zero points, as
-    tools leave behind that merge equal initializers. Where the batch is fixed they have them all the same: there
-    onnxruntime 1.31 leaves products unfused, and gives such a weight a zero point of the wrong shape.
+    tools leave behind that merge equal initializers. Where the batch is fixed, or several products read one activation,
+    they have them all the same: there onnxruntime 1.31 leaves products unfused, and gives such a weight a zero point of
+    the wrong shape, with which the file does not run.
 
     Args:
         model: the graph of the products.
@@ -125,7 +126,7 @@ def quantize_products(model: ir.Model, products: Sequence[ir.Node], largest: Map
                 _initializer(model, f"{stage}_int8", steps),
                 _initializer(model, f"{stage}_scale", scales),
             ]
-            if _has_fixed_batch(model):
+            if _has_fixed_batch(model) or len(readers) > 1:
                 factors.append(_initializer(model, f"{stage}_zero", np.zeros(scales.shape, dtype=np.int8)))
             node.replace_input_with(0, wide)
             node.replace_input_with(1, _insert(model, node, "DequantizeLinear", stage, factors, "dequantized", axis=1))

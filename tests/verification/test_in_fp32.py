@@ -1,53 +1,199 @@
-"""FP16 files compared once more in FP32: what the tolerance of half precision lets pass is seen there."""
+"""Files compared once more with their rounding taken away: what the tolerances of FP16 and INT8 let pass is seen there.
+
+Each corruption below is one of `benchmarks/corruptions.py`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
-from torch import nn
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
-from tests import exported
-from tofu_export.verification import VerifyRequest, verify_file
-from tofu_export.verification.in_fp32 import IN_FP32, compare_in_fp32
+from tests import exported, tiny
+from tests.verification.test_eager import change, node
+from tofu_export.artifact.onnx_file import metadata_of
+from tofu_export.artifact.widened import HALVES, widened
+from tofu_export.compare.outputs import TOLERANCES
+from tofu_export.graph_patterns.lowering import lower
+from tofu_export.options import Precision, Reduction, Target
+from tofu_export.trace.export import save, trace
+from tofu_export.trace.quantize import RANGES, quantize
+from tofu_export.verification import VerificationResult, VerifyRequest, verify, verify_file
+from tofu_export.verification.noise import MOST_EXCESS
+
+SOME = Reduction(r=(3, 2, 4), pattern="MPA")
+ALL = (Precision.FP32, Precision.FP16, Precision.INT8)
+
+Array = NDArray[Any]
+Edit = Callable[[onnx.ModelProto], None]
 
 
-def test_a_small_shift_of_the_logits_is_seen_and_weights_come_back(tmp_path: Path) -> None:
+@cache
+def written(precision: Precision, folder: Path) -> bytes:
+    path = folder / f"{precision.value}.onnx"
+    graph = lower(
+        trace(tiny.reduced("cls", SOME), tiny.SHAPE, precision=precision.traced), Target.PORTABLE, precision.traced
+    )
+    if precision is Precision.INT8:
+        save(graph, folder / "draft.onnx", {})
+        quantize(folder / "draft.onnx", path, tiny.pixels(16, seed=1), {}, origin="noise", real=False)
+    else:
+        save(graph, path, {})
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("files")
+
+
+def verified(folder: Path, path: Path, precision: Precision, edit: Edit | None = None) -> VerificationResult:
+    proto = onnx.ModelProto.FromString(written(precision, folder))
+    if edit is not None:
+        before = proto.SerializeToString()
+        edit(proto)
+        assert proto.SerializeToString() != before
+    path = path / "model.onnx"
+    path.write_bytes(proto.SerializeToString())
+    model = tiny.reduced("cls", SOME)
+    return verify(path, model, tiny.pixels(4), precision=precision, batch=(3,), source="noise")
+
+
+@pytest.mark.parametrize("precision", ALL)
+def test_rounding_explains_all_of_a_right_file(precision: Precision, folder: Path, tmp_path: Path) -> None:
+    result = verified(folder, tmp_path, precision)
+    assert result.passed, result.failure()
+    assert result.wrong_constant is None
+    assert result.in_fp32 is not None
+    assert result.in_fp32.decisions.flips == 0
+    found = [result.in_fp32.excess, *(entry.excess for entry in result.in_fp32.layers)]
+    assert len(found) == 1 + tiny.DEPTH
+    assert all(value is not None and 0 < value < 0.4 * MOST_EXCESS for value in found)
+
+
+def tanh_gelu(proto: onnx.ModelProto) -> None:
+    activated = node(proto, "blocks.1.mlp.act/Gelu/activated")
+    source = node(proto, "blocks.1.mlp.act/Gelu/scaled").input[0]
+    kind = next(entry.data_type for entry in proto.graph.initializer if entry.name.endswith("Gelu/k"))
+    ready = helper.make_node("Gelu", [source], list(activated.output), name=activated.name, approximate="tanh")
+    proto.opset_import[0].version = max(proto.opset_import[0].version, 20)
+    assert kind in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    activated.CopyFrom(ready)
+
+
+def average(proto: onnx.ModelProto) -> None:
+    mlerp = node(proto, "blocks.0/fuse/merge/mlerp")
+    mlerp.CopyFrom(helper.make_node("Identity", mlerp.input[:1], mlerp.output, name=mlerp.name))
+
+
+def epsilon(proto: onnx.ModelProto) -> None:
+    for entry in proto.graph.node:
+        for attribute in entry.attribute:
+            if attribute.name == "epsilon":
+                attribute.f = 1e-5
+
+
+def smaller_scores(proto: onnx.ModelProto) -> None:
+    change(proto, "blocks.1.attn/BiasedAttention/queries", 1, lambda value: (value * 0.99).astype(value.dtype))
+
+
+def without_bias(proto: onnx.ModelProto) -> None:
+    change(proto, "head/Gemm", 2, np.zeros_like)
+
+
+@pytest.mark.parametrize("precision", ALL)
+@pytest.mark.parametrize("edit", [tanh_gelu, average, epsilon, smaller_scores, without_bias])
+def test_a_subtle_mistake_is_found_in_every_precision(
+    edit: Edit, precision: Precision, folder: Path, tmp_path: Path
+) -> None:
+    result = verified(folder, tmp_path, precision, edit)
+    assert not result.passed
+    assert result.wrong_constant is None
+    assert result.in_fp32 is not None
+    excess = [value for value in (result.in_fp32.excess, *(entry.excess for entry in result.in_fp32.layers)) if value]
+    assert max(excess) > MOST_EXCESS
+
+
+def test_the_message_says_where_and_how_far(folder: Path, tmp_path: Path) -> None:
+    result = verified(folder, tmp_path, Precision.FP16, tanh_gelu)
+    assert result.outputs.within(TOLERANCES[Precision.FP16])
+    text = str(result.failure())
+    assert "computed in FP32, where rounding hides nothing" in text
+    assert "block 1 is the first to differ" in text
+
+
+def edited(name: str, change: Callable[[Array], Array]) -> Edit:
+    def edit(proto: onnx.ModelProto) -> None:
+        (tensor,) = (entry for entry in proto.graph.initializer if entry.name == name)
+        array = numpy_helper.to_array(tensor)
+        tensor.CopyFrom(numpy_helper.from_array(np.asarray(change(array), array.dtype), name))
+
+    return edit
+
+
+def along_rows(proto: onnx.ModelProto) -> None:
+    wide = node(proto, "blocks.1.attn.proj/MatMul_weight_DequantizeLinear")
+    wide.attribute[0].i = 0
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (edited("blocks.1.mlp.fc1/MatMul_weight_scale", lambda value: value[::-1]), "to half a step"),
+        (edited("blocks.1.mlp.fc1/MatMul_weight_int8", lambda value: np.roll(value, 1, axis=0)), "to half a step"),
+        (along_rows, "not dequantised by column"),
+        (edited("blocks.0.mlp.fc2/MatMul_input_scale", lambda value: value * 1.2), "on the images"),
+        (edited("blocks.1.norm2/LayerNormalization_smoothed_2", lambda value: value * 1.1), "over the factors"),
+    ],
+    ids=["reversed scales", "rows moved", "wrong axis", "range of an activation", "smoothing"],
+)
+def test_wrong_constants_of_int8_are_named(edit: Edit, problem: str, folder: Path, tmp_path: Path) -> None:
+    result = verified(folder, tmp_path, Precision.INT8, edit)
+    assert not result.passed
+    assert problem in str(result.wrong_constant)
+    assert problem in str(result.failure())
+
+
+def test_the_ranges_of_int8_travel_in_the_file(folder: Path) -> None:
+    proto = onnx.ModelProto.FromString(written(Precision.INT8, folder))
+    assert '"blocks.0.mlp.fc2/MatMul": ' in metadata_of(proto)[RANGES]
+
+
+def test_a_single_number_becomes_what_it_was_rounded_from(tmp_path: Path) -> None:
     source = exported.folder() / "model.fp16.onnx"
-    right = verify_file(VerifyRequest(source, batches=(2,)))
-    assert right.passed
-    assert right.in_fp32 is not None
-    assert right.in_fp32.outputs.max_abs < 0.2 * IN_FP32.allowed(right.in_fp32.outputs.scale)
-    proto = onnx.load(source)
-    output = proto.graph.output[0].name
-    last = next(node for node in proto.graph.node if output in node.output)
-    last.output[0] = "before"
-    proto.graph.initializer.append(numpy_helper.from_array(np.array(5e-3, np.float32), "shift"))
-    proto.graph.node.append(onnx.helper.make_node("Add", ["before", "shift"], [output], name="head/Shift"))
-    onnx.save(proto, tmp_path / "model.fp16.onnx")
-    wrong = verify_file(VerifyRequest(tmp_path / "model.fp16.onnx", batches=(2,)))
-    assert wrong.outputs.within(wrong.tolerance)
-    assert not wrong.passed
-    assert "computed in FP32, where rounding hides nothing" in str(wrong.failure())
+    before = {entry.name: numpy_helper.to_array(entry) for entry in onnx.load(source).graph.initializer}
+    copy = widened(source, tmp_path, HALVES, (2**0.5,))
+    after = {entry.name: numpy_helper.to_array(entry) for entry in onnx.load(copy).graph.initializer}
+    meant = [name for name, value in before.items() if value.size == 1 and value == np.float16(2**0.5)]
+    assert meant
+    for name, value in before.items():
+        if name in meant:
+            assert after[name] == np.float32(2**0.5)
+        else:
+            np.testing.assert_array_equal(after[name], value)
 
 
-def test_weights_are_rounded_meanwhile_and_as_they_were_afterwards(tmp_path: Path) -> None:
-    model = nn.Linear(3, 2)
-    before = model.weight.detach().clone()
-    seen: list[torch.Tensor] = []
+def test_weights_are_as_they_were_afterwards(folder: Path, tmp_path: Path) -> None:
+    for precision in ALL:
+        path = tmp_path / "model.onnx"
+        path.write_bytes(written(precision, folder))
+        model = tiny.reduced("cls", SOME)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        verify(path, model, tiny.pixels(2), precision=precision, batch=(2,), source="noise")
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
-    class StopError(Exception):
-        pass
 
-    def compare(path: Path, allowed: object) -> None:
-        seen.append(model.weight.detach().clone())
-        raise StopError
+def test_another_tolerance_leaves_it_out() -> None:
+    path = exported.folder() / "model.fp16.onnx"
+    from tofu_export.verification import ToleranceChoice
 
-    with pytest.raises(StopError):
-        compare_in_fp32(exported.folder() / "model.fp16.onnx", model, compare)  # type: ignore[arg-type]
-    assert torch.equal(seen[0], before.half().float())
-    assert torch.equal(model.weight, before)
+    result = verify_file(VerifyRequest(path, batches=(2,), tolerance=ToleranceChoice(rtol=0.1)))
+    assert result.in_fp32 is None

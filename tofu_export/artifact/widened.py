@@ -5,7 +5,7 @@ onnxruntime's CPU provider has no BF16 kernels at all, and lacks some of those f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,19 +33,25 @@ def holds(model: ModelProto, types: Collection[int]) -> bool:
     )
 
 
-def widened(path: Path, folder: Path, types: Collection[int] = BFLOAT16) -> Path:
+def widened(path: Path, folder: Path, types: Collection[int] = BFLOAT16, numbers: Sequence[float] = ()) -> Path:
     """Copy the file at `path` into `folder` with float32 wherever it has one of `types`, and the same numbers.
 
     Weights keep their rounded values; what is computed from them is no longer rounded. Nothing else changes.
+
+    Args:
+        path: the file.
+        folder: where the copy goes.
+        types: ONNX types that become float32.
+        numbers: what a single constant may be the rounding of: it becomes the first of them of which it is.
 
     Returns:
         The copy, under the same name.
     """
     model = onnx.load(path)
-    _widen(model.graph, types)
+    _widen(model.graph, types, numbers)
     for function in model.functions:
         _widen_values(function.value_info, types)
-        _widen_nodes(function.node, types)
+        _widen_nodes(function.node, types, numbers)
     copy = folder / path.name
     onnx.save_model(
         model,
@@ -57,11 +63,11 @@ def widened(path: Path, folder: Path, types: Collection[int] = BFLOAT16) -> Path
     return copy
 
 
-def _widen(graph: GraphProto, types: Collection[int]) -> None:
+def _widen(graph: GraphProto, types: Collection[int], numbers: Sequence[float]) -> None:
     for tensor in graph.initializer:
-        _widen_tensor(tensor, types)
+        _widen_tensor(tensor, types, numbers)
     _widen_values((*graph.input, *graph.output, *graph.value_info), types)
-    _widen_nodes(graph.node, types)
+    _widen_nodes(graph.node, types, numbers)
 
 
 def _widen_values(values: Iterable[ValueInfoProto], types: Collection[int]) -> None:
@@ -70,18 +76,22 @@ def _widen_values(values: Iterable[ValueInfoProto], types: Collection[int]) -> N
             value.type.tensor_type.elem_type = TensorProto.FLOAT
 
 
-def _widen_nodes(nodes: Iterable[NodeProto], types: Collection[int]) -> None:
+def _widen_nodes(nodes: Iterable[NodeProto], types: Collection[int], numbers: Sequence[float]) -> None:
     for node in nodes:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.TENSOR:
-                _widen_tensor(attribute.t, types)
+                _widen_tensor(attribute.t, types, numbers)
             elif attribute.type == AttributeProto.GRAPH:
-                _widen(attribute.g, types)
+                _widen(attribute.g, types, numbers)
             elif attribute.name in _TYPES and attribute.i in types:
                 attribute.i = TensorProto.FLOAT
 
 
-def _widen_tensor(tensor: TensorProto, types: Collection[int]) -> None:
+def _widen_tensor(tensor: TensorProto, types: Collection[int], numbers: Sequence[float]) -> None:
     if tensor.data_type in types:
-        values = np.asarray(onnx.numpy_helper.to_array(tensor)).astype(np.float32)
+        narrow = np.asarray(onnx.numpy_helper.to_array(tensor))
+        values = narrow.astype(np.float32)
+        if values.size == 1:
+            meant = next((each for each in numbers if (np.asarray(each).astype(narrow.dtype) == narrow).all()), None)
+            values = values if meant is None else np.full_like(values, meant)
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))

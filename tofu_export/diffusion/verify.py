@@ -41,11 +41,9 @@ UNET_TOLERANCES = {
 }
 """Named tolerances by precision."""
 
-_IN_FP32 = {
-    Precision.BF16: Tolerance(
-        "unet bf16 in fp32", 5e-2, 0.9999, 4e-3, "only constants are rounded, by 2^-8; no activations", relative=1e-2
-    )
-}
+_BF16_IN_FP32 = Tolerance(
+    "unet bf16 in fp32", 5e-2, 0.9999, 4e-3, "only constants are rounded, by 2^-8; no activations", relative=1e-2
+)
 
 
 class UnetReference:
@@ -59,7 +57,8 @@ class UnetReference:
     names: tuple[str, ...] = (OUTPUT_NAME,)
     kind = "noise"
     tolerances: Mapping[Precision, Tolerance] = UNET_TOLERANCES
-    in_fp32: Mapping[Precision, Tolerance] = _IN_FP32
+    bf16_in_fp32 = _BF16_IN_FP32
+    measures_rounding = False
 
     def __init__(self, unet: nn.Module, plan: UnetPlan | None) -> None:
         self.module = unet
@@ -82,9 +81,11 @@ class UnetReference:
             (noise,) = UnetForm(self.module)(*(torch.from_numpy(value) for value in feeds.values()))
         return (np.asarray(noise.numpy()),)
 
-    def blocks(self, feeds: Mapping[str, Array], replay: Replay) -> dict[int, Array]:
-        """None: the blocks of a UNet are not compared one by one."""
-        return {}
+    def blocks(
+        self, feeds: Mapping[str, Array], replay: Replay, *, rounded: bool = False
+    ) -> tuple[dict[int, Array], tuple[Array, ...]]:
+        """No blocks, which are not compared one by one in a UNet, and the noise."""
+        return {}, self.run(feeds, replay)
 
 
 def batches_of(batch: BatchRange) -> tuple[int, ...]:

@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tofu_export.artifact.onnx_file import load_without_weights
-from tofu_export.compare.outputs import Tolerance
+from tofu_export.compare.outputs import Tolerance, is_real
 from tofu_export.errors import VerificationError
 from tofu_export.options import BatchRange, OutputKind, Precision
 from tofu_export.system.memory import give_back
 from tofu_export.system.ort import NO_BFLOAT16
-from tofu_export.verification.block_ends import block_ends
+from tofu_export.verification.block_ends import Candidates, block_ends
+from tofu_export.verification.follow import Follower, Inside
 from tofu_export.verification.gather import Gathered
-from tofu_export.verification.in_fp32 import compare_in_fp32
+from tofu_export.verification.in_fp32 import compare_bf16, with_fp32
+from tofu_export.verification.noise import excess
 from tofu_export.verification.reference import Reference, VitReference
-from tofu_export.verification.replay import Replay
+from tofu_export.verification.replay import DecisionNames, Judge, Replay
 from tofu_export.verification.result import VerificationResult
 from tofu_export.verification.subject import OnnxFile, Subject
 from tofu_export.verification.watch import batched, fed
@@ -127,8 +129,8 @@ def compare_with(
 ) -> VerificationResult:
     """Compare a file with an eager model.
 
-    An FP16 file is compared once more as a copy that computes in FP32, where the reference has a tolerance for that. A
-    file in BF16, for which onnxruntime has no kernels, is compared so alone.
+    A file of this library is compared once more with its rounding taken away (`in_fp32`), where the reference can tell
+    what rounding does. One in BF16, for which onnxruntime has no kernels, is compared as a copy in FP32 alone.
 
     Args:
         subject: the file.
@@ -145,24 +147,30 @@ def compare_with(
     Raises:
         VerificationError: the file lacks outputs that must be compared, or has others.
     """
-    named = tolerance is None or tolerance in reference.tolerances.values()
+    named = tolerance is None or tolerance == reference.tolerances[precision]
     allowed = tolerance or reference.tolerances[precision]
-    compare = partial(_compare, reference=reference, source=source, by_position=by_position, notes=notes)
-
-    def in_fp32(**how: Any) -> VerificationResult:
-        return compare_in_fp32(
-            subject.graph_path,
-            reference.module,
-            precision,
-            lambda path: compare(OnnxFile(path), tolerance=reference.in_fp32[precision] if named else allowed, **how),
-        )
-
+    compare = partial(_compare, reference=reference, source=source, by_position=by_position)
     if precision is Precision.BF16 and isinstance(subject, OnnxFile):
-        return in_fp32(batches=batches, layers=layers, on_batch=on_batch).noted(f"computed in FP32: {NO_BFLOAT16}")
-    result = compare(subject, batches=batches, tolerance=allowed, layers=layers, on_batch=on_batch)
-    ours = isinstance(subject, OnnxFile) and not by_position  # what others put in half precision is not known
-    if ours and named and precision is Precision.FP16 and precision in reference.in_fp32:
-        result = replace(result, in_fp32=in_fp32(batches=[max(batches, key=_size)], layers=True, on_batch=None))
+
+        def bf16(path: Path) -> VerificationResult:
+            within = reference.bf16_in_fp32 if named else allowed
+            return compare(
+                OnnxFile(path), batches=batches, tolerance=within, layers=layers, on_batch=on_batch, notes=notes
+            )
+
+        return compare_bf16(subject.graph_path, reference.module, bf16).noted(f"computed in FP32: {NO_BFLOAT16}")
+    result = compare(subject, batches=batches, tolerance=allowed, layers=layers, on_batch=on_batch, notes=notes)
+    ours = isinstance(subject, OnnxFile) and not by_position  # what others round is not known
+    if ours and named and reference.measures_rounding:
+        once = [max(batches, key=_size)]
+
+        def in_fp32(path: Path, allowed: Tolerance, shaken: Path | None) -> VerificationResult:
+            return compare(
+                OnnxFile(path), batches=once, tolerance=allowed, layers=True, on_batch=on_batch, notes=(),
+                measured=True, shaken=shaken,
+            )  # fmt: skip
+
+        result = with_fp32(result, subject.graph_path, reference.module, precision, in_fp32)
     return result
 
 
@@ -177,8 +185,13 @@ def _compare(
     layers: bool,
     on_batch: Callable[[int], None] | None,
     notes: tuple[str, ...],
+    measured: bool = False,
+    shaken: Path | None = None,
 ) -> VerificationResult:
-    """Compare a file as it is; see `compare_with`."""
+    """Compare a file as it is (`compare_with`); `measured`: block by block, with what rounding explains.
+
+    `shaken` is the file with its derived constants off by their rounding, where it has any.
+    """
     feeds, given = _run(subject, reference.names, batches, by_position=by_position)
     give_back()
     graph = load_without_weights(subject.graph_path).graph
@@ -205,13 +218,43 @@ def _compare(
         ends = block_ends(graph)
         if not ends:
             notes += ("the file does not tell its blocks apart: what each of them gives is not compared",)
-        # A copy that gives out more values is fused less, and in half precision may decide otherwise between near
-        # equals. So it is followed in its own decisions, and decides nothing about the file.
-        wanted += [name for candidates in ends.values() for name in candidates]
-        for batch, seen in enumerate(subject.watch(feeds, wanted)):
-            blocks = reference.blocks(batches[batch], Replay(names, seen, tolerance))
-            gathered.add_blocks(batch, ends, seen, blocks)
+        _compare_blocks(gathered, subject, reference, batches, feeds, names, ends, measured=measured, shaken=shaken)
     return gathered.result(tuple(map(_size, batches)), source, reference.kind, notes)
+
+
+def _compare_blocks(
+    gathered: Gathered,
+    subject: Subject,
+    reference: Reference,
+    batches: Sequence[Mapping[str, Array]],
+    feeds: Sequence[Mapping[str, Array]],
+    names: DecisionNames,
+    ends: Candidates,
+    *,
+    measured: bool,
+    shaken: Path | None,
+) -> None:
+    """Compare block by block, in a copy of its own; `measured`: also outputs, and all with what rounding explains.
+
+    A copy that gives out more values is fused less, and in half precision may decide otherwise between near equals.
+    So it is followed in its own decisions, and decides nothing about the file.
+    """
+    wanted = [name for kinds in names.values() for name in kinds.values()]
+    wanted += [name for candidates in ends.values() for name in candidates]
+    follower = None if shaken is None else Follower(Inside(shaken, names, ends))
+    for batch, seen in enumerate(subject.watch(feeds, wanted)):
+        blocks, right = reference.blocks(batches[batch], Replay(names, seen, gathered.tolerance))
+        rounded: dict[int, Array] = {}
+        moved: Mapping[str, Array] = {}
+        if follower is not None:
+            moved = follower.follow(names, seen, feeds[batch], Judge(gathered.tolerance))
+        if measured:
+            replay = Replay(names, seen, gathered.tolerance)
+            rounded, other = reference.blocks(batches[batch], replay, rounded=True)
+            for name, value, changed in zip(reference.names, right, other, strict=False):  # a token map comes last
+                if is_real(value):
+                    gathered.excess = max(gathered.excess or 0.0, excess(seen[name], value, changed, moved.get(name)))
+        gathered.add_blocks(batch, ends, seen, blocks, rounded, moved)
 
 
 def _size(feeds: Mapping[str, Array]) -> int:

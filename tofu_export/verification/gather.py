@@ -12,6 +12,7 @@ from tofu_export.compare.decisions import DecisionReport
 from tofu_export.compare.outputs import OutputComparison, Tally, Tolerance, compare_outputs
 from tofu_export.errors import VerificationError
 from tofu_export.verification.block_ends import Candidates, choose_end
+from tofu_export.verification.noise import excess
 from tofu_export.verification.replay import Judge
 from tofu_export.verification.result import EAGER, Evidence, LayerResult, VerificationResult, worst
 
@@ -26,14 +27,19 @@ class Gathered:
     Args:
         file: name of the file, for messages and the result.
         tolerance: what is allowed.
+
+    Attributes:
+        excess: how many times as far as rounding explains an output is off, at most; None where that was not found.
     """
 
     def __init__(self, file: str, tolerance: Tolerance) -> None:
         self._file = file
         self.tolerance = tolerance
+        self.excess: float | None = None
         self._tally = Tally(file)
         self._layers: dict[int, DecisionReport] = {}
         self._ends: dict[int, OutputComparison] = {}
+        self._excess: dict[int, float] = {}
         self._flipped = self._undecided = 0
         self._evidence: Evidence | None = None
         self._worst: OutputComparison | None = None
@@ -72,7 +78,15 @@ class Gathered:
                 self._worst, self._worst_batch = now, self._batches - 1
                 self._evidence = Evidence(feeds, got, expected)
 
-    def add_blocks(self, batch: int, ends: Candidates, seen: Mapping[str, Array], blocks: Mapping[int, Array]) -> None:
+    def add_blocks(
+        self,
+        batch: int,
+        ends: Candidates,
+        seen: Mapping[str, Array],
+        blocks: Mapping[int, Array],
+        rounded: Mapping[int, Array] | None = None,
+        moved: Mapping[str, Array] | None = None,
+    ) -> None:
         """Compare what blocks give in a batch that was added.
 
         Args:
@@ -80,6 +94,8 @@ class Gathered:
             ends: what may be the value at the end of each block of the file.
             seen: these values, by name.
             blocks: [B, N, C], what each block of the reference gives, under the decisions among `seen`.
+            rounded: the same with `noise.rounded_activations`, where that was found.
+            moved: `seen` once derived constants are off by their rounding, where there are any.
         """
         inside: dict[str, Array] = {}
         for layer, right in blocks.items():
@@ -88,6 +104,10 @@ class Gathered:
                 inside[name] = right[:, : seen[name].shape[1]]
                 found = compare_outputs(seen[name], inside[name])
                 self._ends[layer] = self._ends[layer].joined(found) if layer in self._ends else found
+                if rounded and found.finite:
+                    changed = rounded[layer][:, : seen[name].shape[1]]
+                    times = excess(seen[name], inside[name], changed, (moved or {}).get(name))
+                    self._excess[layer] = max(self._excess.get(layer, 0.0), times)
         if self._evidence is not None and batch == self._worst_batch:
             expected = {**inside, **self._evidence.expected}
             self._evidence = Evidence(self._evidence.feeds, self._evidence.got, expected)
@@ -121,7 +141,9 @@ class Gathered:
         if not self._tally.outputs:
             raise VerificationError(f"{self._file}: nothing was compared, it gives no real numbers")
         layers = tuple(
-            LayerResult(layer, self._layers.get(layer, DecisionReport()), self._ends.get(layer))
+            LayerResult(
+                layer, self._layers.get(layer, DecisionReport()), self._ends.get(layer), self._excess.get(layer)
+            )
             for layer in sorted({*self._layers, *self._ends})
         )
         return VerificationResult(
@@ -138,6 +160,7 @@ class Gathered:
             tolerance=self.tolerance,
             notes=notes,
             layers=layers,
+            excess=self.excess,
             reference=reference,
             evidence=self._evidence,
         )

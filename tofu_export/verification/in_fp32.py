@@ -1,79 +1,131 @@
-"""Compare a file in half precision once more, computed in FP32: what is left is no rounding of activations.
+"""Compare a file once more with its rounding taken away: what is left can be told from a mistake.
 
-A copy of the file computes in FP32 with its rounded weights (`widened`), against the eager model whose weights are
-rounded alike. Another activation, a bias or a scale left out, an average in the place of another one: all of these are
-far smaller than what half precision adds to logits, and far larger than what FP32 does.
+What half precision or int8 adds to logits hides mistakes: another activation, a bias or a scale left out, an average in
+the place of another one. So a copy of the file computes in FP32 with the file's rounded weights, and the eager model
+gets the same rounded weights. What rounding in FP32 explains of the difference is measured (`verify.noise`), in the
+outputs and behind every block.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tofu_export.artifact.widened import HALVES, widened
 from tofu_export.compare.outputs import TOLERANCES, Tolerance
 from tofu_export.options import Precision
+from tofu_export.verification.dequantized import dequantized
+from tofu_export.verification.derived import derived_constants, shaken
+from tofu_export.verification.int8_weights import read_int8_weights
 
 if TYPE_CHECKING:
     from tofu_export.verification.result import VerificationResult
 
-__all__ = ["IN_FP32", "compare_in_fp32"]
+__all__ = ["BF16_IN_FP32", "IN_FP32", "compare_bf16", "with_fp32"]
 
-HALF_TYPES = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+IN_FP32 = replace(
+    TOLERANCES[Precision.FP32],
+    name="in fp32",
+    max_error=1e-3,
+    reason="room for constants that were computed in FP16; what rounding explains is the tighter bound",
+)
+"""What may differ at most once rounding is taken away, whatever explains it."""
+BF16_IN_FP32 = replace(
+    IN_FP32,
+    name="bf16 in fp32",
+    max_error=1e-2,
+    cosine_min=0.9999,
+    near_tie=TOLERANCES[Precision.FP16].near_tie,
+    reason="constants rounded to 2^-8, no activations",
+)
+"""The same of a BF16 file, whose derived constants are off by more."""
+_DERIVED = replace(IN_FP32, near_tie=TOLERANCES[Precision.FP16].near_tie)
+"""The same where constants were computed in FP16: they shift similarities."""
 
-IN_FP32 = {
-    Precision.FP16: Tolerance(
-        "fp16 in fp32",
-        1e-3,
-        0.99999,
-        TOLERANCES[Precision.FP16].near_tie,
-        "constants rounded to 2^-11, no activations; measured in docs/verification.md",
-    ),
-    Precision.BF16: Tolerance(
-        "bf16 in fp32",
-        1e-2,
-        0.9999,
-        TOLERANCES[Precision.FP16].near_tie,
-        "constants rounded to 2^-8, no activations",
-    ),
-}
-"""What the outputs and the blocks of a file may differ by where only its constants are rounded."""
+_NUMBERS = (math.sqrt(2), math.sqrt(0.5), math.sqrt(2 / math.pi), 0.044715, 1.702)
+"""What approximations of GELU are made of."""
+
+Compare = Callable[[Path, Tolerance, Path | None], "VerificationResult"]
 
 
-def compare_in_fp32(
-    path: Path, model: nn.Module, precision: Precision, compare: Callable[[Path], VerificationResult]
+def with_fp32(
+    result: VerificationResult, path: Path, model: nn.Module, precision: Precision, compare: Compare
 ) -> VerificationResult:
-    """The comparison of a copy of the file at `path` that computes in FP32.
+    """`result` with the comparison of a copy of the file at `path` that computes in FP32 (`in_fp32`).
 
     Args:
-        path: a file in half precision.
+        result: of the file itself.
+        path: the file, in FP32, FP16 or INT8.
         model: the eager float32 model; its weights are rounded meanwhile.
-        precision: of the file, FP16 or BF16.
-        compare: compares a file with it, and allows what `IN_FP32` or its like says.
+        precision: the file's.
+        compare: compares a file with the model, and measures what rounding explains; last, the file with its derived
+            constants off by their rounding, if it has any.
     """
-    with tempfile.TemporaryDirectory(prefix="tofu-export-verify-") as folder, _rounded(model, HALF_TYPES[precision]):
-        result = compare(widened(path, Path(folder), HALVES))
-    return replace(result, evidence=None)
+    with tempfile.TemporaryDirectory(prefix="tofu-export-verify-") as name:
+        folder, other = Path(name), None
+        if precision is Precision.INT8:
+            found = read_int8_weights(path, model)
+            result = replace(result, wrong_constant=found.problem)
+            if found.unknown is not None or not found.rounded:
+                where = found.unknown or "any product"
+                note = f"the weight of {where} cannot be told in the model: not compared without the rounding of int8"
+                return replace(result, notes=(*result.notes, note))
+            copy, rounded = dequantized(path, folder), found.rounded
+        elif precision is Precision.FP16:
+            numbers = _numbers(model)
+            copy, rounded = widened(path, folder, HALVES, numbers), _rounded(model, torch.float16)
+            if derived := derived_constants(path, model, numbers):
+                other = shaken(copy, folder / "shaken", derived)
+        else:
+            copy, rounded = path, ()
+        with _holding(rounded):
+            inner = compare(copy, IN_FP32 if other is None else _DERIVED, other)
+    return replace(result, in_fp32=replace(inner, evidence=None))
+
+
+def _numbers(model: nn.Module) -> Sequence[float]:
+    """Single numbers that a file of `model` may hold, besides its weights: scales of attention, their roots, others."""
+    own = {value for module in model.modules() for value in vars(module).values() if isinstance(value, float)}
+    scales = sorted(value for value in own if 0 < value < math.inf)
+    return (*scales, *map(math.sqrt, scales), *_NUMBERS)
+
+
+def compare_bf16(path: Path, model: nn.Module, compare: Callable[[Path], VerificationResult]) -> VerificationResult:
+    """The comparison of a copy of a BF16 file that computes in FP32: onnxruntime has no kernels for the file itself.
+
+    Args:
+        path: the file.
+        model: the eager float32 model; its weights are rounded meanwhile.
+        compare: compares a file with the model.
+    """
+    with tempfile.TemporaryDirectory(prefix="tofu-export-verify-") as name, _holding(_rounded(model, torch.bfloat16)):
+        return compare(widened(path, Path(name), HALVES))
+
+
+def _rounded(model: nn.Module, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """The real tensors of a model, and what `dtype` makes of them."""
+    tensors = [tensor.detach() for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    return [(tensor, tensor.to(dtype)) for tensor in tensors]
 
 
 @contextmanager
-def _rounded(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Weights rounded to `dtype`, and back again in the end."""
-    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
-    kept = [tensor.detach().clone() for tensor in tensors]
+def _holding(rounded: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Each first tensor holds the values of the second one inside the block, and its own again behind it."""
+    kept = [tensor.clone() for tensor, _ in rounded]
     try:
         with torch.no_grad():
-            for tensor in tensors:
-                tensor.copy_(tensor.to(dtype).to(tensor.dtype))
+            for tensor, values in rounded:
+                tensor.copy_(values)
         yield
     finally:
         with torch.no_grad():
-            for tensor, before in zip(tensors, kept, strict=True):
+            for (tensor, _), before in zip(rounded, kept, strict=True):
                 tensor.copy_(before)

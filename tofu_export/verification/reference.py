@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +17,8 @@ from tofu_export.options import PATCH_GROUPS, OutputKind, Precision
 from tofu_export.patch import applied_plan, choose_output, observe, outputs_of
 from tofu_export.patch.outputs import joined_later
 from tofu_export.verification.block_ends import collect_blocks
-from tofu_export.verification.in_fp32 import IN_FP32
+from tofu_export.verification.in_fp32 import BF16_IN_FP32
+from tofu_export.verification.noise import rounded_activations
 from tofu_export.verification.replay import DecisionNames, Replay, planned_decisions
 
 __all__ = ["Reference", "VitReference"]
@@ -32,15 +34,16 @@ class Reference(Protocol):
         names: what its outputs are called in a file, in their order.
         kind: the same in a word, for messages.
         tolerances: what a file of each precision may differ by.
-        in_fp32: the same of a file in half precision that is computed in FP32; FP16 files are compared so too, if
-            there is a tolerance for that.
+        bf16_in_fp32: the same of a BF16 file, which is computed in FP32.
+        measures_rounding: `blocks` tells what rounding does, so that files can be compared without theirs.
     """
 
     module: nn.Module
     names: tuple[str, ...]
     kind: str
     tolerances: Mapping[Precision, Tolerance]
-    in_fp32: Mapping[Precision, Tolerance]
+    bf16_in_fp32: Tolerance
+    measures_rounding: bool
 
     def decisions(self, produced: Set[str], file: str) -> tuple[DecisionNames, tuple[str, ...]]:
         """Which of the values `produced` in a file are its decisions, and what a reader must know about that.
@@ -54,8 +57,16 @@ class Reference(Protocol):
         """Its outputs for one batch, under the decisions of `replay`."""
         ...
 
-    def blocks(self, feeds: Mapping[str, Array], replay: Replay) -> dict[int, Array]:
-        """What each of its blocks gives for one batch, [B, N, C], under the decisions of `replay`."""
+    def blocks(
+        self, feeds: Mapping[str, Array], replay: Replay, *, rounded: bool = False
+    ) -> tuple[dict[int, Array], tuple[Array, ...]]:
+        """What each of its blocks gives for one batch, [B, N, C], and its outputs, under the decisions of `replay`.
+
+        Args:
+            feeds: the batch.
+            replay: decisions to follow.
+            rounded: with the rounding of every block taken up twice (`noise.rounded_activations`).
+        """
         ...
 
 
@@ -73,7 +84,8 @@ class VitReference:
     """
 
     tolerances: Mapping[Precision, Tolerance] = TOLERANCES
-    in_fp32: Mapping[Precision, Tolerance] = IN_FP32
+    bf16_in_fp32 = BF16_IN_FP32
+    measures_rounding = True
 
     def __init__(self, model: nn.Module, output: OutputKind | None, *, token_map: bool, file: str) -> None:
         self.module = model
@@ -106,9 +118,12 @@ class VitReference:
             found.append(replay.patch_groups(self._plan, joined_later(self.module), len(images)))
         return tuple(found)
 
-    def blocks(self, feeds: Mapping[str, Array], replay: Replay) -> dict[int, Array]:
-        """What its transformer blocks give for the images."""
+    def blocks(
+        self, feeds: Mapping[str, Array], replay: Replay, *, rounded: bool = False
+    ) -> tuple[dict[int, Array], tuple[Array, ...]]:
+        """What its transformer blocks and it give for the images; no token map."""
         (images,) = feeds.values()
-        with torch.inference_mode(), observe(replay), collect_blocks(self.module) as found:
-            outputs_of(self.module, self._output, torch.from_numpy(images))
-        return found
+        noise = rounded_activations(self.module) if rounded else nullcontext()
+        with torch.inference_mode(), noise, observe(replay), collect_blocks(self.module) as found:
+            values = outputs_of(self.module, self._output, torch.from_numpy(images))
+        return dict(found), tuple(np.asarray(value.numpy()) for value in values)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tofu_export.compare.decisions import DecisionReport
 from tofu_export.compare.outputs import OutputComparison, Tolerance
 from tofu_export.errors import VerificationError
+from tofu_export.verification.noise import MOST_EXCESS
 
 __all__ = ["EAGER", "MOST_UNDECIDED", "Evidence", "LayerResult", "VerificationResult", "worst"]
 
@@ -35,11 +36,18 @@ class LayerResult:
         decisions: its decisions; nothing compared where it removes no token.
         values: what the block gives, under the decisions of the file; None where that was not asked for or the file
             does not tell which value it is.
+        excess: how many times as far as rounding explains `values` are off (`verify.noise`); None where not measured.
     """
 
     layer: int
     decisions: DecisionReport = field(default_factory=DecisionReport)
     values: OutputComparison | None = None
+    excess: float | None = None
+
+    def right(self, tolerance: Tolerance) -> bool:
+        """True if nothing is known to be wrong with the block."""
+        near = self.values is None or self.values.within(tolerance)
+        return near and not self.decisions.wrong and _explained(self.excess)
 
     def to_dict(self) -> dict[str, Any]:
         """As in report.json (`verification[].layers`)."""
@@ -94,7 +102,10 @@ class VerificationResult:
         reference: what the file was compared with.
         evidence: the batch that differs most.
         undecided: images of which only the decisions of a copy are known, which gives other outputs: not compared.
-        in_fp32: the same of a copy that computes in FP32; None for files that are in FP32, or foreign ones.
+        in_fp32: the same of a copy that computes in FP32, with what rounding explains; None for foreign files, or
+            where another tolerance was asked for.
+        excess: how many times as far as rounding explains the outputs are off; None where not measured.
+        wrong_constant: what is wrong with the constants of an int8 file; None if nothing is known to be.
     """
 
     artifact: str
@@ -113,6 +124,8 @@ class VerificationResult:
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
     undecided: int = 0
     in_fp32: VerificationResult | None = None
+    excess: float | None = None
+    wrong_constant: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -122,7 +135,8 @@ class VerificationResult:
         """
         mapped = self.mapped is None or (self.mapped > 0 and self.mismapped == 0)
         right = self.outputs.within(self.tolerance) and self.decisions.wrong == 0 and mapped and self._followed
-        return right and (self.in_fp32 is None or (self.in_fp32.passed and self.in_fp32.first_bad_layer is None))
+        inside = self.in_fp32 is None or (self.in_fp32.passed and self.in_fp32.first_bad_layer is None)
+        return right and inside and _explained(self.excess) and self.wrong_constant is None
 
     def noted(self, note: str) -> VerificationResult:
         """The same with one more note."""
@@ -135,14 +149,20 @@ class VerificationResult:
     @property
     def first_bad_layer(self) -> int | None:
         """The first block whose values or decisions are not as they should be; None where none is known to be."""
-        return next(
-            (
-                entry.layer
-                for entry in self.layers
-                if entry.decisions.wrong or (entry.values is not None and not entry.values.within(self.tolerance))
-            ),
-            None,
-        )
+        return next((entry.layer for entry in self.layers if not entry.right(self.tolerance)), None)
+
+    @property
+    def _beyond_rounding(self) -> str:
+        """How far outputs and blocks are off, of a copy in FP32."""
+        bad = next((entry for entry in self.layers if not entry.right(self.tolerance)), None)
+        times = "" if self.excess is None else f", {self.excess:.2g} times what rounding explains"
+        parts = [f"{self.output} differ by {self.outputs.max_abs:.3g}{times} (allowed {MOST_EXCESS:g} times)"]
+        if self.decisions.wrong:
+            parts.append(f"{self.decisions.wrong} of {self.decisions.compared} matching decisions are wrong")
+        if bad is not None:
+            off = "" if bad.excess is None else f", by {bad.excess:.2g} times"
+            parts.append(f"block {bad.layer} is the first to differ{off}")
+        return ", and ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """As in report.json (`verification`)."""
@@ -173,6 +193,7 @@ class VerificationResult:
                 "reason": self.tolerance.reason,
             },
             "notes": list(self.notes),
+            "wrong_constant": self.wrong_constant,
             "in_fp32": None if self.in_fp32 is None else _summary(self.in_fp32),
             "passed": self.passed,
         }
@@ -218,17 +239,19 @@ class VerificationResult:
             parts.append(f"{self.mismapped} of {self.mapped} entries of the token map are not what the decisions make")
         if self.first_bad_layer is not None:
             parts.append(f"the first block that differs is {self.first_bad_layer}")
+        if self.wrong_constant is not None:
+            parts.append(self.wrong_constant)
         if not parts and self.in_fp32 is not None:
-            found = self.in_fp32
-            where = "" if found.first_bad_layer is None else f", and block {found.first_bad_layer} is the first to"
-            parts.append(
-                f"computed in FP32, where rounding hides nothing, {found.output} differ by {found.outputs.max_abs:.3g} "
-                f"(allowed {found.tolerance.allowed(found.outputs.scale):.3g}){where}"
-            )
+            parts.append(f"computed in FP32, where rounding hides nothing, {self.in_fp32._beyond_rounding}")
         return VerificationError(
             f"{self.artifact} does not compute what {self.reference} computes: {'; '.join(parts)}"
             + (f". {advice}" if advice else "")
         )
+
+
+def _explained(excess: float | None) -> bool:
+    """True if rounding explains a difference, or nobody asked."""
+    return excess is None or excess <= MOST_EXCESS
 
 
 def _summary(found: VerificationResult) -> dict[str, Any]:
@@ -239,6 +262,9 @@ def _summary(found: VerificationResult) -> dict[str, Any]:
         "allowed": found.tolerance.allowed(outputs.scale),
         "first_bad_layer": found.first_bad_layer,
         "wrong": found.decisions.wrong,
+        "excess": found.excess if found.excess is not None and np.isfinite(found.excess) else None,
+        "excess_by_layer": {entry.layer: entry.excess for entry in found.layers if entry.excess is not None},
+        "excess_allowed": MOST_EXCESS,
     }
 
 
