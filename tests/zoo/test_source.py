@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import transformers
+import yaml
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import Tensor, nn
@@ -185,6 +186,35 @@ class TestTimm:
         assert loaded.preprocessing["mean"] == (0.1, 0.2, 0.3)
         assert loaded.preprocessing_from["mean"] == "args in last.pth.tar"
         assert "pooling avg -> token" in loaded.weights["set"]
+
+    def test_options_of_training_beside_it(self, tmp_path: Path) -> None:
+        """timm's script writes them to `args.yaml`; those inside the file come first."""
+        name = "vit_tiny_patch16_dinov3_qkvb"
+        ours = filled(timm.create_model(name, global_pool="token", img_size=64, num_classes=3))
+        torch.save({"state_dict": ours.state_dict()}, tmp_path / "last.pth.tar")
+        options = {
+            "model": name,
+            "gp": "token",
+            "img_size": None,
+            "mean": [0.1, 0.2, 0.3],
+            "std": None,
+            "crop_pct": 0.8,
+        }
+        (tmp_path / "args.yaml").write_text(yaml.safe_dump(options, default_flow_style=False))
+        loaded, x = load(tmp_path / "last.pth.tar", name), pixels(64)
+        assert same(loaded, ours(x), x)
+        assert (loaded.preprocessing["mean"], loaded.preprocessing["crop_pct"]) == ((0.1, 0.2, 0.3), 0.8)
+        assert loaded.preprocessing_from["mean"] == "args.yaml"
+        inside = argparse.Namespace(model=name, gp="token", mean=[0.4, 0.4, 0.4])
+        torch.save({"state_dict": ours.state_dict(), "args": inside}, tmp_path / "last.pth.tar")
+        found = load(tmp_path / "last.pth.tar", name)
+        assert (found.preprocessing["mean"], found.preprocessing["crop_pct"]) == ((0.4, 0.4, 0.4), 0.8)
+
+    @pytest.mark.parametrize("text", ["- a\n- b", "{not: [yaml", "!!python/object/apply:os.getcwd []", ""])
+    def test_another_kind_of_yaml_is_not_read(self, tmp_path: Path, text: str) -> None:
+        torch.save(timm.create_model(NAME).state_dict(), tmp_path / "vit.pth")
+        (tmp_path / "args.yaml").write_text(text)
+        assert load(tmp_path / "vit.pth").weights["set"] == []
 
     def test_hyper_parameters_of_lightning(self, tmp_path: Path) -> None:
         ours = filled(timm.create_model(NAME, act_layer="relu", num_classes=3))

@@ -11,16 +11,19 @@ from typing import Any, Final
 
 import timm
 import torch
+import yaml
 
 from tofu_export.errors import OptionError, WeightsError
 from tofu_export.zoo._description import Description, describe_model
 from tofu_export.zoo._quiet import quiet
 from tofu_export.zoo.preprocessing import Preprocessing
 
-__all__ = ["OPEN_CLIP", "Settings", "read_open_clip", "read_timm_config", "settings_inside"]
+__all__ = ["OPEN_CLIP", "Settings", "read_open_clip", "read_timm_args", "read_timm_config", "settings_inside"]
 
 OPEN_CLIP: Final = "open_clip_config.json"
 _TIMM: Final = "config.json"
+_TIMM_ARGS: Final = "args.yaml"
+"""What timm's training script writes to the folder of its checkpoints."""
 
 _INSIDE: Final = ("args", "hyper_parameters", "hparams", "config", "cfg")
 """Entries of a checkpoint that training scripts keep their options under; the second is Lightning's."""
@@ -69,6 +72,19 @@ def settings_inside(found: Mapping[Any, Any], *, file: str) -> Settings | None:
         if values is not None:
             return _settings(values, f"{name} in {file}")
     return _settings({"model": found["arch"]}, f"arch in {file}") if isinstance(found.get("arch"), str) else None
+
+
+def read_timm_args(folder: Path) -> Settings | None:
+    """Options that timm's training script wrote to `args.yaml` in the folder of a checkpoint; None without them.
+
+    Raises:
+        WeightsError: they say what no model or image can be.
+    """
+    try:
+        values = yaml.safe_load((folder / _TIMM_ARGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None
+    return _settings(values, _TIMM_ARGS) if isinstance(values, Mapping) else None
 
 
 def read_timm_config(folder: Path) -> Settings | None:

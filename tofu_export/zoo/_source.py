@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tofu_export.errors import TofuError, WeightsError
 from tofu_export.zoo._adapter import Adapter, merge_inside, read_adapter
-from tofu_export.zoo._beside import Settings, read_open_clip, read_timm_config, settings_inside
+from tofu_export.zoo._beside import Settings, read_open_clip, read_timm_args, read_timm_config, settings_inside
 from tofu_export.zoo._checkpoint import read_checkpoint
 from tofu_export.zoo._choice import choose
 from tofu_export.zoo._dense import dense
@@ -147,16 +147,18 @@ def _with_settings(source: Source, found: Mapping[Any, Any], path: Path) -> Sour
     if source.written.startswith("transformers"):
         return source
     clip = source.written == "open_clip" or path.name.startswith("open_clip")
-    inside = settings_inside(found, file=path.name)
-    for settings in (inside, read_timm_config(path.parent), read_open_clip(path.parent) if clip else None):
-        if settings is not None:
-            source = _add(source, settings, inside=settings is inside)
+    for options in (settings_inside(found, file=path.name), read_timm_args(path.parent)):
+        source = _add(source, options, options=True)
+    for config in (read_timm_config(path.parent), read_open_clip(path.parent) if clip else None):
+        source = _add(source, config)
     return source
 
 
-def _add(source: Source, settings: Settings, *, inside: bool) -> Source:
+def _add(source: Source, settings: Settings | None, *, options: bool = False) -> Source:
+    if settings is None:
+        return source
     said = settings.description
-    if inside:  # what tensors show is not asked of options, which can be about something else
+    if options:  # what tensors show is not asked of them: they can be about something else
         said = replace(said, **{name: None for name, _ in source.description.said()})
     if source.adapter:
         said = replace(said, num_classes=None)
