@@ -17,6 +17,7 @@ from torch import nn
 
 from tofu_export import demo
 from tofu_export.errors import OptionError, TofuError, UnsupportedModelError, WeightsError
+from tofu_export.report import loading_words
 from tofu_export.zoo._description import Description, arguments_for, changes, describe_model
 from tofu_export.zoo._download import hub_file
 from tofu_export.zoo._quiet import quiet
@@ -58,6 +59,10 @@ class LoadedModel:
     asked_image_size: tuple[int, int] | None = None
     asked_classes: int | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """What was loaded, in one line (`report.loading_words`)."""
+        return loading_words(vars(self))
 
     def meta(self) -> nn.Module:
         """The structure of the untouched model on the meta device."""
