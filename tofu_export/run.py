@@ -20,7 +20,7 @@ from tofu_export.engines.benchmark import Contender, run_benchmark
 from tofu_export.engines.build import EngineRequest, build_engine, resolve_capabilities
 from tofu_export.engines.flavours import TURING, Flavour
 from tofu_export.engines.trtexec_text import render
-from tofu_export.errors import EngineBuildError, OptionError, PrecisionMismatchError, VerificationError
+from tofu_export.errors import EngineBuildError, PrecisionMismatchError, VerificationError
 from tofu_export.evaluate.images import demo_source
 from tofu_export.evaluate.subjects import file_subject
 from tofu_export.export import INPUT_NAME, TORCH_TYPES, InputShape, release, save, trace
@@ -38,20 +38,18 @@ from tofu_export.job_engines import (
     why_no_engine,
 )
 from tofu_export.job_files import describe_file, record_engine, with_data
+from tofu_export.job_model import images_for, load_job_model
 from tofu_export.job_page import TOKENS, draw_tokens, why_no_token_maps, write_page
 from tofu_export.memory import give_back
 from tofu_export.options import IoType, OutputKind, Precision
 from tofu_export.ort import HALF_THROUGH_CASTS, NO_BFLOAT16
-from tofu_export.plan import ModelSpec, Plan, make_plan
-from tofu_export.quantize import CALIBRATION_IMAGES, Calibration, quantize
+from tofu_export.plan import ModelSpec, Plan
+from tofu_export.quantize import Calibration, quantize
 from tofu_export.report import Report, loading_words, sizes_words
-from tofu_export.specs import spec_as_loaded, spec_of
-from tofu_export.verify import batches_to_verify, verify
+from tofu_export.verify import verify
 from tofu_export.verify.bundling import bundle_failure
-from tofu_export.verify.pixels import VERIFICATION_IMAGES, pixels_for
-from tofu_export.zoo.create import LoadedModel, create_model
+from tofu_export.zoo.create import LoadedModel
 from tofu_export.zoo.names import DEMO_MODEL
-from tofu_export.zoo.weights import WeightsKind
 
 __all__ = ["run_job"]
 
@@ -103,25 +101,11 @@ class _Run:
     def _steps(self, flavour: Flavour | None) -> tuple[Report, str]:
         job = self._job
         with self._clock.step("load", f"loading {job.model}"):
-            spec = spec_of(job.model, job.image_size, job.num_classes)  # before the weights: it may not be supported
-            plan = make_plan(spec, job.reduction)
-            if job.weights.kind is not WeightsKind.PATH:  # a file decides on the classifier
-                OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
-            loaded = create_model(
-                job.model,
-                weights=job.weights,
-                seed=job.seed,
-                image_size=job.image_size,
-                num_classes=job.num_classes,
-                preprocessing=job.preprocessing,
-            )
-            if loaded.arguments:
-                spec = spec_as_loaded(spec, loaded)
-                plan = make_plan(spec, job.reduction)
-            self._output = patch.choose_output(loaded.model, job.output_kind, spec.name)
-            if job.labels and len(job.labels) != spec.num_classes:
-                raise OptionError(f"{len(job.labels)} labels for {spec.num_classes} classes: give one line per class")
-            inputs = self._inputs(loaded, spec)
+            model = load_job_model(job)
+            inputs = images_for(job, model)
+            loaded, spec, plan = model.loaded, model.spec, model.plan
+            self._output = model.output
+            del model  # it would keep the weights
         self._listener.done(_planned(loaded, plan))
         self._listener.step("weights")
         self._listener.done(loading_words(report_model := _model_entry(loaded, spec)))
@@ -357,21 +341,6 @@ class _Run:
             io_dtype=torch.float32 if job.io_type is IoType.FP32 else TORCH_TYPES[precision.traced],
             batch=job.batch,
             opset=job.opset,
-        )
-
-    def _inputs(self, loaded: LoadedModel, spec: ModelSpec) -> InputSet:
-        """Real images where there are any, else seeded noise with the statistics of natural images."""
-        job = self._job
-        count = max(VERIFICATION_IMAGES, sum(batches_to_verify(job.batch)[0]))
-        if Precision.INT8 in job.precisions:
-            count += CALIBRATION_IMAGES  # the last ones, so that verification has others
-        return pixels_for(
-            count,
-            loaded.resolved,
-            (spec.in_chans, *spec.image_size),
-            loaded.preprocessing,
-            images=job.images,
-            seed=job.seed,
         )
 
     def _metadata(self, loaded: LoadedModel, report: Report) -> dict[str, Any]:
