@@ -352,6 +352,34 @@ def test_a_configuration_of_other_types_is_refused_or_not_read(tmp_path: Path, d
     assert loaded.weights["set"] == []
 
 
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({"architecture": NAME, "model_args": {"img_size": 96}}, "says image size 96x96, vit.pth says 160x160"),
+        ({"architecture": NAME, "num_classes": 7, "model_args": {"num_classes": 0}}, "model_args in it says 0"),
+        ({"architecture": NAME, "global_pool": "avg", "model_args": {"global_pool": "token"}}, "says pooling avg"),
+        ({"architecture": "test_vit2", "global_pool": "token"}, "says that the model is test_vit2 with global_pool"),
+        ({"architecture": NAME, "num_classes": 0}, "says classifier width 0"),
+    ],
+)
+def test_a_configuration_that_contradicts_itself_or_the_tensors(
+    tmp_path: Path, document: dict[str, Any], words: str
+) -> None:
+    torch.save(timm.create_model(NAME).state_dict(), tmp_path / "vit.pth")
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    with pytest.raises(WeightsError, match=words):
+        load(tmp_path / "vit.pth")
+
+
+@pytest.mark.parametrize("change", [lambda text: text[:-9], lambda text: text.replace("model_type", "kind")])
+def test_a_configuration_of_transformers_that_cannot_be_read(tmp_path: Path, change: Callable[[str], str]) -> None:
+    save_vit(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(WeightsError, match="no configuration of transformers"):
+        load(tmp_path / "model.safetensors")
+
+
 class TestSeveralModels:
     @pytest.mark.parametrize(
         ("wrap", "key", "default"),
