@@ -95,6 +95,7 @@ class VerificationResult:
         evidence: the batch that differs most.
         undecided: images of which only the decisions of a copy are known, which gives other outputs: not compared.
         in_fp32: the same of a copy that computes in FP32; None for files that are in FP32, or foreign ones.
+        contradictions: what the file's metadata say that is not so.
     """
 
     artifact: str
@@ -113,15 +114,17 @@ class VerificationResult:
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
     undecided: int = 0
     in_fp32: VerificationResult | None = None
+    contradictions: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """True if outputs are within tolerance, no decision is wrong, and the token map is the decisions'.
+        """True if outputs are within tolerance, no decision is wrong, token map and metadata are as they should be.
 
         Of nearly all images, that is: `MOST_UNDECIDED`.
         """
         mapped = self.mapped is None or (self.mapped > 0 and self.mismapped == 0)
         right = self.outputs.within(self.tolerance) and self.decisions.wrong == 0 and mapped and self._followed
+        right = right and not self.contradictions
         return right and (self.in_fp32 is None or (self.in_fp32.passed and self.in_fp32.first_bad_layer is None))
 
     @property
@@ -210,6 +213,9 @@ class VerificationResult:
             parts.append(f"{self.mismapped} of {self.mapped} entries of the token map are not what the decisions make")
         if self.first_bad_layer is not None:
             parts.append(f"the first block that differs is {self.first_bad_layer}")
+        if not parts and self.contradictions:
+            return VerificationError(f"{self.artifact}: {'; '.join(self.contradictions)}")
+        parts.extend(self.contradictions)
         if not parts and self.in_fp32 is not None:
             found = self.in_fp32
             where = "" if found.first_bad_layer is None else f", and block {found.first_bad_layer} is the first to"
