@@ -15,7 +15,7 @@ __all__ = ["help_command"]
 @click.argument("name", metavar="[COMMAND]", required=False)
 @click.pass_context
 def help_command(context: click.Context, name: str | None) -> None:
-    """Show what `tofu-export --help` or `tofu-export COMMAND --help` shows."""
+    """Show the commands, or the options of COMMAND."""
     above = context.parent
     assert above is not None  # a command of the group
     group = above.command
