@@ -94,6 +94,7 @@ def _text(analysis: Analysis) -> str:
     """A table for people."""
     lines = [
         f"{analysis.model}: {analysis.images} images, {analysis.source}; {analysis.r} pairs of each in every layer",
+        f"weights: {analysis.loaded}",
         "",
         "linearity (1 = linear), mean and standard deviation         merged token / longest    all tokens / full model",
         "layer  similarity    MLP            attention               average   MLERP           prune  average  MLERP",

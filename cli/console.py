@@ -1,7 +1,11 @@
-"""What a person sees while a job runs: one line per finished step, a spinner in between. All on stderr."""
+"""What a person sees while a job runs: one line per finished step, a spinner in between. All on stderr.
+
+Off a terminal, where nothing spins, a step that takes long says in a line of its own what it is.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +14,9 @@ from rich.console import Console
 from rich.status import Status
 
 __all__ = ["ConsoleListener", "listening"]
+
+_LONG_S = 10.0
+"""A step that takes longer shows what it is."""
 
 
 @contextmanager
@@ -39,11 +46,18 @@ class ConsoleListener:
         self._status: Status | None = None
         self._text = ""
         self._start = 0.0
+        self._timer: threading.Timer | None = None
 
     def step(self, text: str) -> None:
         """A step begins."""
         self._text, self._start = text, time.perf_counter()
-        if self._quiet or not self._console.is_terminal:
+        self._stop_timer()
+        if self._quiet:
+            return
+        if not self._console.is_terminal:
+            self._timer = threading.Timer(_LONG_S, self._print, [f"[   ...  ] {text} ..."])
+            self._timer.daemon = True
+            self._timer.start()
             return
         if self._status is None:
             self._status = self._console.status("", spinner="dots")
@@ -57,14 +71,24 @@ class ConsoleListener:
 
     def done(self, text: str) -> None:
         """The step has ended."""
+        self._stop_timer()
         if self._quiet:
             return
         seconds = time.perf_counter() - self._start
         body = f"\n{text}\n" if "\n" in text else text
-        self._console.print(f"[{seconds:6.1f} s] {self._text}: {body}", markup=False, highlight=False, soft_wrap=True)
+        self._print(f"[{seconds:6.1f} s] {self._text}: {body}")
 
     def close(self) -> None:
         """Take the spinner away."""
+        self._stop_timer()
         if self._status is not None:
             self._status.stop()
             self._status = None
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -159,6 +159,7 @@ def _text(result: EvalResult) -> str:
     subject = result.subject
     removed = "" if subject.plan is None else f", {subject.plan['pattern']}, r = {subject.plan['r']}"
     lines = [f"{subject.label}{removed}, {subject.backend}; {result.images} images, {result.source}"]
+    lines += [] if result.loaded is None else [f"  weights: {result.loaded}"]
     if result.labels is not None:
         rows: list[tuple[str, Mapping[str, Any]]] = [
             ("reduced" if result.full is not None else "accuracy", {**result.accuracy, **result.intervals})

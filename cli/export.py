@@ -165,11 +165,12 @@ def _run(job: Job, *, as_json: bool, quiet: bool) -> None:
 
 def _show(job: Job) -> None:
     """Dry run: the plan, and what would be written where."""
+    from tofu_export.job.dry_run import preview
     from tofu_export.report.document import plan_table
-    from tofu_export.zoo.specs import plan_model
 
-    spec, plan = plan_model(job.model, job.reduction, job.image_size, job.num_classes)
-    output = OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
-    click.echo(plan_table(spec, plan))
-    click.echo(f"output {', '.join(output.names_with(job.token_map))}")
+    found = preview(job)
+    engines = ", ".join(found.engines) or f"none ({found.no_engine})"
+    click.echo(plan_table(found.spec, found.plan))
+    click.echo(f"output {', '.join(found.output.names_with(job.token_map))}")
+    click.echo(f"weights: {found.loaded}\nverified on: {found.images}\nengines: {engines}")
     click.echo(f"\nwould write to {job.output}: {', '.join(job.file_names())}, report.json, report.md, report.html")

@@ -23,6 +23,7 @@ from tofu_export.cli.check import check_command
 from tofu_export.cli.doctor import doctor_command
 from tofu_export.cli.eval import eval_command
 from tofu_export.cli.export import export_command
+from tofu_export.cli.help import help_command
 from tofu_export.cli.images_compare import images_compare_command
 from tofu_export.cli.lint import lint_command
 from tofu_export.cli.lower import lower_command
@@ -104,6 +105,7 @@ cli.add_command(tokens_command)
 cli.add_command(triton_command)
 cli.add_command(unet_command)
 cli.add_command(images_compare_command)
+cli.add_command(help_command)
 
 
 def main() -> NoReturn:

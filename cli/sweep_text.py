@@ -83,6 +83,7 @@ def summary(result: SweepResult, folder: Path, files: Sequence[Path]) -> Group:
     for row in rows:
         table.add_row(*_cells(row))
     lines = [f"failed: {one.model} {one.what}: {one.reason}" for one in result.failures]
+    lines += [f"weights of {model}: {words}" for model, words in result.loaded.items()]
     lines += [f"{model}: the images are generated, agreement on them says little" for model in result.generated]
     if unverified := sum(not row.verified for row in result.rows):
         lines += [f"{unverified} of {len(result.rows)} rows are of files that were not verified (--no-verify)"]

@@ -124,6 +124,7 @@ def _text(result: TuneResult) -> str:
     lines = [
         f"{result.spec.name}: {result.evaluations} plans tried on {images['calibration']} images, the best compared on "
         f"{images['validation']} others; {images['held_out']} held out",
+        f"weights: {result.loaded}",
         "",
         f"{'':<12} {'fixed plan':>14} {'tuned':>14}",
         f"{'GMACs':<12} {result.baseline.gmacs_reduced:>14.4f} {result.chosen.gmacs_reduced:>14.4f}",

@@ -53,8 +53,8 @@ def settle_ranks(nodes: Iterable[ir.Node]) -> tuple[list[str], Stated]:
         ir.convenience.replace_all_uses_with(node.outputs, results, replace_graph_outputs=True)
         node.graph.remove(node, safe=True)
         for result, (name, kind, shape) in zip(kept, named, strict=True):  # outputs of a graph keep their names
-            result.name, result.type, result.shape = name, kind, shape
-            stated[result] = kind, shape
+            result.name, result.type = name, kind
+            stated[result] = kind, shape  # which may be of the other branch: the shape is inferred again
         settled.append(node.name or "")
     return settled, stated
 

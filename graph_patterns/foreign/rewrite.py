@@ -47,8 +47,9 @@ class Change:
 def rewrite(model: ir.Model, target: Target) -> tuple[Change, ...]:
     """Rewrite what `target` does not accept, in place, in sub-graphs too, and return what was found.
 
-    Ensures: values of the graph keep their names, and what the file states of them; unused nodes are gone. Functions
-    that hold such nodes are written out where they are called. Nothing else changes.
+    Ensures: values of the graph keep their names, and what the file states of them, but for an output whose rank is
+    another; unused nodes are gone. Functions that hold such nodes are written out where they are called. Nothing else
+    changes.
 
     Raises:
         LoweringError: the graph holds canonical nodes of this project, which are lowered at export.
@@ -88,7 +89,10 @@ def rewrite(model: ir.Model, target: Target) -> tuple[Change, ...]:
             stated[result] = fact
         changes.append(Change(name, node.op_type))
     for value in _values(model):
+        inferred = value.shape
         value.type, value.shape = stated.get(value, (None, None))
+        if value.is_graph_output() and _differ_in_rank(value.shape, inferred):
+            value.shape = inferred
     if any(not change.left for change in changes):
         for graph_pass in (
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -97,6 +101,10 @@ def rewrite(model: ir.Model, target: Target) -> tuple[Change, ...]:
         ):
             graph_pass(model)
     return tuple(changes)
+
+
+def _differ_in_rank(stated: ir.Shape | None, inferred: ir.Shape | None) -> bool:
+    return stated is not None and inferred is not None and len(stated) != len(inferred)
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:

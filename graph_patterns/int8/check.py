@@ -98,7 +98,8 @@ def scaled_steps(node: ir.Node) -> Floats | None:
     steps, scales = (None, None) if wide is None else (_array(value) for value in wide.inputs[:2])
     if steps is None or scales is None or steps.ndim != 2 or scales.shape != steps.shape[1:]:
         return None
-    return (steps * scales).astype(np.float32)
+    product: Floats = (steps * scales).astype(np.float32)
+    return product
 
 
 def _activation(node: ir.Node, reach: float | None) -> str | None:

@@ -39,3 +39,18 @@ def test_a_mistyped_command_is_told_from_a_model(words: tuple[str, ...], capsys:
 def test_a_mistyped_option_of_a_command_is_no_mistyped_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("verify", "--nonsense") == 2
     assert capsys.readouterr().err.strip().endswith("See: tofu-export verify --help")
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in sorted(cli.commands))], ids=" ".join)
+def test_help_as_a_command(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*command, "--help") == 0
+    expected = capsys.readouterr().out
+    assert run("help", *command) == 0
+    assert capsys.readouterr().out == expected
+
+
+def test_help_of_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("help", "verfy") == 2
+    assert "no command 'verfy': did you mean verify?" in capsys.readouterr().err
+    assert run("help", "zzz") == 2
+    assert "expected one of export, plan, verify" in capsys.readouterr().err

@@ -488,6 +488,20 @@ def test_branches_on_ranks_are_settled_to_the_last_and_outputs_keep_their_names(
     np.testing.assert_array_equal(run(result, {"x": x}), x)
 
 
+def test_an_output_behind_a_branch_gets_the_rank_that_it_has() -> None:
+    """The exporter states the rank of the branch that is not taken."""
+    proto = ranked(1)
+    (output,) = proto.graph.output
+    wrong = helper.make_tensor_value_info(output.name, TensorProto.FLOAT, ["n"])
+    del proto.graph.output[:]
+    proto.graph.output.append(wrong)
+    result, _ = rewritten(proto)
+    (found,) = result.graph.output
+    assert found.name == output.name
+    assert len(found.type.tensor_type.shape.dim) == len(output.type.tensor_type.shape.dim) == 2
+    onnx.checker.check_model(result, full_check=True)
+
+
 def test_a_branch_that_hands_on_what_it_does_not_make_stays() -> None:
     proto = ranked(1)
     other = next(entry for entry in proto.graph.node[-1].attribute if entry.name == "else_branch").g

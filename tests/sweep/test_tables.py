@@ -26,8 +26,9 @@ def row(r: int, top1: float | None, pattern: str = "PPAA", time: dict[str, Any] 
 
 def result(*rows: Row, **changes: Any) -> SweepResult:
     environment = {"versions": {"python": "3.11", "torch": "2.14", "tensorrt": None}, "cpu": "a CPU"}
+    loaded = {"demo_vit": "demo.safetensors (timm)"}
     whole = SweepResult(
-        compared(rows), (), {}, {"demo_vit": "ten images"}, (), environment, "tofu-export sweep demo_vit"
+        compared(rows), (), {}, {"demo_vit": "ten images"}, (), loaded, environment, "tofu-export sweep demo_vit"
     )
     return replace(whole, **changes)
 

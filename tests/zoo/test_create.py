@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import warnings
 from pathlib import Path
@@ -12,7 +13,7 @@ from timm.models import save_for_hf
 
 from tofu_export.errors import OptionError, UnknownModelError, WeightsError
 from tofu_export.images import demo
-from tofu_export.zoo.create import LoadedModel, create_meta, create_model
+from tofu_export.zoo.create import LoadedModel, create_meta, create_model, own_image_size
 from tofu_export.zoo.weights import WeightsSource
 
 RANDOM = WeightsSource.parse("random")
@@ -120,6 +121,19 @@ def test_a_local_folder(tmp_path: Path) -> None:
     assert (loaded.weights["kind"], loaded.weights["path"]) == ("pretrained", "model.safetensors")
     images = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
     assert torch.equal(loaded.model(images), model.eval()(images))
+
+
+def test_the_sizes_of_a_folder_are_those_of_its_model(tmp_path: Path) -> None:
+    """Also where its configuration does not repeat them for images."""
+    options = {"in_chans": 1, "img_size": 96, "num_classes": 4}
+    model = timm.create_model("test_vit", **options)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    document = {"architecture": "test_vit", "num_classes": 4, "model_args": {"in_chans": 1, "img_size": 96}}
+    (tmp_path / "config.json").write_text(json.dumps({**document, "pretrained_cfg": {"mean": [0.5], "std": [0.5]}}))
+    name = f"local-dir:{tmp_path}"
+    loaded = create_model(name, weights=WeightsSource.parse("pretrained"))
+    assert loaded.preprocessing["input_size"] == (1, 96, 96)
+    assert own_image_size(name) == (96, 96)
 
 
 def test_a_local_folder_without_a_description(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import transformers
+import yaml
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import Tensor, nn
@@ -186,6 +187,35 @@ class TestTimm:
         assert loaded.preprocessing_from["mean"] == "args in last.pth.tar"
         assert "pooling avg -> token" in loaded.weights["set"]
 
+    def test_options_of_training_beside_it(self, tmp_path: Path) -> None:
+        """timm's script writes them to `args.yaml`; those inside the file come first."""
+        name = "vit_tiny_patch16_dinov3_qkvb"
+        ours = filled(timm.create_model(name, global_pool="token", img_size=64, num_classes=3))
+        torch.save({"state_dict": ours.state_dict()}, tmp_path / "last.pth.tar")
+        options = {
+            "model": name,
+            "gp": "token",
+            "img_size": None,
+            "mean": [0.1, 0.2, 0.3],
+            "std": None,
+            "crop_pct": 0.8,
+        }
+        (tmp_path / "args.yaml").write_text(yaml.safe_dump(options, default_flow_style=False))
+        loaded, x = load(tmp_path / "last.pth.tar", name), pixels(64)
+        assert same(loaded, ours(x), x)
+        assert (loaded.preprocessing["mean"], loaded.preprocessing["crop_pct"]) == ((0.1, 0.2, 0.3), 0.8)
+        assert loaded.preprocessing_from["mean"] == "args.yaml"
+        inside = argparse.Namespace(model=name, gp="token", mean=[0.4, 0.4, 0.4])
+        torch.save({"state_dict": ours.state_dict(), "args": inside}, tmp_path / "last.pth.tar")
+        found = load(tmp_path / "last.pth.tar", name)
+        assert (found.preprocessing["mean"], found.preprocessing["crop_pct"]) == ((0.4, 0.4, 0.4), 0.8)
+
+    @pytest.mark.parametrize("text", ["- a\n- b", "{not: [yaml", "!!python/object/apply:os.getcwd []", ""])
+    def test_another_kind_of_yaml_is_not_read(self, tmp_path: Path, text: str) -> None:
+        torch.save(timm.create_model(NAME).state_dict(), tmp_path / "vit.pth")
+        (tmp_path / "args.yaml").write_text(text)
+        assert load(tmp_path / "vit.pth").weights["set"] == []
+
     def test_hyper_parameters_of_lightning(self, tmp_path: Path) -> None:
         ours = filled(timm.create_model(NAME, act_layer="relu", num_classes=3))
         state = {f"model.{name}": tensor for name, tensor in ours.state_dict().items()}
@@ -320,6 +350,34 @@ def test_a_configuration_of_other_types_is_refused_or_not_read(tmp_path: Path, d
     except TofuError:
         return
     assert loaded.weights["set"] == []
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({"architecture": NAME, "model_args": {"img_size": 96}}, "says image size 96x96, vit.pth says 160x160"),
+        ({"architecture": NAME, "num_classes": 7, "model_args": {"num_classes": 0}}, "model_args in it says 0"),
+        ({"architecture": NAME, "global_pool": "avg", "model_args": {"global_pool": "token"}}, "says pooling avg"),
+        ({"architecture": "test_vit2", "global_pool": "token"}, "says that the model is test_vit2 with global_pool"),
+        ({"architecture": NAME, "num_classes": 0}, "says classifier width 0"),
+    ],
+)
+def test_a_configuration_that_contradicts_itself_or_the_tensors(
+    tmp_path: Path, document: dict[str, Any], words: str
+) -> None:
+    torch.save(timm.create_model(NAME).state_dict(), tmp_path / "vit.pth")
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    with pytest.raises(WeightsError, match=words):
+        load(tmp_path / "vit.pth")
+
+
+@pytest.mark.parametrize("change", [lambda text: text[:-9], lambda text: text.replace("model_type", "kind")])
+def test_a_configuration_of_transformers_that_cannot_be_read(tmp_path: Path, change: Callable[[str], str]) -> None:
+    save_vit(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(WeightsError, match="no configuration of transformers"):
+        load(tmp_path / "model.safetensors")
 
 
 class TestSeveralModels:

@@ -94,6 +94,7 @@ class Analysis:
             summary (`n`, `mean`, `std`, `q1`, `median`, `q3`).
         token_norms: length of unprotected tokens behind each block: of the full model as a summary, and by method the
             mean of the reduced model over that of the full one.
+        loaded: what was loaded, in one line.
     """
 
     model: str
@@ -103,12 +104,14 @@ class Analysis:
     steps: int
     layers: tuple[Mapping[str, Any], ...]
     token_norms: Mapping[str, Any]
+    loaded: str
 
     def to_dict(self, command: str = "") -> dict[str, Any]:
         """The result as JSON."""
         return {
             "schema_version": SCHEMA_VERSION,
             "model": self.model,
+            "loaded": self.loaded,
             "images": self.images,
             "source": self.source,
             "r": self.r,
@@ -147,7 +150,9 @@ def analyze(request: AnalyzeRequest, on_progress: Callable[[str], None] = lambda
                 rows[view.layer][key].append(values.double().numpy())
     layers = tuple(_layer_entry(layer, rows[layer]) for layer in sorted(rows))
     norms = _token_norms(loaded, spec, source, request, on_progress)
-    return Analysis(loaded.resolved, len(source), source.source, request.r, request.steps, layers, norms)
+    return Analysis(
+        loaded.resolved, len(source), source.source, request.r, request.steps, layers, norms, loaded.summary()
+    )
 
 
 def real_images(loaded: LoadedModel, images: Path | None) -> ImageSource:

@@ -129,6 +129,7 @@ class EvalResult:
         notes: what a reader should know.
         skipped: what was left out, and why.
         seconds: it took so long.
+        loaded: what was loaded, in one line; None for a file without its full model.
     """
 
     subject: Subject
@@ -144,6 +145,7 @@ class EvalResult:
     notes: tuple[str, ...]
     skipped: tuple[Mapping[str, str], ...]
     seconds: float
+    loaded: str | None
 
     def to_dict(self, command: str = "") -> dict[str, Any]:
         """The result as JSON; names and units of the first lines are those of timm's `validate.py`."""
@@ -159,6 +161,7 @@ class EvalResult:
             "kind": "eval",
             "schema_version": SCHEMA_VERSION,
             "resolved": subject.origin.name,
+            "loaded": self.loaded,
             "backend": subject.backend,
             "device": subject.device,
             "images": self.images,
@@ -213,6 +216,7 @@ def evaluate(request: EvalRequest, on_progress: Callable[[int, int], None] = lam
         (*source.notes, *skipped_images),
         tuple(skipped),
         time.perf_counter() - start,
+        subject.loaded if full is None else full.loaded,
     )
 
 

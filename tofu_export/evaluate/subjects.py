@@ -70,6 +70,7 @@ class Subject:
         param_count: number of parameters; None if it is not known.
         origin: the model behind it.
         labels: names of its classes, in order; empty where it has none.
+        loaded: what was loaded, in one line; None for a file.
     """
 
     label: str
@@ -83,6 +84,7 @@ class Subject:
     param_count: int | None = None
     origin: Origin = Origin()
     labels: tuple[str, ...] = ()
+    loaded: str | None = None
 
     def outputs(self, pixels: Pixels) -> ModelOutputs:
         """Outputs for any number of images; a last batch is filled up where the batch size is fixed.
@@ -173,6 +175,7 @@ def eager_subject(loaded: LoadedModel, reduction: Reduction | None, *, num_class
         plan=None if plan is None else plan.to_dict(),
         param_count=sum(parameter.numel() for parameter in loaded.model.parameters()),
         origin=Origin(loaded.resolved, loaded.weights, (height, width), classes),
+        loaded=loaded.summary(),
     )
 
 

@@ -13,33 +13,27 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tofu_export import patch
-from tofu_export.errors import OptionError
 from tofu_export.evaluate.images import demo_source
 from tofu_export.evaluate.subjects import file_subject
 from tofu_export.graph_patterns.lowering import MACS
 from tofu_export.images import demo
 from tofu_export.images.inputs import InputSet
+from tofu_export.job.model import images_for, load_job_model
 from tofu_export.job.page import TOKENS, draw_tokens, why_no_token_maps
 from tofu_export.job.pipeline import FULL, run_export
 from tofu_export.job.progress import Listener, Progress
 from tofu_export.job.request import Job
 from tofu_export.options import IoType, OutputKind, Precision
-from tofu_export.patch.describe import describe
-from tofu_export.planning.plan import ModelSpec, Plan, make_plan
+from tofu_export.planning.plan import ModelSpec, Plan
 from tofu_export.report.document import Report, loading_words, sizes_words
 from tofu_export.system import environment
 from tofu_export.system.files import Staging
 from tofu_export.system.ort import NO_BFLOAT16
 from tofu_export.trace.export import INPUT_NAME, TORCH_TYPES, InputShape, trace
-from tofu_export.trace.quantize import CALIBRATION_IMAGES
-from tofu_export.verification import VerificationResult, VerifyRequest, batches_to_verify, verify
+from tofu_export.verification import VerificationResult, VerifyRequest, verify
 from tofu_export.verification.engines import verify_engine
-from tofu_export.verification.pixels import VERIFICATION_IMAGES, pixels_for
-from tofu_export.zoo.create import LoadedModel, create_model
-from tofu_export.zoo.live import load_live, name_of, on_meta
+from tofu_export.zoo.create import LoadedModel
 from tofu_export.zoo.names import DEMO_MODEL
-from tofu_export.zoo.specs import spec_as_loaded, spec_of
-from tofu_export.zoo.weights import WeightsKind
 
 __all__ = ["VitAdapter", "run_job"]
 
@@ -78,23 +72,20 @@ class VitAdapter:
         """Plan, load, and apply the plan."""
         job = self._job
         with progress.step("load", f"loading {job.model}"):
-            spec, loaded = self._named() if self._live is None else self._given(self._live)
-            plan = make_plan(spec, job.reduction)
-            self._output = patch.choose_output(loaded.model, job.output_kind, spec.name)
-            if job.labels and len(job.labels) != spec.num_classes:
-                raise OptionError(f"{len(job.labels)} labels for {spec.num_classes} classes: give one line per class")
-            self._inputs = self._images(loaded, spec)
-        self._loaded, self._loaded_name, self._spec, self._plan = loaded, loaded.resolved, spec, plan
-        self._model = patch.apply(loaded.model, plan, name=spec.name)
-        entry = _model_entry(loaded, spec)
-        progress.done(_planned(loaded, plan))
+            found = load_job_model(job, self._live)
+            self._inputs = images_for(job, found)
+        loaded, self._spec, self._plan, self._output = found.loaded, found.spec, found.plan, found.output
+        self._loaded, self._loaded_name = loaded, loaded.resolved
+        self._model = patch.apply(loaded.model, found.plan, name=found.spec.name)
+        entry = _model_entry(loaded, found.spec)
+        progress.done(_planned(loaded, found.plan))
         progress.note("weights", loading_words(entry))
         output: dict[str, Any] = {
             "kind": self._output.value,
             "names": list(self._output.names_with(job.token_map)),
             "shapes": {},
         }
-        self._report = Report(entry, plan.to_dict(), output, job.command, environment.collect())
+        self._report = Report(entry, found.plan.to_dict(), output, job.command, environment.collect())
         return self._report
 
     def trace(self, precision: Precision, *, reduced: bool) -> ir.Model:
@@ -185,32 +176,6 @@ class VitAdapter:
         request = VerifyRequest(path, job.model, job.weights, job.seed, job.num_classes, images=job.images)
         return verify_engine(request, on_step)
 
-    def _named(self) -> tuple[ModelSpec, LoadedModel]:
-        """The model of the name that the job gives."""
-        job = self._job
-        spec = spec_of(job.model, job.image_size, job.num_classes)  # before the weights: it may not be supported
-        make_plan(spec, job.reduction)
-        if job.weights.kind is not WeightsKind.PATH:  # a file decides on the classifier
-            OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
-        loaded = create_model(
-            job.model,
-            weights=job.weights,
-            seed=job.seed,
-            image_size=job.image_size,
-            num_classes=job.num_classes,
-            preprocessing=job.preprocessing,
-        )
-        return (spec_as_loaded(spec, loaded) if loaded.arguments else spec), loaded
-
-    def _given(self, model: nn.Module) -> tuple[ModelSpec, LoadedModel]:
-        """A copy of a live model."""
-        job = self._job
-        spec = describe(on_meta(model), name_of(model), job.image_size)
-        loaded = load_live(model, job.preprocessing)
-        if job.image_size is not None:
-            loaded.preprocessing["input_size"] = (spec.in_chans, *spec.image_size)
-        return spec, loaded
-
     def _measure_accuracy(self, files: Mapping[str, Path], progress: Progress) -> None:
         """Top-1 of the full and the reduced files on the demo model's held-out images."""
         rows = self._report.accuracy
@@ -222,21 +187,6 @@ class VitAdapter:
                 top1 = float((subject.decide(source) == source.labels).mean())
                 rows.append({"artifact": label, "images": len(source), "top1": top1, "backend": "ort-cpu"})
         progress.done("top-1: " + ", ".join(f"{row['artifact']} {row['top1']:.1%}" for row in rows))
-
-    def _images(self, loaded: LoadedModel, spec: ModelSpec) -> InputSet:
-        """Real images where there are any, else seeded noise with the statistics of natural images."""
-        job = self._job
-        count = max(VERIFICATION_IMAGES, sum(batches_to_verify(job.batch)[0]))
-        if any(precision.calibrated for precision in job.precisions):
-            count += CALIBRATION_IMAGES  # the last ones, so that verification has others
-        return pixels_for(
-            count,
-            loaded.resolved,
-            (spec.in_chans, *spec.image_size),
-            loaded.preprocessing,
-            images=job.images,
-            seed=job.seed,
-        )
 
 
 def _planned(loaded: LoadedModel, plan: Plan) -> str:

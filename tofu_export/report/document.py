@@ -137,7 +137,7 @@ def loading_words(model: Mapping[str, Any]) -> str:
     """What was loaded, in one line: format, which of several models, what was set, adapted or dropped, and the images.
 
     Args:
-        model: the entry of a report.
+        model: the entry of a report, or other facts of these names: `weights`, `preprocessing`, `preprocessing_from`.
     """
     weights, images = model["weights"], model["preprocessing"]
     name = weights["path"] or weights["kind"]

@@ -57,6 +57,7 @@ class Evaluation:
         file_bytes: its size.
         verification: how it compared with the eager model, as in report.json; None where that was switched off.
         seconds: wall time of making and running it.
+        loaded: what was loaded, in one line.
     """
 
     outputs: NDArray[Any]
@@ -67,6 +68,7 @@ class Evaluation:
     file_bytes: int
     verification: Mapping[str, Any] | None
     seconds: float
+    loaded: str
 
     def to_dict(self) -> dict[str, Any]:
         """All but the outputs, as JSON values."""
@@ -97,7 +99,9 @@ def evaluate(cell: Cell, settings: Settings, threads: int | None = None) -> Eval
         outputs = file_subject(path, threads=threads).decide(source)
     right = None if source.labels is None else float((outputs == source.labels).mean())
     origin = f"{len(source)} image{'s' * (len(source) != 1)}, {source.source}"
-    return Evaluation(outputs, right, origin, source.real, gmacs, size, verification, time.perf_counter() - start)
+    loaded = _loaded(cell.model, settings).summary()
+    seconds = time.perf_counter() - start
+    return Evaluation(outputs, right, origin, source.real, gmacs, size, verification, seconds, loaded)
 
 
 def write_file(cell: Cell, settings: Settings, path: Path) -> float | None:

@@ -104,6 +104,7 @@ class SweepResult:
         grid: what was asked for.
         sources: where the images of each model come from.
         generated: models that were measured on generated images.
+        loaded: what was loaded of each model, in one line.
         environment: versions and hardware.
         command: how the user asked for it.
     """
@@ -113,6 +114,7 @@ class SweepResult:
     grid: Mapping[str, Any]
     sources: Mapping[str, str]
     generated: tuple[str, ...]
+    loaded: Mapping[str, str]
     environment: Mapping[str, Any]
     command: str
 
@@ -138,6 +140,7 @@ class SweepResult:
                 {"model": model, "source": source, "generated": model in self.generated}
                 for model, source in self.sources.items()
             ],
+            "loaded": dict(self.loaded),
             "environment": dict(self.environment),
             "command": self.command,
         }

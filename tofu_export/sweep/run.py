@@ -109,6 +109,7 @@ def run_sweep(
         grid=grid.to_dict(),
         sources=sources,
         generated=tuple(model for model in sources if model in generated),
+        loaded={cell.model: str(record.result["loaded"]) for cell, record in records.items()},
         environment=environment.collect(),
         command=command,
     )

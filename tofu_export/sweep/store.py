@@ -26,7 +26,7 @@ __all__ = ["Key", "Record", "Store"]
 
 FOLDER = "cells"
 
-_FORMAT = 2
+_FORMAT = 3
 """Of the files. A change makes those of before unknown, so that their cells are measured again."""
 
 

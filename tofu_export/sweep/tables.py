@@ -39,6 +39,7 @@ def markdown(result: SweepResult) -> str:
     for model in dict.fromkeys(row.model for row in result.rows):
         rows = [row for row in result.rows if row.model == model]
         lines += [f"## {model}", "", f"Measured on {result.sources[model]}.{_warning(result, model)}", ""]
+        lines += [f"Weights: {result.loaded[model]}.", ""]
         for precision in dict.fromkeys(row.precision for row in rows):
             own = [row for row in rows if row.precision == precision]
             for name in _PIVOTS:

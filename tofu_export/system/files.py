@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tofu_export.errors import OptionError, OutputError
 
-__all__ = ["Staging", "is_text", "require_file", "sha256_of", "staging", "write_text"]
+__all__ = ["Staging", "check_writable", "is_text", "require_file", "sha256_of", "staging", "write_text"]
 
 _PREFIX = ".tofu-export-"
 _DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
@@ -82,6 +82,20 @@ def staging(destination: Path) -> Iterator[Staging]:
         if created:
             with contextlib.suppress(OSError):
                 destination.rmdir()
+
+
+def check_writable(destination: Path) -> None:
+    """Look whether `staging` could open a folder there, without making one.
+
+    Raises:
+        OutputError: the destination, or the folder that it would be made in, is no folder or cannot be written.
+    """
+    with _output_errors(destination):
+        there = next(place for place in (destination.absolute(), *destination.absolute().parents) if place.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -146,6 +146,7 @@ class TuneResult:
         history: plans that were tried, in their order; the first is the baseline.
         latency_ms: measured time of the full model, the baseline and the chosen plan; None for a budget of GMACs.
         seed: of everything.
+        loaded: what was loaded, in one line.
     """
 
     spec: ModelSpec
@@ -161,6 +162,7 @@ class TuneResult:
     history: tuple[Tried, ...]
     latency_ms: Mapping[str, float] | None
     seed: int
+    loaded: str
 
     @property
     def evaluations(self) -> int:
@@ -192,6 +194,7 @@ class TuneResult:
             "kind": "tune",
             "schema_version": SCHEMA_VERSION,
             "model": self.spec.name,
+            "loaded": self.loaded,
             "plan": self.chosen.to_dict(),
             "baseline": self.baseline.to_dict(),
             **self.provenance(command),
@@ -266,6 +269,7 @@ def tune(request: TuneRequest, on_progress: Callable[[str], None] = lambda text:
         tuple(history),
         times,
         request.seed,
+        loaded.summary(),
     )
 
 

@@ -34,6 +34,7 @@ class Rebuilt:
         output: what the file gives.
         token_map: it also gives what became of each patch.
         notes: what makes the comparison less sure.
+        contradictions: what the file's metadata say that is not so.
     """
 
     model: nn.Module
@@ -42,6 +43,7 @@ class Rebuilt:
     output: OutputKind
     token_map: bool
     notes: tuple[str, ...]
+    contradictions: tuple[str, ...]
 
 
 def rebuild(
@@ -81,7 +83,6 @@ def rebuild(
     loaded = create_model(resolved, weights=weights, seed=seed, image_size=size, num_classes=classes)
     if facts.is_ours:
         plan = _plan(facts, describe(loaded.meta(), resolved, size))
-        _check_preprocessing(facts, loaded)
         patch.apply(loaded.model, plan, name=resolved)
         output = output or _output(facts)
     return Rebuilt(
@@ -91,6 +92,7 @@ def rebuild(
         patch.choose_output(loaded.model, output, resolved),
         facts.is_ours and PATCH_GROUPS in facts.outputs,
         (*_notes(facts, kept, loaded, weights), *_other_preprocessing(facts, loaded)),
+        _contradictions(facts, loaded),
     )
 
 
@@ -127,22 +129,17 @@ def _weights(facts: FileFacts, kept: Mapping[str, Any]) -> tuple[WeightsSource, 
     )
 
 
-def _check_preprocessing(facts: FileFacts, loaded: LoadedModel) -> None:
-    """Hold what the file says of its images to what the model's weights, or timm, say; options may differ.
-
-    Raises:
-        VerificationError: it is another one.
-    """
+def _contradictions(facts: FileFacts, loaded: LoadedModel) -> tuple[str, ...]:
+    """What the file says of its images in another way than the model's weights, or timm; options may differ."""
     said, origins = facts.preprocessing, facts.find("preprocessing_from", dict)
-    if said is None or origins is None:  # files of before that was written
-        return
-    for name, where in loaded.preprocessing_from.items():
-        value, own = said.get(name), loaded.preprocessing[name]
-        if origins.get(name) != BY_OPTIONS and not _same(value, own):
-            raise VerificationError(
-                f"{facts.path.name} says {name} {value} in its metadata, {where} says {own}: images would be prepared "
-                "in another way than for the model. Were the metadata edited, or other weights given?"
-            )
+    if not facts.is_ours or said is None or origins is None:  # files of before that was written
+        return ()
+    return tuple(
+        f"it says {name} {said.get(name)} in its metadata, {where} says {loaded.preprocessing[name]}: images would be "
+        "prepared in another way than for the model (were the metadata edited, or other weights given?)"
+        for name, where in loaded.preprocessing_from.items()
+        if origins.get(name) != BY_OPTIONS and not _same(said.get(name), loaded.preprocessing[name])
+    )
 
 
 def _same(value: Any, own: Any) -> bool:

@@ -163,7 +163,8 @@ def verify_file(
         layers=request.layers,
         on_batch=lambda size: on_step(f"comparing {subject.name} with eager PyTorch, batch {size}"),
     )
-    return replace(result, notes=(*notes, *rebuilt.notes, *result.notes))
+    said = rebuilt.contradictions
+    return replace(result, notes=(*notes, *rebuilt.notes, *said, *result.notes), contradictions=said)
 
 
 def _against_file(

@@ -106,6 +106,7 @@ class VerificationResult:
             where another tolerance was asked for.
         excess: how many times as far as rounding explains the outputs are off; None where not measured.
         wrong_constant: what is wrong with the constants of an int8 file; None if nothing is known to be.
+        contradictions: what the file's metadata say that is not so.
     """
 
     artifact: str
@@ -126,16 +127,18 @@ class VerificationResult:
     in_fp32: VerificationResult | None = None
     excess: float | None = None
     wrong_constant: str | None = None
+    contradictions: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """True if outputs are within tolerance, no decision is wrong, and the token map is the decisions'.
+        """True if outputs are within tolerance, no decision is wrong, token map and metadata are as they should be.
 
         Of nearly all images, that is: `MOST_UNDECIDED`.
         """
         mapped = self.mapped is None or (self.mapped > 0 and self.mismapped == 0)
         right = self.outputs.within(self.tolerance) and self.decisions.wrong == 0 and mapped and self._followed
         inside = self.in_fp32 is None or (self.in_fp32.passed and self.in_fp32.first_bad_layer is None)
+        right = right and not self.contradictions
         return right and inside and _explained(self.excess) and self.wrong_constant is None
 
     def noted(self, note: str) -> VerificationResult:
@@ -241,6 +244,9 @@ class VerificationResult:
             parts.append(f"the first block that differs is {self.first_bad_layer}")
         if self.wrong_constant is not None:
             parts.append(self.wrong_constant)
+        if not parts and self.contradictions:
+            return VerificationError(f"{self.artifact}: {'; '.join(self.contradictions)}")
+        parts.extend(self.contradictions)
         if not parts and self.in_fp32 is not None:
             parts.append(f"computed in FP32, where rounding hides nothing, {self.in_fp32._beyond_rounding}")
         return VerificationError(

@@ -11,16 +11,19 @@ from typing import Any, Final
 
 import timm
 import torch
+import yaml
 
 from tofu_export.errors import OptionError, WeightsError
-from tofu_export.zoo._description import Description, describe_model
+from tofu_export.zoo._description import Description, describe_model, merge
 from tofu_export.zoo._quiet import quiet
 from tofu_export.zoo.preprocessing import Preprocessing
 
-__all__ = ["OPEN_CLIP", "Settings", "read_open_clip", "read_timm_config", "settings_inside"]
+__all__ = ["OPEN_CLIP", "Settings", "read_open_clip", "read_timm_args", "read_timm_config", "settings_inside"]
 
 OPEN_CLIP: Final = "open_clip_config.json"
 _TIMM: Final = "config.json"
+_TIMM_ARGS: Final = "args.yaml"
+"""What timm's training script writes to the folder of its checkpoints."""
 
 _INSIDE: Final = ("args", "hyper_parameters", "hparams", "config", "cfg")
 """Entries of a checkpoint that training scripts keep their options under; the second is Lightning's."""
@@ -71,6 +74,19 @@ def settings_inside(found: Mapping[Any, Any], *, file: str) -> Settings | None:
     return _settings({"model": found["arch"]}, f"arch in {file}") if isinstance(found.get("arch"), str) else None
 
 
+def read_timm_args(folder: Path) -> Settings | None:
+    """Options that timm's training script wrote to `args.yaml` in the folder of a checkpoint; None without them.
+
+    Raises:
+        WeightsError: they say what no model or image can be.
+    """
+    try:
+        values = yaml.safe_load((folder / _TIMM_ARGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None
+    return _settings(values, _TIMM_ARGS) if isinstance(values, Mapping) else None
+
+
 def read_timm_config(folder: Path) -> Settings | None:
     """What timm wrote to `config.json` in the folder of a checkpoint; None without one.
 
@@ -80,10 +96,12 @@ def read_timm_config(folder: Path) -> Settings | None:
     values = _read(folder / _TIMM)
     if values is None or not isinstance(values.get("architecture"), str):
         return None
+    arguments = _mapping(values.get("model_args")) or {}
+    merge(_sizes(values), _sizes(arguments), names=(str(folder / _TIMM), "model_args in it"))
     images = _mapping(values.get("pretrained_cfg")) or {}
     merged = {**values, **{name: images[name] for name in ("mean", "std", "interpolation", "crop_pct", "crop_mode")
                            if name in images}}  # fmt: skip
-    return _settings({**merged, "model_kwargs": values.get("model_args")}, _TIMM)
+    return _settings({**merged, "model_kwargs": arguments}, _TIMM)
 
 
 def read_open_clip(folder: Path) -> Settings | None:
@@ -160,34 +178,47 @@ def _settings(values: Mapping[str, Any], where: str) -> Settings:
     if isinstance(nested.get("name"), str) and not isinstance(flat.get("model"), str):
         flat["model"] = nested["name"]
     arguments = {**(_mapping(values.get("model_kwargs")) or {}), **(_mapping(values.get("model_args")) or {})}
-    pool = _first(flat, "global_pool")
-    if isinstance(pool, bool):  # MAE's: the mean of the patch tokens, or else the class token
-        pool = "avg" if pool else "token"
-    if isinstance(pool, str) and pool:
-        arguments["global_pool"] = pool
+    said = replace(_sizes(arguments), **dict(_sizes(flat).said()))
+    if said.pooling is not None:
+        arguments["global_pool"] = said.pooling
     try:
         preprocessing = Preprocessing.of(flat)
-        described = _of_architecture(_first(flat, "model"), arguments)
+        described = _of_architecture(_first(flat, "model"), arguments, where)
     except OptionError as error:
         raise WeightsError(f"{where}: {error}") from error
-    said = Description(
-        pooling=arguments.get("global_pool") or described.pooling,
-        num_classes=_number(_first(flat, "num_classes")),
-        in_chans=_number(_first(flat, "in_chans")),
-        image_size=_size(_first(flat, "image_size")),
-    )
     return Settings(replace(described, **dict(said.said())), preprocessing, where)
 
 
-def _of_architecture(name: Any, arguments: Mapping[str, Any]) -> Description:
-    """What a timm architecture is by itself. Sizes are left out: options or tensors say them."""
+def _sizes(values: Mapping[str, Any]) -> Description:
+    """What options say that arguments of `timm.create_model` say too."""
+    pool, classes = _first(values, "global_pool"), _first(values, "num_classes")
+    if isinstance(pool, bool):  # MAE's: the mean of the patch tokens, or else the class token
+        pool = "avg" if pool else "token"
+    return Description(
+        pooling=pool if isinstance(pool, str) else None,
+        num_classes=0 if classes == 0 and not isinstance(classes, bool) else _number(classes),
+        in_chans=_number(_first(values, "in_chans")),
+        image_size=_size(_first(values, "image_size")),
+    )
+
+
+def _of_architecture(name: Any, arguments: Mapping[str, Any], where: str) -> Description:
+    """What a timm architecture is with some options. Sizes are left out: options or tensors say them.
+
+    Raises:
+        WeightsError: timm cannot build it so.
+    """
     if not isinstance(name, str) or not timm.is_model(name.partition(".")[0].removeprefix("timm/")):
         return Description()
     try:
         with quiet(), torch.device("meta"):
             model = timm.create_model(name.removeprefix("timm/"), pretrained=False, **arguments)
-    except Exception:  # options of another version: its tensors still have to fit
-        return Description()
+    except Exception as error:  # whatever options of another model or version lead to
+        options = ", ".join(f"{option} {value}" for option, value in arguments.items())
+        raise WeightsError(
+            f"{where} says that the model is {name} with {options or 'no options'}, which timm cannot build "
+            f"({type(error).__name__}: {error}): correct it, or give the state dict alone and name the model"
+        ) from error
     return replace(describe_model(model), num_classes=None, in_chans=None, image_size=None, patch_size=None)
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tofu_export.errors import WeightsError
+from tofu_export.zoo._folder import base_of
 from tofu_export.zoo._quiet import quiet
 from tofu_export.zoo._unreadable import why_unreadable
 
@@ -37,11 +38,14 @@ def read_checkpoint(path: Path) -> Mapping[Any, Any]:
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """The file itself, or the shards that an index names, in its order.
+    """The file itself, the shards that an index names, in its order, or an adapter and the files of its base.
 
     Raises:
-        WeightsError: the index cannot be read, or a shard is not beside it.
+        WeightsError: the index cannot be read, a shard is not beside it, or an adapter has no base here.
     """
+    base = base_of(path)
+    if base is not None:
+        return (path, *files_of(base))
     if not path.name.endswith(INDEX_SUFFIX):
         return (path,)
     try:
@@ -66,7 +70,7 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of the file, or of all shards of an index one after the other, as 64 hexadecimal digits."""
+    """SHA-256 of all files that `path` stands for (`files_of`), one after the other, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in files_of(path):
         with part.open("rb") as file:

@@ -33,8 +33,6 @@ _WRAPPERS: Final = re.compile(
 )
 """What torch.compile, activation checkpointing, FSDP and Lightning put into the middle of a name."""
 
-_LORA: Final = re.compile(r"lora_[AB]|lora_embedding|lora_magnitude|\.hada_|lokr_|ia3_l")
-
 _NOT_IN_THE_OUTPUT: Final = re.compile(
     r"(?:text|textual|text_\w+|token_embedding|positional_embedding|transformer|ln_final|logit_\w+|decoder\w*|predictor"
     r"|mask_token|criterion|\w*loss\w*|\w*metrics?|(?:train|val|valid|test)_\w+|n_averaged|num_batches_tracked"
@@ -89,7 +87,7 @@ def choose(found: Mapping[Any, Any], *, file: str, key: str | None = None) -> Ch
 
     Raises:
         OptionError: no model, or several, lie under the key.
-        WeightsError: there are no tensors in it, or those of an adapter (LoRA) instead of weights.
+        WeightsError: there are no tensors in it.
     """
     states = list(_states(found))
     if not states:
@@ -98,8 +96,6 @@ def choose(found: Mapping[Any, Any], *, file: str, key: str | None = None) -> Ch
             f"{file} holds no tensors (its entries: {entries}), expected a state dict: "
             "save one with torch.save(model.state_dict(), PATH)"
         )
-    for _, tensors in states:
-        _refuse_adapters(tensors, file)
     candidates = [candidate for path, tensors in states for candidate in _models_in(path, tensors)]
     candidates = candidates or [_Candidate(*_unknown(*states[0]))]
     chosen = _named(candidates, key, file) if key is not None else min(candidates, key=_rank)
@@ -207,12 +203,3 @@ def _counted(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(
         sorted(group[0] if len(group) == 1 else f"{first}.* ({len(group)})" for first, group in groups.items())
     )
-
-
-def _refuse_adapters(tensors: Mapping[str, Tensor], file: str) -> None:
-    found = next((name for name in tensors if _LORA.search(name)), None)
-    if found is not None:
-        raise WeightsError(
-            f"{file} holds an adapter ({found}), which changes the weights of a base model: merge the two with peft, "
-            "model.merge_and_unload(), save the state dict of what that returns, and give that file"
-        )

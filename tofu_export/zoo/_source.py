@@ -12,11 +12,13 @@ from typing import Any
 from torch import Tensor
 
 from tofu_export.errors import TofuError, WeightsError
-from tofu_export.zoo._beside import Settings, read_open_clip, read_timm_config, settings_inside
+from tofu_export.zoo._adapter import Adapter, merge_inside, read_adapter
+from tofu_export.zoo._beside import Settings, read_open_clip, read_timm_args, read_timm_config, settings_inside
 from tofu_export.zoo._checkpoint import read_checkpoint
 from tofu_export.zoo._choice import choose
 from tofu_export.zoo._dense import dense
 from tofu_export.zoo._description import Description, merge
+from tofu_export.zoo._folder import base_of
 from tofu_export.zoo._transformers import rename
 from tofu_export.zoo._transformers_config import CONFIG, describe_config, describe_family
 from tofu_export.zoo.preprocessing import PROCESSOR, Preprocessing, read_processor
@@ -41,6 +43,7 @@ class Source:
         unused: names of tensors that have no part in the output.
         notes: what nobody says and the model's own is taken for.
         undecided: its activation is GELU or QuickGELU, and nothing says which.
+        adapter: the file is the base of one, which can have brought another classifier.
     """
 
     file: str
@@ -55,13 +58,14 @@ class Source:
     unused: tuple[str, ...]
     notes: tuple[str, ...] = ()
     undecided: bool = False
+    adapter: bool = False
 
 
 def read_source(path: Path, *, key: str | None = None, beside: bool = True) -> Source:
     """Read a checkpoint of PyTorch or `.safetensors`, and what describes it.
 
     Args:
-        path: the file, or the index of several.
+        path: the file, the index of several, or an adapter of peft.
         key: which of several models in it.
         beside: read what lies in its folder, and its own options.
 
@@ -70,9 +74,12 @@ def read_source(path: Path, *, key: str | None = None, beside: bool = True) -> S
         WeightsError: it cannot be read or trusted, holds no model, or describes one that contradicts its tensors or
             that timm cannot be.
     """
-    found = read_checkpoint(path)
+    base, found = base_of(path), read_checkpoint(path)
     try:
-        return _understood(found, path, key=key, beside=beside)
+        if base is None:
+            return _understood(merge_inside(found, path), path, key=key, beside=beside)
+        adapter = read_adapter({name: value for name, value in found.items() if isinstance(value, Tensor)}, path)
+        return _understood(read_checkpoint(base), base, key=key, beside=beside, adapter=adapter)
     except TofuError:
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -82,18 +89,23 @@ def read_source(path: Path, *, key: str | None = None, beside: bool = True) -> S
         ) from error
 
 
-def _understood(found: Mapping[Any, Any], path: Path, *, key: str | None, beside: bool) -> Source:
+def _understood(
+    found: Mapping[Any, Any], path: Path, *, key: str | None, beside: bool, adapter: Adapter | None = None
+) -> Source:
     chosen = choose(found, file=path.name, key=key)
-    tensors = dense(chosen.tensors, file=path.name)
+    tensors, unused = dense(chosen.tensors, file=path.name), chosen.beside
+    if adapter is not None:
+        tensors, apart = adapter.merge(tensors)
+        unused = (*unused, *apart)
     renamed = rename(tensors)
     if renamed is not None:
         tensors = renamed.tensors
     shapes = _describe_tensors(tensors)
-    source = Source(
-        path.name, "timm", chosen.key, chosen.keys, tensors, shapes, path.name, Preprocessing(), {}, chosen.beside
-    )
+    source = Source(path.name, "timm", chosen.key, chosen.keys, tensors, shapes, path.name, Preprocessing(), {}, unused)
+    if adapter is not None:
+        source = replace(_with_images(source, adapter.path.parent), adapter=True, notes=(adapter.summary(path),))
     if renamed is not None:
-        source = replace(source, written=f"transformers {renamed.family}", unused=(*chosen.beside, *renamed.unused))
+        source = replace(source, written=f"transformers {renamed.family}", unused=(*unused, *renamed.unused))
         source = _of_transformers(source, renamed.family, path.parent)
     elif any(name.startswith("visual.") for name in tensors):
         source = replace(source, written="open_clip", undecided="visual.conv1.weight" in tensors)
@@ -119,8 +131,10 @@ def _of_transformers(source: Source, family: str, folder: Path) -> Source:
     config = describe_config(folder, family)
     if config is None:
         note = f"no {CONFIG} beside it: activation, layer norm epsilon and number of heads are the model's own"
-        return replace(source, description=description, notes=(note,), undecided=family == "clip")
-    if shapes.num_classes is None or family == "clip":  # labels of a model without a classifier, width of a projection
+        notes = (*source.notes, note)
+        return replace(source, description=description, notes=notes, undecided=family == "clip")
+    # Labels of a model without a classifier or before it got another one; the width of a projection.
+    if shapes.num_classes is None or source.adapter or family == "clip":
         config = replace(config, num_classes=None)
     if shapes.qkv_bias is None:
         config = replace(config, qkv_bias=None)
@@ -133,17 +147,21 @@ def _with_settings(source: Source, found: Mapping[Any, Any], path: Path) -> Sour
     if source.written.startswith("transformers"):
         return source
     clip = source.written == "open_clip" or path.name.startswith("open_clip")
-    inside = settings_inside(found, file=path.name)
-    for settings in (inside, read_timm_config(path.parent), read_open_clip(path.parent) if clip else None):
-        if settings is not None:
-            source = _add(source, settings, inside=settings is inside)
+    for options in (settings_inside(found, file=path.name), read_timm_args(path.parent)):
+        source = _add(source, options, options=True)
+    for config in (read_timm_config(path.parent), read_open_clip(path.parent) if clip else None):
+        source = _add(source, config)
     return source
 
 
-def _add(source: Source, settings: Settings, *, inside: bool) -> Source:
+def _add(source: Source, settings: Settings | None, *, options: bool = False) -> Source:
+    if settings is None:
+        return source
     said = settings.description
-    if inside:  # what tensors show is not asked of options, which can be about something else
+    if options:  # what tensors show is not asked of them: they can be about something else
         said = replace(said, **{name: None for name, _ in source.description.said()})
+    if source.adapter:
+        said = replace(said, num_classes=None)
     description = merge(said, source.description, names=(settings.where, source.where))
     images = settings.preprocessing
     return replace(

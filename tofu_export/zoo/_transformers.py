@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tofu_export.errors import WeightsError
 
-__all__ = ["Renamed", "rename"]
+__all__ = ["Renamed", "places_in", "rename"]
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -162,10 +162,34 @@ def rename(tower: Mapping[str, Tensor]) -> Renamed | None:
         kept = {name: tensor for name, tensor in kept.items() if name not in unused}
     tensors: dict[str, Tensor] = {}
     for name, tensor in _join(kept).items():
-        new = next((re.sub(rule, by, name) for rule, by in rules if re.match(rule, name)), name)
+        new = _renamed(name, rules)
         if tensor.numel():  # no register tokens are a tensor without elements
             tensors[new] = _SHAPED.get((family, new), _as_it_is)(tensor)
     return Renamed(family, tensors, tuple(sorted(unused)))
+
+
+def places_in(tower: Mapping[str, Tensor]) -> Callable[[str], tuple[str, str]]:
+    """How to tell that two names mean one tensor of a vision model, whatever version of `transformers` wrote them.
+
+    Args:
+        tower: its state dict; names of other libraries stand for themselves.
+
+    Returns:
+        A function of a name: the one that it gets here, and which of queries, keys and values it is.
+    """
+    _, rules = _family(tower)
+
+    def place(name: str) -> tuple[str, str]:
+        part = _JOINED.fullmatch(name)
+        if part is None:
+            return _renamed(name, rules), ""
+        return _renamed(f"{part[1]}qkv.{part[3]}", rules), part[2][0]
+
+    return place
+
+
+def _renamed(name: str, rules: Rules) -> str:
+    return next((re.sub(rule, by, name) for rule, by in rules if re.match(rule, name)), name)
 
 
 def _family(tower: Mapping[str, Tensor]) -> tuple[str, Rules]:

@@ -130,11 +130,17 @@ def describe_config(folder: Path, family: str) -> Description | None:
         family: of its tensors (`zoo._transformers.Renamed`).
 
     Raises:
-        WeightsError: it belongs to another kind of model, or names an activation that timm does not have.
+        WeightsError: it cannot be read, belongs to another kind of model, or names an activation that timm does not
+            have.
     """
     config = _read(folder / CONFIG)
     if config is None:
-        return None
+        if not (folder / CONFIG).exists():
+            return None
+        raise WeightsError(
+            f"{folder / CONFIG} is no configuration of transformers, which is JSON with a model_type, and the weights "
+            "beside it are of transformers: give the one that was saved with them, or move it away"
+        )
     kind = _TOWERS.get(str(config["model_type"]), str(config["model_type"]))
     vision = config.get("vision_config")
     said = vision if isinstance(vision, Mapping) else config

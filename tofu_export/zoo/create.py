@@ -17,6 +17,7 @@ from torch import nn
 
 from tofu_export.errors import OptionError, TofuError, UnsupportedModelError, WeightsError
 from tofu_export.images import demo
+from tofu_export.report.document import loading_words
 from tofu_export.zoo._description import Description, arguments_for, changes, describe_model
 from tofu_export.zoo._download import hub_file
 from tofu_export.zoo._quiet import quiet
@@ -58,6 +59,10 @@ class LoadedModel:
     asked_image_size: tuple[int, int] | None = None
     asked_classes: int | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """What was loaded, in one line (`report.loading_words`)."""
+        return loading_words(vars(self))
 
     def meta(self) -> nn.Module:
         """The structure of the untouched model on the meta device."""
@@ -110,7 +115,7 @@ def create_model(
     if any(said.said()):
         record = replace(record, set=changes(usual, describe_model(model)))
     model = model.float().eval().requires_grad_(False)
-    images, images_from = _preprocessing(model, image_size, arguments, located.source, preprocessing)
+    images, images_from = _preprocessing(model, image_size, located.source, preprocessing)
     return LoadedModel(model, name, resolved, record.to_dict(), images, images_from, image_size, num_classes, arguments)
 
 
@@ -248,23 +253,23 @@ def _patch_size(model: nn.Module) -> tuple[int, int] | None:
 
 
 def _timm_preprocessing(model: nn.Module, image_size: tuple[int, int] | None) -> dict[str, Any]:
+    """The data config of timm with the channels of the model, and the image size asked for or the model's own."""
     config = dict(resolve_model_data_config(model))  # type: ignore[no-untyped-call]  # timm types it partly
-    channels, height, width = config["input_size"]
-    config["input_size"] = (channels, *(image_size or (height, width)))
+    channels, *usual = config["input_size"]
+    own = describe_model(model)
+    config["input_size"] = (own.in_chans or channels, *(image_size or own.image_size or usual))
     return config
 
 
 def _preprocessing(
     model: nn.Module,
     image_size: tuple[int, int] | None,
-    arguments: Mapping[str, Any],
     source: Source | None,
     asked: Preprocessing | None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """How images are prepared, and what says each of it: options, else what came with the weights, else timm."""
-    config = _timm_preprocessing(model, image_size or arguments.get("img_size"))
-    channels = arguments.get("in_chans", config["input_size"][0])
-    config["input_size"] = (channels, *config["input_size"][1:])
+    config = _timm_preprocessing(model, image_size)
+    channels = config["input_size"][0]
     said = Preprocessing() if source is None else source.preprocessing
     given = Preprocessing() if asked is None else asked
     origins = {name: TIMM_DEFAULT for name in config if name != "input_size"}

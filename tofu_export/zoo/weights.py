@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tofu_export.errors import OptionError, WeightsError
+from tofu_export.zoo._folder import HUB_FILES, adapter_in, checkpoint_in
 from tofu_export.zoo.names import DEMO_MODEL
 
 if TYPE_CHECKING:
@@ -33,16 +34,6 @@ __all__ = [
 ]
 
 _SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz", ".index.json")
-
-_HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")
-"""Names that timm's repositories use, best first."""
-
-_IN_A_FOLDER: Final = (
-    *_HUB_FILES,
-    "open_clip_model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin.index.json",
-)
 
 _WAYS_ON: Final = "Give a file with --weights PATH, or --weights random for untrained weights"
 
@@ -84,6 +75,8 @@ class WeightsSource:
     def parse(cls, text: str, *, key: str | None = None, allow_dropped: bool = False) -> WeightsSource:
         """Read `pretrained`, `random` or a path (`./random` for a file of that name).
 
+        A folder that peft wrote stands for the adapter in it.
+
         Args:
             text: the source.
             key: which of several models in the file.
@@ -97,7 +90,8 @@ class WeightsSource:
             raise OptionError("weights is empty, expected pretrained, random or the path of a checkpoint")
         if text.lower() in (WeightsKind.PRETRAINED.value, WeightsKind.RANDOM.value):
             return cls(WeightsKind(text.lower()), None, key, allow_dropped)
-        return cls(WeightsKind.PATH, Path(text).expanduser(), key, allow_dropped)
+        path = Path(text).expanduser()
+        return cls(WeightsKind.PATH, adapter_in(path) or path, key, allow_dropped)
 
     def like(self, recorded: Mapping[str, Any]) -> WeightsSource:
         """The same source, read as it was before: the same one of several models, the same leave to drop tensors.
@@ -120,8 +114,8 @@ class WeightsSource:
         if self.path is None:
             return
         if self.path.is_dir():
-            inside = next((name for name in _IN_A_FOLDER if (self.path / name).is_file()), None)
-            hint = f"--weights {self.path / inside}" if inside else "name the file in it"
+            inside = checkpoint_in(self.path)
+            hint = f"--weights {inside}" if inside else "name the file in it"
             raise OptionError(f"weights {self} is a folder: {hint}, or name the model as local-dir:{self}")
         if not self.path.is_file():
             raise OptionError(f"weights {self}: no such file; expected pretrained, random or the path of a checkpoint")
@@ -325,7 +319,7 @@ def locate_pretrained(name: str) -> PretrainedFile:
     if source == "local-dir":
         return PretrainedFile(_file_in(Path(place)), "", None)
     if place:
-        return _download(name, "", place, _HUB_FILES, None)
+        return _download(name, "", place, HUB_FILES, None)
 
     import timm
 
@@ -333,7 +327,7 @@ def locate_pretrained(name: str) -> PretrainedFile:
     if config is None or not (config.hf_hub_id or config.url):
         raise WeightsError(_no_weights(name))
     named = config.hf_hub_filename
-    files = tuple(dict.fromkeys((named.replace(".bin", ".safetensors"), named))) if named else _HUB_FILES
+    files = tuple(dict.fromkeys((named.replace(".bin", ".safetensors"), named))) if named else HUB_FILES
     return _download(name, config.tag or "", config.hf_hub_id, files, config.url)
 
 
@@ -354,14 +348,14 @@ def _download(
 def _file_in(folder: Path) -> Path:
     if not folder.is_dir():
         raise OptionError(f"model local-dir:{folder}: no such folder, expected one with config.json and weights")
-    for pattern in (*_HUB_FILES, "*.safetensors", "*.pth", "*.pt", "*.bin"):
+    for pattern in (*HUB_FILES, "*.safetensors", "*.pth", "*.pt", "*.bin"):
         found = sorted(folder.glob(pattern))
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
             raise WeightsError(f"{folder} holds several checkpoints ({names}): choose one with --weights PATH")
         if found:
             return found[0]
-    raise WeightsError(f"{folder} holds no checkpoint, expected {_HUB_FILES[0]} beside config.json. {_WAYS_ON}")
+    raise WeightsError(f"{folder} holds no checkpoint, expected {HUB_FILES[0]} beside config.json. {_WAYS_ON}")
 
 
 def _no_weights(name: str) -> str:

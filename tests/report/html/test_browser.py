@@ -112,6 +112,20 @@ def test_only_charts_and_tables_scroll_sideways(width: int, browser: Any, path: 
     page.close()
 
 
+def test_what_goes_on_beyond_the_edge_is_seen(browser: Any, path: Path) -> None:
+    """On a narrow screen every wide table scrolls in a box of its own, with a shade at the edge."""
+    page = browser.new_page(viewport={"width": 400, "height": 800})
+    page.goto(path.as_uri())
+    boxes = page.evaluate(
+        "() => [...document.querySelectorAll('table')].map(table => { const box = table.parentElement;"
+        "return [table.scrollWidth > box.clientWidth, getComputedStyle(box).overflowX,"
+        " getComputedStyle(box).backgroundAttachment]; })"
+    )
+    assert any(wide for wide, _, _ in boxes)
+    assert all(box[1:] == ["auto", "local, local, scroll, scroll"] for box in boxes)
+    page.close()
+
+
 def test_links_lead_somewhere_and_the_keyboard_follows_the_page(browser: Any, path: Path) -> None:
     page = browser.new_page()
     page.goto(path.as_uri())

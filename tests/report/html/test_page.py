@@ -136,8 +136,22 @@ def test_an_evaluation_stands_beside_its_full_model() -> None:
         "full model: 98.00 %, 94.97 to 99.22. model.fp32.onnx: 96.50 %, 92.95 to 98.29.",
     ):  # fmt: skip
         assert text in page, text
-    assert '<dd class="value">96.0 %</dd>\n<dd class="detail">98.0 % before it, on 200 labelled images' in page
+    assert '<dd class="value">96.5 %</dd>\n<dd class="detail">98.0 % before it, on 200 labelled images' in page
     assert "is of another" not in page
+
+
+@pytest.mark.parametrize(("names", "value"), [(("fp16", "fp32", "int8"), "95.0%"), (("int8", "fp16"), "85.0%")])
+def test_the_headline_is_the_accuracy_of_the_default_precision(names: tuple[str, ...], value: str) -> None:
+    top1 = {"fp32": 0.95, "fp16": 0.94, "int8": 0.85}
+    (entry,) = samples.report()["artifacts"]
+    report = samples.report(
+        artifacts=[{**entry, "precision": name, "path": f"model.{name}.onnx"} for name in names],
+        accuracy=[
+            {"artifact": artifact, "images": 100, "top1": accuracy, "backend": "ort-cpu"}
+            for artifact, accuracy in [("full", 0.96), *((f"model.{name}.onnx", top1[name]) for name in names)]
+        ],
+    )
+    assert f'<dd class="value">{value}</dd>\n<dd class="detail">96.0% before it' in render(report)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tofu_export.options import Precision
 from tofu_export.report.html.evidence import Evidence
 from tofu_export.report.html.evidence_charts import Interval, interval_chart
 from tofu_export.report.html.parts import NOTHING, Cell, Chart, Headline, Section, Table, table
@@ -51,13 +52,16 @@ def accuracy_section(report: Mapping[str, Any], evidence: Evidence) -> Section:
 
 
 def accuracy_headline(report: Mapping[str, Any], evidence: Evidence) -> Headline | None:
-    """The least accuracy after the reduction, measured by the job or else by an evaluation of the same plan."""
+    """Accuracy after the reduction in FP32, the default, or else in the first file that was judged.
+
+    Measured by the job, or by an evaluation of the same plan.
+    """
     own = {row["artifact"]: row for row in report.get("accuracy", [])}
     full = own.pop(_FULL, None)
     if full is not None and own:
-        worst = min(own.values(), key=lambda row: float(row["top1"]))
-        detail = f"{full['top1']:.1%} before it, on {full['images']:,} labelled images; {worst['artifact']}"
-        return Headline(f"{worst['top1']:.1%}", "top-1 after the reduction", detail)
+        usual = _in_default_precision(report, "artifact", list(own.values()))
+        detail = f"{full['top1']:.1%} before it, on {full['images']:,} labelled images; {usual['artifact']}"
+        return Headline(f"{usual['top1']:.1%}", "top-1 after the reduction", detail)
     fitting = [
         row
         for row in evidence.evaluations
@@ -65,9 +69,15 @@ def accuracy_headline(report: Mapping[str, Any], evidence: Evidence) -> Headline
     ]
     if not fitting:
         return None
-    least = min(fitting, key=lambda row: float(row["top1"]))
-    detail = f"{least['full']['top1']:.1f} % before it, on {least['counted']:,} labelled images; {least['model']}"
-    return Headline(f"{least['top1']:.1f} %", "top-1 after the reduction", detail)
+    usual = _in_default_precision(report, "model", fitting)
+    detail = f"{usual['full']['top1']:.1f} % before it, on {usual['counted']:,} labelled images; {usual['model']}"
+    return Headline(f"{usual['top1']:.1f} %", "top-1 after the reduction", detail)
+
+
+def _in_default_precision(report: Mapping[str, Any], name: str, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The first row about a file of FP32, or else the first row; `name` is the field with the file's name."""
+    precisions = {entry["path"]: entry["precision"] for entry in report["artifacts"]}
+    return next((row for row in rows if precisions.get(row[name]) == Precision.FP32.value), rows[0])
 
 
 def _own(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -1,0 +1,31 @@
+"""`tofu-export help`: the same as `--help`, for people who type it as a command."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+import click
+
+from tofu_export.cli.sections import command
+
+__all__ = ["help_command"]
+
+
+@command("help", short_help="Show the commands, or the help of one.")
+@click.argument("name", metavar="[COMMAND]", required=False)
+@click.pass_context
+def help_command(context: click.Context, name: str | None) -> None:
+    """Show the commands, or the options of COMMAND."""
+    above = context.parent
+    assert above is not None  # a command of the group
+    group = above.command
+    assert isinstance(group, click.Group)
+    if name is None:
+        click.echo(above.get_help())
+        return
+    if name not in group.commands:
+        close = get_close_matches(name, group.commands, 1)
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(group.commands)}"
+        raise click.UsageError(f"no command {name!r}: {hint}")
+    found = group.commands[name]
+    click.echo(found.get_help(click.Context(found, parent=above, info_name=name)))

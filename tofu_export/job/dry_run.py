@@ -1,0 +1,87 @@
+"""What a job would make, after the checks that it begins with; nothing is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tofu_export.bundle import check_folder
+from tofu_export.images.inputs import from_folder
+from tofu_export.job.engines import check_requests, engine_requests, flavour_of, why_no_engine
+from tofu_export.job.model import check_labels, image_count, images_for, load_job_model
+from tofu_export.job.request import Job
+from tofu_export.options import OutputKind
+from tofu_export.planning.plan import ModelSpec, Plan
+from tofu_export.system.files import check_writable
+from tofu_export.zoo.names import DEMO_MODEL
+from tofu_export.zoo.specs import plan_model
+from tofu_export.zoo.weights import WeightsKind
+
+__all__ = ["Preview", "preview"]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a job would make.
+
+    Attributes:
+        spec: the model.
+        plan: its reduction.
+        output: what the files give.
+        loaded: what was loaded, in one line.
+        images: what the files would be verified on.
+        engines: names of the engines.
+        no_engine: why there are none; empty if there are some.
+    """
+
+    spec: ModelSpec
+    plan: Plan
+    output: OutputKind
+    loaded: str
+    images: str
+    engines: tuple[str, ...]
+    no_engine: str
+
+
+def preview(job: Job) -> Preview:
+    """Check what a job checks before its work, and say what it would make.
+
+    Weights are read, but for pretrained ones that would have to be downloaded.
+
+    Raises:
+        TofuError: what the job would end with.
+    """
+    if job.bundle is not None:
+        check_folder(job.bundle)
+    flavour = flavour_of(job)
+    engines: tuple[str, ...] = ()
+    if flavour is not None:
+        check_requests(job, flavour)
+        requests = [engine_requests(job, flavour, precision, job.output) for precision in job.precisions]
+        engines = tuple(request.engine_path.name for row in requests for request in row)
+    check_writable(job.output)
+    no_engine = "" if engines else why_no_engine(job)
+    if _is_downloaded(job):
+        return _without_weights(job, engines, no_engine)
+    model = load_job_model(job)
+    images = images_for(job, model).source
+    return Preview(model.spec, model.plan, model.output, model.loaded.summary(), images, engines, no_engine)
+
+
+def _is_downloaded(job: Job) -> bool:
+    local = job.model.strip() == DEMO_MODEL or job.model.strip().startswith("local-dir:")
+    return job.weights.kind is WeightsKind.PRETRAINED and not local
+
+
+def _without_weights(job: Job, engines: tuple[str, ...], no_engine: str) -> Preview:
+    spec, plan = plan_model(job.model, job.reduction, job.image_size, job.num_classes)
+    check_labels(job, spec)
+    output = OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
+    images = "generated images"
+    if job.images is not None:
+        prepared = {
+            "input_size": (spec.in_chans, *spec.image_size), "mean": (0.0,) * spec.in_chans,
+            "std": (1.0,) * spec.in_chans, "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center",
+        }  # fmt: skip
+        images = from_folder(job.images, prepared, image_count(job)).source  # any preparation shows what is unreadable
+    loaded = "pretrained, not read here: the job downloads what is not in the cache"
+    return Preview(spec, plan, output, loaded, images, engines, no_engine)

@@ -1,0 +1,118 @@
+"""The model of a job with its weights, the reduction that is planned for it, and the images to verify it on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from tofu_export import patch
+from tofu_export.errors import OptionError
+from tofu_export.images.inputs import InputSet
+from tofu_export.job.request import Job
+from tofu_export.options import OutputKind
+from tofu_export.patch.describe import describe
+from tofu_export.planning.plan import ModelSpec, Plan, make_plan
+from tofu_export.trace.quantize import CALIBRATION_IMAGES
+from tofu_export.verification import batches_to_verify
+from tofu_export.verification.pixels import VERIFICATION_IMAGES, pixels_for
+from tofu_export.zoo.create import LoadedModel, create_model
+from tofu_export.zoo.live import load_live, name_of, on_meta
+from tofu_export.zoo.specs import spec_as_loaded, spec_of
+from tofu_export.zoo.weights import WeightsKind
+
+__all__ = ["JobModel", "check_labels", "image_count", "images_for", "load_job_model"]
+
+
+@dataclass(frozen=True)
+class JobModel:
+    """What a job exports.
+
+    Attributes:
+        loaded: the untouched model with its weights.
+        spec: its structure, as loaded.
+        plan: the reduction.
+        output: what the files give.
+    """
+
+    loaded: LoadedModel
+    spec: ModelSpec
+    plan: Plan
+    output: OutputKind
+
+
+def load_job_model(job: Job, live: nn.Module | None = None) -> JobModel:
+    """Load the model of a job; what does not need the weights is refused before they are read.
+
+    Args:
+        job: names the model.
+        live: a model to copy in its place; it carries no plan.
+
+    Raises:
+        TofuError: the model is unknown or unsupported, the weights cannot be used, or the options do not fit it.
+    """
+    spec, loaded = _named(job) if live is None else _given(job, live)
+    plan = make_plan(spec, job.reduction)
+    output = patch.choose_output(loaded.model, job.output_kind, spec.name)
+    check_labels(job, spec)
+    return JobModel(loaded, spec, plan, output)
+
+
+def _named(job: Job) -> tuple[ModelSpec, LoadedModel]:
+    """The model of the name that a job gives."""
+    spec = spec_of(job.model, job.image_size, job.num_classes)
+    make_plan(spec, job.reduction)
+    if job.weights.kind is not WeightsKind.PATH:  # a file decides on the classifier
+        OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
+    loaded = create_model(
+        job.model,
+        weights=job.weights,
+        seed=job.seed,
+        image_size=job.image_size,
+        num_classes=job.num_classes,
+        preprocessing=job.preprocessing,
+    )
+    return spec_as_loaded(spec, loaded), loaded
+
+
+def _given(job: Job, model: nn.Module) -> tuple[ModelSpec, LoadedModel]:
+    """A copy of a live model."""
+    spec = describe(on_meta(model), name_of(model), job.image_size)
+    loaded = load_live(model, job.preprocessing)
+    if job.image_size is not None:
+        loaded.preprocessing["input_size"] = (spec.in_chans, *spec.image_size)
+    return spec, loaded
+
+
+def check_labels(job: Job, spec: ModelSpec) -> None:
+    """Hold the names of classes to their number.
+
+    Raises:
+        OptionError: there are more or fewer.
+    """
+    if job.labels and len(job.labels) != spec.num_classes:
+        raise OptionError(f"{len(job.labels)} labels for {spec.num_classes} classes: give one line per class")
+
+
+def images_for(job: Job, model: JobModel) -> InputSet:
+    """Real images where there are any, else seeded noise with the statistics of natural images.
+
+    Raises:
+        OptionError: the folder of the job has no images that can be read.
+    """
+    loaded, spec = model.loaded, model.spec
+    return pixels_for(
+        image_count(job),
+        loaded.resolved,
+        (spec.in_chans, *spec.image_size),
+        loaded.preprocessing,
+        images=job.images,
+        seed=job.seed,
+    )
+
+
+def image_count(job: Job) -> int:
+    """The most images that a job reads."""
+    count = max(VERIFICATION_IMAGES, sum(batches_to_verify(job.batch)[0]))
+    # The last ones calibrate, so that verification has others.
+    return count + CALIBRATION_IMAGES if any(precision.calibrated for precision in job.precisions) else count

@@ -1,0 +1,78 @@
+"""Which file of a folder holds its weights, and the base model of an adapter that peft wrote. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from tofu_export.errors import WeightsError
+
+__all__ = ["ADAPTER_CONFIG", "HUB_FILES", "adapter_in", "base_of", "checkpoint_in", "read_adapter_config"]
+
+HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")
+"""Names that timm's repositories use, best first."""
+
+ADAPTER_CONFIG: Final = "adapter_config.json"
+"""What peft writes beside an adapter."""
+
+_ADAPTERS: Final = ("adapter_model.safetensors", "adapter_model.bin")
+_CHECKPOINTS: Final = (
+    *HUB_FILES,
+    "open_clip_model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
+
+
+def checkpoint_in(folder: Path) -> Path | None:
+    """The checkpoint in a folder, by the names that libraries give it; None without one."""
+    return next((folder / name for name in _CHECKPOINTS if (folder / name).is_file()), None)
+
+
+def adapter_in(folder: Path) -> Path | None:
+    """The adapter in a folder that peft wrote; None where there is none, or no configuration of it."""
+    found = (folder / name for name in _ADAPTERS if (folder / name).is_file())
+    return next(found, None) if (folder / ADAPTER_CONFIG).is_file() else None
+
+
+def read_adapter_config(folder: Path) -> Mapping[str, Any] | None:
+    """The configuration of the adapter in a folder; None without one.
+
+    Raises:
+        WeightsError: it is not a JSON object.
+    """
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} is not JSON ({error}): copy it again") from error
+    if not isinstance(config, Mapping):
+        raise WeightsError(f"{path} holds a {type(config).__name__}, expected the settings of an adapter")
+    return config
+
+
+def base_of(path: Path) -> Path | None:
+    """The checkpoint that an adapter changes; None for a file that is not an adapter with its configuration.
+
+    Raises:
+        WeightsError: the configuration names no base that lies on this machine.
+    """
+    config = read_adapter_config(path.parent) if path.name in _ADAPTERS else None
+    if config is None:
+        return None
+    named = config.get("base_model_name_or_path")
+    places = [Path(named).expanduser(), path.parent / named] if isinstance(named, str) and named else []
+    for place in places:
+        found = checkpoint_in(place) if place.is_dir() else place
+        if found is not None and found.is_file() and found != path:
+            return found
+    said = f"names {named!r}, which is no file or folder with a checkpoint here" if places else "names none"
+    raise WeightsError(
+        f"{path.name} is an adapter, and base_model_name_or_path in {path.parent / ADAPTER_CONFIG} {said}: download "
+        "the base model and put its path there, or merge the two with peft, model.merge_and_unload(), save the state "
+        "dict of what that returns, and give that file"
+    )
