@@ -31,15 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["IN_FP32", "with_fp32"]
 
-IN_FP32 = replace(
-    TOLERANCES[Precision.FP32],
-    name="in fp32",
-    max_error=1e-3,
-    reason="room for constants that were computed in FP16; what rounding explains is the tighter bound",
-)
-"""What may differ at most once rounding is taken away, whatever explains it."""
-_DERIVED = replace(IN_FP32, near_tie=TOLERANCES[Precision.FP16].near_tie)
-"""The same where constants were computed in FP16: they shift similarities."""
+IN_FP32 = replace(TOLERANCES[Precision.FP32], name="in fp32")
+"""What may differ at most once rounding is taken away, besides what rounding explains."""
+_DERIVED = replace(TOLERANCES[Precision.FP16], name="in fp32, constants derived in fp16")
+"""The same where constants were computed in FP16: what their rounding explains is the bound there."""
 
 _NUMBERS = (math.sqrt(2), math.sqrt(0.5), math.sqrt(2 / math.pi), 0.044715, 1.702)
 """What approximations of GELU are made of."""
