@@ -201,7 +201,7 @@ def _compare_blocks(
     """
     wanted = [name for kinds in names.values() for name in kinds.values()]
     wanted += [name for candidates in ends.values() for name in candidates]
-    follower = None if shaken is None else Follower(Inside(shaken, names, ends))
+    follower = None if shaken is None else Follower(Inside(shaken, names, ends).followable())
     for batch, seen in enumerate(subject.watch(feeds, wanted)):
 
         def run(batch: int = batch, seen: Mapping[str, Array] = seen) -> tuple[dict[int, Array], list[Array]]:
