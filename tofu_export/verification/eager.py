@@ -241,7 +241,7 @@ def _compare_blocks(
     """
     wanted = [name for kinds in names.values() for name in kinds.values()]
     wanted += [name for candidates in ends.values() for name in candidates]
-    follower = None if shaken is None else Follower(Inside(shaken, names, ends))
+    follower = None if shaken is None else Follower(Inside(shaken, names, ends).followable())
     for batch, seen in enumerate(subject.watch(feeds, wanted)):
         blocks, right = reference.blocks(batches[batch], Replay(names, seen, gathered.tolerance))
         rounded: dict[int, Array] = {}

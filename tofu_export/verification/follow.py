@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,16 @@ class Inside:
                 if found := _DECISION.fullmatch(name):
                     names[int(found[1])][found[2]] = name
         return cls(path, dict(sorted(names.items())), block_ends(graph) if layers else {})
+
+    def followable(self) -> Inside:
+        """The same with those decisions alone that a `Follower` can judge: where all sources leave, none are ranked."""
+        produced = {name for node in load_without_weights(self.path).graph.node for name in node.output}
+        judged = {
+            layer: kinds
+            for layer, kinds in self.decisions.items()
+            if produced.issuperset((_scaled(layer), _inverse(layer)))
+        }
+        return replace(self, decisions=judged)
 
     @property
     def names(self) -> list[str]:
