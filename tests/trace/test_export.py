@@ -159,7 +159,7 @@ def test_a_fixed_batch() -> None:
 @pytest.mark.parametrize(
     ("io_dtype", "kind"), [(torch.float32, ir.DataType.FLOAT), (torch.float16, ir.DataType.FLOAT16)]
 )
-def test_half_precision_inside_and_at_the_door(io_dtype: torch.dtype, kind: ir.DataType) -> None:
+def test_half_precision_inside_and_outside(io_dtype: torch.dtype, kind: ir.DataType) -> None:
     model = tiny.lowered("cls", SOME, precision=Precision.FP16, io_dtype=io_dtype)
     assert model.graph.inputs[0].dtype == model.graph.outputs[0].dtype == kind
     weights = [

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tofu_export.errors import WeightsError
-from tofu_export.image_metrics.door import inception_url
+from tofu_export.image_metrics._optional import inception_url
 from tofu_export.system.files import sha256_of
 
 __all__ = [
