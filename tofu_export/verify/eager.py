@@ -105,7 +105,7 @@ def verify(
         return _compare(
             subject, model, batched(pixels, sizes), tolerance=allowed, source=source, output=output,
             token_map=token_map, by_position=by_position, layers=layers or measured, measured=measured, shaken=shaken,
-            on_batch=on_batch, notes=() if measured else notes,
+            on_batch=None if measured else on_batch, notes=() if measured else notes,
         )  # fmt: skip
 
     result = compare(subject, sizes, tolerance, measured=False)
