@@ -225,9 +225,9 @@ def test_metadata_travels_in_the_file(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
     proto = onnx.load(path)
     found = {entry.key: entry.value for entry in proto.metadata_props}
-    assert found.keys() == {"tofu_export.model", "tofu_export.planning.plan", "tofu_export.list"}
+    assert found.keys() == {"tofu_export.model", "tofu_export.plan", "tofu_export.list"}
     assert found["tofu_export.model"] == "cls"
-    assert json.loads(found["tofu_export.planning.plan"]) == plan
+    assert json.loads(found["tofu_export.plan"]) == plan
     assert proto.producer_name == "tofu-export"
     session = open_session(path)
     assert session.native.get_modelmeta().custom_metadata_map["tofu_export.list"] == "[1, 2]"
