@@ -25,7 +25,7 @@ from tofu_export.graph_patterns.lowering import lower
 from tofu_export.onnx_file import metadata_of
 from tofu_export.options import Precision, Reduction, Target
 from tofu_export.quantize import RANGES, quantize
-from tofu_export.verify import VerificationResult, VerifyRequest, verify, verify_file
+from tofu_export.verify import ToleranceChoice, VerificationResult, VerifyRequest, verify, verify_file
 from tofu_export.verify.noise import MOST_EXCESS
 from tofu_export.widened import HALVES, widened
 
@@ -186,7 +186,5 @@ def test_weights_are_as_they_were_afterwards(folder: Path, tmp_path: Path) -> No
 
 def test_another_tolerance_leaves_it_out() -> None:
     path = exported.folder() / "model.fp16.onnx"
-    from tofu_export.verify import ToleranceChoice
-
     result = verify_file(VerifyRequest(path, batches=(2,), tolerance=ToleranceChoice(rtol=0.1)))
     assert result.in_fp32 is None
