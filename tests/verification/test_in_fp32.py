@@ -26,7 +26,7 @@ from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import Precision, Reduction, Target
 from tofu_export.trace.export import save, trace
 from tofu_export.trace.quantize import RANGES, quantize
-from tofu_export.verification import VerificationResult, VerifyRequest, verify, verify_file
+from tofu_export.verification import ToleranceChoice, VerificationResult, VerifyRequest, verify, verify_file
 from tofu_export.verification.noise import MOST_EXCESS
 
 SOME = Reduction(r=(3, 2, 4), pattern="MPA")
@@ -186,7 +186,5 @@ def test_weights_are_as_they_were_afterwards(folder: Path, tmp_path: Path) -> No
 
 def test_another_tolerance_leaves_it_out() -> None:
     path = exported.folder() / "model.fp16.onnx"
-    from tofu_export.verification import ToleranceChoice
-
     result = verify_file(VerifyRequest(path, batches=(2,), tolerance=ToleranceChoice(rtol=0.1)))
     assert result.in_fp32 is None
