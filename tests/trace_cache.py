@@ -14,6 +14,7 @@ import io
 import os
 import pickle
 import shutil
+import time
 import types
 from collections.abc import Callable
 from functools import cache
@@ -27,6 +28,8 @@ from torch import nn
 
 import tofu_export
 
+_KEPT_S = 24 * 3600
+"""How long graphs of other sources are kept, in seconds."""
 _PACKAGES = ("torch", "timm", "onnx", "onnx-ir", "onnxscript", "diffusers")
 _SOURCES = ("patch", "diffusion", "planning", "trace/export.py")
 
@@ -82,8 +85,8 @@ def kept(export: Callable[..., Any], folder: Path) -> Callable[..., Any]:
     """`export`, which is `torch.onnx.export`, with its graphs kept in `folder`."""
     mine = folder / _surroundings().hex()[:16]
     mine.mkdir(parents=True, exist_ok=True)
-    for other in folder.iterdir():  # of other sources
-        if other != mine:
+    for other in folder.iterdir():  # of other sources; another session may be at work on them
+        if other != mine and time.time() - other.stat().st_mtime > _KEPT_S:
             shutil.rmtree(other, ignore_errors=True)
 
     def run(module: nn.Module, examples: Any, *more: Any, **how: Any) -> Any:

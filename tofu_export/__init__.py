@@ -12,10 +12,10 @@ report = tofu.export(model, "out", precisions="fp16")  # the same in a verified 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # not from `typing`: the command line starts here, before signals are handled
 if TYPE_CHECKING:
+    from typing import Any
+
     from tofu_export.api import (
         apply,
         bench,
@@ -62,6 +62,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
     if name == "errors":
         return import_module("tofu_export.errors")
     if name not in _MODULES:

@@ -20,7 +20,7 @@ _DISTRIBUTION = "tofu-export"
 _EITHER = ("onnxruntime", "onnxruntime-gpu")
 """They install the same import package: one is enough, and two overwrite each other."""
 
-_IMPORT_NAMES: Mapping[str, str] = {"pillow": "PIL"}
+_IMPORT_NAMES: Mapping[str, str] = {"pillow": "PIL", "pyyaml": "yaml"}
 """Where the import name is not the distribution's, with underscores for hyphens."""
 
 _CUDA_PROVIDER = "CUDAExecutionProvider"
