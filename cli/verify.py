@@ -150,7 +150,7 @@ def verify_command(
 
 
 def _is_engine(file: Path) -> bool:
-    from tofu_export.benchmarking.backends import PLAN_SUFFIXES
+    from tofu_export.options import PLAN_SUFFIXES
 
     return file.suffix in PLAN_SUFFIXES
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tofu_export import options as kinds
 from tofu_export.errors import OptionError
-from tofu_export.options import BatchRange, Precision, Reduction, Target, parse_precisions
+from tofu_export.options import PLAN_SUFFIXES, BatchRange, Precision, Reduction, Target, parse_precisions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -211,7 +211,6 @@ def verify(path: PathLike, **options: Any) -> tuple[VerificationResult, ...]:
         VerificationError: the file lacks what must be compared.
         TofuError: a file or model cannot be read, built or run.
     """
-    from tofu_export.benchmarking.backends import PLAN_SUFFIXES
     from tofu_export.verification import VerifyRequest, verify_file
     from tofu_export.verification.engines import verify_engine
     from tofu_export.zoo.weights import WeightsSource

@@ -18,6 +18,7 @@ from tofu_export.engines.running.cudart import open_cudart
 from tofu_export.engines.running.engine_session import open_engine
 from tofu_export.engines.running.gpu_times import GpuOptions
 from tofu_export.errors import OptionError
+from tofu_export.options import PLAN_SUFFIXES
 from tofu_export.system import environment
 from tofu_export.system.ort import CPU_PROVIDER, TensorSpec, open_session
 
@@ -25,7 +26,6 @@ __all__ = [
     "BACKENDS",
     "CPU",
     "PLAN_BACKENDS",
-    "PLAN_SUFFIXES",
     "TORCH_BACKENDS",
     "FileSession",
     "Loaded",
@@ -52,9 +52,6 @@ PLAN_BACKENDS: Mapping[str, Flavour] = MappingProxyType({"trt": TENSORRT, "trt-r
 TORCH_BACKENDS = ("torch", "torch-compile")
 """What runs the eager model that a file was made from, or one of timm by its name: in
 `tofu_export.benchmarking.torch_contenders`, above this package."""
-
-PLAN_SUFFIXES = (".engine", ".plan", ".trt")
-"""Names of plans end so."""
 
 
 class Session(Protocol):

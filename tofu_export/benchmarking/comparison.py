@@ -17,7 +17,6 @@ from tofu_export.artifact.feeds import fixed_batch, make_feeds
 from tofu_export.benchmarking.backends import (
     CPU,
     PLAN_BACKENDS,
-    PLAN_SUFFIXES,
     TORCH_BACKENDS,
     Loaded,
     is_model_name,
@@ -30,6 +29,7 @@ from tofu_export.benchmarking.ort_profile import Profile, profile
 from tofu_export.benchmarking.products import Alone, measure_alone
 from tofu_export.engines.running.gpu_times import GpuOptions
 from tofu_export.errors import OptionError
+from tofu_export.options import PLAN_SUFFIXES
 from tofu_export.system.ort import TensorSpec
 
 __all__ = ["BenchFile", "BenchOptions", "BenchResult", "OpenTorch", "Realised", "compare_files", "short_names"]
