@@ -118,11 +118,11 @@ def bench_command(
         raise OptionError("no file given, expected at least one ONNX file: tofu-export bench FILE.onnx")
     if csv_path is not None and csv_path.is_dir():
         raise OptionError(f"--csv {csv_path} is a folder, expected the name of a file")
-    from tofu_export.artifact.feeds import parse_shapes
     from tofu_export.benchmarking.backends import parse_backends
     from tofu_export.benchmarking.comparison import BenchOptions
     from tofu_export.benchmarking.trtexec_log import read_records
     from tofu_export.engines.running.gpu_times import GpuOptions
+    from tofu_export.options.texts import parse_shapes
 
     batches = parse_batches(batch, "--batch")
     records = read_records(logs, times, batches=batches, baseline=baseline)

@@ -47,8 +47,8 @@ def lower_command(
     Attention operator. What is not known is left as it is, and said. Exit code 7 if the target still rejects something.
     """  # fmt: skip
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
-    from tofu_export.artifact.feeds import parse_shapes
     from tofu_export.linting.lower_file import lower_file
+    from tofu_export.options.texts import parse_shapes
     from tofu_export.system.files import staging
 
     if output.suffix != ".onnx" or output.is_dir():

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tofu_export.linting.lower_file import LoweredFile
     from tofu_export.planning.plan import ModelSpec, Plan
     from tofu_export.report.document import Report
-    from tofu_export.verification import VerificationResult
+    from tofu_export.verification.result import VerificationResult
 
 __all__ = [
     "apply",
@@ -211,8 +211,9 @@ def verify(path: PathLike, **options: Any) -> tuple[VerificationResult, ...]:
         VerificationError: the file lacks what must be compared.
         TofuError: a file or model cannot be read, built or run.
     """
-    from tofu_export.verification import VerifyRequest, verify_file
     from tofu_export.verification.engines import verify_engine
+    from tofu_export.verification.file import verify_file
+    from tofu_export.verification.request import VerifyRequest
     from tofu_export.zoo.weights import WeightsSource
 
     if isinstance(options.get("weights"), (str, Path)):

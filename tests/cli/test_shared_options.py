@@ -11,7 +11,6 @@ import pytest
 
 from tofu_export.cli.main import cli
 from tofu_export.cli.sections import SectionedCommand
-from tofu_export.options import parse_names
 from tofu_export.options.declaration import Section
 
 DIFFER = {
@@ -90,8 +89,3 @@ def test_many_options_stand_under_headings() -> None:
     reduction = text[text.index("\nReduction:") : text.index("\nFiles to write:")]
     assert "--keep-rate" in reduction
     assert "--opset" not in reduction
-
-
-@pytest.mark.parametrize(("text", "names"), [("", ()), ("sm89, SM80,", ("SM89", "SM80"))])
-def test_names(text: str, names: tuple[str, ...]) -> None:
-    assert parse_names(text) == names

@@ -26,8 +26,11 @@ from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import Precision, Reduction, Target
 from tofu_export.trace.export import save, trace
 from tofu_export.trace.quantize import RANGES, quantize
-from tofu_export.verification import VerificationResult, VerifyRequest, verify, verify_file
+from tofu_export.verification.eager import verify
+from tofu_export.verification.file import verify_file
 from tofu_export.verification.noise import MOST_EXCESS
+from tofu_export.verification.request import VerifyRequest
+from tofu_export.verification.result import VerificationResult
 
 SOME = Reduction(r=(3, 2, 4), pattern="MPA")
 ALL = (Precision.FP32, Precision.FP16, Precision.INT8)
@@ -193,7 +196,7 @@ def test_weights_are_as_they_were_afterwards(folder: Path, tmp_path: Path) -> No
 
 def test_another_tolerance_leaves_it_out() -> None:
     path = exported.folder() / "model.fp16.onnx"
-    from tofu_export.verification import ToleranceChoice
+    from tofu_export.verification.request import ToleranceChoice
 
     result = verify_file(VerifyRequest(path, batches=(2,), tolerance=ToleranceChoice(rtol=0.1)))
     assert result.in_fp32 is None

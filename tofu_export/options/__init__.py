@@ -19,13 +19,12 @@ from tofu_export.options.kinds import (
     PrunedSizes,
     Schedule,
     Target,
-    parse_batches,
     parse_layers,
-    parse_names,
     parse_precisions,
     parse_r,
 )
 from tofu_export.options.reduction import Reduction
+from tofu_export.options.texts import parse_batches, parse_names
 
 __all__ = [
     "DEFAULT_R",

@@ -95,12 +95,12 @@ def opt(default: Any, help: str, section: Section, **details: Any) -> Any:
     """A dataclass field with its option.
 
     Args:
-        default: of the field; MISSING for none.
+        default: of the field, or a function that makes it; MISSING for none.
         help: one sentence.
         section: heading that it stands under.
         **details: further fields of `Option`.
     """
-    return field(default=default, metadata={_KEY: Option(help, section, **details)})
+    return _field(default, Option(help, section, **details))
 
 
 def positional(default: Any = MISSING, **details: Any) -> Any:
@@ -117,12 +117,16 @@ def group(default: Any, **changes: Mapping[str, Any]) -> Any:
     """A field whose type is a dataclass with options of its own.
 
     Args:
-        default: of the field; a function that makes it, or the value.
+        default: of the field, or a function that makes it.
         **changes: for a field of that dataclass, what its option has in place of what is declared there; `default`
             changes the default that is shown.
     """
-    settings = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**settings, metadata={_KEY: changes})
+    return _field(default, changes)
+
+
+def _field(default: Any, declared: Any) -> Any:
+    given = "default_factory" if callable(default) else "default"
+    return field(**{given: default}, metadata={_KEY: declared})
 
 
 def option_of(declared: Field[Any]) -> Option | Mapping[str, Mapping[str, Any]] | None:

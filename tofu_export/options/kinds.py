@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
 
 from tofu_export.errors import OptionError
 
@@ -25,16 +23,10 @@ __all__ = [
     "PrunedSizes",
     "Schedule",
     "Target",
-    "comma_list",
-    "parse_batches",
     "parse_layers",
-    "parse_names",
     "parse_precisions",
     "parse_r",
-    "whole",
 ]
-
-Value = TypeVar("Value")
 
 MINIMUM_OPSET = 18
 """Oldest opset written: LayerNormalization (17) and reductions whose axes are inputs (18)."""
@@ -285,56 +277,3 @@ def parse_precisions(text: str) -> tuple[Precision, ...]:
     if not names:
         raise OptionError(f"no precision given, expected some of {', '.join(known)}")
     return tuple(Precision(name) for name in dict.fromkeys(names))
-
-
-def parse_names(text: str) -> tuple[str, ...]:
-    """Read names from a comma list, such as those of `--compute-capability`, in capitals; nothing gives none."""
-    return tuple(name.strip().upper() for name in text.split(",") if name.strip())
-
-
-def parse_batches(text: str, option: str = "--batch") -> tuple[int, ...]:
-    """Read batch sizes from a comma list.
-
-    Args:
-        text: the list; nothing gives none.
-        option: how messages call it.
-
-    Raises:
-        OptionError: a part of it is not a number from 1.
-    """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise OptionError(f"{option} is {text!r}, expected batch sizes with commas between, for example 1,8")
-    return tuple(int(part) for part in parts)
-
-
-def whole(text: str) -> int:
-    """Read a whole number >= 0.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if not text.isdecimal():
-        raise ValueError(text)
-    return int(text)
-
-
-def comma_list(convert: Callable[[str], Value], option: str, expected: str) -> Callable[[str], tuple[Value, ...]]:
-    """A reader of comma lists.
-
-    Args:
-        convert: reads one part; raises KeyError or ValueError.
-        option: how messages call it.
-        expected: what they say was expected.
-
-    Returns:
-        A function from text to the parts, which raises OptionError if one of them cannot be read.
-    """
-
-    def read(text: str) -> tuple[Value, ...]:
-        try:
-            return tuple(convert(part.strip()) for part in text.split(",") if part.strip())
-        except (KeyError, ValueError) as error:
-            raise OptionError(f"{option} is {text!r}, expected {expected}") from error
-
-    return read

@@ -18,11 +18,10 @@ from tofu_export.options.kinds import (
     Precision,
     Schedule,
     Target,
-    parse_batches,
     parse_layers,
-    parse_names,
     parse_precisions,
 )
+from tofu_export.options.texts import parse_batches, parse_names, parse_shapes
 
 __all__ = [
     "PROP_ATTN_HELP",
@@ -94,10 +93,14 @@ def seed(of: str) -> Any:
     return opt(0, f"Seed of {of}.", Section.MODEL, metavar="N", minimum=0)
 
 
-def shapes(parse: Any, default: Any) -> Any:
+def shapes() -> Any:
     """`--shape`, as often as there are inputs."""
     help = "Sizes of an input that leaves more than the batch open; again for further inputs."
-    return opt(default, help, Section.MODEL, flags=("--shape",), metavar="NAME:1x3x224x224", multiple=True, parse=parse)
+    flags = ("--shape",)
+    return opt(
+        dict, help, Section.MODEL, flags=flags, metavar="NAME:1x3x224x224", multiple=True, parse=parse_shapes,
+        everyday=True,
+    )  # fmt: skip
 
 
 # The reduction.
@@ -203,11 +206,11 @@ def capabilities() -> Any:
 # Time.
 
 
-def listed_batches(default: tuple[int, ...] = (), *, unless: str = "") -> Any:
+def listed_batches(default: tuple[int, ...] = (), *, unless: str = "", section: Section = Section.TIMING) -> Any:
     """`--batch` of commands that run files."""
     help = "Batch sizes, such as 1,8."
     return opt(
-        default, help, Section.TIMING, flags=("--batch",), metavar="LIST", unless=unless, parse=parse_batches,
+        default, help, section, flags=("--batch",), metavar="LIST", unless=unless, parse=parse_batches,
         everyday=True,
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import Any
 from tofu_export.errors import OptionError, TofuError
 from tofu_export.options import PROP_ATTN, Method, Mode, Precision, Reduction, Schedule, shared
 from tofu_export.options.declaration import Section, opt, positional
-from tofu_export.options.kinds import comma_list, whole
+from tofu_export.options.texts import comma_list, whole
 from tofu_export.planning.plan import Plan, make_plan
 from tofu_export.zoo.specs import plan_model
 
