@@ -153,7 +153,7 @@ def _text(default: Any, option: Option) -> Any:
         return option.shown
     if isinstance(option.choices, Mapping):
         return next(word for word, value in option.choices.items() if value == default and type(value) is type(default))
-    if default in (MISSING, None, ()):
+    if default in (MISSING, None, (), ""):
         return None
     if isinstance(default, tuple):
         return ",".join(str(_text(part, option)) for part in default)

@@ -9,7 +9,7 @@ import click
 
 from tofu_export.options.declaration import Section
 
-__all__ = ["Section", "SectionedCommand", "command", "option"]
+__all__ = ["SectionedCommand", "SectionedOption"]
 
 _FEW = 12
 """Up to so many options stand in one list."""
@@ -86,13 +86,3 @@ def _help_all() -> click.Option:
         ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=show,
         help="Show all options and exit.",
     )  # fmt: skip
-
-
-def command(name: str, *, short_help: str) -> Callable[[Callable[..., Any]], SectionedCommand]:
-    """A command of `tofu-export`, with its line in the list of commands."""
-    return click.command(name, cls=SectionedCommand, short_help=short_help)
-
-
-def option(section: Section, *names: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """`click.option`, in a section of the help."""
-    return click.option(*names, cls=SectionedOption, section=section, **{"everyday": True, **settings})

@@ -339,7 +339,8 @@ def bench(*paths: PathLike, batches: Sequence[int] = (), **options: Any) -> Benc
     Raises:
         TofuError: a file cannot be read or run.
     """
-    from tofu_export.benchmarking.comparison import BenchOptions, compare_files
+    from tofu_export.benchmarking.comparison import compare_files
+    from tofu_export.benchmarking.options import BenchOptions
 
     return compare_files(tuple(map(Path, paths)), BenchOptions(batches=tuple(batches), **options))
 

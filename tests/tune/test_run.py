@@ -186,7 +186,7 @@ def test_a_signal_says_what_is_kept_and_how_to_go_on(
             request.state.write_text("{}\n" * (1 + tried) + '{"cut')
         signal.raise_signal(number)
 
-    monkeypatch.setattr("tofu_export.tune.tune", stopped)
+    monkeypatch.setattr("tofu_export.tune.run.tune", stopped)
     path = tmp_path / "t.json"
     assert run("tune", "demo_vit", "--speedup", "2", "-o", str(path), "-q") == code
     out, err = capsys.readouterr()

@@ -14,7 +14,8 @@ from torch import nn
 
 from tofu_export import patch
 from tofu_export.artifact.feeds import as_asked, fixed_batch
-from tofu_export.benchmarking.backends import CPU, PLAN_BACKENDS, open_backend
+from tofu_export.benchmarking.backends import open_backend
+from tofu_export.benchmarking.options import CPU, PLAN_BACKENDS
 from tofu_export.compare.agreement import ModelOutputs
 from tofu_export.engines.describing.sidecar import missing_sidecar, read_sidecar
 from tofu_export.errors import ExportError, OptionError, UnsupportedModelError

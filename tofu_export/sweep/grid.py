@@ -78,7 +78,7 @@ class Grid:
     )  # fmt: skip
     patterns: tuple[str, ...] = opt(
         (), "One method per layer: P6M6, or PPPPPPMMMMMM.", Section.REDUCTION, flags=("--pattern",), metavar="LIST",
-        parse=comma_list(str, "--pattern", "patterns with commas between"), everyday=True,
+        parse=comma_list(str, "--pattern", "patterns with commas between"),
     )  # fmt: skip
     splits: tuple[str, ...] = opt(
         (), "PA: all patterns that prune first and average later; AP: the reverse.", Section.REDUCTION,
