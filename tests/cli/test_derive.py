@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import subprocess
+import sys
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -11,6 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from tofu_export import cli as package
 from tofu_export.cli.command import Run, command
 from tofu_export.cli.main import cli
 from tofu_export.cli.sections import SectionedCommand
@@ -119,8 +123,27 @@ def test_a_body_decides_the_exit_code() -> None:
     assert CliRunner().invoke(command("paint", short_help="")(body), ["hall"]).exit_code == ExitCode.PRECISION
 
 
-def test_bodies_have_few_parameters() -> None:
+def test_functions_have_few_parameters() -> None:
+    """Those that do the work of commands, and all others of the command line."""
     bodies = [made.body for made in cli.commands.values() if isinstance(made, SectionedCommand) and made.body]
-    assert bodies
-    for body in bodies:
-        assert len(inspect.signature(body).parameters) <= MOST_PARAMETERS
+    assert len(bodies) == len(cli.commands)
+    assert all(len(inspect.signature(body).parameters) <= MOST_PARAMETERS for body in bodies)
+    for path in sorted(Path(package.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                assert len(given) <= MOST_PARAMETERS, f"{path.name}: {node.name}"
+
+
+def test_declarations_load_nothing_heavy() -> None:
+    code = (
+        "import sys, tofu_export.cli.main; print(*{'numpy', 'onnx', 'onnxruntime', 'rich', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_a_name_that_two_groups_would_share_is_their_own() -> None:
+    for made in cli.commands.values():
+        flags = [flag for parameter in made.params for flag in (*parameter.opts, *parameter.secondary_opts)]
+        assert len(set(flags)) == len(flags), made.name
