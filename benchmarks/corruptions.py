@@ -30,7 +30,9 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from tofu_export.errors import ExportError, VerificationError
 from tofu_export.system.ort import open_session
-from tofu_export.verification import VerificationResult, VerifyRequest, verify_file
+from tofu_export.verification.file import verify_file
+from tofu_export.verification.request import VerifyRequest
+from tofu_export.verification.result import VerificationResult
 
 Array = NDArray[Any]
 Edit = Callable[[ModelProto], None]

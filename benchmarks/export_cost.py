@@ -84,7 +84,7 @@ def _ours(name: str, r: int) -> Callable[[Any, Any, Path], None]:
     from tofu_export.planning.plan import make_plan
     from tofu_export.system.memory import give_back
     from tofu_export.trace.export import InputShape, release, save, trace
-    from tofu_export.verification import verify
+    from tofu_export.verification.eager import verify
 
     def work(model: Any, spec: Any, path: Path) -> None:
         patch.apply(model, make_plan(spec, Reduction(r=r)), name=name)

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from real_tables import page
 from rich.console import Console
 
-from tofu_export.analyze import Analysis, AnalyzeRequest, analyze
 from tofu_export.analyze.figure import draw
+from tofu_export.analyze.request import AnalyzeRequest
+from tofu_export.analyze.run import Analysis, analyze
 from tofu_export.cli.sweep_text import SweepListener
 from tofu_export.errors import OptionError, TofuError
-from tofu_export.evaluate import folder_source
+from tofu_export.evaluate.images import folder_source
 from tofu_export.options import DEFAULT_R, Mode, Precision, Reduction, Schedule
 from tofu_export.planning.plan import ModelSpec, make_plan
 from tofu_export.sweep.grid import Cell, Failure, Grid, expand

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
-from tofu_export.cli.sections import command
-from tofu_export.cli.shared_options import json_option
+from tofu_export.cli.command import Run, command
 from tofu_export.errors import ExitCode
 
 __all__ = ["doctor_command"]
 
 
 @command("doctor", short_help="Show what is installed, what is missing, and how to install it.")
-@json_option()
-def doctor_command(as_json: bool) -> None:
+def doctor_command(run: Run) -> ExitCode | None:
     """Show versions, onnxruntime's providers, GPU and TensorRT, and the command that installs what is missing.
 
     Exit code 5 if a required package is missing or broken, else 0: additions may be missing.
@@ -24,9 +21,10 @@ def doctor_command(as_json: bool) -> None:
     from tofu_export.job.doctor import examine
 
     found = examine()
-    click.echo(json.dumps(found, indent=2) if as_json else _text(found))
-    if not found["healthy"]:
-        raise SystemExit(int(ExitCode.BACKEND_MISSING))
+    run.document(found)
+    if not run.as_json:
+        click.echo(_text(found))
+    return None if found["healthy"] else ExitCode.BACKEND_MISSING
 
 
 def _text(found: dict[str, Any]) -> str:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 import click
 
-from tofu_export.cli.sections import command
+from tofu_export.cli.command import Run, command
+from tofu_export.options.declaration import positional
 
 __all__ = ["help_command"]
 
 
-@command("help", short_help="Show the commands, or the help of one.")
-@click.argument("name", metavar="[COMMAND]", required=False)
-@click.pass_context
-def help_command(context: click.Context, name: str | None) -> None:
+@dataclass(frozen=True)
+class HelpWork:
+    """What to show."""
+
+    name: str | None = positional(None, metavar="[COMMAND]")
+
+
+@command("help", short_help="Show the commands, or the help of one.", as_json=False)
+def help_command(work: HelpWork, run: Run) -> None:
     """Show the commands, or the options of COMMAND."""
-    above = context.parent
+    name, above = work.name, click.get_current_context().parent
     assert above is not None  # a command of the group
     group = above.command
     assert isinstance(group, click.Group)

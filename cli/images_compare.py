@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tofu_export.cli.parameters import command_line
-from tofu_export.cli.sections import Section, command, option
-from tofu_export.cli.shared_options import json_option, quiet_option, seed_option
+from tofu_export.cli.command import Run, command
+from tofu_export.image_metrics.request import CompareRequest
+from tofu_export.options.declaration import Section, opt
 
 if TYPE_CHECKING:
-    from tofu_export.image_metrics.compare import CompareRequest, Comparison
+    from tofu_export.image_metrics.compare import Comparison
 
 __all__ = ["images_compare_command"]
 
@@ -22,32 +21,18 @@ _TITLES = {
 }  # fmt: skip
 
 
-@command("images-compare", short_help="PSNR, MS-SSIM, LPIPS, FID and KID of two images or two folders.")
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
-@option(Section.CHECK, "--metrics", default=None, metavar="LIST",
-        help="Some of psnr, ssim, ms-ssim, lpips, fid, kid.  [default: all that can be had]")  # fmt: skip
-@option(Section.CHECK, "--lpips-network", type=click.Choice(["alex", "squeeze", "vgg"]), default="alex",
-        show_default=True, help="What LPIPS looks with.")  # fmt: skip
-@option(Section.CHECK, "--network-weights", type=click.Path(path_type=Path), default=None, metavar="DIR",
-        help="Folder of the weights that LPIPS, FID and KID need.  [default: torch's cache]")  # fmt: skip
-@option(Section.CHECK, "--download", is_flag=True, help="Download weights that are missing there.")
-@seed_option("the subsets of KID")
-@option(Section.OUTPUT, "--per-image", is_flag=True, help="Also say the metrics of each pair.")
-@json_option()
-@quiet_option("Only results and errors.")
-def images_compare_command(
-    a: Path,
-    b: Path,
-    metrics: str | None,
-    lpips_network: str,
-    network_weights: Path | None,
-    download: bool,
-    seed: int,
-    per_image: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+@dataclass(frozen=True)
+class CompareOutput:
+    """How much is shown."""
+
+    per_image: bool = opt(False, "Also say the metrics of each pair.", Section.OUTPUT)
+
+
+@command(
+    "images-compare", short_help="PSNR, MS-SSIM, LPIPS, FID and KID of two images or two folders.",
+    quiet="Only results and errors.",
+)  # fmt: skip
+def images_compare_command(request: CompareRequest, shown: CompareOutput, run: Run) -> None:
     """Compare image A with B, or the images of folder A with those of folder B.
 
     Images of the same name and size are compared in pairs; FID and KID compare the folders as whole sets, B being the
@@ -59,34 +44,15 @@ def images_compare_command(
     tofu-export images-compare images/tofu images/full --json
     tofu-export images-compare images/tofu coco/val2014 --metrics fid,kid --network-weights weights
     """  # fmt: skip
-    from tofu_export.image_metrics.compare import CompareRequest, parse_metrics  # imports torch
-    from tofu_export.image_metrics.weights import WeightsFolder
+    from tofu_export.image_metrics.compare import compare_images  # imports torch
 
-    request = CompareRequest(
-        a,
-        b,
-        metrics=None if metrics is None else parse_metrics(metrics),
-        network=lpips_network,
-        weights=WeightsFolder(network_weights, download),
-        seed=seed,
-    )
-    result = _run(request, quiet=quiet)
-    if as_json:
-        document = result.to_dict(command_line(), rows=per_image)
-        click.echo(json.dumps(document, indent=2, allow_nan=False))
-    else:
-        click.echo(_text(result, per_image=per_image))
-    if not quiet:
-        for line in _remarks(result):
-            click.echo(line, err=True)
-
-
-def _run(request: CompareRequest, *, quiet: bool) -> Comparison:
-    from tofu_export.cli.console import listening
-    from tofu_export.image_metrics.compare import compare_images
-
-    with listening(quiet=quiet, first="comparing images") as listener:
-        return compare_images(request, lambda what, done, total: listener.tick(f"{what}, {done} of {total}"))
+    with run.listening("comparing images") as listener:
+        result = compare_images(request, lambda what, done, total: listener.tick(f"{what}, {done} of {total}"))
+    run.document(lambda: result.to_dict(run.command, rows=shown.per_image))
+    if not run.as_json:
+        click.echo(_text(result, per_image=shown.per_image))
+    for line in _remarks(result):
+        run.say(line)
 
 
 def _text(result: Comparison, *, per_image: bool) -> str:

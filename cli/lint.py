@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-import json
-import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
-from tofu_export.cli.parameters import parse_names
-from tofu_export.cli.sections import Section, command, option
-from tofu_export.cli.shared_options import json_option, quiet_option, target_option, verbose_option
+from tofu_export.cli.command import SCHEMA_VERSION, Run, command
 from tofu_export.errors import ExitCode
-from tofu_export.options import Target
+from tofu_export.options import Target, parse_names, shared
+from tofu_export.options.declaration import Section, opt, positional
 
 if TYPE_CHECKING:
     from tofu_export.linting import LintReport
 
 __all__ = ["lint_command", "lint_text"]
 
-SCHEMA_VERSION = 1
 _SHOWN = 5
 """Nodes that are listed under one finding before the rest is only counted."""
 
 
-@command("lint", short_help="Name what a runtime rejects, ignores or changes in an ONNX file.")
-@click.argument("file", metavar="FILE.onnx", type=click.Path(path_type=Path))
-@target_option()
-@option(Section.ENGINE, "--compute-capability", default="", metavar="LIST",
-        help="GPUs that an engine is to run on, such as SM75: some lack more than others.")  # fmt: skip
-@json_option()
-@quiet_option("Only the exit code.")
-@verbose_option("every node, and where each fact comes from")
-def lint_command(file: Path, target: str, compute_capability: str, as_json: bool, quiet: bool, verbose: bool) -> None:
+@dataclass(frozen=True)
+class LintWork:
+    """What to look at, and for which runtime."""
+
+    file: Path = positional(metavar="FILE.onnx")
+    target: Target = shared.target()
+    compute_capability: tuple[str, ...] = opt(
+        (), "GPUs that an engine is to run on, such as SM75: some lack more than others.", Section.ENGINE,
+        metavar="LIST", parse=parse_names,
+    )  # fmt: skip
+
+
+@command(
+    "lint", short_help="Name what a runtime rejects, ignores or changes in an ONNX file.", quiet="Only the exit code.",
+    verbose="every node, and where each fact comes from",
+)  # fmt: skip
+def lint_command(work: LintWork, run: Run) -> ExitCode | None:
     """Look at any ONNX file without running it: nodes, types, opset, weights beside it.
 
     Errors are what the runtime rejects, warnings what it ignores or silently changes. What is known was measured with
@@ -41,17 +44,13 @@ def lint_command(file: Path, target: str, compute_capability: str, as_json: bool
 
     Exit code 0: no errors. 7: errors. 2: no such file. 3: not an ONNX file.
     """
-    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
     from tofu_export.linting import lint_file, runtimes_of
 
-    capabilities = parse_names(compute_capability)
-    report = lint_file(file, runtimes_of(Target(target)), capabilities)
-    if as_json:
-        click.echo(json.dumps({"schema_version": SCHEMA_VERSION, "target": target, **report.to_dict()}, indent=2))
-    if not quiet:
-        click.echo(lint_text(report, target, verbose=verbose), err=True)
-    if not report.passed:
-        raise SystemExit(int(ExitCode.PRECISION))
+    target = work.target.value
+    report = lint_file(work.file, runtimes_of(work.target), work.compute_capability)
+    run.document(lambda: {"schema_version": SCHEMA_VERSION, "target": target, **report.to_dict()})
+    run.say(lint_text(report, target, verbose=run.verbose))
+    return None if report.passed else ExitCode.PRECISION
 
 
 def lint_text(report: LintReport, target: str, *, verbose: bool = False) -> str:

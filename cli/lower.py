@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
-from tofu_export.cli.sections import command
-from tofu_export.cli.shared_options import (
-    json_option,
-    output_option,
-    quiet_option,
-    seed_option,
-    shape_option,
-    target_option,
-)
+from tofu_export.cli.command import SCHEMA_VERSION, Run, command
 from tofu_export.errors import ExitCode, OptionError
-from tofu_export.options import Target
+from tofu_export.options import Target, shared
+from tofu_export.options.declaration import positional
 
 if TYPE_CHECKING:
     from tofu_export.linting.lower_file import LoweredFile
@@ -30,45 +21,45 @@ __all__ = ["lower_command"]
 _SHOWN = 8
 
 
-@command("lower", short_help="Rewrite an ONNX file of another exporter so that a runtime accepts it.")
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
-@target_option()
-@shape_option()
-@seed_option("the random inputs that both files are run on")
-@output_option("The file to write.", "FILE.onnx", required=True)
-@json_option()
-@quiet_option()
-def lower_command(
-    model: Path, target: str, output: Path, shapes: tuple[str, ...], seed: int, as_json: bool, quiet: bool
-) -> None:
+@dataclass(frozen=True)
+class LowerWork:
+    """What to rewrite, for which runtime, and where the result goes."""
+
+    model: Path = positional(metavar="MODEL.onnx")
+    target: Target = shared.target()
+    shapes: Mapping[str, tuple[int, ...]] = shared.shapes()
+    seed: int = shared.seed("the random inputs that both files are run on")
+    output: Path = shared.output("The file to write.", "FILE.onnx", required=True)
+
+    def __post_init__(self) -> None:
+        if self.output.suffix != ".onnx" or self.output.is_dir():
+            raise OptionError(f"--output is {self.output}, expected the name of an .onnx file")
+        if self.output.resolve() == self.model.resolve():
+            raise OptionError(
+                f"--output is {self.model} itself: choose another name, the original is what the result must equal"
+            )
+
+
+@command(
+    "lower", short_help="Rewrite an ONNX file of another exporter so that a runtime accepts it.", quiet="Only errors."
+)
+def lower_command(work: LowerWork, run: Run) -> ExitCode | None:
     """Rewrite what a runtime rejects in MODEL.onnx, and compare the result with it in onnxruntime.
 
     Known: scatters with a sum, product, maximum or minimum, as token merging is traced, writing through a mask, and the
     Attention operator. What is not known is left as it is, and said. Exit code 7 if the target still rejects something.
     """  # fmt: skip
-    logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
-    from tofu_export.artifact.feeds import parse_shapes
     from tofu_export.linting.lower_file import lower_file
     from tofu_export.system.files import staging
 
-    if output.suffix != ".onnx" or output.is_dir():
-        raise OptionError(f"--output is {output}, expected the name of an .onnx file")
-    if output.resolve() == model.resolve():
-        raise OptionError(
-            f"--output is {model} itself: choose another name, the original is what the result must equal"
-        )
+    output, target = work.output, work.target.value
     with staging(output.parent) as stage:
-        result = lower_file(model, stage.path(output.name), Target(target), shapes=parse_shapes(shapes), seed=seed)
+        result = lower_file(work.model, stage.path(output.name), work.target, shapes=work.shapes, seed=work.seed)
         data = f"{output.name}.data"
         stage.publish(*([data] if stage.path(data).exists() else []), output.name)
-    if not quiet:
-        click.echo(_text(result, output, target), err=True)
-    if as_json:
-        click.echo(
-            json.dumps({"schema_version": 1, "target": target, "path": str(output), **result.to_dict()}, indent=2)
-        )
-    if result.rejected:
-        raise SystemExit(int(ExitCode.PRECISION))
+    run.say(_text(result, output, target))
+    run.document(lambda: {"schema_version": SCHEMA_VERSION, "target": target, "path": str(output), **result.to_dict()})
+    return ExitCode.PRECISION if result.rejected else None
 
 
 def _text(result: LoweredFile, output: Path, target: str) -> str:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
-from tofu_export.cli.sections import command
-from tofu_export.cli.shared_options import json_option
+from tofu_export.cli.command import Run, command
 from tofu_export.errors import UnknownModelError
+from tofu_export.options.declaration import positional
 
 __all__ = ["models_command"]
 
 _WILDCARDS = "*?["
 
 
+@dataclass(frozen=True)
+class ModelsWork:
+    """Which models to list."""
+
+    filter_text: str = positional("", metavar="[FILTER]")
+
+
 @command("models", short_help="List the models that can be reduced; say why one cannot.")
-@click.argument("filter_text", metavar="[FILTER]", default="")
-@json_option()
-def models_command(filter_text: str, as_json: bool) -> None:
+def models_command(work: ModelsWork, run: Run) -> None:
     """List the timm models that can be reduced.
 
     FILTER is a part of a name, or a pattern such as 'vit_*_dinov2' (in quotes). The full name of a model that cannot be
@@ -36,11 +41,12 @@ def models_command(filter_text: str, as_json: bool) -> None:
     from tofu_export.options import DEFAULT_R
     from tofu_export.zoo import catalog
 
+    text = work.filter_text
     others = catalog.others()
-    found = () if filter_text.strip() in others else catalog.search(filter_text)
-    rows = [_row(name) for name in found] or [_measured(filter_text)]
-    if as_json:
-        click.echo(json.dumps({"timm": catalog.timm_version(), "r": DEFAULT_R, "models": rows}, indent=2))
+    found = () if text.strip() in others else catalog.search(text)
+    rows = [_row(name) for name in found] or [_measured(text)]
+    if run.as_json:
+        run.document({"timm": catalog.timm_version(), "r": DEFAULT_R, "models": rows})
         return
     head = ("model", "image", "tokens", "protected", "depth", "GMACs", f"r = {DEFAULT_R}")
     cells = [
@@ -51,7 +57,7 @@ def models_command(filter_text: str, as_json: bool) -> None:
         for row in rows
     ]  # fmt: skip
     click.echo(_table(head, cells))
-    refused = catalog.search(filter_text, others) if filter_text.strip() else ()
+    refused = catalog.search(text, others) if text.strip() else ()
     if refused:
         one = len(refused) == 1
         click.echo(

@@ -5,14 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import click
 
-from tofu_export.errors import OptionError
-
-__all__ = ["ImageSize", "Numbers", "command_line", "first_given", "parse_batches", "parse_names", "read_labels"]
+__all__ = ["ImageSize", "Numbers", "command_line", "first_given"]
 
 
 class ImageSize(click.ParamType):  # type: ignore[type-arg]  # not generic at run time before click 8.2
@@ -58,41 +55,3 @@ def first_given(names: Collection[str]) -> str | None:
         if parameter.name in names and given:
             return parameter.opts[0]
     return None
-
-
-def parse_names(text: str) -> tuple[str, ...]:
-    """Names from a comma list, such as those of `--compute-capability`, in capitals; nothing gives none."""
-    return tuple(name.strip().upper() for name in text.split(",") if name.strip())
-
-
-def parse_batches(text: str, option: str) -> tuple[int, ...]:
-    """Batch sizes from a comma list.
-
-    Args:
-        text: the list; nothing gives none.
-        option: how messages call it, for example `--batch`.
-
-    Raises:
-        OptionError: a part of it is not a number from 1.
-    """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise OptionError(f"{option} is {text!r}, expected batch sizes with commas between, for example 1,8")
-    return tuple(int(part) for part in parts)
-
-
-def read_labels(path: Path | None) -> tuple[str, ...]:
-    """Class names, one per line.
-
-    Raises:
-        OptionError: the file cannot be read.
-    """
-    if path is None:
-        return ()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(
-            f"cannot read labels from {path}: {error}; expected a text file, one label per line"
-        ) from error
-    return tuple(line.strip() for line in lines if line.strip())

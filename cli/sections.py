@@ -3,51 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 from typing import Any
 
 import click
 
-__all__ = ["Section", "SectionedCommand", "command", "option"]
+from tofu_export.options.declaration import Section
+
+__all__ = ["SectionedCommand", "SectionedOption"]
 
 _FEW = 12
 """Up to so many options stand in one list."""
+
+_MANY = 14
+"""Of more options than these, `--help` shows those for every day and `--help-all` the others as well."""
 
 _WIDTH = 30
 """Of the column of options; longer ones have their text in the next line, as click does it."""
 
 
-class Section(Enum):
-    """Headings, in the order in which help shows them."""
-
-    MODEL = "Model and input"
-    REDUCTION = "Reduction"
-    FILES = "Files to write"
-    IMAGES = "Images"
-    ENGINE = "Engines"
-    CHECK = "Checks"
-    TIMING = "Timing"
-    BACKEND = "What runs the files"
-    OUTPUT = "Results"
-
-
 class SectionedOption(click.Option):
-    """An option that knows the section of the help that it belongs to."""
+    """An option that knows the section of the help that it belongs to, and whether `--help` shows it among many."""
 
-    def __init__(self, *arguments: Any, section: Section, **settings: Any) -> None:
+    def __init__(self, *arguments: Any, section: Section, everyday: bool = False, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self.section = section
+        self.everyday = everyday
 
 
 class SectionedCommand(click.Command):
-    """A command whose options are shown by section, if there are many; `--help` is in the last one."""
+    """A command whose options are shown by section, if there are many; the ones for help are in the last section."""
+
+    body: Callable[..., Any] | None = None
+    """The function that does the work."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """All parameters, `--help-all` included where there are many."""
+        found = super().get_params(ctx)
+        return [*found, _help_all()] if self._many else found
+
+    def get_help_all(self, ctx: click.Context) -> str:
+        """The help with all options."""
+        ctx.meta[_ALL] = True
+        return self.get_help(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options."""
+        """Write the options: those for every day alone, if there are many and not all are asked for."""
+        few = self._many and not ctx.meta.get(_ALL)
         rows: dict[Section, list[tuple[str, str]]] = {section: [] for section in Section}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
-            if record is not None:
+            if record is not None and (not few or getattr(parameter, "everyday", True)):
                 rows[getattr(parameter, "section", Section.OUTPUT)].append(record)
         terms = [term for part in rows.values() for term, _ in part]
         width = min(_WIDTH, max(map(len, terms)))
@@ -57,13 +62,27 @@ class SectionedCommand(click.Command):
         for heading, part in shown.items():
             with formatter.section(heading):  # padded, so that texts begin in one column
                 formatter.write_dl([(term.ljust(width), text) for term, text in part])
+        if few:
+            formatter.write_paragraph()
+            formatter.write_text(f"All options: {ctx.command_path} --help-all")
+
+    @property
+    def _many(self) -> bool:
+        options = [parameter for parameter in self.params if isinstance(parameter, SectionedOption)]
+        return len(options) > _MANY and not all(option.everyday for option in options)
 
 
-def command(name: str, *, short_help: str) -> Callable[[Callable[..., Any]], SectionedCommand]:
-    """A command of `tofu-export`, with its line in the list of commands."""
-    return click.command(name, cls=SectionedCommand, short_help=short_help)
+_ALL = "tofu_export.help_all"
 
 
-def option(section: Section, *names: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """`click.option`, in a section of the help."""
-    return click.option(*names, cls=SectionedOption, section=section, **settings)
+def _help_all() -> click.Option:
+    def show(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:
+        if asked and not ctx.resilient_parsing:
+            assert isinstance(ctx.command, SectionedCommand)
+            click.echo(ctx.command.get_help_all(ctx), color=ctx.color)
+            ctx.exit()
+
+    return click.Option(
+        ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=show,
+        help="Show all options and exit.",
+    )  # fmt: skip

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tofu_export.cli.sections import Section, command, option
-from tofu_export.cli.shared_options import json_option, output_option, quiet_option, verbose_option
+from tofu_export.cli.command import Run, command
 from tofu_export.errors import OptionError, OutputError
+from tofu_export.options import shared
+from tofu_export.options.declaration import Section, opt, positional
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,26 +25,29 @@ __all__ = ["tokens_command"]
 _MOST_DEMO_IMAGES = 100
 
 
-@command("tokens", short_help="Draw which patches of an image were pruned or merged.")
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
-@click.argument("images", metavar="[IMAGE]...", nargs=-1, type=click.Path(path_type=Path))
-@option(Section.IMAGES, "--demo", type=click.IntRange(1, _MOST_DEMO_IMAGES), default=None, metavar="N",
-        help="Instead of images: the first N held-out digits, for the demo model.")  # fmt: skip
-@output_option("Picture to write.  [default: tokens.png; none with --json]", "PNG", default=None)
-@option(Section.OUTPUT, "--final", is_flag=True, help="Draw the last state only, not the one after each layer.")
-@json_option()
-@quiet_option()
-@verbose_option("messages of libraries")
-def tokens_command(
-    file: Path,
-    images: tuple[Path, ...],
-    demo: int | None,
-    output: Path | None,
-    final: bool,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-) -> None:
+@dataclass(frozen=True)
+class TokensWork:
+    """What to draw."""
+
+    file: Path = positional(metavar="FILE")
+    images: tuple[Path, ...] = positional((), nargs=-1, metavar="[IMAGE]...")
+    demo: int | None = opt(
+        None, "Instead of images: the first N held-out digits, for the demo model.", Section.IMAGES, metavar="N",
+        minimum=1, maximum=_MOST_DEMO_IMAGES,
+    )  # fmt: skip
+    output: Path | None = shared.output("Picture to write.", "PNG", unless="tokens.png; none with --json")
+    final: bool = opt(False, "Draw the last state only, not the one after each layer.", Section.OUTPUT)
+
+    def __post_init__(self) -> None:
+        if bool(self.images) == (self.demo is not None):
+            raise OptionError("give images to draw, or --demo N for held-out digits of the demo model, and not both")
+
+
+@command(
+    "tokens", short_help="Draw which patches of an image were pruned or merged.", quiet="Only errors.",
+    verbose="messages of libraries",
+)  # fmt: skip
+def tokens_command(work: TokensWork, run: Run) -> None:
     """Run FILE on images and draw what it decided: each state after a layer that removes tokens.
 
     FILE is an ONNX file, whose decisions are read out as it runs in onnxruntime, or a TensorRT engine that was exported
@@ -55,10 +59,7 @@ def tokens_command(
     tofu-export tokens demo_vit-tofu/model.fp32.onnx --demo 3 --json > tokens.json
     tofu-export tokens out/model.fp16.tensorrt-rtx.engine dog.jpg -o tokens.png
     """
-    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
-    if bool(images) == (demo is not None):
-        raise OptionError("give images to draw, or --demo N for held-out digits of the demo model, and not both")
-    destination = output or (None if as_json else Path("tokens.png"))
+    destination = work.output or (None if run.as_json else Path("tokens.png"))
     if destination is not None and destination.suffix.lower() != ".png":
         raise OptionError(f"-o is {destination}, expected a name that ends in .png")
     if destination is not None and destination.is_dir():
@@ -67,17 +68,17 @@ def tokens_command(
     from tofu_export.tokens import read_source
     from tofu_export.tokens.document import token_document
 
-    found = read_source(file)
+    found = read_source(work.file)
     _ = found.grid  # before the work
-    pixels, names = _pixels(found, images, demo)
-    run = found.run(pixels)
+    pixels, names = _pixels(found, work.images, work.demo)
+    result = found.run(pixels)
     seen = pictures(pixels, found.preprocessing)
     if destination is not None:
-        _draw(destination, found, run, seen, names, final=final)
-    if as_json:
-        click.echo(json.dumps(token_document(found, run, names, seen), separators=(",", ":")))
-    if not quiet:
-        _say(found, run, names, destination)
+        _draw(destination, found, result, seen, names, final=work.final)
+    if run.as_json:  # in one line: thousands of small numbers
+        click.echo(json.dumps(token_document(found, result, names, seen), separators=(",", ":")))
+    if not run.quiet:
+        _say(found, result, names, destination)
 
 
 def _pixels(

@@ -11,7 +11,7 @@ from tofu_export.cli.tables import FittedTable
 
 if TYPE_CHECKING:
     from tofu_export.compare.outputs import OutputComparison
-    from tofu_export.verification import VerificationResult
+    from tofu_export.verification.result import VerificationResult
 
 __all__ = ["show"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tofu_export import options as kinds
 from tofu_export.errors import OptionError
-from tofu_export.options import BatchRange, Precision, Reduction, Target, parse_precisions
+from tofu_export.options import PLAN_SUFFIXES, BatchRange, Precision, Reduction, Target, parse_precisions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tofu_export.linting.lower_file import LoweredFile
     from tofu_export.planning.plan import ModelSpec, Plan
     from tofu_export.report.document import Report
-    from tofu_export.verification import VerificationResult
+    from tofu_export.verification.result import VerificationResult
 
 __all__ = [
     "apply",
@@ -211,9 +211,9 @@ def verify(path: PathLike, **options: Any) -> tuple[VerificationResult, ...]:
         VerificationError: the file lacks what must be compared.
         TofuError: a file or model cannot be read, built or run.
     """
-    from tofu_export.benchmarking.backends import PLAN_SUFFIXES
-    from tofu_export.verification import VerifyRequest, verify_file
     from tofu_export.verification.engines import verify_engine
+    from tofu_export.verification.file import verify_file
+    from tofu_export.verification.request import VerifyRequest
     from tofu_export.zoo.weights import WeightsSource
 
     if isinstance(options.get("weights"), (str, Path)):
@@ -339,7 +339,8 @@ def bench(*paths: PathLike, batches: Sequence[int] = (), **options: Any) -> Benc
     Raises:
         TofuError: a file cannot be read or run.
     """
-    from tofu_export.benchmarking.comparison import BenchOptions, compare_files
+    from tofu_export.benchmarking.comparison import compare_files
+    from tofu_export.benchmarking.options import BenchOptions
 
     return compare_files(tuple(map(Path, paths)), BenchOptions(batches=tuple(batches), **options))
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from tofu_export.engines.flavours import RTX, Flavour
 from tofu_export.errors import OptionError
+from tofu_export.options.declaration import Section, opt
 
 __all__ = ["HARDWARE", "REFUSED", "BuilderOptions", "cache_file", "check_options", "parse_size"]
 
@@ -42,6 +43,18 @@ REFUSED: Mapping[tuple[str, str], str] = MappingProxyType(
 """(flavour, option) -> why it is refused. Source: measured with TensorRT-RTX 1.7.1; TensorRT from 10 on has all."""
 
 
+def parse_size(text: str) -> int:
+    """Bytes from a number with an optional unit of 1024: `512M`, `2G`, `1048576`.
+
+    Raises:
+        OptionError: the text is something else.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise OptionError(f"workspace is {text!r}, expected a size such as 512M or 2G")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
 @dataclass(frozen=True)
 class BuilderOptions:
     """What is asked of the builder beyond the file.
@@ -59,13 +72,24 @@ class BuilderOptions:
         OptionError: a value is out of range.
     """
 
-    workspace_bytes: int | None = None
-    level: int | None = None
-    timing_cache: Path | None = None
-    version_compatible: bool = False
-    hardware: str | None = None
-    strip_weights: bool = False
-    refit: bool = False
+    workspace_bytes: int | None = opt(
+        None, "Limit for scratch memory, such as 2G.", Section.ENGINE, flags=("--workspace",), metavar="SIZE",
+        parse=parse_size,
+    )  # fmt: skip
+    level: int | None = opt(
+        None, "Build fast (0) or run fast (5).", Section.ENGINE, flags=("--builder-opt-level",), metavar="0..5"
+    )
+    timing_cache: Path | None = opt(
+        None, "Kernel times to keep; one file per GPU, version and ONNX file, named after it.", Section.ENGINE,
+        metavar="FILE",
+    )  # fmt: skip
+    version_compatible: bool = opt(False, "The engine loads in later versions too.", Section.ENGINE)
+    hardware: str | None = opt(
+        None, "The engine runs on other GPUs too.", Section.ENGINE, flags=("--hw-compat",),
+        metavar="ampere+|same-compute-capability",
+    )  # fmt: skip
+    strip_weights: bool = opt(False, "Leave the weights out, to be put in before use.", Section.ENGINE)
+    refit: bool = opt(False, "Weights can be replaced later.", Section.ENGINE)
 
     def __post_init__(self) -> None:
         if self.workspace_bytes is not None and self.workspace_bytes <= 0:
@@ -100,18 +124,6 @@ def check_options(options: BuilderOptions, flavour: Flavour) -> None:
         reason = REFUSED.get((flavour.name, name))
         if reason is not None:
             raise OptionError(f"--{name} does not work with {flavour.name}: {reason}; leave it out")
-
-
-def parse_size(text: str) -> int:
-    """Bytes from a number with an optional unit of 1024: `512M`, `2G`, `1048576`.
-
-    Raises:
-        OptionError: the text is something else.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise OptionError(f"workspace is {text!r}, expected a size such as 512M or 2G")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def cache_file(path: Path, gpu: str | None, version: str, onnx_sha256: str) -> Path:

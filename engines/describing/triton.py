@@ -22,13 +22,11 @@ import onnx
 from tofu_export.artifact.onnx_file import METADATA_PREFIX, metadata_of
 from tofu_export.engines.building.preflight import read_graph_file
 from tofu_export.engines.describing.sidecar import missing_sidecar, read_sidecar
+from tofu_export.engines.describing.triton_options import TritonOptions
 from tofu_export.engines.flavours import TENSORRT
 from tofu_export.errors import OptionError, OutputError
 
-__all__ = ["DEVICES", "TritonModel", "TritonOptions", "collect_models", "write_repository"]
-
-DEVICES = ("auto", "gpu", "cpu")
-"""Where Triton's onnxruntime backend can run a model."""
+__all__ = ["TritonModel", "collect_models", "write_repository"]
 
 _TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "TYPE_FP32",
@@ -37,36 +35,6 @@ _TYPES: dict[int, str] = {
     onnx.TensorProto.INT64: "TYPE_INT64",
 }
 _LABELS = "labels.txt"
-
-
-@dataclass(frozen=True)
-class TritonOptions:
-    """How the server runs the models.
-
-    Attributes:
-        name: of the model; None for the one in the file. Several files get their precision appended.
-        version: number of the version folder.
-        device: where onnxruntime runs, one of `DEVICES`.
-        instances: copies of a model that run at the same time.
-        queue_delay_us: how long a request may wait for others to make up a batch, in microseconds.
-
-    Raises:
-        OptionError: a value that Triton does not take.
-    """
-
-    name: str | None = None
-    version: int = 1
-    device: str = "auto"
-    instances: int = 1
-    queue_delay_us: int = 1000
-
-    def __post_init__(self) -> None:
-        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise OptionError(f"model name {self.name!r} is no folder name: use letters, digits, '.', '_' and '-'")
-        if self.version < 1 or self.instances < 1 or self.queue_delay_us < 0:
-            raise OptionError("version and instances are at least 1, the queue delay at least 0 microseconds")
-        if self.device not in DEVICES:
-            raise OptionError(f"device is {self.device!r}, expected one of {', '.join(DEVICES)}")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tofu_export.errors import OptionError
+from tofu_export.options.declaration import Section, opt
 
 __all__ = [
     "ENQUEUE_BOUND",
@@ -43,9 +44,14 @@ class GpuOptions:
         OptionError: streams is not a whole number from 1 on.
     """
 
-    cuda_graph: bool = False
-    transfers: bool = True
-    streams: int = 1
+    cuda_graph: bool = opt(
+        False, "Launch the kernels of a plan together. trtexec 11 does, 10 does not.", Section.BACKEND,
+        flags=("--cuda-graph/--no-cuda-graph",),
+    )  # fmt: skip
+    transfers: bool = opt(
+        True, "Copy inputs to the GPU and outputs back in each query. trtexec 10 does, 11 does not.", Section.BACKEND
+    )
+    streams: int = opt(1, "Queries of a plan that are on their way at once.", Section.BACKEND, metavar="N", minimum=1)
 
     def __post_init__(self) -> None:
         if not 1 <= self.streams <= _MOST_STREAMS:

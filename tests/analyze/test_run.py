@@ -14,12 +14,12 @@ import torch
 
 from tests.evaluate.pictures import picture
 from tofu_export import patch
-from tofu_export.analyze import Analysis, AnalyzeRequest, analyze
 from tofu_export.analyze.figure import draw
 from tofu_export.analyze.norms import block_norms
-from tofu_export.analyze.run import _summary
+from tofu_export.analyze.request import AnalyzeRequest
+from tofu_export.analyze.run import Analysis, _summary, analyze
 from tofu_export.errors import OptionError, OutputError
-from tofu_export.evaluate import demo_source
+from tofu_export.evaluate.images import demo_source
 from tofu_export.options import Reduction
 from tofu_export.zoo.create import create_model
 from tofu_export.zoo.specs import plan_model

@@ -5,28 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tofu_export.artifact.feeds import fixed_batch, make_feeds, parse_shapes
+from tofu_export.artifact.feeds import fixed_batch, make_feeds
 from tofu_export.errors import OptionError
 from tofu_export.system.ort import TensorSpec
 
 
 def spec(dtype: str, *shape: int | None) -> TensorSpec:
     return TensorSpec(np.dtype(dtype), shape)
-
-
-class TestShapes:
-    def test_by_name(self) -> None:
-        assert parse_shapes(["input:1x3x224x224", "a:b:7"]) == {"input": (1, 3, 224, 224), "a:b": (7,)}
-        assert parse_shapes([]) == {}
-
-    @pytest.mark.parametrize("text", ["", "input", "input:", ":1x3", "input:1x", "input:1,3", "input:-1", "input:0x3"])
-    def test_something_else(self, text: str) -> None:
-        with pytest.raises(OptionError, match="expected NAME:SIZES"):
-            parse_shapes([text])
-
-    def test_twice(self) -> None:
-        with pytest.raises(OptionError, match="names x twice"):
-            parse_shapes(["x:1", "x:2"])
 
 
 class TestFixedBatch:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.engines import models
-from tofu_export.benchmarking.backends import BACKENDS, open_backend, parse_backends
+from tofu_export.benchmarking.backends import BACKENDS, open_backend
+from tofu_export.benchmarking.options import parse_backends
 from tofu_export.errors import BackendMissingError, ExitCode, OptionError
 from tofu_export.system import environment, ort
 

@@ -15,15 +15,8 @@ from onnx import TensorProto
 from tests.benchmarking.test_trtexec_text import FULL, REDUCED
 from tests.engines import models
 from tofu_export.benchmarking.bench_csv import csv_text
-from tofu_export.benchmarking.comparison import (
-    GMACS,
-    BenchFile,
-    BenchOptions,
-    BenchResult,
-    Realised,
-    compare_files,
-    short_names,
-)
+from tofu_export.benchmarking.comparison import GMACS, BenchFile, BenchResult, Realised, compare_files, short_names
+from tofu_export.benchmarking.options import BenchOptions
 from tofu_export.errors import ExportError, OptionError
 
 QUICK = BenchOptions(warmup_ms=0, min_seconds=0, min_iterations=3, threads=1)

@@ -24,8 +24,10 @@ from tofu_export.compare.outputs import TOLERANCES
 from tofu_export.engines.flavours import RTX, available
 from tofu_export.errors import EngineBuildError, OptionError, OutputError, VerificationError
 from tofu_export.options import BatchRange, Precision
-from tofu_export.verification import VerificationResult, verify, verify_pair
 from tofu_export.verification.bundling import bundle_failure
+from tofu_export.verification.eager import verify
+from tofu_export.verification.pair import verify_pair
+from tofu_export.verification.result import VerificationResult
 
 POLYGRAPHY = Path(sys.executable).with_name("polygraphy")
 needs_polygraphy = pytest.mark.skipif(not POLYGRAPHY.exists(), reason="polygraphy is not installed")

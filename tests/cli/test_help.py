@@ -17,6 +17,38 @@ def test_examples_keep_their_lines(command: tuple[str, ...], capsys: pytest.Capt
     assert all(line.count("tofu-export ") == 1 or "short for" in line for line in examples)
 
 
+TWO_SCREENS = 60
+"""Lines."""
+
+
+def test_help_of_export_fits_two_screens(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("export", "--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= TWO_SCREENS
+    assert lines[-1] == "All options: tofu-export export --help-all"
+    shown = {line.split()[0].rstrip(",") for line in lines if line.startswith("  -")}
+    everyday = {"--weights", "--r", "--mode", "--speedup", "--precision", "--batch", "--images", "-o", "--engine"}
+    assert everyday | {"--plan-file", "--bench", "--json", "--dry-run", "-q", "-v", "--help-all"} <= shown
+    assert "--opset" not in shown
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_help_all_where_options_are_left_out(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(name, "--help") == 0
+    few = capsys.readouterr().out
+    if "--help-all" not in few:
+        assert run(name, "--help-all") == 2
+        return
+    assert run(name, "--help-all") == 0
+    everything = capsys.readouterr().out
+    assert set(_flags(few)) < set(_flags(everything))
+    assert "All options" not in everything
+
+
+def _flags(text: str) -> list[str]:
+    return [line.split()[0] for line in text.splitlines() if line.startswith("  -")]
+
+
 def test_examples_of_bench(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("bench", "--help") == 0
     assert "\n  tofu-export bench out/model.fp32.onnx --profile\n" in capsys.readouterr().out

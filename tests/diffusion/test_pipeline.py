@@ -18,7 +18,7 @@ from tests.diffusion import tiny_pipeline
 from tests.diffusion.tiny_pipeline import PIXELS
 from tests.engines import models
 from tests.imports import hide_package
-from tofu_export.benchmarking.backends import PLAN_BACKENDS
+from tofu_export.benchmarking.options import PLAN_BACKENDS
 from tofu_export.diffusion import session_unet
 from tofu_export.diffusion.apply import apply_to_unet
 from tofu_export.diffusion.describe import describe_unet

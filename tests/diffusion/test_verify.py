@@ -19,7 +19,7 @@ from tofu_export.engines.flavours import RTX
 from tofu_export.errors import VerificationError
 from tofu_export.options import BatchRange, Precision
 from tofu_export.system.ort import open_session
-from tofu_export.verification import VerificationResult
+from tofu_export.verification.result import VerificationResult
 
 LATENT = "9x7"
 REDUCTION = UnetReduction(max_downsample=2, merge_crossattn=True, merge_mlp=True, ratio=0.4)

@@ -18,7 +18,8 @@ from tests.cli.running import run
 from tests.engines import models, sidecars
 from tests.engines.fake_cuda import FakeCuda
 from tofu_export.benchmarking import backends
-from tofu_export.benchmarking.backends import PLAN_BACKENDS, open_backend, suits
+from tofu_export.benchmarking.backends import open_backend, suits
+from tofu_export.benchmarking.options import PLAN_BACKENDS
 from tofu_export.engines.building.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import RTX, TENSORRT, available
 from tofu_export.engines.running import engine_session

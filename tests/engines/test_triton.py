@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from tests.cli.running import run
 from tests.engines import models, sidecars
-from tofu_export.engines.describing.triton import TritonOptions
+from tofu_export.engines.describing.triton_options import TritonOptions
 from tofu_export.errors import OptionError
 from tofu_export.system.ort import open_session
 

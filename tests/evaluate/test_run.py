@@ -20,7 +20,8 @@ from tofu_export import patch
 from tofu_export.engines.building.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import available
 from tofu_export.errors import BackendMissingError, EngineBuildError, ExportError, OptionError
-from tofu_export.evaluate import EvalRequest, EvalResult, evaluate
+from tofu_export.evaluate.request import EvalRequest
+from tofu_export.evaluate.run import EvalResult, evaluate
 from tofu_export.evaluate.subjects import Subject, file_subject
 from tofu_export.images import demo
 from tofu_export.images.inputs import demo_set

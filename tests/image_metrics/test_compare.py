@@ -15,8 +15,9 @@ from tests.image_metrics.stand_ins import SQUEEZE, pixels, save_image, save_imag
 from tests.imports import hide_package
 from tofu_export.errors import BackendMissingError, OptionError, WeightsError
 from tofu_export.image_metrics import paired, sets
-from tofu_export.image_metrics.compare import CompareRequest, compare_images, parse_metrics
+from tofu_export.image_metrics.compare import compare_images
 from tofu_export.image_metrics.files import read_rgb
+from tofu_export.image_metrics.request import CompareRequest, parse_metrics
 from tofu_export.image_metrics.weights import WeightsFolder
 
 

@@ -17,7 +17,7 @@ from tofu_export.graph_patterns.lowering import census, lower
 from tofu_export.options import BatchRange, Mode, Precision, Reduction, Target
 from tofu_export.system.ort import open_session
 from tofu_export.trace.export import save, trace
-from tofu_export.verification import verify
+from tofu_export.verification.eager import verify
 
 SOME = Reduction(r=(3, 2, 4), pattern="PAM")
 TOME = Reduction(r=3, mode=Mode.TOME)

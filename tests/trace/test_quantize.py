@@ -31,7 +31,8 @@ from tofu_export.system.files import sha256_of
 from tofu_export.system.ort import OPTIMIZED_NAME, open_session
 from tofu_export.trace import quantize as module
 from tofu_export.trace.quantize import Calibration, quantize
-from tofu_export.verification import VerificationResult, verify
+from tofu_export.verification.eager import verify
+from tofu_export.verification.result import VerificationResult
 
 SOME = Reduction(r=(3, 2, 4), pattern="PAM")
 BATCH = BatchRange(1, 2, 3)

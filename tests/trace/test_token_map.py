@@ -31,7 +31,9 @@ from tofu_export.patch import observe, outputs_of
 from tofu_export.planning.plan import make_plan
 from tofu_export.system.ort import open_session
 from tofu_export.trace.export import save, trace
-from tofu_export.verification import VerificationResult, verify, verify_pair
+from tofu_export.verification.eager import verify
+from tofu_export.verification.pair import verify_pair
+from tofu_export.verification.result import VerificationResult
 
 LOGITS, FEATURES, TOKENS, GRID = OutputKind
 BATCHES = BatchRange(1, 2, 3)

@@ -17,12 +17,12 @@ from tests.cli.running import run
 from tofu_export import patch
 from tofu_export.compare.agreement import Agreement
 from tofu_export.errors import OptionError
-from tofu_export.evaluate import demo_source
+from tofu_export.evaluate.images import demo_source
 from tofu_export.options import Reduction
-from tofu_export.tune import Objective, TuneRequest, tune
 from tofu_export.tune.latency import LatencyTable
 from tofu_export.tune.objective import Judge
-from tofu_export.tune.run import _choice, _difference
+from tofu_export.tune.request import Objective, TuneRequest
+from tofu_export.tune.run import _choice, _difference, tune
 from tofu_export.tune.space import Candidate
 from tofu_export.zoo.create import create_model
 from tofu_export.zoo.specs import plan_model
@@ -186,7 +186,7 @@ def test_a_signal_says_what_is_kept_and_how_to_go_on(
             request.state.write_text("{}\n" * (1 + tried) + '{"cut')
         signal.raise_signal(number)
 
-    monkeypatch.setattr("tofu_export.tune.tune", stopped)
+    monkeypatch.setattr("tofu_export.tune.run.tune", stopped)
     path = tmp_path / "t.json"
     assert run("tune", "demo_vit", "--speedup", "2", "-o", str(path), "-q") == code
     out, err = capsys.readouterr()

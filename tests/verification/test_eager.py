@@ -23,7 +23,8 @@ from tofu_export.compare.outputs import TOLERANCES, OutputComparison, compare_ou
 from tofu_export.errors import VerificationError
 from tofu_export.graph_patterns.canonical import decision_name
 from tofu_export.options import BatchRange, Precision, Reduction, Target
-from tofu_export.verification import VerificationResult, batches_to_verify, verify
+from tofu_export.verification.eager import batches_to_verify, verify
+from tofu_export.verification.result import VerificationResult
 
 AMOUNTS = (3, 2, 4)
 SOME = Reduction(r=AMOUNTS, pattern="PAM")

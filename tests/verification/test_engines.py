@@ -28,9 +28,11 @@ from tofu_export.graph_patterns.canonical import is_decision
 from tofu_export.options import BatchRange, Precision
 from tofu_export.system.environment import collect
 from tofu_export.system.ort import open_session
-from tofu_export.verification import VerificationResult, VerifyRequest, verify_pair
 from tofu_export.verification import engines as engine_verification
 from tofu_export.verification.engines import EngineVerification, verify_engine
+from tofu_export.verification.pair import verify_pair
+from tofu_export.verification.request import VerifyRequest
+from tofu_export.verification.result import VerificationResult
 
 Array = NDArray[Any]
 FP32 = TOLERANCES[Precision.FP32]

@@ -26,8 +26,11 @@ from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import Precision, Reduction, Target
 from tofu_export.trace.export import save, trace
 from tofu_export.trace.quantize import RANGES, quantize
-from tofu_export.verification import ToleranceChoice, VerificationResult, VerifyRequest, verify, verify_file
+from tofu_export.verification.eager import verify
+from tofu_export.verification.file import verify_file
 from tofu_export.verification.noise import MOST_EXCESS
+from tofu_export.verification.request import ToleranceChoice, VerifyRequest
+from tofu_export.verification.result import VerificationResult
 
 SOME = Reduction(r=(3, 2, 4), pattern="MPA")
 ALL = (Precision.FP32, Precision.FP16, Precision.INT8)

@@ -28,7 +28,9 @@ from tests.verification.test_eager import (
 )
 from tofu_export.compare.outputs import TOLERANCES
 from tofu_export.options import Precision, Reduction
-from tofu_export.verification import VerificationResult, verify, verify_pair
+from tofu_export.verification.eager import verify
+from tofu_export.verification.pair import verify_pair
+from tofu_export.verification.result import VerificationResult
 
 Mutation = Callable[[onnx.ModelProto], None]
 

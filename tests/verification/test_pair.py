@@ -29,7 +29,8 @@ from tests.verification.test_eager import (
 from tofu_export.compare.outputs import TOLERANCES
 from tofu_export.errors import VerificationError
 from tofu_export.options import Precision, Reduction, Target
-from tofu_export.verification import VerificationResult, verify_pair
+from tofu_export.verification.pair import verify_pair
+from tofu_export.verification.result import VerificationResult
 
 FP32, FP16 = TOLERANCES[Precision.FP32], TOLERANCES[Precision.FP16]
 

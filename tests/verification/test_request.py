@@ -16,8 +16,9 @@ from tests import exported, tiny
 from tofu_export.compare.outputs import TOLERANCES
 from tofu_export.errors import ExportError, OptionError, TofuError, VerificationError
 from tofu_export.options import OutputKind, Precision
-from tofu_export.verification import ToleranceChoice, VerifyRequest, verify_file
 from tofu_export.verification.facts import FileFacts
+from tofu_export.verification.file import verify_file
+from tofu_export.verification.request import ToleranceChoice, VerifyRequest
 from tofu_export.zoo.create import create_model
 from tofu_export.zoo.weights import WeightsSource
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from tofu_export import patch
 from tofu_export.analyze.linearity import functional_linearity, interpolate
 from tofu_export.analyze.norms import block_norms, merged_norms
 from tofu_export.analyze.pairs import LayerView, views
+from tofu_export.analyze.request import AnalyzeRequest
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.images import ImageSource, demo_source, folder_source
-from tofu_export.options import DEFAULT_R, Method, Reduction
+from tofu_export.options import Method, Reduction
 from tofu_export.patch.describe import describe
 from tofu_export.patch.support import block_prefix
 from tofu_export.planning.plan import ModelSpec, make_plan
@@ -27,9 +28,8 @@ from tofu_export.system import environment
 from tofu_export.zoo.create import LoadedModel, create_meta, create_model
 from tofu_export.zoo.names import DEMO_MODEL
 from tofu_export.zoo.specs import spec_as_loaded
-from tofu_export.zoo.weights import WeightsSource
 
-__all__ = ["FUNCTIONS", "SCHEMA_VERSION", "Analysis", "AnalyzeRequest", "analyze", "linearity_of", "real_images"]
+__all__ = ["FUNCTIONS", "SCHEMA_VERSION", "Analysis", "analyze", "linearity_of", "real_images"]
 
 SCHEMA_VERSION = 1
 
@@ -43,41 +43,6 @@ FUNCTIONS: Mapping[str, str] = {
 
 _METHODS = (Method.PRUNE, Method.AVERAGE, Method.MLERP)
 _PAIRS_AT_ONCE = 512
-
-
-@dataclass(frozen=True)
-class AnalyzeRequest:
-    """What to measure, on what.
-
-    Attributes:
-        model: timm name, alias, hub name or the demo model.
-        images: folder of images; None for the demo model's own.
-        weights: where the weights come from.
-        seed: of random weights.
-        image_size: height and width in pixels; None for the model's own.
-        limit: the most images to use, spread evenly over all.
-        batch: images at a time.
-        r: pairs of an image in each layer, and tokens that each layer removes where the length of tokens is measured.
-        steps: K of equation 8.
-
-    Raises:
-        OptionError: a value is out of range.
-    """
-
-    model: str
-    images: Path | None = None
-    weights: WeightsSource = field(default_factory=lambda: WeightsSource.parse("pretrained"))
-    seed: int = 0
-    image_size: tuple[int, int] | None = None
-    limit: int = 32
-    batch: int = 16
-    r: int = DEFAULT_R
-    steps: int = 10
-
-    def __post_init__(self) -> None:
-        for name, least in (("limit", 1), ("batch", 1), ("r", 1), ("steps", 2)):
-            if getattr(self, name) < least:
-                raise OptionError(f"{name} is {getattr(self, name)}, expected at least {least}")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,26 +11,7 @@ import numpy.typing as npt
 from tofu_export.errors import OptionError
 from tofu_export.system.ort import TensorSpec
 
-__all__ = ["as_asked", "fixed_batch", "make_feeds", "parse_shapes"]
-
-_SHAPE = re.compile(r"(?P<name>.+):(?P<sizes>\d+(x\d+)*)")
-
-
-def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """Shapes by input name, from texts such as `input:1x3x224x224`.
-
-    Raises:
-        OptionError: a text is something else, or an input is named twice.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for text in texts:
-        match = _SHAPE.fullmatch(text)
-        if match is None or "0" in match["sizes"].split("x"):
-            raise OptionError(f"--shape is {text!r}, expected NAME:SIZES such as input:1x3x224x224")
-        if match["name"] in shapes:
-            raise OptionError(f"--shape names {match['name']} twice: give each input once")
-        shapes[match["name"]] = tuple(int(size) for size in match["sizes"].split("x"))
-    return shapes
+__all__ = ["as_asked", "fixed_batch", "make_feeds"]
 
 
 def fixed_batch(inputs: Mapping[str, TensorSpec]) -> int | None:

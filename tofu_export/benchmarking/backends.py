@@ -12,21 +12,18 @@ import numpy.typing as npt
 
 from tofu_export.artifact.feeds import as_asked
 from tofu_export.benchmarking.benchmark import Bound, Contender, Feeds
+from tofu_export.benchmarking.options import CPU, ORT_BACKENDS, PLAN_BACKENDS, TORCH_BACKENDS
 from tofu_export.benchmarking.plan_timing import TimedPlan
-from tofu_export.engines.flavours import RTX, TENSORRT, Flavour
 from tofu_export.engines.running.cudart import open_cudart
 from tofu_export.engines.running.engine_session import open_engine
 from tofu_export.engines.running.gpu_times import GpuOptions
 from tofu_export.errors import OptionError
+from tofu_export.options import PLAN_SUFFIXES
 from tofu_export.system import environment
 from tofu_export.system.ort import CPU_PROVIDER, TensorSpec, open_session
 
 __all__ = [
     "BACKENDS",
-    "CPU",
-    "PLAN_BACKENDS",
-    "PLAN_SUFFIXES",
-    "TORCH_BACKENDS",
     "FileSession",
     "Loaded",
     "LoadedFile",
@@ -34,27 +31,13 @@ __all__ = [
     "is_model_name",
     "open_backend",
     "open_contender",
-    "parse_backends",
     "suits",
 ]
 
-CPU = "ort-cpu"
-
 BACKENDS: Mapping[str, str] = MappingProxyType(
-    {CPU: CPU_PROVIDER, "ort-cuda": "CUDAExecutionProvider", "ort-tensorrt": "TensorrtExecutionProvider"}
+    dict(zip(ORT_BACKENDS, (CPU_PROVIDER, "CUDAExecutionProvider", "TensorrtExecutionProvider"), strict=True))
 )
 """Name on the command line and in reports -> execution provider of onnxruntime."""
-
-
-PLAN_BACKENDS: Mapping[str, Flavour] = MappingProxyType({"trt": TENSORRT, "trt-rtx": RTX})
-"""Name on the command line and in reports -> the TensorRT that runs plans."""
-
-TORCH_BACKENDS = ("torch", "torch-compile")
-"""What runs the eager model that a file was made from, or one of timm by its name: in
-`tofu_export.benchmarking.torch_contenders`, above this package."""
-
-PLAN_SUFFIXES = (".engine", ".plan", ".trt")
-"""Names of plans end so."""
 
 
 class Session(Protocol):
@@ -112,20 +95,6 @@ class LoadedFile(Loaded):
     """An ONNX file or a plan that is loaded where it runs."""
 
     session: FileSession
-
-
-def parse_backends(text: str) -> tuple[str, ...]:
-    """Backends from a comma list.
-
-    Raises:
-        OptionError: one is unknown or given twice.
-    """
-    names = tuple(part.strip() for part in text.split(",") if part.strip())
-    known = (*BACKENDS, *PLAN_BACKENDS, *TORCH_BACKENDS)
-    unknown = [name for name in names if name not in known]
-    if unknown or not names or len(set(names)) < len(names):
-        raise OptionError(f"--backend is {text!r}, expected some of {', '.join(known)}, each once")
-    return names
 
 
 def suits(path: Path, backend: str) -> bool:

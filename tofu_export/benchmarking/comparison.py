@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,6 @@ import numpy.typing as npt
 
 from tofu_export.artifact.feeds import fixed_batch, make_feeds
 from tofu_export.benchmarking.backends import (
-    CPU,
-    PLAN_BACKENDS,
-    PLAN_SUFFIXES,
-    TORCH_BACKENDS,
     Loaded,
     is_model_name,
     open_backend,
@@ -26,13 +21,14 @@ from tofu_export.benchmarking.backends import (
 )
 from tofu_export.benchmarking.benchmark import Contender, Progress, run_benchmark
 from tofu_export.benchmarking.measurement import Measurement
+from tofu_export.benchmarking.options import CPU, PLAN_BACKENDS, TORCH_BACKENDS, BenchOptions
 from tofu_export.benchmarking.ort_profile import Profile, profile
 from tofu_export.benchmarking.products import Alone, measure_alone
-from tofu_export.engines.running.gpu_times import GpuOptions
 from tofu_export.errors import OptionError
+from tofu_export.options import PLAN_SUFFIXES
 from tofu_export.system.ort import TensorSpec
 
-__all__ = ["BenchFile", "BenchOptions", "BenchResult", "OpenTorch", "Realised", "compare_files", "short_names"]
+__all__ = ["BenchFile", "BenchResult", "OpenTorch", "Realised", "compare_files", "short_names"]
 
 OpenTorch = Callable[[Path, str, "int | None"], Loaded]
 """Loads a file's eager model, or one of timm by its name, for one of `TORCH_BACKENDS`, with a number of threads."""
@@ -42,55 +38,6 @@ GMACS = "tofu_export.gmacs"
 
 _MODEST = 0.005
 """GMACs that differ by less than this share are called equal."""
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """How to compare.
-
-    Attributes:
-        backends: what runs each file.
-        batches: batch sizes; empty for the one that the files are fixed to, or else 1.
-        baseline: name or path of the file that the others are compared with; None for the first one.
-        threads: threads inside an operator; None for onnxruntime's default.
-        warmup_ms: time that each file runs before it is timed.
-        min_seconds: shortest measured time of each file and batch size.
-        min_iterations: least number of samples.
-        shapes: all sizes of inputs that leave more than the batch open, by input name.
-        seed: of the random inputs.
-        profile: also run every file under onnxruntime's profiler.
-        products: also time the matrix products of every file alone.
-        gpu: how plans are timed.
-    """
-
-    backends: tuple[str, ...] = (CPU,)
-    batches: tuple[int, ...] = ()
-    baseline: str | None = None
-    threads: int | None = None
-    warmup_ms: float = 200.0
-    min_seconds: float = 3.0
-    min_iterations: int = 10
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))
-    seed: int = 0
-    profile: bool = False
-    products: bool = False
-    gpu: GpuOptions = field(default_factory=GpuOptions)
-
-    def __post_init__(self) -> None:
-        if self.products and self.backends != (CPU,):
-            raise OptionError(
-                f"--products times them on the CPU, not on {', '.join(self.backends)}: use --backend {CPU}"
-            )
-        if self.gpu != GpuOptions() and not any(backend in PLAN_BACKENDS for backend in self.backends):
-            raise OptionError(
-                f"--cuda-graph, --no-transfers and --streams are for plans, not for {', '.join(self.backends)}: "
-                f"use --backend {' or '.join(PLAN_BACKENDS)}"
-            )
-        if self.profile and self.backends != (CPU,):
-            raise OptionError(
-                f"--profile reads onnxruntime's CPU kernels, not {', '.join(self.backends)}: a GPU's kernels run after "
-                f"onnxruntime has noted their time. Use --backend {CPU}, or NVIDIA's Nsight Systems"
-            )
 
 
 @dataclass(frozen=True)

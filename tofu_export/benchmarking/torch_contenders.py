@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tofu_export import patch
-from tofu_export.benchmarking.backends import TORCH_BACKENDS, Loaded, is_model_name
+from tofu_export.benchmarking.backends import Loaded, is_model_name
 from tofu_export.benchmarking.benchmark import Bound
 from tofu_export.benchmarking.comparison import GMACS
+from tofu_export.benchmarking.options import TORCH_BACKENDS
 from tofu_export.errors import BackendMissingError, OptionError
 from tofu_export.options import OutputKind, Precision, Reduction
 from tofu_export.planning.plan import make_plan

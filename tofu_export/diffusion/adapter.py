@@ -30,8 +30,8 @@ from tofu_export.report.document import Report
 from tofu_export.system import environment
 from tofu_export.system.files import Staging
 from tofu_export.trace.export import TORCH_TYPES
-from tofu_export.verification import VerificationResult
 from tofu_export.verification.engines import EngineVerification, tolerated
+from tofu_export.verification.result import VerificationResult
 
 __all__ = ["UnetAdapter", "plan_unet", "run_unet_job"]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 from tofu_export.diffusion.configs import TEXT_TOKENS
 from tofu_export.diffusion.options import LatentSize, UnetReduction
 from tofu_export.errors import OptionError
 from tofu_export.job.request import ExportJob
-from tofu_export.options import BatchRange, Precision
+from tofu_export.options import BatchRange, Precision, shared
+from tofu_export.options.declaration import Section, group, opt
 
 __all__ = ["DEFAULT_BATCH", "UnetJob"]
 
@@ -24,17 +26,35 @@ class UnetJob(ExportJob):
 
     Attributes:
         weights: `random`, a file, or None for those beside the config.
-        reduction: which tokens leave, and where.
         latent: the latent size that the files are for; None for the one that the UNet was trained for.
         text_tokens: text tokens that the files take.
+        reduction: which tokens leave, and where.
     """
 
-    batch: BatchRange = DEFAULT_BATCH
-    bench: bool = False
-    weights: str | None = None
-    reduction: UnetReduction = field(default_factory=UnetReduction)
-    latent: LatentSize | None = None
-    text_tokens: int = TEXT_TOKENS
+    weights: str | None = opt(
+        None, "Where the weights come from.", Section.MODEL, metavar="random|PATH", unless="beside the config",
+        everyday=True,
+    )  # fmt: skip
+    latent: LatentSize | None = opt(
+        None, "An eighth of the image's pixels; fixed in the files.", Section.MODEL, flags=("--latent-size",),
+        metavar="H[xW]", unless="the UNet's own", parse=LatentSize.parse, everyday=True,
+    )  # fmt: skip
+    text_tokens: int = opt(TEXT_TOKENS, "Length of the text.", Section.MODEL, metavar="N", minimum=1)
+    reduction: UnetReduction = group(UnetReduction)
+    seed: int = shared.seed("random weights and the inputs that files are verified on")
+    batch: BatchRange = shared.served_batch(DEFAULT_BATCH, note="; guidance takes two for each image")
+    precisions: tuple[Precision, ...] = shared.precisions(
+        (Precision.FP32, Precision.FP16), "Some of fp32, fp16, bf16: one file each."
+    )
+    engine: bool | None = opt(
+        False, "Build TensorRT engines; takes minutes, and 11 GB of memory for sd15 in fp32.", Section.ENGINE,
+        flags=("--engine/--no-engine",), everyday=True,
+    )  # fmt: skip
+    bench: bool = shared.bench(False)
+
+    def folder_name(self) -> str:
+        """The folder's own name, also where it is given as `.`."""
+        return Path(self.model).resolve().name
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,6 +8,7 @@ from enum import Enum
 
 from tofu_export.errors import OptionError
 from tofu_export.options import Method
+from tofu_export.options.declaration import Section, opt
 
 __all__ = ["LatentSize", "UnetMode", "UnetReduction"]
 
@@ -86,15 +87,32 @@ class UnetReduction:
     Source: the names are those of tomesd; arXiv 2312.01026, section 4.3.
     """
 
-    ratio: float = 0.5
-    mode: UnetMode = UnetMode.HYBRID
-    boundary: int | None = None
-    sx: int = 2
-    sy: int = 2
-    max_downsample: int = 1
-    merge_crossattn: bool = False
-    merge_mlp: bool = False
-    cell_seed: int | None = None
+    ratio: float = opt(
+        0.5, "Share of its tokens that a reduced block does without; 0 exports the full UNet.", Section.REDUCTION,
+        metavar="SHARE", everyday=True,
+    )  # fmt: skip
+    mode: UnetMode = opt(
+        UnetMode.HYBRID, "hybrid: down blocks prune, later ones merge by mlerp. tome: tomesd's mean.",
+        Section.REDUCTION, everyday=True,
+    )  # fmt: skip
+    boundary: int | None = opt(
+        None, "The first D transformer blocks, in the order in which they run, prune; the others merge.",
+        Section.REDUCTION, metavar="D", minimum=0, unless="for hybrid the down blocks, else 0",
+    )  # fmt: skip
+    sx: int = opt(2, "Width of a cell in tokens.", Section.REDUCTION, metavar="N", minimum=1)
+    sy: int = opt(
+        2, "Height of a cell: each whole cell has one destination.", Section.REDUCTION, metavar="N", minimum=1
+    )
+    max_downsample: int = opt(
+        1, "Reduce blocks at most this much smaller than the latent.", Section.REDUCTION,
+        choices={str(factor): factor for factor in _DOWNSAMPLES},
+    )  # fmt: skip
+    merge_crossattn: bool = opt(False, "Reduce the tokens that query the text as well.", Section.REDUCTION)
+    merge_mlp: bool = opt(False, "Reduce the tokens that the MLP sees as well.", Section.REDUCTION)
+    cell_seed: int | None = opt(
+        None, "Draw each cell's destination with this seed.", Section.REDUCTION, metavar="N", minimum=0,
+        unless="its first token",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for name, value in (("sx", self.sx), ("sy", self.sy)):

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from tofu_export.artifact.feeds import as_asked
-from tofu_export.benchmarking.backends import BACKENDS, CPU, PLAN_BACKENDS, PLAN_SUFFIXES, FileSession
+from tofu_export.benchmarking.backends import BACKENDS, FileSession
+from tofu_export.benchmarking.options import CPU, PLAN_BACKENDS
 from tofu_export.diffusion.inputs import OUTPUT_NAME, POOLED, SAMPLE, TEXT, TIME_IDS, TIMESTEP, UnetInputs
 from tofu_export.engines.describing.engine_file import read_engine_file
 from tofu_export.engines.running.engine_session import EngineSession, open_engine
 from tofu_export.errors import ExportError, OptionError
+from tofu_export.options import PLAN_SUFFIXES
 from tofu_export.system.ort import open_session
 
 __all__ = ["SessionUnet", "check_fit", "open_unet"]

@@ -19,8 +19,9 @@ from tofu_export.errors import VerificationError
 from tofu_export.graph_patterns.grid.nodes import grid_stage
 from tofu_export.options import BatchRange, Precision
 from tofu_export.patch.observe import observe
-from tofu_export.verification import VerificationResult, compare_with
+from tofu_export.verification.eager import compare_with
 from tofu_export.verification.replay import DecisionNames, Replay
+from tofu_export.verification.result import VerificationResult
 from tofu_export.verification.subject import OnnxFile, Subject
 
 __all__ = ["UNET_TOLERANCES", "UnetReference", "batches_of", "verify_unet"]

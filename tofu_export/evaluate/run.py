@@ -14,15 +14,14 @@ import numpy as np
 from tofu_export.compare.agreement import Agreement, ModelOutputs, measure_agreement
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.accuracy import RealLabels, Score, top_classes
-from tofu_export.evaluate.classes import ClassOrder, read_class_map
+from tofu_export.evaluate.classes import read_class_map
 from tofu_export.evaluate.images import ImageBatch, ImageSource, demo_source, folder_source
 from tofu_export.evaluate.paired import Paired, from_counts
+from tofu_export.evaluate.request import EvalRequest, is_file
 from tofu_export.evaluate.subjects import (
-    TORCH,
     Subject,
     eager_subject,
     file_subject,
-    is_file,
     load_eager,
     weights_again,
 )
@@ -32,83 +31,10 @@ from tofu_export.zoo.create import LoadedModel
 from tofu_export.zoo.names import DEMO_MODEL
 from tofu_export.zoo.weights import WeightsSource
 
-__all__ = ["SCHEMA_VERSION", "EvalRequest", "EvalResult", "evaluate"]
+__all__ = ["SCHEMA_VERSION", "EvalResult", "evaluate"]
 
 SCHEMA_VERSION = 1
 _PRETRAINED = WeightsSource.parse("pretrained")
-
-
-@dataclass(frozen=True)
-class EvalRequest:
-    """What to judge, on what.
-
-    Attributes:
-        subject: name of a model, which runs in eager PyTorch, or the path of an ONNX file or a TensorRT plan.
-        images: folder of images; None for the demo model's own.
-        reduction: of a model; a file has its own.
-        model: the model behind a file that does not say it.
-        weights: of the model; None for pretrained ones, or those that a file was made with.
-        seed: of random weights.
-        image_size: height and width of a model's input; None for its own.
-        num_classes: width of a model's classifier; None for its own.
-        backend: what runs a file; None: see `subjects.file_subject`.
-        threads: of onnxruntime.
-        batch: images at a time, unless the file is fixed to another number.
-        limit: judge on so many images, spread evenly over all; None for all.
-        labelled: folders are classes.
-        class_map: file with one class name per line.
-        class_order: of class folders, where it matters.
-        ground_truth: file with the class of each image of a flat folder.
-        skip_unreadable: leave out images that cannot be read.
-        real_labels: JSON of ImageNet's reassessed labels, or `timm` for those that timm brings.
-        agreement: also run the full model and compare; None: if it can be had.
-
-    Raises:
-        OptionError: a value is out of range, or two of them contradict each other.
-    """
-
-    subject: str
-    images: Path | None = None
-    reduction: Reduction | None = None
-    model: str | None = None
-    weights: WeightsSource | None = None
-    seed: int = 0
-    image_size: tuple[int, int] | None = None
-    num_classes: int | None = None
-    backend: str | None = None
-    threads: int | None = None
-    batch: int = 32
-    limit: int | None = None
-    labelled: bool = True
-    class_map: Path | None = None
-    class_order: ClassOrder | None = None
-    ground_truth: Path | None = None
-    skip_unreadable: bool = False
-    real_labels: str | None = None
-    agreement: bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.batch < 1 or (self.limit is not None and self.limit < 1):
-            raise OptionError(f"batch is {self.batch} and limit {self.limit}, expected at least 1")
-        if is_file(self.subject):
-            if self.reduction is not None:
-                raise OptionError(
-                    f"{self.subject} is a file and has its reduction in it: give --r and the like with a model's name"
-                )
-            if not Path(self.subject).is_file():
-                raise OptionError(f"{self.subject}: no such file")
-        elif self.backend not in (None, TORCH):
-            raise OptionError(f"{self.subject} is a model, which runs in {TORCH}: give {self.backend} a file")
-        elif self.model is not None:
-            raise OptionError(f"{self.subject} is a model itself: --model is for files that do not name theirs")
-        if self.images is None and (self.class_map or self.class_order or self.real_labels):
-            raise OptionError("--class-map, --class-order and --real-labels belong to a folder: give one with --images")
-        if not self.labelled and (self.class_map or self.class_order or self.ground_truth):
-            raise OptionError(
-                "--no-labels leaves classes aside: leave out --class-map, --class-order and --ground-truth"
-            )
-        if self.images is None and self.ground_truth:
-            raise OptionError("--ground-truth belongs to a folder: give one with --images")
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ from torch import nn
 
 from tofu_export import patch
 from tofu_export.artifact.feeds import as_asked, fixed_batch
-from tofu_export.benchmarking.backends import CPU, PLAN_BACKENDS, PLAN_SUFFIXES, open_backend
+from tofu_export.benchmarking.backends import open_backend
+from tofu_export.benchmarking.options import CPU, PLAN_BACKENDS
 from tofu_export.compare.agreement import ModelOutputs
 from tofu_export.engines.describing.sidecar import missing_sidecar, read_sidecar
 from tofu_export.errors import ExportError, OptionError, UnsupportedModelError
 from tofu_export.evaluate.images import ImageSource
-from tofu_export.options import OutputKind, Reduction
+from tofu_export.evaluate.request import TORCH
+from tofu_export.options import PLAN_SUFFIXES, OutputKind, Reduction
 from tofu_export.planning.plan import Plan, make_plan
 from tofu_export.system.files import require_file
 from tofu_export.verification.facts import FileFacts, is_preprocessing
@@ -27,9 +29,8 @@ from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.specs import spec_as_loaded, spec_of
 from tofu_export.zoo.weights import WeightsKind, WeightsSource
 
-__all__ = ["TORCH", "Origin", "Subject", "eager_subject", "file_subject", "is_file", "load_eager", "weights_again"]
+__all__ = ["Origin", "Subject", "eager_subject", "file_subject", "load_eager", "weights_again"]
 
-TORCH = "torch"
 """The backend of eager models; the others are those of `engines.backends`."""
 
 Pixels = NDArray[np.float32]
@@ -121,11 +122,6 @@ class Subject:
             elif features is not None:
                 found.append(features)
         return np.concatenate(found)
-
-
-def is_file(name: str) -> bool:
-    """True if `name` is meant as a file rather than as a model."""
-    return Path(name).suffix in (".onnx", *PLAN_SUFFIXES)
 
 
 def load_eager(

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -14,9 +13,8 @@ from torch import Tensor
 from tofu_export.errors import BackendMissingError, OptionError, TofuError, WeightsError
 from tofu_export.image_metrics import paired, sets
 from tofu_export.image_metrics.files import ImageSets, Pair, batches_of, find_images, read_rgb
+from tofu_export.image_metrics.request import FID, KID, LPIPS, MS_SSIM, PSNR, SSIM, CompareRequest
 from tofu_export.image_metrics.weights import (
-    LPIPS_NETWORKS,
-    WeightsFolder,
     described,
     inception_weights,
     lpips_weights,
@@ -24,10 +22,8 @@ from tofu_export.image_metrics.weights import (
 from tofu_export.images.inputs import image_size
 from tofu_export.system import environment
 
-__all__ = ["METRICS", "CompareRequest", "Comparison", "compare_images", "parse_metrics"]
+__all__ = ["Comparison", "compare_images"]
 
-PSNR, SSIM, MS_SSIM, LPIPS, FID, KID = METRICS = ("psnr", "ssim", "ms_ssim", "lpips", "fid", "kid")
-"""Names in requests and results. Without a choice SSIM only stands in for MS-SSIM."""
 _PAIRED = (PSNR, SSIM, MS_SSIM, LPIPS)
 _OF_SETS = (FID, KID)
 
@@ -37,41 +33,6 @@ _FEW = 2048
 
 Progress = Callable[[str, int, int], None]
 """Is told what is going on, how many are done, and of how many."""
-
-
-@dataclass(frozen=True)
-class CompareRequest:
-    """What to compare.
-
-    Attributes:
-        a: an image, or a folder of images.
-        b: the same kind; for FID and KID the reference.
-        metrics: some of `METRICS`, all of which must be possible; None for all that are.
-        network: what LPIPS looks with: alex, vgg or squeeze.
-        weights: where the networks' weights lie.
-        seed: draws the subsets of KID.
-
-    Raises:
-        OptionError: a metric or the network is unknown.
-    """
-
-    a: Path
-    b: Path
-    metrics: tuple[str, ...] | None = None
-    network: str = "alex"
-    weights: WeightsFolder = field(default_factory=WeightsFolder)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.metrics or () if name not in METRICS]
-        if unknown or self.metrics == ():
-            raise OptionError(f"metrics are {', '.join(unknown) or 'none'}, expected some of {', '.join(METRICS)}")
-        if self.network not in LPIPS_NETWORKS:
-            raise OptionError(f"network is {self.network!r}, expected {', '.join(LPIPS_NETWORKS)}")
-
-    def wants(self, name: str) -> bool:
-        """True if a metric is asked for, or nothing else is."""
-        return self.metrics is None or name in self.metrics
 
 
 @dataclass
@@ -108,11 +69,6 @@ class Comparison:
             "environment": environment.collect("pillow", "torch_fidelity", "torchmetrics", "torchvision"),
         }
         return {**document, "rows": self.rows} if rows else document
-
-
-def parse_metrics(text: str) -> tuple[str, ...]:
-    """Metrics from a comma list; hyphens count as underscores."""
-    return tuple(dict.fromkeys(part.strip().lower().replace("-", "_") for part in text.split(",") if part.strip()))
 
 
 def compare_images(request: CompareRequest, on_progress: Progress = lambda *_: None) -> Comparison:

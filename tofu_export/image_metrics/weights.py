@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tofu_export.errors import WeightsError
 from tofu_export.image_metrics._optional import inception_url
+from tofu_export.options.declaration import Section, opt
 from tofu_export.system.files import sha256_of
 
 __all__ = [
@@ -75,12 +74,17 @@ class WeightsFolder:
         download: whether what is missing may be downloaded into it.
     """
 
-    given: Path | None = None
-    download: bool = False
+    given: Path | None = opt(
+        None, "Folder of the weights that LPIPS, FID and KID need.", Section.CHECK, flags=("--network-weights",),
+        metavar="DIR", unless="torch's cache",
+    )  # fmt: skip
+    download: bool = opt(False, "Download weights that are missing there.", Section.CHECK, flags=("--download",))
 
     @property
     def path(self) -> Path:
         """The folder, which may not exist."""
+        import torch
+
         return self.given if self.given is not None else Path(torch.hub.get_dir()) / "checkpoints"
 
     def find(self, wanted: WeightsSpec) -> Path:
@@ -89,6 +93,8 @@ class WeightsFolder:
         Raises:
             WeightsError: it is missing and may not or cannot be downloaded, or it is damaged.
         """
+        import torch
+
         file = self.path / wanted.name
         if not file.is_file():
             if not self.download:
@@ -108,6 +114,8 @@ class WeightsFolder:
         return file
 
     def _download(self, wanted: WeightsSpec, file: Path) -> None:
+        import torch
+
         found = _HASH.search(wanted.name)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -126,6 +134,8 @@ def served_by_torch(folder: Path) -> Iterator[None]:
     Raises:
         WeightsError: this process has chosen a cache by `torch.hub.set_dir`.
     """
+    import torch
+
     before = os.environ.get("TORCH_HOME")
     with tempfile.TemporaryDirectory(prefix="tofu-export-") as home:
         hub = Path(home) / "hub"

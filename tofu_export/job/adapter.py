@@ -14,7 +14,7 @@ from tofu_export.job.progress import Progress
 from tofu_export.options import Precision
 from tofu_export.report.document import Report
 from tofu_export.system.files import Staging
-from tofu_export.verification import VerificationResult
+from tofu_export.verification.result import VerificationResult
 
 __all__ = ["ModelAdapter"]
 

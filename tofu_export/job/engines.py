@@ -14,7 +14,7 @@ from tofu_export.job.progress import Progress
 from tofu_export.job.request import ExportJob
 from tofu_export.options import Precision, Target
 from tofu_export.report.document import Report
-from tofu_export.verification import VerificationResult
+from tofu_export.verification.result import VerificationResult
 
 __all__ = [
     "check_requests",

@@ -14,7 +14,7 @@ from tofu_export.options import OutputKind
 from tofu_export.patch.describe import describe
 from tofu_export.planning.plan import ModelSpec, Plan, make_plan
 from tofu_export.trace.quantize import CALIBRATION_IMAGES
-from tofu_export.verification import batches_to_verify
+from tofu_export.verification.eager import batches_to_verify
 from tofu_export.verification.pixels import VERIFICATION_IMAGES, pixels_for
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.live import load_live, name_of, on_meta

@@ -34,8 +34,8 @@ from tofu_export.system.memory import give_back
 from tofu_export.system.ort import HALF_THROUGH_CASTS
 from tofu_export.trace.export import release, save
 from tofu_export.trace.quantize import Calibration, quantize
-from tofu_export.verification import VerificationResult
 from tofu_export.verification.bundling import bundle_failure
+from tofu_export.verification.result import VerificationResult
 
 __all__ = ["FULL", "run_export"]
 

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tofu_export.errors import OptionError
-from tofu_export.options import MINIMUM_OPSET, BatchRange, IoType, OutputKind, Precision, Reduction, Target
+from tofu_export.options import (
+    MINIMUM_OPSET,
+    PATCH_GROUPS,
+    BatchRange,
+    IoType,
+    OutputKind,
+    Precision,
+    Reduction,
+    Target,
+    shared,
+)
+from tofu_export.options.declaration import Section, group, opt, positional
 from tofu_export.zoo.preprocessing import Preprocessing
-from tofu_export.zoo.weights import WeightsSource
+from tofu_export.zoo.weights import WeightsSource, pretrained
 
-__all__ = ["ExportJob", "Job"]
+__all__ = ["ExportJob", "Job", "read_labels"]
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Class names, one per line.
+
+    Raises:
+        OptionError: the file cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(
+            f"cannot read labels from {path}: {error}; expected a text file, one label per line"
+        ) from error
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 @dataclass(frozen=True)
@@ -19,7 +45,7 @@ class ExportJob:
 
     Attributes:
         model: name or folder of the model.
-        output: folder for the files; created if need be.
+        output: folder for the files; created if need be. None: `MODEL-tofu` here.
         batch: batch sizes that files and engines serve.
         precisions: one ONNX file, and one engine, each.
         target: runtime that the ONNX files are written for.
@@ -37,25 +63,30 @@ class ExportJob:
         command: how the user asked for it, for the report.
     """
 
-    model: str
-    output: Path
-    batch: BatchRange = field(default_factory=BatchRange)
-    precisions: tuple[Precision, ...] = (Precision.FP32, Precision.FP16)
-    target: Target = Target.PORTABLE
-    opset: int = MINIMUM_OPSET
-    io_type: IoType = IoType.FP32
-    engine: bool | None = None
+    model: str = positional()
+    output: Path = shared.output("Folder for the files.", "DIR", unless="MODEL-tofu")
+    batch: BatchRange = shared.served_batch(BatchRange())
+    precisions: tuple[Precision, ...] = shared.precisions(
+        (Precision.FP32, Precision.FP16), "Some of fp32, fp16, bf16, int8: one file each."
+    )
+    target: Target = shared.target()
+    opset: int = shared.opset()
+    io_type: IoType = shared.io_type()
+    engine: bool | None = opt(
+        None, "Build TensorRT engines.", Section.ENGINE, unless="if a TensorRT is installed", everyday=True
+    )
     flavour: str | None = None
-    compute_capabilities: tuple[str, ...] = ()
-    verify: bool = True
-    bench: bool = True
-    bench_batches: tuple[int, ...] = ()
-    threads: int | None = None
-    seed: int = 0
+    compute_capabilities: tuple[str, ...] = shared.capabilities()
+    verify: bool = shared.verify()
+    bench: bool = shared.bench(True)
+    bench_batches: tuple[int, ...] = shared.bench_batches()
+    threads: int | None = shared.threads()
+    seed: int = shared.seed("random weights and generated images")
     bundle: Path | None = None
     command: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "output", self.output or Path(f"{self.folder_name()}-tofu"))
         if self.engine and self.target is Target.ONNXRUNTIME:
             raise OptionError(
                 "--target onnxruntime uses scatter reductions that TensorRT rejects: "
@@ -66,6 +97,10 @@ class ExportJob:
         for size in self.bench_batches:
             if not self.batch.minimum <= size <= self.batch.maximum:
                 raise OptionError(f"batch {size} is to be timed, but the files serve {self.batch}: change --batch")
+
+    def folder_name(self) -> str:
+        """The model's name, as the default output folder has it."""
+        return Path(self.model).name.replace(":", "-")
 
     def onnx_name(self, precision: Precision) -> str:
         """Name of the ONNX file of a precision; one file alone is called `model.onnx`."""
@@ -81,26 +116,35 @@ class Job(ExportJob):
     """What is asked for of a Vision Transformer: timm name, alias, hub name or the demo model.
 
     Attributes:
-        reduction: how many tokens leave, where and how; a grid output makes it restore the grid.
-        output_kind: what the files give; None for logits, or features where the model has no classifier.
-        token_map: they also give what became of each patch.
         weights: where the weights come from.
+        preprocessing: of images, where it is not as the weights or timm say.
+        reduction: how many tokens leave, where and how; a grid output makes it restore the grid.
         image_size: height and width in pixels; None for the model's own.
         num_classes: width of the classifier; None for the model's own.
-        preprocessing: of images, where it is not as the weights or timm say.
+        output_kind: what the files give; None for logits, or features where the model has no classifier.
+        token_map: they also give what became of each patch.
         images: folder of images to verify with; None for the demo set or seeded noise.
         labels: class names to store in the files, in order.
     """
 
-    reduction: Reduction = field(default_factory=Reduction)
-    output_kind: OutputKind | None = None
-    token_map: bool = False
-    weights: WeightsSource = field(default_factory=lambda: WeightsSource.parse("pretrained"))
-    image_size: tuple[int, int] | None = None
-    num_classes: int | None = None
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    images: Path | None = None
-    labels: tuple[str, ...] = ()
+    weights: WeightsSource = pretrained()
+    preprocessing: Preprocessing = group(Preprocessing)
+    reduction: Reduction = group(Reduction)
+    image_size: tuple[int, int] | None = shared.image_size()
+    num_classes: int | None = shared.num_classes()
+    output_kind: OutputKind | None = shared.output_kind("logits, or features without a classifier")
+    token_map: bool = opt(
+        False, f"One more output, {PATCH_GROUPS}: the token that each input patch ended in, -1 if pruned.",
+        Section.MODEL,
+    )  # fmt: skip
+    images: Path | None = shared.images(
+        " to verify and calibrate int8 with", unless="demo_vit's own; for others generated ones", section=Section.CHECK
+    )
+    labels: tuple[str, ...] = opt(
+        (), "Class names to store in the files, one per line.", Section.FILES, metavar="FILE", typed=Path,
+        parse=read_labels,
+    )  # fmt: skip
+    bundle: Path | None = shared.bundle()
 
     def __post_init__(self) -> None:
         super().__post_init__()

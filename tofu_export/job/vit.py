@@ -30,8 +30,10 @@ from tofu_export.system import environment
 from tofu_export.system.files import Staging
 from tofu_export.system.ort import NO_BFLOAT16
 from tofu_export.trace.export import INPUT_NAME, TORCH_TYPES, InputShape, trace
-from tofu_export.verification import VerificationResult, VerifyRequest, verify
+from tofu_export.verification.eager import verify
 from tofu_export.verification.engines import verify_engine
+from tofu_export.verification.request import VerifyRequest
+from tofu_export.verification.result import VerificationResult
 from tofu_export.zoo.create import LoadedModel
 from tofu_export.zoo.names import DEMO_MODEL
 

@@ -30,7 +30,7 @@ from tofu_export.sweep.grid import Cell
 from tofu_export.sweep.settings import Settings
 from tofu_export.trace.export import INPUT_NAME, InputShape, release, save, trace
 from tofu_export.trace.quantize import CALIBRATION_IMAGES, quantize
-from tofu_export.verification import verify
+from tofu_export.verification.eager import verify
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.names import DEMO_MODEL
 from tofu_export.zoo.specs import spec_as_loaded, spec_of

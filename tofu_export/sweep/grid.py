@@ -9,9 +9,10 @@ from itertools import groupby
 from typing import Any
 
 from tofu_export.errors import OptionError, TofuError
-from tofu_export.options import Method, Mode, Precision, Reduction, Schedule
+from tofu_export.options import PROP_ATTN, Method, Mode, Precision, Reduction, Schedule, shared
+from tofu_export.options.declaration import Section, opt, positional
+from tofu_export.options.texts import comma_list, whole
 from tofu_export.planning.plan import Plan, make_plan
-from tofu_export.system.ort import NO_BFLOAT16
 from tofu_export.zoo.specs import plan_model
 
 __all__ = [
@@ -45,7 +46,7 @@ class Grid:
     Attributes:
         models: timm names, aliases or the demo model.
         r: tokens to remove per layer; 0 is the full model, in each precision.
-        modes: what the merging layers do.
+        modes: what the merging layers do; None for weighted MLERP, unless patterns or splits are given.
         prune_layers: how many layers prune before them; None for the default.
         patterns: besides the modes, one method per layer each: `PPPPPPMMMMMM` or shorter `P6M6`.
         splits: besides the modes, pairs of letters: `PA` stands for all patterns that prune in the first d layers and
@@ -61,19 +62,40 @@ class Grid:
             run here.
     """
 
-    models: tuple[str, ...]
-    r: tuple[int, ...] = (8, 16)
-    modes: tuple[Mode, ...] = (Mode.WEIGHTED_MLERP,)
-    prune_layers: tuple[int | None, ...] = (None,)
-    patterns: tuple[str, ...] = ()
-    splits: tuple[str, ...] = ()
-    schedule: Schedule = Schedule.CONSTANT
-    prop_attn: tuple[bool | None, ...] = (None,)
-    precisions: tuple[Precision, ...] = (Precision.FP32,)
-    batches: tuple[int, ...] = (8,)
-    image_size: tuple[int, int] | None = None
+    models: tuple[str, ...] = positional(nargs=-1, metavar="MODEL...")
+    r: tuple[int, ...] = opt(
+        (8, 16), "Tokens to remove per layer.", Section.REDUCTION, metavar="LIST", everyday=True,
+        parse=comma_list(whole, "--r", "whole numbers with commas between, for example 8,16"),
+    )  # fmt: skip
+    modes: tuple[Mode, ...] = opt(
+        None, "What merging layers do: some of weighted-mlerp, mlerp, average, prune, tome.", Section.REDUCTION,
+        flags=("--mode",), metavar="LIST", unless="weighted-mlerp, or none of them if patterns or splits are given",
+        parse=comma_list(Mode, "--mode", "some of weighted-mlerp, mlerp, average, prune, tome"), everyday=True,
+    )  # fmt: skip
+    prune_layers: tuple[int | None, ...] = opt(
+        (None,), "How many layers prune before them, such as 0,6.", Section.REDUCTION, metavar="LIST",
+        unless="that of each mode", parse=comma_list(whole, "--prune-layers", "whole numbers with commas between"),
+    )  # fmt: skip
+    patterns: tuple[str, ...] = opt(
+        (), "One method per layer: P6M6, or PPPPPPMMMMMM.", Section.REDUCTION, flags=("--pattern",), metavar="LIST",
+        parse=comma_list(str, "--pattern", "patterns with commas between"),
+    )  # fmt: skip
+    splits: tuple[str, ...] = opt(
+        (), "PA: all patterns that prune first and average later; AP: the reverse.", Section.REDUCTION,
+        flags=("--split",), metavar="LIST",
+        parse=comma_list(str, "--split", "two letters such as PA, with commas between"),
+    )  # fmt: skip
+    schedule: Schedule = shared.schedule()
+    prop_attn: tuple[bool | None, ...] = opt(
+        (None,), "Add the log of token sizes to the attention: some of auto, on, off.", Section.REDUCTION,
+        metavar="LIST", shown="auto", parse=comma_list(PROP_ATTN.__getitem__, "--prop-attn", "some of auto, on, off"),
+    )  # fmt: skip
+    precisions: tuple[Precision, ...] = shared.precisions((Precision.FP32,), "Some of fp32, fp16, int8.")
+    batches: tuple[int, ...] = shared.listed_batches((8,))
+    image_size: tuple[int, int] | None = shared.image_size()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "modes", _modes(self.modes, alone=not (self.patterns or self.splits)))
         for name in (
             "models",
             "r",
@@ -96,6 +118,8 @@ class Grid:
             if batch < 1:
                 raise OptionError(f"batch size {batch}, expected a whole number >= 1")
         if Precision.BF16 in self.precisions:
+            from tofu_export.system.ort import NO_BFLOAT16  # loads numpy
+
             raise OptionError(f"{NO_BFLOAT16}, so a sweep cannot run such files: leave bf16 out of --precision")
         for split in self.splits:
             if len(split) != 2 or not set(split) <= set(_LETTERS) or split[0] == split[1]:
@@ -118,6 +142,13 @@ class Grid:
             "batches": list(self.batches),
             "image_size": None if self.image_size is None else list(self.image_size),
         }
+
+
+def _modes(asked: tuple[Mode, ...] | None, *, alone: bool) -> tuple[Mode, ...]:
+    """What was asked for, or the default where modes are all there is."""
+    if asked is not None:
+        return asked
+    return (Mode.WEIGHTED_MLERP,) if alone else ()
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.classes import ClassOrder, read_class_map
-from tofu_export.images.inputs import image_files
-from tofu_export.options import Target
+from tofu_export.options import Target, shared
 from tofu_export.system import environment
 from tofu_export.system.files import sha256_of
-from tofu_export.zoo.weights import WeightsSource
+from tofu_export.zoo.weights import WeightsSource, pretrained
 
 __all__ = ["Settings"]
 
@@ -46,20 +45,22 @@ class Settings:
         OptionError: a number is out of range.
     """
 
-    weights: WeightsSource = field(default_factory=lambda: WeightsSource.parse("pretrained"))
+    weights: WeightsSource = pretrained()
     image_size: tuple[int, int] | None = None
-    target: Target = Target.PORTABLE
-    images: Path | None = None
-    labelled: bool = True
-    class_map: Path | None = None
-    class_order: ClassOrder | None = None
-    limit: int | None = None
+    target: Target = shared.target()
+    images: Path | None = shared.images(
+        ": one folder per class, as in ImageNet, or images alone", unless="demo_vit's own; for others generated ones"
+    )
+    labelled: bool = shared.labelled()
+    class_map: Path | None = shared.class_map()
+    class_order: ClassOrder | None = shared.class_order()
+    limit: int | None = shared.limit()
     image_cache: Path | None = None
-    seed: int = 0
-    verify: bool = True
-    bench: bool = True
-    seconds: float = 3.0
-    threads: int | None = None
+    seed: int = shared.seed("random weights and generated images")
+    verify: bool = shared.verify("; one that computes something else gets no row")
+    bench: bool = shared.bench(True, "Time the files in onnxruntime.")
+    seconds: float = shared.seconds()
+    threads: int | None = shared.threads()
 
     def __post_init__(self) -> None:
         for name in ("limit", "threads"):
@@ -112,6 +113,8 @@ def _versions() -> Mapping[str, str | None]:
 
 def _digest(folder: Path) -> str:
     """Names and sizes of the images of a folder, in one number: whether they are still the same."""
+    from tofu_export.images.inputs import image_files  # loads numpy
+
     digest = hashlib.sha256()
     files = image_files(folder)
     if not files:

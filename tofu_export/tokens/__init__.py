@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tofu_export.benchmarking.backends import PLAN_SUFFIXES
+from tofu_export.options import PLAN_SUFFIXES
 from tofu_export.tokens.source import TokenRun, TokenSource
 from tofu_export.tokens.token_engine import TokenEngine
 from tofu_export.tokens.token_file import TokenFile

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tofu_export.benchmarking.backends import PLAN_BACKENDS
+from tofu_export.benchmarking.options import PLAN_BACKENDS
 from tofu_export.compare.groups import GroupState, from_patches
 from tofu_export.engines.describing.engine_file import read_engine_file
 from tofu_export.engines.describing.sidecar import missing_sidecar, read_sidecar

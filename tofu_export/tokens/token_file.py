@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from tofu_export.artifact.onnx_file import load_without_weights, metadata_of
-from tofu_export.benchmarking.backends import CPU
+from tofu_export.benchmarking.options import CPU
 from tofu_export.compare.decisions import Decisions
 from tofu_export.compare.groups import GroupState, follow_layers, from_patches
 from tofu_export.errors import VerificationError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -12,41 +11,11 @@ from torch import nn
 
 from tofu_export import patch
 from tofu_export.compare.agreement import Agreement, ModelOutputs, measure_agreement
-from tofu_export.errors import OptionError
 from tofu_export.planning.plan import Plan
 
-__all__ = ["Judge", "Objective"]
+__all__ = ["Judge"]
 
 Pixels = NDArray[np.float32]
-
-_TIE = 0.01
-"""Weight of the KL beside top-1, which alone leaves most changes without a difference."""
-
-
-class Objective(str, Enum):
-    """What is kept close to the full model."""
-
-    KL = "kl"
-    LOGITS = "logits"
-    FEATURES = "features"
-    TOP1 = "top1"
-
-    def losses(self, agreement: Agreement) -> NDArray[np.float64]:
-        """Loss of each image, [B], 0 for perfect agreement.
-
-        `kl`: divergence of the class probabilities, in nats. `logits`, `features`: 1 - cosine. `top1`: 1 where the
-        best class differs, plus a hundredth of the KL, which settles ties.
-        """
-        if self is Objective.FEATURES:
-            assert agreement.feature_cosine is not None  # eager models give them
-            return 1.0 - agreement.feature_cosine
-        if agreement.kl is None or agreement.logit_cosine is None or agreement.same_top1 is None:
-            raise OptionError(f"objective {self.value} needs a classifier: choose --objective features")
-        if self is Objective.KL:
-            return agreement.kl
-        if self is Objective.LOGITS:
-            return 1.0 - agreement.logit_cosine
-        return (~agreement.same_top1).astype(np.float64) + _TIE * agreement.kl
 
 
 class Judge:

@@ -6,9 +6,8 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,20 +17,20 @@ from tofu_export.analyze.run import real_images
 from tofu_export.compare.agreement import Agreement
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.subjects import load_eager
-from tofu_export.options import Method, Reduction
+from tofu_export.options import Reduction
 from tofu_export.patch.describe import describe
 from tofu_export.planning.budget import Budget
 from tofu_export.planning.plan import ModelSpec, Plan, make_plan
 from tofu_export.tune.latency import LatencyTable, measure_table, time_plans
-from tofu_export.tune.objective import Judge, Objective
+from tofu_export.tune.objective import Judge
+from tofu_export.tune.request import Objective, TuneRequest
 from tofu_export.tune.search import search
 from tofu_export.tune.space import Candidate, Space
 from tofu_export.tune.state import StateFile
 from tofu_export.zoo.create import LoadedModel, create_meta
 from tofu_export.zoo.specs import spec_as_loaded
-from tofu_export.zoo.weights import WeightsSource
 
-__all__ = ["SCHEMA_VERSION", "Tried", "TuneRequest", "TuneResult", "tune"]
+__all__ = ["SCHEMA_VERSION", "Tried", "TuneResult", "tune"]
 
 SCHEMA_VERSION = 1
 FINALISTS = 6
@@ -41,65 +40,6 @@ _RESAMPLES = 2000
 _PARTS = ("calibration", "validation", "held_out")
 _SHARES = (0.4, 0.2)
 """Of the images: for the search, and for the choice among its finalists; the rest is for the report alone."""
-
-
-@dataclass(frozen=True)
-class TuneRequest:
-    """What to find, for what, on what. One of `gmacs`, `speedup` and `latency_ms` is the budget.
-
-    Attributes:
-        model: timm name, alias, hub name or the demo model.
-        gmacs: the most that the reduced model may need.
-        speedup: the same as a share of the full model: so many times fewer.
-        latency_ms: the most that a batch may take in eager PyTorch on this machine.
-        images: folder of images, without classes; None for the demo model's own.
-        limit: the most images to use, spread evenly over all.
-        objective: what to keep close to the full model; None: KL with a classifier, features without.
-        methods: letters to choose from.
-        exclude_layers: layers that remove nothing.
-        evaluations: the most plans to try.
-        batch: images at a time, also where time is measured.
-        seed: of the split, the search and random weights.
-        weights: where the weights come from.
-        image_size: height and width in pixels; None for the model's own.
-        state: file that keeps what was measured; None: nothing is kept.
-
-    Raises:
-        OptionError: a value is out of range, or there is not exactly one budget.
-    """
-
-    model: str
-    gmacs: float | None = None
-    speedup: float | None = None
-    latency_ms: float | None = None
-    images: Path | None = None
-    limit: int = 640
-    objective: Objective | None = None
-    methods: str = "PMWT"
-    exclude_layers: tuple[int, ...] = ()
-    evaluations: int = 200
-    batch: int = 32
-    seed: int = 0
-    weights: WeightsSource = field(default_factory=lambda: WeightsSource.parse("pretrained"))
-    image_size: tuple[int, int] | None = None
-    state: Path | None = None
-
-    def __post_init__(self) -> None:
-        if sum(value is not None for value in (self.gmacs, self.speedup, self.latency_ms)) != 1:
-            raise OptionError("give one budget: --gmacs X, --speedup X or --latency MS")
-        if self.latency_ms is not None and not self.latency_ms > 0:
-            raise OptionError(f"latency is {self.latency_ms} ms, expected a number over 0")
-        if self.latency_ms is None:
-            Reduction(gmacs=self.gmacs, speedup=self.speedup)  # checks the number
-        for name, least in (("limit", 10), ("evaluations", 1), ("batch", 1)):
-            if getattr(self, name) < least:
-                raise OptionError(f"{name} is {getattr(self, name)}, expected at least {least}")
-        known = [method.value for method in Method if method is not Method.NONE]
-        wrong = [letter for letter in self.methods if letter not in known]
-        if wrong or not self.methods or len(set(self.methods)) < len(self.methods):
-            raise OptionError(
-                f"methods are {self.methods!r}, expected some of the letters {', '.join(known)}, each once"
-            )
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,12 @@ from tofu_export.graph_patterns.canonical import is_decision
 from tofu_export.options import Precision
 from tofu_export.system import environment
 from tofu_export.system.ort import TensorSpec
-from tofu_export.verification import Runnable, VerificationResult, VerifyRequest, batches_to_verify, verify_file
+from tofu_export.verification.eager import batches_to_verify
 from tofu_export.verification.facts import FileFacts
+from tofu_export.verification.file import verify_file
+from tofu_export.verification.request import VerifyRequest
+from tofu_export.verification.result import VerificationResult
+from tofu_export.verification.subject import Runnable
 
 __all__ = ["EngineVerification", "tolerated", "verify_engine"]
 

@@ -1,30 +1,22 @@
-"""Verify any file on request: find out what to compare it with, on which images, and what to allow."""
+"""What to verify, and how. Importing this module loads neither torch nor numpy."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from tofu_export.compare.outputs import TOLERANCES, Tolerance
 from tofu_export.errors import OptionError
-from tofu_export.images.inputs import InputSet
-from tofu_export.options import OutputKind, Precision
-from tofu_export.verification.any_pair import verify_any_pair
-from tofu_export.verification.eager import batches_to_verify, verify
-from tofu_export.verification.facts import FileFacts
-from tofu_export.verification.pair import verify_pair
-from tofu_export.verification.pixels import VERIFICATION_IMAGES, pixels_for
-from tofu_export.verification.rebuild import rebuild
-from tofu_export.verification.result import VerificationResult
-from tofu_export.verification.subject import OnnxFile, Subject
-from tofu_export.zoo.weights import WeightsSource
+from tofu_export.options import OutputKind, Precision, shared
+from tofu_export.options.declaration import Section, group, opt, positional
+from tofu_export.zoo.weights import WeightsSource, weights_unless
 
-__all__ = ["ToleranceChoice", "VerifyRequest", "verify_file"]
+if TYPE_CHECKING:
+    from tofu_export.compare.outputs import Tolerance
+
+__all__ = ["ToleranceChoice", "VerifyRequest"]
 
 
 @dataclass(frozen=True)
@@ -41,12 +33,22 @@ class ToleranceChoice:
         OptionError: no tolerance has this name, or a number is out of range.
     """
 
-    name: str | None = None
-    atol: float | None = None
-    rtol: float | None = None
-    cosine: float | None = None
+    name: str | None = opt(
+        None, "Tolerance of another precision.", Section.CHECK, flags=("--tolerance",), metavar="NAME",
+        unless="the file's; of two files the wider one",
+    )  # fmt: skip
+    atol: float | None = opt(
+        None, "Largest difference, in place of the tolerance's.", Section.CHECK, metavar="X", everyday=True
+    )
+    rtol: float | None = opt(
+        None, "The same as a share of the largest value, or of 1; adds to --atol.", Section.CHECK, metavar="X",
+        everyday=True,
+    )  # fmt: skip
+    cosine: float | None = opt(None, "Smallest cosine of two outputs.", Section.CHECK, metavar="X")
 
     def __post_init__(self) -> None:
+        from tofu_export.compare.outputs import TOLERANCES  # loads numpy
+
         known = [tolerance.name for tolerance in TOLERANCES.values()]
         if self.name is not None and self.name not in known:
             raise OptionError(f"tolerance is {self.name!r}, expected one of {', '.join(known)}")
@@ -57,6 +59,8 @@ class ToleranceChoice:
 
     def of(self, *precisions: Precision) -> Tolerance:
         """The tolerance for files of these precisions: the widest of theirs, unless another is named."""
+        from tofu_export.compare.outputs import TOLERANCES
+
         if self.name is None:
             found = max((TOLERANCES[precision] for precision in precisions), key=lambda entry: entry.max_error)
         else:
@@ -94,19 +98,23 @@ class VerifyRequest:
         OptionError: a reference and a model are given.
     """
 
-    path: Path
-    model: str | None = None
-    weights: WeightsSource | None = None
-    seed: int = 0
-    num_classes: int | None = None
-    output_kind: OutputKind | None = None
-    reference: Path | None = None
-    images: Path | None = None
-    batches: tuple[int, ...] = ()
-    precision: Precision | None = None
-    tolerance: ToleranceChoice = ToleranceChoice()
+    path: Path = positional(metavar="FILE")
+    model: str | None = shared.model_of_file()
+    weights: WeightsSource | None = weights_unless("what the file says")
+    seed: int = shared.seed("random weights and generated images")
+    num_classes: int | None = shared.num_classes("what the file says, or the model's own")
+    output_kind: OutputKind | None = shared.output_kind("what the file says, or logits")
+    reference: Path | None = opt(
+        None, "Compare with this file, and with no model.", Section.CHECK, metavar="OTHER.onnx", everyday=True
+    )
+    images: Path | None = shared.images(
+        " to compare on", unless="demo_vit's own; for others generated ones", section=Section.CHECK
+    )
+    batches: tuple[int, ...] = shared.listed_batches(unless="some of those that the file serves", section=Section.CHECK)
+    precision: Precision | None = shared.file_precision("what it says, or the type of its weights")
+    tolerance: ToleranceChoice = group(ToleranceChoice)
     layers: bool = False
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = shared.shapes()
 
     def __post_init__(self) -> None:
         modelled = (self.model, self.weights, self.num_classes, self.output_kind)
@@ -115,159 +123,3 @@ class VerifyRequest:
                 "a file is compared with another file or with a model: leave out --reference, or --model with its "
                 "--weights, --num-classes and --output-kind"
             )
-
-
-def verify_file(
-    request: VerifyRequest, on_step: Callable[[str], None] = lambda _: None, subject: Subject | None = None
-) -> VerificationResult:
-    """Do what `request` asks for.
-
-    Args:
-        request: the file, and what to compare it with.
-        on_step: is told what begins.
-        subject: an engine that was built from the file, to be compared in its place.
-
-    Raises:
-        OptionError: it does not say what to compare the file with, or how to make inputs for it.
-        VerificationError: the file lacks what must be compared.
-        TofuError: a file or model cannot be read, built or run.
-    """
-    facts = FileFacts.read(request.path)
-    precision = _precision(facts, request.precision)
-    subject = subject or OnnxFile(request.path)
-    if request.reference is not None:
-        return _against_file(request, facts, precision, request.reference, on_step, subject)
-    sizes, notes = _sizes(request, facts, facts.fixed_batch)
-    on_step(f"rebuilding the model of {request.path.name}")
-    rebuilt = rebuild(
-        facts,
-        name=request.model,
-        weights=request.weights,
-        seed=request.seed,
-        num_classes=request.num_classes,
-        output=request.output_kind,
-    )
-    shape = _filled(facts.image_shape, rebuilt.preprocessing["input_size"])
-    inputs = _inputs(request, shape, rebuilt.resolved, rebuilt.preprocessing, max(sizes))
-    result = verify(
-        subject,
-        rebuilt.model,
-        inputs.pixels,
-        precision=precision,
-        batch=sizes,
-        source=inputs.source,
-        output=rebuilt.output,
-        token_map=rebuilt.token_map,
-        tolerance=request.tolerance.of(precision),
-        by_position=not facts.is_ours,
-        layers=request.layers,
-        on_batch=lambda size: on_step(f"comparing {subject.name} with eager PyTorch, batch {size}"),
-    )
-    said = rebuilt.contradictions
-    return replace(result, notes=(*notes, *rebuilt.notes, *said, *result.notes), contradictions=said)
-
-
-def _against_file(
-    request: VerifyRequest,
-    facts: FileFacts,
-    precision: Precision,
-    reference: Path,
-    on_step: Callable[[str], None],
-    subject: Subject,
-) -> VerificationResult:
-    other = FileFacts.read(reference)
-    if isinstance(subject, OnnxFile) and not _takes_images(facts, other):
-        if request.images is not None:
-            raise OptionError(f"{request.path.name} takes other inputs than images of one size: leave out --images")
-        tolerance = request.tolerance.of(precision, _precision(other, None))
-        result = verify_any_pair(
-            request.path,
-            reference,
-            tolerance=tolerance,
-            batches=request.batches,
-            shapes=request.shapes,
-            seed=request.seed,
-            on_batch=lambda size: on_step(f"comparing {subject.name} with {reference.name}, batch {size}"),
-        )
-        return replace(result, outputs=replace(result.outputs, top1_agreement=None))
-    sizes, notes = _sizes(request, facts, facts.fixed_batch or other.fixed_batch)
-    tolerance = request.tolerance.of(precision, _precision(other, None))
-    preprocessing = facts.preprocessing or other.preprocessing
-    if request.images is not None and preprocessing is None:
-        raise OptionError(
-            f"neither {request.path.name} nor {reference.name} says how images are prepared for it: leave out --images"
-        )
-    model = facts.metadata.get("model", other.metadata.get("model"))
-    inputs = _inputs(request, _filled(facts.image_shape, other.image_shape), model, preprocessing, max(sizes))
-    result = verify_pair(
-        subject,
-        reference,
-        inputs.pixels,
-        tolerance=tolerance,
-        batches=sizes,
-        source=inputs.source,
-        layers=request.layers,
-        on_batch=lambda size: on_step(f"comparing {subject.name} with {reference.name}, batch {size}"),
-    )
-    result = replace(result, notes=(*notes, *result.notes))
-    return result if _are_logits(facts) else replace(result, outputs=replace(result.outputs, top1_agreement=None))
-
-
-def _takes_images(facts: FileFacts, other: FileFacts) -> bool:
-    """True if both files take images [B, C, H, W] alone, and one of them says of what size."""
-    for file in (facts, other):
-        specs = list(file.inputs.values())
-        if len(specs) != 1 or len(specs[0].shape) != 4 or not np.issubdtype(specs[0].dtype, np.floating):
-            return False
-    return None not in _filled(facts.image_shape, other.image_shape)
-
-
-def _are_logits(facts: FileFacts) -> bool:
-    """True if the file gives classes: it says so, or it is foreign and gives one vector for each image."""
-    output = facts.find("output", dict)
-    if output is not None:
-        return bool(output.get("kind") == OutputKind.LOGITS.value)
-    return len(facts.outputs) == 1 and all(len(spec.shape) == 2 for spec in facts.outputs.values())
-
-
-def _sizes(request: VerifyRequest, facts: FileFacts, fixed: int | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Batch sizes to run, and notes: those asked for, the one that a file is fixed to, or some of what it serves."""
-    if request.batches or fixed is not None:
-        return request.batches or (fixed or 1,), ()
-    sizes, notes = batches_to_verify(facts.batch)
-    return sizes, notes if "batch" in facts.metadata else ()
-
-
-def _filled(shape: Sequence[int | None], other: Sequence[int | None]) -> tuple[int | None, ...]:
-    """A shape whose open sizes are taken from another one."""
-    return tuple(size if size is not None else known for size, known in zip(shape, other, strict=True))
-
-
-def _precision(facts: FileFacts, asked: Precision | None) -> Precision:
-    """The precision of a file: as asked for, or as it says."""
-    precision = asked or facts.precision
-    if precision is None:
-        raise OptionError(
-            f"{facts.path.name} has no weights that tell its precision: say it with --precision, for example fp32"
-        )
-    return precision
-
-
-def _inputs(
-    request: VerifyRequest,
-    shape: tuple[int | None, ...],
-    model: str | None,
-    preprocessing: Mapping[str, Any] | None,
-    largest: int,
-) -> InputSet:
-    channels, height, width = shape
-    if channels is None or height is None or width is None:
-        sizes = ", ".join("?" if size is None else str(size) for size in shape)
-        raise OptionError(
-            f"the input of {request.path.name} leaves its size open ([batch, {sizes}]): compare it with a file of a "
-            "fixed image size, or export it with one"
-        )
-    if preprocessing is None:  # no file says: values from -1 to 1
-        preprocessing = {"mean": (0.5,) * channels, "std": (0.5,) * channels}
-    count = max(VERIFICATION_IMAGES, largest)
-    return pixels_for(count, model, (channels, height, width), preprocessing, images=request.images, seed=request.seed)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tofu_export.errors import OptionError, WeightsError
+from tofu_export.options.declaration import Section, opt
 
 __all__ = ["PROCESSOR", "Preprocessing", "for_channels", "read_processor"]
 
@@ -18,6 +19,7 @@ PROCESSOR: Final = "preprocessor_config.json"
 _RESAMPLING: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """By Pillow's numbers."""
 
+_SAID: Final = "what the weights say, or timm"
 _TO_ONE: Final = 1 / 255
 _DEFAULT_STD: Final = 1.0
 
@@ -37,10 +39,18 @@ class Preprocessing:
         OptionError: a value that no image can be prepared with.
     """
 
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    interpolation: str | None = None
-    crop_pct: float | None = None
+    mean: tuple[float, ...] | None = opt(
+        None, "Mean of each channel, of pixels in [0, 1].", Section.MODEL, metavar="LIST", unless=_SAID
+    )
+    std: tuple[float, ...] | None = opt(
+        None, "Standard deviation of each channel.", Section.MODEL, metavar="LIST", unless=_SAID
+    )
+    interpolation: str | None = opt(
+        None, "How images are resized: bilinear, bicubic, ...", Section.MODEL, metavar="NAME", unless=_SAID
+    )
+    crop_pct: float | None = opt(
+        None, "Share of the resized image that is cut out.", Section.MODEL, metavar="X", unless=_SAID
+    )
     crop_mode: str | None = None
 
     def __post_init__(self) -> None:

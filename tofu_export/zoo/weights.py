@@ -7,12 +7,13 @@ record for the report. Importing this module loads neither torch nor timm.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tofu_export.errors import OptionError, WeightsError
+from tofu_export.options.declaration import Section, group, opt
 from tofu_export.zoo._folder import HUB_FILES, adapter_in, checkpoint_in
 from tofu_export.zoo.names import DEMO_MODEL
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tofu_export.zoo._source import Source
 
 __all__ = [
+    "PRETRAINED",
     "LoadedWeights",
     "Located",
     "PretrainedFile",
@@ -31,6 +33,8 @@ __all__ = [
     "load_weights",
     "locate_pretrained",
     "open_weights",
+    "pretrained",
+    "weights_unless",
 ]
 
 _SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz", ".index.json")
@@ -60,10 +64,18 @@ class WeightsSource:
         OptionError: a path without that kind, or that kind without a path.
     """
 
-    kind: WeightsKind
+    kind: WeightsKind = opt(
+        MISSING, "Where the weights come from.", Section.MODEL, flags=("--weights",), typed=str,
+        metavar="pretrained|random|PATH", everyday=True,
+    )  # fmt: skip
     path: Path | None = None
-    key: str | None = None
-    allow_dropped: bool = False
+    key: str | None = opt(
+        None, "Which of several models in the file, for example model_ema.", Section.MODEL, flags=("--weights-key",),
+        metavar="KEY", unless="averaged weights",
+    )  # fmt: skip
+    allow_dropped: bool = opt(
+        False, "Leave out trained tensors that the model has no place for.", Section.MODEL, flags=("--allow-dropped",)
+    )
 
     def __post_init__(self) -> None:
         if (self.kind is WeightsKind.PATH) != (self.path is not None):
@@ -124,6 +136,20 @@ class WeightsSource:
 
     def __str__(self) -> str:
         return str(self.path) if self.path is not None else self.kind.value
+
+
+PRETRAINED: Final = WeightsSource(WeightsKind.PRETRAINED)
+"""What is taken where nothing is said."""
+
+
+def pretrained() -> Any:
+    """A field for the source of weights, with its options: pretrained ones unless others are given."""
+    return group(PRETRAINED, kind={"default": PRETRAINED})
+
+
+def weights_unless(unless: str) -> Any:
+    """A field for the source of weights, with its options; None, which stands for `unless`, where none is given."""
+    return group(None, kind={"default": None, "unless": unless})
 
 
 @dataclass(frozen=True)

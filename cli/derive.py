@@ -1,0 +1,173 @@
+"""Options of the command line, made from the fields of dataclasses, and those dataclasses, made from what was typed.
+
+A field whose type has options of its own is flattened: its options stand among the others. What was not typed is left
+to the default of its field.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, fields, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import click
+
+from tofu_export.cli.parameters import ImageSize, Numbers
+from tofu_export.cli.reading import READERS
+from tofu_export.cli.sections import SectionedOption
+from tofu_export.options.declaration import Option, option_of
+
+__all__ = ["make", "parameters_of"]
+
+Kind = TypeVar("Kind")
+
+
+def parameters_of(kind: type[Any], prefix: str = "", changes: Mapping[str, Any] | None = None) -> list[click.Parameter]:
+    """The options of a dataclass; those that it adds to its base stand before those of the base.
+
+    Args:
+        kind: the dataclass.
+        prefix: of the parameters' names, so that those of a group differ from others.
+        changes: by field, what an option has in place of what is declared.
+    """
+    hints = get_type_hints(kind)
+    found: list[click.Parameter] = []
+    for field, option in _declared(kind):
+        name = f"{prefix}{field.name}"
+        hint = _plain(hints[field.name])
+        if not isinstance(option, Option):
+            found += parameters_of(hint, f"{name}_", option)
+            continue
+        change = dict((changes or {}).get(field.name, {}))
+        default = change.pop("default", field.default)
+        option = replace(option, **change)
+        if option.section is None:
+            kind_of_value, needed = _type(hint, option), default is MISSING
+            found.append(
+                click.Argument([name], type=kind_of_value, nargs=option.nargs, required=needed, metavar=option.metavar)
+            )
+            continue
+        flags = option.flags or _flags(field.name, hint, default, option)
+        found.append(_option([*flags, name], hint, default, option))
+        if option.alias is not None:
+            flag, value = option.alias.flag, option.alias.value
+            found.append(
+                SectionedOption([flag, name], flag_value=value, help=option.alias.help, section=option.section)
+            )
+    return found
+
+
+def make(kind: type[Kind], given: Mapping[str, Any], prefix: str = "") -> Kind:
+    """The dataclass of what was given.
+
+    Args:
+        kind: the dataclass.
+        given: values of the options that were typed, by the names that `parameters_of` gives them.
+        prefix: as there.
+
+    Raises:
+        OptionError: a value cannot be used, or two of them contradict each other.
+    """
+    return kind(**_values(kind, given, prefix))
+
+
+def _values(kind: type[Any], given: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    values = {}
+    for field, option in _declared(kind):
+        name = f"{prefix}{field.name}"
+        hint = _plain(hints[field.name])
+        if isinstance(option, Option):
+            if name in given:
+                values[field.name] = _read(given[name], hint, option)
+        elif parts := _values(hint, given, f"{name}_"):
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            values[field.name] = READERS[hint](parts, default) if hint in READERS else hint(**parts)
+    return values
+
+
+def _declared(kind: type[Any]) -> Iterator[tuple[Field[Any], Any]]:
+    """Fields with an option or a group of them."""
+    inherited = {field.name for base in kind.__bases__ for field in getattr(base, "__dataclass_fields__", {}).values()}
+    for field in sorted(fields(kind), key=lambda field: field.name in inherited):
+        if (option := option_of(field)) is not None:
+            yield field, option
+
+
+def _plain(hint: Any) -> Any:
+    """The type without None."""
+    if get_origin(hint) in (Union, types.UnionType):
+        kinds = [part for part in get_args(hint) if part is not type(None)]
+        return kinds[0] if len(kinds) == 1 else hint
+    return hint
+
+
+def _option(names: list[str], hint: Any, default: Any, option: Option) -> click.Option:
+    settings: dict[str, Any] = {"section": option.section, "everyday": option.everyday}
+    if hint is bool and not option.choices:
+        pair = "/" in names[0]
+        settings |= {"is_flag": True, "default": default, "show_default": pair and default is not None}
+        settings |= {} if pair else {"flag_value": not default}
+    else:
+        shown = _text(default, option)
+        settings |= {"type": _type(hint, option), "default": shown, "show_default": shown is not None}
+        settings |= {"metavar": option.metavar, "multiple": option.multiple, "required": option.required}
+    return SectionedOption(names, help=option.text, **settings)
+
+
+def _flags(name: str, hint: Any, default: Any, option: Option) -> tuple[str, ...]:
+    word = name.replace("_", "-")
+    pair = hint is bool and not option.choices and default is not False
+    return (f"--{word}/--no-{word}",) if pair else (f"--{word}",)
+
+
+def _type(hint: Any, option: Option) -> click.ParamType[Any] | None:
+    """How click reads the option; what `Option.parse` reads is text until then."""
+    if option.choices:
+        return click.Choice(list(option.choices))
+    kind = option.typed or (str if option.parse is not None else hint)
+    if get_origin(kind) is tuple:
+        if option.nargs != 1 or option.multiple:
+            kind = get_args(kind)[0]
+        else:
+            return ImageSize() if get_args(kind) == (int, int) else Numbers()
+    if kind is Path:
+        return click.Path(path_type=Path)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return click.Choice([member.value for member in kind])
+    bounded = option.minimum is not None or option.maximum is not None
+    if kind is int:
+        least, most = (None if bound is None else int(bound) for bound in (option.minimum, option.maximum))
+        return click.IntRange(least, most) if bounded else click.INT
+    if kind is float:
+        return click.FloatRange(option.minimum, option.maximum) if bounded else click.FLOAT
+    return click.STRING
+
+
+def _text(default: Any, option: Option) -> Any:
+    """The default as it would be typed; None where there is none to show."""
+    if option.shown is not None or option.unless:
+        return option.shown
+    if isinstance(option.choices, Mapping):
+        return next(word for word, value in option.choices.items() if value == default and type(value) is type(default))
+    if default in (MISSING, None, (), ""):
+        return None
+    if isinstance(default, tuple):
+        return ",".join(str(_text(part, option)) for part in default)
+    if isinstance(default, Enum):
+        return default.value
+    return default if isinstance(default, int | float | Path) else str(default)
+
+
+def _read(value: Any, hint: Any, option: Option) -> Any:
+    """What click gives, as the field has it."""
+    if isinstance(option.choices, Mapping):
+        return option.choices[value]
+    if option.parse is not None:
+        return option.parse(value)
+    if option.typed is None and isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(value)
+    return value

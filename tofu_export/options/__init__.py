@@ -1,0 +1,51 @@
+"""What a user can ask for, as frozen values that are checked when they are made.
+
+The command line and the Python API build the same objects, so that both refuse the same things in the same words.
+"""
+
+from tofu_export.options.kinds import (
+    DEFAULT_R,
+    MINIMUM_OPSET,
+    PATCH_GROUPS,
+    PLAN_SUFFIXES,
+    PROP_ATTN,
+    BatchRange,
+    IoType,
+    KeySource,
+    Method,
+    Mode,
+    OutputKind,
+    Precision,
+    PrunedSizes,
+    Schedule,
+    Target,
+    parse_layers,
+    parse_precisions,
+    parse_r,
+)
+from tofu_export.options.reduction import Reduction
+from tofu_export.options.texts import parse_batches, parse_names
+
+__all__ = [
+    "DEFAULT_R",
+    "MINIMUM_OPSET",
+    "PATCH_GROUPS",
+    "PLAN_SUFFIXES",
+    "PROP_ATTN",
+    "BatchRange",
+    "IoType",
+    "KeySource",
+    "Method",
+    "Mode",
+    "OutputKind",
+    "Precision",
+    "PrunedSizes",
+    "Reduction",
+    "Schedule",
+    "Target",
+    "parse_batches",
+    "parse_layers",
+    "parse_names",
+    "parse_precisions",
+    "parse_r",
+]

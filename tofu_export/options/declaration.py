@@ -1,0 +1,134 @@
+"""Declare an option once, on the dataclass field that holds it.
+
+The field's name, type and default say most; `Option` holds the rest: help, section, how text is read. The command line
+(`tofu_export.cli.derive`) is made from these declarations. Nothing is imported for that here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field
+from enum import Enum
+from typing import Any
+
+__all__ = ["Alias", "Option", "Section", "group", "opt", "option_of", "positional"]
+
+_KEY = "tofu_export.option"
+
+
+class Section(Enum):
+    """Headings of options, in the order in which help shows them."""
+
+    MODEL = "Model and input"
+    REDUCTION = "Reduction"
+    FILES = "Files to write"
+    IMAGES = "Images"
+    ENGINE = "Engines"
+    CHECK = "Checks"
+    TIMING = "Timing"
+    BACKEND = "What runs the files"
+    OUTPUT = "Results"
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A flag that stands for one value of an option.
+
+    Attributes:
+        flag: as it is typed, for example `--no-prop-attn`.
+        value: what it stands for, as it would be typed.
+        help: one sentence.
+    """
+
+    flag: str
+    value: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a field's name, type and default do not say of its option.
+
+    Attributes:
+        help: one sentence.
+        section: heading of the help that it stands under; None for a positional argument.
+        flags: as they are typed, `--a/--no-a` for a pair; empty for the name of the field with dashes.
+        metavar: placeholder of the value.
+        unless: what holds without the option, where the default does not say it.
+        shown: the default as it would be typed, where its text is another.
+        parse: reads the text; raises OptionError. None: the type of the field says how.
+        choices: words to choose from; a mapping also says which value each stands for.
+        minimum: smallest number.
+        maximum: largest number.
+        typed: type of what is typed, where it is not that of the field: `Path` for a file that `parse` reads.
+        multiple: it may be given again; `parse` gets a tuple.
+        nargs: of a positional argument, -1 for any number.
+        required: it has to be given.
+        everyday: `--help` shows it also where there are many options.
+        alias: a flag that stands for one of the values.
+    """
+
+    help: str
+    section: Section | None
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    unless: str = ""
+    shown: str | None = None
+    parse: Callable[[Any], Any] | None = None
+    choices: Sequence[str] | Mapping[str, Any] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    typed: type | None = None
+    multiple: bool = False
+    nargs: int = 1
+    required: bool = False
+    everyday: bool = False
+    alias: Alias | None = None
+
+    @property
+    def text(self) -> str:
+        """The help, with what holds without the option."""
+        return f"{self.help}  [default: {self.unless}]" if self.unless else self.help
+
+
+def opt(default: Any, help: str, section: Section, **details: Any) -> Any:
+    """A dataclass field with its option.
+
+    Args:
+        default: of the field, or a function that makes it; MISSING for none.
+        help: one sentence.
+        section: heading that it stands under.
+        **details: further fields of `Option`.
+    """
+    return _field(default, Option(help, section, **details))
+
+
+def positional(default: Any = MISSING, **details: Any) -> Any:
+    """A dataclass field that is given by its place on the command line.
+
+    Args:
+        default: of the field; MISSING for one that has to be given.
+        **details: further fields of `Option`.
+    """
+    return field(default=default, metadata={_KEY: Option("", None, **details)})
+
+
+def group(default: Any, **changes: Mapping[str, Any]) -> Any:
+    """A field whose type is a dataclass with options of its own.
+
+    Args:
+        default: of the field, or a function that makes it.
+        **changes: for a field of that dataclass, what its option has in place of what is declared there; `default`
+            changes the default that is shown.
+    """
+    return _field(default, changes)
+
+
+def _field(default: Any, declared: Any) -> Any:
+    given = "default_factory" if callable(default) else "default"
+    return field(**{given: default}, metadata={_KEY: declared})
+
+
+def option_of(declared: Field[Any]) -> Option | Mapping[str, Mapping[str, Any]] | None:
+    """The option of a field, the changes of a group of them, or None for a field that only Python code sets."""
+    return declared.metadata.get(_KEY)

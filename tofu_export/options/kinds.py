@@ -1,0 +1,279 @@
+"""Words and values of options that several requests share, and how they are read from text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from tofu_export.errors import OptionError
+
+__all__ = [
+    "DEFAULT_R",
+    "MINIMUM_OPSET",
+    "PATCH_GROUPS",
+    "PLAN_SUFFIXES",
+    "PROP_ATTN",
+    "BatchRange",
+    "IoType",
+    "KeySource",
+    "Method",
+    "Mode",
+    "OutputKind",
+    "Precision",
+    "PrunedSizes",
+    "Schedule",
+    "Target",
+    "parse_layers",
+    "parse_precisions",
+    "parse_r",
+]
+
+MINIMUM_OPSET = 18
+"""Oldest opset written: LayerNormalization (17) and reductions whose axes are inputs (18)."""
+
+DEFAULT_R = 16
+"""Tokens removed per layer when nothing else is asked for."""
+
+PROP_ATTN = {"auto": None, "on": True, "off": False}
+"""What `--prop-attn` says, as `Reduction.prop_attn` has it."""
+
+PLAN_SUFFIXES = (".engine", ".plan", ".trt")
+"""Names of TensorRT plans end so."""
+
+PATCH_GROUPS = "patch_groups"
+"""The output that `--token-map` adds to any kind, [B, patches] int64: the row of the reduced sequence that each input
+patch ended in, alone or merged with others, and -1 if it was pruned."""
+
+
+class Method(str, Enum):
+    """How the matched sources of one layer leave. The value is the letter used in patterns."""
+
+    PRUNE = "P"
+    AVERAGE = "A"
+    MLERP = "M"
+    WEIGHTED_MLERP = "W"
+    TOME = "T"
+    NONE = "-"
+
+    @property
+    def merges(self) -> bool:
+        """True where destinations change."""
+        return self not in (Method.PRUNE, Method.NONE)
+
+    @property
+    def weighs(self) -> bool:
+        """True where the mean is weighted by token sizes."""
+        return self in (Method.WEIGHTED_MLERP, Method.TOME)
+
+    @property
+    def keeps_norm(self) -> bool:
+        """True where the mean gets the largest norm of its group."""
+        return self in (Method.MLERP, Method.WEIGHTED_MLERP)
+
+
+class Mode(str, Enum):
+    """What the layers after the pruning ones do; `PRUNE` prunes in all of them.
+
+    `WEIGHTED_MLERP` is MLERP of the size-weighted mean, in all but the first quarter of the layers. The others are the
+    paper's, and ToMe.
+    """
+
+    WEIGHTED_MLERP = "weighted-mlerp"
+    MLERP = "mlerp"
+    AVERAGE = "average"
+    PRUNE = "prune"
+    TOME = "tome"
+
+    @property
+    def method(self) -> Method:
+        """The method of the merging layers."""
+        return Method[self.name]
+
+
+class Schedule(str, Enum):
+    """How a single `r` is spread over the layers."""
+
+    CONSTANT = "constant"
+    LINEAR = "linear"
+
+    def spread(self, r: int, depth: int) -> tuple[int, ...]:
+        """The amount of each of `depth` layers; none of them falls when r grows."""
+        if self is Schedule.CONSTANT or depth == 1:
+            return (r,) * depth
+        return tuple(round(2 * r * (depth - 1 - layer) / (depth - 1)) for layer in range(depth))
+
+
+class KeySource(str, Enum):
+    """Which keys tokens are compared by, where the attention turns them by a rotary embedding."""
+
+    POST_ROPE = "post-rope"
+    PRE_ROPE = "pre-rope"
+
+
+class PrunedSizes(str, Enum):
+    """What becomes of the size of a pruned token: its destination takes it over, or it is lost.
+
+    The paper is silent. On DeiT-Ti a destination that stands for what was pruned into it keeps 4 points of top-1 at
+    r = 13 (docs/decisions/028).
+    """
+
+    TAKE_OVER = "take-over"
+    LOST = "lost"
+
+
+class Precision(str, Enum):
+    """Type of the weights and activations in a file.
+
+    `INT8`: matrix products with weights are in int8, everything else is float32 (`tofu_export.trace.quantize`).
+    """
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+
+    @property
+    def traced(self) -> Precision:
+        """The floating-point type that a file of this precision is traced and lowered in."""
+        return Precision.FP32 if self is Precision.INT8 else self
+
+    @property
+    def calibrated(self) -> bool:
+        """True where ranges of activations are taken from images."""
+        return self is Precision.INT8
+
+    @property
+    def runs_on_cpus(self) -> bool:
+        """True where CPUs compute in this type, so that its time on one says something."""
+        return self.traced is Precision.FP32
+
+
+class Target(str, Enum):
+    """The runtime that a lowered graph is written for. `PORTABLE` is accepted by all of them."""
+
+    PORTABLE = "portable"
+    ONNXRUNTIME = "onnxruntime"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+
+
+class IoType(str, Enum):
+    """Type of an ONNX file's input and output."""
+
+    FP32 = "fp32"
+    MODEL = "model"
+
+
+class OutputKind(str, Enum):
+    """What a file gives. B is the batch, N the tokens of the model, prefix included, C its channels.
+
+    `LOGITS` [B, classes]: the classifier's. `FEATURES` [B, C]: what it reads, pooled and normalised. `TOKENS`
+    [B, N', C]: the reduced sequence after the last norm, and `token_map` [B, N] int64, the row of it that stands for
+    each token. `GRID` [B, C, height, width]: all patch tokens, restored.
+    """
+
+    LOGITS = "logits"
+    FEATURES = "features"
+    TOKENS = "tokens"
+    GRID = "grid"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        return ("tokens", "token_map") if self is OutputKind.TOKENS else (self.value,)
+
+    def names_with(self, token_map: bool) -> tuple[str, ...]:
+        """Names of the outputs, with that of `--token-map` behind them if it is asked for."""
+        return (*self.names, PATCH_GROUPS) if token_map else self.names
+
+    @classmethod
+    def choose(cls, asked: OutputKind | None, num_classes: int, name: str) -> OutputKind:
+        """What was asked for, else logits where the model `name` has a classifier, and features where it has none.
+
+        Raises:
+            OptionError: logits are asked for, but there is no classifier.
+        """
+        if asked is cls.LOGITS and not num_classes:
+            raise OptionError(
+                f"{name} has no classifier, so it gives no logits: choose --output-kind features (its pooled "
+                "features), tokens or grid, or give it a classifier with --num-classes"
+            )
+        return asked or (cls.LOGITS if num_classes else cls.FEATURES)
+
+
+@dataclass(frozen=True)
+class BatchRange:
+    """Smallest, preferred and largest batch that a file serves.
+
+    Raises:
+        OptionError: not 1 <= minimum <= optimum <= maximum.
+    """
+
+    minimum: int = 1
+    optimum: int = 8
+    maximum: int = 64
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.minimum <= self.optimum <= self.maximum:
+            raise OptionError(
+                f"batch {self.minimum}:{self.optimum}:{self.maximum} is not MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, "
+                "for example --batch 1:8:64"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> BatchRange:
+        """Read `MIN:OPT:MAX`, or one number for all three.
+
+        Raises:
+            OptionError: the text has another form.
+        """
+        parts = text.split(":")
+        if len(parts) not in (1, 3) or not all(part.strip().isdecimal() for part in parts):
+            raise OptionError(f"batch {text!r} is not MIN:OPT:MAX or one number, for example --batch 1:8:64")
+        sizes = [int(part) for part in parts]
+        return cls(*(sizes * 3 if len(sizes) == 1 else sizes))
+
+    def __str__(self) -> str:
+        return f"{self.minimum}:{self.optimum}:{self.maximum}"
+
+
+def parse_r(text: str) -> int | tuple[int, ...]:
+    """Read `16`, or a comma list with one number per layer.
+
+    Raises:
+        OptionError: a part is not a whole number >= 0.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise OptionError(
+            f"r is {text!r}, expected a whole number of tokens >= 0, or one per layer with commas between: --r 16"
+        )
+    return int(parts[0]) if len(parts) == 1 else tuple(int(part) for part in parts)
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Read a comma list of layers, the first of which is 0; nothing gives none.
+
+    Raises:
+        OptionError: a part is not a whole number >= 0.
+    """
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if not all(part.isdecimal() for part in parts):
+        raise OptionError(f"layers are {text!r}, expected numbers from 0 with commas between: --exclude-layers 0,11")
+    return tuple(int(part) for part in parts)
+
+
+def parse_precisions(text: str) -> tuple[Precision, ...]:
+    """Read a comma list of precisions, in the order given, each once.
+
+    Raises:
+        OptionError: a name is not a precision, or none is given.
+    """
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    known = [precision.value for precision in Precision]
+    for name in names:
+        if name not in known:
+            raise OptionError(f"unknown precision {name!r}, expected some of {', '.join(known)}")
+    if not names:
+        raise OptionError(f"no precision given, expected some of {', '.join(known)}")
+    return tuple(Precision(name) for name in dict.fromkeys(names))
