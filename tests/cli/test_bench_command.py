@@ -148,7 +148,7 @@ def test_needs_no_torch(files: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-DATA = Path(__file__).parents[1] / "engines" / "data"
+DATA = Path(__file__).parents[1] / "benchmarking" / "data"
 
 
 def test_records_of_trtexec_alone(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
