@@ -461,7 +461,9 @@ CORRUPTIONS: dict[str, Edit] = {
     # metadata
     "mean in the metadata changed": metadata("mean", lambda value: [entry + 0.05 for entry in value]),
     "deviation in the metadata changed": metadata("std", lambda value: [entry * 1.1 for entry in value]),
-    "interpolation in the metadata changed": metadata("interpolation", lambda _: "nearest"),
+    "interpolation in the metadata changed": metadata(
+        "interpolation", lambda value: "bicubic" if value == "nearest" else "nearest"
+    ),
     "crop in the metadata changed": metadata("crop_pct", lambda value: value * 0.9),
 }
 

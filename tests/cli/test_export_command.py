@@ -118,7 +118,7 @@ def test_metadata_travels_with_the_file(demo_run: tuple[dict[str, Any], Path]) -
     document, out = demo_run
     model = onnx.load(out / "model.fp16.onnx")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    assert json.loads(metadata["tofu_export.planning.plan"]) == document["plan"]
+    assert json.loads(metadata["tofu_export.plan"]) == document["plan"]
     assert json.loads(metadata["tofu_export.preprocessing"])["mean"] == [0.1307]
     assert metadata["tofu_export.precision"] == "fp16"
     assert [value.name for value in model.graph.input] == ["input"]

@@ -11,7 +11,7 @@ import torch
 
 from tests.diffusion import tiny_unet
 from tests.imports import hide_package
-from tofu_export.diffusion import door
+from tofu_export.diffusion import _optional
 from tofu_export.diffusion.inputs import UnetInputs
 from tofu_export.diffusion.models import UnetSource, create_unet, find_unet, inputs_of
 from tofu_export.diffusion.options import LatentSize
@@ -172,5 +172,5 @@ def test_what_a_unet_takes() -> None:
 def test_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
     hide_package(monkeypatch, "diffusers")
     with pytest.raises(BackendMissingError, match=r"tofu-export\[diffusion\]") as caught:
-        door.load_diffusers()
+        _optional.load_diffusers()
     assert caught.value.exit_code is ExitCode.BACKEND_MISSING

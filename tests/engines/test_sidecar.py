@@ -162,4 +162,4 @@ def test_metadata_of_the_onnx_file(engine: Path) -> None:
     texts = found.metadata
     assert texts["tofu_export.model"] == "vit"
     assert texts["tofu_export.gmacs"] == "8.78"
-    assert json.loads(texts["tofu_export.planning.plan"]) == {"r": [1]}
+    assert json.loads(texts["tofu_export.plan"]) == {"r": [1]}

@@ -1,4 +1,4 @@
-"""The door to onnxruntime: what it accepts, what it refuses and in which words."""
+"""Sessions of onnxruntime: what it accepts, what it refuses and in which words."""
 
 from __future__ import annotations
 

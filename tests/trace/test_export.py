@@ -159,7 +159,7 @@ def test_a_fixed_batch() -> None:
 @pytest.mark.parametrize(
     ("io_dtype", "kind"), [(torch.float32, ir.DataType.FLOAT), (torch.float16, ir.DataType.FLOAT16)]
 )
-def test_half_precision_inside_and_at_the_door(io_dtype: torch.dtype, kind: ir.DataType) -> None:
+def test_half_precision_inside_and_outside(io_dtype: torch.dtype, kind: ir.DataType) -> None:
     model = tiny.lowered("cls", SOME, precision=Precision.FP16, io_dtype=io_dtype)
     assert model.graph.inputs[0].dtype == model.graph.outputs[0].dtype == kind
     weights = [
@@ -225,9 +225,9 @@ def test_metadata_travels_in_the_file(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
     proto = onnx.load(path)
     found = {entry.key: entry.value for entry in proto.metadata_props}
-    assert found.keys() == {"tofu_export.model", "tofu_export.planning.plan", "tofu_export.list"}
+    assert found.keys() == {"tofu_export.model", "tofu_export.plan", "tofu_export.list"}
     assert found["tofu_export.model"] == "cls"
-    assert json.loads(found["tofu_export.planning.plan"]) == plan
+    assert json.loads(found["tofu_export.plan"]) == plan
     assert proto.producer_name == "tofu-export"
     session = open_session(path)
     assert session.native.get_modelmeta().custom_metadata_map["tofu_export.list"] == "[1, 2]"

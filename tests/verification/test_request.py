@@ -160,7 +160,7 @@ def test_random_weights_of_another_torch_are_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("metadata", "error", "words"),
     [
-        ({"plan": None}, VerificationError, "written by tofu-export .* without metadata tofu_export.planning.plan"),
+        ({"plan": None}, VerificationError, "written by tofu-export .* without metadata tofu_export.plan"),
         ({"output": None}, VerificationError, "without metadata tofu_export.output"),
         ({"weights": None}, OptionError, "does not say which weights"),
         ({"model": "hf-hub:somebody/something"}, OptionError, "outside of timm: give --model hf-hub:somebody"),

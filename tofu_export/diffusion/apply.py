@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tofu_export.diffusion.door import load_diffusers, transformer_block_class
+from tofu_export.diffusion._optional import load_diffusers, transformer_block_class
 from tofu_export.diffusion.matching import GridMatching, match_grid, merge_grid, unmerge_grid
 from tofu_export.diffusion.plan import BlockPlan, UnetPlan
 from tofu_export.errors import UnsupportedModelError

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tofu_export.diffusion._optional import load_diffusers, quiet_diffusers
 from tofu_export.diffusion.configs import CONFIGS, TEXT_TOKENS
-from tofu_export.diffusion.door import load_diffusers, quiet_diffusers
 from tofu_export.diffusion.inputs import UnetInputs
 from tofu_export.diffusion.options import LatentSize
 from tofu_export.diffusion.weights import find_weights, load_weights

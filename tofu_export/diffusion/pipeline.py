@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from tofu_export.diffusion.door import load_diffusers, load_pipeline, quiet_diffusers
+from tofu_export.diffusion._optional import load_diffusers, load_pipeline, quiet_diffusers
 from tofu_export.diffusion.inputs import SAMPLE
 from tofu_export.diffusion.models import create_unet, find_unet, inputs_of
 from tofu_export.diffusion.options import LatentSize

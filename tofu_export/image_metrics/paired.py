@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tofu_export.errors import OptionError, WeightsError
-from tofu_export.image_metrics.door import functional, metric
+from tofu_export.image_metrics._optional import functional, metric
 from tofu_export.image_metrics.weights import served_by_torch
 
 __all__ = ["LPIPS_SIDE", "MS_SSIM_SIDE", "SSIM_SIDE", "PairMetric", "lpips", "ms_ssim", "psnr", "ssim"]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tofu_export.errors import WeightsError
-from tofu_export.image_metrics.door import inception, metric
+from tofu_export.image_metrics._optional import inception, metric
 
 __all__ = ["FEATURE", "KID_SUBSETS", "LEAST_IMAGES", "Kid", "Look", "fid", "inception_look", "kid"]
 

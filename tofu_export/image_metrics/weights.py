@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tofu_export.errors import WeightsError
-from tofu_export.image_metrics.door import inception_url
+from tofu_export.image_metrics._optional import inception_url
 from tofu_export.options.declaration import Section, opt
 from tofu_export.system.files import sha256_of
 

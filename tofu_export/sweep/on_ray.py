@@ -1,4 +1,4 @@
-"""The only door to Ray: evaluations as tasks of a cluster."""
+"""Evaluations as tasks of a Ray cluster; nothing else imports Ray."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def on_ray(address: str, jobs: int | None = None) -> Pool:
 
 
 def check_address(address: str) -> None:
-    """Knock at the door of a cluster: Ray itself tries for many minutes, and prints each of its attempts (2.60).
+    """Check that a cluster answers: Ray itself tries for many minutes, and prints each of its attempts (2.60).
 
     Raises:
         BackendMissingError: nothing answers.

@@ -1,4 +1,4 @@
-"""The only door to pyarrow: the rows of a sweep as a Parquet file."""
+"""The rows of a sweep as a Parquet file; nothing else imports pyarrow."""
 
 from __future__ import annotations
 

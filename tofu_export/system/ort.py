@@ -1,4 +1,4 @@
-"""The only door to onnxruntime: sessions that either run where they were asked to run, or say why not.
+"""The only import of onnxruntime: sessions that either run where they were asked to run, or say why not.
 
 onnxruntime answers a provider that cannot start with a session on the CPU and no exception, and wraps every other
 failure in its own exceptions. Here both become a `TofuError` of one line, and a good run prints nothing.

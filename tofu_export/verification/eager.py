@@ -166,7 +166,7 @@ def compare_with(
 
         def in_fp32(path: Path, allowed: Tolerance, shaken: Path | None) -> VerificationResult:
             return compare(
-                OnnxFile(path), batches=once, tolerance=allowed, layers=True, on_batch=on_batch, notes=(),
+                OnnxFile(path), batches=once, tolerance=allowed, layers=True, on_batch=None, notes=(),
                 measured=True, shaken=shaken,
             )  # fmt: skip
 
@@ -241,7 +241,7 @@ def _compare_blocks(
     """
     wanted = [name for kinds in names.values() for name in kinds.values()]
     wanted += [name for candidates in ends.values() for name in candidates]
-    follower = None if shaken is None else Follower(Inside(shaken, names, ends))
+    follower = None if shaken is None else Follower(Inside(shaken, names, ends).followable())
     for batch, seen in enumerate(subject.watch(feeds, wanted)):
         blocks, right = reference.blocks(batches[batch], Replay(names, seen, gathered.tolerance))
         rounded: dict[int, Array] = {}

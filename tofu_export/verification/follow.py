@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tofu_export.graph_patterns.canonical import DECISIONS
 from tofu_export.system.ort import OrtSession, open_copy
 from tofu_export.verification.block_ends import Candidates, block_ends
 from tofu_export.verification.replay import DecisionNames, Judge
-from tofu_export.verification.watch import give_out
+from tofu_export.verification.watch import mark_as_outputs
 
 __all__ = ["Follower", "Inside", "merges"]
 
@@ -59,6 +59,16 @@ class Inside:
                 if found := _DECISION.fullmatch(name):
                     names[int(found[1])][found[2]] = name
         return cls(path, dict(sorted(names.items())), block_ends(graph) if layers else {})
+
+    def followable(self) -> Inside:
+        """The same with those decisions alone that a `Follower` can judge: where all sources leave, none are ranked."""
+        produced = {name for node in load_without_weights(self.path).graph.node for name in node.output}
+        judged = {
+            layer: kinds
+            for layer, kinds in self.decisions.items()
+            if produced.issuperset((_scaled(layer), _inverse(layer)))
+        }
+        return replace(self, decisions=judged)
 
     @property
     def names(self) -> list[str]:
@@ -115,7 +125,7 @@ class Follower:
     def _run_free(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         if self._free is None:
             model = load_without_weights(self._inside.path)
-            give_out(model, [*self._inside.names, *self._scores(model)])
+            mark_as_outputs(model, [*self._inside.names, *self._scores(model)])
             self._free = open_copy(model, self._inside.path)
         return self._free.run(feeds)
 
@@ -129,7 +139,7 @@ class Follower:
                 for name in kinds.values():
                     _cut(model.graph, layer, name)
             own = [name + _OWN for kinds in self._inside.decisions.values() for name in kinds.values()]
-            give_out(model, [*own, *(name for names in self._inside.ends.values() for name in names), *scores])
+            mark_as_outputs(model, [*own, *(name for names in self._inside.ends.values() for name in names), *scores])
             self._forced = open_copy(model, self._inside.path)
         decided = {
             name: _encoded(kind, given[layer], sizes[layer][0])

@@ -31,24 +31,18 @@ if TYPE_CHECKING:
 
 __all__ = ["BF16_IN_FP32", "IN_FP32", "compare_bf16", "with_fp32"]
 
-IN_FP32 = replace(
-    TOLERANCES[Precision.FP32],
-    name="in fp32",
-    max_error=1e-3,
-    reason="room for constants that were computed in FP16; what rounding explains is the tighter bound",
+IN_FP32 = replace(TOLERANCES[Precision.FP32], name="in fp32")
+"""What may differ at most once rounding is taken away, besides what rounding explains."""
+BF16_IN_FP32 = Tolerance(
+    "bf16 in fp32",
+    1e-2,
+    0.9999,
+    TOLERANCES[Precision.FP16].near_tie,
+    "constants rounded to 2^-8, no activations",
 )
-"""What may differ at most once rounding is taken away, whatever explains it."""
-BF16_IN_FP32 = replace(
-    IN_FP32,
-    name="bf16 in fp32",
-    max_error=1e-2,
-    cosine_min=0.9999,
-    near_tie=TOLERANCES[Precision.FP16].near_tie,
-    reason="constants rounded to 2^-8, no activations",
-)
-"""The same of a BF16 file, whose derived constants are off by more."""
-_DERIVED = replace(IN_FP32, near_tie=TOLERANCES[Precision.FP16].near_tie)
-"""The same where constants were computed in FP16: they shift similarities."""
+"""What a BF16 file may differ by, computed in FP32."""
+_DERIVED = replace(TOLERANCES[Precision.FP16], name="in fp32, constants derived in fp16")
+"""The same where constants were computed in FP16: what their rounding explains is the bound there."""
 
 _NUMBERS = (math.sqrt(2), math.sqrt(0.5), math.sqrt(2 / math.pi), 0.044715, 1.702)
 """What approximations of GELU are made of."""

@@ -19,12 +19,12 @@ from tofu_export.system.ort import open_copy
 if TYPE_CHECKING:
     from tofu_export.verification.subject import Runnable
 
-__all__ = ["batched", "check_same", "fed", "feed", "give_out", "run_copy"]
+__all__ = ["batched", "check_same", "fed", "feed", "mark_as_outputs", "run_copy"]
 
 Array = NDArray[Any]
 
 
-def give_out(model: onnx.ModelProto, names: Iterable[str]) -> None:
+def mark_as_outputs(model: onnx.ModelProto, names: Iterable[str]) -> None:
     """Make values of a graph outputs of it, in place; onnxruntime finds out their types."""
     present = {value.name for value in model.graph.output}
     for name in names:
@@ -42,7 +42,7 @@ def batched(pixels: Array, sizes: Sequence[int]) -> list[Array]:
 def run_copy(path: Path, feeds: Sequence[Mapping[str, Array]], names: Iterable[str]) -> list[dict[str, Array]]:
     """Outputs, and the values called `names`, of a copy of the file at `path`, for each batch."""
     model = load_without_weights(path)
-    give_out(model, names)
+    mark_as_outputs(model, names)
     session = open_copy(model, path)
     return [session.run(batch) for batch in feeds]
 

@@ -1,4 +1,4 @@
-"""The only door to torchmetrics and torch-fidelity."""
+"""Import torchmetrics and torch-fidelity, which an installation may lack; nothing else imports them."""
 
 from __future__ import annotations
 

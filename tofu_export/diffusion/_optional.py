@@ -1,4 +1,4 @@
-"""The only door to diffusers."""
+"""Import diffusers, which an installation may lack; nothing else imports it."""
 
 from __future__ import annotations
 
