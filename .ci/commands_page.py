@@ -15,7 +15,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
 
 _HEAD = """# All options
 
-What `tofu-export COMMAND --help-all` says, in tables.
+What `tofu-export COMMAND --help-all` says, in tables; [options in short](options.md) says what to choose.
 Written by `python .ci/commands_page.py`: change the declarations, not this page.
 """
 

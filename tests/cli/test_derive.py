@@ -6,6 +6,7 @@ import ast
 import inspect
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -143,7 +144,10 @@ def test_declarations_load_nothing_heavy() -> None:
     assert done.stdout.split() == []
 
 
-def test_a_name_that_two_groups_would_share_is_their_own() -> None:
+def test_no_two_fields_of_a_command_share_a_name() -> None:
+    """Of parameters and flags; an alias has the name of its option."""
     for made in cli.commands.values():
         flags = [flag for parameter in made.params for flag in (*parameter.opts, *parameter.secondary_opts)]
         assert len(set(flags)) == len(flags), made.name
+        twice = [name for name, count in Counter(parameter.name for parameter in made.params).items() if count > 1]
+        assert set(twice) <= {"reduction_prop_attn"}, made.name
