@@ -36,6 +36,7 @@ from tofu_export.verification import VerificationResult, verify
 SOME = Reduction(r=(3, 2, 4), pattern="PAM")
 BATCH = BatchRange(1, 2, 3)
 PRODUCTS = 12
+OPTIONS: dict[str, Any] = {"precision": Precision.INT8, "origin": "noise", "real": False}
 
 Array = NDArray[Any]
 
@@ -46,7 +47,7 @@ def make(folder: Path, pixels: Array | None = None, target: Target = Target.PORT
     onnx_file.save(tiny.lowered("cls", SOME, target, **kwargs), source, {})
     before = {path.name for path in folder.iterdir()}
     pixels = tiny.pixels(40) if pixels is None else pixels
-    found = quantize(source, folder / "int8.onnx", pixels, {"precision": "int8"}, origin="noise", real=False)
+    found = quantize(source, folder / "int8.onnx", pixels, {"precision": "int8"}, **OPTIONS)
     made = {path.name for path in folder.iterdir()} - before
     assert made == {"int8.onnx", *([] if len(before) == 1 else ["int8.onnx.data"])}
     return found
@@ -86,7 +87,9 @@ def test_equal_runs_write_equal_bytes_a_third_of_the_size(tmp_path: Path) -> Non
         hashes.add(sha256_of(tmp_path / name / "int8.onnx"))
     assert len(hashes) == 1
     model = onnx.load(tmp_path / "one" / "int8.onnx")
-    assert {entry.key: entry.value for entry in model.metadata_props} == {"tofu_export.precision": "int8"}
+    metadata = onnx_file.metadata_of(model)
+    assert set(metadata) == {"precision", module.RANGES}
+    assert metadata["precision"] == "int8"
     assert model.producer_name == "tofu-export"
 
 
@@ -143,7 +146,7 @@ def test_what_cannot_be_calibrated_is_said(tmp_path: Path) -> None:
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"], name="head/Relu")], "g", [value], [result])
     onnx.save(helper.make_model(graph, ir_version=10), source)
     with pytest.raises(ExportError, match="no product with weights in a block"):
-        quantize(source, tmp_path / "int8.onnx", tiny.pixels(1), {}, origin="noise", real=False)
+        quantize(source, tmp_path / "int8.onnx", tiny.pixels(1), {}, **OPTIONS)
     assert not (tmp_path / "int8.onnx").exists()
 
 
@@ -235,7 +238,8 @@ def test_the_demo_model_keeps_its_accuracy(
     assert entry["nodes"] == sum(entry["ops"].values())
     assert entry["bytes"] < 1_100_000
     assert entry["calibration"] == {
-        "images": 32, "source": "demo set", "real": True, "method": module.METHOD, "products": 48, "left": 45,
+        "images": 32, "source": "demo set", "real": True, "method": module.METHOD,
+        "numbers": "int8", "products": 48, "rest": "fp32", "left": 45,
     }  # fmt: skip
     (verified,) = document["verification"]
     assert verified["passed"]

@@ -140,7 +140,7 @@ class _Export:
                 ops, gmacs = self._write(name, precision, reduced=True)
         self._files[precision] = name
         entry = describe_file(self._stage, "onnx", precision, job.target.value, name)
-        entry |= {"opset": job.opset, "gmacs": gmacs, "nodes": sum(ops.values()), "ops": ops}
+        entry |= {"opset": job.opset_of(precision), "gmacs": gmacs, "nodes": sum(ops.values()), "ops": ops}
         text = f"{name}: {entry['nodes']} nodes, {entry['bytes'] / 1e6:.1f} MB"
         if calibration is not None:
             entry["calibration"] = calibration.to_dict()
@@ -175,6 +175,7 @@ class _Export:
             self._stage.path(name),
             inputs.pixels,
             self._metadata(precision, gmacs),
+            precision=precision,
             origin=inputs.source,
             real=inputs.real,
         )

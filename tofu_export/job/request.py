@@ -23,7 +23,7 @@ class ExportJob:
         batch: batch sizes that files and engines serve.
         precisions: one ONNX file, and one engine, each.
         target: runtime that the ONNX files are written for.
-        opset: ONNX opset.
+        opset: ONNX opset; files in int8-fp16 and fp8 have 19 at least.
         io_type: type of the files' real inputs and outputs.
         engine: build engines: yes, no, or None for "if a TensorRT is installed".
         flavour: which TensorRT; None for the one that is installed.
@@ -61,11 +61,20 @@ class ExportJob:
                 "--target onnxruntime uses scatter reductions that TensorRT rejects: "
                 "build engines from --target portable, or leave out --engine"
             )
+        if self.engine and not all(precision.built for precision in self.precisions):
+            raise OptionError(
+                "int8 files are for CPUs, and no engines are built from them: what is not int8 in them is FP32, slower "
+                "on a GPU than FP16. Ask for --precision int8-fp16 or fp8, or leave out --engine"
+            )
         if self.opset < MINIMUM_OPSET:
             raise OptionError(f"opset is {self.opset}, expected {MINIMUM_OPSET} or newer")
         for size in self.bench_batches:
             if not self.batch.minimum <= size <= self.batch.maximum:
                 raise OptionError(f"batch {size} is to be timed, but the files serve {self.batch}: change --batch")
+
+    def opset_of(self, precision: Precision) -> int:
+        """Opset of the file of a precision: what was asked for, or the oldest that can say it."""
+        return max(self.opset, precision.least_opset)
 
     def onnx_name(self, precision: Precision) -> str:
         """Name of the ONNX file of a precision; one file alone is called `model.onnx`."""

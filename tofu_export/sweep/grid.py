@@ -160,7 +160,7 @@ class Cell:
     def trace(self) -> Hashable:
         """What cells have in common that can be written from one trace: all but their methods."""
         sized = self.prop_attn or any(Method(letter).weighs for letter in self.pattern)
-        return self.model, self.removed, self.prop_attn, sized, self.precision.traced
+        return self.model, self.removed, self.prop_attn, sized, self.precision.traced, self.precision.least_opset
 
     def __str__(self) -> str:
         what = "full" if self.full else f"r={self.r} {label_of(self.pattern, self.prop_attn)}"
