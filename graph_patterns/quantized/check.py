@@ -102,9 +102,8 @@ def scaled_steps(node: ir.Node) -> Floats | None:
 
 def _is_divided(now: NDArray[Any], before: NDArray[Any], factor: Floats) -> bool:
     """True if `now` is `before` over `factor`, as far as its type can tell."""
-    least = 0 if now.dtype == np.float32 else np.finfo(now.dtype).smallest_subnormal.astype(np.float32)
     wide, right = now.astype(np.float32) * factor, before.astype(np.float32)
-    return bool((np.abs(wide - right) <= _rounding(now) * np.abs(right) + least * factor).all())
+    return bool((np.abs(wide - right) <= _rounding(now) * np.abs(right) + _least(now) * factor).all())
 
 
 def _activation(node: ir.Node, reach: float | None, form: Form) -> str | None:
@@ -140,7 +139,8 @@ def _weight(node: ir.Node, weight: Floats, factor: Floats | None, form: Form) ->
     if np.abs(numbers).max() > form.largest:
         return f"its weight goes beyond {form.largest:g} steps"
     weight = weight if factor is None else weight * factor[:, None]
-    if (np.abs(numbers * sizes - weight) > (form.half_steps(numbers) + rounding * np.abs(numbers)) * sizes).any():
+    allowed = form.half_steps(numbers) * sizes + rounding * np.abs(weight) + _least(scales)
+    if (np.abs(numbers * sizes - weight) > allowed).any():
         return "its weight is not the original one to half a step"
     reach = _least_reach(np.abs(weight).max(axis=0), scales, form)
     if not np.allclose(sizes * form.largest, reach, rtol=rounding, atol=0):
@@ -150,6 +150,11 @@ def _weight(node: ir.Node, weight: Floats, factor: Floats | None, form: Form) ->
 
 def _rounding(constant: NDArray[Any]) -> float:
     return _HALF_ROUNDING if constant.dtype == np.float16 else _ROUNDING
+
+
+def _least(constant: NDArray[Any]) -> float:
+    """The distance between neighbours around 0, where a rounding is not relative."""
+    return float(np.finfo(constant.dtype).smallest_subnormal)
 
 
 def _least_reach(reach: Any, scales: NDArray[Any], form: Form) -> Any:

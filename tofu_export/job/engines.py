@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tofu_export.engines.building.build import EngineRequest, engine_names, resolve_capabilities
+from tofu_export.engines.building.capabilities import able
 from tofu_export.engines.describing.check import Answer, check_engine
 from tofu_export.engines.flavours import RTX, TENSORRT, TURING, Flavour, available, pick
 from tofu_export.errors import BackendMissingError
@@ -16,7 +17,14 @@ from tofu_export.options import Precision, Target
 from tofu_export.report.document import Report
 from tofu_export.verification import VerificationResult
 
+NOT_BUILT = (
+    "it is for CPUs: what is not int8 in it is FP32, slower on a GPU than FP16. For engines there is --precision "
+    "int8-fp16, or fp8 from SM89 on"
+)
+"""Why there is no engine of an int8 file."""
+
 __all__ = [
+    "NOT_BUILT",
     "check_requests",
     "engine_names_of",
     "engine_requests",
@@ -46,7 +54,12 @@ def engine_names_of(job: ExportJob, flavour: Flavour, precision: Precision) -> d
 
 
 def engine_requests(job: ExportJob, flavour: Flavour, precision: Precision, folder: Path) -> list[EngineRequest]:
-    """The engines to build of one precision; SM75 beside others is left out where it cannot run that precision."""
+    """The engines to build of one precision; SM75 beside others is left out where it cannot run that precision.
+
+    There are none of a precision that is for CPUs.
+    """
+    if not precision.built:
+        return []
     named = engine_names_of(job, flavour, precision)
     return [
         EngineRequest(
@@ -58,7 +71,7 @@ def engine_requests(job: ExportJob, flavour: Flavour, precision: Precision, fold
             compute_capabilities=capabilities,
         )
         for name, capabilities in named.items()
-        if len(named) == 1 or TURING not in capabilities or precision is Precision.FP16
+        if len(named) == 1 or TURING not in capabilities or able(TURING, precision)
     ]
 
 

@@ -16,6 +16,7 @@ from tofu_export.errors import EngineBuildError, PrecisionMismatchError, Verific
 from tofu_export.graph_patterns.lowering import census, lower
 from tofu_export.job.adapter import ModelAdapter
 from tofu_export.job.engines import (
+    NOT_BUILT,
     check_requests,
     engine_names_of,
     engine_requests,
@@ -256,6 +257,9 @@ class _Export:
             return
         engines: list[str] = []
         for precision, onnx_name in self._files.items():
+            if not precision.built:
+                self.report.skip(f"engine of {onnx_name}", NOT_BUILT)
+                continue
             requests = engine_requests(job, flavour, precision, self._stage.folder)
             if len(requests) < len(engine_names_of(job, flavour, precision)):
                 self.report.skip(f"{TURING} engine of {onnx_name}", f"{TURING} runs FP16 files only")
