@@ -162,7 +162,8 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
         kernels = KernelLog.from_dict(facts["kernels"])
         built = (graph or read_graph_file(onnx_path)).graph
         fusions = find_fusions(built, kernels)
-        remarks = () if fusions is None else fusions.remarks()
+        precision = Precision(facts["precision"])
+        remarks = () if fusions is None else fusions.remarks(precision)
         receipt = EngineReceipt(
             flavour=request.flavour.name,
             version=facts["version"],
@@ -171,14 +172,14 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
             driver=about["driver"],
             batch=request.batch,
             profiles=profiles,
-            precision=Precision(facts["precision"]),
+            precision=precision,
             options=request.options.asked,
             layers=facts["layers"],
             structure=make_structure(built, [NodeCost(**cost) for cost in facts["costs"]], kernels),
             fusions=fusions,
             decomposable_attention=tuple(facts["decomposable_attention"]),
             kernels=kernels,
-            notes=(*map(str, checked.notes), *checked.remarks, *_advice(Precision(facts["precision"])), *remarks),
+            notes=(*map(str, checked.notes), *checked.remarks, *_advice(precision), *remarks),
             engine_path=request.engine_path,
             engine_bytes=draft.stat().st_size,
             engine_sha256=sha256_of(draft),

@@ -15,6 +15,7 @@ import onnx
 
 from tofu_export.engines.describing.kernel_log import KernelLog, KernelRecord
 from tofu_export.engines.describing.stages import Kind, places
+from tofu_export.options import Precision
 
 __all__ = ["Fusions", "Made", "find_fusions"]
 
@@ -65,14 +66,22 @@ class Fusions:
         """As in the receipt and in report.json."""
         return {"quantized_products": self.products.to_dict(), "fused_attention": self.attentions.to_dict()}
 
-    def remarks(self) -> tuple[str, ...]:
-        """What a reader must know: what was not made as wanted."""
+    def __str__(self) -> str:
+        parts = [(self.products, "products quantised"), (self.attentions, "attentions fused")]
+        return ", ".join(f"{part.made} of {part.wanted} {words}" for part, words in parts if part.wanted)
+
+    def remarks(self, precision: Precision) -> tuple[str, ...]:
+        """What a reader must know: what was not made as wanted. In FP32 nobody has fused attention.
+
+        Args:
+            precision: of the engine.
+        """
         found = []
         if left := self.products.left:
             found.append(
                 f"{len(left)} of {self.products.wanted} quantised products multiply in FP16 or FP32: {_some(left)}"
             )
-        if left := self.attentions.left:
+        if precision.traced is not Precision.FP32 and (left := self.attentions.left):
             found.append(
                 f"{len(left)} of {self.attentions.wanted} attentions are not fused into one kernel, and read and write "
                 f"their scores in memory: {_some(left)}"
