@@ -18,7 +18,7 @@ import pytest
 from tests.engines import models
 from tofu_export.engines.building import _process
 from tofu_export.engines.building._build_log import first_cause
-from tofu_export.engines.building.build import EngineRequest, build_engine, engine_names
+from tofu_export.engines.building.build import EngineRequest, build_engine, engine_names, resolve_capabilities
 from tofu_export.engines.building.builder_options import BuilderOptions
 from tofu_export.engines.describing.sidecar import read_sidecar, write_sidecar
 from tofu_export.engines.flavours import RTX, TENSORRT, available, known_capabilities, load
@@ -287,6 +287,24 @@ def test_turing_stands_alone():
     for precision, reason in ((Precision.FP32, "FP32 matrix"), (Precision.BF16, "BF16")):
         with pytest.raises(OptionError, match=f"{reason}.*SM75.*fp16"):
             asked_for(compute_capabilities=("SM75",), precision=precision)
+
+
+def test_fp8_begins_with_ada():
+    asked_for(compute_capabilities=("SM89", "SM120"), precision=Precision.FP8)
+    with pytest.raises(OptionError, match=r"no FP8 on SM86: build it in fp16 or int8-fp16, or for SM89 and newer"):
+        asked_for(compute_capabilities=("SM86", "SM89"), precision=Precision.FP8)
+    asked_for(compute_capabilities=("SM75",), precision=Precision.INT8_FP16)
+
+
+@needs_rtx
+def test_a_file_that_says_it_is_fp8_is_built_for_what_has_it():
+    asked = asked_for(precision=None)
+    assert "SM80" in resolve_capabilities(asked)
+    for found in (resolve_capabilities(asked, Precision.FP8), resolve_capabilities(asked_for(precision=Precision.FP8))):
+        assert found
+        assert all(int(name.removeprefix("SM")) >= 89 for name in found)
+    with pytest.raises(OptionError, match="no FP8 on SM86"):
+        resolve_capabilities(asked_for(precision=None, compute_capabilities=("SM86",)), Precision.FP8)
 
 
 def test_classic_takes_no_capabilities():

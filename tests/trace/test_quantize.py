@@ -199,6 +199,7 @@ def test_tensorrt_rtx_multiplies_in_int8(tmp_path: Path) -> None:
     assert receipt.layers["DEQUANTIZE"] == {"fp32": 2 * PRODUCTS}
     kernels = [record for record in receipt.kernels.records if "int8" in record.input_dtypes]
     assert sum(record.output_dtypes == ("fp32",) for record in kernels) == PRODUCTS
+    assert any("slower on a GPU than FP16" in note for note in receipt.notes)
     wrong = EngineRequest(tmp_path / "int8.onnx", tmp_path / "wrong.engine", RTX, BATCH, Precision.FP32)
     with pytest.raises(
         PrecisionMismatchError, match=f"fp32 was asked for.*quantises {PRODUCTS} tensors.*int8"
@@ -206,6 +207,39 @@ def test_tensorrt_rtx_multiplies_in_int8(tmp_path: Path) -> None:
         build_engine(wrong)
     assert caught.value.exit_code is ExitCode.PRECISION
     assert not wrong.engine_path.exists()
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8_FP16, Precision.FP8])
+def test_beside_float16(precision: Precision, tmp_path: Path) -> None:
+    """Ranges come from a float16 file; opset and scales are those that TensorRT's parser takes."""
+    source, path = tmp_path / "source.onnx", tmp_path / "quantized.onnx"
+    onnx_file.save(tiny.lowered("cls", SOME, precision=Precision.FP16, opset=precision.least_opset), source, {})
+    found = quantize(source, path, tiny.pixels(8), {}, precision=precision, origin="noise", real=False)
+    assert (found.products, found.rest, found.left) == (PRODUCTS, "fp16", 11)
+    assert str(found).startswith(f"12 products in {found.numbers}, 11 left in fp16")
+    assert onnx.load(path).opset_import[0].version == 19
+    result = checked(path, precision=precision)
+    assert result.passed
+    assert result.outputs.max_abs > 1e-2  # it is another arithmetic
+    assert result.in_fp32 is not None
+
+
+@rtx
+@needs_rtx
+@pytest.mark.parametrize(
+    ("precision", "capability"),
+    [(Precision.FP8, "SM89"), (Precision.FP8, "SM120"), (Precision.INT8_FP16, "SM86"), (Precision.INT8_FP16, "SM120")],
+)
+def test_tensorrt_rtx_multiplies_all_products(precision: Precision, capability: str, tmp_path: Path) -> None:
+    source, path = tmp_path / "source.onnx", tmp_path / "quantized.onnx"
+    onnx_file.save(tiny.lowered("cls", SOME, precision=Precision.FP16, opset=precision.least_opset), source, {})
+    quantize(source, path, tiny.pixels(8), {}, precision=precision, origin="noise", real=False)
+    asked = EngineRequest(path, path.with_suffix(".engine"), RTX, BATCH, precision, compute_capabilities=(capability,))
+    receipt = build_engine(asked)
+    assert receipt.fusions is not None
+    assert (receipt.fusions.products.wanted, receipt.fusions.products.left) == (PRODUCTS, ())
+    numbers = "fp8" if precision is Precision.FP8 else "int8"
+    assert receipt.to_dict()["structure"]["compute_layers"][numbers] == PRODUCTS
 
 
 # --- From the command line ----------------------------------------------------------------------------------------

@@ -262,7 +262,7 @@ class _Export:
                 continue
             requests = engine_requests(job, flavour, precision, self._stage.folder)
             if len(requests) < len(engine_names_of(job, flavour, precision)):
-                self.report.skip(f"{TURING} engine of {onnx_name}", f"{TURING} runs FP16 files only")
+                self.report.skip(f"{TURING} engine of {onnx_name}", f"{TURING} runs FP16 and int8-fp16 files only")
             for request in requests:
                 self._build_engine(request, precision)
                 engines.append(request.engine_path.name)
