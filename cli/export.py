@@ -49,12 +49,12 @@ __all__ = ["export_command"]
 @seed_option("random weights and generated images")
 @served_batch_option("1:8:64")
 @option(Section.FILES, "--precision", default="fp32,fp16", show_default=True, metavar="LIST",
-        help="Some of fp32, fp16, bf16, int8: one file each.")  # fmt: skip
+        help="Some of fp32, fp16, bf16, int8 (CPUs), int8-fp16, fp8 (engines): one file each.")  # fmt: skip
 @onnx_options()
 @option(Section.FILES, "--labels", type=click.Path(path_type=Path), default=None, metavar="FILE",
         help="Class names to store in the files, one per line.")  # fmt: skip
 @verify_option()
-@images_option(" to verify and calibrate int8 with", unless="demo_vit's own; for others generated ones",
+@images_option(" to verify and calibrate int8 and fp8 with", unless="demo_vit's own; for others generated ones",
                section=Section.CHECK)  # fmt: skip
 @option(Section.ENGINE, "--engine/--no-engine", "engine", default=None,
         help="Build TensorRT engines.  [default: if a TensorRT is installed]")  # fmt: skip

@@ -69,9 +69,8 @@ Value = TypeVar("Value")
 @schedule_option()
 @option(Section.REDUCTION, "--prop-attn", default="auto", show_default=True, metavar="LIST",
         help="Add the log of token sizes to the attention: some of auto, on, off.")  # fmt: skip
-@option(
-    Section.FILES, "--precision", default="fp32", show_default=True, metavar="LIST", help="Some of fp32, fp16, int8."
-)
+@option(Section.FILES, "--precision", default="fp32", show_default=True, metavar="LIST",
+        help="Some of fp32, fp16, int8, int8-fp16, fp8.")  # fmt: skip
 @target_option()
 @images_option(": one folder per class, as in ImageNet, or images alone",
         unless="demo_vit's own; for others generated ones")  # fmt: skip

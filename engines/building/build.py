@@ -82,7 +82,6 @@ class EngineRequest:
                 f"{TURING} (Turing) cannot share an engine with {', '.join(n for n in names if n != TURING)}: in one "
                 "list it degrades the plan for all of them; build it as an engine of its own"
             )
-        check_able(self.flavour, names, self.precision)
 
 
 def check_request(request: EngineRequest) -> tuple[tuple[str, ...], Preflight, dict[str, Profile]]:

@@ -284,16 +284,24 @@ def asked_for(**options) -> EngineRequest:
 def test_turing_stands_alone():
     with pytest.raises(OptionError, match=r"cannot share an engine with SM89.*degrades"):
         asked_for(compute_capabilities=("SM75", "SM89"), precision=Precision.FP16)
-    for precision, reason in ((Precision.FP32, "FP32 matrix"), (Precision.BF16, "BF16")):
-        with pytest.raises(OptionError, match=f"{reason}.*SM75.*fp16"):
-            asked_for(compute_capabilities=("SM75",), precision=precision)
 
 
-def test_fp8_begins_with_ada():
-    asked_for(compute_capabilities=("SM89", "SM120"), precision=Precision.FP8)
-    with pytest.raises(OptionError, match=r"no FP8 on SM86: build it in fp16 or int8-fp16, or for SM89 and newer"):
-        asked_for(compute_capabilities=("SM86", "SM89"), precision=Precision.FP8)
-    asked_for(compute_capabilities=("SM75",), precision=Precision.INT8_FP16)
+@needs_rtx
+@pytest.mark.parametrize(
+    ("precision", "reason", "least"),
+    [
+        (Precision.FP32, "FP32 matrix products on SM75", "SM80"),
+        (Precision.BF16, "BF16 on SM75", "SM80"),
+        (Precision.FP8, "FP8 on SM75", "SM89"),
+        (Precision.FP8, "FP8 on SM86", "SM89"),
+    ],
+)
+def test_older_gpus_are_refused_by_name(precision, reason, least):
+    asked = asked_for(compute_capabilities=(reason.split()[-1],), precision=precision)
+    with pytest.raises(OptionError, match=rf"has no {reason}.*build it in fp16.*for {least} and newer"):
+        resolve_capabilities(asked)
+    for able in (Precision.FP16, Precision.INT8_FP16):
+        assert resolve_capabilities(asked_for(compute_capabilities=("SM75",), precision=able)) == ("SM75",)
 
 
 @needs_rtx

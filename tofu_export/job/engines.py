@@ -18,10 +18,10 @@ from tofu_export.report.document import Report
 from tofu_export.verification import VerificationResult
 
 NOT_BUILT = (
-    "it is for CPUs: what is not int8 in it is FP32, slower on a GPU than FP16. For engines there is --precision "
-    "int8-fp16, or fp8 from SM89 on"
+    "int8 files are for CPUs: what is not int8 in them is FP32, slower on a GPU than FP16. For engines there is "
+    "--precision int8-fp16, or fp8 from SM89 on"
 )
-"""Why there is no engine of an int8 file."""
+"""Why there is no engine of such a file."""
 
 __all__ = [
     "NOT_BUILT",
@@ -44,8 +44,9 @@ def flavour_of(job: ExportJob) -> Flavour | None:
     wanted = job.flavour or (job.target.value if job.target.value in names else None)
     if job.engine:
         return pick(wanted)
-    usable = [flavour for flavour in available() if wanted in (None, flavour.name)]
-    return usable[0] if job.engine is None and usable and job.target is not Target.ONNXRUNTIME else None
+    if job.engine is False or job.target is Target.ONNXRUNTIME or not _is_for_engines(job):
+        return None
+    return next((flavour for flavour in available() if wanted in (None, flavour.name)), None)
 
 
 def engine_names_of(job: ExportJob, flavour: Flavour, precision: Precision) -> dict[str, tuple[str, ...]]:
@@ -92,6 +93,8 @@ def why_no_engine(job: ExportJob) -> str:
         return "switched off by --no-engine"
     if job.target is Target.ONNXRUNTIME:
         return "files for onnxruntime use scatter reductions, which TensorRT rejects: use --target portable"
+    if not _is_for_engines(job):
+        return NOT_BUILT
     return "no TensorRT is installed: pip install 'tofu-export[rtx]' builds engines without a GPU"
 
 
@@ -127,6 +130,10 @@ def verify_engines(
         progress.done("; ".join(f"against {result.reference}: {result}" for result in results))
         found += results
     return found
+
+
+def _is_for_engines(job: ExportJob) -> bool:
+    return any(precision.built for precision in job.precisions)
 
 
 def _why_not_here(report: Report, engine: Path) -> str | None:

@@ -63,8 +63,8 @@ class ExportJob:
             )
         if self.engine and not all(precision.built for precision in self.precisions):
             raise OptionError(
-                "int8 files are for CPUs, and no engines are built from them: what is not int8 in them is FP32, slower "
-                "on a GPU than FP16. Ask for --precision int8-fp16 or fp8, or leave out --engine"
+                "--engine builds none of int8 files, which are for CPUs: what is not int8 in them is FP32, slower on a "
+                "GPU than FP16. Ask for --precision int8-fp16 or fp8 in its place, or leave out --engine"
             )
         if self.opset < MINIMUM_OPSET:
             raise OptionError(f"opset is {self.opset}, expected {MINIMUM_OPSET} or newer")
