@@ -192,7 +192,8 @@ def receipt_text(receipt: EngineReceipt, *, verbose: bool = False) -> str:
         f"{receipt.engine_bytes / 1e6:.1f} MB, {receipt.flavour} {receipt.version}, for {where}",
         f"precision {receipt.precision.value}: {shares} of the multiply-accumulates"
         + (f" ({layers} layers)" * bool(layers)),
-        f"{kernels} kernels" if kernels else "kernels: the builder printed no list",
+        (f"{kernels} kernels" if kernels else "kernels: the builder printed no list")
+        + (f": {receipt.fusions}" if receipt.fusions is not None and str(receipt.fusions) else ""),
         *(
             f"shapes of {name}: {' | '.join('x'.join(map(str, s)) for s in sizes)}"
             for name, sizes in receipt.profiles.items()

@@ -20,6 +20,7 @@ _INPUT = re.compile(r"ERROR: (?P<name>.+):\d+ In function importInput:")
 _VALUES = re.compile(r"missing values for shape input tensor (\S+)\. ")
 _HINTS = (
     ("FP32 GEMM is not supported", "this file computes (in part) in FP32, which SM75 cannot: build for SM80 or newer"),
+    ("HW-specific datatypes: fp8", "FP8 needs SM89 or newer: build the fp16 or int8-fp16 file for older ones"),
     ("within workspace limit", "raise the workspace limit, or leave it out"),
     ("not supported by a dedicated kernel", "export with decomposed attention (opset 18)"),
     ("CUDA driver version is insufficient", "this machine has no usable NVIDIA driver, which this build needs"),

@@ -19,6 +19,9 @@ __all__ = ["allow_decomposition", "check_precision", "dominant_precision", "laye
 COMPUTE_LAYERS = ("MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION", "EINSUM", "ATTENTION_OUTPUT")
 """Layers that carry the arithmetic of a network; their output type is its precision."""
 
+QUANTIZED: Mapping[Precision, str] = {Precision.INT8: "int8", Precision.INT8_FP16: "int8", Precision.FP8: "fp8"}
+"""What the products of a quantised network multiply."""
+
 _DTYPES = {"FLOAT": "fp32", "HALF": "fp16"}
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1, "uint8": 1, "bool": 1, "int32": 4, "int64": 8}
 _ONNX_NAME = re.compile(r"\[ONNX Layer: (.*?)\](?:\s|$|\[|\x1e|\x1f)")
@@ -69,7 +72,7 @@ def node_costs(trt: ModuleType, network: Any) -> list[NodeCost]:
 
 
 def mac_table(costs: list[NodeCost]) -> dict[str, int]:
-    """Multiply-accumulates by type: that of their results, or int8 where both factors come out of a dequantisation."""
+    """Multiply-accumulates by type: that of their results, or int8 or fp8 where both factors were dequantised."""
     table: Counter[str] = Counter()
     for cost in costs:
         if cost.macs:
@@ -79,8 +82,8 @@ def mac_table(costs: list[NodeCost]) -> dict[str, int]:
 
 def dominant_precision(layers: Mapping[str, Mapping[str, int]], macs: Mapping[str, int]) -> Precision:
     """What a network is typed as that nobody said anything about: the type of most of its arithmetic."""
-    if layers.get("QUANTIZE", {}).get(Precision.INT8.value):
-        return Precision.INT8
+    if quantized := _quantized(layers):
+        return quantized[0]
     known = [name for name in macs if name in {precision.value for precision in Precision}]
     return Precision(max(known, key=lambda name: macs[name])) if known else Precision.FP32
 
@@ -91,8 +94,8 @@ def check_precision(
     """Refuse a network that does not compute in the precision that it is said to have.
 
     A reduced-precision file may keep FP32 islands, but at least a share of its multiply-accumulates is of its type; an
-    FP32 file has no heavy layer of a shorter type. In an int8 network a product has floating-point inputs and outputs,
-    and what makes it an int8 one are the layers that quantise them; no other file has those. At least one product has
+    FP32 file has no heavy layer of a shorter type. In a quantised network a product has floating-point inputs and
+    outputs, and what makes it one are the layers that quantise them; no other file has those. At least one product has
     them around both of its factors.
 
     Args:
@@ -105,19 +108,21 @@ def check_precision(
         PrecisionMismatchError: it does not.
     """
     found: defaultdict[str, int] = defaultdict(int)
-    quantized = layers.get("QUANTIZE", {}).get(Precision.INT8.value, 0)
-    if precision is Precision.INT8 and quantized:
-        if macs and not macs.get(precision.value):
+    if quantized := _quantized(layers):
+        computed, tensors = quantized
+        numbers = QUANTIZED[computed]
+        if precision is not computed:
             raise PrecisionMismatchError(
-                f"precision int8 was asked for, and the file quantises {quantized} tensors, but no product has both of "
-                "its factors quantised: each needs a QuantizeLinear and a DequantizeLinear, or int8 weights, before it"
+                f"precision {precision.value} was asked for, but the file quantises {tensors} tensors to {numbers}: "
+                f"ask for --precision {computed.value}"
+            )
+        if macs and not macs.get(numbers):
+            raise PrecisionMismatchError(
+                f"precision {computed.value} was asked for, and the file quantises {tensors} tensors, but no product "
+                "has both of its factors quantised: each needs a QuantizeLinear and a DequantizeLinear, or "
+                f"{numbers} weights, before it"
             )
         return
-    if quantized:
-        raise PrecisionMismatchError(
-            f"precision {precision.value} was asked for, but the file quantises {quantized} tensors to int8: "
-            "ask for --precision int8"
-        )
     for kind in COMPUTE_LAYERS:
         for dtype, count in layers.get(kind, {}).items():
             found[dtype] += count
@@ -198,24 +203,38 @@ def _arithmetic(
 
 
 def _computed_in(layer: Any, producers: Mapping[str, Any]) -> str:
-    """Type that a layer computes in: int8 if both factors were dequantised from it, else that of its result."""
+    """Type that a layer computes in: that which both factors were dequantised from, else that of its result."""
     if layer.type.name in ("MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION") and layer.num_inputs > 1:
-        factors = [_dequantized(layer.get_input(index), producers) for index in (0, 1)]
-        if all(factors):
-            return Precision.INT8.value
+        left, right = (_dequantized(layer.get_input(index), producers) for index in (0, 1))
+        if left is not None and left == right:
+            return left
     return _dtype(layer.get_output(0))
 
 
-def _dequantized(tensor: Any, producers: Mapping[str, Any]) -> bool:
-    """True if a tensor was int8, and since then only dequantised and laid out."""
+def _dequantized(tensor: Any, producers: Mapping[str, Any]) -> str | None:
+    """What a tensor was that since then has only been dequantised and laid out, int8 or fp8; None for any other."""
     for _ in range(len(producers)):
         layer = None if tensor is None else producers.get(tensor.name)
         if layer is None or layer.type.name not in ("SHUFFLE", "IDENTITY", "DEQUANTIZE"):
-            return False
+            return None
         tensor = layer.get_input(0)
         if layer.type.name == "DEQUANTIZE":
-            return tensor is not None and _dtype(tensor) == Precision.INT8.value
-    return False
+            dtype = None if tensor is None else _dtype(tensor)
+            return dtype if dtype in QUANTIZED.values() else None
+    return None
+
+
+def _quantized(layers: Mapping[str, Mapping[str, int]]) -> tuple[Precision, int] | None:
+    """What a network is quantised to, and how many tensors are; None where none is."""
+    counts = {name: count for name, count in layers.get("QUANTIZE", {}).items() if name in QUANTIZED.values()}
+    if not counts:
+        return None
+    numbers = max(counts, key=lambda name: counts[name])
+    if numbers == QUANTIZED[Precision.FP8]:
+        return Precision.FP8, counts[numbers]
+    halves = layers.get("DEQUANTIZE", {}).get(Precision.FP16.value, 0)
+    kind = Precision.INT8_FP16 if 2 * halves > sum(layers.get("DEQUANTIZE", {}).values()) else Precision.INT8
+    return kind, counts[numbers]
 
 
 def _attention_macs(layer: Any, producers: Mapping[str, Any]) -> int:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from tofu_export.engines.building._process import run_worker
 from tofu_export.engines.building.builder_options import BuilderOptions, cache_file, check_options
+from tofu_export.engines.building.capabilities import able, check_able
 from tofu_export.engines.building.preflight import Preflight, preflight, read_graph_file
 from tofu_export.engines.building.profiles import Profile, make_profiles
 from tofu_export.engines.building.turing import write_beside_links
+from tofu_export.engines.describing.fusions import find_fusions
 from tofu_export.engines.describing.kernel_log import KernelLog
 from tofu_export.engines.describing.receipt import EngineReceipt
 from tofu_export.engines.describing.structure import NodeCost, make_structure
@@ -80,11 +82,6 @@ class EngineRequest:
                 f"{TURING} (Turing) cannot share an engine with {', '.join(n for n in names if n != TURING)}: in one "
                 "list it degrades the plan for all of them; build it as an engine of its own"
             )
-        if TURING in names and self.precision not in (None, Precision.FP16):
-            reason = "BF16" if self.precision is Precision.BF16 else "FP32 matrix products"
-            raise OptionError(
-                f"{self.flavour.name} has no {reason} on {TURING} (Turing): build it in fp16, or for SM80 and newer"
-            )
 
 
 def check_request(request: EngineRequest) -> tuple[tuple[str, ...], Preflight, dict[str, Profile]]:
@@ -95,12 +92,13 @@ def check_request(request: EngineRequest) -> tuple[tuple[str, ...], Preflight, d
         BackendMissingError: the flavour is not usable here.
         EngineBuildError: the file cannot be built.
     """
-    capabilities = resolve_capabilities(request)
+    resolve_capabilities(request)
     if not is_text(request.onnx_path):
         raise EngineBuildError(
             f"{request.flavour.name} cannot open {str(request.onnx_path)!r}, a path that is not UTF-8: rename it"
         )
-    checked = preflight(request.onnx_path.absolute(), request.flavour, capabilities)
+    checked = preflight(request.onnx_path.absolute(), request.flavour, request.compute_capabilities)
+    capabilities = resolve_capabilities(request, _declared(checked))
     names = [entry.name for entry in checked.inputs]
     if unknown := [name for name in request.values if name not in names]:
         raise OptionError(
@@ -161,6 +159,10 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
         if not draft.is_file() or draft.stat().st_size == 0:
             raise EngineBuildError(f"{request.flavour.name} reported success for {onnx_path}, but wrote no plan")
         kernels = KernelLog.from_dict(facts["kernels"])
+        built = (graph or read_graph_file(onnx_path)).graph
+        fusions = find_fusions(built, kernels)
+        precision = Precision(facts["precision"])
+        remarks = () if fusions is None else fusions.remarks(precision)
         receipt = EngineReceipt(
             flavour=request.flavour.name,
             version=facts["version"],
@@ -169,15 +171,14 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
             driver=about["driver"],
             batch=request.batch,
             profiles=profiles,
-            precision=Precision(facts["precision"]),
+            precision=precision,
             options=request.options.asked,
             layers=facts["layers"],
-            structure=make_structure(
-                (graph or read_graph_file(onnx_path)).graph, [NodeCost(**cost) for cost in facts["costs"]], kernels
-            ),
+            structure=make_structure(built, [NodeCost(**cost) for cost in facts["costs"]], kernels),
+            fusions=fusions,
             decomposable_attention=tuple(facts["decomposable_attention"]),
             kernels=kernels,
-            notes=(*map(str, checked.notes), *checked.remarks),
+            notes=(*map(str, checked.notes), *checked.remarks, *_advice(precision), *remarks),
             engine_path=request.engine_path,
             engine_bytes=draft.stat().st_size,
             engine_sha256=sha256_of(draft),
@@ -213,21 +214,37 @@ def _declared(checked: Preflight) -> Precision | None:
     return None
 
 
-def resolve_capabilities(request: EngineRequest) -> tuple[str, ...]:
+def _advice(precision: Precision) -> tuple[str, ...]:
+    """What to know of an engine of this precision."""
+    if precision.built:
+        return ()
+    return (
+        "what is not int8 in this engine is FP32, slower on a GPU than FP16: for engines export the model with "
+        "--precision int8-fp16, or fp8 from SM89 on",
+    )
+
+
+def resolve_capabilities(request: EngineRequest, declared: Precision | None = None) -> tuple[str, ...]:
     """The capabilities to build for, in ascending order, so that the order asked for does not change the plan.
+
+    Args:
+        request: what to build.
+        declared: the precision that the file says it has, where the request names none.
 
     Raises:
         OptionError: the flavour cannot build for one of them.
         BackendMissingError: the flavour is not usable here.
     """
     known = known_capabilities(request.flavour)
+    precision = request.precision or declared
     if not request.compute_capabilities:
-        return tuple(name for name in known if name != TURING)
+        return tuple(name for name in known if name != TURING and able(name, precision))
     unknown = [name for name in request.compute_capabilities if name not in known]
     if unknown:
         raise OptionError(
             f"{request.flavour.name} cannot build for {', '.join(unknown)}, expected some of {', '.join(known)}"
         )
+    check_able(request.flavour, request.compute_capabilities, precision)
     return tuple(name for name in known if name in request.compute_capabilities)
 
 

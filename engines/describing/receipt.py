@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tofu_export.engines.describing.fusions import Fusions
 from tofu_export.engines.describing.kernel_log import KernelLog
 from tofu_export.engines.describing.structure import Structure
 from tofu_export.options import BatchRange, Precision
@@ -32,9 +33,10 @@ class EngineReceipt:
         options: what was asked of the builder, by the name of the option.
         layers: for each network layer type, the number of layer outputs of each data type.
         structure: layers, kernels, multiply-accumulates and bytes by part of the model, and types.
+        fusions: what became of quantised products and of attention; None where the kernels do not tell.
         decomposable_attention: names of the attention layers that may run as several kernels.
         kernels: the compiled kernels, as far as the log tells.
-        notes: remarks of the pre-flight.
+        notes: remarks of the pre-flight, and about what was built.
         engine_path: the plan.
         engine_bytes: its size.
         engine_sha256: hash of the plan.
@@ -55,6 +57,7 @@ class EngineReceipt:
     options: Mapping[str, Any]
     layers: Mapping[str, Mapping[str, int]]
     structure: Structure
+    fusions: Fusions | None
     decomposable_attention: tuple[str, ...]
     kernels: KernelLog
     notes: tuple[str, ...]
@@ -96,6 +99,7 @@ class EngineReceipt:
                 "decomposable_attention": list(self.decomposable_attention),
             },
             "kernels": self.kernels.summary(),
+            "fusions": None if self.fusions is None else self.fusions.to_dict(),
             "notes": list(self.notes),
             "engine": {"file": self.engine_path.name, "bytes": self.engine_bytes, "sha256": self.engine_sha256},
             "onnx": {"file": self.onnx_path.name, "sha256": self.onnx_sha256},

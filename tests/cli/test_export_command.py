@@ -378,7 +378,7 @@ def test_turing_gets_an_engine_of_its_own(tmp_path: Path) -> None:
     assert engines["model.fp16.tensorrt-rtx.sm75.engine"]["mac_share"] == {"fp16": 1.0}
     assert 0.9 < engines["model.fp16.tensorrt-rtx.engine"]["mac_share"]["fp16"] < 1
     skipped = {entry["step"]: entry["reason"] for entry in report["skipped"]}
-    assert "FP16 files only" in skipped["SM75 engine of model.fp32.onnx"]
+    assert "FP16 and int8-fp16 files only" in skipped["SM75 engine of model.fp32.onnx"]
     assert all(skipped[f"verification of {name}"] == "switched off by --no-verify" for name in engines)
     sidecar = json.loads((out / "model.fp16.tensorrt-rtx.sm75.engine.json").read_text(encoding="utf-8"))
     assert sidecar["source"]["model"] == "test_vit"

@@ -18,7 +18,7 @@ import pytest
 from tests.engines import models
 from tofu_export.engines.building import _process
 from tofu_export.engines.building._build_log import first_cause
-from tofu_export.engines.building.build import EngineRequest, build_engine, engine_names
+from tofu_export.engines.building.build import EngineRequest, build_engine, engine_names, resolve_capabilities
 from tofu_export.engines.building.builder_options import BuilderOptions
 from tofu_export.engines.describing.sidecar import read_sidecar, write_sidecar
 from tofu_export.engines.flavours import RTX, TENSORRT, available, known_capabilities, load
@@ -284,9 +284,35 @@ def asked_for(**options) -> EngineRequest:
 def test_turing_stands_alone():
     with pytest.raises(OptionError, match=r"cannot share an engine with SM89.*degrades"):
         asked_for(compute_capabilities=("SM75", "SM89"), precision=Precision.FP16)
-    for precision, reason in ((Precision.FP32, "FP32 matrix"), (Precision.BF16, "BF16")):
-        with pytest.raises(OptionError, match=f"{reason}.*SM75.*fp16"):
-            asked_for(compute_capabilities=("SM75",), precision=precision)
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("precision", "reason", "least"),
+    [
+        (Precision.FP32, "FP32 matrix products on SM75", "SM80"),
+        (Precision.BF16, "BF16 on SM75", "SM80"),
+        (Precision.FP8, "FP8 on SM75", "SM89"),
+        (Precision.FP8, "FP8 on SM86", "SM89"),
+    ],
+)
+def test_older_gpus_are_refused_by_name(precision, reason, least):
+    asked = asked_for(compute_capabilities=(reason.split()[-1],), precision=precision)
+    with pytest.raises(OptionError, match=rf"has no {reason}.*build it in fp16.*for {least} and newer"):
+        resolve_capabilities(asked)
+    for able in (Precision.FP16, Precision.INT8_FP16):
+        assert resolve_capabilities(asked_for(compute_capabilities=("SM75",), precision=able)) == ("SM75",)
+
+
+@needs_rtx
+def test_a_file_that_says_it_is_fp8_is_built_for_what_has_it():
+    asked = asked_for(precision=None)
+    assert "SM80" in resolve_capabilities(asked)
+    for found in (resolve_capabilities(asked, Precision.FP8), resolve_capabilities(asked_for(precision=Precision.FP8))):
+        assert found
+        assert all(int(name.removeprefix("SM")) >= 89 for name in found)
+    with pytest.raises(OptionError, match="no FP8 on SM86"):
+        resolve_capabilities(asked_for(precision=None, compute_capabilities=("SM86",)), Precision.FP8)
 
 
 def test_classic_takes_no_capabilities():

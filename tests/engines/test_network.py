@@ -89,8 +89,18 @@ def test_macs_and_weights(name, network_of):
     assert named == ({f"/blocks.0/{proto.graph.node[0].op_type}"} if macs else set())
 
 
-@pytest.mark.parametrize(("left", "dtype"), [("d", "int8"), ("x", "fp32")])
-def test_int8_is_what_multiplies_two_dequantised_factors(left, dtype, network_of):
+NUMBERS = {
+    Precision.INT8: (onnx.TensorProto.INT8, np.float32),
+    Precision.INT8_FP16: (onnx.TensorProto.INT8, np.float16),
+    Precision.FP8: (onnx.TensorProto.FLOAT8E4M3FN, np.float16),
+}
+
+
+@pytest.mark.parametrize("precision", NUMBERS)
+@pytest.mark.parametrize("left", ["d", "x"])
+def test_a_product_is_quantised_if_both_of_its_factors_were(left, precision, network_of):
+    numbers, rest = NUMBERS[precision]
+    quantised = helper.tensor_dtype_to_np_dtype(numbers)
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
@@ -99,27 +109,33 @@ def test_int8_is_what_multiplies_two_dequantised_factors(left, dtype, network_of
         helper.make_node("Relu", ["d"], ["r"], name="/blocks.0/Relu"),
     ]
     constants = [
-        constant("s", 0.1, np.float32),
-        constant("z", 0, np.int8),
-        constant("w8", np.ones((16, 32)), np.int8),
+        constant("s", 0.1, rest),
+        constant("z", 0, quantised),
+        constant("w8", np.ones((16, 32)), quantised),
     ]
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(rest))
     proto = models.model(
         nodes,
-        [models.value("x", ["b", 7, 16])],
-        [models.value("y", ["b", 7, 32]), models.value("r", ["b", 7, 16])],
+        [models.value("x", ["b", 7, 16], kind)],
+        [models.value("y", ["b", 7, 32], kind), models.value("r", ["b", 7, 16], kind)],
         constants,
+        opset=19,
     )
+    dtype = precision.traced.value if left == "x" else "fp8" if precision is Precision.FP8 else "int8"
     trt, network = network_of(proto)
     costs = node_costs(trt, network)
     (heavy,) = (cost for cost in costs if cost.macs)
     assert (heavy.macs, heavy.weight_bytes, heavy.dtype) == (7 * 16 * 32, 16 * 32, dtype)
     layers, macs = layer_table(network), mac_table(costs)
-    assert dominant_precision(layers, macs) is Precision.INT8
-    if dtype == "int8":
-        check_precision(layers, Precision.INT8, macs, 0.9)
+    assert dominant_precision(layers, macs) is precision
+    if left == "d":
+        check_precision(layers, precision, macs, 0.9)
     else:
         with pytest.raises(PrecisionMismatchError, match="no product has both of its factors quantised"):
-            check_precision(layers, Precision.INT8, macs, 0.9)
+            check_precision(layers, precision, macs, 0.9)
+    for other in set(Precision) - {precision}:
+        with pytest.raises(PrecisionMismatchError, match=f"{other.value} was asked.*--precision {precision.value}$"):
+            check_precision(layers, other, macs, 0.9)
 
 
 class TestShare:

@@ -10,11 +10,13 @@ import pytest
 from tests import exported
 from tests.verification.machine import Machine, install, plan_of
 from tofu_export.engines.describing.check import Answer, EngineCheck, Verdict
-from tofu_export.errors import BackendMissingError
+from tofu_export.engines.flavours import RTX
+from tofu_export.errors import BackendMissingError, OptionError
 from tofu_export.job import engines, vit
-from tofu_export.job.engines import verify_engines
+from tofu_export.job.engines import engine_requests, flavour_of, verify_engines, why_no_engine
 from tofu_export.job.progress import Progress
 from tofu_export.job.request import Job
+from tofu_export.options import Precision
 from tofu_export.report.document import Report
 from tofu_export.system.environment import collect
 from tofu_export.zoo.weights import WeightsSource
@@ -55,6 +57,26 @@ def report(tmp_path: Path) -> Report:
 def gpu(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     report.environment["gpu"] = "ACME 1"
     monkeypatch.setattr(engines, "check_engine", lambda path: EngineCheck(path, ()))
+
+
+def quantized_job(*precisions: Precision, engine: bool | None = None) -> Job:
+    return Job(exported.MODEL, Path("out"), precisions=precisions, engine=engine)
+
+
+def test_an_int8_file_gets_no_engine() -> None:
+    """What is FP32 in it would be slower on a GPU than the FP16 file."""
+    with pytest.raises(OptionError, match=r"--engine builds none of int8.*int8-fp16 or fp8"):
+        quantized_job(Precision.FP16, Precision.INT8, engine=True)
+    alone = quantized_job(Precision.INT8)
+    assert flavour_of(alone) is None
+    assert "int8 files are for CPUs" in why_no_engine(alone)
+    mixed = quantized_job(Precision.INT8, Precision.FP8, Precision.INT8_FP16)
+    assert engine_requests(mixed, RTX, Precision.INT8, Path("out")) == []
+    for precision in (Precision.FP8, Precision.INT8_FP16):
+        (request,) = engine_requests(mixed, RTX, precision, Path("out"))
+        assert request.engine_path.name == f"model.{precision.value}.tensorrt-rtx.engine"
+        assert mixed.opset_of(precision) == 19
+    assert mixed.opset_of(Precision.INT8) == 18
 
 
 def test_rows_of_the_report(

@@ -251,6 +251,7 @@ def test_r_refused(text: str) -> None:
         ("FP16, fp32", (Precision.FP16, Precision.FP32)),
         ("fp16,fp16,bf16,", (Precision.FP16, Precision.BF16)),
         ("int8", (Precision.INT8,)),
+        ("fp8,int8-fp16", (Precision.FP8, Precision.INT8_FP16)),
     ],
 )
 def test_precisions(text: str, values: tuple[Precision, ...]) -> None:
@@ -259,5 +260,5 @@ def test_precisions(text: str, values: tuple[Precision, ...]) -> None:
 
 @pytest.mark.parametrize("text", ["", ",", "int4", "fp32,half", "fp 16"])
 def test_precisions_refused(text: str) -> None:
-    with pytest.raises(OptionError, match="fp32, fp16, bf16, int8"):
+    with pytest.raises(OptionError, match="fp32, fp16, bf16, int8, int8-fp16, fp8"):
         parse_precisions(text)

@@ -345,6 +345,29 @@ class TestInt8:
         assert "int8 products are exact on CPUs with VNNI only" in caplog.text or exact
 
 
+def test_fp8_runs_although_the_optimiser_breaks_its_graph(caplog: pytest.LogCaptureFixture) -> None:
+    """A Transpose behind DequantizeLinear is moved in front of it, where it would be one of FP8 numbers."""
+    kind = TensorProto.FLOAT8E4M3FN
+    initializers = [
+        numpy_helper.from_array(np.array(0.25, np.float16), "scale"),
+        helper.make_tensor("zero", kind, [], b"\0", raw=True),
+    ]
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0]),
+        helper.make_node("QuantizeLinear", ["t", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        helper.make_node("Transpose", ["d"], ["y"], perm=[1, 0]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, [2, 3]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "fp8", ends[:1], ends[1:], initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+    pixels = np.array([[0.25, 1.0, 4.4], [-7.9, 0.0, 1e4]], np.float16)
+    found = ort.open_session(model.SerializeToString()).run({"x": pixels})["y"]
+    # Steps of E4M3 are 1/8 of a power of two, times the scale; 448 is the largest number.
+    np.testing.assert_array_equal(found, np.float16([[0.25, 1.0, 4.5], [-8.0, 0.0, 112.0]]))
+    assert not caplog.records
+
+
 class TestPackageMissing:
     def test_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "onnxruntime", None)

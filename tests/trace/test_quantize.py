@@ -37,6 +37,7 @@ from tofu_export.verification.result import VerificationResult
 SOME = Reduction(r=(3, 2, 4), pattern="PAM")
 BATCH = BatchRange(1, 2, 3)
 PRODUCTS = 12
+OPTIONS: dict[str, Any] = {"precision": Precision.INT8, "origin": "noise", "real": False}
 
 Array = NDArray[Any]
 
@@ -47,7 +48,7 @@ def make(folder: Path, pixels: Array | None = None, target: Target = Target.PORT
     onnx_file.save(tiny.lowered("cls", SOME, target, **kwargs), source, {})
     before = {path.name for path in folder.iterdir()}
     pixels = tiny.pixels(40) if pixels is None else pixels
-    found = quantize(source, folder / "int8.onnx", pixels, {"precision": "int8"}, origin="noise", real=False)
+    found = quantize(source, folder / "int8.onnx", pixels, {"precision": "int8"}, **OPTIONS)
     made = {path.name for path in folder.iterdir()} - before
     assert made == {"int8.onnx", *([] if len(before) == 1 else ["int8.onnx.data"])}
     return found
@@ -87,9 +88,9 @@ def test_equal_runs_write_equal_bytes_a_third_of_the_size(tmp_path: Path) -> Non
         hashes.add(sha256_of(tmp_path / name / "int8.onnx"))
     assert len(hashes) == 1
     model = onnx.load(tmp_path / "one" / "int8.onnx")
-    texts = {entry.key: entry.value for entry in model.metadata_props}
-    assert len(json.loads(texts.pop(f"tofu_export.{module.RANGES}"))) == PRODUCTS
-    assert texts == {"tofu_export.precision": "int8"}
+    metadata = onnx_file.metadata_of(model)
+    assert set(metadata) == {"precision", module.RANGES}
+    assert metadata["precision"] == "int8"
     assert model.producer_name == "tofu-export"
 
 
@@ -146,7 +147,7 @@ def test_what_cannot_be_calibrated_is_said(tmp_path: Path) -> None:
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"], name="head/Relu")], "g", [value], [result])
     onnx.save(helper.make_model(graph, ir_version=10), source)
     with pytest.raises(ExportError, match="no product with weights in a block"):
-        quantize(source, tmp_path / "int8.onnx", tiny.pixels(1), {}, origin="noise", real=False)
+        quantize(source, tmp_path / "int8.onnx", tiny.pixels(1), {}, **OPTIONS)
     assert not (tmp_path / "int8.onnx").exists()
 
 
@@ -199,6 +200,7 @@ def test_tensorrt_rtx_multiplies_in_int8(tmp_path: Path) -> None:
     assert receipt.layers["DEQUANTIZE"] == {"fp32": 2 * PRODUCTS}
     kernels = [record for record in receipt.kernels.records if "int8" in record.input_dtypes]
     assert sum(record.output_dtypes == ("fp32",) for record in kernels) == PRODUCTS
+    assert any("slower on a GPU than FP16" in note for note in receipt.notes)
     wrong = EngineRequest(tmp_path / "int8.onnx", tmp_path / "wrong.engine", RTX, BATCH, Precision.FP32)
     with pytest.raises(
         PrecisionMismatchError, match=f"fp32 was asked for.*quantises {PRODUCTS} tensors.*int8"
@@ -206,6 +208,39 @@ def test_tensorrt_rtx_multiplies_in_int8(tmp_path: Path) -> None:
         build_engine(wrong)
     assert caught.value.exit_code is ExitCode.PRECISION
     assert not wrong.engine_path.exists()
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8_FP16, Precision.FP8])
+def test_beside_float16(precision: Precision, tmp_path: Path) -> None:
+    """Ranges come from a float16 file; opset and scales are those that TensorRT's parser takes."""
+    source, path = tmp_path / "source.onnx", tmp_path / "quantized.onnx"
+    onnx_file.save(tiny.lowered("cls", SOME, precision=Precision.FP16, opset=precision.least_opset), source, {})
+    found = quantize(source, path, tiny.pixels(8), {}, precision=precision, origin="noise", real=False)
+    assert (found.products, found.rest, found.left) == (PRODUCTS, "fp16", 11)
+    assert str(found).startswith(f"12 products in {found.numbers}, 11 left in fp16")
+    assert onnx.load(path).opset_import[0].version == 19
+    result = checked(path, precision=precision)
+    assert result.passed
+    assert result.outputs.max_abs > 1e-2  # it is another arithmetic
+    assert result.in_fp32 is not None
+
+
+@rtx
+@needs_rtx
+@pytest.mark.parametrize(
+    ("precision", "capability"),
+    [(Precision.FP8, "SM89"), (Precision.FP8, "SM120"), (Precision.INT8_FP16, "SM86"), (Precision.INT8_FP16, "SM120")],
+)
+def test_tensorrt_rtx_multiplies_all_products(precision: Precision, capability: str, tmp_path: Path) -> None:
+    source, path = tmp_path / "source.onnx", tmp_path / "quantized.onnx"
+    onnx_file.save(tiny.lowered("cls", SOME, precision=Precision.FP16, opset=precision.least_opset), source, {})
+    quantize(source, path, tiny.pixels(8), {}, precision=precision, origin="noise", real=False)
+    asked = EngineRequest(path, path.with_suffix(".engine"), RTX, BATCH, precision, compute_capabilities=(capability,))
+    receipt = build_engine(asked)
+    assert receipt.fusions is not None
+    assert (receipt.fusions.products.wanted, receipt.fusions.products.left) == (PRODUCTS, ())
+    numbers = "fp8" if precision is Precision.FP8 else "int8"
+    assert receipt.to_dict()["structure"]["compute_layers"][numbers] == PRODUCTS
 
 
 # --- From the command line ----------------------------------------------------------------------------------------
@@ -238,7 +273,8 @@ def test_the_demo_model_keeps_its_accuracy(
     assert entry["nodes"] == sum(entry["ops"].values())
     assert entry["bytes"] < 1_100_000
     assert entry["calibration"] == {
-        "images": 32, "source": "demo set", "real": True, "method": module.METHOD, "products": 48, "left": 45,
+        "images": 32, "source": "demo set", "real": True, "method": module.METHOD,
+        "numbers": "int8", "products": 48, "rest": "fp32", "left": 45,
     }  # fmt: skip
     (verified,) = document["verification"]
     assert verified["passed"]

@@ -60,6 +60,12 @@ TOLERANCES = {
     Precision.INT8: Tolerance(
         "int8", 0.25, 0.98, 0.1, "127 steps for the largest value of a tensor; measured in docs/verification.md"
     ),
+    Precision.INT8_FP16: Tolerance(
+        "int8-fp16", 0.25, 0.98, 0.1, "127 steps for the largest value of a tensor; measured in docs/verification.md"
+    ),
+    Precision.FP8: Tolerance(
+        "fp8", 0.5, 0.95, 0.15, "rounding by up to 2^-4 in both factors of a product; measured in docs/verification.md"
+    ),
 }
 """Named tolerances by precision."""
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tofu_export.engines.building.build import EngineRequest, engine_names, resolve_capabilities
+from tofu_export.engines.building.capabilities import able
 from tofu_export.engines.describing.check import Answer, check_engine
 from tofu_export.engines.flavours import RTX, TENSORRT, TURING, Flavour, available, pick
 from tofu_export.errors import BackendMissingError
@@ -16,7 +17,14 @@ from tofu_export.options import Precision, Target
 from tofu_export.report.document import Report
 from tofu_export.verification.result import VerificationResult
 
+NOT_BUILT = (
+    "int8 files are for CPUs: what is not int8 in them is FP32, slower on a GPU than FP16. For engines there is "
+    "--precision int8-fp16, or fp8 from SM89 on"
+)
+"""Why there is no engine of such a file."""
+
 __all__ = [
+    "NOT_BUILT",
     "check_requests",
     "engine_names_of",
     "engine_requests",
@@ -36,8 +44,9 @@ def flavour_of(job: ExportJob) -> Flavour | None:
     wanted = job.flavour or (job.target.value if job.target.value in names else None)
     if job.engine:
         return pick(wanted)
-    usable = [flavour for flavour in available() if wanted in (None, flavour.name)]
-    return usable[0] if job.engine is None and usable and job.target is not Target.ONNXRUNTIME else None
+    if job.engine is False or job.target is Target.ONNXRUNTIME or not _is_for_engines(job):
+        return None
+    return next((flavour for flavour in available() if wanted in (None, flavour.name)), None)
 
 
 def engine_names_of(job: ExportJob, flavour: Flavour, precision: Precision) -> dict[str, tuple[str, ...]]:
@@ -46,7 +55,12 @@ def engine_names_of(job: ExportJob, flavour: Flavour, precision: Precision) -> d
 
 
 def engine_requests(job: ExportJob, flavour: Flavour, precision: Precision, folder: Path) -> list[EngineRequest]:
-    """The engines to build of one precision; SM75 beside others is left out where it cannot run that precision."""
+    """The engines to build of one precision; SM75 beside others is left out where it cannot run that precision.
+
+    There are none of a precision that is for CPUs.
+    """
+    if not precision.built:
+        return []
     named = engine_names_of(job, flavour, precision)
     return [
         EngineRequest(
@@ -58,7 +72,7 @@ def engine_requests(job: ExportJob, flavour: Flavour, precision: Precision, fold
             compute_capabilities=capabilities,
         )
         for name, capabilities in named.items()
-        if len(named) == 1 or TURING not in capabilities or precision is Precision.FP16
+        if len(named) == 1 or TURING not in capabilities or able(TURING, precision)
     ]
 
 
@@ -79,6 +93,8 @@ def why_no_engine(job: ExportJob) -> str:
         return "switched off by --no-engine"
     if job.target is Target.ONNXRUNTIME:
         return "files for onnxruntime use scatter reductions, which TensorRT rejects: use --target portable"
+    if not _is_for_engines(job):
+        return NOT_BUILT
     return "no TensorRT is installed: pip install 'tofu-export[rtx]' builds engines without a GPU"
 
 
@@ -114,6 +130,10 @@ def verify_engines(
         progress.done("; ".join(f"against {result.reference}: {result}" for result in results))
         found += results
     return found
+
+
+def _is_for_engines(job: ExportJob) -> bool:
+    return any(precision.built for precision in job.precisions)
 
 
 def _why_not_here(report: Report, engine: Path) -> str | None:

@@ -52,7 +52,11 @@ def record_engine(
             "kernels": receipt.kernels.summary(),
             "layer_dtypes": receipt.layer_dtypes,
             "mac_share": shares(receipt.structure.macs),
+            "fusions": None if receipt.fusions is None else receipt.fusions.to_dict(),
         }
     )
+    for note in () if receipt.fusions is None else receipt.fusions.remarks(precision):
+        report.skip(f"fusion in {name}", note)
     where = ", ".join(receipt.compute_capabilities) or "the GPU of this machine"
-    return f"{name}: {receipt.engine_bytes / 1e6:.1f} MB, for {where}"
+    made = f"; {receipt.fusions}" if receipt.fusions is not None and str(receipt.fusions) else ""
+    return f"{name}: {receipt.engine_bytes / 1e6:.1f} MB, for {where}{made}"

@@ -16,6 +16,7 @@ from tofu_export.errors import EngineBuildError, PrecisionMismatchError, Verific
 from tofu_export.graph_patterns.lowering import census, lower
 from tofu_export.job.adapter import ModelAdapter
 from tofu_export.job.engines import (
+    NOT_BUILT,
     check_requests,
     engine_names_of,
     engine_requests,
@@ -140,7 +141,7 @@ class _Export:
                 ops, gmacs = self._write(name, precision, reduced=True)
         self._files[precision] = name
         entry = describe_file(self._stage, "onnx", precision, job.target.value, name)
-        entry |= {"opset": job.opset, "gmacs": gmacs, "nodes": sum(ops.values()), "ops": ops}
+        entry |= {"opset": job.opset_of(precision), "gmacs": gmacs, "nodes": sum(ops.values()), "ops": ops}
         text = f"{name}: {entry['nodes']} nodes, {entry['bytes'] / 1e6:.1f} MB"
         if calibration is not None:
             entry["calibration"] = calibration.to_dict()
@@ -175,6 +176,7 @@ class _Export:
             self._stage.path(name),
             inputs.pixels,
             self._metadata(precision, gmacs),
+            precision=precision,
             origin=inputs.source,
             real=inputs.real,
         )
@@ -255,9 +257,12 @@ class _Export:
             return
         engines: list[str] = []
         for precision, onnx_name in self._files.items():
+            if not precision.built:
+                self.report.skip(f"engine of {onnx_name}", NOT_BUILT)
+                continue
             requests = engine_requests(job, flavour, precision, self._stage.folder)
             if len(requests) < len(engine_names_of(job, flavour, precision)):
-                self.report.skip(f"{TURING} engine of {onnx_name}", f"{TURING} runs FP16 files only")
+                self.report.skip(f"{TURING} engine of {onnx_name}", f"{TURING} runs FP16 and int8-fp16 files only")
             for request in requests:
                 self._build_engine(request, precision)
                 engines.append(request.engine_path.name)

@@ -49,7 +49,7 @@ class ExportJob:
         batch: batch sizes that files and engines serve.
         precisions: one ONNX file, and one engine, each.
         target: runtime that the ONNX files are written for.
-        opset: ONNX opset.
+        opset: ONNX opset; files in int8-fp16 and fp8 have 19 at least.
         io_type: type of the files' real inputs and outputs.
         engine: build engines: yes, no, or None for "if a TensorRT is installed".
         flavour: which TensorRT; None for the one that is installed.
@@ -67,7 +67,8 @@ class ExportJob:
     output: Path = shared.output("Folder for the files.", "DIR", unless="MODEL-tofu")
     batch: BatchRange = shared.served_batch(BatchRange())
     precisions: tuple[Precision, ...] = shared.precisions(
-        (Precision.FP32, Precision.FP16), "Some of fp32, fp16, bf16, int8: one file each."
+        (Precision.FP32, Precision.FP16),
+        "Some of fp32, fp16, bf16, int8 (CPUs), int8-fp16, fp8 (engines): one file each.",
     )
     target: Target = shared.target()
     opset: int = shared.opset()
@@ -92,6 +93,11 @@ class ExportJob:
                 "--target onnxruntime uses scatter reductions that TensorRT rejects: "
                 "build engines from --target portable, or leave out --engine"
             )
+        if self.engine and not all(precision.built for precision in self.precisions):
+            raise OptionError(
+                "--engine builds none of int8 files, which are for CPUs: what is not int8 in them is FP32, slower on a "
+                "GPU than FP16. Ask for --precision int8-fp16 or fp8 in its place, or leave out --engine"
+            )
         if self.opset < MINIMUM_OPSET:
             raise OptionError(f"opset is {self.opset}, expected {MINIMUM_OPSET} or newer")
         for size in self.bench_batches:
@@ -101,6 +107,10 @@ class ExportJob:
     def folder_name(self) -> str:
         """The model's name, as the default output folder has it."""
         return Path(self.model).name.replace(":", "-")
+
+    def opset_of(self, precision: Precision) -> int:
+        """Opset of the file of a precision: what was asked for, or the oldest that can say it."""
+        return max(self.opset, precision.least_opset)
 
     def onnx_name(self, precision: Precision) -> str:
         """Name of the ONNX file of a precision; one file alone is called `model.onnx`."""
@@ -138,7 +148,9 @@ class Job(ExportJob):
         Section.MODEL,
     )  # fmt: skip
     images: Path | None = shared.images(
-        " to verify and calibrate int8 with", unless="demo_vit's own; for others generated ones", section=Section.CHECK
+        " to verify and calibrate int8 and fp8 with",
+        unless="demo_vit's own; for others generated ones",
+        section=Section.CHECK,
     )
     labels: tuple[str, ...] = opt(
         (), "Class names to store in the files, one per line.", Section.FILES, metavar="FILE", typed=Path,

@@ -103,7 +103,7 @@ class VitAdapter:
             precision=precision.traced,
             io_dtype=torch.float32 if job.io_type is IoType.FP32 else TORCH_TYPES[precision.traced],
             batch=job.batch,
-            opset=job.opset,
+            opset=job.opset_of(precision),
         )
         if reduced:
             self._report.output["shapes"] = _shapes(graph)

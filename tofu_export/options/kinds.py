@@ -124,28 +124,43 @@ class PrunedSizes(str, Enum):
 class Precision(str, Enum):
     """Type of the weights and activations in a file.
 
-    `INT8`: matrix products with weights are in int8, everything else is float32 (`tofu_export.trace.quantize`).
+    `INT8`: matrix products with weights are in int8, everything else is float32: for CPUs. `INT8_FP16`, `FP8`: the
+    float16 file with these products in int8 or E4M3: for GPUs (`tofu_export.trace.quantize`).
     """
 
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
     INT8 = "int8"
+    INT8_FP16 = "int8-fp16"
+    FP8 = "fp8"
 
     @property
     def traced(self) -> Precision:
         """The floating-point type that a file of this precision is traced and lowered in."""
+        if self in (Precision.INT8_FP16, Precision.FP8):
+            return Precision.FP16
         return Precision.FP32 if self is Precision.INT8 else self
 
     @property
     def calibrated(self) -> bool:
         """True where ranges of activations are taken from images."""
-        return self is Precision.INT8
+        return self in (Precision.INT8, Precision.INT8_FP16, Precision.FP8)
+
+    @property
+    def least_opset(self) -> int:
+        """The oldest opset that can say it: FP16 scales and E4M3 came with 19."""
+        return 19 if self.calibrated and self.traced is Precision.FP16 else MINIMUM_OPSET
 
     @property
     def runs_on_cpus(self) -> bool:
         """True where CPUs compute in this type, so that its time on one says something."""
         return self.traced is Precision.FP32
+
+    @property
+    def built(self) -> bool:
+        """True where engines are built from such files: the rest of an int8 file is FP32, slower on a GPU than FP16."""
+        return self is not Precision.INT8
 
 
 class Target(str, Enum):

@@ -218,12 +218,13 @@ def _asked_lines(plan: Plan) -> list[str]:
 
 
 def _calibrations(artifacts: Sequence[dict[str, Any]]) -> list[str]:
-    """A paragraph for each file in int8: what is, and where its ranges come from."""
+    """A paragraph for each quantised file: what is, and where its ranges come from."""
     lines: list[str] = []
     for row in artifacts:
         if found := row.get("calibration"):
             lines += [
-                f"`{row['path']}`: {found['products']} products in int8 and {found['left']} in fp32; ranges "
+                f"`{row['path']}`: {found['products']} products in {found.get('numbers', 'int8')} and "
+                f"{found['left']} in {found.get('rest', 'fp32')}; ranges "
                 f"({found['method']}) from {found['images']} images, {found['source']}"
                 f"{'' if found['real'] else ', **which are generated, not real ones**'}.",
                 "",

@@ -24,7 +24,7 @@ from tofu_export.evaluate.images import ImageSource, demo_source, folder_source,
 from tofu_export.evaluate.subjects import file_subject
 from tofu_export.graph_patterns.canonical import with_methods
 from tofu_export.graph_patterns.lowering import MACS, lower
-from tofu_export.options import BatchRange, OutputKind, Precision
+from tofu_export.options import BatchRange, OutputKind
 from tofu_export.planning.plan import ModelSpec, make_plan
 from tofu_export.sweep.grid import Cell
 from tofu_export.sweep.settings import Settings
@@ -116,7 +116,7 @@ def write_file(cell: Cell, settings: Settings, path: Path) -> float | None:
     graph = lower(with_methods(_traced(cell, settings), methods), settings.target, cell.precision.traced)
     macs: int | None = graph.meta[MACS]
     gmacs = None if macs is None else round(macs / 1e9, 4)
-    calibrated = cell.precision is Precision.INT8
+    calibrated = cell.precision.calibrated
     draft = path.with_name(f"draft-{path.name}") if calibrated else path
     facts = {"output": {"kind": output.value}, "preprocessing": loaded.preprocessing, "gmacs": gmacs}
     save(graph, draft, facts)
@@ -125,7 +125,10 @@ def write_file(cell: Cell, settings: Settings, path: Path) -> float | None:
     gc.collect()
     if calibrated:
         source = _images(cell.model, settings)
-        quantize(draft, path, _first(source, CALIBRATION_IMAGES), facts, origin=source.source, real=source.real)
+        quantize(
+            draft, path, _first(source, CALIBRATION_IMAGES), facts,
+            precision=cell.precision, origin=source.source, real=source.real,
+        )  # fmt: skip
         for file in (draft, draft.with_name(f"{draft.name}.data")):
             file.unlink(missing_ok=True)
     return gmacs
@@ -142,7 +145,10 @@ def _traced(cell: Cell, settings: Settings) -> ir.Model:
         with _reduced(cell, settings) as model:
             shape = InputShape(spec.in_chans, *spec.image_size)
             output = _output(cell, settings)
-            _last_trace[key] = trace(model, shape, output=output, precision=cell.precision.traced, batch=BatchRange())
+            _last_trace[key] = trace(
+                model, shape, output=output, precision=cell.precision.traced, batch=BatchRange(),
+                opset=cell.precision.least_opset,
+            )  # fmt: skip
     return _last_trace[key]
 
 

@@ -90,7 +90,9 @@ class Grid:
         (None,), "Add the log of token sizes to the attention: some of auto, on, off.", Section.REDUCTION,
         metavar="LIST", shown="auto", parse=comma_list(PROP_ATTN.__getitem__, "--prop-attn", "some of auto, on, off"),
     )  # fmt: skip
-    precisions: tuple[Precision, ...] = shared.precisions((Precision.FP32,), "Some of fp32, fp16, int8.")
+    precisions: tuple[Precision, ...] = shared.precisions(
+        (Precision.FP32,), "Some of fp32, fp16, int8, int8-fp16, fp8."
+    )
     batches: tuple[int, ...] = shared.listed_batches((8,))
     image_size: tuple[int, int] | None = shared.image_size()
 
@@ -191,7 +193,7 @@ class Cell:
     def trace(self) -> Hashable:
         """What cells have in common that can be written from one trace: all but their methods."""
         sized = self.prop_attn or any(Method(letter).weighs for letter in self.pattern)
-        return self.model, self.removed, self.prop_attn, sized, self.precision.traced
+        return self.model, self.removed, self.prop_attn, sized, self.precision.traced, self.precision.least_opset
 
     def __str__(self) -> str:
         what = "full" if self.full else f"r={self.r} {label_of(self.pattern, self.prop_attn)}"

@@ -11,7 +11,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from tofu_export.compare.agreement import cosine_rows
-from tofu_export.options import Precision
 from tofu_export.sweep.grid import FULL, Cell, Failure, label_of
 from tofu_export.system.ort import HALF_THROUGH_CASTS
 
@@ -169,8 +168,8 @@ def row_of(
         notes.append(NOT_VERIFIED)
     if timing is None and batch is not None and not cell.precision.runs_on_cpus:
         notes.append(f"not timed: {HALF_THROUGH_CASTS}")
-    if cell.precision is Precision.INT8 and not evaluation["real"]:
-        notes.append("int8 was calibrated on generated images")
+    if cell.precision.calibrated and not evaluation["real"]:
+        notes.append(f"{cell.precision.value} was calibrated on generated images")
     return Row(
         model=cell.model,
         r=cell.r,

@@ -63,6 +63,10 @@ _REMOTE_PROVIDERS = frozenset({"AzureExecutionProvider"})
 _SHARED_ZEROS = ("Attempt to replace the existing tensor", "Initializer with same name exists")
 """What onnxruntime (1.31, 1.23) says where it should make weights with common zero points exact."""
 
+_FLOAT8 = "tensor(float8"
+"""In what onnxruntime says of a graph with FP8 that it has broken itself: beyond the basic level its optimiser moves
+operators without FP8 kernels, such as Transpose, between QuantizeLinear and DequantizeLinear (1.31)."""
+
 _LOG_ERROR, _LOG_FATAL = 3, 4
 
 _NUMPY_TYPES: Mapping[str, type[np.generic]] = {
@@ -354,14 +358,8 @@ def _load(ort: Any, label: str, model: Path | bytes, provider: str, options: Any
         try:
             return load()
         except Exception as error:
-            if not any(words in str(error) for words in _SHARED_ZEROS):
+            if not _settle(ort, label, options, str(error)):
                 raise
-            options.add_session_config_entry(EXACT_INT8, "0")
-            _logger.warning(
-                "%s: int8 products are exact on CPUs with VNNI only: weights share one tensor of zero points, for "
-                "which onnxruntime has no other exact form",
-                label,
-            )
             return load()
     except Exception as error:
         if not _is_native(error):
@@ -371,6 +369,22 @@ def _load(ort: Any, label: str, model: Path | bytes, provider: str, options: Any
                 f"{provider} could not start: {_reason(error)}. {_provider_hint(provider)}"
             ) from error
         raise ExportError(f"onnxruntime cannot load {label}: {_reason(error)}. {_load_hint(_reason(error))}") from error
+
+
+def _settle(ort: Any, label: str, options: Any, reason: str) -> bool:
+    """Change the options so that a good file loads that onnxruntime's optimiser breaks; False if it is not to blame."""
+    if _FLOAT8 in reason:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        return True
+    if any(words in reason for words in _SHARED_ZEROS):
+        options.add_session_config_entry(EXACT_INT8, "0")
+        _logger.warning(
+            "%s: int8 products are exact on CPUs with VNNI only: weights share one tensor of zero points, for "
+            "which onnxruntime has no other exact form",
+            label,
+        )
+        return True
+    return False
 
 
 def _is_native(error: Exception) -> bool:

@@ -1,9 +1,9 @@
-"""Turn a float32 file into an int8 one: the blocks' products with weights in int8, everything else in float32.
+"""Turn a file into a quantised one: the blocks' products with weights in int8 or fp8, everything else as it is.
 
-The file says so by QuantizeLinear and DequantizeLinear (`graph_patterns.int8`), which onnxruntime and TensorRT turn
-into int8 kernels. The range of each activation is the largest value that it has on images, once the uneven channels
-behind norms have been smoothed. See docs/decisions/012-int8.md for what was measured, and why this is not
-onnxruntime's own quantizer.
+The file says so by QuantizeLinear and DequantizeLinear (`graph_patterns.quantized`), which onnxruntime and TensorRT
+turn into kernels of that type. The range of each activation is the largest value that it has on images, once the uneven
+channels behind norms have been smoothed. See docs/decisions/012-int8.md for what was measured, and why this is not
+onnxruntime's own quantizer, and docs/decisions/030-quantised-engines.md for files in float16.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from onnx_ir.passes import common
 
 from tofu_export.artifact.onnx_file import load_without_weights, save
 from tofu_export.errors import ExportError, OptionError, VerificationError
-from tofu_export.graph_patterns.int8.check import first_difference
-from tofu_export.graph_patterns.int8.products import activations_of, products_of, quantize_products, smooth
 from tofu_export.graph_patterns.lowering import census
+from tofu_export.graph_patterns.quantized.check import first_difference
+from tofu_export.graph_patterns.quantized.form import FORMS
+from tofu_export.graph_patterns.quantized.products import activations_of, products_of, quantize_products, smooth
+from tofu_export.options import Precision
 from tofu_export.system.memory import give_back
 from tofu_export.system.ort import open_copy
 
@@ -33,7 +35,7 @@ __all__ = ["CALIBRATION_IMAGES", "RANGES", "Calibration", "open_graph", "quantiz
 CALIBRATION_IMAGES = 32
 """Images that the ranges of activations are taken from. On the demo model 8 and 128 gave the same errors."""
 
-RANGES = "int8_ranges"
+RANGES = "activation_ranges"
 """The metadata with the largest value of the input of each product, by the product's name."""
 
 METHOD = "minmax, norms smoothed"
@@ -44,23 +46,27 @@ _PRODUCTS = ("MatMul", "Gemm", "Conv")
 
 @dataclass(frozen=True)
 class Calibration:
-    """How an int8 file came about.
+    """How a quantised file came about.
 
     Attributes:
         images: number of images that the ranges of activations were taken from.
         source: where these came from.
         real: they are real images, not generated ones.
         method: how a range follows from what was seen.
-        products: matrix products in int8.
-        left: matrix products and convolutions that stayed in float32.
-        ops: number of nodes by operator in the int8 file.
+        numbers: type of the quantised numbers, int8 or fp8.
+        products: matrix products in it.
+        rest: precision of everything else.
+        left: matrix products and convolutions that stayed in that.
+        ops: number of nodes by operator in the file.
     """
 
     images: int
     source: str
     real: bool
     method: str
+    numbers: str
     products: int
+    rest: str
     left: int
     ops: Mapping[str, int]
 
@@ -69,7 +75,10 @@ class Calibration:
         return {name: value for name, value in vars(self).items() if name != "ops"}
 
     def __str__(self) -> str:
-        text = f"{self.products} products in int8, {self.left} left in fp32, calibrated on {self.images} images"
+        text = (
+            f"{self.products} products in {self.numbers}, {self.left} left in {self.rest}, "
+            f"calibrated on {self.images} images"
+        )
         return text if self.real else f"{text}, which are generated: give real ones with --images DIR"
 
 
@@ -79,47 +88,52 @@ def quantize(
     pixels: NDArray[np.float32],
     metadata: Mapping[str, Any],
     *,
+    precision: Precision,
     origin: str,
     real: bool,
 ) -> Calibration:
-    """Write the int8 form of a file, and hold what was written against the file.
+    """Write the quantised form of a file, and hold what was written against the file.
 
     Args:
-        source: a lowered float32 file with one input, an image.
+        source: a lowered file with one input, an image, in the type that `precision` is traced in.
         path: the file to write.
         pixels: [n, C, H, W] float32, normalised images; the last `CALIBRATION_IMAGES` are used.
         metadata: as for `tofu_export.artifact.onnx_file.save`.
+        precision: which form, one that is calibrated.
         origin: where the images came from, for the report.
         real: they are real images.
 
     Raises:
         OptionError: there is no image.
-        ExportError: the file has no product to put in int8, cannot be run, or has values that are not finite.
+        ExportError: the file has no product to quantise, cannot be run, or has values that are not finite.
         VerificationError: the constants written are not those of the file to half a step.
     """
     if not len(pixels):
         raise OptionError(
-            "int8 needs at least one image to find the ranges of activations: give some with --images DIR"
+            f"{precision.value} needs at least one image to find the ranges of activations: give some with --images DIR"
         )
+    form = FORMS[precision]
     model = open_graph(source)
     products = products_of(model)
     if not products:
-        raise ExportError(f"{source.name} has no product with weights in a block: leave int8 out of --precision")
+        raise ExportError(
+            f"{source.name} has no product with weights in a block: leave {precision.value} out of --precision"
+        )
     count, used = len(products), pixels[-CALIBRATION_IMAGES:]
-    largest = _largest(source, activations_of(products), used)
+    largest = _largest(source, activations_of(products), used, precision)
     factors = smooth(model, products, largest)
     smoothed = {name: found / factors.get(name, 1) for name, found in largest.items()}
     ranges = {str(node.name): float(smoothed[str(node.inputs[0].name)].max()) for node in products if node.inputs[0]}
-    quantize_products(model, products, smoothed)
+    quantize_products(model, products, smoothed, form)
     common.RemoveUnusedNodesPass()(model)
-    ir.external_data.load_to_model(model)  # what stays in float32
+    ir.external_data.load_to_model(model)  # what stays as it is
     ops = census(model)
     save(model, path, {**metadata, RANGES: ranges})
     del model, products
-    if problem := first_difference(open_graph(source), open_graph(path), largest, factors):
+    if problem := first_difference(open_graph(source), open_graph(path), largest, factors, form):
         raise VerificationError(f"{path.name} is not what was to be written: {problem}. This is a defect: report it")
     left = sum(ops.get(kind, 0) for kind in _PRODUCTS) - count
-    return Calibration(len(used), origin, real, METHOD, count, left, ops)
+    return Calibration(len(used), origin, real, METHOD, form.name, count, precision.traced.value, left, ops)
 
 
 def open_graph(path: Path) -> ir.Model:
@@ -130,7 +144,7 @@ def open_graph(path: Path) -> ir.Model:
 
 
 def _largest(
-    source: Path, activations: Mapping[str, int], pixels: NDArray[np.float32]
+    source: Path, activations: Mapping[str, int], pixels: NDArray[np.float32], precision: Precision
 ) -> dict[str, NDArray[np.float32]]:
     """The largest absolute value of each channel of the activations on the images, float32 [K] by name.
 
@@ -141,16 +155,18 @@ def _largest(
     size = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value or min(_BATCH, len(pixels))
     _give_largest(proto, activations)
     session = open_copy(proto, source)
-    (feed,) = session.inputs
+    ((feed, spec),) = session.inputs.items()
     found: dict[str, NDArray[np.float32]] = {}
     for start in range(0, len(pixels), size):
-        seen = session.run({feed: pixels[np.arange(start, start + size) % len(pixels)]})
+        seen = session.run({feed: pixels[np.arange(start, start + size) % len(pixels)].astype(spec.dtype)})
         for index, name in enumerate(activations):
             own = seen[f"largest_{index}"]
             found[name] = np.maximum(found.get(name, own), own)
         wild = [name for name, values in seen.items() if not np.isfinite(values).all()]
         if wild:
-            raise ExportError(f"{source.name}: {wild[0]} is not finite on the images, so int8 cannot be calibrated")
+            raise ExportError(
+                f"{source.name}: {wild[0]} is not finite on the images, so {precision.value} cannot be calibrated"
+            )
     del session
     give_back()
     return found
@@ -166,7 +182,8 @@ def _give_largest(proto: onnx.ModelProto, activations: Mapping[str, int]) -> Non
         graph.initializer.append(rows)
         graph.node.extend(
             [
-                helper.make_node("Abs", [name], [f"{result}/abs"]),
+                helper.make_node("Cast", [name], [f"{result}/wide"], to=TensorProto.FLOAT),
+                helper.make_node("Abs", [f"{result}/wide"], [f"{result}/abs"]),
                 helper.make_node("Reshape", [f"{result}/abs", rows.name], [f"{result}/rows"]),
                 helper.make_node("ReduceMax", [f"{result}/rows", "largest/axis"], [result], keepdims=0),
             ]

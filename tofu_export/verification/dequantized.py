@@ -1,4 +1,4 @@
-"""A copy of an int8 file that multiplies in FP32: weights keep their steps, activations are no longer rounded."""
+"""A copy of a quantised file without its quantising: weights keep their steps, activations are no longer rounded."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _EXTERNAL_BYTES = 1024
 
 
 def dequantized(path: Path, folder: Path) -> Path:
-    """Copy the int8 file at `path` into `folder`, without any QuantizeLinear and DequantizeLinear.
+    """Copy the quantised file at `path` into `folder`, without any QuantizeLinear and DequantizeLinear.
 
-    A constant behind a DequantizeLinear becomes what it stands for. An activation that is quantised and dequantised
-    passes as it is: its scale and zero point are lost, see `graph_patterns.int8_check` for these.
+    A constant behind a DequantizeLinear becomes what it stands for, in FP32: what else is FP16 has to be widened, too
+    (`artifact.widened`). An activation that is quantised and dequantised passes as it is: its scale and zero point are
+    lost, see `graph_patterns.quantized.check` for these.
 
     Returns:
         The copy, under the same name.
@@ -62,6 +63,6 @@ def _values(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> NDA
             values.reshape([-1 if i == axis % steps.ndim else 1 for i in range(steps.ndim)]) if values.ndim else values
         )
 
-    offset = along(zeros[0].astype(np.int32)) if zeros else 0
-    found: NDArray[np.float32] = ((steps.astype(np.int32) - offset) * along(scales)).astype(np.float32)
+    offset = along(zeros[0].astype(np.float32)) if zeros else np.float32(0)
+    found: NDArray[np.float32] = (steps.astype(np.float32) - offset) * along(scales).astype(np.float32)
     return found

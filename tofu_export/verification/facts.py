@@ -31,6 +31,7 @@ _PRECISIONS = {
     "BFLOAT16": "bf16",
     "INT8": "int8",
     "UINT8": "int8",
+    "FLOAT8E4M3FN": "fp8",
 }
 """Precision of a file most of whose weights are of this ONNX type."""
 

@@ -1,9 +1,9 @@
 """Compare a file once more with its rounding taken away: what is left can be told from a mistake.
 
-What half precision or int8 adds to logits hides mistakes: another activation, a bias or a scale left out, an average in
-the place of another one. So a copy of the file computes in FP32 with the file's rounded weights, and the eager model
-gets the same rounded weights. What rounding in FP32 explains of the difference is measured (`verify.noise`), in the
-outputs and behind every block.
+What half precision, int8 or fp8 adds to logits hides mistakes: another activation, a bias or a scale left out, an
+average in the place of another one. So a copy of the file computes in FP32 with the file's rounded weights, and the
+eager model gets the same rounded weights. What rounding in FP32 explains of the difference is measured
+(`verify.noise`), in the outputs and behind every block.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tofu_export.compare.outputs import TOLERANCES, Tolerance
 from tofu_export.options import Precision
 from tofu_export.verification.dequantized import dequantized
 from tofu_export.verification.derived import derived_constants, shaken
-from tofu_export.verification.int8_weights import read_int8_weights
+from tofu_export.verification.quantized_weights import read_quantized_weights
 
 if TYPE_CHECKING:
     from tofu_export.verification.result import VerificationResult
@@ -57,29 +57,34 @@ def with_fp32(
 
     Args:
         result: of the file itself.
-        path: the file, in FP32, FP16 or INT8.
+        path: the file, in any precision but BF16.
         model: the eager float32 model; its weights are rounded meanwhile.
         precision: the file's.
         compare: compares a file with the model, and measures what rounding explains; last, the file with its derived
             constants off by their rounding, if it has any.
     """
     with tempfile.TemporaryDirectory(prefix="tofu-export-verify-") as name:
-        folder, other = Path(name), None
-        if precision is Precision.INT8:
-            found = read_int8_weights(path, model)
+        folder, copy, other = Path(name), path, None
+        rounded: list[tuple[Tensor, Tensor]] = []
+        norms: Sequence[str] = ()
+        if precision.calibrated:
+            found = read_quantized_weights(path, model, precision)
             result = replace(result, wrong_constant=found.problem)
             if found.unknown is not None or not found.rounded:
-                where = found.unknown or "any product"
-                note = f"the weight of {where} cannot be told in the model: not compared without the rounding of int8"
+                where, form = found.unknown or "any product", precision.value
+                note = f"the weight of {where} cannot be told in the model: not compared without the rounding of {form}"
                 return replace(result, notes=(*result.notes, note))
-            copy, rounded = dequantized(path, folder), found.rounded
-        elif precision is Precision.FP16:
+            copy, norms = dequantized(path, folder), found.norms
+            rounded += found.rounded
+        if precision.traced is Precision.FP16:
             numbers = _numbers(model)
-            copy, rounded = widened(path, folder, HALVES, numbers), _rounded(model, torch.float16)
-            if derived := derived_constants(path, model, numbers):
+            derived = [each for each in derived_constants(copy, model, numbers) if each not in norms]
+            wide = folder / "wide"
+            wide.mkdir()
+            copy = widened(copy, wide, HALVES, numbers)
+            rounded = [*_rounded(model, torch.float16), *rounded]
+            if derived:
                 other = shaken(copy, folder / "shaken", derived)
-        else:
-            copy, rounded = path, ()
         with _holding(rounded):
             inner = compare(copy, IN_FP32 if other is None else _DERIVED, other)
     return replace(result, in_fp32=replace(inner, evidence=None))

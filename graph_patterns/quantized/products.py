@@ -1,10 +1,10 @@
-"""Write the products of a lowered float32 graph in int8: quantise both factors, multiply, go on in float32.
+"""Quantise both factors of the blocks' products with weights, multiply, go on in the type of the lowered graph.
 
-A product `x w` becomes `DequantizeLinear(QuantizeLinear(x)) DequantizeLinear(w')`, with w' stored in int8. onnxruntime
-and TensorRT turn that into one int8 kernel. Both factors are symmetric, with zero points of 0 and values from -127 to
-127, as TensorRT demands: x has one scale, w one for each of its columns.
+A product `x w` becomes `DequantizeLinear(QuantizeLinear(x)) DequantizeLinear(w')`, with w' stored in int8 or fp8.
+onnxruntime (int8 beside float32) and TensorRT turn that into one kernel. Both factors are symmetric, with zero points
+of 0, as TensorRT demands: x has one scale, w one for each of its columns.
 
-What goes in int8 are the blocks' own layers. Matching and merging, attention's products (of two activations), the patch
+What is quantised are the blocks' own layers. Matching and merging, attention's products (of two activations), the patch
 embedding and whatever follows the blocks stay as they are.
 """
 
@@ -17,24 +17,24 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from tofu_export.graph_patterns.quantized.form import Floats, Form
+
 __all__ = ["activations_of", "products_of", "quantize_products", "smooth"]
 
-STEPS = 127
-"""Largest value of an int8 number here; -128 would make the range lopsided."""
-
 FEW_CHANNELS = 16
-"""What int8 kernels multiply at once. Products over no more gain nothing: those of CaiT mix the heads of attention."""
+"""What kernels of 8 bits multiply at once. Products over no more gain nothing: in CaiT they mix attention's heads."""
 
 _IN_BLOCK = re.compile(r"blocks\w*\.\d+[./]")
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 _LEAST = 1e-5
 """Share of a tensor's largest value that the range of a channel is never taken to be below."""
 
-Floats = NDArray[np.float32]
+_RESTS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
+"""Types of graphs whose products can be quantised."""
 
 
 def products_of(model: ir.Model) -> list[ir.Node]:
-    """The products that go in int8: in a block, but not in its reduction, of an activation and a constant [K, N].
+    """The products that are quantised: in a block, but not in its reduction, of an activation and a constant [K, N].
 
     Requires: a lowered graph, whose names carry stages.
     """
@@ -57,7 +57,7 @@ def activations_of(products: Sequence[ir.Node]) -> dict[str, int]:
 
 
 def smooth(model: ir.Model, products: Sequence[ir.Node], largest: Mapping[str, Floats]) -> dict[str, Floats]:
-    """Move what makes channels of a norm's output uneven into the weights that follow, in place. No number changes.
+    """Move what makes channels of a norm's output uneven into the weights that follow, in place. No result changes.
 
     One scale for a tensor leaves few steps to its small channels, and a few channels of a norm in a vision transformer
     are tens of times larger than the others. So a norm's scale and bias are divided by a factor for each channel, and
@@ -95,41 +95,45 @@ def smooth(model: ir.Model, products: Sequence[ir.Node], largest: Mapping[str, F
     return factors
 
 
-def quantize_products(model: ir.Model, products: Sequence[ir.Node], largest: Mapping[str, Floats]) -> None:
-    """Put both factors of each product in int8, in place; one that several products read is quantised once.
+def quantize_products(model: ir.Model, products: Sequence[ir.Node], largest: Mapping[str, Floats], form: Form) -> None:
+    """Put both factors of each product in int8 or fp8, in place; one that several products read is quantised once.
 
-    Weights have no zero points, which stand for 0: onnxruntime turns weights into uint8 if its option
-    `session.x64quantprecision` asks for exact products, and fails where two weights have one tensor of zero points, as
-    tools leave behind that merge equal initializers. Where the batch is fixed, or several products read one activation,
-    they have them all the same: there onnxruntime 1.31 leaves products unfused, and gives such a weight a zero point of
-    the wrong shape, with which the file does not run.
+    Scales have the type of the graph. Beside float32 weights have no zero points, which stand for 0: onnxruntime turns
+    weights into uint8 if its option `session.x64quantprecision` asks for exact products, and fails where two weights
+    have one tensor of zero points, as tools leave behind that merge equal initializers. Where the batch is fixed, or
+    several products read one activation, they have them all the same: there onnxruntime 1.31 leaves products unfused,
+    and gives such a weight a zero point of the wrong shape, with which the file does not run. Beside float16, where
+    onnxruntime fuses nothing, they always do: TensorRT's converters are written for them.
 
     Args:
         model: the graph of the products.
         products: as from `products_of`.
         largest: by the name of each activation, the largest absolute value of every channel, float32 [K].
+        form: the type of the quantised numbers.
     """
-    zero = _initializer(model, "int8_zero", np.zeros((), dtype=np.int8))
+    zero = _initializer(model, f"{form.name}_zero", np.zeros((), form.numbers.numpy()))
     for name, readers in _by_activation(products).items():
         first = readers[0]
         value = first.inputs[0]
         stage = f"{first.name}_input"
-        scale = _initializer(model, f"{stage}_scale", np.asarray(_scales(largest[name].max())))
-        narrow = _insert(model, first, "QuantizeLinear", stage, (value, scale, zero), "quantized")
-        wide = _insert(model, first, "DequantizeLinear", stage, (narrow, scale, zero), "dequantized")
+        rest = _type_of(first.inputs[1])
+        scale = _initializer(model, f"{stage}_scale", form.scales(largest[name].max(), rest.numpy()))
+        narrow = _insert(model, first, "QuantizeLinear", stage, (value, scale, zero), "quantized", form.numbers)
+        wide = _insert(model, first, "DequantizeLinear", stage, (narrow, scale, zero), "dequantized", rest)
         for node in readers:
             stage = f"{node.name}_weight"
             weight = _constant(node.inputs[1])
-            scales = _scales(np.abs(weight).max(axis=0))
-            steps = np.clip(np.rint(weight / scales), -STEPS, STEPS).astype(np.int8)
+            scales = form.scales(np.abs(weight).max(axis=0), rest.numpy())
             factors = [
-                _initializer(model, f"{stage}_int8", steps),
+                _initializer(model, f"{stage}_{form.name}", form.quantized(weight, scales)),
                 _initializer(model, f"{stage}_scale", scales),
             ]
-            if _has_fixed_batch(model) or len(readers) > 1:
-                factors.append(_initializer(model, f"{stage}_zero", np.zeros(scales.shape, dtype=np.int8)))
+            if rest is not ir.DataType.FLOAT or _has_fixed_batch(model) or len(readers) > 1:
+                zeros = np.zeros(scales.shape, form.numbers.numpy())
+                factors.append(_initializer(model, f"{stage}_zero", zeros))
+            dequantized = _insert(model, node, "DequantizeLinear", stage, factors, "dequantized", rest, axis=1)
             node.replace_input_with(0, wide)
-            node.replace_input_with(1, _insert(model, node, "DequantizeLinear", stage, factors, "dequantized", axis=1))
+            node.replace_input_with(1, dequantized)
 
 
 def _by_activation(products: Sequence[ir.Node]) -> dict[str, list[ir.Node]]:
@@ -140,26 +144,25 @@ def _by_activation(products: Sequence[ir.Node]) -> dict[str, list[ir.Node]]:
     return readers
 
 
-def _scales(largest: Floats) -> Floats:
-    """The value of one step; the smallest normal number where everything is 0."""
-    scales: Floats = np.maximum(largest / np.float32(STEPS), np.finfo(np.float32).tiny).astype(np.float32)
-    return scales
-
-
 def _floored(largest: Floats) -> Floats:
     """Ranges by channel, none of them so small that a factor would get out of hand."""
     return np.maximum(largest, max(_LEAST * float(largest.max()), float(np.finfo(np.float32).tiny)))
 
 
 def _rank_of_constant(value: ir.Value | None) -> int | None:
-    if value is None or value.const_value is None or value.const_value.dtype != ir.DataType.FLOAT:
+    if value is None or value.const_value is None or value.const_value.dtype not in _RESTS:
         return None
     return len(value.const_value.shape)
 
 
+def _type_of(constant: ir.Value | None) -> ir.DataType:
+    assert constant is not None and constant.const_value is not None  # _is_product
+    return constant.const_value.dtype
+
+
 def _constant(value: ir.Value | None) -> Floats:
     assert value is not None and value.const_value is not None  # _is_product
-    array: Floats = value.const_value.numpy()
+    array: Floats = value.const_value.numpy().astype(np.float32)
     return array
 
 
@@ -182,8 +185,9 @@ def _initializer(model: ir.Model, name: str, array: NDArray[np.generic]) -> ir.V
 
 
 def _give(model: ir.Model, node: ir.Node, index: int, name: str, array: Floats) -> None:
-    """Give a node a constant of its own: others may share the one that it has."""
-    node.replace_input_with(index, _initializer(model, name, array.astype(np.float32)))
+    """Give a node a constant of its own, of the type that it has: others may share that one."""
+    array = array.astype(_type_of(node.inputs[index]).numpy())
+    node.replace_input_with(index, _initializer(model, name, array))
 
 
 def _has_fixed_batch(model: ir.Model) -> bool:
@@ -198,15 +202,15 @@ def _insert(
     stage: str,
     inputs: Sequence[ir.Value | None],
     output: str,
+    dtype: ir.DataType,
     **attributes: int,
 ) -> ir.Value:
     """Add a node in front of another one, and return its output."""
-    narrow = op_type == "QuantizeLinear"
     source = inputs[0]
     value = ir.Value(
         name=f"{stage}_{output}",
         shape=None if source is None else source.shape,
-        type=ir.TensorType(ir.DataType.INT8 if narrow else ir.DataType.FLOAT),
+        type=ir.TensorType(dtype),
     )
     node = ir.Node(
         "",

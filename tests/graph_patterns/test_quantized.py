@@ -1,8 +1,9 @@
-"""Products in int8: which ones, in which form, and what smoothing leaves as it was."""
+"""Quantised products: which ones, in which form, and what smoothing leaves as it was."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from tests import families, tiny
-from tofu_export.graph_patterns.int8.check import first_difference
-from tofu_export.graph_patterns.int8.products import activations_of, products_of, quantize_products, smooth
 from tofu_export.graph_patterns.lowering import lower
+from tofu_export.graph_patterns.quantized.check import first_difference
+from tofu_export.graph_patterns.quantized.form import FORMS, INT8, Form
+from tofu_export.graph_patterns.quantized.products import activations_of, products_of, quantize_products, smooth
 from tofu_export.options import Precision, Reduction, Target
 from tofu_export.system.ort import open_session
 from tofu_export.trace.export import trace
@@ -27,7 +29,10 @@ from tofu_export.trace.export import trace
 SOME = Reduction(r=(3, 2, 4), pattern="PAM")
 LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
+HALF = (Precision.INT8_FP16, Precision.FP8)
+
 Array = NDArray[Any]
+Mutation = Callable[[ir.Model, Form], None]
 
 
 def constant(value: ir.Value | None) -> Array:
@@ -54,7 +59,7 @@ def ranges(model: ir.Model, largest: float = 4.0) -> dict[str, Array]:
 
 def quantized(target: Target = Target.PORTABLE) -> ir.Model:
     model = tiny.lowered("cls", SOME, target)
-    quantize_products(model, products_of(model), ranges(model))
+    quantize_products(model, products_of(model), ranges(model), INT8)
     return model
 
 
@@ -119,7 +124,8 @@ def test_weights_and_scales_are_those_of_onnxruntimes_quantizer(
     source = tmp_path / "source.onnx"
     source.write_bytes(tiny.to_bytes(tiny.lowered("cls", SOME)))
     monkeypatch.setattr(module, "smooth", lambda *_: {})
-    module.quantize(source, tmp_path / "ours.onnx", tiny.pixels(4), {}, origin="noise", real=False)
+    options: dict[str, Any] = {"precision": Precision.INT8, "origin": "noise", "real": False}
+    module.quantize(source, tmp_path / "ours.onnx", tiny.pixels(4), {}, **options)
     monkeypatch.setattr(logging.getLogger(), "level", logging.ERROR)
     quantize_static(
         str(source), str(tmp_path / "theirs.onnx"), Reader(),
@@ -164,7 +170,7 @@ def test_other_families(name: str, left: int) -> None:
 def test_an_activation_that_several_products_read_is_quantised_once() -> None:
     model = tiny.from_bytes(tiny.to_bytes(family("eva")))  # queries, keys and values have a layer each
     products = products_of(model)
-    quantize_products(model, products, ranges(model))
+    quantize_products(model, products, ranges(model), INT8)
     quantisers = [node for node in model.graph if node.op_type == "QuantizeLinear"]
     assert len(quantisers) == len({node.inputs[0] for node in quantisers}) < len(products)
 
@@ -228,7 +234,8 @@ def test_uneven_channels_cost_nothing_once_smoothed() -> None:
         expected, largest = logits(model, images), seen(model, images)
         products = products_of(model)
         factors = smooth(model, products, largest) if kind == "smoothed" else {}
-        quantize_products(model, products, {name: found / factors.get(name, 1) for name, found in largest.items()})
+        smoothed = {name: found / factors.get(name, 1) for name, found in largest.items()}
+        quantize_products(model, products, smoothed, INT8)
         errors[kind] = float(np.sqrt(np.square(logits(model, images) - expected).mean()))
     assert errors["smoothed"] < 1.5 * errors["even"]
     assert errors["uneven"] > 3 * errors["smoothed"]
@@ -284,64 +291,107 @@ def test_a_channel_that_is_always_0_stays_finite() -> None:
     model = norm_and_products(other_reader=False)
     largest = {"n": np.zeros(32, dtype=np.float32)}
     factors = smooth(model, products_of(model), largest)
-    quantize_products(model, products_of(model), {"n": largest["n"] / factors["n"]})
+    quantize_products(model, products_of(model), {"n": largest["n"] / factors["n"]}, INT8)
     arrays = [value.const_value.numpy() for value in model.graph.initializers.values() if value.const_value is not None]
     assert all(np.isfinite(array).all() for array in arrays)
+
+
+# --- Beside float16 -----------------------------------------------------------------------------------------------
+
+
+def graph(precision: Precision) -> ir.Model:
+    return tiny.lowered("cls", SOME, precision=precision.traced, opset=precision.least_opset)
+
+
+@pytest.mark.parametrize("precision", HALF)
+def test_everything_else_is_the_float16_file(precision: Precision) -> None:
+    model, source = graph(precision), graph(precision)
+    form = FORMS[precision]
+    quantize_products(model, products_of(model), ranges(model), form)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    kept = [node for node in model.graph if node.op_type not in ("QuantizeLinear", "DequantizeLinear")]
+    assert [node.name for node in kept] == [node.name for node in source.graph]
+    chosen = {node.name for node in products_of(source)}
+    assert len(chosen) == tiny.DEPTH * len(LAYERS)
+    for node in kept:
+        if node.name not in chosen:
+            continue
+        for value in node.inputs:
+            wide = producer(value)
+            assert (wide.op_type, wide.outputs[0].dtype) == ("DequantizeLinear", ir.DataType.FLOAT16)
+            assert constant(wide.inputs[1]).dtype == np.float16
+            assert constant(wide.inputs[2]).dtype == form.numbers.numpy()
+        assert constant(producer(node.inputs[1]).inputs[0]).dtype == form.numbers.numpy()
 
 
 # --- What is written is checked -----------------------------------------------------------------------------------
 
 
-def times(name: str, factor: Any) -> Any:
-    def mutate(model: ir.Model) -> None:
+def times(name: str, factor: Any) -> Mutation:
+    def mutate(model: ir.Model, form: Form) -> None:
         value = model.graph.initializers[name]
-        array = constant(value) * np.asarray(factor)
+        array = constant(value).astype(np.float32) * np.asarray(factor)
         value.const_value = ir.tensor(array.astype(constant(value).dtype), name=name)
 
     return mutate
 
 
-def turned(model: ir.Model) -> None:
+def turned(model: ir.Model, form: Form) -> None:
     value = model.graph.initializers["blocks.1.mlp.fc1/MatMul_weight_scale"]
     value.const_value = ir.tensor(constant(value)[::-1].copy(), name=value.name)
 
 
-def one_step(model: ir.Model) -> None:
-    value = model.graph.initializers["blocks.0.attn.qkv/MatMul_weight_int8"]
+def one_step(model: ir.Model, form: Form) -> None:
+    value = model.graph.initializers[f"blocks.0.attn.qkv/MatMul_weight_{form.name}"]
     steps = constant(value).copy()
-    steps[3, 5] += 1 if steps[3, 5] < 0 else -1
+    codes = steps.view(np.int8)  # neighbours of E4M3 numbers are neighbours as whole ones
+    codes[3, 5] += 1 if codes[3, 5] < 0 else -1
     value.const_value = ir.tensor(steps, name=value.name)
 
 
-def coarse(model: ir.Model) -> None:
-    """Half as many steps of twice the size, each weight still rounded to its nearest."""
+def coarse(model: ir.Model, form: Form) -> None:
+    """Scales of twice the size, each weight still rounded to its nearest."""
     name = "blocks.0.attn.proj/MatMul"
-    times(f"{name}_weight_scale", np.float32(2))(model)
-    scales = constant(model.graph.initializers[f"{name}_weight_scale"])
-    weight = next(constant(node.inputs[1]) for node in tiny.lowered("cls", SOME).graph if node.name == name)
-    value = model.graph.initializers[f"{name}_weight_int8"]
-    value.const_value = ir.tensor(np.rint(weight / scales).astype(np.int8), name=value.name)
+    scales = 2 * constant(model.graph.initializers[f"{name}_weight_scale"])
+    model.graph.initializers[f"{name}_weight_scale"].const_value = ir.tensor(scales)
+    source = tiny.lowered("cls", SOME, precision=Precision.FP16 if scales.dtype == np.float16 else Precision.FP32)
+    weight = next(constant(node.inputs[1]) for node in source.graph if node.name == name)
+    value = model.graph.initializers[f"{name}_weight_{form.name}"]
+    shares = weight.astype(np.float32) / scales.astype(np.float32)
+    value.const_value = ir.tensor((np.rint(shares) if form is INT8 else shares).astype(form.numbers.numpy()))
 
 
-def zero_point(model: ir.Model) -> None:
-    value = model.graph.initializers["int8_zero"]
-    value.const_value = ir.tensor(np.array(1, dtype=np.int8), name=value.name)
+def zero_point(model: ir.Model, form: Form) -> None:
+    value = model.graph.initializers[f"{form.name}_zero"]
+    value.const_value = ir.tensor(np.array(1, form.numbers.numpy()), name=value.name)
 
 
-def other_axis(model: ir.Model) -> None:
+def other_axis(model: ir.Model, form: Form) -> None:
     node = next(node for node in model.graph if node.name == "blocks.0.attn.proj/MatMul_weight_DequantizeLinear")
     node.attributes["axis"] = ir.AttrInt64("axis", 0)
 
 
-def not_quantised(model: ir.Model) -> None:
+def other_numbers(model: ir.Model, form: Form) -> None:
+    """E5M2: more range, and one bit less."""
+    value = model.graph.initializers[f"blocks.1.attn.proj/MatMul_weight_{form.name}"]
+    value.const_value = ir.tensor(constant(value).astype(ir.DataType.FLOAT8E5M2.numpy()), name=value.name)
+
+
+def other_activation(model: ir.Model, form: Form) -> None:
+    value = model.graph.initializers[f"{form.name}_zero"]
+    value.const_value = ir.tensor(np.zeros((), ir.DataType.FLOAT8E5M2.numpy()), name=value.name)
+
+
+def not_quantised(model: ir.Model, form: Form) -> None:
     node = next(node for node in model.graph if node.name == "blocks.2.mlp.fc2/MatMul")
     node.replace_input_with(0, producer(producer(node.inputs[0]).inputs[0]).inputs[0])
 
 
-def renamed(model: ir.Model) -> None:
+def renamed(model: ir.Model, form: Form) -> None:
     next(node for node in model.graph if node.name == "blocks.2.mlp.fc2/MatMul").name = "other"
 
 
+@pytest.mark.parametrize("precision", FORMS)
 @pytest.mark.parametrize(
     ("mutation", "expected"),
     [
@@ -350,6 +400,8 @@ def renamed(model: ir.Model) -> None:
         (turned, "half a step"),
         (one_step, "half a step"),
         (other_axis, "by column"),
+        (other_numbers, "not a constant of"),
+        (other_activation, "zero point"),
         (zero_point, "zero point"),
         (times("blocks.0.mlp.fc2/MatMul_input_scale", -1), "positive scale"),
         (times("blocks.0.mlp.fc2/MatMul_input_scale", 1.02), "on the images"),
@@ -360,12 +412,13 @@ def renamed(model: ir.Model) -> None:
         (times("blocks.1.norm2/LayerNormalization_smoothed_2", 1.01), "parameters"),
     ],
 )
-def test_every_mistake_is_found(mutation: Any, expected: str | None) -> None:
-    model = tiny.lowered("cls", SOME)
+def test_every_mistake_is_found(mutation: Mutation | None, expected: str | None, precision: Precision) -> None:
+    model, form = graph(precision), FORMS[precision]
     products, largest = products_of(model), ranges(model)
     factors = smooth(model, products, largest)
-    quantize_products(model, products, {name: found / factors.get(name, 1) for name, found in largest.items()})
+    smoothed = {name: found / factors.get(name, 1) for name, found in largest.items()}
+    quantize_products(model, products, smoothed, form)
     if mutation is not None:
-        mutation(model)
-    problem = first_difference(tiny.lowered("cls", SOME), model, largest, factors)
+        mutation(model, form)
+    problem = first_difference(graph(precision), model, largest, factors, form)
     assert problem is None if expected is None else expected in str(problem)

@@ -1,53 +1,57 @@
-"""Hold the constants of an int8 file against the eager model, and give the model the file's rounded weights."""
+"""Hold the constants of a quantised file against the eager model, and give the model the file's rounded weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tofu_export.graph_patterns.int8.check import difference_of_norm, difference_of_product, scaled_steps
+from tofu_export.graph_patterns.quantized.check import difference_of_norm, difference_of_product, scaled_steps
+from tofu_export.graph_patterns.quantized.form import FORMS, Floats
+from tofu_export.options import Precision
+from tofu_export.trace.export import TORCH_TYPES
 from tofu_export.trace.quantize import RANGES, open_graph
 from tofu_export.verification.facts import FileFacts
 
-__all__ = ["Int8Weights", "read_int8_weights"]
-
-Floats = NDArray[np.float32]
+__all__ = ["QuantizedWeights", "read_quantized_weights"]
 
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 
 
 @dataclass(frozen=True)
-class Int8Weights:
-    """What an int8 file makes of a model's weights.
+class QuantizedWeights:
+    """What a quantised file makes of a model's weights.
 
     Attributes:
         problem: the first constant that is not what it should be; None if all are.
         unknown: the first product whose weight cannot be told in the model; None if all can.
-        rounded: weights of the model and what they are in the file, of the same shape.
+        rounded: weights of the model, norms in front of them, and what they are in the file, of the same shape.
+        norms: names of the file's constants of these norms.
     """
 
     problem: str | None
     unknown: str | None
     rounded: Sequence[tuple[Tensor, Tensor]]
+    norms: Sequence[str] = ()
 
 
-def read_int8_weights(path: Path, model: nn.Module) -> Int8Weights:
-    """Find the model's weight for every product in int8, and hold the file's constants against it.
+def read_quantized_weights(path: Path, model: nn.Module, precision: Precision) -> QuantizedWeights:
+    """Find the model's weight for every quantised product, and hold the file's constants against it.
 
     A product `blocks.3.attn.qkv/MatMul` has a weight of the module in its name, or of one inside of that: the one of
     its shape that is nearest. The factors by which a norm in front was smoothed show in the norm's own parameters.
 
     Args:
-        path: an int8 file of this library.
+        path: a quantised file of this library.
         model: the model that it was made from.
+        precision: the file's.
 
     Raises:
         VerificationError: the file's metadata are damaged.
@@ -55,6 +59,13 @@ def read_int8_weights(path: Path, model: nn.Module) -> Int8Weights:
     ranges: Mapping[str, Any] = FileFacts.read(path).find(RANGES, dict) or {}
     problem: str | None = None
     rounded: list[tuple[Tensor, Tensor]] = []
+    norms: list[str] = []
+
+    def known(tensor: Tensor) -> Floats:
+        """A tensor of the model as the file was made from it."""
+        values: Floats = tensor.to(TORCH_TYPES[precision.traced]).float().numpy()
+        return values
+
     for node in open_graph(path).graph:
         if node.op_type != "MatMul" or not _is_dequantized(node.inputs[1]):
             continue
@@ -66,19 +77,29 @@ def read_int8_weights(path: Path, model: nn.Module) -> Int8Weights:
         before = None if norm is None else _parameters(model, norm)
         candidates = _candidates(model, _module_of(node), stored.shape)
         if not candidates or (norm is not None and before is None):
-            return Int8Weights(problem, str(node.name), ())
+            return QuantizedWeights(problem, str(node.name), ())
         factor = np.ones(len(stored), np.float32)
         if norm is not None and before is not None:
-            factor = _factor(norm, before)
-            wrong = difference_of_norm(norm, before, factor)
+            once = [None if each is None else known(each) for each in before]
+            factor = _factor(norm, once)
+            wrong = difference_of_norm(norm, once, factor)
             problem = problem or (f"{norm.name}: {wrong}" if wrong else None)
+            for value, parameter in zip(norm.inputs[1:], before, strict=True):
+                if value is not None and value.const_value is not None and parameter is not None:
+                    now: Floats = value.const_value.numpy().astype(np.float32)
+                    rounded.append((parameter, torch.from_numpy(now * factor)))
+                    norms.append(str(value.name))
         own = stored / factor[:, None]
-        weight = min(candidates, key=lambda each: float(np.abs(each.numpy().T - own).sum()))
+        weight = min(candidates, key=partial(_distance, own))
         reach = ranges.get(str(node.name))
-        wrong = difference_of_product(node, weight.numpy().T, factor, reach)
+        wrong = difference_of_product(node, known(weight).T, factor, reach, FORMS[precision])
         problem = problem or (f"{node.name}: {wrong}" if wrong else None)
         rounded.append((weight, torch.from_numpy(np.ascontiguousarray(own.T))))
-    return Int8Weights(problem, None, rounded)
+    return QuantizedWeights(problem, None, rounded, norms)
+
+
+def _distance(own: Floats, weight: Tensor) -> float:
+    return float(np.abs(weight.numpy().T - own).sum())
 
 
 def _is_dequantized(value: ir.Value | None) -> bool:
@@ -112,22 +133,22 @@ def _candidates(model: nn.Module, path: str, shape: Sequence[int]) -> list[Tenso
     ]
 
 
-def _parameters(model: nn.Module, norm: ir.Node) -> list[Floats | None] | None:
+def _parameters(model: nn.Module, norm: ir.Node) -> list[Tensor | None] | None:
     """Scale and bias of a norm in the model, as many as its node has; None where the model has no such norm."""
     module = dict(model.named_modules()).get(_module_of(norm))
     if module is None:
         return None
-    found: list[Floats | None] = []
+    found: list[Tensor | None] = []
     for index, name in zip(range(1, len(norm.inputs)), ("weight", "bias"), strict=False):
         value = getattr(module, name, None)
         now = norm.inputs[index]
         if now is None:
             found.append(None)
         elif isinstance(value, Tensor):
-            found.append(value.detach().numpy())
+            found.append(value.detach())
         else:  # the node wants one, the norm has none
             width = now.shape[0] if now.shape is not None else 1
-            found.append(np.full(int(str(width)), 1 - (name == "bias"), np.float32))
+            found.append(torch.full((int(str(width)),), 1.0 - (name == "bias")))
     return found
 
 
@@ -137,7 +158,7 @@ def _factor(norm: ir.Node, before: Sequence[Floats | None]) -> Floats:
     for value, once in zip(norm.inputs[1:], before, strict=True):
         if value is None or value.const_value is None or once is None:
             continue
-        now = value.const_value.numpy()
+        now = value.const_value.numpy().astype(np.float32)
         factor = np.zeros_like(once) if factor is None else factor
         tells = (factor == 0) & (now != 0)
         factor[tells] = once[tells] / now[tells]

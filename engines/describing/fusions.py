@@ -1,0 +1,133 @@
+"""What the builder made of the two things that an engine of a ViT is fast by: quantised products and fused attention.
+
+Both fall apart without an error: a product in FP16 with its factors dequantised before it, attention as two products
+and a softmax. The kernels in the builder's log, or in the inspector, tell, with the names of their ONNX nodes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from tofu_export.engines.describing.kernel_log import KernelLog, KernelRecord
+from tofu_export.engines.describing.stages import Kind, places
+from tofu_export.options import Precision
+
+__all__ = ["Fusions", "Made", "find_fusions"]
+
+_ATTENTION = re.compile(r"_mha_v\d")
+"""In the tactic of a fused attention: `_gemm_mha_v2_…`, or `_gemv_mha_v1` for the query of a class token alone."""
+_GENERATED = "kgen"
+"""Layer type of kernels that the compiler generates for arithmetic by element: none of them is a product."""
+_PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
+_QUANTIZED = frozenset({"int8", "fp8"})
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Made:
+    """Things that a file has, and what became of them in the engine.
+
+    Attributes:
+        wanted: how many there are.
+        left: names of the nodes that were not made as wanted.
+    """
+
+    wanted: int
+    left: tuple[str, ...]
+
+    @property
+    def made(self) -> int:
+        """How many were."""
+        return self.wanted - len(self.left)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the receipt."""
+        return {"in_file": self.wanted, "in_engine": self.made, "left": list(self.left)}
+
+
+@dataclass(frozen=True)
+class Fusions:
+    """What the kernels of an engine say.
+
+    Attributes:
+        products: products whose factors the file quantises; made where a kernel multiplies in int8 or fp8.
+        attentions: softmaxes in attention; made where one kernel computes them with both products around them.
+    """
+
+    products: Made
+    attentions: Made
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the receipt and in report.json."""
+        return {"quantized_products": self.products.to_dict(), "fused_attention": self.attentions.to_dict()}
+
+    def __str__(self) -> str:
+        parts = [(self.products, "products quantised"), (self.attentions, "attentions fused")]
+        return ", ".join(f"{part.made} of {part.wanted} {words}" for part, words in parts if part.wanted)
+
+    def remarks(self, precision: Precision) -> tuple[str, ...]:
+        """What a reader must know: what was not made as wanted. In FP32 nobody has fused attention.
+
+        Args:
+            precision: of the engine.
+        """
+        found = []
+        if left := self.products.left:
+            found.append(
+                f"{len(left)} of {self.products.wanted} quantised products multiply in FP16 or FP32: {_some(left)}"
+            )
+        if precision.traced is not Precision.FP32 and (left := self.attentions.left):
+            found.append(
+                f"{len(left)} of {self.attentions.wanted} attentions are not fused into one kernel, and read and write "
+                f"their scores in memory: {_some(left)}"
+            )
+        return tuple(found)
+
+
+def find_fusions(graph: onnx.GraphProto, kernels: KernelLog) -> Fusions | None:
+    """What became of quantised products and attention; None where the kernels do not tell their nodes.
+
+    Args:
+        graph: what the engine was built from.
+        kernels: of the engine.
+    """
+    if not any(record.onnx_nodes for record in kernels.launched):
+        return None
+    return Fusions(
+        _made(_quantized_products(graph), kernels.launched, _multiplies_quantized),
+        _made(_attentions(graph), kernels.launched, lambda record: bool(_ATTENTION.search(record.tactic))),
+    )
+
+
+def _made(names: Sequence[str], kernels: Iterable[KernelRecord], is_right: Callable[[KernelRecord], bool]) -> Made:
+    done = {node for record in kernels if is_right(record) for node in record.onnx_nodes}
+    return Made(len(names), tuple(name for name in names if name not in done))
+
+
+def _multiplies_quantized(record: KernelRecord) -> bool:
+    return record.layer_type != _GENERATED and bool(_QUANTIZED.intersection(record.input_dtypes))
+
+
+def _quantized_products(graph: onnx.GraphProto) -> list[str]:
+    """Names of products both of whose factors come out of a DequantizeLinear."""
+    wide = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    return [node.name for node in graph.node if node.op_type in _PRODUCTS and wide.issuperset(node.input[:2])]
+
+
+def _attentions(graph: onnx.GraphProto) -> list[str]:
+    """Names of the softmaxes of attention, or of the operator that stands for all of it."""
+    return [
+        node.name
+        for node, place in zip(graph.node, places(graph), strict=True)
+        if node.op_type == "Attention" or (node.op_type == "Softmax" and place.kind is Kind.ATTENTION)
+    ]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" * (len(names) > _SHOWN)
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,1 +1,0 @@
-"""Products in int8: smoothing, quantising, checking."""
