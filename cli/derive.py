@@ -45,18 +45,13 @@ def parameters_of(kind: type[Any], prefix: str = "", changes: Mapping[str, Any] 
         default = change.pop("default", field.default)
         option = replace(option, **change)
         if option.section is None:
-            kind_of_value, needed = _type(hint, option), default is MISSING
-            found.append(
-                click.Argument([name], type=kind_of_value, nargs=option.nargs, required=needed, metavar=option.metavar)
-            )
+            found.append(_argument(name, hint, default, option))
             continue
         flags = option.flags or _flags(field.name, hint, default, option)
         found.append(_option([*flags, name], hint, default, option))
-        if option.alias is not None:
-            flag, value = option.alias.flag, option.alias.value
-            found.append(
-                SectionedOption([flag, name], flag_value=value, help=option.alias.help, section=option.section)
-            )
+        if (alias := option.alias) is not None:
+            words = [alias.flag, name]
+            found.append(SectionedOption(words, flag_value=alias.value, help=alias.help, section=option.section))
     return found
 
 
@@ -103,6 +98,11 @@ def _plain(hint: Any) -> Any:
         kinds = [part for part in get_args(hint) if part is not type(None)]
         return kinds[0] if len(kinds) == 1 else hint
     return hint
+
+
+def _argument(name: str, hint: Any, default: Any, option: Option) -> click.Argument:
+    kind, needed = _type(hint, option), default is MISSING
+    return click.Argument([name], type=kind, nargs=option.nargs, required=needed, metavar=option.metavar)
 
 
 def _option(names: list[str], hint: Any, default: Any, option: Option) -> click.Option:
