@@ -100,7 +100,7 @@ def test_every_folder_with_code_is_a_package() -> None:
 
 
 def test_modules_are_seen_through_the_links() -> None:
-    assert {f"tofu_export.{name}" for name in ("cli.main", "engines.build", "graph_patterns.lowering")} <= set(
+    assert {f"tofu_export.{name}" for name in ("cli.main", "engines.building.build", "graph_patterns.lowering")} <= set(
         module_names()
     )
 
