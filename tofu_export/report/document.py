@@ -233,6 +233,9 @@ def _calibrations(artifacts: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+_FUSIONS = {"quantized_products": "products quantised", "fused_attention": "attentions fused"}
+
+
 def _fusions(artifacts: Sequence[dict[str, Any]]) -> list[str]:
     """A paragraph for each engine whose kernels tell what they compute."""
     lines: list[str] = []
@@ -240,10 +243,7 @@ def _fusions(artifacts: Sequence[dict[str, Any]]) -> list[str]:
         if found := row.get("fusions"):
             made = "".join(
                 f", {found[part]['in_engine']} of {found[part]['in_file']} {what}"
-                for part, what in (
-                    ("quantized_products", "products quantised"),
-                    ("fused_attention", "attentions fused"),
-                )
+                for part, what in _FUSIONS.items()
                 if found[part]["in_file"]
             )
             lines += [f"`{row['path']}`: {row['kernels']['kernels']} kernels{made}.", ""]
