@@ -99,6 +99,7 @@ class Report:
                 ],
             ),
             *_calibrations(self.artifacts),
+            *_fusions(self.artifacts),
         ]
         if self.verification:
             lines += [
@@ -229,6 +230,23 @@ def _calibrations(artifacts: Sequence[dict[str, Any]]) -> list[str]:
                 f"{'' if found['real'] else ', **which are generated, not real ones**'}.",
                 "",
             ]
+    return lines
+
+
+_FUSIONS = {"quantized_products": "products quantised", "fused_attention": "attentions fused"}
+
+
+def _fusions(artifacts: Sequence[dict[str, Any]]) -> list[str]:
+    """A paragraph for each engine whose kernels tell what they compute."""
+    lines: list[str] = []
+    for row in artifacts:
+        if found := row.get("fusions"):
+            made = "".join(
+                f", {found[part]['in_engine']} of {found[part]['in_file']} {what}"
+                for part, what in _FUSIONS.items()
+                if found[part]["in_file"]
+            )
+            lines += [f"`{row['path']}`: {row['kernels']['kernels']} kernels{made}.", ""]
     return lines
 
 
