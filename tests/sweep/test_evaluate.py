@@ -54,7 +54,7 @@ def test_a_file_decides_as_the_eager_model(cells: tuple[Cell, ...]) -> None:
     )  # fmt: skip
     assert found.file_gmacs == pytest.approx(cells[1].gmacs, rel=0.15)
     assert set(found.to_dict()) == {
-        "top1", "source", "real", "file_gmacs", "file_bytes", "verification", "seconds", "images",
+        "top1", "source", "real", "file_gmacs", "file_bytes", "verification", "seconds", "images", "loaded",
     }  # fmt: skip
 
 
