@@ -183,7 +183,7 @@ def _analysis(store: Store, key: Key, folder: Path, settings: Settings, listener
     draw(
         Analysis(
             kept["model"], kept["images"], kept["source"], kept["r"], kept["steps"], tuple(kept["layers"]),
-            kept["token_norms"],
+            kept["token_norms"], kept["loaded"],
         ),
         folder / FIGURE,
     )  # fmt: skip

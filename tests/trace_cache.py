@@ -28,6 +28,8 @@ from torch import nn
 
 import tofu_export
 
+_ASKED = {"dynamo", "opset_version", "input_names", "output_names", "dynamic_shapes", "verbose"}
+"""What `tofu_export.trace.export` asks for."""
 _KEPT_S = 24 * 3600
 """How long graphs of other sources are kept, in seconds."""
 _PACKAGES = ("torch", "timm", "onnx", "onnx-ir", "onnxscript", "diffusers")
@@ -90,7 +92,7 @@ def kept(export: Callable[..., Any], folder: Path) -> Callable[..., Any]:
             shutil.rmtree(other, ignore_errors=True)
 
     def run(module: nn.Module, examples: Any, *more: Any, **how: Any) -> Any:
-        if more or "f" in how:  # it writes a file
+        if more or set(how) != _ASKED:  # somebody else's
             return export(module, examples, *more, **how)
         key = key_of(module, (examples, how))
         path = None if key is None else mine / f"{key}.onnx"

@@ -68,7 +68,7 @@ class ExportJob:
     batch: BatchRange = shared.served_batch(BatchRange())
     precisions: tuple[Precision, ...] = shared.precisions(
         (Precision.FP32, Precision.FP16),
-        "Some of fp32, fp16, bf16, int8 (CPUs), int8-fp16, fp8 (engines): one file each.",
+        "Some of fp32, fp16, bf16, int8, int8-fp16, fp8: one file each.",
     )
     target: Target = shared.target()
     opset: int = shared.opset()
