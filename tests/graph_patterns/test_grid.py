@@ -17,8 +17,8 @@ from tofu_export.engines.building.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import RTX
 from tofu_export.errors import LoweringError
 from tofu_export.graph_patterns.fuse.matching import MAX_TOPK
-from tofu_export.graph_patterns.grid.lowering import lower_grids
 from tofu_export.graph_patterns.grid import match as grid_match
+from tofu_export.graph_patterns.grid.lowering import lower_grids
 from tofu_export.options import BatchRange, Method
 from tofu_export.system.ort import open_session
 

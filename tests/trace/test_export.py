@@ -272,7 +272,7 @@ def _digest() -> str:
 def test_the_same_command_writes_the_same_bytes(tmp_path: Path) -> None:
     """In one process, and in another where strings hash differently."""
     first = hashlib.sha256(tiny.to_bytes(tiny.lowered("cls", SOME))).hexdigest()
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     program = "from tests.trace.test_export import _digest; print(_digest())"
     environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": str(root)}
     done = subprocess.run(
