@@ -39,7 +39,7 @@ def test_a_local_cluster_evaluates(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     said = [line.partition(" ") for line in done.stdout.splitlines()]
     lines = {model: what for model, _, what in said}
-    assert lines["demo_vit"] == "[9, 4, 7, 7]"
+    assert lines["demo_vit"] == "[9, 6, 7, 7]"
     assert lines["vit_nowhere"].startswith("unknown model")
 
 
