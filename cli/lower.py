@@ -49,14 +49,10 @@ def lower_command(work: LowerWork, run: Run) -> ExitCode | None:
     Known: scatters with a sum, product, maximum or minimum, as token merging is traced, writing through a mask, and the
     Attention operator. What is not known is left as it is, and said. Exit code 7 if the target still rejects something.
     """  # fmt: skip
-    from tofu_export.linting.lower_file import lower_file
-    from tofu_export.system.files import staging
+    from tofu_export.api import lower
 
     output, target = work.output, work.target.value
-    with staging(output.parent) as stage:
-        result = lower_file(work.model, stage.path(output.name), work.target, shapes=work.shapes, seed=work.seed)
-        data = f"{output.name}.data"
-        stage.publish(*([data] if stage.path(data).exists() else []), output.name)
+    result = lower(work.model, output, work.target, shapes=work.shapes, seed=work.seed)
     run.say(_text(result, output, target))
     run.document(lambda: {"schema_version": SCHEMA_VERSION, "target": target, "path": str(output), **result.to_dict()})
     return ExitCode.PRECISION if result.rejected else None

@@ -6,7 +6,7 @@ Every function does what the command of its name does, and raises the errors of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -142,6 +142,7 @@ def export(
         VerificationError: a file does not compute what the model computes. No model is written then.
         TofuError: the first thing that went wrong.
     """
+    from tofu_export import patch
     from tofu_export.job.pipeline import run_export
     from tofu_export.job.request import Job
     from tofu_export.job.vit import VitAdapter
@@ -155,9 +156,8 @@ def export(
     else:
         if given := sorted({"weights", "num_classes"} & set(options)):
             raise OptionError(f"a live model brings its own {' and '.join(given)}: leave that out")
-        live, carried = _plain(model)
-        name = name_of(model)
-        reduction = carried if reduction is None else reduction
+        live, name = model, name_of(model)
+        reduction = patch.applied_plan(model) if reduction is None else reduction
     job = _job(Job, name, output, options | {"reduction": _reduction(reduction)})
     return run_export(job, VitAdapter(job, live), listener or _Silent())
 
@@ -359,16 +359,7 @@ def _spec_of(model: nn.Module, image_size: tuple[int, int] | None) -> ModelSpec:
     from tofu_export.patch.describe import describe
     from tofu_export.zoo.live import name_of, on_meta
 
-    return describe(on_meta(_plain(model)[0]), name_of(model), image_size)
-
-
-def _plain(model: nn.Module) -> tuple[nn.Module, Plan | None]:
-    """The model without a plan, as a copy if it has to be, and the plan that it carries."""
-    from tofu_export import patch
-    from tofu_export.zoo.live import copy_of
-
-    carried = patch.applied_plan(model)
-    return (model, None) if carried is None else (patch.remove(copy_of(model)), carried)
+    return describe(on_meta(model), name_of(model), image_size)
 
 
 def _reduction(given: Reduction | Plan | None) -> Reduction:
@@ -377,18 +368,15 @@ def _reduction(given: Reduction | Plan | None) -> Reduction:
 
     if not isinstance(given, Plan):
         return given or Reduction()
-    return replace(
-        given.reduction,
+    asked = given.reduction
+    return Reduction(
         r=tuple(layer.removed for layer in given.layers),
-        pattern="".join(layer.method.value for layer in given.layers),
-        mode=kinds.Mode.WEIGHTED_MLERP,
-        prune_layers=None,
-        schedule=kinds.Schedule.CONSTANT,
-        keep_rate=None,
-        gmacs=None,
-        speedup=None,
-        exclude_layers=(),
+        pattern=given.pattern,
         prop_attn=given.prop_attn,
+        pruned_sizes=asked.pruned_sizes,
+        restore_grid=asked.restore_grid,
+        keys=asked.keys,
+        plan_file=asked.plan_file,
     )
 
 

@@ -46,7 +46,7 @@ def load_job_model(job: Job, live: nn.Module | None = None) -> JobModel:
 
     Args:
         job: names the model.
-        live: a model to copy in its place; it carries no plan.
+        live: a model to copy in its place, without the plan that it may carry.
 
     Raises:
         TofuError: the model is unknown or unsupported, the weights cannot be used, or the options do not fit it.

@@ -25,7 +25,7 @@ from tofu_export.job.progress import Listener, Progress
 from tofu_export.job.request import Job
 from tofu_export.options import IoType, OutputKind, Precision
 from tofu_export.planning.plan import ModelSpec, Plan
-from tofu_export.report.document import Report, loading_words, sizes_words
+from tofu_export.report.document import Report, sizes_words
 from tofu_export.system import environment
 from tofu_export.system.files import Staging
 from tofu_export.system.ort import NO_BFLOAT16
@@ -50,7 +50,8 @@ class VitAdapter:
 
     Args:
         job: what is asked for.
-        model: a live model to export in place of the one that `job` names; it is not changed, and carries no plan.
+        model: a live model to export in place of the one that `job` names; it is not changed, and its plan is
+            left out.
     """
 
     _loaded: LoadedModel
@@ -68,7 +69,7 @@ class VitAdapter:
     @property
     def measures_accuracy(self) -> bool:
         """True for the demo model, which brings labelled images."""
-        return self._loaded_name == DEMO_MODEL and self._output is OutputKind.LOGITS
+        return self._report.model["resolved"] == DEMO_MODEL and self._output is OutputKind.LOGITS
 
     def load(self, progress: Progress) -> Report:
         """Plan, load, and apply the plan."""
@@ -77,11 +78,11 @@ class VitAdapter:
             found = load_job_model(job, self._live)
             self._inputs = images_for(job, found)
         loaded, self._spec, self._plan, self._output = found.loaded, found.spec, found.plan, found.output
-        self._loaded, self._loaded_name = loaded, loaded.resolved
+        self._loaded = loaded
         self._model = patch.apply(loaded.model, found.plan, name=found.spec.name)
         entry = _model_entry(loaded, found.spec)
         progress.done(_planned(loaded, found.plan))
-        progress.note("weights", loading_words(entry))
+        progress.note("weights", loaded.summary())
         output: dict[str, Any] = {
             "kind": self._output.value,
             "names": list(self._output.names_with(job.token_map)),

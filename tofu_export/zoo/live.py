@@ -9,6 +9,7 @@ import torch
 from timm.data.config import resolve_model_data_config
 from torch import nn
 
+from tofu_export import patch
 from tofu_export.zoo.create import LoadedModel
 from tofu_export.zoo.preprocessing import Preprocessing
 from tofu_export.zoo.weights import LoadedWeights
@@ -29,25 +30,25 @@ def name_of(model: nn.Module) -> str:
 
 
 def on_meta(model: nn.Module) -> nn.Module:
-    """A copy of the structure of a model on the meta device, in evaluation mode; no weight is copied."""
+    """A copy of a model's structure on the meta device, without its plan, in evaluation mode; no weight is copied."""
     tensors = [*model.parameters(), *model.buffers()]
     memo: dict[int, Any] = {}
     for tensor in tensors:
         empty = torch.empty_like(tensor, device="meta", dtype=torch.float32 if tensor.is_floating_point() else None)
         memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
-    return copy.deepcopy(model, memo).eval()
+    return patch.remove(copy.deepcopy(model, memo)).eval()
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """A copy of a model: float32, on the CPU, in evaluation mode, without gradients."""
-    return copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
+    """A copy of a model without its plan: float32, on the CPU, in evaluation mode, without gradients."""
+    return patch.remove(copy.deepcopy(model)).to("cpu", torch.float32).eval().requires_grad_(False)
 
 
 def load_live(model: nn.Module, preprocessing: Preprocessing | None = None) -> LoadedModel:
     """A copy of a live model, ready to be patched and exported: float32, on the CPU, in evaluation mode.
 
     Args:
-        model: a timm model without a plan; it is not changed.
+        model: a timm model; it is not changed.
         preprocessing: of images, where it is to be another than timm says for the model.
     """
     config = dict(resolve_model_data_config(model))  # type: ignore[no-untyped-call]  # timm types it partly
