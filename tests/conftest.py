@@ -6,10 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.trace_cache import kept
 
 _EXPORT = torch.onnx.export
+
+settings.register_profile("tofu", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("tofu")
 
 
 @pytest.fixture(scope="session", autouse=True)

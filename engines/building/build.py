@@ -21,7 +21,7 @@ from tofu_export.engines.describing.kernel_log import KernelLog
 from tofu_export.engines.describing.receipt import EngineReceipt
 from tofu_export.engines.describing.structure import NodeCost, make_structure
 from tofu_export.engines.flavours import TURING, Flavour, known_capabilities, load
-from tofu_export.errors import EngineBuildError, OptionError, OutputError
+from tofu_export.errors import EngineBuildError, OptionError, OutputError, VerificationError
 from tofu_export.options import BatchRange, Precision
 from tofu_export.system import environment
 from tofu_export.system.files import flush_to_disk, is_text, sha256_of
@@ -185,7 +185,7 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
             onnx_path=request.onnx_path,
             onnx_sha256=onnx_sha256,
             build_seconds=facts["build_seconds"],
-            metadata=checked.metadata,
+            card=checked.card,
         )
         if cache is not None:
             _publish(cache_draft, cache)
@@ -209,8 +209,8 @@ def engine_names(name: str, capabilities: Sequence[str]) -> dict[str, tuple[str,
 
 def _declared(checked: Preflight) -> Precision | None:
     """The precision that a file of this project says it has."""
-    with contextlib.suppress(ValueError):
-        return Precision(checked.metadata.get("precision", ""))
+    with contextlib.suppress(VerificationError):  # a newer version may know it
+        return checked.card.precision
     return None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx
 
-from tofu_export.artifact.onnx_file import metadata_of
+from tofu_export.artifact.card import ModelCard
 from tofu_export.engines.building.turing import pairwise_products
 from tofu_export.engines.describing.stages import Kind, places
 from tofu_export.engines.flavours import TURING, Flavour
@@ -53,7 +53,7 @@ class Preflight:
         nodes: number of nodes, sub-graphs and functions included.
         inputs: graph inputs that are not initializers.
         notes: things worth telling that stop nothing.
-        metadata: what this project wrote into the file, without its prefix; empty for files of others.
+        card: what the file says of its model.
         rewritten: what is to be built instead of the file; None for the file as it is.
         remarks: what was done to it.
     """
@@ -63,7 +63,7 @@ class Preflight:
     nodes: int
     inputs: tuple[InputShape, ...]
     notes: tuple[Finding, ...]
-    metadata: dict[str, str]
+    card: ModelCard
     rewritten: onnx.ModelProto | None = None
     remarks: tuple[str, ...] = ()
 
@@ -99,7 +99,7 @@ def preflight(path: Path, flavour: Flavour, capabilities: Sequence[str] = ()) ->
         report.nodes,
         _inputs(model, path),
         notes,
-        metadata_of(model),
+        ModelCard.of_model(model, path.name),
         rewritten=model if summed else None,
         remarks=(remark,) if summed else (),
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tofu_export.artifact.card import ModelCard
 from tofu_export.engines.describing.fusions import Fusions
 from tofu_export.engines.describing.kernel_log import KernelLog
 from tofu_export.engines.describing.structure import Structure
@@ -43,7 +43,7 @@ class EngineReceipt:
         onnx_path: the file it was built from.
         onnx_sha256: hash of that file, external data not included.
         build_seconds: time in the builder, without starting it and parsing.
-        metadata: what this project wrote into the ONNX file (model, plan, preprocessing, …), as text or JSON.
+        card: what the ONNX file says of its model.
     """
 
     flavour: str
@@ -67,7 +67,7 @@ class EngineReceipt:
     onnx_path: Path
     onnx_sha256: str
     build_seconds: float
-    metadata: Mapping[str, str]
+    card: ModelCard
 
     @property
     def layer_dtypes(self) -> dict[str, int]:
@@ -104,13 +104,5 @@ class EngineReceipt:
             "engine": {"file": self.engine_path.name, "bytes": self.engine_bytes, "sha256": self.engine_sha256},
             "onnx": {"file": self.onnx_path.name, "sha256": self.onnx_sha256},
             "build_seconds": round(self.build_seconds, 3),
-            "source": {key: _value(text) for key, text in self.metadata.items()},
+            "source": dict(self.card.entries),
         }
-
-
-def _value(text: str) -> Any:
-    """What was stored in a file's metadata: JSON, or plain text."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from tofu_export.artifact.onnx_file import METADATA_PREFIX
+from tofu_export.artifact.card import ModelCard
 from tofu_export.engines.describing.receipt import EngineReceipt
 from tofu_export.engines.flavours import FLAVOURS, Flavour
 from tofu_export.errors import OptionError, OutputError
@@ -56,7 +56,7 @@ class Sidecar:
         engine_sha256: its hash.
         onnx_name: name of the ONNX file that it was built from.
         onnx_sha256: hash of that file.
-        source: metadata of that file, without their prefix; empty for a file of others.
+        card: what that file says of its model (`source` in the sidecar); empty for a file of others.
     """
 
     path: Path
@@ -72,7 +72,7 @@ class Sidecar:
     engine_sha256: str
     onnx_name: str
     onnx_sha256: str
-    source: Mapping[str, Any]
+    card: ModelCard
 
     @property
     def flavour(self) -> Flavour:
@@ -127,20 +127,6 @@ class Sidecar:
             )
         return found
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """`source` as the ONNX file has it: names with their prefix, anything but text as JSON."""
-        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in self.source.items()}
-        return {f"{METADATA_PREFIX}{key}": text for key, text in texts.items()}
-
-    def find(self, key: str, kind: type[_T]) -> _T | None:
-        """One of the metadata of the ONNX file; None where it had none of that name.
-
-        Raises:
-            OptionError: it is something else than a `kind`.
-        """
-        return None if self.source.get(key) is None else _Table(self.path, "source.", self.source).take(key, kind)
-
 
 def sidecar_path(engine: Path) -> Path:
     """Where the sidecar of an engine lies."""
@@ -185,7 +171,7 @@ def read_sidecar(engine: Path) -> Sidecar | None:
         built.take("sha256", str),
         onnx.take("file", str),
         onnx.take("sha256", str),
-        facts.take("source", dict),
+        ModelCard(path.name, facts.take("source", dict)),
     )
 
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import onnx
 
-from tofu_export.artifact.onnx_file import METADATA_PREFIX, metadata_of
+from tofu_export.artifact.card import ModelCard
+from tofu_export.artifact.onnx_file import METADATA_PREFIX
 from tofu_export.engines.building.preflight import read_graph_file
 from tofu_export.engines.describing.sidecar import missing_sidecar, read_sidecar
 from tofu_export.engines.describing.triton_options import TritonOptions
@@ -75,10 +76,10 @@ def collect_models(folder: Path, options: TritonOptions) -> tuple[tuple[TritonMo
     models: list[TritonModel] = []
     for path in files:
         graph = read_graph_file(path)
-        metadata = metadata_of(graph)
-        name = _name(path, metadata, options, several=len(files) > 1)
-        labels = _stored_labels(path, metadata)
-        config = _config(name, graph, metadata, options, labels=bool(labels))
+        card = ModelCard.of_model(graph, str(path))
+        name = _name(path, card, options, several=len(files) > 1)
+        labels = card.labels
+        config = _config(name, graph, card, options, labels=bool(labels))
         models.append(TritonModel(name, path, "onnxruntime", config, labels))
         for plan in plans.get(path, ()):
             own = f"{name}_trt"
@@ -135,47 +136,35 @@ def write_repository(models: tuple[TritonModel, ...], folder: Path, version: int
         raise OutputError(f"cannot write the repository to {folder}: {error}") from error
 
 
-def _stored_labels(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
-    try:
-        labels = json.loads(metadata.get("labels", "[]"))
-    except (ValueError, RecursionError):
-        labels = None
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise OptionError(f"metadata {METADATA_PREFIX}labels of {path} are no list of names: export it again")
-    return tuple(labels)
-
-
-def _name(path: Path, metadata: Mapping[str, str], options: TritonOptions, *, several: bool) -> str:
-    name = options.name or re.sub(r"[^A-Za-z0-9._-]", "_", metadata.get("model", path.stem))
-    return f"{name}_{metadata.get('precision', path.stem)}" if several else name
+def _name(path: Path, card: ModelCard, options: TritonOptions, *, several: bool) -> str:
+    name = options.name or re.sub(r"[^A-Za-z0-9._-]", "_", card.find("model", str) or path.stem)
+    return f"{name}_{card.find('precision', str) or path.stem}" if several else name
 
 
 def _config(
-    name: str, graph: onnx.ModelProto, metadata: Mapping[str, str], options: TritonOptions, *, labels: bool
+    name: str, graph: onnx.ModelProto, card: ModelCard, options: TritonOptions, *, labels: bool
 ) -> dict[str, Any]:
     constants = {tensor.name for tensor in graph.graph.initializer}
     inputs = [value for value in graph.graph.input if value.name not in constants]
     sizes = [value.type.tensor_type.shape.dim[0] for value in inputs if value.type.tensor_type.shape.dim]
     dynamic = bool(sizes) and all(not size.HasField("dim_value") for size in sizes)
-    batch = metadata.get("batch", "")
-    smallest_preferred_largest = [int(size) for size in batch.split(":")] if re.fullmatch(r"\d+:\d+:\d+", batch) else []
-    most = smallest_preferred_largest[2] if smallest_preferred_largest else 8
+    batch, texts = card.batch, card.texts
     config: dict[str, Any] = {
         "name": name,
-        "max_batch_size": most if dynamic else 0,
+        "max_batch_size": (8 if batch is None else batch.maximum) if dynamic else 0,
         "input": [_tensor(value, dynamic) for value in inputs],
         "output": [_tensor(value, dynamic, labels=labels) for value in graph.graph.output],
         "instance_group": _instances(options.device, options.instances),
         "default_model_filename": "model.onnx",
         "parameters": [
-            {"key": f"{METADATA_PREFIX}{key}", "value": {"string_value": metadata[key]}}
+            {"key": f"{METADATA_PREFIX}{key}", "value": {"string_value": texts[f"{METADATA_PREFIX}{key}"]}}
             for key in ("model", "precision", "preprocessing", "plan", "version")
-            if key in metadata
+            if key in card
         ],
         "backend": "onnxruntime",
     }
     if dynamic:
-        preferred = {"preferred_batch_size": [smallest_preferred_largest[1]]} if smallest_preferred_largest else {}
+        preferred = {} if batch is None else {"preferred_batch_size": [batch.optimum]}
         config["dynamic_batching"] = {**preferred, "max_queue_delay_microseconds": options.queue_delay_us}
     return config
 

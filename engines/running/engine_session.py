@@ -157,7 +157,7 @@ def _metadata(path: Path, flavour: Flavour) -> dict[str, str]:
     if sidecar.flavour is not flavour:
         raise OptionError(f"{path} is a plan of {sidecar.flavour_name}, which {flavour.name} does not run")
     sidecar.check_engine()
-    return sidecar.metadata
+    return sidecar.card.texts
 
 
 def _one_line(error: Exception) -> str:

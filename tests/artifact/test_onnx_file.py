@@ -129,7 +129,7 @@ def test_a_cut_file_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
 SMALL = layer(width=8).SerializeToString()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(place=st.integers(0, len(SMALL) - 1), byte=st.integers(0, 255))
 def test_a_changed_byte_gives_a_model_or_an_error_and_no_other_than_protobuf_reads(
     tmp_path_factory: pytest.TempPathFactory, place: int, byte: int

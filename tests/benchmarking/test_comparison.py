@@ -15,7 +15,7 @@ from onnx import TensorProto
 from tests.benchmarking.test_trtexec_text import FULL, REDUCED
 from tests.engines import models
 from tofu_export.benchmarking.bench_csv import csv_text
-from tofu_export.benchmarking.comparison import GMACS, BenchFile, BenchResult, Realised, compare_files, short_names
+from tofu_export.benchmarking.comparison import BenchFile, BenchResult, Realised, compare_files, short_names
 from tofu_export.benchmarking.options import BenchOptions
 from tofu_export.errors import ExportError, OptionError
 
@@ -33,7 +33,7 @@ def affine(
     node = onnx.helper.make_node("Add", [name, name], ["y"], name="blocks.0.mlp/Add")
     proto = models.model([node], [models.value(name, shape, dtype)], [models.value("y", shape, dtype)])
     if gmacs is not None:
-        proto.metadata_props.add(key=GMACS, value=gmacs)
+        proto.metadata_props.add(key="tofu_export.gmacs", value=gmacs)
     path.parent.mkdir(exist_ok=True)
     onnx.save(proto, path)
     return path

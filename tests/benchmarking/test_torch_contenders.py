@@ -14,7 +14,6 @@ from tests.benchmarking.test_comparison import affine
 from tests.cli.running import run
 from tofu_export.benchmarking import torch_contenders
 from tofu_export.benchmarking.backends import is_model_name, suits
-from tofu_export.benchmarking.comparison import GMACS
 from tofu_export.benchmarking.torch_contenders import TorchOptions, open_torch
 from tofu_export.errors import BackendMissingError, OptionError
 from tofu_export.system.ort import open_session
@@ -39,7 +38,7 @@ def test_it_is_the_model_of_the_file() -> None:
     session = loaded.session
     assert dict(session.inputs) == dict(open_session(path).inputs)
     plan = exported.metadata_of("plan")
-    assert float(session.metadata[GMACS]) == pytest.approx(plan["gmacs"]["reduced"], abs=1e-3)
+    assert float(session.metadata["tofu_export.gmacs"]) == pytest.approx(plan["gmacs"]["reduced"], abs=1e-3)
     (logits,) = session.run(pixels(2)).values()
     assert logits.shape == (2, 1000)
     model = loaded.session.form.model  # type: ignore[attr-defined]
@@ -60,7 +59,7 @@ def test_a_name_is_the_model_unreduced() -> None:
     form = session.form  # type: ignore[attr-defined]
     assert torch_contenders.patch.applied_plan(form.model) is None
     assert session.inputs["input"].shape == (None, 3, 160, 160)
-    assert float(session.metadata[GMACS]) > float(exported.metadata_of("plan")["gmacs"]["reduced"])
+    assert float(session.metadata["tofu_export.gmacs"]) > float(exported.metadata_of("plan")["gmacs"]["reduced"])
 
 
 def test_compiling_is_done_when_it_is_bound(eagerly: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from tests.engines import sidecars
 from tofu_export.engines.describing import sidecar
 from tofu_export.engines.describing.sidecar import Sidecar, missing_sidecar, read_sidecar, sidecar_path
 from tofu_export.engines.flavours import RTX
-from tofu_export.errors import OptionError
+from tofu_export.errors import OptionError, VerificationError
 from tofu_export.options import Precision
 
 SIZES = {"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [4, 3, 8, 8]}
@@ -152,14 +152,14 @@ def test_an_onnx_file_that_is_said_to_be_elsewhere_is_looked_for_beside_it(engin
 
 
 def test_metadata_of_the_onnx_file(engine: Path) -> None:
-    found = read(engine, source={"model": "vit", "gmacs": 8.78, "plan": {"r": [1]}, "weights": None})
+    found = read(engine, source={"model": "vit", "gmacs": 8.78, "plan": {"r": [1]}, "weights": None}).card
     assert found.find("model", str) == "vit"
     assert found.find("plan", dict) == {"r": [1]}
     assert found.find("weights", dict) is None
     assert found.find("num_classes", int) is None
-    with pytest.raises(OptionError, match=r"source\.model is str, expected dict"):
+    with pytest.raises(VerificationError, match=r"metadata tofu_export\.model of .*\.json are not what this version"):
         found.find("model", dict)
-    texts = found.metadata
+    texts = found.texts
     assert texts["tofu_export.model"] == "vit"
     assert texts["tofu_export.gmacs"] == "8.78"
     assert json.loads(texts["tofu_export.plan"]) == {"r": [1]}

@@ -19,7 +19,7 @@ from tests.evaluate.pictures import class_folders, picture
 from tofu_export import patch
 from tofu_export.engines.building.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import available
-from tofu_export.errors import BackendMissingError, EngineBuildError, ExportError, OptionError
+from tofu_export.errors import BackendMissingError, EngineBuildError, ExportError, OptionError, VerificationError
 from tofu_export.evaluate.request import EvalRequest
 from tofu_export.evaluate.run import EvalResult, evaluate
 from tofu_export.evaluate.subjects import Subject, file_subject
@@ -238,7 +238,7 @@ def test_a_file_of_another_size_is_compared_with_the_full_model_of_that_size(tmp
 
 def test_an_output_that_this_version_does_not_know(tmp_path: Path) -> None:
     path = exported.changed(tmp_path / "model.onnx", {"output": {"kind": "poem"}})
-    with pytest.raises(OptionError, match=r"model\.onnx says that it gives 'poem'"):
+    with pytest.raises(VerificationError, match=r"model\.onnx says that it gives 'poem'"):
         file_subject(path)
 
 
@@ -251,17 +251,20 @@ class TestEngines:
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
-            ({"preprocessing": {"mean": "grey"}}, "has preprocessing that is none"),
+            (
+                {"preprocessing": {"mean": "grey"}},
+                r"metadata tofu_export\.preprocessing of x\.engine\.json are not what this",
+            ),
             ({"output": {"kind": "poem"}}, "says that it gives 'poem'"),
             ({"output": {"kind": ["logits"]}}, "says that it gives"),
-            ({"model": ["vit"]}, r"source\.model is list, expected str"),
+            ({"model": ["vit"]}, r"metadata tofu_export\.model of x\.engine\.json are not what this"),
         ],
     )
     def test_a_sidecar_that_makes_no_sense(self, changes: dict[str, Any], words: str, tmp_path: Path) -> None:
         path = tmp_path / "x.engine"
         path.write_bytes(b"plan")
         write_sidecar(path, **changes)
-        with pytest.raises(OptionError, match=words):
+        with pytest.raises(VerificationError, match=words):
             judged(str(path))
 
     def test_on_a_machine_that_cannot_run_it(self, tmp_path: Path) -> None:

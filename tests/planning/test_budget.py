@@ -78,7 +78,7 @@ def step_by_step(spec: ModelSpec, limit: int, schedule: Schedule, excluded: tupl
     raise AssertionError("the next smaller r meets the budget")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(specs(), st.sampled_from(Schedule), st.floats(0, 1), st.sets(st.integers(0, 3), max_size=2))
 def test_no_smaller_reduction_meets_the_budget(
     spec: ModelSpec, schedule: Schedule, share: float, excluded: set[int]

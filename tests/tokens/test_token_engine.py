@@ -39,7 +39,7 @@ def engine_of(
     `says`: another file, whose metadata the sidecar has.
     """
     built_from = built_from or exported.with_map()
-    return plan_of(folder, built_from, batch=batch, metadata=dict(FileFacts.read(says or built_from).metadata))
+    return plan_of(folder, built_from, batch=batch, metadata=dict(FileFacts.read(says or built_from).card.entries))
 
 
 class Loader:

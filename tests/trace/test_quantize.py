@@ -20,6 +20,7 @@ from tests import tiny
 from tests.cli.running import run
 from tests.engines.test_build import needs_rtx, rtx
 from tofu_export.artifact import onnx_file
+from tofu_export.artifact.card import ModelCard
 from tofu_export.benchmarking.benchmark import run_benchmark
 from tofu_export.engines.building.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import RTX, load
@@ -88,7 +89,7 @@ def test_equal_runs_write_equal_bytes_a_third_of_the_size(tmp_path: Path) -> Non
         hashes.add(sha256_of(tmp_path / name / "int8.onnx"))
     assert len(hashes) == 1
     model = onnx.load(tmp_path / "one" / "int8.onnx")
-    metadata = onnx_file.metadata_of(model)
+    metadata = ModelCard.of_model(model, "int8.onnx").entries
     assert set(metadata) == {"precision", module.RANGES}
     assert metadata["precision"] == "int8"
     assert model.producer_name == "tofu-export"

@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from tests import exported, tiny
 from tests.verification.test_eager import change, node
-from tofu_export.artifact.onnx_file import metadata_of
+from tofu_export.artifact.card import ModelCard
 from tofu_export.artifact.widened import HALVES, widened
 from tofu_export.compare.outputs import TOLERANCES
 from tofu_export.graph_patterns.lowering import lower
@@ -187,7 +187,7 @@ def test_e5m2_in_the_place_of_e4m3_is_named(folder: Path, tmp_path: Path) -> Non
 
 def test_the_ranges_travel_in_the_file(folder: Path) -> None:
     proto = onnx.ModelProto.FromString(written(Precision.INT8, folder))
-    assert '"blocks.0.mlp.fc2/MatMul": ' in metadata_of(proto)[RANGES]
+    assert "blocks.0.mlp.fc2/MatMul" in ModelCard.of_model(proto, "model.onnx").entries[RANGES]
 
 
 def test_a_single_number_becomes_what_it_was_rounded_from(tmp_path: Path) -> None:

@@ -49,11 +49,11 @@ def foreign(path: Path, proto: onnx.ModelProto | None = None) -> Path:
 
 def test_facts_of_a_file_of_ours() -> None:
     facts = FileFacts.read(exported.folder() / "model.fp16.onnx")
-    assert facts.is_ours
+    assert facts.card.is_ours
     assert facts.precision is Precision.FP16
     assert (facts.fixed_batch, facts.image_shape) == (None, (3, 160, 160))
-    assert facts.part("model", str) == exported.MODEL
-    assert facts.part("num_classes", int) == 1000
+    assert facts.card.part("model", str) == exported.MODEL
+    assert facts.card.part("num_classes", int) == 1000
     assert list(facts.outputs) == ["logits"]
 
 
@@ -63,7 +63,7 @@ def test_the_precision_of_a_foreign_file_is_that_of_its_weights(tmp_path: Path, 
     proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones(7, kind), "w"))
     facts = FileFacts.read(foreign(tmp_path / "a.onnx", proto))
     assert (None if facts.precision is None else facts.precision.value) == expected
-    assert not facts.is_ours
+    assert not facts.card.is_ours
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:

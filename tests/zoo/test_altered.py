@@ -30,7 +30,6 @@ from tofu_export.zoo.weights import WeightsKind, WeightsSource, load_weights
 
 FEW = settings(
     max_examples=12,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     derandomize=True,
     database=None,

@@ -21,7 +21,7 @@ import onnx_ir as ir
 from tofu_export.errors import ExportError
 from tofu_export.system.files import require_file
 
-__all__ = ["METADATA_PREFIX", "load_without_weights", "metadata_of", "save", "write"]
+__all__ = ["METADATA_PREFIX", "load_without_weights", "save", "write"]
 
 METADATA_PREFIX = "tofu_export."
 """What this project writes into `metadata_props` starts with it."""
@@ -78,15 +78,6 @@ def write(model: ir.Model, path: Path) -> list[Path]:
     data = path.with_name(path.name + ".data")
     ir.save(model, path, external_data=data.name)
     return [data, path]
-
-
-def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
-    """What `save` stored in a file, as text, without the prefix; empty for files of others."""
-    return {
-        entry.key.removeprefix(METADATA_PREFIX): entry.value
-        for entry in model.metadata_props
-        if entry.key.startswith(METADATA_PREFIX)
-    }
 
 
 def load_without_weights(path: Path) -> onnx.ModelProto:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tofu_export.artifact.card import ModelCard
 from tofu_export.artifact.feeds import fixed_batch, make_feeds
 from tofu_export.benchmarking.backends import (
     Loaded,
@@ -32,9 +32,6 @@ __all__ = ["BenchFile", "BenchResult", "OpenTorch", "Realised", "compare_files",
 
 OpenTorch = Callable[[Path, str, "int | None"], Loaded]
 """Loads a file's eager model, or one of timm by its name, for one of `TORCH_BACKENDS`, with a number of threads."""
-
-GMACS = "tofu_export.gmacs"
-"""Where this project's files say how many multiply-accumulates (10^9) they take for one image."""
 
 _MODEST = 0.005
 """GMACs that differ by less than this share are called equal."""
@@ -351,19 +348,10 @@ def _describe(who: Contender, runner: Loaded, feeds: Mapping[str, npt.NDArray[np
     return BenchFile(
         name=who.name,
         path=who.path,
-        gmacs=_number(session.metadata.get(GMACS)),
+        gmacs=ModelCard.of_texts(session.metadata, who.name).gmacs,
         inputs={name: str(spec) for name, spec in session.inputs.items()},
         outputs={name: tuple(np.shape(value)) for name, value in outputs.items()},
     )
-
-
-def _number(text: str | None) -> float | None:
-    """A positive number; None for anything else that a file may hold."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if 0 < value < math.inf else None
 
 
 def _warnings(files: Sequence[BenchFile]) -> tuple[str, ...]:

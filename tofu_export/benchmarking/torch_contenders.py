@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tofu_export import patch
+from tofu_export.artifact.card import ModelCard
 from tofu_export.benchmarking.backends import Loaded, is_model_name
 from tofu_export.benchmarking.benchmark import Bound
-from tofu_export.benchmarking.comparison import GMACS
 from tofu_export.benchmarking.options import TORCH_BACKENDS
 from tofu_export.errors import BackendMissingError, OptionError
 from tofu_export.options import OutputKind, Precision, Reduction
@@ -185,7 +185,7 @@ def open_torch(path: Path, backend: str, threads: int | None, options: TorchOpti
         inputs = {INPUT_NAME: TensorSpec(np.dtype(np.float32), (None, *size))}
     else:
         facts = FileFacts.read(path)
-        if not facts.is_ours:
+        if not facts.card.is_ours:
             raise OptionError(
                 f"{path.name} does not say what model it is, so PyTorch has nothing to run: leave {backend} out, or "
                 "give the name of a model beside it, such as vit_base"
@@ -205,7 +205,7 @@ def open_torch(path: Path, backend: str, threads: int | None, options: TorchOpti
         dtype=TORCH_TYPES[precision],
         compiled=backend == "torch-compile",
         inputs=MappingProxyType(inputs),
-        metadata=MappingProxyType({GMACS: str(gmacs)}),
+        metadata=MappingProxyType(ModelCard(str(path), {"gmacs": gmacs}).texts),
         options=options,
     )
     return Loaded(session, device)

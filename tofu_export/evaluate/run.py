@@ -23,7 +23,6 @@ from tofu_export.evaluate.subjects import (
     eager_subject,
     file_subject,
     load_eager,
-    weights_again,
 )
 from tofu_export.options import Reduction
 from tofu_export.system import environment
@@ -253,7 +252,7 @@ def _file_and_full(request: EvalRequest) -> tuple[Subject, Subject | None, list[
     if named is None:
         given = None if request.weights is None else request.weights.like(subject.origin.weights)
         found = None if given is None else (given, request.seed)
-        found = found or weights_again(subject.origin.weights)
+        found = found or WeightsSource.recorded(subject.origin.weights)
         if subject.origin.name is None:
             why = f"{path.name} does not say what model it is: name it with --model"
         elif found is None:

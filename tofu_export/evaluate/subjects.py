@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tofu_export import patch
+from tofu_export.artifact.card import ModelCard
 from tofu_export.artifact.feeds import as_asked, fixed_batch
 from tofu_export.benchmarking.backends import open_backend
 from tofu_export.benchmarking.options import CPU, PLAN_BACKENDS
@@ -24,12 +25,12 @@ from tofu_export.evaluate.request import TORCH
 from tofu_export.options import PLAN_SUFFIXES, OutputKind, Reduction
 from tofu_export.planning.plan import Plan, make_plan
 from tofu_export.system.files import require_file
-from tofu_export.verification.facts import FileFacts, is_preprocessing
+from tofu_export.verification.facts import FileFacts
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.specs import spec_as_loaded, spec_of
-from tofu_export.zoo.weights import WeightsKind, WeightsSource
+from tofu_export.zoo.weights import WeightsSource
 
-__all__ = ["Origin", "Subject", "eager_subject", "file_subject", "load_eager", "weights_again"]
+__all__ = ["Origin", "Subject", "eager_subject", "file_subject", "load_eager"]
 
 """The backend of eager models; the others are those of `engines.backends`."""
 
@@ -210,14 +211,15 @@ def file_subject(
     if backend is not None and is_plan is not (backend in PLAN_BACKENDS):
         kind = "a plan" if is_plan else "an ONNX file"
         raise OptionError(f"{path.name} is {kind}, which {backend} does not run: choose another --backend")
-    facts = _engine_facts(path) if is_plan else _onnx_facts(path)
-    backend = backend or facts.backend
-    session = open_backend(path, backend, threads)
-    kind = facts.kind
+    own, card = _file_card(path)
+    backend = backend or own
+    kind, known, origin = card.output or OutputKind.LOGITS, card.preprocessing or preprocessing, _origin(card)
+    plan, labels = card.find("plan", dict), card.labels
     if kind not in (OutputKind.LOGITS, OutputKind.FEATURES):
         raise UnsupportedModelError(
             f"{path.name} gives {kind.value}: accuracy and agreement need logits, or pooled features"
         )
+    session = open_backend(path, backend, threads)
     inputs, outputs = session.session.inputs, session.session.outputs
     if len(inputs) != 1:
         raise OptionError(
@@ -225,9 +227,9 @@ def file_subject(
         )
     (image,), output = inputs, kind.value if kind.value in outputs else next(iter(outputs))
     shape = inputs[image].shape
-    if (known := facts.preprocessing or preprocessing) is None:
+    if known is None:
         raise OptionError(f"{path.name} does not say how images are prepared for it: name its model with --model")
-    prepared, origin = dict(known), facts.origin
+    prepared = dict(known)
     if len(shape) == 4 and None not in shape[1:]:
         prepared["input_size"] = tuple(shape[1:])
         origin = replace(origin, image_size=prepared["input_size"][1:])
@@ -241,62 +243,27 @@ def file_subject(
         path.name,
         backend,
         session.device,
-        (width or facts.origin.num_classes) if kind is OutputKind.LOGITS else None,
+        (width or origin.num_classes) if kind is OutputKind.LOGITS else None,
         prepared,
         run,
         fixed_batch(inputs),
-        facts.plan,
+        plan,
         None,
         origin,
-        facts.labels,
+        labels,
     )
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """What a file says about itself: the metadata of the ONNX file that it is, or was built from."""
-
-    backend: str
-    origin: Origin
-    kind: OutputKind
-    preprocessing: Mapping[str, Any] | None
-    plan: Mapping[str, Any] | None
-    labels: tuple[str, ...]
-
-
-def _onnx_facts(path: Path) -> _Facts:
-    found = FileFacts.read(path)
-    return _facts(path, CPU, found.find, found.preprocessing)
-
-
-def _engine_facts(path: Path) -> _Facts:
+def _file_card(path: Path) -> tuple[str, ModelCard]:
+    """What runs a file, and its card: of a TensorRT engine that of the ONNX file that it was built from."""
+    if path.suffix not in PLAN_SUFFIXES:
+        return CPU, FileFacts.read(path).card
     require_file(path, "a TensorRT plan")
     sidecar = read_sidecar(path)
     if sidecar is None:
         raise OptionError(f"{path}: {missing_sidecar(path)}, or evaluate its ONNX file")
-    backend = next(name for name, flavour in PLAN_BACKENDS.items() if flavour is sidecar.flavour)
-    preprocessing = sidecar.find("preprocessing", dict)
-    if preprocessing is not None and not is_preprocessing(preprocessing):
-        raise OptionError(f"{sidecar.path} has preprocessing that is none: build {path.name} again")
-    return _facts(path, backend, sidecar.find, preprocessing)
+    return next(name for name, flavour in PLAN_BACKENDS.items() if flavour is sidecar.flavour), sidecar.card
 
 
-def _facts(
-    path: Path, backend: str, find: Callable[[str, type], Any], preprocessing: Mapping[str, Any] | None
-) -> _Facts:
-    kind = (find("output", dict) or {}).get("kind", OutputKind.LOGITS.value)
-    if kind not in [known.value for known in OutputKind]:
-        raise OptionError(f"{path.name} says that it gives {str(kind)[:40]!r}, which this version does not know")
-    origin = Origin(find("model", str), find("weights", dict) or {}, None, find("num_classes", int))
-    labels = tuple(str(label) for label in find("labels", list) or ())
-    return _Facts(backend, origin, OutputKind(kind), preprocessing, find("plan", dict), labels)
-
-
-def weights_again(recorded: Mapping[str, Any]) -> tuple[WeightsSource, int] | None:
-    """The weights that a file was made with, and their seed; None where they cannot be had again."""
-    kind = recorded.get("kind")
-    if kind == WeightsKind.RANDOM.value and isinstance(recorded.get("seed"), int):
-        return WeightsSource(WeightsKind.RANDOM), int(recorded["seed"])
-    if kind == WeightsKind.PRETRAINED.value:
-        return WeightsSource(WeightsKind.PRETRAINED), 0
-    return None
+def _origin(card: ModelCard) -> Origin:
+    return Origin(card.find("model", str), card.find("weights", dict) or {}, None, card.find("num_classes", int))

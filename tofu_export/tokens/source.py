@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tofu_export.artifact.card import ModelCard
 from tofu_export.artifact.feeds import as_asked
 from tofu_export.compare.groups import GroupState, Reducing
 from tofu_export.errors import OptionError
@@ -65,15 +66,22 @@ class TokenSource(ABC):
     pattern: str
 
     @classmethod
-    def parsed(cls: type[Found], path: Path, facts: Mapping[str, Any]) -> Found:
-        """The file at `path`, whose metadata are `facts`.
+    def parsed(cls: type[Found], path: Path, card: ModelCard, size: Sequence[int | None] = ()) -> Found:
+        """The file at `path`.
+
+        Args:
+            path: the file.
+            card: what it says of its model.
+            size: channels, height and width of its input; what is open, or not given, is that of the preprocessing.
 
         Raises:
             OptionError: they do not say what it removes, or it removes nothing.
         """
+        facts = card.entries
         try:
             layers, preprocessing = facts["plan"]["layers"], facts["preprocessing"]
-            channels, height, width = map(int, preprocessing["input_size"])
+            known = size if size and None not in size else preprocessing["input_size"]
+            channels, height, width = map(int, known)
             for key in ("mean", "std"):
                 if len([float(value) for value in preprocessing[key]]) != channels:
                     raise ValueError(f"{key} is not one number for each of {channels} channels")

@@ -37,8 +37,8 @@ class TokenEngine(TokenSource):
         sidecar = read_sidecar(path)
         if sidecar is None:
             raise OptionError(f"{path.name} does not say what images it takes: {missing_sidecar(path)}")
-        found = cls.parsed(path, sidecar.source)
-        names = (sidecar.find("output", dict) or {}).get("names")
+        found = cls.parsed(path, sidecar.card)
+        names = (sidecar.card.find("output", dict) or {}).get("names")
         if not isinstance(names, list) or PATCH_GROUPS not in names:
             raise _no_map(path)
         return found

@@ -6,17 +6,15 @@ with `--token-map`, what became of each patch is an output as well, which must b
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tofu_export.artifact.onnx_file import load_without_weights, metadata_of
+from tofu_export.artifact.card import ModelCard
+from tofu_export.artifact.onnx_file import load_without_weights
 from tofu_export.benchmarking.options import CPU
 from tofu_export.compare.decisions import Decisions
 from tofu_export.compare.groups import GroupState, follow_layers, from_patches
@@ -40,7 +38,8 @@ class TokenFile(TokenSource):
             OptionError: there is no such file, it does not say what it removes, or removes nothing.
             ExportError: it is not a whole ONNX file.
         """
-        return cls.parsed(path, _metadata(path))
+        model = load_without_weights(path)
+        return cls.parsed(path, ModelCard.of_model(model, path.name), _size(model))
 
     def run(self, pixels: NDArray[np.float32]) -> TokenRun:
         """Run the file in onnxruntime on images [B, C, H, W], normalised, and follow what it decides.
@@ -107,24 +106,7 @@ class TokenFile(TokenSource):
         return kinds, ()
 
 
-def _metadata(path: Path) -> dict[str, Any]:
-    """The metadata of an ONNX file, decoded, with the size of its input."""
-    model = load_without_weights(path)
-    texts = metadata_of(model)
-    facts: dict[str, Any] = dict(texts)
-    for key, text in texts.items():
-        with contextlib.suppress(ValueError, RecursionError):  # some are plain text
-            facts[key] = json.loads(text)
-    return _with_size(facts, [_sizes(value) for value in model.graph.input])
-
-
-def _sizes(value: onnx.ValueInfoProto) -> list[int]:
-    return [size.dim_value for size in value.type.tensor_type.shape.dim]
-
-
-def _with_size(facts: dict[str, Any], shapes: Sequence[list[int]]) -> dict[str, Any]:
-    """The preprocessing speaks of the model; the input of the file says what it takes."""
-    known = facts.get("preprocessing")
-    if isinstance(known, dict) and len(shapes) == 1 and len(shapes[0]) == 4 and all(size > 0 for size in shapes[0][1:]):
-        facts["preprocessing"] = {**known, "input_size": shapes[0][1:]}
-    return facts
+def _size(model: onnx.ModelProto) -> tuple[int | None, ...]:
+    """Channels, height and width of the images that a model takes, None where open; () for other inputs."""
+    shapes = [[size.dim_value or None for size in value.type.tensor_type.shape.dim] for value in model.graph.input]
+    return tuple(shapes[0][1:]) if len(shapes) == 1 and len(shapes[0]) == 4 else ()

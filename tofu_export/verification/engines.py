@@ -86,7 +86,7 @@ def verify_engine(
             request, path=engine.graph_path, precision=precision, tolerance=tolerance, batches=batches, layers=False
         )
         wanted: list[VerifyRequest] = []
-        if request.reference is None and (facts.is_ours or request.model is not None):
+        if request.reference is None and (facts.card.is_ours or request.model is not None):
             wanted.append(asked)
         if request.reference is not None or precision is not Precision.BF16:
             reference = request.reference or engine.graph_path

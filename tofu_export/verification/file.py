@@ -11,7 +11,7 @@ import numpy as np
 
 from tofu_export.errors import OptionError
 from tofu_export.images.inputs import InputSet
-from tofu_export.options import OutputKind, Precision
+from tofu_export.options import BatchRange, OutputKind, Precision
 from tofu_export.verification.any_pair import verify_any_pair
 from tofu_export.verification.eager import batches_to_verify, verify
 from tofu_export.verification.facts import FileFacts
@@ -67,7 +67,7 @@ def verify_file(
         output=rebuilt.output,
         token_map=rebuilt.token_map,
         tolerance=request.tolerance.of(precision),
-        by_position=not facts.is_ours,
+        by_position=not facts.card.is_ours,
         layers=request.layers,
         on_batch=lambda size: on_step(f"comparing {subject.name} with eager PyTorch, batch {size}"),
     )
@@ -100,12 +100,12 @@ def _against_file(
         return replace(result, outputs=replace(result.outputs, top1_agreement=None))
     sizes, notes = _sizes(request, facts, facts.fixed_batch or other.fixed_batch)
     tolerance = request.tolerance.of(precision, _precision(other, None))
-    preprocessing = facts.preprocessing or other.preprocessing
+    preprocessing = facts.card.preprocessing or other.card.preprocessing
     if request.images is not None and preprocessing is None:
         raise OptionError(
             f"neither {request.path.name} nor {reference.name} says how images are prepared for it: leave out --images"
         )
-    model = facts.metadata.get("model", other.metadata.get("model"))
+    model = facts.card.find("model", str) or other.card.find("model", str)
     inputs = _inputs(request, _filled(facts.image_shape, other.image_shape), model, preprocessing, max(sizes))
     result = verify_pair(
         subject,
@@ -132,7 +132,7 @@ def _takes_images(facts: FileFacts, other: FileFacts) -> bool:
 
 def _are_logits(facts: FileFacts) -> bool:
     """True if the file gives classes: it says so, or it is foreign and gives one vector for each image."""
-    output = facts.find("output", dict)
+    output = facts.card.find("output", dict)
     if output is not None:
         return bool(output.get("kind") == OutputKind.LOGITS.value)
     return len(facts.outputs) == 1 and all(len(spec.shape) == 2 for spec in facts.outputs.values())
@@ -142,8 +142,9 @@ def _sizes(request: VerifyRequest, facts: FileFacts, fixed: int | None) -> tuple
     """Batch sizes to run, and notes: those asked for, the one that a file is fixed to, or some of what it serves."""
     if request.batches or fixed is not None:
         return request.batches or (fixed or 1,), ()
-    sizes, notes = batches_to_verify(facts.batch)
-    return sizes, notes if "batch" in facts.metadata else ()
+    batch = facts.card.batch
+    sizes, notes = batches_to_verify(batch or BatchRange())
+    return sizes, () if batch is None else notes
 
 
 def _filled(shape: Sequence[int | None], other: Sequence[int | None]) -> tuple[int | None, ...]:

@@ -56,7 +56,7 @@ def read_quantized_weights(path: Path, model: nn.Module, precision: Precision) -
     Raises:
         VerificationError: the file's metadata are damaged.
     """
-    ranges: Mapping[str, Any] = FileFacts.read(path).find(RANGES, dict) or {}
+    ranges: Mapping[str, Any] = FileFacts.read(path).card.find(RANGES, dict) or {}
     problem: str | None = None
     rounded: list[tuple[Tensor, Tensor]] = []
     norms: list[str] = []

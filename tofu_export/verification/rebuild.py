@@ -71,7 +71,7 @@ def rebuild(
         TofuError: the model cannot be built or its weights not be loaded.
     """
     resolved = resolve(_name(facts) if name is None else name)
-    kept = facts.find("weights", dict) or {}
+    kept = facts.card.find("weights", dict) or {}
     if weights is None:
         weights, seed = _weights(facts, kept)
     weights = weights.like(kept)
@@ -81,28 +81,28 @@ def rebuild(
     if size == own_image_size(resolved):
         size = None
     loaded = create_model(resolved, weights=weights, seed=seed, image_size=size, num_classes=classes)
-    if facts.is_ours:
+    if facts.card.is_ours:
         plan = _plan(facts, describe(loaded.meta(), resolved, size))
         patch.apply(loaded.model, plan, name=resolved)
         output = output or _output(facts)
     return Rebuilt(
         loaded.model,
         resolved,
-        facts.preprocessing or loaded.preprocessing,
+        facts.card.preprocessing or loaded.preprocessing,
         patch.choose_output(loaded.model, output, resolved),
-        facts.is_ours and PATCH_GROUPS in facts.outputs,
+        facts.card.is_ours and PATCH_GROUPS in facts.outputs,
         (*_notes(facts, kept, loaded, weights), *_other_preprocessing(facts, loaded)),
         _contradictions(facts, loaded),
     )
 
 
 def _name(facts: FileFacts) -> str:
-    if not facts.is_ours:
+    if not facts.card.is_ours:
         raise OptionError(
             f"{facts.path.name} does not say what model it is (no metadata tofu_export.model): give its timm name with "
             "--model NAME, or another file to compare it with by --reference OTHER.onnx"
         )
-    name: str = facts.part("model", str)
+    name: str = facts.card.part("model", str)
     if ":" in name:
         raise OptionError(
             f"{facts.path.name} was made from {name}, which is outside of timm: give --model {name} if you trust it"
@@ -112,13 +112,9 @@ def _name(facts: FileFacts) -> str:
 
 def _weights(facts: FileFacts, kept: Mapping[str, Any]) -> tuple[WeightsSource, int]:
     """The weights that the metadata name, and their seed, where they can be had again."""
-    kind = kept.get("kind")
-    seed = kept.get("seed")
-    if kind == WeightsKind.RANDOM.value and isinstance(seed, int) and 0 <= seed < 2**63:
-        return WeightsSource(WeightsKind.RANDOM), seed
-    if kind == WeightsKind.PRETRAINED.value:
-        return WeightsSource(WeightsKind.PRETRAINED), 0
-    if kind == WeightsKind.PATH.value:
+    if (found := WeightsSource.recorded(kept)) is not None:
+        return found
+    if kept.get("kind") == WeightsKind.PATH.value:
         known = f" (sha256 {str(kept['sha256'])[:16]}...)" if kept.get("sha256") else ""
         raise OptionError(
             f"{facts.path.name} was made with the weights in {kept.get('path')}{known}: give them with --weights PATH"
@@ -131,8 +127,8 @@ def _weights(facts: FileFacts, kept: Mapping[str, Any]) -> tuple[WeightsSource, 
 
 def _contradictions(facts: FileFacts, loaded: LoadedModel) -> tuple[str, ...]:
     """What the file says of its images in another way than the model's weights, or timm; options may differ."""
-    said, origins = facts.preprocessing, facts.find("preprocessing_from", dict)
-    if not facts.is_ours or said is None or origins is None:  # files of before that was written
+    said, origins = facts.card.preprocessing, facts.card.find("preprocessing_from", dict)
+    if not facts.card.is_ours or said is None or origins is None:  # files of before that was written
         return ()
     return tuple(
         f"it says {name} {said.get(name)} in its metadata, {where} says {loaded.preprocessing[name]}: images would be "
@@ -151,24 +147,20 @@ def _same(value: Any, own: Any) -> bool:
 
 def _classes(facts: FileFacts) -> int | None:
     """Width of the classifier; None for the model's own."""
-    if not facts.is_ours:
+    if not facts.card.is_ours:
         return None
-    if "num_classes" in facts.metadata:
-        width: int = facts.part("num_classes", int)
+    if "num_classes" in facts.card:
+        width: int = facts.card.part("num_classes", int)
         return width
     shape = next(iter(facts.outputs.values())).shape  # files of before that was written
     return shape[-1] if _output(facts) is OutputKind.LOGITS and shape else None
 
 
 def _output(facts: FileFacts) -> OutputKind:
-    kind = facts.part("output", dict).get("kind")
-    known = {output.value: output for output in OutputKind}
-    if not isinstance(kind, str) or kind not in known:
-        raise VerificationError(
-            f"{facts.path.name} says that it gives {kind!r}, expected one of {', '.join(known)}: "
-            "give what it is with --output-kind"
-        )
-    return known[kind]
+    kind = facts.card.output
+    if kind is None:
+        raise facts.card.missing("output")
+    return kind
 
 
 def _plan(facts: FileFacts, spec: Any) -> Plan:
@@ -177,7 +169,7 @@ def _plan(facts: FileFacts, spec: Any) -> Plan:
     Raises:
         VerificationError: it does not fit the model.
     """
-    written = facts.part("plan", dict)
+    written = facts.card.part("plan", dict)
     try:
         layers = written["layers"]
         reduction = Reduction(
@@ -207,7 +199,7 @@ def _plan(facts: FileFacts, spec: Any) -> Plan:
 
 def _other_preprocessing(facts: FileFacts, loaded: LoadedModel) -> tuple[str, ...]:
     """A note for what the file says of preparing images that the model does not."""
-    found, own = facts.preprocessing, loaded.preprocessing
+    found, own = facts.card.preprocessing, loaded.preprocessing
     if found is None:
         return ()
     differ = [
@@ -234,7 +226,7 @@ def _notes(facts: FileFacts, kept: Mapping[str, Any], loaded: LoadedModel, weigh
             f"the weights compared with are not the file's: sha256 {digest[:16]}..., it was made with "
             f"{str(kept['sha256'])[:16]}..."
         )
-    made_by = facts.find("versions", dict) or {}
+    made_by = facts.card.find("versions", dict) or {}
     if weights.kind is WeightsKind.RANDOM:
         for package in ("torch", "timm"):
             here = metadata.version(package)

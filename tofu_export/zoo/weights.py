@@ -105,6 +105,18 @@ class WeightsSource:
         path = Path(text).expanduser()
         return cls(WeightsKind.PATH, adapter_in(path) or path, key, allow_dropped)
 
+    @classmethod
+    def recorded(cls, recorded: Mapping[str, Any]) -> tuple[WeightsSource, int] | None:
+        """The weights that a file was made with, and their seed; None where they cannot be had again.
+
+        Args:
+            recorded: the fields of `LoadedWeights`, as a file has them in its metadata.
+        """
+        kind, seed = recorded.get("kind"), recorded.get("seed")
+        if kind == WeightsKind.RANDOM.value and isinstance(seed, int) and 0 <= seed < 2**63:
+            return cls(WeightsKind.RANDOM), seed
+        return (cls(WeightsKind.PRETRAINED), 0) if kind == WeightsKind.PRETRAINED.value else None
+
     def like(self, recorded: Mapping[str, Any]) -> WeightsSource:
         """The same source, read as it was before: the same one of several models, the same leave to drop tensors.
 

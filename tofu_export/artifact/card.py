@@ -1,0 +1,187 @@
+"""What a file of this project says about the model in it, read in one place.
+
+An ONNX file has it in its `metadata_props`, the sidecar of an engine keeps those of the file that the engine was built
+from. Files of others say nothing: their card is empty.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import onnx
+
+from tofu_export.artifact.onnx_file import METADATA_PREFIX
+from tofu_export.errors import VerificationError
+from tofu_export.options import BatchRange, OutputKind, Precision
+
+__all__ = ["ModelCard"]
+
+_TEXTS = frozenset({"version", "model", "precision", "target", "batch"})
+"""Entries that are plain text; the others are JSON (`onnx_file.save`)."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The metadata of a file of this project.
+
+    Attributes:
+        file: name of the file, for messages.
+        entries: values by name, without `METADATA_PREFIX`: text, or what JSON has. Empty for a file of others.
+    """
+
+    file: str
+    entries: Mapping[str, Any]
+
+    @classmethod
+    def of_model(cls, model: onnx.ModelProto, file: str) -> ModelCard:
+        """The card of an ONNX model."""
+        return cls.of_texts({entry.key: entry.value for entry in model.metadata_props}, file)
+
+    @classmethod
+    def of_texts(cls, texts: Mapping[str, str], file: str) -> ModelCard:
+        """The card in `metadata_props`, names with their prefix; those of others are left out."""
+        names = {key: key.removeprefix(METADATA_PREFIX) for key in texts if key.startswith(METADATA_PREFIX)}
+        return cls(file, {name: _decoded(name, texts[key]) for key, name in names.items()})
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """As `metadata_props` has it: names with their prefix, anything but text as JSON."""
+        return {
+            f"{METADATA_PREFIX}{key}": value if isinstance(value, str) else json.dumps(value)
+            for key, value in self.entries.items()
+        }
+
+    @property
+    def is_ours(self) -> bool:
+        """True if this project wrote the file, of a model."""
+        return "model" in self.entries
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.entries
+
+    def find(self, key: str, kind: type[_T]) -> _T | None:
+        """One entry; None where the file lacks it.
+
+        Raises:
+            VerificationError: it is something else than a `kind`.
+        """
+        return None if self.entries.get(key) is None else self.part(key, kind)
+
+    def part(self, key: str, kind: type[_T]) -> _T:
+        """One entry.
+
+        Raises:
+            VerificationError: the file lacks it, or it is something else than a `kind`.
+        """
+        if key not in self.entries:
+            raise self.missing(key)
+        value = self.entries[key]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise self._damaged(key)
+        return value
+
+    @property
+    def preprocessing(self) -> dict[str, Any] | None:
+        """How images are prepared for the file; None where it does not say.
+
+        Raises:
+            VerificationError: it says something else.
+        """
+        found: dict[str, Any] | None = self.find("preprocessing", dict)
+        if found is not None and not all(_numbers(found.get(key)) for key in ("mean", "std")):
+            raise self._damaged("preprocessing")
+        return found
+
+    @property
+    def batch(self) -> BatchRange | None:
+        """The batch sizes that the file serves; None where it does not say.
+
+        Raises:
+            OptionError: it says what is no range.
+        """
+        text = self.find("batch", str)
+        return None if text is None else BatchRange.parse(text)
+
+    @property
+    def precision(self) -> Precision | None:
+        """The precision that was asked for; None where the file does not say.
+
+        Raises:
+            VerificationError: this version does not know it.
+        """
+        known = {precision.value: precision for precision in Precision}
+        said = self.entries.get("precision")
+        if said is not None and said not in known:
+            raise VerificationError(
+                f"{self.file} says that it is {said}, expected one of {', '.join(known)}: a newer version may know it"
+            )
+        return None if said is None else known[said]
+
+    @property
+    def output(self) -> OutputKind | None:
+        """What the file of a ViT gives; None where it does not say.
+
+        Raises:
+            VerificationError: this version does not know it.
+        """
+        said: dict[str, Any] | None = self.find("output", dict)
+        if said is None:
+            return None
+        kind, known = said.get("kind"), {output.value: output for output in OutputKind}
+        if not isinstance(kind, str) or kind not in known:
+            raise VerificationError(
+                f"{self.file} says that it gives {str(kind)[:40]!r}, expected one of {', '.join(known)}: a newer "
+                "version may know it, or say what it is with --output-kind"
+            )
+        return known[kind]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes; empty where the file has none.
+
+        Raises:
+            VerificationError: they are no texts.
+        """
+        found: list[Any] = self.find("labels", list) or []
+        if not all(isinstance(label, str) for label in found):
+            raise self._damaged("labels")
+        return tuple(found)
+
+    @property
+    def gmacs(self) -> float | None:
+        """10^9 multiply-accumulates for one image; None where the file does not say, or nothing sensible."""
+        value = self.entries.get("gmacs")
+        sensible = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+        return float(value) if sensible else None  # type: ignore[arg-type]
+
+    def missing(self, key: str) -> VerificationError:
+        """The error that says that the file lacks an entry."""
+        by = f" by tofu-export {self.entries['version']}" if "version" in self.entries else ""
+        return VerificationError(
+            f"{self.file} was written{by} without metadata {METADATA_PREFIX}{key}: export it again, or compare it with "
+            "another file by --reference"
+        )
+
+    def _damaged(self, key: str) -> VerificationError:
+        return VerificationError(
+            f"metadata {METADATA_PREFIX}{key} of {self.file} are not what this version writes: the file is damaged or "
+            "of another version; export it again, or compare it with another file by --reference"
+        )
+
+
+def _decoded(key: str, text: str) -> Any:
+    if key not in _TEXTS:
+        with contextlib.suppress(ValueError, RecursionError):  # `part` sees whether it is what it should be
+            return json.loads(text)
+    return text
+
+
+def _numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, int | float) for value in values)
