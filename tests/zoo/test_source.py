@@ -360,6 +360,7 @@ def test_a_configuration_of_other_types_is_refused_or_not_read(tmp_path: Path, d
         ({"architecture": NAME, "global_pool": "avg", "model_args": {"global_pool": "token"}}, "says pooling avg"),
         ({"architecture": "test_vit2", "global_pool": "token"}, "says that the model is test_vit2 with global_pool"),
         ({"architecture": NAME, "num_classes": 0}, "says classifier width 0"),
+        ({"architecture": "vit_of_next_year"}, "vit_of_next_year, which the installed timm .* does not have"),
     ],
 )
 def test_a_configuration_that_contradicts_itself_or_the_tensors(

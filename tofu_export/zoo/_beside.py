@@ -91,11 +91,16 @@ def read_timm_config(folder: Path) -> Settings | None:
     """What timm wrote to `config.json` in the folder of a checkpoint; None without one.
 
     Raises:
-        WeightsError: it says what no model or image can be.
+        WeightsError: it says what no model or image can be, or names an architecture that timm does not have.
     """
     values = _read(folder / _TIMM)
     if values is None or not isinstance(values.get("architecture"), str):
         return None
+    if not _is_known(values["architecture"]):
+        raise WeightsError(
+            f"{folder / _TIMM} says that the architecture is {values['architecture']}, which the installed timm "
+            f"({timm.__version__}) does not have: update timm, or give the file with the weights from a folder of its own"
+        )
     arguments = _mapping(values.get("model_args")) or {}
     merge(_sizes(values), _sizes(arguments), names=(str(folder / _TIMM), "model_args in it"))
     images = _mapping(values.get("pretrained_cfg")) or {}
@@ -208,7 +213,7 @@ def _of_architecture(name: Any, arguments: Mapping[str, Any], where: str) -> Des
     Raises:
         WeightsError: timm cannot build it so.
     """
-    if not isinstance(name, str) or not timm.is_model(name.partition(".")[0].removeprefix("timm/")):
+    if not isinstance(name, str) or not _is_known(name):
         return Description()
     try:
         with quiet(), torch.device("meta"):
@@ -220,6 +225,11 @@ def _of_architecture(name: Any, arguments: Mapping[str, Any], where: str) -> Des
             f"({type(error).__name__}: {error}): correct it, or give the state dict alone and name the model"
         ) from error
     return replace(describe_model(model), num_classes=None, in_chans=None, image_size=None, patch_size=None)
+
+
+def _is_known(name: str) -> bool:
+    """True for an architecture of the installed timm, with or without a tag and `timm/`."""
+    return timm.is_model(name.partition(".")[0].removeprefix("timm/"))
 
 
 def _first(values: Mapping[str, Any], setting: str) -> Any:
