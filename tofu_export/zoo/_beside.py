@@ -99,7 +99,7 @@ def read_timm_config(folder: Path) -> Settings | None:
     if not _is_known(values["architecture"]):
         raise WeightsError(
             f"{folder / _TIMM} says that the architecture is {values['architecture']}, which the installed timm "
-            f"({timm.__version__}) does not have: update timm, or give the file with the weights from a folder of its own"
+            f"({timm.__version__}) does not have: update timm, or move the weights away from this file"
         )
     arguments = _mapping(values.get("model_args")) or {}
     merge(_sizes(values), _sizes(arguments), names=(str(folder / _TIMM), "model_args in it"))
