@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = {
     "tofu_export/py.typed",
-    "tofu_export/images/demo/demo_vit.safetensors",
-    "tofu_export/images/demo/demo_images.npz",
+    "tofu_export/demo/demo_vit.safetensors",
+    "tofu_export/demo/demo_images.npz",
     "tofu_export/report/html/templates/report.css",
     "tofu_export/report/html/templates/report.html.j2",
     *(f"tofu_export/{folder}/__init__.py" for folder in ("cli", "engines", "graph_patterns")),

@@ -19,7 +19,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "security.md",
-    "tofu_export/images/demo/README.md": "demo-model.md",
+    "tofu_export/demo/README.md": "demo-model.md",
 }
 """Pages outside of docs -> what they are called on the site."""
 

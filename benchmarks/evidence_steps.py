@@ -9,8 +9,8 @@ from evidence_demo import DEMO_STEPS
 from evidence_order import COMPARISONS, order_block, order_columns
 from evidence_runs import Made, Runs, Step, table
 
+from tofu_export import demo
 from tofu_export.evaluate.paired import Paired, compare
-from tofu_export.images import demo
 from tofu_export.options import Reduction
 from tofu_export.sweep.grid import compact, expand_pattern
 from tofu_export.zoo.specs import plan_model

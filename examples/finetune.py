@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from train_demo_vit import SPLIT_SEED, load_digits, preprocess, split_per_class
 
 import tofu_export as tofu
-from tofu_export.images import demo
+from tofu_export import demo
 
 HELD_OUT_PER_CLASS = 100
 

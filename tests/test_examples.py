@@ -17,8 +17,8 @@ from PIL import Image
 from timm.data import create_transform
 
 from tests.cli.running import run
+from tofu_export import demo
 from tofu_export.engines.flavours import RTX, available
-from tofu_export.images import demo
 from tofu_export.images.inputs import demo_set
 from tofu_export.system.environment import collect
 

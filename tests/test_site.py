@@ -46,7 +46,7 @@ def test_every_page_is_in_the_nav_once(site: ModuleType) -> None:
         ("docs/paper.md", "[a](evidence.md) [b](#c) [d](https://e.org/f)", "[a](evidence.md) [b](#c) [d](https://e.org/f)"),
         ("docs/decisions/001-layout.md", "[a](../../README.md)", "[a](../index.md)"),
         ("docs/decisions/001-layout.md", "[a](../paper.md#b)", "[a](../paper.md#b)"),
-        ("tofu_export/images/demo/README.md", "[a](../../../docs/paper.md)", "[a](paper.md)"),
+        ("tofu_export/demo/README.md", "[a](../../docs/paper.md)", "[a](paper.md)"),
     ],
 )  # fmt: skip
 def test_links_are_those_of_the_site(site: ModuleType, source: str, text: str, expected: str) -> None:

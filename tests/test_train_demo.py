@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests.imports import loaded_scripts
-from tofu_export.images import demo
+from tofu_export import demo
 
 OPTIONS = ("--epochs", "2", "--teacher-epochs", "2")
 

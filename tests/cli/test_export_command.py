@@ -20,9 +20,9 @@ import pytest
 from tests import exported
 from tests.cli.running import run
 from tests.sampling import sampled
+from tofu_export import demo
 from tofu_export.engines.flavours import RTX, available
 from tofu_export.errors import BackendMissingError, EngineBuildError
-from tofu_export.images import demo
 from tofu_export.system.files import sha256_of
 from tofu_export.system.ort import open_session
 

@@ -16,14 +16,13 @@ from tests import exported
 from tests.cli.running import run
 from tests.engines import sidecars
 from tests.evaluate.pictures import class_folders, picture
-from tofu_export import patch
+from tofu_export import demo, patch
 from tofu_export.engines.building.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import available
 from tofu_export.errors import BackendMissingError, EngineBuildError, ExportError, OptionError, VerificationError
 from tofu_export.evaluate.request import EvalRequest
 from tofu_export.evaluate.run import EvalResult, evaluate
 from tofu_export.evaluate.subjects import Subject, file_subject
-from tofu_export.images import demo
 from tofu_export.images.inputs import demo_set
 from tofu_export.options import BatchRange, Mode, Reduction
 from tofu_export.patch.describe import describe

@@ -19,13 +19,13 @@ from onnx import helper, numpy_helper
 from tests import tiny
 from tests.cli.running import run
 from tests.engines.test_build import needs_rtx, rtx
+from tofu_export import demo
 from tofu_export.artifact import onnx_file
 from tofu_export.artifact.card import ModelCard
 from tofu_export.benchmarking.benchmark import run_benchmark
 from tofu_export.engines.building.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import RTX, load
 from tofu_export.errors import ExitCode, ExportError, OptionError, PrecisionMismatchError, VerificationError
-from tofu_export.images import demo
 from tofu_export.options import BatchRange, Precision, Reduction, Target
 from tofu_export.system import ort
 from tofu_export.system.files import sha256_of

@@ -11,8 +11,8 @@ import timm
 import torch
 from timm.models import save_for_hf
 
+from tofu_export import demo
 from tofu_export.errors import OptionError, UnknownModelError, WeightsError
-from tofu_export.images import demo
 from tofu_export.zoo.create import LoadedModel, create_meta, create_model, own_image_size
 from tofu_export.zoo.weights import WeightsSource
 

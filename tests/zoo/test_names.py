@@ -90,7 +90,7 @@ def test_a_source_needs_a_place(name: str) -> None:
 
 def test_importing_names_and_sources_loads_nothing_heavy() -> None:
     code = (
-        "import sys, tofu_export.zoo.names, tofu_export.zoo.weights, tofu_export.images.demo\n"
+        "import sys, tofu_export.zoo.names, tofu_export.zoo.weights, tofu_export.demo\n"
         "import tofu_export.images.inputs\n"
         "print({'torch', 'timm', 'huggingface_hub'} & set(sys.modules))"
     )

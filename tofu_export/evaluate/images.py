@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tofu_export import demo
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.classes import ClassOrder, class_indices, names_of_classes
 from tofu_export.evaluate.ground_truth import read_ground_truth
-from tofu_export.images import demo
 from tofu_export.images.files import find_images, passed_over_words
 from tofu_export.images.inputs import demo_set, natural_statistics, read_images
 

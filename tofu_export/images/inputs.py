@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tofu_export import demo
 from tofu_export.errors import OptionError
-from tofu_export.images import demo
 from tofu_export.images.files import FORMATS, SUFFIXES, find_images
 
 __all__ = [

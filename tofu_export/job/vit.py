@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tofu_export import patch
+from tofu_export import demo, patch
 from tofu_export.evaluate.images import demo_source
 from tofu_export.evaluate.subjects import file_subject
 from tofu_export.graph_patterns.lowering import MACS
-from tofu_export.images import demo
 from tofu_export.images.inputs import InputSet
 from tofu_export.job.model import images_for, load_job_model
 from tofu_export.job.page import TOKENS, draw_tokens, why_no_token_maps

@@ -15,8 +15,8 @@ import torch
 from timm.data.config import resolve_model_data_config
 from torch import nn
 
+from tofu_export import demo
 from tofu_export.errors import OptionError, TofuError, UnsupportedModelError, WeightsError
-from tofu_export.images import demo
 from tofu_export.report.document import loading_words
 from tofu_export.zoo._description import Description, arguments_for, changes, describe_model
 from tofu_export.zoo._download import hub_file

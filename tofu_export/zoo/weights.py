@@ -350,7 +350,7 @@ def locate_pretrained(name: str) -> PretrainedFile:
         WeightsError: there is none, or it cannot be downloaded.
     """
     if name == DEMO_MODEL:
-        from tofu_export.images import demo
+        from tofu_export import demo
 
         return PretrainedFile(demo.weights_path(), "demo", None)
     source, _, place = name.partition(":")

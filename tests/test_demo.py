@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from tofu_export import demo
 from tofu_export.errors import WeightsError
-from tofu_export.images import demo
 from tofu_export.images.inputs import demo_set
 from tofu_export.zoo.create import create_model
 from tofu_export.zoo.weights import WeightsSource
