@@ -58,7 +58,7 @@ lint: venv
 # Damaged input, signals, full disks and the like, by the thousand: docs/reliability.md. RELIABILITY_ARGS="--only images",
 # or "--write docs/reliability.md" to put the table of a whole run on its page.
 reliability: venv
-	$(BIN)/python -m tests.reliability -o reliability_out $(RELIABILITY_ARGS)
+	$(BIN)/python -m tools.reliability -o reliability_out $(RELIABILITY_ARGS)
 
 bench: venv
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)

@@ -8,11 +8,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import onnx
 import pytest
 from onnx import TensorProto
 
-from tests.benchmarking.test_trtexec_text import FULL, REDUCED
+from tests.benchmarking.graphs import affine
+from tests.benchmarking.measured import FULL, REDUCED
 from tests.engines import models
 from tofu_export.benchmarking.bench_csv import csv_text
 from tofu_export.benchmarking.comparison import BenchFile, BenchResult, Realised, compare_files, short_names
@@ -20,23 +20,6 @@ from tofu_export.benchmarking.options import BenchOptions
 from tofu_export.errors import ExportError, OptionError
 
 QUICK = BenchOptions(warmup_ms=0, min_seconds=0, min_iterations=3, threads=1)
-
-
-def affine(
-    path: Path,
-    name: str = "x",
-    dtype: int = TensorProto.FLOAT,
-    shape: tuple[int | str, ...] = ("batch", 3),
-    gmacs: str | None = None,
-) -> Path:
-    """A file that gives twice its input."""
-    node = onnx.helper.make_node("Add", [name, name], ["y"], name="blocks.0.mlp/Add")
-    proto = models.model([node], [models.value(name, shape, dtype)], [models.value("y", shape, dtype)])
-    if gmacs is not None:
-        proto.metadata_props.add(key="tofu_export.gmacs", value=gmacs)
-    path.parent.mkdir(exist_ok=True)
-    onnx.save(proto, path)
-    return path
 
 
 class TestNames:

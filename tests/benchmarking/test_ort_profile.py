@@ -15,6 +15,7 @@ import torch
 from onnx import TensorProto, helper
 
 from tests import tiny
+from tests.benchmarking.measured import PROFILE
 from tests.engines import models
 from tofu_export.benchmarking.ort_profile import Kernel, Profile, Slice, assign, profile, read_trace
 from tofu_export.engines.describing.stages import Kind, Located, Place
@@ -113,45 +114,30 @@ class TestAssign:
 class TestFigures:
     """Kernels of 4, 1, 2 and 1 ms; the second and third are the reduction; 2 ms of these 8 are the profiler's."""
 
-    PROFILE = Profile(
-        artifact="a.onnx",
-        batch=8,
-        runs=5,
-        query_ms=9.0,
-        plain_ms=6.0,
-        kernels=(Kernel("n0", "A", 4.0), Kernel("n1", "A", 1.0), Kernel("n2", "B", 2.0), Kernel("n3", "C", 1.0)),
-        located=(
-            Located(Place("blocks.0", Kind.MLP)),
-            Located(Place("blocks.0", Kind.MATCHING)),
-            Located(Place("blocks.1", Kind.MERGING), inferred=True),
-            Located(Place("", Kind.OTHER)),
-        ),
-    )
-
     def test_parts_add_up(self) -> None:
-        for parts in (self.PROFILE.by_kind(), self.PROFILE.by_place(), self.PROFILE.by_operator()):
-            assert sum(part.ms for part in parts.values()) == pytest.approx(self.PROFILE.kernels_ms) == 8
+        for parts in (PROFILE.by_kind(), PROFILE.by_place(), PROFILE.by_operator()):
+            assert sum(part.ms for part in parts.values()) == pytest.approx(PROFILE.kernels_ms) == 8
             assert sum(part.share for part in parts.values()) == pytest.approx(1)
             assert sum(part.kernels for part in parts.values()) == 4
 
     def test_kinds_come_in_their_order_and_other_is_one(self) -> None:
-        assert list(self.PROFILE.by_kind()) == [Kind.MATCHING, Kind.MERGING, Kind.MLP, Kind.OTHER]
-        assert self.PROFILE.by_kind()[Kind.OTHER] == Slice(1, 0.125, 1)
+        assert list(PROFILE.by_kind()) == [Kind.MATCHING, Kind.MERGING, Kind.MLP, Kind.OTHER]
+        assert PROFILE.by_kind()[Kind.OTHER] == Slice(1, 0.125, 1)
 
     def test_operators_come_by_time(self) -> None:
-        assert self.PROFILE.by_operator() == {"A": Slice(5, 0.625, 2), "B": Slice(2, 0.25, 1), "C": Slice(1, 0.125, 1)}
+        assert PROFILE.by_operator() == {"A": Slice(5, 0.625, 2), "B": Slice(2, 0.25, 1), "C": Slice(1, 0.125, 1)}
 
     def test_the_reduction_is_matching_and_merging(self) -> None:
-        assert self.PROFILE.reduction == Slice(3, 0.375, 2)
-        assert self.PROFILE.inferred == Slice(2, 0.25, 1)
+        assert PROFILE.reduction == Slice(3, 0.375, 2)
+        assert PROFILE.inferred == Slice(2, 0.25, 1)
 
     def test_and_without_the_profilers_share(self) -> None:
-        assert self.PROFILE.profiler_us == pytest.approx(500)
-        assert self.PROFILE.net_reduction.ms == pytest.approx(2)
-        assert self.PROFILE.net_reduction.share == pytest.approx(2 / 6)
+        assert PROFILE.profiler_us == pytest.approx(500)
+        assert PROFILE.net_reduction.ms == pytest.approx(2)
+        assert PROFILE.net_reduction.share == pytest.approx(2 / 6)
 
     def test_a_plain_run_that_was_disturbed_takes_nothing_off(self) -> None:
-        slow = Profile(**{**vars(self.PROFILE), "plain_ms": 50.0})
+        slow = Profile(**{**vars(PROFILE), "plain_ms": 50.0})
         assert slow.profiler_us == 0
         assert slow.net_reduction == slow.reduction
 
@@ -160,7 +146,7 @@ class TestFigures:
         assert empty.reduction == empty.net_reduction == Slice(0, 0, 0)
 
     def test_as_json(self) -> None:
-        entry = self.PROFILE.to_dict()
+        entry = PROFILE.to_dict()
         assert json.loads(json.dumps(entry)) == entry
         assert entry["kinds"]["mlp"] == {"ms": 4, "share": 0.5, "kernels": 1}
         assert entry["stages"][1] == {"stage": "blocks.0", "kind": "matching", "ms": 1, "share": 0.125, "kernels": 1}

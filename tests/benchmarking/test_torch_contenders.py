@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests import exported
-from tests.benchmarking.test_comparison import affine
+from tests.benchmarking.graphs import affine
 from tests.cli.running import run
 from tofu_export.benchmarking import torch_contenders
 from tofu_export.benchmarking.backends import is_model_name, suits

@@ -8,28 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tofu_export.benchmarking.measurement import LatencyMs, Measurement
+from tests.benchmarking.measured import FULL, REDUCED
 from tofu_export.benchmarking.trtexec_text import render, summary, verdict
-
-FULL = Measurement(
-    artifact="full",
-    backend="ort-cpu",
-    device="ACME 9000",
-    batch=8,
-    throughput_qps=5.00125,
-    images_per_sec=40.01,
-    latency_ms=LatencyMs(min=190, max=230.25, mean=200.125, median=199.5, p90=210, p95=220, p99=230.123456789),
-    enqueue_ms=None,
-    h2d_ms=None,
-    gpu_compute_ms=None,
-    d2h_ms=None,
-    walltime_s=3.00012345,
-    speedup_vs_full=1.0,
-    speedup_iqr=(1.0, 1.0),
-    iterations=15,
-    cv_percent=1.5,
-)
-REDUCED = replace(FULL, artifact="reduced", speedup_vs_full=1.981, speedup_iqr=(1.958, 2.012))
 
 
 class TestSummary:

@@ -18,7 +18,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests import tiny
-from tests.verification.test_eager import SOME, change, file_of, least_similar, one_weight
+from tests.verification.edits import SOME, change, file_of, least_similar, one_weight
 from tofu_export.bundle import EngineFailure, Failure, bundle_engine_failure, check_folder, write_bundle
 from tofu_export.compare.outputs import TOLERANCES
 from tofu_export.engines.flavours import RTX, available

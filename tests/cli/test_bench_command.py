@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarking.test_comparison import affine
+from tests.benchmarking.graphs import affine
 from tests.cli.running import run
 from tests.engines import models
 from tofu_export.benchmarking.backends import BACKENDS

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.benchmarking import test_ort_profile
-from tests.benchmarking.test_trtexec_text import FULL, REDUCED
+from tests.benchmarking.measured import FULL, PROFILE, REDUCED
 from tofu_export.benchmarking.comparison import BenchFile, BenchResult
 from tofu_export.benchmarking.measurement import UNSTABLE
 from tofu_export.benchmarking.ort_profile import Kernel, Profile
@@ -60,7 +59,7 @@ def test_long_latencies_have_no_exponent() -> None:
 
 
 def test_profiles_side_by_side() -> None:
-    reduced = replace(test_ort_profile.TestFigures.PROFILE, artifact="reduced")
+    reduced = replace(PROFILE, artifact="reduced")
     full = Profile("full", 8, 5, 2100.0, 2000.0, (Kernel("n", "A", 1990.0),), (Located(Place("blocks.0", Kind.MLP)),))
     lines = shown(replace(RESULT, profiles=(full, reduced)), verbose=True)
     assert row(lines, "mlp") == ["mlp", "1990 100.0 %", "4  50.0 %"]

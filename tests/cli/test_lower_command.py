@@ -17,7 +17,7 @@ from tests import tiny
 from tests.cli.running import run
 from tests.engines import models
 from tests.graph_patterns import styles
-from tests.graph_patterns.test_foreign import scatter
+from tests.graph_patterns.foreign_graphs import scatter
 from tests.imports import load_script
 from tofu_export.engines.building.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import RTX, available

@@ -13,13 +13,7 @@ from PIL import Image
 
 from tests import exported
 from tests.cli.running import run
-
-
-def photo(path: Path, size: tuple[int, int] = (200, 170)) -> Path:
-    x, y = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]))
-    pixels = np.stack([x, y, (np.hypot(x - 0.5, y - 0.5) < 0.3)], axis=-1)
-    Image.fromarray((pixels * 255).astype(np.uint8)).save(path)
-    return path
+from tests.tokens.photos import photo
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ import onnx
 import pytest
 
 from tests.engines import models
+from tests.engines.rtx import needs_rtx, rtx
 from tofu_export.engines.building import _process
 from tofu_export.engines.building._build_log import first_cause
 from tofu_export.engines.building.build import EngineRequest, build_engine, engine_names, resolve_capabilities
@@ -33,8 +33,6 @@ from tofu_export.errors import (
 from tofu_export.options import BatchRange, Precision
 
 BATCH = BatchRange(1, 2, 4)
-rtx = pytest.mark.rtx
-needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
 
 
 def request(proto: onnx.ModelProto, folder: Path, flavour=RTX, **options) -> EngineRequest:

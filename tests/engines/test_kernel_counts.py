@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.test_build import needs_rtx, rtx
+from tests.engines.rtx import needs_rtx, rtx
 from tofu_export import patch
 from tofu_export.engines.building.build import EngineRequest, build_engine
 from tofu_export.engines.describing.kernel_log import KernelLog

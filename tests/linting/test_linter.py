@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from tests.engines import models
 from tests.linting.cases import as_measured_ort, of_domain
-from tests.system.test_ort import int8_chain
+from tests.system.chains import int8_chain
 from tofu_export.errors import ExportError, TofuError
 from tofu_export.linting import LintReport, Runtime, Severity, lint_file, runtimes_of
 from tofu_export.linting.onnx_files import MAX_IR_VERSION, MAX_OPSET

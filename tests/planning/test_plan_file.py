@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.planning.test_plan import spec
+from tests.planning.specs import spec
 from tofu_export.errors import OptionError, OutputError
 from tofu_export.options import KeySource, Method, Mode, PrunedSizes, Reduction
 from tofu_export.planning.plan import Plan, make_plan

@@ -14,8 +14,7 @@ from PIL import Image
 
 from tests import exported
 from tests.cli.running import run
-from tests.cli.test_tokens_command import photo
-from tests.tokens.test_token_file import pixels
+from tests.tokens.photos import photo, pixels
 from tests.verification.machine import StandIn, plan_of
 from tofu_export.engines.describing.sidecar import sidecar_path
 from tofu_export.engines.flavours import RTX, TENSORRT, available

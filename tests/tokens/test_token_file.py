@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from tests import exported
+from tests.tokens.photos import pixels
 from tofu_export.compare.groups import PRUNED
 from tofu_export.errors import ExportError, OptionError, TofuError, VerificationError
-from tofu_export.images.inputs import natural_statistics
 from tofu_export.options import PATCH_GROUPS
 from tofu_export.patch.matching import Matching
 from tofu_export.patch.observe import observe
@@ -26,11 +26,6 @@ from tofu_export.verification.rebuild import rebuild
 
 def file() -> Path:
     return exported.folder() / "model.fp32.onnx"
-
-
-def pixels(count: int) -> Any:
-    images = natural_statistics(count, 3, 160, 160, seed=1, mean=(0.5,) * 3, std=(0.5,) * 3)
-    return images.pixels
 
 
 class Watch:

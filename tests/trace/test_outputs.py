@@ -14,7 +14,7 @@ from numpy.testing import assert_array_equal
 from torch import nn
 
 from tests import families, tiny
-from tests.engines.test_build import needs_rtx, rtx
+from tests.engines.rtx import needs_rtx, rtx
 from tests.sampling import sampled
 from tofu_export import patch
 from tofu_export.engines.building.build import EngineRequest, build_engine

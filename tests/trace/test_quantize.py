@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 
 from tests import tiny
 from tests.cli.running import run
-from tests.engines.test_build import needs_rtx, rtx
+from tests.engines.rtx import needs_rtx, rtx
 from tofu_export import demo
 from tofu_export.artifact import onnx_file
 from tofu_export.artifact.card import ModelCard

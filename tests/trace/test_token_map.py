@@ -15,11 +15,11 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from tests import families, tiny
-from tests.engines.test_build import needs_rtx, rtx
+from tests.engines.rtx import needs_rtx, rtx
 from tests.patch.test_observe import Recorder
 from tests.patch.test_outputs import oracle_matchings
 from tests.reference import groups as oracle_groups
-from tests.verification.test_eager import least_similar, node, write
+from tests.verification.edits import least_similar, node, write
 from tofu_export import patch
 from tofu_export.compare.outputs import TOLERANCES
 from tofu_export.engines.building.build import EngineRequest, build_engine

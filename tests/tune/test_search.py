@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tune.test_space import macs, space
+from tests.tune.spaces import macs, space
 from tofu_export.errors import OptionError
 from tofu_export.tune.search import Found, _bent, patterns, schedules, search
 from tofu_export.tune.space import Candidate

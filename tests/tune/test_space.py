@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 import pytest
 
-from tests.planning.test_plan import spec
-from tofu_export.options import Reduction
+from tests.tune.spaces import MODEL, macs, space
 from tofu_export.planning.plan import make_plan
-from tofu_export.tune.space import Candidate, Space
-
-MODEL = spec(tokens=33, depth=4)
-
-
-def macs(removed: Sequence[int]) -> float:
-    return make_plan(MODEL, Reduction(r=tuple(removed))).macs_reduced
-
-
-def space(limit: float, excluded: frozenset[int] = frozenset()) -> Space:
-    return Space(MODEL, "PAM", macs, limit, excluded)
+from tofu_export.tune.space import Candidate
 
 
 @pytest.mark.parametrize("start", [(0, 0, 0, 0), (16, 16, 16, 16), (3, 0, 9, 1)])

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from tests import exported, tiny
 from tests.cli.running import run
+from tests.verification.edits import Mutation, change, file_of, least_similar, one_weight
 from tests.verification.machine import Machine, StandIn, install, plan_of
-from tests.verification.test_eager import Mutation, change, file_of, least_similar, one_weight
 from tofu_export.compare.outputs import TOLERANCES
 from tofu_export.engines.building.build import EngineRequest, build_engine
 from tofu_export.engines.describing.engine_file import EngineFile

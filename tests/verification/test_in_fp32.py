@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from tests import exported, tiny
-from tests.verification.test_eager import change, node
+from tests.verification.edits import change, node
 from tofu_export.artifact.card import ModelCard
 from tofu_export.artifact.widened import HALVES, widened
 from tofu_export.compare.outputs import TOLERANCES

@@ -17,15 +17,7 @@ from onnx import helper, numpy_helper
 
 from tests import exported, tiny
 from tests.cli.running import run
-from tests.verification.test_eager import (
-    Array,
-    change,
-    corrupted_weight,
-    node,
-    not_normalised,
-    shifted_kept,
-    write,
-)
+from tests.verification.edits import Array, change, corrupted_weight, node, not_normalised, shifted_kept, write
 from tofu_export.compare.outputs import TOLERANCES
 from tofu_export.options import Precision, Reduction
 from tofu_export.verification.eager import verify

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests import tiny
-from tests.verification.test_eager import (
+from tests.verification.edits import (
     SOME,
     TOME,
     Mutation,

@@ -15,7 +15,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tests.zoo.test_source import CONFIG, NAME, filled, load, pixels, same
+from tests.zoo.checkpoints import CONFIG, NAME, filled, load, pixels, same
 from tofu_export.errors import WeightsError
 from tofu_export.zoo.weights import WeightsSource
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import Tensor
 
-from tests.zoo.test_source import filled
+from tests.zoo.checkpoints import filled
 from tofu_export.errors import TofuError
 from tofu_export.zoo.create import create_model
 from tofu_export.zoo.weights import WeightsKind, WeightsSource, load_weights

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.reliability.inputs import CLASSES
-from tests.reliability.outcome import Row
-from tests.reliability.seeds import Seeds
+from tools.reliability.inputs import CLASSES
+from tools.reliability.outcome import Row
+from tools.reliability.seeds import Seeds
 
 __all__ = ["INPUT_EXPECTED", "run_class"]
 
@@ -66,7 +66,7 @@ def _run_part(name: str, seed: int, seeds: Seeds, numbers: range) -> Iterator[tu
             yield result
             done += 1
         if done == start:
-            raise RuntimeError(f"the process for {name!r} does not begin: run tests.reliability.worker by hand")
+            raise RuntimeError(f"the process for {name!r} does not begin: run tools.reliability.worker by hand")
         start = done
 
 
@@ -74,7 +74,7 @@ def _run_process(name: str, seed: int, seeds: Seeds, start: int, stop: int) -> I
     command = [
         sys.executable,
         "-m",
-        "tests.reliability.worker",
+        "tools.reliability.worker",
         name,
         str(seed),
         str(seeds.folder),

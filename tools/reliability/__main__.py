@@ -1,4 +1,4 @@
-"""Try everything that can go wrong, and count: `python -m tests.reliability -o FOLDER`, or `make reliability`."""
+"""Try everything that can go wrong, and count: `python -m tools.reliability -o FOLDER`, or `make reliability`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from tests.reliability import faults, surroundings
-from tests.reliability.inputs import CLASSES
-from tests.reliability.outcome import Row
-from tests.reliability.pool import run_class
-from tests.reliability.seeds import make_seeds
-from tests.reliability.table import losses, markdown, write_into
+from tools.reliability import faults, surroundings
+from tools.reliability.inputs import CLASSES
+from tools.reliability.outcome import Row
+from tools.reliability.pool import run_class
+from tools.reliability.seeds import make_seeds
+from tools.reliability.table import losses, markdown, write_into
 
 
 def main() -> int:
     """Run what was asked for; 1 if anything was lost."""
-    parser = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.reliability", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, help="folder for reliability.md and reliability.json")
     parser.add_argument("--seed", type=int, default=0, help="of all damage and all random times")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes for damaged input")

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.reliability.outcome import TYPED, Row
-from tests.reliability.program import (
+from tofu_export.engines.flavours import RTX, available
+from tofu_export.system.files import is_text
+from tools.reliability.outcome import TYPED, Row
+from tools.reliability.program import (
     EXPORT,
     Trials,
     call,
@@ -22,9 +24,7 @@ from tests.reliability.program import (
     orphans,
     said_badly,
 )
-from tests.reliability.seeds import Seeds
-from tofu_export.engines.flavours import RTX, available
-from tofu_export.system.files import is_text
+from tools.reliability.seeds import Seeds
 
 __all__ = ["TRIALS"]
 
@@ -269,7 +269,7 @@ def _at_once(row: Row, seed: int, seeds: Seeds, folder: Path) -> None:
 
 
 def _at(folder: Path) -> dict[str, str]:
-    from tests.reliability.program import environment
+    from tools.reliability.program import environment
 
     return environment(folder)
 

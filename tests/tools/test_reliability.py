@@ -10,13 +10,13 @@ from random import Random
 
 import pytest
 
-from tests.reliability import faults, surroundings
-from tests.reliability.inputs import CLASSES
-from tests.reliability.outcome import Ended, Row, complaints
-from tests.reliability.pool import run_class
-from tests.reliability.program import Trials, not_whole, said_badly
-from tests.reliability.seeds import Seeds, make_seeds
-from tests.reliability.table import BEGIN, END, losses, markdown, write_into
+from tools.reliability import faults, surroundings
+from tools.reliability.inputs import CLASSES
+from tools.reliability.outcome import Ended, Row, complaints
+from tools.reliability.pool import run_class
+from tools.reliability.program import Trials, not_whole, said_badly
+from tools.reliability.seeds import Seeds, make_seeds
+from tools.reliability.table import BEGIN, END, losses, markdown, write_into
 
 QUICK = {"ONNX, read alone: lint, triton": 3, "pickles that run code": 2, "options and plan texts": 3}
 """Classes of which some trials run here, and how many."""

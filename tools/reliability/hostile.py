@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.engines.models import model, value
-from tests.reliability.mutations import varint
+from tools.reliability.mutations import varint
 
 __all__ = ["GRAPHS", "PICKLES", "outside", "write_pickle"]
 

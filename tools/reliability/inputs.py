@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import onnx
 
-from tests.reliability import hostile
-from tests.reliability.mutations import damaged, damaged_document, damaged_message, damaged_text
-from tests.reliability.seeds import MODEL, Seeds
+from tools.reliability import hostile
+from tools.reliability.mutations import damaged, damaged_document, damaged_message, damaged_text
+from tools.reliability.seeds import MODEL, Seeds
 
 __all__ = ["CLASSES", "Call", "InputClass"]
 

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from tests.reliability.outcome import Row
+from tools.reliability.outcome import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.reliability.seeds import Seeds
+    from tools.reliability.seeds import Seeds
 
 __all__ = ["EXPORT", "ROOT", "Program", "Trials", "call", "contents", "in_turn", "not_whole", "orphans", "said_badly"]
 

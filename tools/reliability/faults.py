@@ -9,8 +9,9 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from tests.reliability.outcome import Row
-from tests.reliability.program import (
+from tofu_export.engines.flavours import RTX, available
+from tools.reliability.outcome import Row
+from tools.reliability.program import (
     EXPORT,
     Program,
     Trials,
@@ -21,8 +22,7 @@ from tests.reliability.program import (
     orphans,
     said_badly,
 )
-from tests.reliability.seeds import Seeds
-from tofu_export.engines.flavours import RTX, available
+from tools.reliability.seeds import Seeds
 
 __all__ = ["TRIALS"]
 

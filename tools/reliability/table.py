@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.reliability.outcome import Row
+from tools.reliability.outcome import Row
 
 __all__ = ["BEGIN", "END", "losses", "markdown", "write_into"]
 

@@ -1,4 +1,4 @@
-"""Runs trials of one class in a process of their own: `python -m tests.reliability.worker CLASS SEED SEEDS START STOP`.
+"""Runs trials of one class in a process of their own: `python -m tools.reliability.worker CLASS SEED SEEDS START STOP`.
 
 Each trial is announced before it starts, so that the parent knows which one ended the process or never ended. The
 command line runs inside this process; what it prints goes to files, and an audit hook notes what it must not do.
@@ -18,9 +18,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.reliability.inputs import CLASSES, Call
-from tests.reliability.outcome import Ended, complaints
-from tests.reliability.seeds import MODEL, Seeds
+from tools.reliability.inputs import CLASSES, Call
+from tools.reliability.outcome import Ended, complaints
+from tools.reliability.seeds import MODEL, Seeds
 
 __all__ = ["main", "run_trial"]
 

@@ -14,13 +14,13 @@ from PIL import Image
 
 from tests.cli.running import run
 from tests.engines import models
-from tests.graph_patterns.test_foreign import scatter, scatter_nd, written
+from tests.graph_patterns.foreign_graphs import scatter, scatter_nd, written
 from tofu_export.engines.flavours import RTX, available
 
 __all__ = ["MODEL", "Seeds", "make_seeds"]
 
 MODEL = "test_vit"
-_DATA = Path(__file__).parents[1] / "benchmarking" / "data"
+_DATA = Path(__file__).parents[2] / "tests" / "benchmarking" / "data"
 _QUICK = ("--weights", "random", "--batch", "1:1:2", "--precision", "fp32", "--no-bench", "--no-engine", "-q")
 
 
@@ -76,7 +76,7 @@ def make_seeds(folder: Path, *, engine: bool = True) -> Seeds:
 
 
 def _external() -> onnx.ModelProto:
-    """y = x w, whose weights [8, 8] lie in `weights.bin`."""
+    """Y = x w, whose weights [8, 8] lie in `weights.bin`."""
     proto = models.model(
         [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")],
         [models.value("x", ["batch", 8])],
@@ -96,7 +96,7 @@ def _write_weights(folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from tests.zoo.test_weights import jax_arrays
+    from tests.zoo.jax_arrays import jax_arrays
 
     torch.manual_seed(0)
     state = timm.create_model(MODEL, pretrained=False).state_dict()

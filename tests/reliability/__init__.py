@@ -1,1 +1,0 @@
-"""What the program does with damaged input, bad surroundings and a sudden end: `python -m tests.reliability`."""

@@ -1,0 +1,1 @@
+"""What the program does with damaged input, bad surroundings and a sudden end: `python -m tools.reliability`."""
