@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tofu_export.artifact.external import sha256_of_model
 from tofu_export.engines.building._process import run_worker
 from tofu_export.engines.building.builder_options import BuilderOptions, cache_file, check_options
 from tofu_export.engines.building.capabilities import able, check_able
@@ -125,7 +126,7 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
     version = str(load(request.flavour).__version__)
     capabilities, checked, profiles = check_request(request)
     onnx_path, engine_path = request.onnx_path.absolute(), request.engine_path.absolute()
-    about, onnx_sha256 = environment.collect(), sha256_of(onnx_path)
+    about, onnx_sha256 = environment.collect(), sha256_of_model(onnx_path)
     options = asdict(request.options)
     cache = request.options.timing_cache
     if cache is not None:

@@ -41,7 +41,7 @@ class EngineReceipt:
         engine_bytes: its size.
         engine_sha256: hash of the plan.
         onnx_path: the file it was built from.
-        onnx_sha256: hash of that file, external data not included.
+        onnx_sha256: hash of that file and its external data.
         build_seconds: time in the builder, without starting it and parsing.
         metadata: what this project wrote into the ONNX file (model, plan, preprocessing, …), as text or JSON.
     """
