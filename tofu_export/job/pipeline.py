@@ -34,7 +34,7 @@ from tofu_export.system.files import Staging, staging
 from tofu_export.system.memory import give_back
 from tofu_export.system.ort import HALF_THROUGH_CASTS
 from tofu_export.trace.export import release, save
-from tofu_export.trace.quantize import Calibration, quantize
+from tofu_export.trace.quantize import Calibration
 from tofu_export.verification.bundling import bundle_failure
 from tofu_export.verification.result import VerificationResult
 
@@ -170,16 +170,8 @@ class _Export:
     def _quantize(self, name: str, precision: Precision, gmacs: float | None) -> Calibration:
         """Make the quantised file of the draft, which goes."""
         self._progress.tick(f"calibrating {precision.value}")
-        inputs, draft = self._adapter.calibration(), self._stage.path(_DRAFT)
-        calibration = quantize(
-            draft,
-            self._stage.path(name),
-            inputs.pixels,
-            self._metadata(precision, gmacs),
-            precision=precision,
-            origin=inputs.source,
-            real=inputs.real,
-        )
+        draft, metadata = self._stage.path(_DRAFT), self._metadata(precision, gmacs)
+        calibration = self._adapter.quantize(draft, self._stage.path(name), precision, metadata)
         for path in (draft, draft.with_name(f"{_DRAFT}.data")):
             path.unlink(missing_ok=True)
         return calibration

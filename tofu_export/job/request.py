@@ -13,6 +13,7 @@ from tofu_export.options import (
     IoType,
     OutputKind,
     Precision,
+    Quantization,
     Reduction,
     Target,
     shared,
@@ -133,6 +134,7 @@ class Job(ExportJob):
         num_classes: width of the classifier; None for the model's own.
         output_kind: what the files give; None for logits, or features where the model has no classifier.
         token_map: they also give what became of each patch.
+        quantization: how files in int8, int8-fp16 and fp8 are made.
         images: folder of images to verify with; None for the demo set or seeded noise.
         labels: class names to store in the files, in order.
     """
@@ -147,6 +149,7 @@ class Job(ExportJob):
         False, f"One more output, {PATCH_GROUPS}: the token that each input patch ended in, -1 if pruned.",
         Section.MODEL,
     )  # fmt: skip
+    quantization: Quantization = group(Quantization)
     images: Path | None = shared.images(
         " to verify and calibrate int8 and fp8 with",
         unless="demo_vit's own; for others generated ones",
@@ -163,5 +166,9 @@ class Job(ExportJob):
         if self.labels and self.output_kind not in (None, OutputKind.LOGITS):
             raise OptionError(
                 f"labels name the classes of logits, the output is {self.output_kind.value}: leave out --labels"
+            )
+        if self.quantization.attention and Precision.FP8 not in self.precisions:
+            raise OptionError(
+                "--quantize-attention is for fp8 files, and none is asked for: add fp8 to --precision, or leave it out"
             )
         object.__setattr__(self, "reduction", self.reduction.restoring_for(self.output_kind))

@@ -23,6 +23,7 @@ from tofu_export.options.kinds import (
     parse_precisions,
     parse_r,
 )
+from tofu_export.options.quantization import Quantization
 from tofu_export.options.reduction import Reduction
 from tofu_export.options.texts import parse_batches, parse_names
 
@@ -40,6 +41,7 @@ __all__ = [
     "OutputKind",
     "Precision",
     "PrunedSizes",
+    "Quantization",
     "Reduction",
     "Schedule",
     "Target",
