@@ -17,7 +17,7 @@ from tofu_export.engines.describing.kernel_log import KernelLog, KernelRecord
 from tofu_export.engines.describing.stages import Kind, places
 from tofu_export.options import Precision
 
-__all__ = ["Fusions", "Made", "find_fusions"]
+__all__ = ["Fusions", "Made", "attention_products", "find_fusions"]
 
 _ATTENTION = re.compile(r"_mha_v\d")
 """In the tactic of a fused attention: `_gemm_mha_v2_…`, or `_gemv_mha_v1` for the query of a class token alone."""
@@ -120,7 +120,7 @@ def find_fusions(graph: onnx.GraphProto, kernels: KernelLog) -> Fusions | None:
         _made(
             _quantized_attentions(graph, attentions),
             kernels.launched,
-            lambda record: _is_fused(record) and _multiplies_quantized(record),
+            lambda record: _is_fused(record) and bool(_QUANTIZED.intersection(record.input_dtypes)),
         ),
     )
 
@@ -162,6 +162,16 @@ def _attentions(graph: onnx.GraphProto) -> list[str]:
         node.name
         for node, place in zip(graph.node, places(graph), strict=True)
         if node.op_type == "Attention" or (node.op_type == "Softmax" and place.kind is Kind.ATTENTION)
+    ]
+
+
+def attention_products(graph: onnx.GraphProto) -> list[str]:
+    """Names of the products of activations in attention, but for those that match tokens."""
+    constants = {tensor.name for tensor in graph.initializer}
+    return [
+        node.name
+        for node, place in zip(graph.node, places(graph), strict=True)
+        if node.op_type == "MatMul" and place.kind is Kind.ATTENTION and not constants.intersection(node.input)
     ]
 
 

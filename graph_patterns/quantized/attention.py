@@ -14,9 +14,9 @@ import onnx_ir as ir
 
 from tofu_export.graph_patterns.attention.find import Attention
 from tofu_export.graph_patterns.quantized.form import Form
-from tofu_export.graph_patterns.quantized.insert import quantized_and_back
+from tofu_export.graph_patterns.quantized.pair import quantized_and_back
 
-__all__ = ["LARGEST_WEIGHT", "factors_of", "measured", "quantize_attention"]
+__all__ = ["LARGEST_WEIGHT", "factors_of", "has_one_query", "measured", "quantize_attention"]
 
 LARGEST_WEIGHT = 1.0
 """Of a softmax: the largest number of the form stands for it, whatever the images."""
@@ -28,6 +28,15 @@ def factors_of(attention: Attention) -> Iterator[tuple[ir.Node, int, ir.Value]]:
         for index, value in enumerate(node.inputs):
             assert value is not None  # a product has two factors
             yield node, index, value
+
+
+def has_one_query(attention: Attention) -> bool:
+    """True where a class token alone is a query, as in the last block of many models.
+
+    TensorRT-RTX 1.7.1 has a fused kernel for that in FP16, and none in FP8.
+    """
+    shape = attention.attended.outputs[0].shape
+    return shape is not None and len(shape) == 4 and shape[2] == 1
 
 
 def measured(attentions: Sequence[Attention]) -> list[str]:

@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from tofu_export.graph_patterns.insert import initializer, insert
 from tofu_export.graph_patterns.quantized.form import Floats, Form
-from tofu_export.graph_patterns.quantized.insert import initializer, insert, quantized_and_back
+from tofu_export.graph_patterns.quantized.pair import quantized_and_back
 
 __all__ = ["activations_of", "is_in_block", "is_skipped", "products_of", "quantize_products", "smooth"]
 

@@ -14,6 +14,7 @@ from tofu_export.engines.building.build import EngineRequest, build_engine, reso
 from tofu_export.engines.flavours import TURING, Flavour
 from tofu_export.errors import EngineBuildError, PrecisionMismatchError, VerificationError
 from tofu_export.graph_patterns.lowering import census, lower
+from tofu_export.graph_patterns.table import recipe_for
 from tofu_export.job.adapter import ModelAdapter
 from tofu_export.job.engines import (
     NOT_BUILT,
@@ -142,6 +143,8 @@ class _Export:
         self._files[precision] = name
         entry = describe_file(self._stage, "onnx", precision, job.target.value, name)
         entry |= {"opset": job.opset_of(precision), "gmacs": gmacs, "nodes": sum(ops.values()), "ops": ops}
+        if form := job.attention_of(precision):
+            entry["attention"] = form.value
         text = f"{name}: {entry['nodes']} nodes, {entry['bytes'] / 1e6:.1f} MB"
         if calibration is not None:
             entry["calibration"] = calibration.to_dict()
@@ -155,7 +158,8 @@ class _Export:
     def _write(self, name: str, precision: Precision, *, reduced: bool) -> tuple[dict[str, int], float | None]:
         """Trace, lower and save one file; its operators by number, and its work for one image in GMACs."""
         graph = self._adapter.trace(precision, reduced=reduced)
-        graph = lower(graph, self._job.target, precision.traced)
+        recipe = recipe_for(self._job.target, precision, self._job.attention)
+        graph = lower(graph, self._job.target, precision.traced, recipe)
         ops, gmacs = census(graph), self._adapter.gmacs(graph, reduced=reduced)
         metadata = self._metadata(precision, gmacs) if reduced else {"gmacs": gmacs}
         save(graph, self._stage.path(name), metadata)
@@ -165,7 +169,10 @@ class _Export:
         return ops, gmacs
 
     def _metadata(self, precision: Precision, gmacs: float | None) -> dict[str, Any]:
-        return {**self._adapter.metadata(), "precision": precision.value, "gmacs": gmacs}
+        own: dict[str, Any] = {"precision": precision.value, "gmacs": gmacs}
+        if form := self._job.attention_of(precision):
+            own["attention"] = form.value
+        return {**self._adapter.metadata(), **own}
 
     def _quantize(self, name: str, precision: Precision, gmacs: float | None) -> Calibration:
         """Make the quantised file of the draft, which goes."""

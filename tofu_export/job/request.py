@@ -9,6 +9,7 @@ from tofu_export.errors import OptionError
 from tofu_export.options import (
     MINIMUM_OPSET,
     PATCH_GROUPS,
+    AttentionForm,
     BatchRange,
     IoType,
     OutputKind,
@@ -51,6 +52,7 @@ class ExportJob:
         precisions: one ONNX file, and one engine, each.
         target: runtime that the ONNX files are written for.
         opset: ONNX opset; files in int8-fp16 and fp8 have 19 at least.
+        attention: form that attention has in files of half precision.
         io_type: type of the files' real inputs and outputs.
         engine: build engines: yes, no, or None for "if a TensorRT is installed".
         flavour: which TensorRT; None for the one that is installed.
@@ -73,6 +75,7 @@ class ExportJob:
     )
     target: Target = shared.target()
     opset: int = shared.opset()
+    attention: AttentionForm = shared.attention()
     io_type: IoType = shared.io_type()
     engine: bool | None = opt(
         None, "Build TensorRT engines.", Section.ENGINE, unless="if a TensorRT is installed", everyday=True
@@ -112,6 +115,10 @@ class ExportJob:
     def opset_of(self, precision: Precision) -> int:
         """Opset of the file of a precision: what was asked for, or the oldest that can say it."""
         return max(self.opset, precision.least_opset)
+
+    def attention_of(self, precision: Precision) -> AttentionForm | None:
+        """The form that attention has in the file of a precision; None for FP32, where nothing is fused."""
+        return None if precision.traced is Precision.FP32 else self.attention
 
     def onnx_name(self, precision: Precision) -> str:
         """Name of the ONNX file of a precision; one file alone is called `model.onnx`."""
@@ -170,5 +177,10 @@ class Job(ExportJob):
         if self.quantization.attention and Precision.FP8 not in self.precisions:
             raise OptionError(
                 "--quantize-attention is for fp8 files, and none is asked for: add fp8 to --precision, or leave it out"
+            )
+        if self.quantization.attention and self.attention is not AttentionForm.FUSED:
+            raise OptionError(
+                f"--quantize-attention is for fused kernels, and --attention {self.attention.value} asks for none: "
+                "leave out one of them"
             )
         object.__setattr__(self, "reduction", self.reduction.restoring_for(self.output_kind))

@@ -25,7 +25,13 @@ from tofu_export.artifact.onnx_file import load_without_weights, save
 from tofu_export.errors import ExportError, OptionError, VerificationError
 from tofu_export.graph_patterns.attention.find import Attention, attentions_of
 from tofu_export.graph_patterns.lowering import census
-from tofu_export.graph_patterns.quantized.attention import LARGEST_WEIGHT, factors_of, measured, quantize_attention
+from tofu_export.graph_patterns.quantized.attention import (
+    LARGEST_WEIGHT,
+    factors_of,
+    has_one_query,
+    measured,
+    quantize_attention,
+)
 from tofu_export.graph_patterns.quantized.check import first_difference, range_name
 from tofu_export.graph_patterns.quantized.form import FORMS
 from tofu_export.graph_patterns.quantized.products import (
@@ -164,7 +170,7 @@ def _chosen(
     """
     candidates, attentions = products_of(model), []
     if wanted.attention and precision is Precision.FP8:
-        attentions = [each for each in attentions_of(model) if is_in_block(each.softmax)]
+        attentions = [each for each in attentions_of(model) if is_in_block(each.softmax) and not has_one_query(each)]
         if not attentions:
             raise ExportError(f"{name} has no attention that can be quantised: leave out --quantize-attention")
     nodes = [*candidates, *(each.softmax for each in attentions)]

@@ -1,17 +1,14 @@
-"""Put constants, and pairs of QuantizeLinear and DequantizeLinear, into a graph."""
+"""Put constants and nodes into a lowered graph."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from tofu_export.graph_patterns.quantized.form import Form
-
-__all__ = ["initializer", "insert", "quantized_and_back"]
+__all__ = ["initializer", "insert"]
 
 
 def initializer(model: ir.Model, name: str, array: NDArray[np.generic]) -> ir.Value:
@@ -49,27 +46,3 @@ def insert(
     )
     model.graph.insert_before(before, node)
     return value
-
-
-def quantized_and_back(
-    model: ir.Model, before: ir.Node, value: ir.Value, stage: str, scale: NDArray[Any], form: Form
-) -> ir.Value:
-    """Quantise an activation and dequantise it with one scale, in front of a node.
-
-    Args:
-        model: the graph.
-        before: the node.
-        value: the activation, of the type of the scale.
-        stage: beginning of the new names.
-        scale: [] what 1 stands for.
-        form: the type of the quantised numbers.
-
-    Returns:
-        The activation as it is now.
-    """
-    rest = ir.DataType.from_numpy(scale.dtype)
-    name = f"{form.name}_zero"
-    zero = model.graph.initializers.get(name) or initializer(model, name, np.zeros((), form.numbers.numpy()))
-    sized = initializer(model, f"{stage}_scale", scale)
-    narrow = insert(model, before, "QuantizeLinear", stage, (value, sized, zero), "quantized", form.numbers)
-    return insert(model, before, "DequantizeLinear", stage, (narrow, sized, zero), "dequantized", rest)
