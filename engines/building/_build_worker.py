@@ -81,7 +81,7 @@ def build_plan(trt: ModuleType, flavour: Flavour, request: Mapping[str, Any]) ->
     macs = mac_table(costs)
     asked = request["precision"]
     precision = dominant_precision(layers, macs) if asked is None else Precision(asked)
-    judged = mac_table([cost for cost in costs if cost.node not in request["wide_products"]])
+    judged = mac_table([cost for cost in costs if cost.node not in request.get("wide_products", ())])
     check_precision(layers, precision, judged, request["least_share"] if asked is not None else 0.0)
     config = _make_config(trt, builder, network, request)
     cache = _open_cache(config, request["options"]["timing_cache"])

@@ -16,6 +16,7 @@ from tofu_export.errors import EngineBuildError, PrecisionMismatchError, Verific
 from tofu_export.graph_patterns.lowering import census, lower
 from tofu_export.graph_patterns.table import recipe_for
 from tofu_export.job.adapter import ModelAdapter
+from tofu_export.job.attention import OtherForms
 from tofu_export.job.engines import (
     NOT_BUILT,
     check_requests,
@@ -255,6 +256,7 @@ class _Export:
             self.report.skip("engines", why_no_engine(job))
             return
         engines: list[str] = []
+        others = OtherForms(job, self._stage, self.report, self._build_engine)
         for precision, onnx_name in self._files.items():
             if not precision.built:
                 self.report.skip(f"engine of {onnx_name}", NOT_BUILT)
@@ -264,12 +266,13 @@ class _Export:
                 self.report.skip(f"{TURING} engine of {onnx_name}", f"{TURING} runs FP16 and int8-fp16 files only")
             for request in requests:
                 self._build_engine(request, precision)
+                others.add(request, precision)
                 engines.append(request.engine_path.name)
         if not job.verify:
             for name in engines:
                 self.report.skip(f"verification of {name}", "switched off by --no-verify")
             return
-        results = verify_engines(self._adapter, self._stage.folder, engines, self.report, self._progress)
+        results = verify_engines(self._adapter, self._stage.folder, engines, self.report, self._progress, others)
         self._stop_at([result.failure(_NOT_PUBLISHED) for result in results if not result.passed])
 
     def _build_engine(self, request: EngineRequest, precision: Precision) -> None:
