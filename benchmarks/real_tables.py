@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from tofu_export.evaluate.paired import compare, share_interval
 from tofu_export.options import Mode
+from tofu_export.options.quantization import CALIBRATION_IMAGES
 from tofu_export.sweep.grid import Cell, compact
 from tofu_export.sweep.tables import gmacs_text
-from tofu_export.trace.quantize import CALIBRATION_IMAGES
 
 if TYPE_CHECKING:
     from real import Real

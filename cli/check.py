@@ -23,8 +23,9 @@ class CheckWork:
 def check_command(work: CheckWork, run: Run) -> ExitCode | None:
     """Hold an engine against the .json beside it and against this machine, before the runtime does.
 
-    Exit code 0: nothing speaks against loading it. 7: it will not load (changed, other version, other GPU), or nothing
-    says that it will. 5: this machine lacks the runtime or a GPU. 2: no such file.
+    Exit code 0: nothing speaks against loading it. 7: it will not load (changed, other version, other GPU), the ONNX
+    file beside it is another one, or nothing says that it will load. 5: this machine lacks the runtime or a GPU. 2: no
+    such file.
     """
     from tofu_export.engines.describing.check import check_engine
 

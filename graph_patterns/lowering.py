@@ -10,6 +10,7 @@ from onnx_ir.passes import common
 from onnxscript.rewriter import MatchingTracer, RewriteRuleSet
 
 from tofu_export.errors import LoweringError
+from tofu_export.graph_patterns.attention.forms import write_attention
 from tofu_export.graph_patterns.canonical import DOMAIN
 from tofu_export.graph_patterns.cost import count_macs
 from tofu_export.graph_patterns.fuse.lowering import lower_fuses
@@ -73,6 +74,7 @@ def lower(model: ir.Model, target: Target, precision: Precision, recipe: Recipe 
         common.TopologicalSortPass(),
     ):
         graph_pass(model)
+    write_attention(model, recipe.attention)
     for node in model.graph:
         node.metadata_props.clear()
     after = census(model)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tofu_export.graph_patterns.attention.decomposed import decomposed
 from tofu_export.graph_patterns.attention.rules import Attend
 from tofu_export.graph_patterns.fuse.formulation import Formulation
+from tofu_export.options import AttentionForm
 
 __all__ = ["Recipe"]
 
@@ -18,12 +19,15 @@ class Recipe:
     Attributes:
         formulation: how a reduction matches and merges.
         attend: how attention is written.
+        attention: the form that attention in half precision has in the end.
         widened: hidden layers are widened where that spares cache conflicts (`hidden_width`).
     """
 
     formulation: Formulation
     attend: Attend = decomposed
+    attention: AttentionForm = AttentionForm.FUSED
     widened: bool = False
 
     def __str__(self) -> str:
-        return f"{self.formulation}, {self.attend.__name__}{', widened' if self.widened else ''}"
+        form = "" if self.attention is AttentionForm.FUSED else f", {self.attention.value}"
+        return f"{self.formulation}, {self.attend.__name__}{form}{', widened' if self.widened else ''}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onnxscript.rewriter import RewriteRule, RewriteRuleClassBase
 
 from tofu_export.graph_patterns.attention.aligned import aligned
@@ -14,7 +16,7 @@ from tofu_export.graph_patterns.fuse.merge_scatter import merge_scatter
 from tofu_export.graph_patterns.fuse.token_map import RestoreRule
 from tofu_export.graph_patterns.lean.gelu import GeluRule
 from tofu_export.graph_patterns.recipe import Recipe
-from tofu_export.options import Precision, Target
+from tofu_export.options import AttentionForm, Precision, Target
 
 __all__ = ["RECIPES", "recipe_for", "rules_for"]
 
@@ -45,9 +47,9 @@ RECIPES: dict[tuple[Target, Precision], Recipe] = {
 (docs/decisions/008)."""
 
 
-def recipe_for(target: Target, precision: Precision) -> Recipe:
-    """How a graph is lowered for a target; for int8 as for float32."""
-    return RECIPES[target, precision.traced]
+def recipe_for(target: Target, precision: Precision, attention: AttentionForm = AttentionForm.FUSED) -> Recipe:
+    """How a graph is lowered for a target, with its attention in a form; for int8 as for float32."""
+    return replace(RECIPES[target, precision.traced], attention=attention)
 
 
 def rules_for(attend: Attend, opset: int) -> tuple[RewriteRule, ...]:

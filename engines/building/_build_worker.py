@@ -81,7 +81,8 @@ def build_plan(trt: ModuleType, flavour: Flavour, request: Mapping[str, Any]) ->
     macs = mac_table(costs)
     asked = request["precision"]
     precision = dominant_precision(layers, macs) if asked is None else Precision(asked)
-    check_precision(layers, precision, macs, request["least_share"] if asked is not None else 0.0)
+    judged = mac_table([cost for cost in costs if cost.node not in request.get("wide_products", ())])
+    check_precision(layers, precision, judged, request["least_share"] if asked is not None else 0.0)
     config = _make_config(trt, builder, network, request)
     cache = _open_cache(config, request["options"]["timing_cache"])
     start = time.perf_counter()

@@ -10,19 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tofu_export.artifact.external import sha256_of_model
 from tofu_export.engines.building._process import run_worker
 from tofu_export.engines.building.builder_options import BuilderOptions, cache_file, check_options
 from tofu_export.engines.building.capabilities import able, check_able
 from tofu_export.engines.building.preflight import Preflight, preflight, read_graph_file
 from tofu_export.engines.building.profiles import Profile, make_profiles
 from tofu_export.engines.building.turing import write_beside_links
-from tofu_export.engines.describing.fusions import find_fusions
+from tofu_export.engines.describing.fusions import attention_products, find_fusions
 from tofu_export.engines.describing.kernel_log import KernelLog
 from tofu_export.engines.describing.receipt import EngineReceipt
 from tofu_export.engines.describing.structure import NodeCost, make_structure
 from tofu_export.engines.flavours import TURING, Flavour, known_capabilities, load
 from tofu_export.errors import EngineBuildError, OptionError, OutputError, VerificationError
-from tofu_export.options import BatchRange, Precision
+from tofu_export.options import AttentionForm, BatchRange, Precision
 from tofu_export.system import environment
 from tofu_export.system.files import flush_to_disk, is_text, sha256_of
 
@@ -99,6 +100,11 @@ def check_request(request: EngineRequest) -> tuple[tuple[str, ...], Preflight, d
         )
     checked = preflight(request.onnx_path.absolute(), request.flavour, request.compute_capabilities)
     capabilities = resolve_capabilities(request, _declared(checked))
+    if TURING in capabilities and _widens(checked):
+        raise OptionError(
+            f"{TURING} has no FP32 matrix products, which {request.onnx_path.name} has in its attention: for that "
+            "export it with --attention unfused"
+        )
     names = [entry.name for entry in checked.inputs]
     if unknown := [name for name in request.values if name not in names]:
         raise OptionError(
@@ -125,7 +131,7 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
     version = str(load(request.flavour).__version__)
     capabilities, checked, profiles = check_request(request)
     onnx_path, engine_path = request.onnx_path.absolute(), request.engine_path.absolute()
-    about, onnx_sha256 = environment.collect(), sha256_of(onnx_path)
+    about, onnx_sha256 = environment.collect(), sha256_of_model(onnx_path)
     options = asdict(request.options)
     cache = request.options.timing_cache
     if cache is not None:
@@ -138,6 +144,7 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
         source, graph = onnx_path, checked.rewritten
         if graph is not None:
             source = write_beside_links(graph, onnx_path, Path(folder))
+        built = (graph or read_graph_file(onnx_path)).graph
         facts = run_worker(
             {
                 "onnx_path": str(source),
@@ -149,6 +156,7 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
                 "values": {name: list(map(list, three)) for name, three in request.values.items()},
                 "precision": None if precision is None else precision.value,
                 "least_share": request.least_share,
+                "wide_products": attention_products(built) if _widens(checked) else [],
                 "compute_capabilities": capabilities,
                 "inspect": about["gpu"] is not None and not request.options.strip_weights,
                 "options": {**options, "timing_cache": None if cache is None else str(cache)},
@@ -159,7 +167,6 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
         if not draft.is_file() or draft.stat().st_size == 0:
             raise EngineBuildError(f"{request.flavour.name} reported success for {onnx_path}, but wrote no plan")
         kernels = KernelLog.from_dict(facts["kernels"])
-        built = (graph or read_graph_file(onnx_path)).graph
         fusions = find_fusions(built, kernels)
         precision = Precision(facts["precision"])
         remarks = () if fusions is None else fusions.remarks(precision)
@@ -205,6 +212,11 @@ def engine_names(name: str, capabilities: Sequence[str]) -> dict[str, tuple[str,
         return {name: names}
     stem, dot, suffix = name.rpartition(".")
     return {name: others, (f"{stem}.{TURING.lower()}{dot}{suffix}" if dot else f"{name}.{TURING.lower()}"): (TURING,)}
+
+
+def _widens(checked: Preflight) -> bool:
+    """True for a file of this project whose attention multiplies in FP32 on purpose."""
+    return checked.card.find("attention", str) == AttentionForm.FP32_ACCUMULATE.value
 
 
 def _declared(checked: Preflight) -> Precision | None:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tofu_export.artifact.external import external_files
 from tofu_export.errors import EngineBuildError
 from tofu_export.linting.graph import infer
 from tofu_export.linting.onnx_files import default_opset
@@ -66,13 +67,7 @@ def write_beside_links(model: onnx.ModelProto, source: Path, folder: Path) -> Pa
         EngineBuildError: weights lie in a folder below, which this does not link.
         OSError: the folder cannot be written.
     """
-    locations = {
-        entry.value
-        for tensor in model.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location" and tensor.data_location == TensorProto.EXTERNAL
-    }
-    for location in locations:
+    for location in external_files(model):
         if Path(location).name != location:
             raise EngineBuildError(f"{source} keeps weights in {location!r}: put them beside it")
         (folder / location).symlink_to(source.parent / location)

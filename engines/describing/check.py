@@ -24,6 +24,10 @@ from tofu_export.system.files import require_file
 __all__ = ["Answer", "EngineCheck", "Verdict", "check_engine"]
 
 
+SOURCE = "onnx"
+"""The question whether the ONNX file beside an engine is the one it was built from."""
+
+
 class Answer(str, Enum):
     """What one question gave."""
 
@@ -82,6 +86,8 @@ class EngineCheck:
             Answer.MISSING: "cannot load here as this machine is",
             Answer.NO: "will not load here",
         }
+        if [verdict.question for verdict in self.verdicts if verdict.answer is Answer.NO] == [SOURCE]:
+            return f"{self.path.name} was not built from the ONNX file beside it"
         return f"{self.path.name} {words[self.worst]}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,6 +125,7 @@ def _verdicts(path: Path) -> Iterator[Verdict]:
         flavour = RTX
     else:
         yield _unchanged(sidecar)
+        yield from _source(sidecar)
         try:
             flavour = sidecar.flavour
         except OptionError as error:
@@ -157,6 +164,19 @@ def _unchanged(sidecar: Sidecar) -> Verdict:
     except OptionError as error:
         return Verdict("plan", Answer.NO, str(error))
     return Verdict("plan", Answer.YES, f"it is what was built (SHA-256 {sidecar.engine_sha256[:12]})")
+
+
+def _source(sidecar: Sidecar) -> Iterator[Verdict]:
+    """Whether the ONNX file beside the plan is the one it was built from; loading does not need that file."""
+    try:
+        found = sidecar.onnx_beside()
+    except OptionError as error:
+        yield Verdict(SOURCE, Answer.NO, str(error))
+        return
+    if found is not None:
+        yield Verdict(
+            SOURCE, Answer.YES, f"{found.name} is what it was built from (SHA-256 {sidecar.onnx_sha256[:12]})"
+        )
 
 
 def _version(flavour: Flavour, installed: str, sidecar: Sidecar) -> Verdict:

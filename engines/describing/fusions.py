@@ -17,7 +17,7 @@ from tofu_export.engines.describing.kernel_log import KernelLog, KernelRecord
 from tofu_export.engines.describing.stages import Kind, places
 from tofu_export.options import Precision
 
-__all__ = ["Fusions", "Made", "find_fusions"]
+__all__ = ["Fusions", "Made", "attention_products", "find_fusions"]
 
 _ATTENTION = re.compile(r"_mha_v\d")
 """In the tactic of a fused attention: `_gemm_mha_v2_…`, or `_gemv_mha_v1` for the query of a class token alone."""
@@ -57,17 +57,27 @@ class Fusions:
     Attributes:
         products: products whose factors the file quantises; made where a kernel multiplies in int8 or fp8.
         attentions: softmaxes in attention; made where one kernel computes them with both products around them.
+        quantized_attentions: those whose products the file quantises; made where that kernel takes int8 or fp8.
     """
 
     products: Made
     attentions: Made
+    quantized_attentions: Made
 
     def to_dict(self) -> dict[str, Any]:
         """As in the receipt and in report.json."""
-        return {"quantized_products": self.products.to_dict(), "fused_attention": self.attentions.to_dict()}
+        return {
+            "quantized_products": self.products.to_dict(),
+            "fused_attention": self.attentions.to_dict(),
+            "quantized_attention": self.quantized_attentions.to_dict(),
+        }
 
     def __str__(self) -> str:
-        parts = [(self.products, "products quantised"), (self.attentions, "attentions fused")]
+        parts = [
+            (self.products, "products quantised"),
+            (self.attentions, "attentions fused"),
+            (self.quantized_attentions, "attentions in 8 bits"),
+        ]
         return ", ".join(f"{part.made} of {part.wanted} {words}" for part, words in parts if part.wanted)
 
     def remarks(self, precision: Precision) -> tuple[str, ...]:
@@ -80,6 +90,11 @@ class Fusions:
         if left := self.products.left:
             found.append(
                 f"{len(left)} of {self.products.wanted} quantised products multiply in FP16 or FP32: {_some(left)}"
+            )
+        if left := self.quantized_attentions.left:
+            found.append(
+                f"{len(left)} of {self.quantized_attentions.wanted} quantised attentions do not multiply in 8 bits: "
+                f"{_some(left)}"
             )
         if precision.traced is not Precision.FP32 and (left := self.attentions.left):
             found.append(
@@ -98,9 +113,15 @@ def find_fusions(graph: onnx.GraphProto, kernels: KernelLog) -> Fusions | None:
     """
     if not any(record.onnx_nodes for record in kernels.launched):
         return None
+    attentions = _attentions(graph)
     return Fusions(
         _made(_quantized_products(graph), kernels.launched, _multiplies_quantized),
-        _made(_attentions(graph), kernels.launched, lambda record: bool(_ATTENTION.search(record.tactic))),
+        _made(attentions, kernels.launched, _is_fused),
+        _made(
+            _quantized_attentions(graph, attentions),
+            kernels.launched,
+            lambda record: _is_fused(record) and bool(_QUANTIZED.intersection(record.input_dtypes)),
+        ),
     )
 
 
@@ -109,14 +130,30 @@ def _made(names: Sequence[str], kernels: Iterable[KernelRecord], is_right: Calla
     return Made(len(names), tuple(name for name in names if name not in done))
 
 
+def _is_fused(record: KernelRecord) -> bool:
+    return _ATTENTION.search(record.tactic) is not None
+
+
 def _multiplies_quantized(record: KernelRecord) -> bool:
     return record.layer_type != _GENERATED and bool(_QUANTIZED.intersection(record.input_dtypes))
 
 
 def _quantized_products(graph: onnx.GraphProto) -> list[str]:
-    """Names of products both of whose factors come out of a DequantizeLinear."""
-    wide = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-    return [node.name for node in graph.node if node.op_type in _PRODUCTS and wide.issuperset(node.input[:2])]
+    """Names of products with weights both of whose factors come out of a DequantizeLinear."""
+    wide = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    constants = {tensor.name for tensor in graph.initializer}
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type in _PRODUCTS and wide.keys() >= {*node.input[:2]} and wide[node.input[1]] in constants
+    ]
+
+
+def _quantized_attentions(graph: onnx.GraphProto, attentions: Sequence[str]) -> list[str]:
+    """Names of the softmaxes of attention whose result is quantised for the product behind them."""
+    quantized = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    wanted = set(attentions)
+    return [node.name for node in graph.node if node.name in wanted and quantized.intersection(node.output)]
 
 
 def _attentions(graph: onnx.GraphProto) -> list[str]:
@@ -125,6 +162,16 @@ def _attentions(graph: onnx.GraphProto) -> list[str]:
         node.name
         for node, place in zip(graph.node, places(graph), strict=True)
         if node.op_type == "Attention" or (node.op_type == "Softmax" and place.kind is Kind.ATTENTION)
+    ]
+
+
+def attention_products(graph: onnx.GraphProto) -> list[str]:
+    """Names of the products of activations in attention, but for those that match tokens."""
+    constants = {tensor.name for tensor in graph.initializer}
+    return [
+        node.name
+        for node, place in zip(graph.node, places(graph), strict=True)
+        if node.op_type == "MatMul" and place.kind is Kind.ATTENTION and not constants.intersection(node.input)
     ]
 
 

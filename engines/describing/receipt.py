@@ -41,7 +41,7 @@ class EngineReceipt:
         engine_bytes: its size.
         engine_sha256: hash of the plan.
         onnx_path: the file it was built from.
-        onnx_sha256: hash of that file, external data not included.
+        onnx_sha256: hash of that file and its external data.
         build_seconds: time in the builder, without starting it and parsing.
         card: what the ONNX file says of its model.
     """

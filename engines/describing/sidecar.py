@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from tofu_export.artifact.card import ModelCard
+from tofu_export.artifact.external import data_files, sha256_of_model
 from tofu_export.engines.describing.receipt import EngineReceipt
 from tofu_export.engines.flavours import FLAVOURS, Flavour
-from tofu_export.errors import OptionError, OutputError
+from tofu_export.errors import ExportError, OptionError, OutputError
 from tofu_export.options import Precision
 from tofu_export.system.files import flush_to_disk, sha256_of
 
@@ -55,7 +56,7 @@ class Sidecar:
         engine_bytes: size of the plan that was built.
         engine_sha256: its hash.
         onnx_name: name of the ONNX file that it was built from.
-        onnx_sha256: hash of that file.
+        onnx_sha256: hash of that file and its external data.
         card: what that file says of its model (`source` in the sidecar); empty for a file of others.
     """
 
@@ -115,15 +116,22 @@ class Sidecar:
         """The ONNX file that the plan was built from; None if no file of its name lies beside the plan.
 
         Raises:
-            OptionError: the file of that name is another one.
+            OptionError: the file of that name is another one, or its external data is another or missing.
         """
         found = self.engine_path.parent / Path(self.onnx_name).name
         if not found.is_file():
             return None
-        if sha256_of(found) != self.onnx_sha256:
+        again = "build the engine again, or put the right {} there"
+        try:
+            changed = sha256_of_model(found) != self.onnx_sha256
+        except ExportError as error:
+            raise OptionError(f"{error}, or {again.format('files')}") from error
+        if changed:
+            data = data_files(found)
+            whole = f"{found} with its external data {', '.join(data)}" if data else str(found)
             raise OptionError(
-                f"{found} is not the file that {self.engine_path.name} was built from (its SHA-256 is another): build "
-                "the engine again, or put the right file there"
+                f"{whole} is not the file that {self.engine_path.name} was built from (its SHA-256 is another): "
+                f"{again.format('files' if data else 'file')}"
             )
         return found
 

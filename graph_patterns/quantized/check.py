@@ -14,29 +14,44 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from tofu_export.graph_patterns.attention.find import Attention
+from tofu_export.graph_patterns.quantized.attention import LARGEST_WEIGHT, factors_of
 from tofu_export.graph_patterns.quantized.form import Floats, Form
-from tofu_export.graph_patterns.quantized.products import products_of
 
-__all__ = ["difference_of_norm", "difference_of_product", "first_difference", "scaled_steps"]
+__all__ = [
+    "difference_of_factor",
+    "difference_of_norm",
+    "difference_of_product",
+    "first_difference",
+    "is_activation",
+    "range_name",
+    "scaled_steps",
+]
 
 _ROUNDING, _HALF_ROUNDING = 1e-5, 2e-3
 """Relative error that arithmetic on the way adds in float32, and where scales and norms are float16."""
 
 
 def first_difference(
-    source: ir.Model, written: ir.Model, largest: Mapping[str, Floats], factors: Mapping[str, Floats], form: Form
+    products: Sequence[ir.Node],
+    attentions: Sequence[Attention],
+    written: ir.Model,
+    largest: Mapping[str, Floats],
+    factors: Mapping[str, Floats],
+    form: Form,
 ) -> str | None:
     """What is wrong first in the quantised graph `written`, None if nothing is.
 
     Args:
-        source: the graph in float32 or float16.
+        products: those of the graph in float32 or float16 that are quantised.
+        attentions: likewise.
         written: the quantised graph made of it; names of nodes are the same.
-        largest: by the name of each activation of `source`, the largest absolute value of every channel, float32 [K].
+        largest: by the name of each activation, the largest absolute value of every channel, float32 [K].
         factors: as from `smooth`.
         form: the type of the quantised numbers.
     """
     nodes = {node.name: node for node in written.graph}
-    for product in products_of(source):
+    for product in products:
         activation, weight = product.inputs
         assert activation is not None and activation.name is not None  # a product has two factors
         constant = _array(weight)
@@ -54,7 +69,38 @@ def first_difference(
                 return f"{norm.name} is not there"
             if problem := difference_of_norm(found, [_array(value) for value in norm.inputs[1:]], factor):
                 return f"{norm.name}: {problem}"
+    for attention in attentions:
+        for node, index, value in factors_of(attention):
+            seen = largest.get(str(value.name))
+            reach = LARGEST_WEIGHT if seen is None else float(seen.max())
+            if problem := difference_of_factor(nodes.get(node.name), index, reach, form):
+                return f"{node.name}: {problem}"
     return None
+
+
+def difference_of_factor(node: ir.Node | None, index: int, reach: float | None, form: Form) -> str | None:
+    """What is wrong with a quantised activation in front of a product, None if nothing is.
+
+    Args:
+        node: the product; None where there is no such node.
+        index: which of its inputs.
+        reach: the largest value there; None where that is not known.
+        form: the type of the quantised numbers.
+    """
+    if node is None or node.op_type != "MatMul":
+        return "it is not there"
+    return _activation(node, reach, form, index)
+
+
+def range_name(node: ir.Node, index: int) -> str:
+    """How the metadata call what a product of two activations takes as its input of this index."""
+    return f"{node.name}:{index}"
+
+
+def is_activation(value: ir.Value | None) -> bool:
+    """True for what comes out of a QuantizeLinear and a DequantizeLinear."""
+    wide = _producer(value, "DequantizeLinear")
+    return wide is not None and _producer(wide.inputs[0], "QuantizeLinear") is not None
 
 
 def difference_of_product(
@@ -69,9 +115,10 @@ def difference_of_product(
         reach: the largest value of its input; None where that is not known.
         form: the type of the quantised numbers.
     """
-    if node is None or node.op_type != "MatMul":
-        return "it is not there"
-    return _activation(node, reach, form) or _weight(node, weight, factor, form)
+    if problem := difference_of_factor(node, 0, reach, form):
+        return problem
+    assert node is not None  # else there was a problem
+    return _weight(node, weight, factor, form)
 
 
 def difference_of_norm(norm: ir.Node, before: Sequence[Floats | None], factor: Floats) -> str | None:
@@ -106,9 +153,9 @@ def _is_divided(now: NDArray[Any], before: NDArray[Any], factor: Floats) -> bool
     return bool((np.abs(wide - right) <= _rounding(now) * np.abs(right) + _least(now) * factor).all())
 
 
-def _activation(node: ir.Node, reach: float | None, form: Form) -> str | None:
-    """What is wrong with the first factor of a product, whose largest value is `reach`, if that is known."""
-    wide = _producer(node.inputs[0], "DequantizeLinear")
+def _activation(node: ir.Node, reach: float | None, form: Form, index: int) -> str | None:
+    """What is wrong with a factor of a product, whose largest value is `reach`, if that is known."""
+    wide = _producer(node.inputs[index], "DequantizeLinear")
     narrow = None if wide is None else _producer(wide.inputs[0], "QuantizeLinear")
     if wide is None or narrow is None:
         return "its input is not quantised"

@@ -32,7 +32,8 @@ class TestRtx:
         out, err = capsys.readouterr()
         assert out == ""
         assert [line.split()[:2] for line in err.splitlines()[:-1]] == [
-            ["yes", "sidecar"], ["yes", "plan"], ["yes", "runtime"], ["yes", "version"], ["missing", "gpu"],
+            ["yes", "sidecar"], ["yes", "plan"], ["yes", "onnx"], ["yes", "runtime"], ["yes", "version"],
+            ["missing", "gpu"],
         ]  # fmt: skip
         assert err.splitlines()[-1] == "m.engine cannot load here as this machine is"
 

@@ -36,6 +36,20 @@ def save(proto: onnx.ModelProto, folder: Path, name: str = "model.onnx") -> Path
     return path
 
 
+def save_beside(proto: onnx.ModelProto, folder: Path) -> Path:
+    """Save a model as `m.onnx`, whose weights lie beside it in `weights.bin`."""
+    path = folder / "m.onnx"
+    onnx.save(proto, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    return path
+
+
+def flip_last_bit(path: Path) -> None:
+    """Change a file, but not its size."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
 def one_node(
     op_type: str,
     inputs: Sequence[onnx.ValueInfoProto],

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tofu_export.artifact.external import sha256_of_model
 from tofu_export.engines.describing.sidecar import SCHEMA_VERSION, sidecar_path
 from tofu_export.system.files import sha256_of
 
@@ -23,7 +24,7 @@ def facts_of(engine: Path, built_from: Path | None = None, /, **changes: Any) ->
         "profiles": {},
         "options": {},
         "engine": {"file": engine.name, "bytes": engine.stat().st_size, "sha256": sha256_of(engine)},
-        "onnx": {"file": onnx.name, "sha256": sha256_of(onnx) if onnx.is_file() else "0" * 64},
+        "onnx": {"file": onnx.name, "sha256": sha256_of_model(onnx) if onnx.is_file() else "0" * 64},
         "source": {},
         **changes,
     }

@@ -469,6 +469,24 @@ def test_timing_cache_is_read_written_and_kept_apart(classic, monkeypatch):
         build(classic / "nowhere" / "cache.bin", other)
 
 
+def test_other_weights_beside_the_file_have_a_timing_cache_and_a_hash_of_their_own(classic):
+    source = models.save_beside(models.block("fp16"), classic)
+    caches = classic / "caches"
+    caches.mkdir()
+
+    def build() -> str:
+        options = BuilderOptions(timing_cache=caches / "cache.bin")
+        asked = EngineRequest(source, classic / "m.engine", TENSORRT, BATCH, Precision.FP16, options=options)
+        return build_engine(asked).onnx_sha256
+
+    before = build()
+    assert build() == before
+    assert len(list(caches.iterdir())) == 1
+    models.flip_last_bit(classic / "weights.bin")
+    assert build() != before
+    assert len(list(caches.iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     ("behaviour", "error", "message"),
     [

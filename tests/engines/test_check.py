@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.engines import sidecars
+from tests.engines import models, sidecars
 from tofu_export.engines.describing import check
 from tofu_export.engines.describing.check import Answer, check_engine
 from tofu_export.errors import BackendMissingError, ExitCode, OptionError
@@ -96,6 +96,21 @@ def test_what_speaks_against_it(change, words, tmp_path, machine):
     (reason,) = reasons(path, Answer.NO)
     assert reason.startswith(words.replace("FOLDER", str(tmp_path)))
     assert check_engine(path).worst.exit_code is ExitCode.PRECISION
+
+
+def test_the_onnx_file_beside_it(tmp_path, machine):
+    """An engine whose ONNX file has got other weights loads, but is not what it seems."""
+    source = models.save_beside(models.block(), tmp_path)
+    path = tmp_path / "m.engine"
+    path.write_bytes(PLAN)
+    sidecars.write(path, source)
+    assert [entry.answer for entry in check_engine(path).verdicts if entry.question == "onnx"] == [Answer.YES]
+    models.flip_last_bit(tmp_path / "weights.bin")
+    (reason,) = reasons(path, Answer.NO)
+    assert reason.startswith(f"onnx: {source} with its external data weights.bin is not the file that m.engine was ")
+    found = check_engine(path)
+    assert found.summary == "m.engine was not built from the ONNX file beside it"
+    assert found.worst.exit_code is ExitCode.PRECISION
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 1}', '{"engine": 1}'])

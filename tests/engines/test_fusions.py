@@ -72,6 +72,46 @@ def test_each_is_counted_and_what_is_left_is_named(fallen: int) -> None:
         assert "4 of 4 attentions are not fused" in remarks[1]
 
 
+def in_8_bits(*, fallen: int) -> tuple[onnx.GraphProto, KernelLog]:
+    """The same, with the softmax's result quantised in each block but the first; the last `fallen` multiply in FP16."""
+    quantized = graph()
+    for block in range(1, BLOCKS):
+        node = helper.make_node("QuantizeLinear", [f"blocks.{block}y", "s"], [f"blocks.{block}z"])
+        quantized.node.append(node)
+    records = [
+        kernel(
+            "kgen", "_gemm_mha_v2_0x1", "fp8" if 0 < block < BLOCKS - fallen else "fp16", f"blocks.{block}.attn/Softmax"
+        )
+        for block in range(BLOCKS)
+    ]
+    return quantized, KernelLog(tuple(records))
+
+
+@pytest.mark.parametrize("fallen", [0, 1])
+def test_attention_in_8_bits_is_counted_apart(fallen: int) -> None:
+    found = find_fusions(*in_8_bits(fallen=fallen))
+    assert found is not None
+    assert (found.attentions.wanted, found.attentions.made) == (BLOCKS, BLOCKS)
+    assert (found.quantized_attentions.wanted, found.quantized_attentions.made) == (BLOCKS - 1, BLOCKS - 1 - fallen)
+    assert str(found).endswith(f"4 of 4 attentions fused, {BLOCKS - 1 - fallen} of 3 attentions in 8 bits")
+    remarks = [remark for remark in found.remarks(Precision.FP8) if "do not multiply in 8 bits" in remark]
+    assert len(remarks) == fallen
+    assert not fallen or "blocks.3.attn/Softmax" in remarks[0]
+
+
+def test_products_of_attention_are_none_with_weights() -> None:
+    quantized = graph()
+    before = find_fusions(quantized, engine(fallen=0))
+    for name in ("q", "k"):
+        quantized.node.append(helper.make_node("QuantizeLinear", ["x", "s"], [f"{name}8"]))
+        quantized.node.append(helper.make_node("DequantizeLinear", [f"{name}8", "s"], [f"{name}16"]))
+    quantized.node.append(helper.make_node("MatMul", ["q16", "k16"], ["qk"], name="blocks.0.attn/scores8"))
+    after = find_fusions(quantized, engine(fallen=0))
+    assert before is not None
+    assert after is not None
+    assert after.products == before.products
+
+
 def test_fp32_has_no_fused_attention_to_miss() -> None:
     found = find_fusions(graph(), engine(fallen=1))
     assert found is not None

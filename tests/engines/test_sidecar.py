@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.engines import sidecars
+from tests.engines import models, sidecars
 from tofu_export.engines.describing import sidecar
 from tofu_export.engines.describing.sidecar import Sidecar, missing_sidecar, read_sidecar, sidecar_path
 from tofu_export.engines.flavours import RTX
@@ -145,6 +145,21 @@ def test_another_onnx_file(engine: Path) -> None:
         found.onnx_beside()
     source.unlink()
     assert found.onnx_beside() is None
+
+
+def test_other_weights_beside_the_onnx_file(engine: Path) -> None:
+    """The graph is the same to the last byte, and so is its size."""
+    source = models.save_beside(models.block(), engine.parent)
+    weights = source.with_name("weights.bin")
+    found = read(engine, source)
+    assert found.onnx_beside() == source
+    models.flip_last_bit(weights)
+    words = r"m\.onnx with its external data weights\.bin is not the file that a\.engine was built from"
+    with pytest.raises(OptionError, match=words):
+        found.onnx_beside()
+    weights.unlink()
+    with pytest.raises(OptionError, match=r"keeps weights in 'weights\.bin', which is not beside it"):
+        found.onnx_beside()
 
 
 def test_an_onnx_file_that_is_said_to_be_elsewhere_is_looked_for_beside_it(engine: Path) -> None:

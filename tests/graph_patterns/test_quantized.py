@@ -21,7 +21,13 @@ from tests import families, tiny
 from tofu_export.graph_patterns.lowering import lower
 from tofu_export.graph_patterns.quantized.check import first_difference
 from tofu_export.graph_patterns.quantized.form import FORMS, INT8, Form
-from tofu_export.graph_patterns.quantized.products import activations_of, products_of, quantize_products, smooth
+from tofu_export.graph_patterns.quantized.products import (
+    activations_of,
+    is_skipped,
+    products_of,
+    quantize_products,
+    smooth,
+)
 from tofu_export.options import Precision, Reduction, Target
 from tofu_export.system.ort import open_session
 from tofu_export.trace.export import trace
@@ -245,7 +251,7 @@ def norm_and_products(*, other_reader: bool) -> ir.Model:
     rng = np.random.default_rng(0)
     weights = [
         numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
-        for name, shape in {"g": (32,), "b": (32,), "w": (32, 8), "v": (32, 4)}.items()
+        for name, shape in {"g": (32,), "b": (32,), "w": (32, 24), "v": (32, 20)}.items()
     ]
     nodes = [
         helper.make_node("LayerNormalization", ["x", "g", "b"], ["n"], name="blocks.0.norm1/LayerNormalization"),
@@ -275,6 +281,35 @@ def test_a_place_decides_whether_a_product_goes_in_int8(name: str, expected: boo
     first, second = products_of(model)
     first.name = name
     assert products_of(model) == ([first, second] if expected else [second])
+
+
+def test_products_to_few_channels_stay_as_well_as_those_over_few() -> None:
+    model = norm_and_products(other_reader=False)
+    first, second = products_of(model)
+    narrow = ir.tensor(np.ones((32, 16), np.float32), name="narrow")
+    model.graph.initializers["narrow"] = value = ir.Value(
+        name="narrow", shape=ir.Shape(narrow.shape), type=ir.TensorType(narrow.dtype), const_value=narrow
+    )
+    second.replace_input_with(1, value)
+    assert products_of(model) == [first]
+
+
+@pytest.mark.parametrize(
+    ("skip", "left_out"),
+    [
+        ((), set()),
+        (("1",), {"blocks.1.attn.qkv/MatMul", "blocks.1.mlp.fc1/MatMul"}),
+        (("fc1",), {"blocks.1.mlp.fc1/MatMul", "blocks.11.mlp.fc1/MatMul"}),
+        (("attn.qkv", "11"), {"blocks.1.attn.qkv/MatMul", "blocks.11.mlp.fc1/MatMul"}),
+        (("mlp",), {"blocks.1.mlp.fc1/MatMul", "blocks.11.mlp.fc1/MatMul"}),
+        (("blocks.1.mlp",), {"blocks.1.mlp.fc1/MatMul"}),
+        (("attn", "tokens.0"), {"blocks.1.attn.qkv/MatMul"}),
+    ],
+)
+def test_blocks_by_number_and_modules_by_name_are_left_out(skip: tuple[str, ...], left_out: set[str]) -> None:
+    names = ["blocks.1.attn.qkv/MatMul", "blocks.1.mlp.fc1/MatMul", "blocks.11.mlp.fc1/MatMul"]
+    nodes = [ir.Node("", "MatMul", [], name=name) for name in names]
+    assert {node.name for node in nodes if is_skipped(node, skip)} == left_out
 
 
 @pytest.mark.parametrize("other_reader", [False, True])
@@ -420,5 +455,5 @@ def test_every_mistake_is_found(mutation: Mutation | None, expected: str | None,
     quantize_products(model, products, smoothed, form)
     if mutation is not None:
         mutation(model, form)
-    problem = first_difference(graph(precision), model, largest, factors, form)
+    problem = first_difference(products_of(graph(precision)), [], model, largest, factors, form)
     assert problem is None if expected is None else expected in str(problem)

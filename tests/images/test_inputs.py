@@ -161,6 +161,8 @@ class TestFromFolder:
         limited = from_folder(tmp_path, IMAGENET, limit=1)
         assert len(limited) == 1
         assert limited.source == f"1 image from {tmp_path}"
+        limited = from_folder(tmp_path, {**IMAGENET, "mean": (0,) * 3, "std": (1,) * 3}, limit=2)
+        assert (limited.pixels[:, 0, 32, 32] * 255 / 50).round().astype(int).tolist() == [1, 0]
 
     @pytest.mark.parametrize("channels", [1, 3])
     def test_sixteen_bits_are_scaled(self, channels: int, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tofu_export.benchmarking.benchmark import run_benchmark
 from tofu_export.engines.building.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import RTX, load
 from tofu_export.errors import ExitCode, ExportError, OptionError, PrecisionMismatchError, VerificationError
-from tofu_export.options import BatchRange, Precision, Reduction, Target
+from tofu_export.options import BatchRange, Precision, Quantization, Reduction, Target
 from tofu_export.system import ort
 from tofu_export.system.files import sha256_of
 from tofu_export.system.ort import OPTIMIZED_NAME, open_session
@@ -127,12 +127,108 @@ def test_a_fixed_batch_that_the_images_do_not_fill(tmp_path: Path) -> None:
     assert checked(tmp_path / "int8.onnx", batch=BatchRange(4, 4, 4)).passed
 
 
-def test_the_last_images_set_the_ranges(tmp_path: Path) -> None:
-    few = tiny.pixels(module.CALIBRATION_IMAGES)
-    for name, pixels in {"few": few, "more": np.concatenate([100 * tiny.pixels(12, seed=2), few])}.items():
-        (tmp_path / name).mkdir()
-        assert make(tmp_path / name, pixels).images == module.CALIBRATION_IMAGES
-    assert sha256_of(tmp_path / "few" / "int8.onnx") == sha256_of(tmp_path / "more" / "int8.onnx")
+def test_blocks_and_modules_that_are_left_out(tmp_path: Path) -> None:
+    """They stay as they were, the others are quantised, and verification compares all."""
+    source, path = tmp_path / "source.onnx", tmp_path / "int8.onnx"
+    onnx_file.save(tiny.lowered("cls", SOME), source, {})
+    found = quantize(source, path, tiny.pixels(8), {}, **OPTIONS, wanted=Quantization(skip=("1", "mlp.fc2")))
+    assert (found.products, found.skip) == (PRODUCTS - 6, ("1", "mlp.fc2"))
+    assert found.to_dict()["skip"] == ["1", "mlp.fc2"]
+    model = onnx.load(path)
+    weights = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    assert not any(name.startswith("blocks.1.") or ".fc2/" in name for name in weights)
+    assert any(name.startswith("blocks.2.mlp.fc1/") for name in weights)
+    assert checked(path).passed
+
+
+@pytest.mark.parametrize(
+    ("skip", "error", "words"),
+    [
+        (
+            ("3",),
+            OptionError,
+            r"names '3', which is no block of source\.onnx.*there are attn\.proj, attn\.qkv",
+        ),
+        (("0", "head"), OptionError, "names 'head'"),
+        (("attn", "mlp"), ExportError, "no product with weights in a block that is not skipped: leave int8 out"),
+    ],
+)
+def test_what_cannot_be_left_out(skip: tuple[str, ...], error: type[Exception], words: str, tmp_path: Path) -> None:
+    source = tmp_path / "source.onnx"
+    onnx_file.save(tiny.lowered("cls", SOME), source, {})
+    with pytest.raises(error, match=words):
+        quantize(source, tmp_path / "int8.onnx", tiny.pixels(1), {}, **OPTIONS, wanted=Quantization(skip=skip))
+
+
+def fp8_attention(folder: Path, skip: tuple[str, ...] = ()) -> tuple[Calibration, Path]:
+    source, path = folder / "source.onnx", folder / "fp8.onnx"
+    onnx_file.save(tiny.lowered("cls", SOME, precision=Precision.FP16, opset=19), source, {})
+    wanted = Quantization(attention=True, skip=skip)
+    options = {**OPTIONS, "precision": Precision.FP8}
+    return quantize(source, path, tiny.pixels(8), {"precision": "fp8"}, **options, wanted=wanted), path
+
+
+def test_attention_in_fp8(tmp_path: Path) -> None:
+    found, path = fp8_attention(tmp_path)
+    assert (found.products, found.attentions, found.left) == (PRODUCTS, 3, 5)
+    assert str(found).startswith("12 products and 3 attentions in fp8, 5 left in fp16")
+    assert found.ops["QuantizeLinear"] == PRODUCTS + 4 * 3
+    metadata = ModelCard.of_model(onnx.load(path), path.name).entries[module.RANGES]
+    assert metadata["blocks.0.attn/Attention/attended:0"] == 1.0
+    result = checked(path, precision=Precision.FP8)
+    assert result.passed
+    assert result.in_fp32 is not None
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    onnx_file.save(tiny.lowered("cls", SOME, precision=Precision.FP16, opset=19), plain / "source.onnx", {})
+    quantize(plain / "source.onnx", plain / "fp8.onnx", tiny.pixels(8), {}, **{**OPTIONS, "precision": Precision.FP8})
+    given = [open_session(each).run({"input": tiny.pixels(3)})["logits"] for each in (path, plain / "fp8.onnx")]
+    assert np.abs(given[0] - given[1]).max() > 1e-3  # it is another arithmetic
+
+
+def test_attention_of_a_block_that_is_left_out(tmp_path: Path) -> None:
+    found, path = fp8_attention(tmp_path, skip=("0",))
+    assert (found.products, found.attentions) == (PRODUCTS - 4, 2)
+    assert checked(path, precision=Precision.FP8).passed
+
+
+@pytest.mark.parametrize("name", ["BiasedAttention/scores_input_1", "BiasedAttention/attended_input_0"])
+def test_a_corrupted_range_of_attention_fails_verification(name: str, tmp_path: Path) -> None:
+    _, path = fp8_attention(tmp_path)
+    model = onnx.load(path)
+    (tensor,) = (entry for entry in model.graph.initializer if entry.name == f"blocks.1.attn/{name}_scale")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / np.float16(4), tensor.name))
+    onnx.save(model, path)
+    result = checked(path, precision=Precision.FP8)
+    assert not result.passed
+    assert "blocks.1.attn" in str(result.wrong_constant)
+
+
+def test_a_product_that_lost_its_quantising_fails_verification(tmp_path: Path) -> None:
+    """Its numbers are better than they should be: the file is not what its metadata say."""
+    _, path = fp8_attention(tmp_path)
+    model = onnx.load(path)
+    (product,) = (node for node in model.graph.node if node.name == "blocks.1.attn/BiasedAttention/attended")
+    for index in range(2):
+        (wide,) = (node for node in model.graph.node if product.input[index] in node.output)
+        (narrow,) = (node for node in model.graph.node if wide.input[0] in node.output)
+        product.input[index] = narrow.input[0]
+    onnx.save(model, path)
+    result = checked(path, precision=Precision.FP8)
+    assert not result.passed
+    assert "attended:0: it is not quantised" in str(result.wrong_constant)
+
+
+def test_attention_that_is_none_cannot_be_quantised(tmp_path: Path) -> None:
+    source = tmp_path / "source.onnx"
+    model = tiny.lowered("cls", SOME, precision=Precision.FP16, opset=19)
+    for node in model.graph:
+        if node.op_type == "Softmax":
+            node.attributes["axis"] = ir.AttrInt64("axis", 1)
+    onnx_file.save(model, source, {})
+    options = {**OPTIONS, "precision": Precision.FP8, "wanted": Quantization(attention=True)}
+    with pytest.raises(ExportError, match="no attention that can be quantised: leave out --quantize-attention"):
+        quantize(source, tmp_path / "fp8.onnx", tiny.pixels(1), {}, **options)
 
 
 def test_what_cannot_be_calibrated_is_said(tmp_path: Path) -> None:
@@ -275,7 +371,7 @@ def test_the_demo_model_keeps_its_accuracy(
     assert entry["bytes"] < 1_100_000
     assert entry["calibration"] == {
         "images": 32, "source": "demo set", "real": True, "method": module.METHOD,
-        "numbers": "int8", "products": 48, "rest": "fp32", "left": 45,
+        "numbers": "int8", "products": 48, "rest": "fp32", "left": 45, "attentions": 0, "skip": [],
     }  # fmt: skip
     (verified,) = document["verification"]
     assert verified["passed"]

@@ -21,7 +21,7 @@ from tests.verification.edits import Mutation, change, file_of, least_similar, o
 from tests.verification.machine import Machine, StandIn, install, plan_of
 from tofu_export.compare.outputs import TOLERANCES
 from tofu_export.engines.building.build import EngineRequest, build_engine
-from tofu_export.engines.describing.engine_file import EngineFile
+from tofu_export.engines.describing.engine_file import EngineFile, read_engine_file
 from tofu_export.engines.flavours import RTX, TENSORRT, available
 from tofu_export.errors import BackendMissingError, OptionError, VerificationError
 from tofu_export.graph_patterns.canonical import is_decision
@@ -112,6 +112,23 @@ class TestAgainstBoth:
         assert [row["finite"] for row in json.loads(out)["verification"]] == [False, False]
         assert "its output has NaN or infinity" in err
         assert "Verify its ONNX file too" in err
+
+
+def test_a_plan_whose_onnx_file_has_other_weights(machine: Machine, tmp_path: Path) -> None:
+    """The graph beside the plan is the one that it was built from, its external data is not."""
+    source = tmp_path / "made" / "model.fp32.onnx"
+    source.parent.mkdir()
+    model = onnx.load(exported.folder() / "model.fp32.onnx")
+    onnx.save_model(model, source, save_as_external_data=True, location="weights.bin", size_threshold=1024)
+    weights = tmp_path / "weights.bin"
+    shutil.copyfile(source.with_name("weights.bin"), weights)
+    path = plan_of(tmp_path, source)
+    assert read_engine_file(path).onnx_path == tmp_path / source.name
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(OptionError, match=r"model\.fp32\.onnx with its external data weights\.bin is not the file"):
+        verify_engine(VerifyRequest(path, batches=(1,)))
 
 
 class TestDecisions:

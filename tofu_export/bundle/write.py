@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
+from tofu_export.artifact.external import external_files
 from tofu_export.artifact.onnx_file import load_without_weights
 from tofu_export.bundle.polygraphy_json import inputs_json, outputs_json
 from tofu_export.bundle.readme import MODEL, REFERENCE, BundleText, EngineFailure, blob_name
@@ -112,7 +112,7 @@ def _copy_model(source: Path, destination: Path) -> None:
     """Copy a file and the weights beside it, which keep their names."""
     proto = load_without_weights(source)
     shutil.copyfile(source, destination)
-    for name in sorted(_external_files(proto) - {source.name}):
+    for name in sorted(external_files(proto) - {source.name}):
         data = source.parent / name
         if Path(name).name != name or data.is_symlink():
             raise OutputError(f"{source.name} keeps weights in {name!r}, outside of its folder: they are not copied")
@@ -120,16 +120,6 @@ def _copy_model(source: Path, destination: Path) -> None:
         if target.exists():
             raise OutputError(f"two files keep weights in {name!r}: a bundle cannot hold both")
         shutil.copyfile(data, target)
-
-
-def _external_files(proto: onnx.ModelProto) -> set[str]:
-    return {
-        entry.value
-        for tensor in proto.graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
 
 
 def _write_arrays(draft: Path, failure: Failure) -> None:

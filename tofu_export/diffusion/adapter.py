@@ -22,7 +22,6 @@ from tofu_export.diffusion.trace import trace_unet
 from tofu_export.diffusion.verify import verify_unet
 from tofu_export.diffusion.weights import describe_weights
 from tofu_export.engines.describing.engine_file import read_engine_file
-from tofu_export.images.inputs import InputSet
 from tofu_export.job.pipeline import run_export
 from tofu_export.job.progress import Listener, Progress
 from tofu_export.options import IoType, Precision
@@ -30,6 +29,7 @@ from tofu_export.report.document import Report
 from tofu_export.system import environment
 from tofu_export.system.files import Staging
 from tofu_export.trace.export import TORCH_TYPES
+from tofu_export.trace.quantize import Calibration
 from tofu_export.verification.engines import EngineVerification, tolerated
 from tofu_export.verification.result import VerificationResult
 
@@ -117,7 +117,7 @@ class UnetAdapter:
             "versions": {name: versions[name] for name in ("torch", "onnx", "onnxscript")},
         }
 
-    def calibration(self) -> InputSet:
+    def quantize(self, draft: Path, path: Path, precision: Precision, metadata: Mapping[str, Any]) -> Calibration:
         """Not called: a UNet has no quantised precision (`UnetJob`)."""
         raise NotImplementedError
 

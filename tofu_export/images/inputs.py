@@ -104,7 +104,8 @@ def from_folder(path: Path, preprocessing: Mapping[str, Any], limit: int | None 
     Args:
         path: folder, searched recursively.
         preprocessing: mean, std, input_size (C, H, W), interpolation, crop_pct and crop_mode.
-        limit: the most images to read, None for all.
+        limit: the most images to read, spread evenly over all, so that folders of classes keep their share; None for
+            all.
 
     Raises:
         OptionError: no such folder, no image in it, an image that cannot be read or is larger than Pillow allows, or
@@ -115,7 +116,8 @@ def from_folder(path: Path, preprocessing: Mapping[str, Any], limit: int | None 
     files = image_files(path)
     if not files:
         raise OptionError(f"images {path}: no image in it, expected files with {', '.join(sorted(SUFFIXES))}")
-    pixels = read_images(files[:limit], preprocessing)
+    count = len(files) if limit is None else min(limit, len(files))
+    pixels = read_images([files[index * len(files) // count] for index in range(count)], preprocessing)
     return InputSet(pixels, f"{len(pixels)} image{'s' if len(pixels) != 1 else ''} from {path}")
 
 

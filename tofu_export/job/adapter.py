@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from tofu_export.images.inputs import InputSet
 from tofu_export.job.progress import Progress
 from tofu_export.options import Precision
 from tofu_export.report.document import Report
 from tofu_export.system.files import Staging
+from tofu_export.trace.quantize import Calibration
 from tofu_export.verification.result import VerificationResult
 
 __all__ = ["ModelAdapter"]
@@ -54,8 +54,18 @@ class ModelAdapter(Protocol):
         """What travels inside the ONNX files. No times and no paths: equal runs write equal bytes."""
         ...
 
-    def calibration(self) -> InputSet:
-        """Inputs that ranges of activations are taken from; called for quantised precisions alone."""
+    def quantize(self, draft: Path, path: Path, precision: Precision, metadata: Mapping[str, Any]) -> Calibration:
+        """Write the quantised form of a lowered file; called for quantised precisions alone.
+
+        Args:
+            draft: the file in the type that `precision` is traced in.
+            path: the file to write.
+            precision: which form.
+            metadata: what to write into it.
+
+        Raises:
+            TofuError: it cannot be calibrated, or what is asked for does not fit it.
+        """
         ...
 
     def verify(

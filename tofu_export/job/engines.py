@@ -9,8 +9,9 @@ from tofu_export.engines.building.build import EngineRequest, engine_names, reso
 from tofu_export.engines.building.capabilities import able
 from tofu_export.engines.describing.check import Answer, check_engine
 from tofu_export.engines.flavours import RTX, TENSORRT, TURING, Flavour, available, pick
-from tofu_export.errors import BackendMissingError
+from tofu_export.errors import BackendMissingError, EngineBuildError, OptionError, PrecisionMismatchError
 from tofu_export.job.adapter import ModelAdapter
+from tofu_export.job.attention import OtherForms
 from tofu_export.job.progress import Progress
 from tofu_export.job.request import ExportJob
 from tofu_export.options import Precision, Target
@@ -99,9 +100,17 @@ def why_no_engine(job: ExportJob) -> str:
 
 
 def verify_engines(
-    adapter: ModelAdapter, folder: Path, names: Sequence[str], report: Report, progress: Progress
+    adapter: ModelAdapter,
+    folder: Path,
+    names: Sequence[str],
+    report: Report,
+    progress: Progress,
+    others: OtherForms | None = None,
 ) -> list[VerificationResult]:
     """Run engines where they can be run, and compare each with all that it can be held to.
+
+    One in half precision that is wrong is built again with its attention in other forms, and the first that passes is
+    kept in its place.
 
     Args:
         adapter: the model.
@@ -109,6 +118,7 @@ def verify_engines(
         names: of the engines.
         report: takes the results, or why there are none.
         progress: of the job.
+        others: builds the engines with attention in other forms; None for no second try.
 
     Raises:
         TofuError: an engine that should run here does not.
@@ -121,6 +131,8 @@ def verify_engines(
             try:
                 with progress.step(f"verify {name}", f"verifying {name}"):
                     results = adapter.verify_engine(path, progress.tick)
+                if others is not None and not _passed(results):
+                    results = _other_form(adapter, path, results, others, report, progress) or results
             except BackendMissingError as error:
                 reason = str(error)
         if reason is not None:
@@ -130,6 +142,42 @@ def verify_engines(
         progress.done("; ".join(f"against {result.reference}: {result}" for result in results))
         found += results
     return found
+
+
+def _other_form(
+    adapter: ModelAdapter,
+    engine: Path,
+    wrong: Sequence[VerificationResult],
+    others: OtherForms,
+    report: Report,
+    progress: Progress,
+) -> tuple[VerificationResult, ...]:
+    """What a wrong engine gives with its attention in the first other form that passes; empty if none does."""
+    asked = others.job.attention.value
+    what = next(result for result in wrong if not result.passed)
+    for form in others.forms_of(engine.name):
+        progress.done(f"{engine.name} is wrong with --attention {asked}: {what}; trying --attention {form.value}")
+        try:
+            if not others.rebuild(engine.name, form):
+                return ()
+            with progress.step(f"verify {engine.name}", f"verifying {engine.name} with --attention {form.value}"):
+                results = adapter.verify_engine(engine, progress.tick)
+        except (EngineBuildError, OptionError, PrecisionMismatchError) as error:
+            others.drop(form, engine.name)
+            report.skip(f"--attention {form.value} in {engine.name}", str(error))
+            continue
+        if _passed(results):
+            report.skip(
+                f"--attention {asked} in {engine.name}",
+                f"wrong against {what.reference} ({what}); with --attention {form.value} it passes, and that is kept",
+            )
+            return results
+        others.drop(form, engine.name)
+    return ()
+
+
+def _passed(results: Sequence[VerificationResult]) -> bool:
+    return all(result.passed for result in results)
 
 
 def _is_for_engines(job: ExportJob) -> bool:

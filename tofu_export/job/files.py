@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tofu_export.artifact.external import sha256_of_model
 from tofu_export.engines.building.build import EngineRequest
 from tofu_export.engines.describing.receipt import EngineReceipt
 from tofu_export.engines.describing.sidecar import write_sidecar
@@ -21,7 +22,7 @@ def with_data(stage: Staging, name: str) -> list[str]:
 
 
 def describe_file(stage: Staging, kind: str, precision: Precision, target: str, name: str) -> dict[str, Any]:
-    """The entry of report.json for a file of the staging folder; `bytes` counts its external weights."""
+    """The entry of report.json for a file of the staging folder; `bytes` and `sha256` cover its external weights."""
     path, data = stage.path(name), stage.path(f"{name}.data")
     beside = [stage.path(file) for file in with_data(stage, name) if file != name]
     return {
@@ -30,7 +31,7 @@ def describe_file(stage: Staging, kind: str, precision: Precision, target: str, 
         "target": target,
         "path": name,
         "bytes": sum(file.stat().st_size for file in (path, data) if file.exists()),
-        "sha256": sha256_of(path),
+        "sha256": sha256_of_model(path) if kind == "onnx" else sha256_of(path),
         "beside": [{"path": file.name, "sha256": sha256_of(file)} for file in beside],
     }
 

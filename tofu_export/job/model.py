@@ -11,9 +11,9 @@ from tofu_export.errors import OptionError
 from tofu_export.images.inputs import InputSet
 from tofu_export.job.request import Job
 from tofu_export.options import OutputKind
+from tofu_export.options.quantization import calibration_images
 from tofu_export.patch.describe import describe
 from tofu_export.planning.plan import ModelSpec, Plan, make_plan
-from tofu_export.trace.quantize import CALIBRATION_IMAGES
 from tofu_export.verification.eager import batches_to_verify
 from tofu_export.verification.pixels import VERIFICATION_IMAGES, pixels_for
 from tofu_export.zoo.create import LoadedModel, create_model
@@ -21,7 +21,7 @@ from tofu_export.zoo.live import load_live, name_of, on_meta
 from tofu_export.zoo.specs import spec_as_loaded, spec_of
 from tofu_export.zoo.weights import WeightsKind
 
-__all__ = ["JobModel", "check_labels", "image_count", "images_for", "load_job_model"]
+__all__ = ["JobModel", "calibration_count", "check_labels", "image_count", "images_for", "load_job_model"]
 
 
 @dataclass(frozen=True)
@@ -115,4 +115,9 @@ def image_count(job: Job) -> int:
     """The most images that a job reads."""
     count = max(VERIFICATION_IMAGES, sum(batches_to_verify(job.batch)[0]))
     # The last ones calibrate, so that verification has others.
-    return count + CALIBRATION_IMAGES if any(precision.calibrated for precision in job.precisions) else count
+    return count + calibration_count(job) if any(precision.calibrated for precision in job.precisions) else count
+
+
+def calibration_count(job: Job) -> int:
+    """How many images set the ranges of a quantised file's activations, if there are as many."""
+    return job.quantization.images or calibration_images(given=job.images is not None)

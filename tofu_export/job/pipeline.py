@@ -14,7 +14,9 @@ from tofu_export.engines.building.build import EngineRequest, build_engine, reso
 from tofu_export.engines.flavours import TURING, Flavour
 from tofu_export.errors import EngineBuildError, PrecisionMismatchError, VerificationError
 from tofu_export.graph_patterns.lowering import census, lower
+from tofu_export.graph_patterns.table import recipe_for
 from tofu_export.job.adapter import ModelAdapter
+from tofu_export.job.attention import OtherForms
 from tofu_export.job.engines import (
     NOT_BUILT,
     check_requests,
@@ -34,7 +36,7 @@ from tofu_export.system.files import Staging, staging
 from tofu_export.system.memory import give_back
 from tofu_export.system.ort import HALF_THROUGH_CASTS
 from tofu_export.trace.export import release, save
-from tofu_export.trace.quantize import Calibration, quantize
+from tofu_export.trace.quantize import Calibration
 from tofu_export.verification.bundling import bundle_failure
 from tofu_export.verification.result import VerificationResult
 
@@ -142,6 +144,8 @@ class _Export:
         self._files[precision] = name
         entry = describe_file(self._stage, "onnx", precision, job.target.value, name)
         entry |= {"opset": job.opset_of(precision), "gmacs": gmacs, "nodes": sum(ops.values()), "ops": ops}
+        if form := job.attention_of(precision):
+            entry["attention"] = form.value
         text = f"{name}: {entry['nodes']} nodes, {entry['bytes'] / 1e6:.1f} MB"
         if calibration is not None:
             entry["calibration"] = calibration.to_dict()
@@ -155,7 +159,8 @@ class _Export:
     def _write(self, name: str, precision: Precision, *, reduced: bool) -> tuple[dict[str, int], float | None]:
         """Trace, lower and save one file; its operators by number, and its work for one image in GMACs."""
         graph = self._adapter.trace(precision, reduced=reduced)
-        graph = lower(graph, self._job.target, precision.traced)
+        recipe = recipe_for(self._job.target, precision, self._job.attention)
+        graph = lower(graph, self._job.target, precision.traced, recipe)
         ops, gmacs = census(graph), self._adapter.gmacs(graph, reduced=reduced)
         metadata = self._metadata(precision, gmacs) if reduced else {"gmacs": gmacs}
         save(graph, self._stage.path(name), metadata)
@@ -165,21 +170,16 @@ class _Export:
         return ops, gmacs
 
     def _metadata(self, precision: Precision, gmacs: float | None) -> dict[str, Any]:
-        return {**self._adapter.metadata(), "precision": precision.value, "gmacs": gmacs}
+        own: dict[str, Any] = {"precision": precision.value, "gmacs": gmacs}
+        if form := self._job.attention_of(precision):
+            own["attention"] = form.value
+        return {**self._adapter.metadata(), **own}
 
     def _quantize(self, name: str, precision: Precision, gmacs: float | None) -> Calibration:
         """Make the quantised file of the draft, which goes."""
         self._progress.tick(f"calibrating {precision.value}")
-        inputs, draft = self._adapter.calibration(), self._stage.path(_DRAFT)
-        calibration = quantize(
-            draft,
-            self._stage.path(name),
-            inputs.pixels,
-            self._metadata(precision, gmacs),
-            precision=precision,
-            origin=inputs.source,
-            real=inputs.real,
-        )
+        draft, metadata = self._stage.path(_DRAFT), self._metadata(precision, gmacs)
+        calibration = self._adapter.quantize(draft, self._stage.path(name), precision, metadata)
         for path in (draft, draft.with_name(f"{_DRAFT}.data")):
             path.unlink(missing_ok=True)
         return calibration
@@ -256,6 +256,7 @@ class _Export:
             self.report.skip("engines", why_no_engine(job))
             return
         engines: list[str] = []
+        others = OtherForms(job, self._stage, self.report, self._build_engine)
         for precision, onnx_name in self._files.items():
             if not precision.built:
                 self.report.skip(f"engine of {onnx_name}", NOT_BUILT)
@@ -265,12 +266,13 @@ class _Export:
                 self.report.skip(f"{TURING} engine of {onnx_name}", f"{TURING} runs FP16 and int8-fp16 files only")
             for request in requests:
                 self._build_engine(request, precision)
+                others.add(request, precision)
                 engines.append(request.engine_path.name)
         if not job.verify:
             for name in engines:
                 self.report.skip(f"verification of {name}", "switched off by --no-verify")
             return
-        results = verify_engines(self._adapter, self._stage.folder, engines, self.report, self._progress)
+        results = verify_engines(self._adapter, self._stage.folder, engines, self.report, self._progress, others)
         self._stop_at([result.failure(_NOT_PUBLISHED) for result in results if not result.passed])
 
     def _build_engine(self, request: EngineRequest, precision: Precision) -> None:

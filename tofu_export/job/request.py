@@ -9,10 +9,12 @@ from tofu_export.errors import OptionError
 from tofu_export.options import (
     MINIMUM_OPSET,
     PATCH_GROUPS,
+    AttentionForm,
     BatchRange,
     IoType,
     OutputKind,
     Precision,
+    Quantization,
     Reduction,
     Target,
     shared,
@@ -50,6 +52,7 @@ class ExportJob:
         precisions: one ONNX file, and one engine, each.
         target: runtime that the ONNX files are written for.
         opset: ONNX opset; files in int8-fp16 and fp8 have 19 at least.
+        attention: form that attention has in files of half precision.
         io_type: type of the files' real inputs and outputs.
         engine: build engines: yes, no, or None for "if a TensorRT is installed".
         flavour: which TensorRT; None for the one that is installed.
@@ -72,6 +75,7 @@ class ExportJob:
     )
     target: Target = shared.target()
     opset: int = shared.opset()
+    attention: AttentionForm = shared.attention()
     io_type: IoType = shared.io_type()
     engine: bool | None = opt(
         None, "Build TensorRT engines.", Section.ENGINE, unless="if a TensorRT is installed", everyday=True
@@ -112,6 +116,10 @@ class ExportJob:
         """Opset of the file of a precision: what was asked for, or the oldest that can say it."""
         return max(self.opset, precision.least_opset)
 
+    def attention_of(self, precision: Precision) -> AttentionForm | None:
+        """The form that attention has in the file of a precision; None for FP32, where nothing is fused."""
+        return None if precision.traced is Precision.FP32 else self.attention
+
     def onnx_name(self, precision: Precision) -> str:
         """Name of the ONNX file of a precision; one file alone is called `model.onnx`."""
         return "model.onnx" if len(self.precisions) == 1 else f"model.{precision.value}.onnx"
@@ -133,6 +141,7 @@ class Job(ExportJob):
         num_classes: width of the classifier; None for the model's own.
         output_kind: what the files give; None for logits, or features where the model has no classifier.
         token_map: they also give what became of each patch.
+        quantization: how files in int8, int8-fp16 and fp8 are made.
         images: folder of images to verify with; None for the demo set or seeded noise.
         labels: class names to store in the files, in order.
     """
@@ -147,6 +156,7 @@ class Job(ExportJob):
         False, f"One more output, {PATCH_GROUPS}: the token that each input patch ended in, -1 if pruned.",
         Section.MODEL,
     )  # fmt: skip
+    quantization: Quantization = group(Quantization)
     images: Path | None = shared.images(
         " to verify and calibrate int8 and fp8 with",
         unless="demo_vit's own; for others generated ones",
@@ -163,5 +173,14 @@ class Job(ExportJob):
         if self.labels and self.output_kind not in (None, OutputKind.LOGITS):
             raise OptionError(
                 f"labels name the classes of logits, the output is {self.output_kind.value}: leave out --labels"
+            )
+        if self.quantization.attention and Precision.FP8 not in self.precisions:
+            raise OptionError(
+                "--quantize-attention is for fp8 files, and none is asked for: add fp8 to --precision, or leave it out"
+            )
+        if self.quantization.attention and self.attention is not AttentionForm.FUSED:
+            raise OptionError(
+                f"--quantize-attention is for fused kernels, and --attention {self.attention.value} asks for none: "
+                "leave out one of them"
             )
         object.__setattr__(self, "reduction", self.reduction.restoring_for(self.output_kind))

@@ -17,7 +17,7 @@ from tofu_export.evaluate.images import demo_source
 from tofu_export.evaluate.subjects import file_subject
 from tofu_export.graph_patterns.lowering import MACS
 from tofu_export.images.inputs import InputSet
-from tofu_export.job.model import images_for, load_job_model
+from tofu_export.job.model import calibration_count, images_for, load_job_model
 from tofu_export.job.page import TOKENS, draw_tokens, why_no_token_maps
 from tofu_export.job.pipeline import FULL, run_export
 from tofu_export.job.progress import Listener, Progress
@@ -29,6 +29,7 @@ from tofu_export.system import environment
 from tofu_export.system.files import Staging
 from tofu_export.system.ort import NO_BFLOAT16
 from tofu_export.trace.export import INPUT_NAME, TORCH_TYPES, InputShape, trace
+from tofu_export.trace.quantize import Calibration, quantize
 from tofu_export.verification.eager import verify
 from tofu_export.verification.engines import verify_engine
 from tofu_export.verification.request import VerifyRequest
@@ -134,9 +135,13 @@ class VitAdapter:
             **({"labels": list(self._job.labels)} if self._job.labels else {}),
         }
 
-    def calibration(self) -> InputSet:
-        """The images, of which verification takes the first ones and calibration the last ones."""
-        return self._inputs
+    def quantize(self, draft: Path, path: Path, precision: Precision, metadata: Mapping[str, Any]) -> Calibration:
+        """Calibrate on the last images, as verification takes the first ones."""
+        inputs, job = self._inputs, self._job
+        return quantize(
+            draft, path, inputs.pixels[-calibration_count(job) :], metadata,
+            precision=precision, origin=inputs.source, real=inputs.real, wanted=job.quantization,
+        )  # fmt: skip
 
     def verify(
         self, path: Path, precision: Precision, *, layers: bool, on_batch: Callable[[int], None]

@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from tofu_export.artifact.external import external_files
 from tofu_export.artifact.onnx_file import write
 from tofu_export.errors import ExportError, TofuError
 from tofu_export.graph_patterns.foreign.rewrite import Change, rewrite
@@ -124,12 +125,7 @@ def lower_file(
 
 def _copy(model: ir.Model, original: onnx.ModelProto, source: Path, path: Path) -> None:
     """The file as it is, with weights that lie in other files."""
-    outside = any(
-        entry.key == "location" and entry.value != source.name
-        for tensor in original.graph.initializer
-        for entry in tensor.external_data
-    )
-    if outside:
+    if external_files(original) - {source.name}:
         write(model, path)
     else:
         shutil.copyfile(source, path)

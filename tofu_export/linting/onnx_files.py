@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import onnx
 
+from tofu_export.artifact.external import leaves_folder, tensors_of
 from tofu_export.artifact.onnx_file import load_without_weights
 from tofu_export.errors import ExportError
 from tofu_export.linting.facts import MEASURED_ORT, MEASURED_RTX
@@ -122,7 +123,7 @@ def _versions(model: onnx.ModelProto) -> Iterator[Finding]:
 
 def _external_data(model: onnx.ModelProto, path: Path) -> Iterator[Finding]:
     needed: dict[str, int] = {}
-    for tensor in _tensors(model.graph):
+    for tensor in tensors_of(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             entries = {entry.key: entry.value for entry in tensor.external_data}
             location = entries.get("location", "")
@@ -134,7 +135,7 @@ def _external_data(model: onnx.ModelProto, path: Path) -> Iterator[Finding]:
     folder = path.absolute().parent
     for location, size in needed.items():
         data = folder / location
-        if _leaves(location):
+        if leaves_folder(location):
             yield Finding(
                 "external-data-outside", Severity.ERROR, _ALL, "all",
                 f"the file keeps weights in {location!r}, which is not inside its folder",
@@ -203,20 +204,3 @@ def _node_texts(nodes: Iterable[onnx.NodeProto]) -> Iterator[object]:
             yield attribute.name
             for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
                 yield from _graph_texts(inner)
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """All constants of a graph, those in attributes and sub-graphs included."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _tensors(inner)
-
-
-def _leaves(location: str) -> bool:
-    """True if a relative path would lead out of its folder, on any system."""
-    posix, windows = PurePosixPath(location), PureWindowsPath(location)
-    return posix.is_absolute() or bool(windows.drive or windows.root) or ".." in (*posix.parts, *windows.parts)

@@ -9,6 +9,7 @@ from tofu_export.options.kinds import (
     PATCH_GROUPS,
     PLAN_SUFFIXES,
     PROP_ATTN,
+    AttentionForm,
     BatchRange,
     IoType,
     KeySource,
@@ -23,6 +24,7 @@ from tofu_export.options.kinds import (
     parse_precisions,
     parse_r,
 )
+from tofu_export.options.quantization import Quantization
 from tofu_export.options.reduction import Reduction
 from tofu_export.options.texts import parse_batches, parse_names
 
@@ -32,6 +34,7 @@ __all__ = [
     "PATCH_GROUPS",
     "PLAN_SUFFIXES",
     "PROP_ATTN",
+    "AttentionForm",
     "BatchRange",
     "IoType",
     "KeySource",
@@ -40,6 +43,7 @@ __all__ = [
     "OutputKind",
     "Precision",
     "PrunedSizes",
+    "Quantization",
     "Reduction",
     "Schedule",
     "Target",

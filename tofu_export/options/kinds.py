@@ -13,6 +13,7 @@ __all__ = [
     "PATCH_GROUPS",
     "PLAN_SUFFIXES",
     "PROP_ATTN",
+    "AttentionForm",
     "BatchRange",
     "IoType",
     "KeySource",
@@ -161,6 +162,25 @@ class Precision(str, Enum):
     def built(self) -> bool:
         """True where engines are built from such files: the rest of an int8 file is FP32, slower on a GPU than FP16."""
         return self is not Precision.INT8
+
+
+class AttentionForm(str, Enum):
+    """How attention is written in half precision.
+
+    `FUSED`: so that TensorRT makes one kernel of it. `FP32_ACCUMULATE`: queries, keys and values are widened to FP32 in
+    front of the products. `UNFUSED`: the softmax is in FP32, of scores less their largest one, which changes no number
+    but makes TensorRT leave products and softmax as kernels of their own.
+    """
+
+    FUSED = "fused"
+    FP32_ACCUMULATE = "fp32-accumulate"
+    UNFUSED = "unfused"
+
+    @property
+    def fallbacks(self) -> tuple[AttentionForm, ...]:
+        """What to try, in this order, where an engine of this form gives wrong numbers."""
+        forms = tuple(AttentionForm)
+        return forms[forms.index(self) + 1 :]
 
 
 class Target(str, Enum):

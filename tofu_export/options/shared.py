@@ -13,6 +13,7 @@ from typing import Any
 from tofu_export.options.declaration import Section, opt
 from tofu_export.options.kinds import (
     MINIMUM_OPSET,
+    AttentionForm,
     BatchRange,
     IoType,
     Precision,
@@ -25,6 +26,7 @@ from tofu_export.options.texts import parse_batches, parse_names, parse_shapes
 
 __all__ = [
     "PROP_ATTN_HELP",
+    "attention",
     "bench",
     "bench_batches",
     "bundle",
@@ -184,6 +186,14 @@ def io_type() -> Any:
     """`--io-dtype`."""
     help = "Type of what goes in and out: fp32, or that of the model."
     return opt(IoType.FP32, help, Section.FILES, flags=("--io-dtype",))
+
+
+def attention() -> Any:
+    """`--attention`."""
+    help = (
+        "Attention in half precision: one kernel in TensorRT, FP32 sums in it, or products and an FP32 softmax apart."
+    )
+    return opt(AttentionForm.FUSED, help, Section.FILES)
 
 
 def file_precision(unless: str) -> Any:

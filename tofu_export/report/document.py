@@ -223,8 +223,9 @@ def _calibrations(artifacts: Sequence[dict[str, Any]]) -> list[str]:
     lines: list[str] = []
     for row in artifacts:
         if found := row.get("calibration"):
+            attentions = f" and {found['attentions']} attentions" if found.get("attentions") else ""
             lines += [
-                f"`{row['path']}`: {found['products']} products in {found.get('numbers', 'int8')} and "
+                f"`{row['path']}`: {found['products']} products{attentions} in {found.get('numbers', 'int8')} and "
                 f"{found['left']} in {found.get('rest', 'fp32')}; ranges "
                 f"({found['method']}) from {found['images']} images, {found['source']}"
                 f"{'' if found['real'] else ', **which are generated, not real ones**'}.",
@@ -233,7 +234,11 @@ def _calibrations(artifacts: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-_FUSIONS = {"quantized_products": "products quantised", "fused_attention": "attentions fused"}
+_FUSIONS = {
+    "quantized_products": "products quantised",
+    "fused_attention": "attentions fused",
+    "quantized_attention": "attentions in 8 bits",
+}
 
 
 def _fusions(artifacts: Sequence[dict[str, Any]]) -> list[str]:
@@ -244,7 +249,7 @@ def _fusions(artifacts: Sequence[dict[str, Any]]) -> list[str]:
             made = "".join(
                 f", {found[part]['in_engine']} of {found[part]['in_file']} {what}"
                 for part, what in _FUSIONS.items()
-                if found[part]["in_file"]
+                if found.get(part, {}).get("in_file")
             )
             lines += [f"`{row['path']}`: {row['kernels']['kernels']} kernels{made}.", ""]
     return lines

@@ -25,11 +25,12 @@ from tofu_export.evaluate.subjects import file_subject
 from tofu_export.graph_patterns.canonical import with_methods
 from tofu_export.graph_patterns.lowering import MACS, lower
 from tofu_export.options import BatchRange, OutputKind
+from tofu_export.options.quantization import calibration_images
 from tofu_export.planning.plan import ModelSpec, make_plan
 from tofu_export.sweep.grid import Cell
 from tofu_export.sweep.settings import Settings
 from tofu_export.trace.export import INPUT_NAME, InputShape, release, save, trace
-from tofu_export.trace.quantize import CALIBRATION_IMAGES, quantize
+from tofu_export.trace.quantize import quantize
 from tofu_export.verification.eager import verify
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.names import DEMO_MODEL
@@ -126,7 +127,7 @@ def write_file(cell: Cell, settings: Settings, path: Path) -> float | None:
     if calibrated:
         source = _images(cell.model, settings)
         quantize(
-            draft, path, _first(source, CALIBRATION_IMAGES), facts,
+            draft, path, _first(source, calibration_images(given=settings.images is not None)), facts,
             precision=cell.precision, origin=source.source, real=source.real,
         )  # fmt: skip
         for file in (draft, draft.with_name(f"{draft.name}.data")):

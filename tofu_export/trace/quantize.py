@@ -8,7 +8,8 @@ onnxruntime's own quantizer, and docs/decisions/030-quantised-engines.md for fil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,22 +23,35 @@ from onnx_ir.passes import common
 
 from tofu_export.artifact.onnx_file import load_without_weights, save
 from tofu_export.errors import ExportError, OptionError, VerificationError
+from tofu_export.graph_patterns.attention.find import Attention, attentions_of
 from tofu_export.graph_patterns.lowering import census
-from tofu_export.graph_patterns.quantized.check import first_difference
+from tofu_export.graph_patterns.quantized.attention import (
+    LARGEST_WEIGHT,
+    factors_of,
+    has_one_query,
+    measured,
+    quantize_attention,
+)
+from tofu_export.graph_patterns.quantized.check import first_difference, range_name
 from tofu_export.graph_patterns.quantized.form import FORMS
-from tofu_export.graph_patterns.quantized.products import activations_of, products_of, quantize_products, smooth
-from tofu_export.options import Precision
+from tofu_export.graph_patterns.quantized.products import (
+    activations_of,
+    is_in_block,
+    is_skipped,
+    products_of,
+    quantize_products,
+    smooth,
+)
+from tofu_export.options import Precision, Quantization
 from tofu_export.system.memory import give_back
 from tofu_export.system.ort import open_copy
 
-__all__ = ["CALIBRATION_IMAGES", "RANGES", "Calibration", "open_graph", "quantize"]
-
-CALIBRATION_IMAGES = 32
-"""Images that the ranges of activations are taken from. On the demo model 8 and 128 gave the same errors."""
+__all__ = ["RANGES", "Calibration", "open_graph", "quantize"]
 
 RANGES = "activation_ranges"
 """The metadata with the largest value of the input of each product, by the product's name."""
 
+_DEFAULT = Quantization()
 METHOD = "minmax, norms smoothed"
 _BATCH = 4
 """Images at a time, where the file leaves that open."""
@@ -57,6 +71,8 @@ class Calibration:
         products: matrix products in it.
         rest: precision of everything else.
         left: matrix products and convolutions that stayed in that.
+        attentions: attentions whose own two products are quantised, too; `products` does not count these.
+        skip: what was asked to be left out.
         ops: number of nodes by operator in the file.
     """
 
@@ -68,15 +84,18 @@ class Calibration:
     products: int
     rest: str
     left: int
+    attentions: int
+    skip: tuple[str, ...]
     ops: Mapping[str, int]
 
     def to_dict(self) -> dict[str, Any]:
         """As in report.json (`artifacts[].calibration`)."""
-        return {name: value for name, value in vars(self).items() if name != "ops"}
+        return {**{name: value for name, value in vars(self).items() if name != "ops"}, "skip": list(self.skip)}
 
     def __str__(self) -> str:
+        attentions = f" and {self.attentions} attentions" if self.attentions else ""
         text = (
-            f"{self.products} products in {self.numbers}, {self.left} left in {self.rest}, "
+            f"{self.products} products{attentions} in {self.numbers}, {self.left} left in {self.rest}, "
             f"calibrated on {self.images} images"
         )
         return text if self.real else f"{text}, which are generated: give real ones with --images DIR"
@@ -91,20 +110,22 @@ def quantize(
     precision: Precision,
     origin: str,
     real: bool,
+    wanted: Quantization = _DEFAULT,
 ) -> Calibration:
     """Write the quantised form of a file, and hold what was written against the file.
 
     Args:
         source: a lowered file with one input, an image, in the type that `precision` is traced in.
         path: the file to write.
-        pixels: [n, C, H, W] float32, normalised images; the last `CALIBRATION_IMAGES` are used.
+        pixels: [n, C, H, W] float32, normalised images that ranges are taken from.
         metadata: as for `tofu_export.artifact.onnx_file.save`.
         precision: which form, one that is calibrated.
         origin: where the images came from, for the report.
         real: they are real images.
+        wanted: what is left out, and whether attention is quantised, too.
 
     Raises:
-        OptionError: there is no image.
+        OptionError: there is no image, or what is to be left out is not in the file.
         ExportError: the file has no product to quantise, cannot be run, or has values that are not finite.
         VerificationError: the constants written are not those of the file to half a step.
     """
@@ -114,26 +135,70 @@ def quantize(
         )
     form = FORMS[precision]
     model = open_graph(source)
-    products = products_of(model)
-    if not products:
-        raise ExportError(
-            f"{source.name} has no product with weights in a block: leave {precision.value} out of --precision"
-        )
-    count, used = len(products), pixels[-CALIBRATION_IMAGES:]
-    largest = _largest(source, activations_of(products), used, precision)
-    factors = smooth(model, products, largest)
-    smoothed = {name: found / factors.get(name, 1) for name, found in largest.items()}
-    ranges = {str(node.name): float(smoothed[str(node.inputs[0].name)].max()) for node in products if node.inputs[0]}
-    quantize_products(model, products, smoothed, form)
+    products, attentions = _chosen(model, source.name, precision, wanted)
+    seen = _largest(source, dict.fromkeys(measured(attentions), 1) | activations_of(products), pixels, precision)
+    factors = smooth(model, products, seen)
+    largest = {name: found / factors.get(name, 1) for name, found in seen.items()}
+    reaches = {name: float(found.max()) for name, found in largest.items()}
+    ranges = _ranges(products, attentions, reaches)
+    quantize_products(model, products, largest, form)
+    quantize_attention(model, attentions, reaches, form)
     common.RemoveUnusedNodesPass()(model)
     ir.external_data.load_to_model(model)  # what stays as it is
     ops = census(model)
+    made = Calibration(
+        len(pixels), origin, real, METHOD, form.name, len(products), precision.traced.value,
+        sum(ops.get(kind, 0) for kind in _PRODUCTS) - len(products) - 2 * len(attentions), len(attentions),
+        wanted.skip, ops,
+    )  # fmt: skip
     save(model, path, {**metadata, RANGES: ranges})
-    del model, products
-    if problem := first_difference(open_graph(source), open_graph(path), largest, factors, form):
+    del model, products, attentions
+    right = _chosen(open_graph(source), source.name, precision, wanted)
+    if problem := first_difference(*right, open_graph(path), seen, factors, form):
         raise VerificationError(f"{path.name} is not what was to be written: {problem}. This is a defect: report it")
-    left = sum(ops.get(kind, 0) for kind in _PRODUCTS) - count
-    return Calibration(len(used), origin, real, METHOD, form.name, count, precision.traced.value, left, ops)
+    return made
+
+
+def _chosen(
+    model: ir.Model, name: str, precision: Precision, wanted: Quantization
+) -> tuple[list[ir.Node], list[Attention]]:
+    """The products and attentions of a lowered graph that are quantised.
+
+    Raises:
+        OptionError: what is to be left out is not in the graph.
+        ExportError: there is nothing to quantise.
+    """
+    candidates, attentions = products_of(model), []
+    if wanted.attention and precision is Precision.FP8:
+        attentions = [each for each in attentions_of(model) if is_in_block(each.softmax) and not has_one_query(each)]
+        if not attentions:
+            raise ExportError(f"{name} has no attention that can be quantised: leave out --quantize-attention")
+    nodes = [*candidates, *(each.softmax for each in attentions)]
+    for part in wanted.skip:
+        if not any(is_skipped(node, (part,)) for node in nodes):
+            modules = sorted({re.sub(r"^blocks\w*\.\d+[./]", "", str(node.name)).rpartition("/")[0] for node in nodes})
+            raise OptionError(
+                f"--quantize-skip names {part!r}, which is no block of {name} and no module of its blocks: there are "
+                f"{', '.join(modules)}"
+            )
+    products = [node for node in candidates if not is_skipped(node, wanted.skip)]
+    if not products:
+        raise ExportError(
+            f"{name} has no product with weights in a block{' that is not skipped' * bool(candidates)}: leave "
+            f"{precision.value} out of --precision"
+        )
+    return products, [each for each in attentions if not is_skipped(each.softmax, wanted.skip)]
+
+
+def _ranges(
+    products: Sequence[ir.Node], attentions: Sequence[Attention], reaches: Mapping[str, float]
+) -> dict[str, float]:
+    """The metadata `RANGES`: what each product takes, and what attention multiplies, reach."""
+    ranges = {str(node.name): reaches[str(node.inputs[0].name)] for node in products if node.inputs[0]}
+    for attention in attentions:
+        for node, index, value in factors_of(attention):
+            ranges[range_name(node, index)] = reaches.get(str(value.name), LARGEST_WEIGHT)
+    return ranges
 
 
 def open_graph(path: Path) -> ir.Model:

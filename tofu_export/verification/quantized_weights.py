@@ -13,7 +13,14 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from tofu_export.graph_patterns.quantized.check import difference_of_norm, difference_of_product, scaled_steps
+from tofu_export.graph_patterns.quantized.check import (
+    difference_of_factor,
+    difference_of_norm,
+    difference_of_product,
+    is_activation,
+    range_name,
+    scaled_steps,
+)
 from tofu_export.graph_patterns.quantized.form import FORMS, Floats
 from tofu_export.options import Precision
 from tofu_export.trace.export import TORCH_TYPES
@@ -60,6 +67,7 @@ def read_quantized_weights(path: Path, model: nn.Module, precision: Precision) -
     problem: str | None = None
     rounded: list[tuple[Tensor, Tensor]] = []
     norms: list[str] = []
+    held: set[str] = set()
 
     def known(tensor: Tensor) -> Floats:
         """A tensor of the model as the file was made from it."""
@@ -68,6 +76,12 @@ def read_quantized_weights(path: Path, model: nn.Module, precision: Precision) -
 
     for node in open_graph(path).graph:
         if node.op_type != "MatMul" or not _is_dequantized(node.inputs[1]):
+            continue
+        if is_activation(node.inputs[1]):  # a product of attention
+            for index in range(2):
+                held.add(range_name(node, index))
+                wrong = difference_of_factor(node, index, ranges.get(range_name(node, index)), FORMS[precision])
+                problem = problem or (f"{node.name}: {wrong}" if wrong else None)
             continue
         stored = scaled_steps(node)
         if stored is None:
@@ -89,12 +103,15 @@ def read_quantized_weights(path: Path, model: nn.Module, precision: Precision) -
                     now: Floats = value.const_value.numpy().astype(np.float32)
                     rounded.append((parameter, torch.from_numpy(now * factor)))
                     norms.append(str(value.name))
+        held.add(str(node.name))
         own = stored / factor[:, None]
         weight = min(candidates, key=partial(_distance, own))
         reach = ranges.get(str(node.name))
         wrong = difference_of_product(node, known(weight).T, factor, reach, FORMS[precision])
         problem = problem or (f"{node.name}: {wrong}" if wrong else None)
         rounded.append((weight, torch.from_numpy(np.ascontiguousarray(own.T))))
+    if lost := sorted(set(ranges) - held):
+        problem = problem or f"{lost[0]}: it is not quantised, but the file's metadata have a range for it"
     return QuantizedWeights(problem, None, rounded, norms)
 
 

@@ -1,0 +1,68 @@
+"""Quantise what attention multiplies: queries, keys and values by what they reach, the softmax by what it can reach.
+
+The form is the one that TensorRT fuses into one kernel with 8 bits in: quantised and dequantised right in front of
+each product, with the scale and the transposition of the keys before that. Source: NVIDIA's recipe for Vision
+Transformers in FP8 (Model-Optimizer, `modelopt.onnx.quantization`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from tofu_export.graph_patterns.attention.find import Attention
+from tofu_export.graph_patterns.quantized.form import Form
+from tofu_export.graph_patterns.quantized.pair import quantized_and_back
+
+__all__ = ["LARGEST_WEIGHT", "factors_of", "has_one_query", "measured", "quantize_attention"]
+
+LARGEST_WEIGHT = 1.0
+"""Of a softmax: the largest number of the form stands for it, whatever the images."""
+
+
+def factors_of(attention: Attention) -> Iterator[tuple[ir.Node, int, ir.Value]]:
+    """What the products of an attention multiply: node, index of its input, and the value that is there."""
+    for node in (attention.scores, attention.attended):
+        for index, value in enumerate(node.inputs):
+            assert value is not None  # a product has two factors
+            yield node, index, value
+
+
+def has_one_query(attention: Attention) -> bool:
+    """True where a class token alone is a query, as in the last block of many models.
+
+    TensorRT-RTX 1.7.1 has a fused kernel for that in FP16, and none in FP8.
+    """
+    shape = attention.attended.outputs[0].shape
+    return shape is not None and len(shape) == 4 and shape[2] == 1
+
+
+def measured(attentions: Sequence[Attention]) -> list[str]:
+    """Names of the factors whose largest value only images tell: queries, keys and values."""
+    return [
+        str(value.name)
+        for attention in attentions
+        for _, _, value in factors_of(attention)
+        if value is not attention.softmax.outputs[0]
+    ]
+
+
+def quantize_attention(
+    model: ir.Model, attentions: Sequence[Attention], largest: Mapping[str, float], form: Form
+) -> None:
+    """Quantise and dequantise every factor of the products of attention, in place.
+
+    Args:
+        model: the graph of the attention, in float16.
+        attentions: as from `attentions_of`.
+        largest: by the name of each factor of `measured`, its largest absolute value.
+        form: the type of the quantised numbers.
+    """
+    for attention in attentions:
+        for node, index, value in list(factors_of(attention)):
+            reach = largest.get(str(value.name), LARGEST_WEIGHT)
+            scale = form.scales(np.asarray(reach, np.float32), ir.DataType.FLOAT16.numpy())
+            wide = quantized_and_back(model, node, value, f"{node.name}_input_{index}", scale, form)
+            node.replace_input_with(index, wide)

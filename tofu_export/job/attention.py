@@ -1,0 +1,93 @@
+"""Engines that are wrong with fused attention, built again with attention in another form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from tofu_export.artifact.onnx_file import METADATA_PREFIX, write
+from tofu_export.engines.building.build import EngineRequest
+from tofu_export.graph_patterns.attention.forms import write_attention
+from tofu_export.graph_patterns.lowering import census
+from tofu_export.job.files import describe_file
+from tofu_export.job.request import ExportJob
+from tofu_export.options import AttentionForm, Precision
+from tofu_export.report.document import Report
+from tofu_export.system.files import Staging
+from tofu_export.trace.quantize import open_graph
+
+__all__ = ["OtherForms", "write_other_form"]
+
+
+@dataclass
+class OtherForms:
+    """Builds engines of a job again from files whose attention has another form.
+
+    Attributes:
+        job: what is asked for.
+        stage: where the files are.
+        report: takes the further ONNX files, and the engines in place of those that were wrong.
+        build: builds an engine and enters it into the report.
+    """
+
+    job: ExportJob
+    stage: Staging
+    report: Report
+    build: Callable[[EngineRequest, Precision], None]
+    _requests: dict[str, tuple[EngineRequest, Precision]] = field(default_factory=dict)
+
+    def add(self, request: EngineRequest, precision: Precision) -> None:
+        """Remember how an engine was built."""
+        self._requests[request.engine_path.name] = request, precision
+
+    def forms_of(self, engine: str) -> tuple[AttentionForm, ...]:
+        """The forms to try for an engine by that name; none in FP32, and none after the last one."""
+        form = self.job.attention_of(self._requests[engine][1]) if engine in self._requests else None
+        return () if form is None else form.fallbacks
+
+    def rebuild(self, engine: str, form: AttentionForm) -> bool:
+        """Build an engine in the place of the one by that name; False if its file has no attention to write otherwise.
+
+        Raises:
+            TofuError: it cannot be built.
+        """
+        request, precision = self._requests[engine]
+        name = f"{request.onnx_path.stem}.{form.value}.onnx"
+        ops = write_other_form(request.onnx_path, self.stage.path(name), form)
+        if not ops:
+            return False
+        left = {name, f"fusion in {engine}", engine}
+        self.report.artifacts[:] = [entry for entry in self.report.artifacts if entry["path"] not in left]
+        self.report.skipped[:] = [entry for entry in self.report.skipped if entry["step"] not in left]
+        entry = describe_file(self.stage, "onnx", precision, self.job.target.value, name)
+        original = next(row for row in self.report.artifacts if row["path"] == request.onnx_path.name)
+        own = {"attention": form.value, "nodes": sum(ops.values()), "ops": dict(ops)}
+        self.report.artifacts.append({**original, **entry, **own})
+        self.build(replace(request, onnx_path=self.stage.path(name)), precision)
+        return True
+
+    def drop(self, form: AttentionForm, engine: str) -> None:
+        """Forget a form that did not help."""
+        request, _ = self._requests[engine]
+        name = f"{request.onnx_path.stem}.{form.value}.onnx"
+        self.report.artifacts[:] = [entry for entry in self.report.artifacts if entry["path"] != name]
+
+
+def write_other_form(source: Path, path: Path, form: AttentionForm) -> Mapping[str, int]:
+    """Write a file of this project with its attention in another form; returns its operators by number.
+
+    Args:
+        source: the file, whose attention is written to be fused.
+        path: the file to write; where there is no attention to change, nothing is written, and nothing returned.
+        form: the other form.
+    """
+    model = open_graph(source)
+    if not write_attention(model, form):
+        return {}
+    ir.external_data.load_to_model(model)
+    model.metadata_props[f"{METADATA_PREFIX}attention"] = form.value
+    write(model, path)
+    return census(model)
