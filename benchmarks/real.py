@@ -30,7 +30,8 @@ from tofu_export.errors import OptionError, TofuError
 from tofu_export.evaluate.images import folder_source
 from tofu_export.options import DEFAULT_R, Mode, Precision, Reduction, Schedule
 from tofu_export.planning.plan import ModelSpec, make_plan
-from tofu_export.sweep.grid import Cell, Failure, Grid, expand
+from tofu_export.report.sweep import SweepFailure
+from tofu_export.sweep.grid import Cell, Grid, expand
 from tofu_export.sweep.run import run_sweep
 from tofu_export.sweep.settings import Settings
 from tofu_export.sweep.store import Key, Record, Store
@@ -71,7 +72,7 @@ class Real:
     falling_r: Mapping[int, int]
     precisions: tuple[Cell, ...]
     found: Mapping[Cell, Record]
-    failures: tuple[Failure, ...]
+    failures: tuple[SweepFailure, ...]
     analysis: Mapping[str, Any]
     weights: str
 
@@ -132,7 +133,7 @@ def measure(
     )  # fmt: skip
     store, conditions = Store(folder), settings.evaluation()
     listener = SweepListener(console or Console(stderr=True), quiet=console is None)
-    failures: list[Failure] = []
+    failures: list[SweepFailure] = []
     found: dict[Cell, Record] = {}
     for grid in grids:
         try:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from tofu_export.evaluate.paired import compare, share_interval
 from tofu_export.options import Mode
-from tofu_export.sweep.grid import Cell, compact
+from tofu_export.report.sweep import compact
+from tofu_export.sweep.grid import Cell
 from tofu_export.sweep.tables import gmacs_text
 from tofu_export.trace.quantize import CALIBRATION_IMAGES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tofu_export.analyze.request import AnalyzeRequest
 from tofu_export.cli.command import Run, command
@@ -14,6 +14,7 @@ from tofu_export.options.declaration import Section, opt
 
 if TYPE_CHECKING:
     from tofu_export.analyze.run import Analysis
+    from tofu_export.report.linearity import Summary
 
 __all__ = ["analyze_command"]
 
@@ -67,22 +68,22 @@ def _text(analysis: Analysis) -> str:
         "linearity (1 = linear), mean and standard deviation         merged token / longest    all tokens / full model",
         "layer  similarity    MLP            attention               average   MLERP           prune  average  MLERP",
     ]
+    norms = analysis.token_norms
     for row in analysis.layers:
-        layer = row["layer"]
-        norms = [analysis.token_norms[name][layer] for name in ("prune", "average", "mlerp")]
-        merged = [row["merged_norm"][name]["mean"] for name in ("average", "mlerp")]
+        merged = [row.merged_norm[name].mean for name in ("average", "mlerp")]
+        lengths = [None if of is None else of[row.layer] for of in (norms.prune, norms.average, norms.mlerp)]
         lines.append(
-            f"{layer:>5}  {_number(row['similarity']['mean']):>10}    {_spread(row.get('mlp')):<14} "
-            f"{_spread(row['attention']):<23} {_number(merged[0]):<9} {_number(merged[1]):<15} "
-            f"{_number(norms[0]):<6} {_number(norms[1]):<8} {_number(norms[2])}"
+            f"{row.layer:>5}  {_number(row.similarity.mean):>10}    {_spread(row.mlp):<14} "
+            f"{_spread(row.attention):<23} {_number(merged[0]):<9} {_number(merged[1]):<15} "
+            f"{_number(lengths[0]):<6} {_number(lengths[1]):<8} {_number(lengths[2])}"
         )
     return "\n".join(lines)
 
 
-def _spread(summary: Any) -> str:
-    if summary is None or summary["mean"] is None:
+def _spread(summary: Summary | None) -> str:
+    if summary is None or summary.mean is None:
         return "-"
-    return f"{summary['mean']:.3f} ± {summary['std']:.3f}"
+    return f"{summary.mean:.3f} ± {summary.std:.3f}"
 
 
 def _number(value: float | None) -> str:

@@ -70,6 +70,7 @@ def models_command(work: ModelsWork, run: Run) -> None:
 def _row(name: str) -> dict[str, Any]:
     """One model of the catalogue, or one that is measured."""
     from tofu_export.options import Reduction
+    from tofu_export.system.typed_json import to_plain
     from tofu_export.zoo.names import ALIASES
     from tofu_export.zoo.specs import plan_model
 
@@ -82,7 +83,7 @@ def _row(name: str) -> dict[str, Any]:
         "prefix_tokens": spec.prefix_tokens,
         "depth": spec.depth,
         "params": spec.params,
-        "gmacs": plan.to_dict()["gmacs"],
+        "gmacs": to_plain(plan.entry().gmacs),
     }
 
 

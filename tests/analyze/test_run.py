@@ -53,8 +53,8 @@ def test_lengths_are_those_of_the_reduced_model() -> None:
     full = [float(rows.mean()) for rows in block_norms(model, pixels, 1)]
     _, plan = plan_model("demo_vit", Reduction(r=24, pattern="A" * 12))
     averaged = [float(rows.mean()) for rows in block_norms(patch.apply(model, plan), pixels, 1)]
-    assert demo().token_norms["average"] == pytest.approx(np.divide(averaged, full), rel=1e-5)
-    assert demo().token_norms["average"] != pytest.approx(demo().token_norms["mlerp"], rel=1e-3)
+    assert demo().token_norms.average == pytest.approx(np.divide(averaged, full), rel=1e-5)
+    assert demo().token_norms.average != pytest.approx(demo().token_norms.mlerp, rel=1e-3)
 
 
 def test_a_folder_of_images(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
         picture(tmp_path / f"{index}.png", seed=index, size=(64, 64))
     found = analyze(AnalyzeRequest("test_vit3", images=tmp_path, weights=RANDOM, r=2, steps=3))
     assert found.images == 2
-    assert all(row["mlp"]["n"] for row in found.layers)
+    assert all(row.mlp.n for row in found.layers)
 
 
 def test_real_images_are_needed() -> None:
@@ -77,9 +77,9 @@ def test_refused(change: dict[str, Any]) -> None:
 
 
 def test_pairs_of_equal_outputs_are_counted_apart() -> None:
-    assert _summary(np.array([0.5, np.nan, 1.0]))["undefined"] == 1
-    assert _summary(np.array([0.5, np.nan, 1.0]))["mean"] == 0.75
-    assert _summary(np.array([np.nan]))["mean"] is None
+    assert _summary(np.array([0.5, np.nan, 1.0])).undefined == 1
+    assert _summary(np.array([0.5, np.nan, 1.0])).mean == 0.75
+    assert _summary(np.array([np.nan])).mean is None
 
 
 def test_the_figure(tmp_path: Path) -> None:

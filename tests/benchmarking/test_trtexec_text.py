@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tofu_export.benchmarking.measurement import LatencyMs, Measurement
 from tofu_export.benchmarking.trtexec_text import render, summary, verdict
+from tofu_export.report.measurement import LatencyMs, Measurement
 
 FULL = Measurement(
     artifact="full",

@@ -11,8 +11,8 @@ from rich.console import Console
 from tests.benchmarking import test_ort_profile
 from tests.benchmarking.test_trtexec_text import FULL, REDUCED
 from tofu_export.benchmarking.comparison import BenchFile, BenchResult
-from tofu_export.benchmarking.measurement import UNSTABLE
 from tofu_export.benchmarking.ort_profile import Kernel, Profile
+from tofu_export.benchmarking.stability import UNSTABLE
 from tofu_export.cli.bench_text import show
 from tofu_export.engines.describing.stages import Kind, Located, Place
 

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tofu_export.errors import ExitCode, OptionError, WeightsError
+from tofu_export.report.model import LoadedWeights
 from tofu_export.zoo.weights import WeightsKind, WeightsSource, load_weights, locate_pretrained
 
 State = dict[str, Tensor]
@@ -41,7 +42,7 @@ def state() -> State:
         return make().state_dict()
 
 
-def load(path: Path, model: nn.Module | None = None, name: str = "test_vit") -> tuple[nn.Module, dict[str, Any]]:
+def load(path: Path, model: nn.Module | None = None, name: str = "test_vit") -> tuple[nn.Module, LoadedWeights]:
     model = make() if model is None else model
     return model, load_weights(model, WeightsSource.parse(str(path)), name=name, seed=0)
 
@@ -274,7 +275,7 @@ class TestFitting:
     def test_a_model_without_classifier_leaves_it_out(self, state: State, tmp_path: Path) -> None:
         torch.save(state, tmp_path / "vit.pth")
         _, record = load(tmp_path / "vit.pth", make(num_classes=0))
-        assert record["dropped"] == ["head.bias", "head.weight"]
+        assert record.dropped == ("head.bias", "head.weight")
 
     def test_both_heads_of_a_distilled_model(self, tmp_path: Path) -> None:
         name = "deit_tiny_distilled_patch16_224"
@@ -302,7 +303,7 @@ class TestFitting:
     def test_the_position_embedding_is_resized(self, state: State, tmp_path: Path) -> None:
         torch.save(state, tmp_path / "vit.pth")
         model, record = load(tmp_path / "vit.pth", make(img_size=224))
-        assert record["adapted"] == ["pos_embed [1, 101, 64] -> [1, 197, 64]"]
+        assert record.adapted == ("pos_embed [1, 101, 64] -> [1, 197, 64]",)
         assert torch.equal(model.state_dict()["pos_embed"][:, :1], state["pos_embed"][:, :1])
         assert model(torch.zeros(1, 3, 224, 224)).isfinite().all()
 
@@ -311,7 +312,7 @@ class TestFitting:
         torch.save({**state, key: state[key].flatten(1)}, tmp_path / "vit.pth")
         model, record = load(tmp_path / "vit.pth")
         assert same(model, state)
-        assert record["adapted"] == [f"{key} [64, 768] -> [64, 3, 16, 16]"]
+        assert record.adapted == (f"{key} [64, 768] -> [64, 3, 16, 16]",)
 
     def test_layer_scale_of_the_original_deit3(self, tmp_path: Path) -> None:
         name = "deit3_small_patch16_224"
@@ -380,7 +381,7 @@ class TestJax:
         np.savez(tmp_path / "vit.npz", **jax_arrays(state))
         model, record = load(tmp_path / "vit.npz")
         assert same(model, state)
-        assert len(record["sha256"]) == 64
+        assert len(record.sha256) == 64
 
     def test_another_class_count_is_not_skipped(self, state: State, tmp_path: Path) -> None:
         np.savez(tmp_path / "vit.npz", **jax_arrays(state))
@@ -429,7 +430,7 @@ class TestRandom:
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         record = load_weights(model, WeightsSource.parse("random"), name="test_vit", seed=5)
         assert same(model, before)
-        assert (record["kind"], record["seed"], record["path"]) == ("random", 5, None)
+        assert (record.kind, record.seed, record.path) == ("random", 5, None)
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -490,7 +491,7 @@ def dead_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point_hub_to("http://127.0.0.1:9", tmp_path / "cache", monkeypatch)
 
 
-def pretrained(model: nn.Module, name: str) -> dict[str, Any]:
+def pretrained(model: nn.Module, name: str) -> LoadedWeights:
     return load_weights(model, WeightsSource.parse("pretrained"), name=name, seed=0)
 
 
@@ -528,9 +529,9 @@ class TestPretrained:
         model = make()
         record = pretrained(model, "test_vit")
         assert same(model, state)
-        assert (record["kind"], record["tag"], record["path"]) == ("pretrained", "r160_in1k", "model.safetensors")
-        assert record["url"] == "https://huggingface.co/timm/test_vit.r160_in1k"
-        assert record["sha256"] == hashlib.sha256(Hub.content).hexdigest()
+        assert (record.kind, record.tag, record.path) == ("pretrained", "r160_in1k", "model.safetensors")
+        assert record.url == "https://huggingface.co/timm/test_vit.r160_in1k"
+        assert record.sha256 == hashlib.sha256(Hub.content).hexdigest()
         asked = len(Hub.requests)
         assert pretrained(make(), "test_vit.r160_in1k") == record
         assert len(Hub.requests) == asked
@@ -575,7 +576,7 @@ class TestPretrained:
         model = make()
         record = pretrained(model, f"local-dir:{tmp_path}")
         assert same(model, state)
-        assert (record["kind"], record["path"], record["url"]) == ("pretrained", "checkpoint.pth", None)
+        assert (record.kind, record.path, record.url) == ("pretrained", "checkpoint.pth", None)
 
     def test_a_folder_with_several_or_no_checkpoints(self, tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match="holds no checkpoint"):

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from tofu_export.benchmarking.measurement import Measurement
+from tofu_export.report.measurement import Measurement
 
 __all__ = ["csv_text"]
 

@@ -20,12 +20,12 @@ from tofu_export.benchmarking.backends import (
     suits,
 )
 from tofu_export.benchmarking.benchmark import Contender, Progress, run_benchmark
-from tofu_export.benchmarking.measurement import Measurement
 from tofu_export.benchmarking.options import CPU, PLAN_BACKENDS, TORCH_BACKENDS, BenchOptions
 from tofu_export.benchmarking.ort_profile import Profile, profile
 from tofu_export.benchmarking.products import Alone, measure_alone
 from tofu_export.errors import OptionError
 from tofu_export.options import PLAN_SUFFIXES
+from tofu_export.report.measurement import Measurement
 from tofu_export.system.ort import TensorSpec
 
 __all__ = ["BenchFile", "BenchResult", "OpenTorch", "Realised", "compare_files", "short_names"]

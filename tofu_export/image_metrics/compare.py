@@ -21,6 +21,7 @@ from tofu_export.image_metrics.weights import (
 )
 from tofu_export.images.inputs import image_size
 from tofu_export.system import environment
+from tofu_export.system.typed_json import to_object
 
 __all__ = ["Comparison", "compare_images"]
 
@@ -66,7 +67,7 @@ class Comparison:
             "metrics": self.metrics,
             "skipped": self.skipped,
             "notes": self.notes,
-            "environment": environment.collect("pillow", "torch_fidelity", "torchmetrics", "torchvision"),
+            "environment": to_object(environment.collect("pillow", "torch_fidelity", "torchmetrics", "torchvision")),
         }
         return {**document, "rows": self.rows} if rows else document
 

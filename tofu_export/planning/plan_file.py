@@ -23,6 +23,7 @@ from tofu_export.errors import OptionError
 from tofu_export.options import KeySource, Method, PrunedSizes, Reduction
 from tofu_export.planning.plan import ModelSpec, Plan
 from tofu_export.system.files import write_text
+from tofu_export.system.typed_json import to_plain
 
 __all__ = ["SCHEMA_VERSION", "PlanFile", "write_plan_file"]
 
@@ -147,7 +148,7 @@ def write_plan_file(path: Path, spec: ModelSpec, plan: Plan, provenance: Mapping
         "prop_attn": plan.prop_attn,
         "pruned_sizes": plan.reduction.pruned_sizes.value,
         "keys": plan.reduction.keys.value,
-        "gmacs": plan.to_dict()["gmacs"],
+        "gmacs": to_plain(plan.entry().gmacs),
         "provenance": dict(provenance),
     }  # fmt: skip
     write_text(path, _text(document))

@@ -107,7 +107,7 @@ class Settings:
 
 
 def _versions() -> Mapping[str, str | None]:
-    versions = environment.collect()["versions"]
+    versions = environment.collect().versions
     return {name: versions[name] for name in _VERSIONS}
 
 

@@ -27,6 +27,7 @@ from tofu_export.graph_patterns.quantized.check import first_difference
 from tofu_export.graph_patterns.quantized.form import FORMS
 from tofu_export.graph_patterns.quantized.products import activations_of, products_of, quantize_products, smooth
 from tofu_export.options import Precision
+from tofu_export.report.artifacts import CalibrationEntry
 from tofu_export.system.memory import give_back
 from tofu_export.system.ort import open_copy
 
@@ -70,9 +71,9 @@ class Calibration:
     left: int
     ops: Mapping[str, int]
 
-    def to_dict(self) -> dict[str, Any]:
+    def entry(self) -> CalibrationEntry:
         """As in report.json (`artifacts[].calibration`)."""
-        return {name: value for name, value in vars(self).items() if name != "ops"}
+        return CalibrationEntry(**{name: value for name, value in vars(self).items() if name != "ops"})
 
     def __str__(self) -> str:
         text = (
