@@ -272,8 +272,8 @@ def test_sidecar(tmp_path):
     found.check_engine()
     assert (found.onnx_name, found.onnx_sha256) == (receipt.onnx_path.name, receipt.onnx_sha256)
     assert (found.profiles, found.precision) == (receipt.profiles, Precision.FP16)
-    with pytest.raises(OutputError, match="writable"):
-        write_sidecar(receipt, tmp_path / "nowhere" / "model.engine", {})
+    with pytest.raises(OutputError, match="cannot write to"):
+        write_sidecar(receipt, receipt.engine_path / "model.engine", {})
 
 
 # Options that are refused before anything is read.

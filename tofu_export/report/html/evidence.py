@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from tofu_export.report.linearity import AnalysisDocument
 from tofu_export.report.sweep import SweepDocument
 from tofu_export.report.token_maps import TokenDocument
 from tofu_export.report.tuning import TuningDocument
+from tofu_export.system.json_file import read_json
 from tofu_export.system.typed_json import JsonObject, from_plain
 
 __all__ = ["BESIDE", "Evidence", "read_document", "read_evidence"]
@@ -114,24 +114,15 @@ def read_document(path: Path, expected: str) -> JsonObject:
     Raises:
         OptionError: it cannot be read, holds something else, or is of another version.
     """
-    try:
-        if path.stat().st_size > _LARGEST_BYTES:
-            raise OptionError(f"{path} has over {_LARGEST_BYTES / 1e6:.0f} MB, expected {expected}")
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(f"{path} cannot be read ({error.strerror or error}), expected {expected}") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, OptionError):
-            raise
-        raise OptionError(f"{path} is not JSON, expected {expected}") from error
+    document = read_json(path, expected, most_bytes=_LARGEST_BYTES)
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if version is None:
+    if not isinstance(document, dict) or version is None:
         raise OptionError(f"{path} is not {expected}: it says no schema_version")
     if version != SCHEMA_VERSION:
         raise OptionError(
             f"{path} has schema_version {version!r}, expected {SCHEMA_VERSION}: {expected}, written by this version"
         )
-    return dict(document)
+    return document
 
 
 def _kind(document: Mapping[str, object]) -> type[Document] | None:
