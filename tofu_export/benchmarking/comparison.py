@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +26,7 @@ from tofu_export.errors import OptionError
 from tofu_export.options import PLAN_SUFFIXES
 from tofu_export.report.measurement import Measurement
 from tofu_export.system.ort import TensorSpec
+from tofu_export.system.typed_json import JsonObject
 
 __all__ = ["BenchFile", "BenchResult", "OpenTorch", "Realised", "compare_files", "short_names"]
 
@@ -58,7 +58,7 @@ class BenchFile:
     inputs: Mapping[str, str]
     outputs: Mapping[str, tuple[int, ...]]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """As JSON values."""
         return {
             "artifact": self.name,
@@ -100,7 +100,7 @@ class Realised:
             return f"{at} for {1 / self.gmacs_ratio:.2f}x more GMACs"
         return f"{at} for {self.gmacs_ratio:.2f}x fewer GMACs ({100 * self.share:.0f} %)"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """As JSON values."""
         return {
             "artifact": self.artifact,
@@ -159,7 +159,7 @@ class BenchResult:
             if row.artifact in gmacs and row.artifact != reference and row.backend == full[row.batch].backend
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """As JSON values; `benchmark` has the fields of report.json."""
         return {
             "baseline": self.baseline,

@@ -14,6 +14,7 @@ from tofu_export.options.texts import comma_list, whole
 from tofu_export.planning.plan import Plan, make_plan
 from tofu_export.report.document import FULL
 from tofu_export.report.sweep import PATTERN, SweepFailure, compact, label_of
+from tofu_export.system.typed_json import JsonObject
 from tofu_export.zoo.specs import plan_model
 
 __all__ = [
@@ -119,7 +120,7 @@ class Grid:
         for pattern in self.patterns:
             expand_pattern(pattern)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The grid as JSON values."""
         return {
             "models": list(self.models),
