@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,10 @@ from tofu_export.analyze.request import AnalyzeRequest
 from tofu_export.cli.command import Run, command
 from tofu_export.options import shared
 from tofu_export.options.declaration import Section, opt
+from tofu_export.system.typed_json import to_object
 
 if TYPE_CHECKING:
-    from tofu_export.analyze.run import Analysis
-    from tofu_export.report.linearity import Summary
+    from tofu_export.report.linearity import AnalysisDocument, Summary
 
 __all__ = ["analyze_command"]
 
@@ -47,8 +47,8 @@ def analyze_command(request: AnalyzeRequest, written: AnalyzeOutput, run: Run) -
     if written.figure is not None:
         check_name(written.figure)
     with run.listening(f"analyzing {request.model}") as listener:
-        analysis = analyze(request, listener.tick)
-    document = analysis.to_dict(run.command)
+        analysis = replace(analyze(request, listener.tick), command=run.command)
+    document = to_object(analysis)
     if written.figure is not None:
         draw(analysis, written.figure)
     if written.output is not None:
@@ -59,7 +59,7 @@ def analyze_command(request: AnalyzeRequest, written: AnalyzeOutput, run: Run) -
     run.document(document)
 
 
-def _text(analysis: Analysis) -> str:
+def _text(analysis: AnalysisDocument) -> str:
     """A table for people."""
     lines = [
         f"{analysis.model}: {analysis.images} images, {analysis.source}; {analysis.r} pairs of each in every layer",
@@ -71,7 +71,7 @@ def _text(analysis: Analysis) -> str:
     norms = analysis.token_norms
     for row in analysis.layers:
         merged = [row.merged_norm[name].mean for name in ("average", "mlerp")]
-        lengths = [None if of is None else of[row.layer] for of in (norms.prune, norms.average, norms.mlerp)]
+        lengths = [of[row.layer] for of in (norms.prune, norms.average, norms.mlerp)]
         lines.append(
             f"{row.layer:>5}  {_number(row.similarity.mean):>10}    {_spread(row.mlp):<14} "
             f"{_spread(row.attention):<23} {_number(merged[0]):<9} {_number(merged[1]):<15} "

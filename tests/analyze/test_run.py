@@ -17,10 +17,12 @@ from tofu_export import patch
 from tofu_export.analyze.figure import draw
 from tofu_export.analyze.norms import block_norms
 from tofu_export.analyze.request import AnalyzeRequest
-from tofu_export.analyze.run import Analysis, _summary, analyze
+from tofu_export.analyze.run import _summary, analyze
 from tofu_export.errors import OptionError, OutputError
 from tofu_export.evaluate.images import demo_source
 from tofu_export.options import Reduction
+from tofu_export.report.linearity import AnalysisDocument
+from tofu_export.system.typed_json import to_object
 from tofu_export.zoo.create import create_model
 from tofu_export.zoo.specs import plan_model
 from tofu_export.zoo.weights import WeightsSource
@@ -29,12 +31,12 @@ RANDOM = WeightsSource.parse("random")
 
 
 @cache
-def demo() -> Analysis:
+def demo() -> AnalysisDocument:
     return analyze(AnalyzeRequest("demo_vit", limit=4, batch=3, r=24, steps=4))
 
 
 def test_every_layer_has_its_numbers() -> None:
-    document = demo().to_dict("the command")
+    document: Any = to_object(demo())
     json.dumps(document, allow_nan=False)
     assert document["images"] == 4
     assert [row["layer"] for row in document["layers"]] == list(range(12))

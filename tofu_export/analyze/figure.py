@@ -9,8 +9,7 @@ from tofu_export.errors import OptionError, OutputError
 from tofu_export.system.files import staging
 
 if TYPE_CHECKING:
-    from tofu_export.analyze.run import Analysis
-    from tofu_export.report.linearity import Summary
+    from tofu_export.report.linearity import AnalysisDocument, Summary
 
 __all__ = ["SUFFIXES", "check_name", "draw"]
 
@@ -35,7 +34,7 @@ def check_name(path: Path) -> None:
         raise OptionError(f"figure {path}: expected a name that ends with one of {', '.join(SUFFIXES)}")
 
 
-def draw(analysis: Analysis, path: Path) -> None:
+def draw(analysis: AnalysisDocument, path: Path) -> None:
     """Write the figure; it appears when complete.
 
     Raises:
@@ -61,7 +60,7 @@ def draw(analysis: Analysis, path: Path) -> None:
         stage.publish(path.name)
 
 
-def _linearity(axes: Any, analysis: Analysis) -> None:
+def _linearity(axes: Any, analysis: AnalysisDocument) -> None:
     for key, label, colour, marker in _LINES:
         found: list[tuple[int, Summary | None]] = [(row.layer, getattr(row, key)) for row in analysis.layers]
         rows = [(layer, one.mean, one.std or 0.0) for layer, one in found if one is not None and one.mean is not None]
@@ -74,7 +73,7 @@ def _linearity(axes: Any, analysis: Analysis) -> None:
     axes.legend()
 
 
-def _merged(axes: Any, analysis: Analysis) -> None:
+def _merged(axes: Any, analysis: AnalysisDocument) -> None:
     for key, label, colour, marker in _METHODS[1:]:
         rows = [(row.layer, row.merged_norm[key].mean) for row in analysis.layers]
         known = [(layer, mean) for layer, mean in rows if mean is not None]
@@ -86,7 +85,7 @@ def _merged(axes: Any, analysis: Analysis) -> None:
     axes.legend()
 
 
-def _lengths(axes: Any, analysis: Analysis) -> None:
+def _lengths(axes: Any, analysis: AnalysisDocument) -> None:
     for key, label, colour, marker in _METHODS:
         values = getattr(analysis.token_norms, key)
         axes.plot(range(len(values)), values, color=colour, marker=marker, markersize=4, label=label)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +24,11 @@ from tofu_export.patch.support import block_prefix
 from tofu_export.planning.plan import ModelSpec, make_plan
 from tofu_export.report.linearity import AnalysisDocument, LayerLinearity, Summary, TokenNorms
 from tofu_export.system import environment
-from tofu_export.system.typed_json import JsonObject, to_object
 from tofu_export.zoo.create import LoadedModel, create_meta, create_model
 from tofu_export.zoo.names import DEMO_MODEL
 from tofu_export.zoo.specs import spec_as_loaded
 
-__all__ = ["FUNCTIONS", "SCHEMA_VERSION", "Analysis", "analyze", "linearity_of", "real_images"]
+__all__ = ["FUNCTIONS", "SCHEMA_VERSION", "analyze", "linearity_of", "real_images"]
 
 SCHEMA_VERSION = 1
 
@@ -47,44 +45,7 @@ _PAIRS_AT_ONCE = 512
 _MERGED = "merged_norm."
 
 
-@dataclass(frozen=True)
-class Analysis:
-    """What was measured.
-
-    Attributes:
-        model: resolved name.
-        images: number of images.
-        source: where they came from.
-        r: pairs of an image per layer, before the cap of the token count.
-        steps: K of equation 8.
-        layers: for each block: cosines of its pairs, linearity of `FUNCTIONS`, lengths of merged tokens.
-        token_norms: length of unprotected tokens behind each block.
-        loaded: what was loaded, in one line.
-    """
-
-    model: str
-    images: int
-    source: str
-    r: int
-    steps: int
-    layers: tuple[LayerLinearity, ...]
-    token_norms: TokenNorms
-    loaded: str
-
-    def to_dict(self, command: str = "") -> JsonObject:
-        """The result as JSON."""
-        return to_object(
-            AnalysisDocument(
-                schema_version=SCHEMA_VERSION,
-                functions=FUNCTIONS,
-                environment=environment.collect(),
-                command=command,
-                **vars(self),
-            )
-        )
-
-
-def analyze(request: AnalyzeRequest, on_progress: Callable[[str], None] = lambda text: None) -> Analysis:
+def analyze(request: AnalyzeRequest, on_progress: Callable[[str], None] = lambda text: None) -> AnalysisDocument:
     """Do what `request` asks for, on features of the full model; only the length of all tokens needs reduced ones.
 
     Args:
@@ -110,8 +71,18 @@ def analyze(request: AnalyzeRequest, on_progress: Callable[[str], None] = lambda
                 rows[view.layer][key].append(values.double().numpy())
     layers = tuple(_layer_entry(layer, rows[layer]) for layer in sorted(rows))
     norms = _token_norms(loaded, spec, source, request, on_progress)
-    return Analysis(
-        loaded.resolved, len(source), source.source, request.r, request.steps, layers, norms, loaded.summary()
+    return AnalysisDocument(
+        schema_version=SCHEMA_VERSION,
+        model=loaded.resolved,
+        loaded=loaded.summary(),
+        images=len(source),
+        source=source.source,
+        r=request.r,
+        steps=request.steps,
+        functions=FUNCTIONS,
+        layers=layers,
+        token_norms=norms,
+        environment=environment.collect(),
     )
 
 

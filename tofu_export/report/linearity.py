@@ -55,9 +55,9 @@ class TokenNorms:
     """Length of unprotected tokens behind each block: of the full model, and by method over that of the full one."""
 
     full: tuple[Summary, ...]
-    prune: Ratios | None = optional()
-    average: Ratios | None = optional()
-    mlerp: Ratios | None = optional()
+    prune: Ratios
+    average: Ratios
+    mlerp: Ratios
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +88,6 @@ class AnalysisDocument:
     steps: int
     functions: Mapping[str, str] = field(default_factory=dict)
     layers: tuple[LayerLinearity, ...]
-    token_norms: TokenNorms | None = None
+    token_norms: TokenNorms
     environment: Environment | None = None
     command: str = ""

@@ -98,7 +98,12 @@ def analysis() -> dict[str, Any]:
          "merged_norm": {"average": mean(0.93), "mlerp": mean(1.0)}}
         for layer in range(3)
     ]  # fmt: skip
-    norms = {"full": [mean(20.0)] * 3, "average": [0.98, 0.96, 0.95], "mlerp": [1.0, 0.99, 0.98]}
+    norms = {
+        "full": [mean(20.0)] * 3,
+        "prune": [1.0, None, 0.97],
+        "average": [0.98, 0.96, 0.95],
+        "mlerp": [1.0, 0.99, 0.98],
+    }
     return {"schema_version": 1, "model": "tiny_vit", "images": 4, "source": "photos", "r": 2, "steps": 10,
             "layers": layers, "token_norms": norms}  # fmt: skip
 

@@ -126,7 +126,7 @@ def linearity_section(report: VitReport, evidence: Evidence) -> Section:
         charts.append(
             Chart(svg, "Length of a merged token over the longest of its group. Below 1: it shrank.", _legend(norms))
         )
-    drift = [] if document.token_norms is None else _drift(document.token_norms)
+    drift = _drift(document.token_norms)
     if drift:
         svg = line_chart("chart-drift", drift, title="Length of all tokens by block", axis="reduced over full")
         charts.append(Chart(svg, "Mean length of tokens behind a block, reduced over full model.", _legend(drift)))
@@ -150,7 +150,7 @@ def _merged(method: str, row: LayerLinearity) -> Summary | None:
 def _drift(norms: TokenNorms) -> list[Line]:
     """Length of tokens by method, where every block has one."""
     ways = {"prune": norms.prune, "average": norms.average, "mlerp": norms.mlerp}
-    known = {way: [ratio for ratio in of if ratio is not None] for way, of in ways.items() if of is not None}
+    known = {way: [ratio for ratio in of if ratio is not None] for way, of in ways.items()}
     return [
         Line(way, [(layer, ratio, None) for layer, ratio in enumerate(ratios)])
         for way, ratios in known.items()
