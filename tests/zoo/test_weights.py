@@ -145,22 +145,8 @@ class TestReading:
         save_file(prefixed("module.")(state), path)
         model, record = load(path)
         assert same(model, state)
-        assert record == {
-            "kind": "path",
-            "path": "vit.safetensors",
-            "format": "timm",
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "seed": None,
-            "tag": None,
-            "url": None,
-            "key": "module",
-            "keys": [],
-            "set": [],
-            "adapted": [],
-            "dropped": [],
-            "allow_dropped": False,
-            "notes": [],
-        }
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert record == LoadedWeights("path", path="vit.safetensors", format="timm", sha256=digest, key="module")
         json.dumps(record)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -327,7 +313,7 @@ class TestFitting:
         saved = timm.models.VisionTransformer(**options)
         torch.save(saved.state_dict(), tmp_path / "vit.pth")
         model = timm.models.VisionTransformer(**{**options, "img_size": 64})
-        assert load(tmp_path / "vit.pth", model, "mine")[1]["adapted"] == ["pos_embed [1, 17, 32] -> [1, 65, 32]"]
+        assert load(tmp_path / "vit.pth", model, "mine")[1].adapted == ("pos_embed [1, 17, 32] -> [1, 65, 32]",)
 
     def test_nothing_is_said_on_success(
         self, state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
