@@ -215,7 +215,7 @@ def test_the_outputs_are_those_of_transformers(tmp_path: Path, name: str) -> Non
 def test_what_has_no_part_in_the_output_is_recorded(tmp_path: Path) -> None:
     path = saved(tmp_path, CASES["CLIPModel"][0]())
     base, kwargs = CASES["CLIPModel"][1:3]
-    dropped = loaded(path, base, **kwargs)[1]["dropped"]
+    dropped = loaded(path, base, **kwargs)[1].dropped
     assert dropped == ("logit_scale", "text_model.* (20)", "text_projection.weight")
 
 
@@ -243,7 +243,7 @@ def test_an_activation_that_nothing_says_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").unlink()
     with pytest.raises(WeightsError, match=r"quick_gelu.*put its config\.json"):
         loaded(path, "vit_base_patch32_clip_224", **kwargs)
-    assert "no config.json beside it" in loaded(path, base, **kwargs)[1]["notes"][0]
+    assert "no config.json beside it" in loaded(path, base, **kwargs)[1].notes[0]
 
 
 def test_another_number_of_heads_is_refused(tmp_path: Path) -> None:

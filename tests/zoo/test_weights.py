@@ -535,7 +535,7 @@ class TestPretrained:
         config.hf_hub_id, config.url = None, f"http://127.0.0.1:{hub.server_port}/vit-0.pth"
         monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: config)
         model = make()
-        assert pretrained(model, "test_vit")["url"] == config.url
+        assert pretrained(model, "test_vit").url == config.url
         assert same(model, state)
         asked = len(Hub.requests)
         locate_pretrained("test_vit")
