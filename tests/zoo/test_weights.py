@@ -3,7 +3,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import inspect
-import json
 import logging
 import os
 import pickle
@@ -147,7 +146,6 @@ class TestReading:
         assert same(model, state)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         assert record == LoadedWeights("path", path="vit.safetensors", format="timm", sha256=digest, key="module")
-        json.dumps(record)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
     def test_other_precisions_become_float32(self, dtype: torch.dtype, state: State, tmp_path: Path) -> None:
