@@ -23,6 +23,7 @@ from command import tofu_export
 from tofu_export.engines.flavours import RTX, TURING, known_capabilities
 from tofu_export.options import Precision
 from tofu_export.system import environment
+from tofu_export.system.typed_json import to_object
 
 MODELS: Mapping[str, tuple[str, ...]] = {
     "vit_small": (),
@@ -104,11 +105,11 @@ def main() -> int:
             print(f"| {' | '.join(row.cells())} |", flush=True)
     missing = [entry for entry in ASKED if entry not in known]
     about = environment.collect()
-    print(f"\nTensorRT-RTX {about['versions']['tensorrt_rtx']} on {about['cpu']}, {about['gpu'] or 'no GPU'}.")
+    print(f"\nTensorRT-RTX {about.versions['tensorrt_rtx']} on {about.cpu}, {about.gpu or 'no GPU'}.")
     if missing:
         print(f"It has no {', '.join(missing)}: nothing can be built ahead of time for those.")
     if arguments.output:
-        document = {"environment": about, "unknown": missing, "rows": [asdict(row) for row in rows]}
+        document = {"environment": to_object(about), "unknown": missing, "rows": [asdict(row) for row in rows]}
         arguments.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return int(any(row.error is not None for row in rows))
 

@@ -12,7 +12,8 @@ from evidence_runs import Made, Runs, Step, table
 from tofu_export import demo
 from tofu_export.evaluate.paired import Paired, compare
 from tofu_export.options import Reduction
-from tofu_export.sweep.grid import compact, expand_pattern
+from tofu_export.report.sweep import compact
+from tofu_export.sweep.grid import expand_pattern
 from tofu_export.zoo.specs import plan_model
 
 __all__ = ["STEPS"]

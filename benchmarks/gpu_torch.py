@@ -25,6 +25,7 @@ from gpu_cells import COMPILE, EAGER, NUMERICS, ORT, PAPER_R, Cell, Row, cells_o
 
 from tofu_export.errors import TofuError
 from tofu_export.system import environment
+from tofu_export.system.typed_json import to_object
 
 __all__ = ["main", "markdown", "run"]
 
@@ -100,14 +101,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     where = torch.cuda.get_device_name() if device == "cuda" else environment.cpu_name()
     found = environment.collect()
     conditions = (
-        f"{where}, driver {found['driver']}, PyTorch {torch.__version__}, timm {found['versions']['timm']}, "
+        f"{where}, driver {found.driver}, PyTorch {torch.__version__}, timm {found.versions['timm']}, "
         f"{(time.monotonic() - begin) / 60:.1f} minutes; random weights, {options.seconds:g} s for each model."
     )
     text = markdown(rows, left, conditions)
     print(text)
     if options.json is not None:
         document = {
-            "environment": {**found, "torch_device": where}, "rows": [row.to_dict() for row in rows],
+            "environment": {**to_object(found), "torch_device": where}, "rows": [row.to_dict() for row in rows],
             "left": {reason: [str(cell) for cell in group] for reason, group in left.items()},
         }  # fmt: skip
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -24,18 +24,21 @@ from rich.console import Console
 
 from tofu_export.analyze.figure import draw
 from tofu_export.analyze.request import AnalyzeRequest
-from tofu_export.analyze.run import Analysis, analyze
+from tofu_export.analyze.run import analyze
 from tofu_export.cli.sweep_text import SweepListener
 from tofu_export.errors import OptionError, TofuError
 from tofu_export.evaluate.images import folder_source
 from tofu_export.options import DEFAULT_R, Mode, Precision, Reduction, Schedule
 from tofu_export.planning.plan import ModelSpec, make_plan
-from tofu_export.sweep.grid import Cell, Failure, Grid, expand
+from tofu_export.report.linearity import AnalysisDocument
+from tofu_export.report.sweep import SweepFailure
+from tofu_export.sweep.grid import Cell, Grid, expand
 from tofu_export.sweep.run import run_sweep
 from tofu_export.sweep.settings import Settings
 from tofu_export.sweep.store import Key, Record, Store
 from tofu_export.sweep.workers import Pool, in_process, in_processes
 from tofu_export.system.files import write_text
+from tofu_export.system.typed_json import from_plain, to_object
 from tofu_export.zoo.specs import spec_of
 from tofu_export.zoo.weights import WeightsSource
 
@@ -71,7 +74,7 @@ class Real:
     falling_r: Mapping[int, int]
     precisions: tuple[Cell, ...]
     found: Mapping[Cell, Record]
-    failures: tuple[Failure, ...]
+    failures: tuple[SweepFailure, ...]
     analysis: Mapping[str, Any]
     weights: str
 
@@ -132,7 +135,7 @@ def measure(
     )  # fmt: skip
     store, conditions = Store(folder), settings.evaluation()
     listener = SweepListener(console or Console(stderr=True), quiet=console is None)
-    failures: list[Failure] = []
+    failures: list[SweepFailure] = []
     found: dict[Cell, Record] = {}
     for grid in grids:
         try:
@@ -177,16 +180,10 @@ def _analysis(store: Store, key: Key, folder: Path, settings: Settings, listener
             steps=key.settings["steps"],
         )
         listener.note("linearity of each layer, length of tokens")
-        record = Record(analyze(request).to_dict())
+        record = Record(to_object(analyze(request)))
         store.put(key, record)
     kept = record.result
-    draw(
-        Analysis(
-            kept["model"], kept["images"], kept["source"], kept["r"], kept["steps"], tuple(kept["layers"]),
-            kept["token_norms"], kept["loaded"],
-        ),
-        folder / FIGURE,
-    )  # fmt: skip
+    draw(from_plain(AnalysisDocument, kept), folder / FIGURE)
     return kept
 
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from tofu_export.evaluate.paired import compare, share_interval
 from tofu_export.options import Mode
 from tofu_export.options.quantization import CALIBRATION_IMAGES
-from tofu_export.sweep.grid import Cell, compact
+from tofu_export.report.sweep import compact
+from tofu_export.sweep.grid import Cell
 from tofu_export.sweep.tables import gmacs_text
 
 if TYPE_CHECKING:

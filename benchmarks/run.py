@@ -30,12 +30,13 @@ from exports import export_ordinary, export_ordinary_tome, export_ours
 
 from tofu_export.benchmarking.backends import open_contender
 from tofu_export.benchmarking.benchmark import Contender, Feeds, run_benchmark
-from tofu_export.benchmarking.measurement import Measurement
 from tofu_export.benchmarking.ort_profile import profile
 from tofu_export.benchmarking.products import products_of, write_products
 from tofu_export.options import Mode, Reduction, Target
 from tofu_export.planning.plan import ModelSpec, make_plan
+from tofu_export.report.measurement import Measurement
 from tofu_export.system import environment
+from tofu_export.system.typed_json import to_object
 from tofu_export.trace.export import INPUT_NAME
 from tofu_export.zoo.create import create_model
 from tofu_export.zoo.specs import spec_of
@@ -118,7 +119,7 @@ def main() -> None:
                         rows.append(row)
                         print(f"| {' | '.join(row.cells())} |", flush=True)
     if arguments.output:
-        document = {"environment": environment.collect(), "rows": [asdict(row) for row in rows]}
+        document = {"environment": to_object(environment.collect()), "rows": [asdict(row) for row in rows]}
         arguments.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 

@@ -39,6 +39,7 @@ from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import BatchRange, Precision, Target
 from tofu_export.system import environment
 from tofu_export.system.memory import give_back
+from tofu_export.system.typed_json import to_object
 from tofu_export.trace.export import release, save
 
 FULL, ORDINARY = "full", "ordinary"
@@ -128,7 +129,7 @@ def main() -> None:
                 rows.append(row)
                 print(f"| {' | '.join(row.cells())} |", flush=True)
     if arguments.output:
-        document = {"environment": environment.collect(), "rows": [asdict(row) for row in rows]}
+        document = {"environment": to_object(environment.collect()), "rows": [asdict(row) for row in rows]}
         arguments.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tofu_export.analyze.request import AnalyzeRequest
 from tofu_export.cli.command import Run, command
 from tofu_export.options import shared
 from tofu_export.options.declaration import Section, opt
+from tofu_export.system.typed_json import to_object
 
 if TYPE_CHECKING:
-    from tofu_export.analyze.run import Analysis
+    from tofu_export.report.linearity import AnalysisDocument, Summary
 
 __all__ = ["analyze_command"]
 
@@ -46,8 +47,8 @@ def analyze_command(request: AnalyzeRequest, written: AnalyzeOutput, run: Run) -
     if written.figure is not None:
         check_name(written.figure)
     with run.listening(f"analyzing {request.model}") as listener:
-        analysis = analyze(request, listener.tick)
-    document = analysis.to_dict(run.command)
+        analysis = replace(analyze(request, listener.tick), command=run.command)
+    document = to_object(analysis)
     if written.figure is not None:
         draw(analysis, written.figure)
     if written.output is not None:
@@ -58,7 +59,7 @@ def analyze_command(request: AnalyzeRequest, written: AnalyzeOutput, run: Run) -
     run.document(document)
 
 
-def _text(analysis: Analysis) -> str:
+def _text(analysis: AnalysisDocument) -> str:
     """A table for people."""
     lines = [
         f"{analysis.model}: {analysis.images} images, {analysis.source}; {analysis.r} pairs of each in every layer",
@@ -67,22 +68,22 @@ def _text(analysis: Analysis) -> str:
         "linearity (1 = linear), mean and standard deviation         merged token / longest    all tokens / full model",
         "layer  similarity    MLP            attention               average   MLERP           prune  average  MLERP",
     ]
+    norms = analysis.token_norms
     for row in analysis.layers:
-        layer = row["layer"]
-        norms = [analysis.token_norms[name][layer] for name in ("prune", "average", "mlerp")]
-        merged = [row["merged_norm"][name]["mean"] for name in ("average", "mlerp")]
+        merged = [row.merged_norm[name].mean for name in ("average", "mlerp")]
+        lengths = [of[row.layer] for of in (norms.prune, norms.average, norms.mlerp)]
         lines.append(
-            f"{layer:>5}  {_number(row['similarity']['mean']):>10}    {_spread(row.get('mlp')):<14} "
-            f"{_spread(row['attention']):<23} {_number(merged[0]):<9} {_number(merged[1]):<15} "
-            f"{_number(norms[0]):<6} {_number(norms[1]):<8} {_number(norms[2])}"
+            f"{row.layer:>5}  {_number(row.similarity.mean):>10}    {_spread(row.mlp):<14} "
+            f"{_spread(row.attention):<23} {_number(merged[0]):<9} {_number(merged[1]):<15} "
+            f"{_number(lengths[0]):<6} {_number(lengths[1]):<8} {_number(lengths[2])}"
         )
     return "\n".join(lines)
 
 
-def _spread(summary: Any) -> str:
-    if summary is None or summary["mean"] is None:
+def _spread(summary: Summary | None) -> str:
+    if summary is None or summary.mean is None:
         return "-"
-    return f"{summary['mean']:.3f} ± {summary['std']:.3f}"
+    return f"{summary.mean:.3f} ± {summary.std:.3f}"
 
 
 def _number(value: float | None) -> str:

@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from tofu_export.benchmarking.comparison import BenchResult
-from tofu_export.benchmarking.measurement import UNSTABLE, Measurement
 from tofu_export.benchmarking.ort_profile import Profile, Slice
+from tofu_export.benchmarking.stability import UNSTABLE
 from tofu_export.benchmarking.trtexec_text import summary, verdict
 from tofu_export.cli.tables import FittedTable
 from tofu_export.engines.describing.stages import Kind
+from tofu_export.report.measurement import Measurement
 
 __all__ = ["show"]
 

@@ -80,12 +80,13 @@ class Run:
         if self.as_json:
             click.echo(json.dumps(content() if callable(content) else content, indent=2, allow_nan=False))
 
-    def envelope(self, **content: Any) -> dict[str, Any]:
+    def envelope(self, **content: object) -> dict[str, object]:
         """A document that also says how it came about."""
         from tofu_export.system import environment
+        from tofu_export.system.typed_json import to_object
 
-        about = {"schema_version": SCHEMA_VERSION, "command": self.command, "environment": environment.collect()}
-        return about | content
+        about = to_object(environment.collect())
+        return {"schema_version": SCHEMA_VERSION, "command": self.command, "environment": about, **content}
 
 
 def command(

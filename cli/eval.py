@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tofu_export.cli.command import Run, command
 from tofu_export.evaluate.request import EvalRequest
@@ -60,32 +59,30 @@ def _text(result: EvalResult) -> str:
     lines = [f"{subject.label}{removed}, {subject.backend}; {result.images} images, {result.source}"]
     lines += [] if result.loaded is None else [f"  weights: {result.loaded}"]
     if result.labels is not None:
-        rows: list[tuple[str, Mapping[str, Any]]] = [
-            ("reduced" if result.full is not None else "accuracy", {**result.accuracy, **result.intervals})
-        ]
+        rows = [("reduced" if result.full is not None else "accuracy", result.score)]
         rows += [] if result.full is None else [("full", result.full)]
         for name, row in rows:
             lines.append(
-                f"  {name:<10} top-1 {_percent(row['top1'])}{_between(row['top1_interval'])}   "
-                f"top-5 {_percent(row['top5'])}{_between(row['top5_interval'])}"
+                f"  {name:<10} top-1 {_percent(row.top1)}{_between(row.top1_interval)}   "
+                f"top-5 {_percent(row.top5)}{_between(row.top5_interval)}"
             )
     if result.difference is not None:
         lines.append(f"  top-1, reduced less full: {result.difference}")
     if result.agreement is not None:
-        found = result.agreement.to_dict()
+        found = result.agreement.entry()
         parts = [
-            f"same class {_percent(100 * found['top1_agreement'])}" if found["top1_agreement"] is not None else "",
-            f"KL {found['kl_mean']:.4f} nats" if found["kl_mean"] is not None else "",
-            f"cosine of logits {found['logit_cosine_mean']:.4f}" if found["logit_cosine_mean"] is not None else "",
-            f"of features {found['feature_cosine_mean']:.4f}" if found["feature_cosine_mean"] is not None else "",
+            f"same class {_percent(100 * found.top1_agreement)}" if found.top1_agreement is not None else "",
+            f"KL {found.kl_mean:.4f} nats" if found.kl_mean is not None else "",
+            f"cosine of logits {found.logit_cosine_mean:.4f}" if found.logit_cosine_mean is not None else "",
+            f"of features {found.feature_cosine_mean:.4f}" if found.feature_cosine_mean is not None else "",
         ]
         lines.append(f"  agreement with the full model: {', '.join(part for part in parts if part)}")
     lines += [f"  note: {note}" for note in result.notes]
-    lines += [f"  left out: {entry['step']}: {entry['reason']}" for entry in result.skipped]
+    lines += [f"  left out: {entry.step}: {entry.reason}" for entry in result.skipped]
     return "\n".join(lines)
 
 
-def _between(interval: list[float] | None) -> str:
+def _between(interval: tuple[float, float] | None) -> str:
     """The ends of a 95 % interval."""
     return "" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})"
 

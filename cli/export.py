@@ -51,7 +51,7 @@ def _export(job: Job, run: Run) -> None:
 def _show(job: Job) -> None:
     """Dry run: the plan, and what would be written where."""
     from tofu_export.job.dry_run import preview
-    from tofu_export.report.document import plan_table
+    from tofu_export.planning.plan_text import plan_table
 
     found = preview(job)
     engines = ", ".join(found.engines) or f"none ({found.no_engine})"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import click
 
 from tofu_export.cli.command import Run, command
 from tofu_export.errors import UnknownModelError
 from tofu_export.options.declaration import positional
+from tofu_export.planning.entry import Gmacs
+from tofu_export.system.typed_json import to_plain
 
 __all__ = ["models_command"]
 
@@ -23,6 +24,20 @@ class ModelsWork:
     """Which models to list."""
 
     filter_text: str = positional("", metavar="[FILTER]")
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One model: its names, sizes, and its cost for one image without and with the default reduction."""
+
+    name: str
+    aliases: tuple[str, ...]
+    image_size: tuple[int, int]
+    tokens: int
+    prefix_tokens: int
+    depth: int
+    params: int
+    gmacs: Gmacs
 
 
 @command("models", short_help="List the models that can be reduced; say why one cannot.")
@@ -46,13 +61,13 @@ def models_command(work: ModelsWork, run: Run) -> None:
     found = () if text.strip() in others else catalog.search(text)
     rows = [_row(name) for name in found] or [_measured(text)]
     if run.as_json:
-        run.document({"timm": catalog.timm_version(), "r": DEFAULT_R, "models": rows})
+        run.document({"timm": catalog.timm_version(), "r": DEFAULT_R, "models": to_plain(rows)})
         return
     head = ("model", "image", "tokens", "protected", "depth", "GMACs", f"r = {DEFAULT_R}")
     cells = [
         (
-            row["name"], "x".join(map(str, row["image_size"])), str(row["tokens"]), str(row["prefix_tokens"]),
-            str(row["depth"]), f"{row['gmacs']['full']:.2f}", f"{row['gmacs']['reduced']:.2f}",
+            row.name, "x".join(map(str, row.image_size)), str(row.tokens), str(row.prefix_tokens),
+            str(row.depth), f"{row.gmacs.full:.2f}", f"{row.gmacs.reduced:.2f}",
         )
         for row in rows
     ]  # fmt: skip
@@ -67,26 +82,26 @@ def models_command(work: ModelsWork, run: Run) -> None:
         )
 
 
-def _row(name: str) -> dict[str, Any]:
+def _row(name: str) -> ModelRow:
     """One model of the catalogue, or one that is measured."""
     from tofu_export.options import Reduction
     from tofu_export.zoo.names import ALIASES
     from tofu_export.zoo.specs import plan_model
 
     spec, plan = plan_model(name, Reduction())
-    return {
-        "name": spec.name,
-        "aliases": [alias for alias, full in ALIASES.items() if full == spec.name],
-        "image_size": list(spec.image_size),
-        "tokens": spec.tokens,
-        "prefix_tokens": spec.prefix_tokens,
-        "depth": spec.depth,
-        "params": spec.params,
-        "gmacs": plan.to_dict()["gmacs"],
-    }
+    return ModelRow(
+        spec.name,
+        tuple(alias for alias, full in ALIASES.items() if full == spec.name),
+        spec.image_size,
+        spec.tokens,
+        spec.prefix_tokens,
+        spec.depth,
+        spec.params,
+        plan.entry().gmacs,
+    )
 
 
-def _measured(text: str) -> dict[str, Any]:
+def _measured(text: str) -> ModelRow:
     """The model with this very name, which the catalogue does not hold.
 
     Raises:

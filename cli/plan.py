@@ -29,7 +29,7 @@ class PlanRequest:
 @command("plan", short_help="Show what a reduction removes, layer by layer, without weights.")
 def plan_command(request: PlanRequest, run: Run) -> None:
     """Show what a reduction of MODEL removes, layer by layer, and the GMACs that it saves. Needs no weights."""
-    from tofu_export.report.document import plan_table
+    from tofu_export.planning.plan_text import plan_table
     from tofu_export.zoo.specs import plan_model
 
     spec, plan = plan_model(request.model, request.reduction, request.image_size, request.num_classes)

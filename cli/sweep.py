@@ -13,8 +13,10 @@ from tofu_export.cli.stopping import if_stopped
 from tofu_export.errors import OptionError
 from tofu_export.options import shared
 from tofu_export.options.declaration import Section, opt
-from tofu_export.sweep.grid import Failure, Grid
+from tofu_export.report.sweep import SweepFailure
+from tofu_export.sweep.grid import Grid
 from tofu_export.sweep.settings import Settings
+from tofu_export.system.typed_json import to_object
 
 if TYPE_CHECKING:
     from tofu_export.sweep.workers import Pool
@@ -77,7 +79,7 @@ def sweep_command(settings: Settings, grid: Grid, work: SweepWork, run: Run) -> 
     return failures[0].exit_code if failures else None
 
 
-def _sweep(grid: Grid, settings: Settings, work: SweepWork, run: Run) -> tuple[Failure, ...]:
+def _sweep(grid: Grid, settings: Settings, work: SweepWork, run: Run) -> tuple[SweepFailure, ...]:
     from tofu_export.cli.sweep_text import SweepListener, summary
     from tofu_export.sweep.publish import publish
     from tofu_export.sweep.run import run_sweep
@@ -93,7 +95,7 @@ def _sweep(grid: Grid, settings: Settings, work: SweepWork, run: Run) -> tuple[F
     files = publish(result, work.output, parquet=work.parquet, axis=work.axis)
     if not run.quiet:
         console.print(summary(result, work.output, files))
-    run.document(result.to_dict)
+    run.document(lambda: to_object(result))
     return result.failures
 
 
@@ -107,9 +109,10 @@ def _pool(work: SweepWork) -> Pool:
     return in_process if work.jobs == 1 else in_processes(work.jobs)
 
 
-def _show(grid: Grid, settings: Settings, run: Run) -> tuple[Failure, ...]:
+def _show(grid: Grid, settings: Settings, run: Run) -> tuple[SweepFailure, ...]:
     """Dry run: what would be measured."""
-    from tofu_export.sweep.grid import compact, expand
+    from tofu_export.report.sweep import compact
+    from tofu_export.sweep.grid import expand
     from tofu_export.sweep.run import check
     from tofu_export.sweep.tables import gmacs_text
 

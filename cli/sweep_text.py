@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tofu_export.cli.tables import FittedTable
-from tofu_export.sweep.result import Row, SweepResult
+from tofu_export.report.sweep import SweepDocument, SweepRow
 from tofu_export.sweep.tables import gmacs_text
 
 __all__ = ["SweepListener", "summary"]
@@ -71,7 +71,7 @@ class SweepListener:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def summary(result: SweepResult, folder: Path, files: Sequence[Path]) -> Group:
+def summary(result: SweepDocument, folder: Path, files: Sequence[Path]) -> Group:
     """The rows that nothing beats, or all if they are few, what failed, and the files."""
     rows = result.rows if len(result.rows) <= _MOST_ROWS else [row for row in result.rows if row.pareto]
     left = len(result.rows) - len(rows)
@@ -84,7 +84,8 @@ def summary(result: SweepResult, folder: Path, files: Sequence[Path]) -> Group:
         table.add_row(*_cells(row))
     lines = [f"failed: {one.model} {one.what}: {one.reason}" for one in result.failures]
     lines += [f"weights of {model}: {words}" for model, words in result.loaded.items()]
-    lines += [f"{model}: the images are generated, agreement on them says little" for model in result.generated]
+    generated = [images.model for images in result.images if images.generated]
+    lines += [f"{model}: the images are generated, agreement on them says little" for model in generated]
     if unverified := sum(not row.verified for row in result.rows):
         lines += [f"{unverified} of {len(result.rows)} rows are of files that were not verified (--no-verify)"]
     lines += [f"written to {folder}: {', '.join(file.name for file in files)}"]
@@ -92,7 +93,7 @@ def summary(result: SweepResult, folder: Path, files: Sequence[Path]) -> Group:
     return Group(*([fitted] if rows else []), Text("\n".join(lines)))
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: SweepRow) -> tuple[str, ...]:
     return (
         row.model,
         str(row.r),

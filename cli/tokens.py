@@ -65,6 +65,7 @@ def tokens_command(work: TokensWork, run: Run) -> None:
     if destination is not None and destination.is_dir():
         raise OutputError(f"{destination} is a folder, expected the name of a picture to write")
     from tofu_export.images.inputs import pictures
+    from tofu_export.system.typed_json import to_plain
     from tofu_export.tokens import read_source
     from tofu_export.tokens.document import token_document
 
@@ -76,7 +77,7 @@ def tokens_command(work: TokensWork, run: Run) -> None:
     if destination is not None:
         _draw(destination, found, result, seen, names, final=work.final)
     if run.as_json:  # in one line: thousands of small numbers
-        click.echo(json.dumps(token_document(found, result, names, seen), separators=(",", ":")))
+        click.echo(json.dumps(to_plain(token_document(found, result, names, seen)), separators=(",", ":")))
     if not run.quiet:
         _say(found, result, names, destination)
 

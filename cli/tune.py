@@ -10,6 +10,7 @@ from tofu_export.cli.command import Run, command
 from tofu_export.cli.stopping import if_stopped
 from tofu_export.errors import OutputError
 from tofu_export.options import shared
+from tofu_export.system.typed_json import to_object
 from tofu_export.tune.request import TuneRequest
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def tune_command(request: TuneRequest, written: TuneOutput, run: Run) -> None:
     write_plan_file(output, result.spec, result.chosen, result.provenance(run.command))
     run.say(_text(result))
     run.say(f"written: {output}")
-    run.document(lambda: result.to_dict(run.command))
+    run.document(lambda: to_object(result.document(run.command)))
 
 
 def _what_is_kept(state: Path) -> str:
@@ -80,10 +81,10 @@ def _text(result: TuneResult) -> str:
     ]
     for part, name in (("calibration", "search"), ("validation", "choice"), ("held_out", "held out")):
         row = result.losses[part]
-        lines.append(f"{name:<12} {row['baseline']:>14.6f} {row['chosen']:>14.6f}   {result.objective.value} loss")
+        lines.append(f"{name:<12} {row.baseline:>14.6f} {row.chosen:>14.6f}   {result.objective.value} loss")
     for key, name in (("top1_agreement", "same class"), ("logit_cosine_mean", "logit cosine"),
                       ("feature_cosine_mean", "feat. cosine")):  # fmt: skip
-        found = [result.held_out[who][key] for who in ("baseline", "chosen")]
+        found = [getattr(result.held_out[who], key) for who in ("baseline", "chosen")]
         if None not in found:
             lines.append(f"{name:<12} {found[0]:>14.4f} {found[1]:>14.4f}   held out")
     if result.latency_ms is not None:
@@ -91,10 +92,11 @@ def _text(result: TuneResult) -> str:
         lines.append(
             f"{'ms a batch':<12} {times['baseline']:>14.2f} {times['chosen']:>14.2f}   full {times['full']:.2f}"
         )
-    mean, low, high = result.difference
+    difference = result.difference
     lines += [
         "",
-        f"tuned less fixed on held-out images: {mean:+.6f} (95 %: {low:+.6f} to {high:+.6f}): {result.verdict}",
+        f"tuned less fixed on held-out images: {difference.mean:+.6f} "
+        f"(95 %: {difference.low:+.6f} to {difference.high:+.6f}): {result.verdict}",
         f"pattern {result.chosen.pattern}, r {','.join(str(layer.removed) for layer in result.chosen.layers)}",
     ]
     return "\n".join(lines)

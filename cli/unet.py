@@ -39,8 +39,8 @@ def _export(job: UnetJob, run: Run) -> None:
 
     with run.listening() as listener:
         report = run_unet_job(job, listener)
-    files = [f"  {entry['path']}  {entry['bytes'] / 1e6:.1f} MB" for entry in report.artifacts]
-    left = [f"left out: {row['step']}: {row['reason']}" for row in report.skipped]
+    files = [f"  {file.path}  {file.bytes / 1e6:.1f} MB" for file in report.artifacts]
+    left = [f"left out: {row.step}: {row.reason}" for row in report.skipped]
     run.say("\n".join([f"written to {job.output}:", *files, "  report.html, report.md, report.json", *left]))
     if run.as_json:
         click.echo(report.to_json(), nl=False)

@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     report = tofu.export(model, given.output, precisions="fp32,fp16", bench=False, engine=False)
     for row in report.verification:
-        print(f"{row['artifact']}: {'verified' if row['passed'] else 'WRONG'}, largest error {row['max_abs']:.1e}")
+        print(f"{row.artifact}: {'verified' if row.passed else 'WRONG'}, largest error {row.max_abs:.1e}")
 
 
 if __name__ == "__main__":

@@ -86,8 +86,8 @@ def test_a_live_model_is_exported_as_it_stands(tmp_path: Path) -> None:
     live = model(num_classes=7).double()
     before = {name: value.clone() for name, value in live.state_dict().items()}
     report = tofu.export(live, tmp_path / "out", tofu.Reduction(r=8), **QUICK)
-    assert report.model["weights"]["kind"] == "live"
-    assert [row["passed"] for row in report.verification] == [True]
+    assert report.model.weights.kind == "live"
+    assert [row.passed for row in report.verification] == [True]
     assert applied_plan(live) is None
     assert all(torch.equal(value, before[name]) for name, value in live.state_dict().items())
     expected = tofu.apply(live.float(), tofu.Reduction(r=8))(images()).detach().numpy()
@@ -100,7 +100,7 @@ def test_the_plan_that_a_live_model_carries_is_exported(tmp_path: Path) -> None:
     plan = applied_plan(live)
     report = tofu.export(live, tmp_path / "out", verify=False, **QUICK)
     assert plan is not None
-    assert report.plan["layers"] == plan.to_dict()["layers"]
+    assert report.plan.layers == plan.entry().layers
     assert applied_plan(live) == plan
 
 

@@ -87,7 +87,7 @@ def test_tensorrt_reads_digits_or_misses_the_driver(exported: Path, tmp_path: Pa
     np.save(images, demo_set(8).pixels)
     (engine,) = exported.glob("*.engine")
     done = python(str(EXAMPLES / "infer_tensorrt.py"), str(engine), str(images), POLYGRAPHY_USE_TENSORRT_RTX="1")
-    if collect()["gpu"] is None:
+    if collect().gpu is None:
         assert done.returncode != 0
         assert "Could not deserialize engine" in done.stderr
     else:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tofu_export.linting import LintReport
     from tofu_export.linting.lower_file import LoweredFile
     from tofu_export.planning.plan import ModelSpec, Plan
-    from tofu_export.report.document import Report
+    from tofu_export.report.document import UnetReport, VitReport
     from tofu_export.verification.result import VerificationResult
 
 __all__ = [
@@ -124,7 +124,7 @@ def export(
     *,
     listener: Listener | None = None,
     **options: Any,
-) -> Report:
+) -> VitReport:
     """Export a Vision Transformer with Token Fusion: ONNX files, verification, benchmark, engines, report.
 
     Args:
@@ -169,7 +169,7 @@ def export_unet(
     *,
     listener: Listener | None = None,
     **options: Any,
-) -> Report:
+) -> UnetReport:
     """Export Stable Diffusion's UNet with Token Fusion before its self-attention.
 
     Args:

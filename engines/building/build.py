@@ -135,7 +135,7 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
     options = asdict(request.options)
     cache = request.options.timing_cache
     if cache is not None:
-        cache = cache_file(cache.absolute(), about["gpu"], version, onnx_sha256)
+        cache = cache_file(cache.absolute(), about.gpu, version, onnx_sha256)
         if not cache.parent.is_dir():
             raise OutputError(f"{cache.parent}, the folder of the timing cache, does not exist: create it")
     precision = request.precision or _declared(checked)
@@ -158,7 +158,7 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
                 "least_share": request.least_share,
                 "wide_products": attention_products(built) if _widens(checked) else [],
                 "compute_capabilities": capabilities,
-                "inspect": about["gpu"] is not None and not request.options.strip_weights,
+                "inspect": about.gpu is not None and not request.options.strip_weights,
                 "options": {**options, "timing_cache": None if cache is None else str(cache)},
             },
             Path(folder),
@@ -174,8 +174,8 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
             flavour=request.flavour.name,
             version=facts["version"],
             compute_capabilities=capabilities,
-            gpu=None if request.flavour.ahead_of_time else about["gpu"],
-            driver=about["driver"],
+            gpu=None if request.flavour.ahead_of_time else about.gpu,
+            driver=about.driver,
             batch=request.batch,
             profiles=profiles,
             precision=precision,

@@ -196,7 +196,7 @@ def _version(flavour: Flavour, installed: str, sidecar: Sidecar) -> Verdict:
 def _hardware(flavour: Flavour, sidecar: Sidecar | None) -> Iterator[Verdict]:
     """The GPU of this machine against what the engine is for."""
     about = environment.collect()
-    if about["gpu"] is None:
+    if about.gpu is None:
         yield Verdict(
             "gpu", Answer.MISSING, "this machine has no NVIDIA GPU with a working driver, which loading needs"
         )
@@ -213,13 +213,13 @@ def _hardware(flavour: Flavour, sidecar: Sidecar | None) -> Iterator[Verdict]:
     built, portable = sidecar.gpu, sidecar.options.get("hw-compat")
     if portable:
         yield Verdict("gpu", Answer.YES, f"it was built on {built} to run on other GPUs too ({portable})")
-    elif built is not None and built.split(", ")[0] in about["gpu"].split(", "):
+    elif built is not None and built.split(", ")[0] in about.gpu.split(", "):
         yield Verdict("gpu", Answer.YES, f"it was built on {built}, which this machine has")
     else:
         yield Verdict(
             "gpu",
             Answer.NO,
-            f"it was built on {built}, and this machine has {about['gpu']}: {flavour.name} builds for one kind of GPU, "
+            f"it was built on {built}, and this machine has {about.gpu}: {flavour.name} builds for one kind of GPU, "
             "so build it here",
         )  # fmt: skip
 

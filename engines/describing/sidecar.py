@@ -6,8 +6,6 @@ Whoever meets an engine asks `read_sidecar`, so that all refuse the same files w
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +15,10 @@ from tofu_export.artifact.card import ModelCard
 from tofu_export.artifact.external import data_files, sha256_of_model
 from tofu_export.engines.describing.receipt import EngineReceipt
 from tofu_export.engines.flavours import FLAVOURS, Flavour
-from tofu_export.errors import ExportError, OptionError, OutputError
+from tofu_export.errors import ExportError, OptionError
 from tofu_export.options import Precision
-from tofu_export.system.files import flush_to_disk, sha256_of
+from tofu_export.system.files import sha256_of, write_text
+from tofu_export.system.json_file import read_json
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -184,19 +183,9 @@ def read_sidecar(engine: Path) -> Sidecar | None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        size = path.stat().st_size
-        text = "" if size > MAX_BYTES else path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path} cannot be read ({error}): {_REMEDY}") from error
-    if size > MAX_BYTES:
-        _refuse(path, f"{size / 1e6:.0f} MB are more than any has")
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise OptionError(f"{path} is not JSON ({error}): {_REMEDY}") from error
+    found = read_json(path, f"the sidecar of an engine: {_REMEDY}", most_bytes=MAX_BYTES)
     return _checked(path, "it", found, dict)
 
 
@@ -265,16 +254,5 @@ def write_sidecar(receipt: EngineReceipt, path: Path, extra: Mapping[str, Any]) 
         OutputError: the file cannot be written.
     """
     target = sidecar_path(path)
-    text = json.dumps(sidecar_document(receipt, extra), indent=2, ensure_ascii=False) + "\n"
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-            draft = Path(scratch, target.name)
-            with draft.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(target)
-        flush_to_disk(target.parent)
-    except OSError as error:
-        raise OutputError(f"cannot write {target}: {error}; choose a writable output folder") from error
+    write_text(target, json.dumps(sidecar_document(receipt, extra), indent=2, ensure_ascii=False) + "\n")
     return target

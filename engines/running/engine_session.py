@@ -97,7 +97,7 @@ def open_engine(path: Path, flavour: Flavour) -> EngineSession:
         OptionError: there is no such plan, its sidecar is damaged, or speaks of another plan or flavour.
     """
     require_file(path, "a TensorRT plan")
-    gpu = environment.collect()["gpu"]
+    gpu = environment.collect().gpu
     if gpu is None:
         raise BackendMissingError(
             f"{path.name} is a plan, which {flavour.name} runs on an NVIDIA GPU: this machine has none with a driver"

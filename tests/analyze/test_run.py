@@ -17,10 +17,12 @@ from tofu_export import patch
 from tofu_export.analyze.figure import draw
 from tofu_export.analyze.norms import block_norms
 from tofu_export.analyze.request import AnalyzeRequest
-from tofu_export.analyze.run import Analysis, _summary, analyze
+from tofu_export.analyze.run import _summary, analyze
 from tofu_export.errors import OptionError, OutputError
 from tofu_export.evaluate.images import demo_source
 from tofu_export.options import Reduction
+from tofu_export.report.linearity import AnalysisDocument
+from tofu_export.system.typed_json import to_object
 from tofu_export.zoo.create import create_model
 from tofu_export.zoo.specs import plan_model
 from tofu_export.zoo.weights import WeightsSource
@@ -29,12 +31,12 @@ RANDOM = WeightsSource.parse("random")
 
 
 @cache
-def demo() -> Analysis:
+def demo() -> AnalysisDocument:
     return analyze(AnalyzeRequest("demo_vit", limit=4, batch=3, r=24, steps=4))
 
 
 def test_every_layer_has_its_numbers() -> None:
-    document = demo().to_dict("the command")
+    document: Any = to_object(demo())
     json.dumps(document, allow_nan=False)
     assert document["images"] == 4
     assert [row["layer"] for row in document["layers"]] == list(range(12))
@@ -53,8 +55,8 @@ def test_lengths_are_those_of_the_reduced_model() -> None:
     full = [float(rows.mean()) for rows in block_norms(model, pixels, 1)]
     _, plan = plan_model("demo_vit", Reduction(r=24, pattern="A" * 12))
     averaged = [float(rows.mean()) for rows in block_norms(patch.apply(model, plan), pixels, 1)]
-    assert demo().token_norms["average"] == pytest.approx(np.divide(averaged, full), rel=1e-5)
-    assert demo().token_norms["average"] != pytest.approx(demo().token_norms["mlerp"], rel=1e-3)
+    assert demo().token_norms.average == pytest.approx(np.divide(averaged, full), rel=1e-5)
+    assert demo().token_norms.average != pytest.approx(demo().token_norms.mlerp, rel=1e-3)
 
 
 def test_a_folder_of_images(tmp_path: Path) -> None:
@@ -62,7 +64,7 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
         picture(tmp_path / f"{index}.png", seed=index, size=(64, 64))
     found = analyze(AnalyzeRequest("test_vit3", images=tmp_path, weights=RANDOM, r=2, steps=3))
     assert found.images == 2
-    assert all(row["mlp"]["n"] for row in found.layers)
+    assert all(row.mlp.n for row in found.layers)
 
 
 def test_real_images_are_needed() -> None:
@@ -77,9 +79,9 @@ def test_refused(change: dict[str, Any]) -> None:
 
 
 def test_pairs_of_equal_outputs_are_counted_apart() -> None:
-    assert _summary(np.array([0.5, np.nan, 1.0]))["undefined"] == 1
-    assert _summary(np.array([0.5, np.nan, 1.0]))["mean"] == 0.75
-    assert _summary(np.array([np.nan]))["mean"] is None
+    assert _summary(np.array([0.5, np.nan, 1.0])).undefined == 1
+    assert _summary(np.array([0.5, np.nan, 1.0])).mean == 0.75
+    assert _summary(np.array([np.nan])).mean is None
 
 
 def test_the_figure(tmp_path: Path) -> None:

@@ -59,5 +59,5 @@ def test_a_gpu(backend: str, path: Path) -> None:
     if BACKENDS[backend] not in ort.providers_usable():
         pytest.skip(f"the installed onnxruntime cannot start {BACKENDS[backend]}")
     runner = open_backend(path, backend, None)
-    assert runner.device == environment.collect()["gpu"]
+    assert runner.device == environment.collect().gpu
     runner.bind({"x": np.ones((2, 16, 32), np.float32)})()

@@ -20,8 +20,8 @@ from onnx import TensorProto, helper
 from tofu_export.benchmarking._pace import CAP_FACTOR
 from tofu_export.benchmarking.backends import open_contender
 from tofu_export.benchmarking.benchmark import Contender, Progress, Runner, run_benchmark
-from tofu_export.benchmarking.measurement import Measurement
 from tofu_export.errors import OptionError
+from tofu_export.report.measurement import Measurement
 from tofu_export.system.environment import cpu_name
 
 MS = 1_000_000

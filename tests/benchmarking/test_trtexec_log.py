@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tofu_export.benchmarking.measurement import LatencyMs
 from tofu_export.benchmarking.trtexec_log import against, read_log, read_records, read_times
 from tofu_export.benchmarking.trtexec_text import summary, verdict
 from tofu_export.errors import OptionError
+from tofu_export.report.measurement import LatencyMs
 
 DATA = Path(__file__).parent / "data"
 LOG, TIMES = DATA / "trtexec.log", DATA / "trtexec_times.json"

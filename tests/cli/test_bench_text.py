@@ -10,8 +10,8 @@ from rich.console import Console
 
 from tests.benchmarking.measured import FULL, PROFILE, REDUCED
 from tofu_export.benchmarking.comparison import BenchFile, BenchResult
-from tofu_export.benchmarking.measurement import UNSTABLE
 from tofu_export.benchmarking.ort_profile import Kernel, Profile
+from tofu_export.benchmarking.stability import UNSTABLE
 from tofu_export.cli.bench_text import show
 from tofu_export.engines.describing.stages import Kind, Located, Place
 

@@ -13,7 +13,7 @@ from tofu_export.system import environment
 rtx = [
     pytest.mark.rtx,
     pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed"),
-    pytest.mark.skipif(environment.collect()["gpu"] is not None, reason="says what is missing where there is no GPU"),
+    pytest.mark.skipif(environment.collect().gpu is not None, reason="says what is missing where there is no GPU"),
 ]
 
 

@@ -5,29 +5,26 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
 from tests.cli.running import run
 from tofu_export.job import doctor
+from tofu_export.job.doctor import Diagnosis, Finding, FlavourState, OrtState
+from tofu_export.system.environment import Environment
 
-FOUND: dict[str, Any] = {
-    "healthy": True,
-    "environment": {
-        "versions": {"python": "3.11.7", "torch": None},
-        "cpu": "Example",
-        "logical_cores": 2,
-        "gpu": "NVIDIA Example",
-        "driver": "580.1",
-    },
-    "onnxruntime": {"providers": ["CPUExecutionProvider"]},
-    "tensorrt": [
-        {"name": "tensorrt-rtx", "usable": True, "version": "1.7", "compute_capabilities": ["SM80"], "reason": None},
-        {"name": "tensorrt", "usable": False, "version": None, "compute_capabilities": [], "reason": "it is absent"},
-    ],
-    "findings": [{"required": False, "what": "tensorrt is absent", "fix": 'pip install "tofu-export[tensorrt]"'}],
-}
+ABOUT = Environment({"python": "3.11.7", "torch": None}, "Example", 2, "NVIDIA Example", "580.1", "Linux")
+FOUND = Diagnosis(
+    True,
+    ABOUT,
+    OrtState(("CPUExecutionProvider",)),
+    (
+        FlavourState("tensorrt-rtx", True, "1.7", ("SM80",), None, None),
+        FlavourState("tensorrt", False, None, (), "it is absent", None),
+    ),
+    (Finding(False, "tensorrt is absent", 'pip install "tofu-export[tensorrt]"'),),
+)
 
 
 def test_this_installation(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,8 +59,8 @@ def test_what_is_missing_comes_with_its_command(
 def test_a_broken_requirement_is_exit_code_5(
     flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = {"required": True, "what": "torch is not installed", "fix": 'pip install "torch>=2.9"'}
-    monkeypatch.setattr(doctor, "examine", lambda: {**FOUND, "healthy": False, "findings": [broken]})
+    broken = Finding(True, "torch is not installed", 'pip install "torch>=2.9"')
+    monkeypatch.setattr(doctor, "examine", lambda: replace(FOUND, healthy=False, findings=(broken,)))
     assert run("doctor", *flags) == 5
     out = capsys.readouterr().out
     assert "torch is not installed" in out

@@ -17,12 +17,12 @@ def logits(seed: int, images: int = 6, classes: int = 7) -> np.ndarray[tuple[int
 
 def test_a_model_agrees_with_itself() -> None:
     outputs = ModelOutputs(logits(0), logits(1))
-    found = measure_agreement(outputs, outputs).to_dict()
-    assert found["images"] == 6
-    assert found["top1_agreement"] == 1.0
-    assert found["kl_max"] == 0.0
-    assert found["logit_cosine_min"] == pytest.approx(1.0, abs=1e-12)
-    assert found["feature_cosine_min"] == pytest.approx(1.0, abs=1e-12)
+    found = measure_agreement(outputs, outputs).entry()
+    assert found.images == 6
+    assert found.top1_agreement == 1.0
+    assert found.kl_max == 0.0
+    assert found.logit_cosine_min == pytest.approx(1.0, abs=1e-12)
+    assert found.feature_cosine_min == pytest.approx(1.0, abs=1e-12)
 
 
 def test_kl_is_that_of_the_full_model_to_the_other() -> None:
@@ -58,14 +58,14 @@ def test_parts_are_joined_image_by_image() -> None:
         measure_agreement(ModelOutputs(*(rows[part] for rows in got)), ModelOutputs(*(rows[part] for rows in full)))  # type: ignore[index]
         for part in (slice(0, 2), slice(2, None))
     ]
-    assert Agreement.join(halves).to_dict() == measure_agreement(got, full).to_dict()
+    assert Agreement.join(halves).entry() == measure_agreement(got, full).entry()
 
 
 def test_what_cannot_be_compared() -> None:
     found = measure_agreement(ModelOutputs(None, logits(0)), ModelOutputs(logits(1), logits(2)))
     assert found.kl is None
     assert found.same_top1 is None
-    assert found.to_dict()["images"] == 6
+    assert found.entry().images == 6
     with pytest.raises(ValueError, match="nothing can be compared"):
         measure_agreement(ModelOutputs(None, logits(0)), ModelOutputs(logits(1)))
     with pytest.raises(ValueError, match="expected the same"):

@@ -264,14 +264,14 @@ def test_each_kind_of_file_has_its_backends(plan: Path) -> None:
         open_unet(tiny_pipeline.full(), "trt")
 
 
-@pytest.mark.skipif(collect()["gpu"] is not None, reason="this machine has a GPU")
+@pytest.mark.skipif(collect().gpu is not None, reason="this machine has a GPU")
 def test_a_plan_without_a_gpu(plan: Path) -> None:
     with pytest.raises(BackendMissingError, match="this machine has none with a driver"):
         open_unet(plan)
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(collect()["gpu"] is None, reason="no NVIDIA GPU with a driver")
+@pytest.mark.skipif(collect().gpu is None, reason="no NVIDIA GPU with a driver")
 @pytest.mark.parametrize("backend", PLAN_BACKENDS)
 def test_a_real_plan_makes_the_picture_of_the_file(backend: str, tmp_path: Path, pipeline: TextToImage) -> None:
     if PLAN_BACKENDS[backend] not in available():

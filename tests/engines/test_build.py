@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from tofu_export.errors import (
     PrecisionMismatchError,
 )
 from tofu_export.options import BatchRange, Precision
+from tofu_export.system import environment
 
 BATCH = BatchRange(1, 2, 4)
 
@@ -268,8 +270,8 @@ def test_sidecar(tmp_path):
     found.check_engine()
     assert (found.onnx_name, found.onnx_sha256) == (receipt.onnx_path.name, receipt.onnx_sha256)
     assert (found.profiles, found.precision) == (receipt.profiles, Precision.FP16)
-    with pytest.raises(OutputError, match="writable"):
-        write_sidecar(receipt, tmp_path / "nowhere" / "model.engine", {})
+    with pytest.raises(OutputError, match="cannot write to"):
+        write_sidecar(receipt, receipt.engine_path / "model.engine", {})
 
 
 # Options that are refused before anything is read.
@@ -425,7 +427,7 @@ def test_with_a_gpu_the_inspector_tells_the_kernels(classic, monkeypatch):
     monkeypatch.setenv("FAKE_TENSORRT_LAYERS", str(layers))
     asked = request(models.block("fp16"), classic, TENSORRT, precision=Precision.FP16)
     assert build_engine(asked).kernels.records == ()
-    about = {"gpu": "NVIDIA L4", "driver": "580.1"}
+    about = replace(environment.collect(), gpu="NVIDIA L4", driver="580.1")
     monkeypatch.setattr("tofu_export.engines.building.build.environment.collect", lambda: about)
     receipt = build_engine(asked)
     assert [record.layer_type for record in receipt.kernels.records] == ["kgen", "gemm"]

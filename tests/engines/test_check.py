@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -46,10 +47,12 @@ def runtime(version: str, validity: str = "VALID", bits: int = 0) -> ModuleType:
 def machine(monkeypatch):
     """Pretend to be a machine."""
 
+    here = check.environment.collect()
+
     def pretend(gpu: str | None = "NVIDIA L4", capability: str = "SM89", module: ModuleType | None = None) -> None:
         module = module or runtime("1.7.1")
         monkeypatch.setattr(check, "load", lambda flavour: module)
-        monkeypatch.setattr(check.environment, "collect", lambda: {"gpu": gpu, "driver": gpu and "580.1"})
+        monkeypatch.setattr(check.environment, "collect", lambda: replace(here, gpu=gpu, driver=gpu and "580.1"))
         monkeypatch.setattr(check.environment, "gpu_capabilities", lambda: (capability,) if gpu else ())
 
     pretend()

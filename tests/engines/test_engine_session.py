@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +31,7 @@ from tofu_export.options import BatchRange
 from tofu_export.system.environment import collect
 from tofu_export.system.ort import open_session
 
-needs_no_gpu = pytest.mark.skipif(collect()["gpu"] is not None, reason="this machine has a GPU")
+needs_no_gpu = pytest.mark.skipif(collect().gpu is not None, reason="this machine has a GPU")
 
 
 class Engine:
@@ -100,7 +101,8 @@ def standing_in(monkeypatch: pytest.MonkeyPatch) -> None:
         return Engine()
 
     polygraphy = SimpleNamespace(engine_from_bytes=engine_from_bytes, TrtRunner=Runner)
-    monkeypatch.setattr(engine_session.environment, "collect", lambda: {"gpu": "ACME 1"})
+    here = replace(collect(), gpu="ACME 1")
+    monkeypatch.setattr(engine_session.environment, "collect", lambda: here)
     monkeypatch.setattr(engine_session, "load", lambda flavour: trt)
     monkeypatch.setattr(engine_session, "_polygraphy", lambda flavour: polygraphy)
 
@@ -210,7 +212,7 @@ def test_one_process_runs_plans_of_one_flavour(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(collect()["gpu"] is None, reason="no NVIDIA GPU with a driver")
+@pytest.mark.skipif(collect().gpu is None, reason="no NVIDIA GPU with a driver")
 @pytest.mark.parametrize("backend", PLAN_BACKENDS)
 def test_a_plan_computes_what_onnxruntime_does(backend: str, tmp_path: Path) -> None:
     flavour = PLAN_BACKENDS[backend]
@@ -227,7 +229,7 @@ def test_a_plan_computes_what_onnxruntime_does(backend: str, tmp_path: Path) -> 
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(collect()["gpu"] is None, reason="no NVIDIA GPU with a driver")
+@pytest.mark.skipif(collect().gpu is None, reason="no NVIDIA GPU with a driver")
 @pytest.mark.parametrize("options", [(), ("--cuda-graph",), ("--no-transfers",), ("--streams", "2", "--cuda-graph")])
 @pytest.mark.parametrize("backend", PLAN_BACKENDS)
 def test_a_real_plan_is_timed(

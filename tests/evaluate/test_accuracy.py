@@ -26,35 +26,36 @@ def test_accuracy_is_timms() -> None:
     score = Score(12)
     score.add(top_classes(logits), [[int(label)] for label in labels])
     top1, top5 = accuracy(torch.from_numpy(logits), torch.from_numpy(labels), topk=(1, 5))  # type: ignore[no-untyped-call]
-    assert score.to_dict()["top1"] == pytest.approx(top1.item())
-    assert score.to_dict()["top5"] == pytest.approx(top5.item())
-    assert score.to_dict()["top1_err"] == pytest.approx(100 - top1.item())
+    assert score.entry().top1 == pytest.approx(top1.item())
+    assert score.entry().top5 == pytest.approx(top5.item())
+    assert score.entry().top1_err == pytest.approx(100 - top1.item())
 
 
 def test_few_classes_have_no_top5() -> None:
     score = Score(3)
     score.add(np.array([[2, 1, 0], [0, 1, 2]]), [[2], [1]])
-    assert score.to_dict() == {"top1": 50.0, "top1_err": 50.0, "top5": None, "top5_err": None}
+    found = score.entry()
+    assert (found.top1, found.top1_err, found.top5, found.top5_err) == (50.0, 50.0, None, None)
 
 
 def test_nothing_counted_is_no_accuracy() -> None:
     score = Score(10)
     assert score.add(np.array([[1, 2, 3, 4, 5]]), [[]]) == []
-    assert score.to_dict()["top1"] is None
-    assert score.intervals() == {"counted": 0, "top1_interval": None, "top5_interval": None}
+    assert score.entry().top1 is None
+    assert (score.entry().counted, score.entry().top1_interval, score.entry().top5_interval) == (0, None, None)
 
 
 def test_intervals_are_of_the_images_that_count() -> None:
     score = Score(10)
     best = np.array([[1, 2, 3, 4, 5]] * 10)
     assert score.add(best, [[1]] * 8 + [[2], [9]]) == [True] * 8 + [False] * 2
-    found = score.intervals()
-    assert found["counted"] == 10
-    assert found["top1_interval"] == pytest.approx([49.0162, 94.3318], abs=1e-3)  # Wilson, 8 of 10
-    assert found["top5_interval"] == pytest.approx([59.5850, 98.2124], abs=1e-3)  # 9 of 10
+    found = score.entry()
+    assert found.counted == 10
+    assert found.top1_interval == pytest.approx([49.0162, 94.3318], abs=1e-3)  # Wilson, 8 of 10
+    assert found.top5_interval == pytest.approx([59.5850, 98.2124], abs=1e-3)  # 9 of 10
     few = Score(3)
     few.add(np.array([[2, 1, 0]]), [[2]])
-    assert few.intervals()["top5_interval"] is None
+    assert few.entry().top5_interval is None
 
 
 def test_real_labels_are_timms(tmp_path: Path) -> None:
@@ -68,8 +69,8 @@ def test_real_labels_are_timms(tmp_path: Path) -> None:
     score = Score(10)
     score.add(top_classes(logits), RealLabels.read(str(path)).of(names, 10))
     assert score.counted == 4
-    assert score.to_dict()["top1"] == pytest.approx(theirs.get_accuracy(1))  # type: ignore[no-untyped-call]
-    assert score.to_dict()["top5"] == pytest.approx(theirs.get_accuracy(5))  # type: ignore[no-untyped-call]
+    assert score.entry().top1 == pytest.approx(theirs.get_accuracy(1))  # type: ignore[no-untyped-call]
+    assert score.entry().top5 == pytest.approx(theirs.get_accuracy(5))  # type: ignore[no-untyped-call]
 
 
 def test_the_bundled_real_labels() -> None:

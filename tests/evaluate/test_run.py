@@ -55,26 +55,26 @@ def test_accuracy_is_that_of_the_patched_model(hard: EvalResult) -> None:
     rows = np.arange(LIMIT) * 1000 // LIMIT
     logits = model(torch.from_numpy(demo_set().pixels[rows])).numpy()
     labels = demo.load_images()[1][rows]
-    assert hard.accuracy["top1"] == pytest.approx(100 * (logits.argmax(1) == labels).mean())
+    assert hard.score.top1 == pytest.approx(100 * (logits.argmax(1) == labels).mean())
     full = demo_model()(torch.from_numpy(demo_set().pixels[rows])).numpy()
     assert hard.full is not None
-    assert hard.full["top1"] == pytest.approx(100 * (full.argmax(1) == labels).mean())
+    assert hard.full.top1 == pytest.approx(100 * (full.argmax(1) == labels).mean())
     assert hard.agreement is not None
-    agreement = hard.agreement.to_dict()
-    assert agreement["images"] == LIMIT
-    assert agreement["top1_agreement"] == pytest.approx((logits.argmax(1) == full.argmax(1)).mean())
-    assert hard.accuracy["top1"] != hard.full["top1"]  # else the test would not see a swap
+    agreement = hard.agreement.entry()
+    assert agreement.images == LIMIT
+    assert agreement.top1_agreement == pytest.approx((logits.argmax(1) == full.argmax(1)).mean())
+    assert hard.score.top1 != hard.full.top1  # else the test would not see a swap
     norms = np.linalg.norm(logits, axis=1) * np.linalg.norm(full, axis=1)
-    assert agreement["logit_cosine_mean"] == pytest.approx(((logits * full).sum(1) / norms).mean(), abs=1e-5)
+    assert agreement.logit_cosine_mean == pytest.approx(((logits * full).sum(1) / norms).mean(), abs=1e-5)
 
 
 def test_nothing_removed_agrees_wholly() -> None:
     found = judged(reduction=Reduction(r=0), limit=20)
-    assert {**found.accuracy, **found.intervals} == found.full
+    assert found.score == found.full
     assert found.difference is not None
     assert (found.difference.only_first, found.difference.only_second, found.difference.p_value) == (0, 0, 1.0)
     assert found.agreement is not None
-    assert found.agreement.to_dict()["kl_max"] == 0.0
+    assert found.agreement.entry().kl_max == 0.0
 
 
 def test_the_document_has_timms_names(hard: EvalResult) -> None:
@@ -114,10 +114,10 @@ def test_digits_in_class_folders(tmp_path: Path) -> None:
     found = judged(images=tmp_path, reduction=Reduction(r=0), agreement=False)
     logits = demo_model()(torch.from_numpy(demo_set(20).pixels)).numpy()
     assert found.images == 20
-    assert found.accuracy["top1"] == pytest.approx(100 * (logits.argmax(1) == labels[:20]).mean())
-    assert found.accuracy["top1"] is not None
-    assert found.accuracy["top1"] > 80  # in another class order it would be near 10
-    assert found.skipped[0]["reason"] == "switched off by --no-agreement"
+    assert found.score.top1 == pytest.approx(100 * (logits.argmax(1) == labels[:20]).mean())
+    assert found.score.top1 is not None
+    assert found.score.top1 > 80  # in another class order it would be near 10
+    assert found.skipped[0].reason == "switched off by --no-agreement"
     assert found.difference is None
     assert found.to_dict()["difference"] is None
 
@@ -131,7 +131,7 @@ class TestFiles:
             "test_vit", images=tmp_path, batch=2, reduction=Reduction(r=8), weights=RANDOM, seed=3, agreement=True
         )
         assert found.labels is None
-        assert found.accuracy["top1"] is None
+        assert found.score.top1 is None
         assert found.agreement is not None
         assert eager.agreement is not None
         assert found.agreement.kl == pytest.approx(eager.agreement.kl, abs=1e-4)
@@ -153,7 +153,7 @@ class TestFiles:
         path = exported.changed(tmp_path / "mine.onnx", {"weights": {"kind": "path", "path": "w.pth"}})
         found = judged(str(path), images=tmp_path / "images")
         assert found.agreement is None
-        assert "give it with --weights PATH" in found.skipped[0]["reason"]
+        assert "give it with --weights PATH" in found.skipped[0].reason
         with pytest.raises(OptionError, match="no full model to compare with"):
             judged(str(path), images=tmp_path / "images", agreement=True)
 
@@ -276,7 +276,7 @@ class TestEngines:
             judged(str(path), backend="ort-cpu")
 
     @pytest.mark.gpu
-    @pytest.mark.skipif(collect()["gpu"] is None, reason="no NVIDIA GPU with a driver")
+    @pytest.mark.skipif(collect().gpu is None, reason="no NVIDIA GPU with a driver")
     def test_an_engine_judges_as_its_file_does(self, tmp_path: Path) -> None:
         flavour = available()[0]
         onnx_file, path = exported.folder() / "model.fp32.onnx", tmp_path / "model.engine"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import onnx
 import pytest
 
 from tests import exported
-from tests.job.test_engines import Heard
+from tests.job.listener import Heard
+from tests.report.html import samples
 from tests.verification.machine import Machine, StandIn, install, plan_of
 from tofu_export.artifact.card import ModelCard
 from tofu_export.engines.building.build import EngineRequest
@@ -24,7 +26,8 @@ from tofu_export.job.engines import verify_engines
 from tofu_export.job.progress import Progress
 from tofu_export.job.request import Job
 from tofu_export.options import AttentionForm, BatchRange, Precision
-from tofu_export.report.document import Report
+from tofu_export.report.artifacts import EngineFile, OnnxFile
+from tofu_export.report.document import Report, Skipped
 from tofu_export.system.environment import collect
 from tofu_export.system.files import Staging
 from tofu_export.verification.result import VerificationResult
@@ -48,9 +51,12 @@ class Trial:
             precisions=(Precision.FP32, Precision.FP16), attention=asked,
         )  # fmt: skip
         self.adapter = vit.VitAdapter(job)
-        self.report = Report({}, {}, {}, "", {"gpu": "ACME 1"})
+        self.report = Report.from_dict(samples.report(verification=[], skipped=[]))
+        self.report.environment = replace(self.report.environment, gpu="ACME 1")
         plan_of(folder, exported.folder() / ONNX, batch=(1, 1, 2), precision="fp16")
-        self.report.artifacts += [{"kind": "onnx", "path": ONNX, "nodes": 1}, {"kind": "engine", "path": ENGINE}]
+        facts = {"precision": Precision.FP16, "target": "portable", "bytes": 1, "sha256": ""}
+        self.engine = EngineFile(kind="engine", path=ENGINE, **facts)
+        self.report.artifacts = (OnnxFile(kind="onnx", path=ONNX, nodes=1, **facts), self.engine)
         self.report.skip(f"fusion in {ENGINE}", "6 of 6 attentions")
         self.others = OtherForms(job, Staging(folder, folder), self.report, self.build)
         request = EngineRequest(folder / ONNX, folder / ENGINE, RTX, BatchRange(1, 1, 2), Precision.FP16)
@@ -81,14 +87,14 @@ class Trial:
         if request.onnx_path.name in self.fails:
             raise EngineBuildError("no kernel for that")
         plan_of(self.folder, request.onnx_path, batch=(1, 1, 2), precision="fp16")
-        self.report.artifacts.append({"kind": "engine", "path": ENGINE})
+        self.report.artifacts += (self.engine,)
 
     def verify(self) -> list[VerificationResult]:
         return verify_engines(self.adapter, self.folder, [ENGINE], self.report, Progress(self.heard), self.others)
 
     @property
     def paths(self) -> list[str]:
-        return [entry["path"] for entry in self.report.artifacts]
+        return [file.path for file in self.report.artifacts]
 
 
 @pytest.fixture
@@ -119,16 +125,16 @@ def test_the_next_form_is_tried_said_and_kept(trial: Any) -> None:
     assert [path.name for path in found.built] == [name]
     assert found.paths == [ONNX, name, ENGINE]
     entry = found.report.artifacts[1]
-    assert (entry["attention"], entry["kind"]) == (WIDE.value, "onnx")
-    assert entry["nodes"] == sum(entry["ops"].values()) > 100
-    assert entry["ops"]["Cast"] > 20
+    assert (entry.attention, entry.kind) == (WIDE, "onnx")
+    assert entry.nodes == sum(entry.ops.values()) > 100
+    assert entry.ops["Cast"] > 20
     sidecar = json.loads((found.folder / f"{ENGINE}.json").read_text(encoding="utf-8"))
     assert sidecar["onnx"]["file"] == name
-    assert [row["passed"] for row in found.report.verification] == [True, True]
+    assert [row.passed for row in found.report.verification] == [True, True]
     (said,) = found.report.skipped
-    assert said["step"] == f"--attention fused in {ENGINE}"
-    assert "wrong against the eager model (FAILED at batch 1, 2" in said["reason"]
-    assert said["reason"].endswith("with --attention fp32-accumulate it passes, and that is kept")
+    assert said.step == f"--attention fused in {ENGINE}"
+    assert "wrong against the eager model (FAILED at batch 1, 2" in said.reason
+    assert said.reason.endswith("with --attention fp32-accumulate it passes, and that is kept")
     assert any("trying --attention fp32-accumulate" in text for text in found.heard.texts)
 
 
@@ -145,7 +151,7 @@ def test_a_form_that_cannot_be_built_is_passed_over(trial: Any) -> None:
     found.fails = {f"model.fp16.{WIDE.value}.onnx"}
     assert all(result.passed for result in found.verify())
     assert found.paths == [ONNX, f"model.fp16.{APART.value}.onnx", ENGINE]
-    assert {"step": f"--attention {WIDE.value} in {ENGINE}", "reason": "no kernel for that"} in found.report.skipped
+    assert Skipped(f"--attention {WIDE.value} in {ENGINE}", "no kernel for that") in found.report.skipped
 
 
 def test_where_no_form_helps_the_first_failure_counts(trial: Any) -> None:
@@ -154,7 +160,7 @@ def test_where_no_form_helps_the_first_failure_counts(trial: Any) -> None:
     assert [result.passed for result in results] == [False, False]
     assert [path.name for path in found.built] == [f"model.fp16.{form.value}.onnx" for form in (WIDE, APART)]
     assert found.paths == [ONNX, ENGINE]
-    assert not any("is kept" in entry["reason"] for entry in found.report.skipped)
+    assert not any("is kept" in entry.reason for entry in found.report.skipped)
 
 
 def test_what_was_asked_for_is_where_it_begins(trial: Any) -> None:
@@ -171,7 +177,7 @@ def test_a_file_without_attention_to_change_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(collect()["gpu"] is None or not available(), reason="needs a GPU and a TensorRT")
+@pytest.mark.skipif(collect().gpu is None or not available(), reason="needs a GPU and a TensorRT")
 def test_every_form_is_right_on_this_gpu(tmp_path: Path) -> None:
     for form in AttentionForm:
         job = Job(
@@ -179,7 +185,7 @@ def test_every_form_is_right_on_this_gpu(tmp_path: Path) -> None:
             precisions=(Precision.FP16,), batch=BatchRange(1, 1, 2), engine=True, bench=False,
         )  # fmt: skip
         report = vit.run_job(job, Heard())
-        rows = [row for row in report.verification if row["artifact"].endswith(".engine")]
+        rows = [row for row in report.verification if row.artifact.endswith(".engine")]
         assert rows
-        assert all(row["passed"] for row in rows)
-        assert not any(entry["step"].startswith("--attention") for entry in report.skipped)
+        assert all(row.passed for row in rows)
+        assert not any(entry.step.startswith("--attention") for entry in report.skipped)

@@ -14,6 +14,8 @@ from tofu_export.engines.flavours import RTX, TENSORRT, Flavour
 from tofu_export.errors import BackendMissingError
 from tofu_export.job import doctor
 from tofu_export.system import environment, ort
+from tofu_export.system.environment import Environment
+from tofu_export.system.typed_json import from_plain, to_plain
 
 GPU = "NVIDIA Example"
 INSTALLED = {"torch": "2.14.1", "onnxruntime": "1.31.1", "pillow": "12.0"}
@@ -29,7 +31,7 @@ class Machine:
         self.requires: list[str] | None = list(REQUIRES)
         self.providers: tuple[str, ...] | str = ("CPUExecutionProvider",)
         self.engines: dict[str, str] = {"tensorrt-rtx": "1.7.1"}
-        monkeypatch.setattr(environment, "collect", lambda: {"versions": {}, "gpu": self.gpu, "driver": None})
+        monkeypatch.setattr(environment, "collect", lambda: Environment({}, "a CPU", 2, self.gpu, None, "Linux"))
         monkeypatch.setattr(metadata, "version", self.version)
         monkeypatch.setattr(metadata, "requires", self.required)
         monkeypatch.setattr(ort, "providers_usable", self.usable)
@@ -66,19 +68,19 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 def findings() -> list[tuple[bool, str, str]]:
     found = doctor.examine()
-    assert json.loads(json.dumps(found)) == found
-    assert found["healthy"] is not any(finding["required"] for finding in found["findings"])
-    return [(finding["required"], finding["what"], finding["fix"]) for finding in found["findings"]]
+    assert from_plain(doctor.Diagnosis, json.loads(json.dumps(to_plain(found)))) == found
+    assert found.healthy is not any(finding.required for finding in found.findings)
+    return [(finding.required, finding.what, finding.fix) for finding in found.findings]
 
 
 def test_a_sound_installation_without_a_gpu(machine: Machine) -> None:
     assert findings() == []  # classic TensorRT is not missed without a GPU
     found = doctor.examine()
-    assert found["onnxruntime"] == {"providers": ["CPUExecutionProvider"]}
-    rtx, tensorrt = found["tensorrt"]
-    assert (rtx["usable"], rtx["version"], rtx["compute_capabilities"]) == (True, "1.7.1", ["SM75", "SM89"])
-    assert (tensorrt["usable"], tensorrt["reason"]) == (False, "tensorrt is not installed")
-    assert tensorrt["install"] == 'pip install "tofu-export[tensorrt]"'
+    assert found.onnxruntime.providers == ("CPUExecutionProvider",)
+    rtx, tensorrt = found.tensorrt
+    assert (rtx.usable, rtx.version, rtx.compute_capabilities) == (True, "1.7.1", ("SM75", "SM89"))
+    assert (tensorrt.usable, tensorrt.reason) == (False, "tensorrt is not installed")
+    assert tensorrt.install == 'pip install "tofu-export[tensorrt]"'
 
 
 @pytest.mark.parametrize(
@@ -146,15 +148,15 @@ def test_a_gpu_that_is_not_used(machine: Machine) -> None:
     machine.providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
     machine.engines["tensorrt"] = "10.14"
     assert findings() == []
-    assert doctor.examine()["tensorrt"][1]["usable"]
+    assert doctor.examine().tensorrt[1].usable
 
 
 def test_tensorrt_without_a_gpu_is_of_no_use(machine: Machine) -> None:
     machine.engines["tensorrt"] = "10.14"
     assert findings() == []
-    entry = doctor.examine()["tensorrt"][1]
-    assert (entry["usable"], entry["version"], entry["install"]) == (False, "10.14", None)
-    assert "GPU of this machine" in entry["reason"]
+    entry = doctor.examine().tensorrt[1]
+    assert (entry.usable, entry.version, entry.install) == (False, "10.14", None)
+    assert "GPU of this machine" in entry.reason
 
 
 @pytest.mark.parametrize("flavour", [RTX, TENSORRT])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests import exported
+from tests.job.listener import Heard
+from tests.report.html import samples
 from tests.verification.machine import Machine, install, plan_of
 from tofu_export.engines.describing.check import Answer, EngineCheck, Verdict
 from tofu_export.engines.flavours import RTX
@@ -17,23 +20,11 @@ from tofu_export.job.engines import engine_requests, flavour_of, verify_engines,
 from tofu_export.job.progress import Progress
 from tofu_export.job.request import Job
 from tofu_export.options import Precision
-from tofu_export.report.document import Report
+from tofu_export.report.document import Report, Skipped
 from tofu_export.system.environment import collect
 from tofu_export.zoo.weights import WeightsSource
 
 NAMES = ["model.engine"]
-
-
-class Heard:
-    """A listener that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def step(self, text: str) -> None:
-        self.texts.append(text)
-
-    tick = done = step
 
 
 @pytest.fixture
@@ -50,12 +41,12 @@ def adapter(tmp_path: Path) -> vit.VitAdapter:
 def report(tmp_path: Path) -> Report:
     path = plan_of(tmp_path, exported.folder() / "model.fp32.onnx", batch=(1, 1, 2))
     assert path.name == "model.engine"
-    return Report({}, {}, {}, "", {})
+    return Report.from_dict(samples.report(verification=[], skipped=[]))
 
 
 @pytest.fixture
 def gpu(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
-    report.environment["gpu"] = "ACME 1"
+    report.environment = replace(report.environment, gpu="ACME 1")
     monkeypatch.setattr(engines, "check_engine", lambda path: EngineCheck(path, ()))
 
 
@@ -85,11 +76,11 @@ def test_rows_of_the_report(
     heard = Heard()
     progress = Progress(heard)
     assert all(result.passed for result in verify_engines(adapter, tmp_path, NAMES, report, progress))
-    assert [(row["artifact"], row["reference"], row["passed"]) for row in report.verification] == [
+    assert [(row.artifact, row.reference, row.passed) for row in report.verification] == [
         ("model.engine", "the eager model", True),
         ("model.engine", "model.fp32.onnx", True),
     ]
-    assert report.skipped == []
+    assert report.skipped == ()
     assert progress.seconds["verify model.engine"] > 0
     assert heard.texts[0] == "verifying model.engine"
     assert "against model.fp32.onnx: verified at batch 1, 2" in heard.texts[-1]
@@ -100,16 +91,14 @@ def test_a_wrong_engine(gpu: None, machine: Machine, adapter: vit.VitAdapter, re
     results = verify_engines(adapter, tmp_path, NAMES, report, Progress(Heard()))
     assert len(results) == 2
     assert "NaN or infinity" in str(results[0].failure())
-    assert [row["passed"] for row in report.verification] == [False, False]
+    assert [row.passed for row in report.verification] == [False, False]
 
 
-@pytest.mark.skipif(collect()["gpu"] is not None, reason="this machine has a GPU")
+@pytest.mark.skipif(collect().gpu is not None, reason="this machine has a GPU")
 def test_without_a_gpu(adapter: vit.VitAdapter, report: Report, tmp_path: Path) -> None:
     assert verify_engines(adapter, tmp_path, NAMES, report, Progress(Heard())) == []
-    assert report.skipped == [
-        {"step": "verification of model.engine", "reason": "no NVIDIA GPU with a driver to run it on"}
-    ]
-    assert report.verification == []
+    assert report.skipped == (Skipped("verification of model.engine", "no NVIDIA GPU with a driver to run it on"),)
+    assert report.verification == ()
 
 
 def test_for_another_gpu(
@@ -118,7 +107,7 @@ def test_for_another_gpu(
     verdicts = (Verdict("plan", Answer.YES, "fine"), Verdict("gpu", Answer.NO, "it runs on SM89"))
     monkeypatch.setattr(engines, "check_engine", lambda path: EngineCheck(path, verdicts))
     assert verify_engines(adapter, tmp_path, NAMES, report, Progress(Heard())) == []
-    assert [entry["reason"] for entry in report.skipped] == ["it runs on SM89"]
+    assert [entry.reason for entry in report.skipped] == ["it runs on SM89"]
 
 
 def test_without_what_runs_it(
@@ -129,4 +118,4 @@ def test_without_what_runs_it(
 
     monkeypatch.setattr(vit, "verify_engine", missing)
     assert verify_engines(adapter, tmp_path, NAMES, report, Progress(Heard())) == []
-    assert [entry["reason"] for entry in report.skipped] == ["polygraphy is not installed"]
+    assert [entry.reason for entry in report.skipped] == ["polygraphy is not installed"]

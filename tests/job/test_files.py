@@ -9,6 +9,7 @@ import pytest
 
 from tofu_export.job.files import describe_file, with_data
 from tofu_export.options import Precision
+from tofu_export.report.artifacts import Beside
 from tofu_export.system.files import staging
 
 CONTENT = {"model.onnx": b"graph", "model.onnx.data": b"weights", "model.onnx.json": b"{}"}
@@ -27,8 +28,8 @@ def test_every_file_has_its_hash(present: list[str], beside: list[str], size: in
     with staging(tmp_path) as stage:
         for name in present:
             stage.path(name).write_bytes(CONTENT[name])
-        entry = describe_file(stage, "onnx", Precision.FP32, "portable", "model.onnx")
+        entry = describe_file(stage, Precision.FP32, "portable", "model.onnx")
         assert set(with_data(stage, "model.onnx")) == set(present)
     assert (entry["path"], entry["bytes"]) == ("model.onnx", size)
     assert entry["sha256"] == hashlib.sha256(b"graph").hexdigest()
-    assert entry["beside"] == [{"path": name, "sha256": hashlib.sha256(CONTENT[name]).hexdigest()} for name in beside]
+    assert entry["beside"] == tuple(Beside(name, hashlib.sha256(CONTENT[name]).hexdigest()) for name in beside)

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tofu_export.options import Precision
+from tofu_export.report.sweep import SweepFailure
 from tofu_export.sweep.evaluate import Evaluation
-from tofu_export.sweep.grid import Cell, Failure
+from tofu_export.sweep.grid import Cell
 from tofu_export.sweep.settings import Settings
 from tofu_export.sweep.workers import Outcome
 
@@ -72,7 +73,7 @@ class FakePool:
                 raise KeyboardInterrupt
             self.evaluated.append(str(one))
             if str(one) in self.failing:
-                yield one, Failure(one.model, str(one), "ExportError", "it did not work", 3)
+                yield one, SweepFailure(one.model, str(one), "ExportError", "it did not work", 3)
                 continue
             outputs = LABELS.copy().astype(np.int32)
             outputs[: one.r // 4] = 9

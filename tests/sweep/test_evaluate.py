@@ -16,9 +16,10 @@ from tofu_export.errors import UnsupportedModelError, WeightsError
 from tofu_export.evaluate.images import demo_source
 from tofu_export.options import OutputKind, Precision, Reduction
 from tofu_export.planning.plan import make_plan
+from tofu_export.report.sweep import SweepFailure
 from tofu_export.sweep import evaluate as module
 from tofu_export.sweep.evaluate import Evaluation, evaluate, feeds_for
-from tofu_export.sweep.grid import Cell, Failure, Grid, expand
+from tofu_export.sweep.grid import Cell, Grid, expand
 from tofu_export.sweep.settings import Settings
 from tofu_export.sweep.timing import Stopwatch
 from tofu_export.sweep.workers import attempt
@@ -90,7 +91,7 @@ def test_a_file_that_computes_something_else_has_no_numbers(monkeypatch: pytest.
     monkeypatch.setattr(module, "write_file", wrong)
     cell = expand(Grid(("test_vit",), r=(4,)))[0][-1]
     outcome = attempt(cell, TINY)
-    assert isinstance(outcome, Failure)
+    assert isinstance(outcome, SweepFailure)
     assert (outcome.kind, outcome.exit_code) == ("VerificationError", 4)
     assert outcome.reason.endswith("Its row is left out")
     unverified = attempt(cell, replace(TINY, verify=False))

@@ -4,7 +4,8 @@ import pytest
 
 from tofu_export.errors import OptionError
 from tofu_export.options import Mode, Precision
-from tofu_export.sweep.grid import Grid, compact, expand, expand_pattern, split_patterns
+from tofu_export.report.sweep import compact
+from tofu_export.sweep.grid import Grid, expand, expand_pattern, split_patterns
 
 
 def words(grid: Grid) -> list[str]:

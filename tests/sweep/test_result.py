@@ -7,12 +7,15 @@ import pytest
 
 from tests.sweep.cells import cell, timing
 from tofu_export.options import Precision
-from tofu_export.sweep.result import Row, agreement_of, compared, row_of
+from tofu_export.report.sweep import SweepRow
+from tofu_export.sweep.result import agreement_of, compared, row_of
 
 FOUND = {"top1": 0.5, "images": 10, "real": True, "verification": {"passed": True}}
 
 
-def row(r: int, top1: float | None, time: dict[str, Any] | None = None, agreement: float = 0.9, **more: Any) -> Row:
+def row(
+    r: int, top1: float | None, time: dict[str, Any] | None = None, agreement: float = 0.9, **more: Any
+) -> SweepRow:
     return row_of(cell(r, **more), 8, {**FOUND, "top1": top1}, agreement, time)
 
 
@@ -67,4 +70,4 @@ def test_a_file_that_was_not_verified_says_so() -> None:
     unverified = row_of(cell(8), None, {**FOUND, "verification": None}, 0.9, None)
     assert not unverified.verified
     assert unverified.notes == ("not verified: switched off by --no-verify",)
-    assert unverified.to_dict()["verified"] is False
+    assert unverified.verified is False

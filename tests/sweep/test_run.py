@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import pytest
 from tests.sweep.cells import FakePool, Heard, timing
 from tofu_export.errors import ExportError, OptionError
 from tofu_export.options import Mode, Precision
+from tofu_export.report.sweep import SweepDocument
 from tofu_export.sweep import run
 from tofu_export.sweep.grid import Cell, Grid
-from tofu_export.sweep.result import SweepResult
 from tofu_export.sweep.run import run_sweep
 from tofu_export.sweep.settings import Settings
+from tofu_export.system.typed_json import to_object
 from tofu_export.zoo.weights import WeightsSource
 
 GRID = Grid(("vit_tiny",), r=(8, 16), modes=(Mode.MLERP, Mode.PRUNE))
@@ -56,7 +58,7 @@ def stopwatch(monkeypatch: pytest.MonkeyPatch) -> type[FakeStopwatch]:
     return FakeStopwatch
 
 
-def sweep(folder: Path, pool: FakePool, *, grid: Grid = GRID, settings: Settings = QUIET, **more: Any) -> SweepResult:
+def sweep(folder: Path, pool: FakePool, *, grid: Grid = GRID, settings: Settings = QUIET, **more: Any) -> SweepDocument:
     return run_sweep(grid, settings, folder, pool, more.pop("listener", Heard()), **more)
 
 
@@ -71,7 +73,7 @@ def test_rows_say_what_was_found(tmp_path: Path) -> None:
     ]
     assert {row.batch for row in result.rows} == {None}
     assert not result.timed
-    document = result.to_dict()
+    document = to_object(result)
     assert (document["kind"], document["schema_version"], document["command"]) == ("sweep", 1, "tofu-export sweep")
     assert document["images"] == [{"model": "vit_tiny", "source": "ten images", "generated": False}]
 
@@ -109,8 +111,8 @@ def test_changed_versions_are_noticed(tmp_path: Path, monkeypatch: pytest.Monkey
     sweep(tmp_path, FakePool())
     from tofu_export.system import environment
 
-    changed = environment.collect()
-    changed["versions"]["onnxruntime"] = "99.0"
+    here = environment.collect()
+    changed = replace(here, versions={**here.versions, "onnxruntime": "99.0"})
     monkeypatch.setattr("tofu_export.sweep.settings.environment.collect", lambda: changed)
     again, listener = FakePool(), Heard()
     sweep(tmp_path, again, listener=listener)

@@ -11,25 +11,27 @@ import pytest
 from tests.sweep.cells import cell, timing
 from tofu_export.errors import BackendMissingError
 from tofu_export.options import Precision
+from tofu_export.report.sweep import SweepDocument, SweepFailure, SweepImages, SweepRow
 from tofu_export.sweep.chart import pareto_chart
-from tofu_export.sweep.grid import Failure
 from tofu_export.sweep.parquet import parquet_bytes
-from tofu_export.sweep.result import Row, SweepResult, compared, row_of
+from tofu_export.sweep.result import compared, row_of
 from tofu_export.sweep.tables import csv_text, flat_rows, markdown, pivot
+from tofu_export.system.environment import Environment
 
 FOUND = {"top1": 0.5, "images": 10, "real": True, "verification": {"passed": True}}
 
 
-def row(r: int, top1: float | None, pattern: str = "PPAA", time: dict[str, Any] | None = None) -> Row:
+def row(r: int, top1: float | None, pattern: str = "PPAA", time: dict[str, Any] | None = None) -> SweepRow:
     return row_of(cell(r, pattern), 8, {**FOUND, "top1": top1}, 0.9, time)
 
 
-def result(*rows: Row, **changes: Any) -> SweepResult:
-    environment = {"versions": {"python": "3.11", "torch": "2.14", "tensorrt": None}, "cpu": "a CPU"}
+def result(*rows: SweepRow, **changes: Any) -> SweepDocument:
+    environment = Environment({"python": "3.11", "torch": "2.14", "tensorrt": None}, "a CPU", 2, None, None, "Linux")
     loaded = {"demo_vit": "demo.safetensors (timm)"}
-    whole = SweepResult(
-        compared(rows), (), {}, {"demo_vit": "ten images"}, (), loaded, environment, "tofu-export sweep demo_vit"
-    )
+    whole = SweepDocument(
+        rows=compared(rows), images=(SweepImages("demo_vit", "ten images"),), loaded=loaded, environment=environment,
+        command="tofu-export sweep demo_vit",
+    )  # fmt: skip
     return replace(whole, **changes)
 
 
@@ -65,7 +67,7 @@ def test_one_pattern_makes_no_table() -> None:
 
 
 def test_markdown_says_what_failed_and_on_what() -> None:
-    failure = Failure("swin", "all", "UnsupportedModelError", "no plain | blocks", 3)
+    failure = SweepFailure("swin", "all", "UnsupportedModelError", "no plain | blocks", 3)
     text = markdown(result(*GRID, failures=(failure,)))
     assert "Measured on ten images." in text
     assert "| swin | all | no plain / blocks |" in text
@@ -76,7 +78,9 @@ def test_markdown_says_what_failed_and_on_what() -> None:
 
 
 def test_markdown_warns_of_generated_images() -> None:
-    assert "**These are generated, not real" in markdown(result(*GRID, generated=("demo_vit",)))
+    assert "**These are generated, not real" in markdown(
+        result(*GRID, images=(SweepImages("demo_vit", "ten images", generated=True),))
+    )
 
 
 def test_markdown_of_times() -> None:

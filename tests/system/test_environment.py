@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tofu_export.system import environment
+from tofu_export.system.typed_json import from_plain, to_object
 
 VERSIONS = {
     "python",
@@ -51,17 +52,17 @@ def without_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
 class TestCollect:
     def test_has_the_contracts_fields(self) -> None:
         found = environment.collect()
-        assert set(found) == {"versions", "cpu", "logical_cores", "gpu", "driver", "platform"}
-        assert set(found["versions"]) == VERSIONS
-        assert json.loads(json.dumps(found)) == found
+        assert set(to_object(found)) == {"versions", "cpu", "logical_cores", "gpu", "driver", "platform"}
+        assert set(found.versions) == VERSIONS
+        assert from_plain(environment.Environment, json.loads(json.dumps(to_object(found)))) == found
 
     def test_versions_are_those_installed(self) -> None:
-        versions = environment.collect()["versions"]
+        versions = environment.collect().versions
         assert versions["numpy"] == metadata.version("numpy")
         assert versions["python"] == ".".join(map(str, sys.version_info[:3]))
 
     def test_an_extra_counts_where_it_is_used(self) -> None:
-        versions = environment.collect("diffusers", "torchmetrics")["versions"]
+        versions = environment.collect("diffusers", "torchmetrics").versions
         assert set(versions) == VERSIONS | {"diffusers", "torchmetrics"}
         assert versions["diffusers"] == metadata.version("diffusers")
 
@@ -70,9 +71,9 @@ class TestCollect:
             raise metadata.PackageNotFoundError(name)
 
         monkeypatch.setattr(metadata, "version", nothing)
-        versions = environment.collect()["versions"]
-        assert versions.pop("python")
-        assert set(versions.values()) == {None}
+        versions = environment.collect().versions
+        assert versions["python"]
+        assert {version for name, version in versions.items() if name != "python"} == {None}
 
     def test_a_variant_counts_as_the_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def only_the_gpu_variant(name: str) -> str:
@@ -81,11 +82,11 @@ class TestCollect:
             return "9.9"
 
         monkeypatch.setattr(metadata, "version", only_the_gpu_variant)
-        assert environment.collect()["versions"]["onnxruntime"] == "9.9"
+        assert environment.collect().versions["onnxruntime"] == "9.9"
 
     def test_names_no_user_host_or_folder(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LOGNAME", "some-user-name")
-        text = json.dumps(environment.collect())
+        text = json.dumps(to_object(environment.collect()))
         assert getpass.getuser() == "some-user-name"
         for secret in ("some-user-name", socket.gethostname(), str(Path.home()), str(Path.cwd())):
             assert len(secret) < 4 or secret not in text  # a host called "a" proves nothing
@@ -137,12 +138,12 @@ class TestGpu:
     def test_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with_nvidia_smi(monkeypatch, "ACME RTX 1, Super, 570.10.01\n")
         found = environment.collect()
-        assert (found["gpu"], found["driver"]) == ("ACME RTX 1, Super", "570.10.01")
+        assert (found.gpu, found.driver) == ("ACME RTX 1, Super", "570.10.01")
 
     def test_two(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with_nvidia_smi(monkeypatch, "ACME 1, 570.1\nACME 2, 570.1\n")
         found = environment.collect()
-        assert (found["gpu"], found["driver"]) == ("ACME 1, ACME 2", "570.1")
+        assert (found.gpu, found.driver) == ("ACME 1, ACME 2", "570.1")
 
     @pytest.mark.parametrize(
         "error",
@@ -156,16 +157,16 @@ class TestGpu:
     def test_a_failing_driver_is_none(self, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
         with_nvidia_smi(monkeypatch, error=error)
         found = environment.collect()
-        assert (found["gpu"], found["driver"]) == (None, None)
+        assert (found.gpu, found.driver) == (None, None)
 
     def test_no_device_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with_nvidia_smi(monkeypatch, "No devices were found\n")
-        assert environment.collect()["gpu"] is None
+        assert environment.collect().gpu is None
 
     def test_no_tool_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         without_nvidia_smi(monkeypatch)
         found = environment.collect()
-        assert (found["gpu"], found["driver"]) == (None, None)
+        assert (found.gpu, found.driver) == (None, None)
 
 
 class TestGpuCapabilities:

@@ -27,7 +27,7 @@ from tofu_export.tokens.token_engine import TokenEngine
 from tofu_export.tokens.token_file import TokenFile
 from tofu_export.verification.facts import FileFacts
 
-needs_no_gpu = pytest.mark.skipif(collect()["gpu"] is not None, reason="this machine has a GPU")
+needs_no_gpu = pytest.mark.skipif(collect().gpu is not None, reason="this machine has a GPU")
 
 
 def engine_of(
@@ -170,7 +170,7 @@ def test_without_a_gpu_the_exit_code_is_that_of_a_missing_backend(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(collect()["gpu"] is None, reason="no NVIDIA GPU with a driver")
+@pytest.mark.skipif(collect().gpu is None, reason="no NVIDIA GPU with a driver")
 @pytest.mark.parametrize("flavour", [RTX, TENSORRT], ids=["rtx", "tensorrt"])
 def test_a_real_engine_shows_its_map(flavour: Any, tmp_path: Path) -> None:
     """In TF32 decisions between near equals may fall otherwise than in onnxruntime: most patches must not."""

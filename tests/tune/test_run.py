@@ -19,6 +19,8 @@ from tofu_export.compare.agreement import Agreement
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.images import demo_source
 from tofu_export.options import Reduction
+from tofu_export.report.tuning import LossDifference
+from tofu_export.system.typed_json import to_object
 from tofu_export.tune.latency import LatencyTable
 from tofu_export.tune.objective import Judge
 from tofu_export.tune.request import Objective, TuneRequest
@@ -71,10 +73,12 @@ def test_an_interval_tells_better_from_worse() -> None:
         "baseline": Agreement(None, high, high, None),
     }  # fmt: skip
     of = {who: replace(row, same_top1=np.ones(100, dtype=bool)) for who, row in of.items()}
-    mean, least, most = _difference(of, Objective.KL, 0)
+    found = _difference(of, Objective.KL, 0)
+    mean, least, most = found.mean, found.low, found.high
     assert least < mean < most < 0
     assert mean == pytest.approx((low - high).mean())
-    assert _difference({"chosen": of["chosen"], "baseline": of["chosen"]}, Objective.KL, 0) == (0.0, 0.0, 0.0)
+    same = {"chosen": of["chosen"], "baseline": of["chosen"]}
+    assert _difference(same, Objective.KL, 0) == LossDifference(0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(("gain", "wins"), [(0.3, True), (0.0, False), (-0.3, False)])
@@ -93,14 +97,14 @@ def test_a_finalist_has_to_be_better_beyond_noise(gain: float, wins: bool) -> No
 
 def test_a_whole_run(tmp_path: Path) -> None:
     result = tune(replace(SMALL, state=tmp_path / "s"))
-    document = result.to_dict("the command")
+    document = to_object(result.document("the command"))
     json.dumps(document, allow_nan=False)
     assert document["images"] == {"calibration": 8, "validation": 4, "held_out": 8}
     assert result.chosen.macs_full / result.chosen.macs_reduced >= 3.0
     assert result.baseline.pattern == "PPPWWWWWWWWW"
     _, fixed = plan_model("demo_vit", Reduction(speedup=3.0))
     assert result.baseline.layers == fixed.layers
-    assert result.losses["validation"]["chosen"] <= result.losses["validation"]["baseline"]
+    assert result.losses["validation"].chosen <= result.losses["validation"].baseline
     assert result.evaluations == 4
     assert document["kind"] == "tune"
     assert [row["loss"] for row in document["history"]] == [

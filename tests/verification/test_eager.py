@@ -47,6 +47,7 @@ from tofu_export.compare.outputs import TOLERANCES, OutputComparison, compare_ou
 from tofu_export.errors import VerificationError
 from tofu_export.graph_patterns.canonical import decision_name
 from tofu_export.options import BatchRange, Precision, Reduction, Target
+from tofu_export.system.typed_json import to_plain
 from tofu_export.verification.eager import batches_to_verify, verify
 from tofu_export.verification.result import VerificationResult
 
@@ -514,7 +515,7 @@ def test_impossible_decisions_are_wrong(got: Decisions, message: str) -> None:
     assert len(report.faults) == 1
     assert report.faults[0].startswith("layer 7: ")
     assert message in report.faults[0]
-    json.dumps(report.to_dict(), allow_nan=False)
+    json.dumps(to_plain(report), allow_nan=False)
 
 
 def test_decisions_are_read_from_what_a_file_states() -> None:
@@ -540,7 +541,6 @@ def test_reports_add_up() -> None:
     other = DecisionReport((2, 0), 6, 3, 1, 2, 0.5, ("layer 2: odd",))
     assert one + other == DecisionReport((0, 2), 10, 4, 2, 2, 0.5, ("layer 2: odd",))
     assert DecisionReport() + one == one
-    assert (one + other).to_dict()["layers"] == 2
 
 
 # --- Comparing outputs -------------------------------------------------------------------------------------------

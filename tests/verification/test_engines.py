@@ -37,7 +37,7 @@ from tofu_export.verification.result import VerificationResult
 Array = NDArray[Any]
 FP32 = TOLERANCES[Precision.FP32]
 
-needs_no_gpu = pytest.mark.skipif(collect()["gpu"] is not None, reason="this machine has a GPU")
+needs_no_gpu = pytest.mark.skipif(collect().gpu is not None, reason="this machine has a GPU")
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ def test_the_copy_is_what_the_plan_is(precision: str, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(collect()["gpu"] is None, reason="no NVIDIA GPU with a driver")
+@pytest.mark.skipif(collect().gpu is None, reason="no NVIDIA GPU with a driver")
 @pytest.mark.parametrize("flavour", [RTX, TENSORRT], ids=["rtx", "tensorrt"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_real_plan(precision: str, flavour: Any, tmp_path: Path) -> None:

@@ -81,8 +81,8 @@ class TestWithItsBase:
         folder = save_adapter(tmp_path / "adapter", pairs, str(tmp_path / "base"))
         loaded = load(folder)
         assert same(loaded, logits(merged(model, pairs, ALPHA / RANK)), pixels())
-        assert loaded.weights["path"] == "adapter_model.safetensors"
-        assert "merged with its base, base/model.safetensors" in loaded.weights["notes"][0]
+        assert loaded.weights.path == "adapter_model.safetensors"
+        assert "merged with its base, base/model.safetensors" in loaded.weights.notes[0]
         assert load(folder / "adapter_model.safetensors").weights == loaded.weights
 
     def test_scale_by_the_root_and_by_layer(self, tmp_path: Path) -> None:
@@ -153,9 +153,9 @@ class TestWithItsBase:
         model = theirs()
         model.save_pretrained(tmp_path / "base")
         folder = save_adapter(tmp_path / "adapter", pairs_for(model, ("fc1",)), str(tmp_path / "base"))
-        before = load(folder).weights["sha256"]
+        before = load(folder).weights.sha256
         filled(model, 9).save_pretrained(tmp_path / "base")
-        assert load(folder).weights["sha256"] != before
+        assert load(folder).weights.sha256 != before
 
 
 class TestInOneStateDict:

@@ -54,7 +54,7 @@ def test_the_model_is_frozen_float32_and_in_evaluation_mode() -> None:
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     assert (loaded.name, loaded.resolved) == (" vit_tiny ", "vit_tiny_patch16_224")
-    assert loaded.weights["kind"] == "random"
+    assert loaded.weights.kind == "random"
     with pytest.raises(dataclasses.FrozenInstanceError):
         loaded.name = "other"  # type: ignore[misc]
 
@@ -109,7 +109,7 @@ def test_a_checkpoint(tmp_path: Path) -> None:
     saved = create_model("test_vit", weights=RANDOM, seed=9)
     torch.save({"state_dict": saved.model.half().state_dict()}, tmp_path / "vit.pth")
     loaded = create_model("test_vit", weights=WeightsSource.parse(str(tmp_path / "vit.pth")), seed=1)
-    assert (loaded.weights["kind"], loaded.weights["path"]) == ("path", "vit.pth")
+    assert (loaded.weights.kind, loaded.weights.path) == ("path", "vit.pth")
     ours, theirs = loaded.model.state_dict(), saved.model.state_dict()
     assert all(torch.equal(ours[name], theirs[name].float()) for name in ours)
 
@@ -118,7 +118,7 @@ def test_a_local_folder(tmp_path: Path) -> None:
     model = timm.create_model("test_vit", num_classes=5)
     save_for_hf(model, str(tmp_path), safe_serialization=True)
     loaded = create_model(f"local-dir:{tmp_path}", weights=PRETRAINED)
-    assert (loaded.weights["kind"], loaded.weights["path"]) == ("pretrained", "model.safetensors")
+    assert (loaded.weights.kind, loaded.weights.path) == ("pretrained", "model.safetensors")
     images = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
     assert torch.equal(loaded.model(images), model.eval()(images))
 
@@ -170,9 +170,9 @@ def loaded() -> LoadedModel:
 class TestDemo:
     def test_pretrained_means_the_embedded_file(self, loaded: LoadedModel) -> None:
         assert loaded.resolved == "demo_vit"
-        assert (loaded.weights["kind"], loaded.weights["tag"]) == ("pretrained", "demo")
-        assert loaded.weights["path"] == "demo_vit.safetensors"
-        assert loaded.weights["dropped"] == loaded.weights["adapted"] == []
+        assert (loaded.weights.kind, loaded.weights.tag) == ("pretrained", "demo")
+        assert loaded.weights.path == "demo_vit.safetensors"
+        assert loaded.weights.dropped == loaded.weights.adapted == ()
         assert loaded.preprocessing == dict(demo.PREPROCESSING)
 
     def test_random_weights(self, loaded: LoadedModel) -> None:
@@ -183,7 +183,7 @@ class TestDemo:
     def test_another_size_resizes_the_position_embedding(self) -> None:
         loaded = create_model("demo_vit", weights=PRETRAINED, image_size=(32, 28))
         assert loaded.preprocessing["input_size"] == (1, 32, 28)
-        assert len(loaded.weights["adapted"]) == 1
+        assert len(loaded.weights.adapted) == 1
         assert loaded.model(torch.zeros(1, 1, 32, 28)).shape == (1, 10)
 
     def test_an_odd_size(self) -> None:

@@ -93,8 +93,8 @@ class TestTransformers:
         with pytest.raises(WeightsError, match=r"neck\.weight \[64, 64\].*--allow-dropped"):
             load(tmp_path / "model.safetensors")
         loaded = load(tmp_path / "model.safetensors", allow=True)
-        assert loaded.weights["dropped"] == ["neck.weight"]
-        assert loaded.weights["allow_dropped"] is True
+        assert loaded.weights.dropped == ("neck.weight",)
+        assert loaded.weights.allow_dropped is True
         with torch.no_grad():
             assert same(loaded, theirs(pixels()).logits, pixels())
 
@@ -104,7 +104,7 @@ class TestTransformers:
         )
         torch.save({"state_dict": {f"net.{k}": v for k, v in theirs.state_dict().items()}}, tmp_path / "a.ckpt")
         loaded = load(tmp_path / "a.ckpt")
-        assert "no config.json beside it" in loaded.weights["notes"][0]
+        assert "no config.json beside it" in loaded.weights.notes[0]
         with torch.no_grad():
             assert same(loaded, theirs(pixels()).logits, pixels())
 
@@ -119,7 +119,7 @@ class TestTransformers:
         filled(transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(**CONFIG, **small))).save_pretrained(
             tmp_path
         )
-        dropped = load(tmp_path / "model.safetensors", num_classes=0).weights["dropped"]
+        dropped = load(tmp_path / "model.safetensors", num_classes=0).weights.dropped
         assert all(name.startswith("decoder") for name in dropped)
         assert dropped
 
@@ -154,7 +154,7 @@ class TestTimm:
         assert same(loaded, ours(x), x)
         assert loaded.preprocessing["mean"] == (0.1, 0.2, 0.3)
         assert loaded.preprocessing_from["mean"] == "args in last.pth.tar"
-        assert "pooling avg -> token" in loaded.weights["set"]
+        assert "pooling avg -> token" in loaded.weights.set
 
     def test_options_of_training_beside_it(self, tmp_path: Path) -> None:
         """timm's script writes them to `args.yaml`; those inside the file come first."""
@@ -183,7 +183,7 @@ class TestTimm:
     def test_another_kind_of_yaml_is_not_read(self, tmp_path: Path, text: str) -> None:
         torch.save(timm.create_model(NAME).state_dict(), tmp_path / "vit.pth")
         (tmp_path / "args.yaml").write_text(text)
-        assert load(tmp_path / "vit.pth").weights["set"] == []
+        assert load(tmp_path / "vit.pth").weights.set == ()
 
     def test_hyper_parameters_of_lightning(self, tmp_path: Path) -> None:
         ours = filled(timm.create_model(NAME, act_layer="relu", num_classes=3))
@@ -197,7 +197,7 @@ class TestTimm:
         )
         loaded = load(tmp_path / "a.ckpt")
         assert same(loaded, ours(pixels()), pixels())
-        assert loaded.weights["dropped"] == ["loss_fn.weight"]
+        assert loaded.weights.dropped == ("loss_fn.weight",)
 
     def test_timms_configuration_beside_it(self, tmp_path: Path) -> None:
         options = {"global_pool": "avg", "fc_norm": False, "act_layer": "silu"}
@@ -219,8 +219,8 @@ class TestTimm:
         torch.save(ours.state_dict(), tmp_path / "vit.pth")
         loaded, x = load(tmp_path / "vit.pth"), pixels(*shape)
         assert same(loaded, ours(x), x)
-        assert loaded.weights["set"]
-        assert loaded.weights["adapted"] == []
+        assert loaded.weights.set
+        assert loaded.weights.adapted == ()
 
     def test_another_number_of_special_tokens_is_not_guessed(self, tmp_path: Path) -> None:
         ours = timm.create_model(NAME, class_token=False, global_pool="avg", fc_norm=False)
@@ -231,7 +231,7 @@ class TestTimm:
     def test_the_size_that_was_asked_for_resamples(self, tmp_path: Path) -> None:
         torch.save(timm.create_model(NAME, img_size=96).state_dict(), tmp_path / "vit.pth")
         loaded = load(tmp_path / "vit.pth", image_size=(160, 160))
-        assert loaded.weights["adapted"] == ["pos_embed [1, 37, 64] -> [1, 101, 64]"]
+        assert loaded.weights.adapted == ("pos_embed [1, 37, 64] -> [1, 101, 64]",)
 
     def test_a_layer_that_timms_conversion_leaves_out_is_seen(self, tmp_path: Path) -> None:
         state = timm.create_model(NAME).state_dict()
@@ -277,9 +277,9 @@ def test_an_open_clip_configuration_decides_activation_and_images(tmp_path: Path
     }
     (tmp_path / "open_clip_config.json").write_text(json.dumps(document))
     loaded = load(path, name)
-    assert {"activation gelu -> quick_gelu", "image size 224x224 -> 48x48"} <= set(loaded.weights["set"])
+    assert {"activation gelu -> quick_gelu", "image size 224x224 -> 48x48"} <= set(loaded.weights.set)
     assert (loaded.preprocessing["mean"], loaded.preprocessing["crop_mode"]) == ((0.5, 0.4, 0.3), "squash")
-    (entry,) = load(path, name, image_size=(64, 64)).weights["adapted"]
+    (entry,) = load(path, name, image_size=(64, 64)).weights.adapted
     assert entry == "visual.positional_embedding [10, 256] -> pos_embed [1, 17, 256]"
     document["model_cfg"]["vision_cfg"] = {**vision, "attentional_pool": True}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(document))
@@ -318,7 +318,7 @@ def test_a_configuration_of_other_types_is_refused_or_not_read(tmp_path: Path, d
         loaded = load(tmp_path / "vit.pth")
     except TofuError:
         return
-    assert loaded.weights["set"] == []
+    assert loaded.weights.set == ()
 
 
 @pytest.mark.parametrize(
@@ -365,8 +365,8 @@ class TestSeveralModels:
         first, second = filled(timm.create_model(NAME), 1), filled(timm.create_model(NAME), 2)
         torch.save(wrap(first.state_dict(), second.state_dict()), tmp_path / "c.pth")
         usual = load(tmp_path / "c.pth")
-        assert usual.weights["key"] == default
-        assert len(usual.weights["keys"]) == 2
+        assert usual.weights.key == default
+        assert len(usual.weights.keys) == 2
         assert same(usual, second(pixels()), pixels())
         assert same(load(tmp_path / "c.pth", key=key), first(pixels()), pixels())
         with pytest.raises(OptionError, match=r"stands for no model in c\.pth, expected one of"):

@@ -14,6 +14,7 @@ import transformers
 from torch import Tensor, nn
 
 from tofu_export.errors import WeightsError
+from tofu_export.report.model import LoadedWeights
 from tofu_export.zoo.weights import WeightsKind, WeightsSource, load_weights
 
 SIZES = {
@@ -44,7 +45,7 @@ def saved(folder: Path, model: Any) -> Path:
 
 def loaded(
     path: Path, base: str = "vit_tiny_patch16_224", *, allow_dropped: bool = False, **kwargs: Any
-) -> tuple[nn.Module, dict[str, Any]]:
+) -> tuple[nn.Module, LoadedWeights]:
     model = timm.create_model(base, **{**TIMM, **kwargs}).eval()
     source = WeightsSource(WeightsKind.PATH, path, allow_dropped=allow_dropped)
     record = load_weights(model, source, name=base, seed=0)
@@ -204,7 +205,7 @@ def test_the_outputs_are_those_of_transformers(tmp_path: Path, name: str) -> Non
     theirs = make()
     path = saved(tmp_path, theirs)
     ours, record = loaded(path, base, **kwargs)
-    assert record["format"] == written
+    assert record.format == written
     with torch.no_grad():
         expected, got = run(theirs, pixels()), ours(pixels())
     assert expected.std() > 0.05
@@ -214,8 +215,8 @@ def test_the_outputs_are_those_of_transformers(tmp_path: Path, name: str) -> Non
 def test_what_has_no_part_in_the_output_is_recorded(tmp_path: Path) -> None:
     path = saved(tmp_path, CASES["CLIPModel"][0]())
     base, kwargs = CASES["CLIPModel"][1:3]
-    dropped = loaded(path, base, **kwargs)[1]["dropped"]
-    assert dropped == ["logit_scale", "text_model.* (20)", "text_projection.weight"]
+    dropped = loaded(path, base, **kwargs)[1].dropped
+    assert dropped == ("logit_scale", "text_model.* (20)", "text_projection.weight")
 
 
 def test_a_pooler_is_dropped_only_if_that_is_allowed(tmp_path: Path) -> None:
@@ -223,7 +224,7 @@ def test_a_pooler_is_dropped_only_if_that_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"pooler\.dense\.weight \[24, 24\].*--allow-dropped"):
         loaded(path, num_classes=0)
     record = loaded(path, num_classes=0, allow_dropped=True)[1]
-    assert record["dropped"] == ["pooler.dense.bias", "pooler.dense.weight"]
+    assert record.dropped == ("pooler.dense.bias", "pooler.dense.weight")
 
 
 def test_another_activation_is_set(tmp_path: Path) -> None:
@@ -231,7 +232,7 @@ def test_another_activation_is_set(tmp_path: Path) -> None:
     make, _, kwargs, run, _ = CASES["CLIPVisionModel"]
     theirs = make()
     ours, record = loaded(saved(tmp_path, theirs), "vit_base_patch32_clip_224", **kwargs)
-    assert record["set"] == ["activation gelu -> quick_gelu"]
+    assert record.set == ("activation gelu -> quick_gelu",)
     with torch.no_grad():
         torch.testing.assert_close(ours(pixels()), run(theirs, pixels()), rtol=0, atol=2e-5)
 
@@ -242,7 +243,7 @@ def test_an_activation_that_nothing_says_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").unlink()
     with pytest.raises(WeightsError, match=r"quick_gelu.*put its config\.json"):
         loaded(path, "vit_base_patch32_clip_224", **kwargs)
-    assert "no config.json beside it" in loaded(path, base, **kwargs)[1]["notes"][0]
+    assert "no config.json beside it" in loaded(path, base, **kwargs)[1].notes[0]
 
 
 def test_another_number_of_heads_is_refused(tmp_path: Path) -> None:
@@ -277,7 +278,7 @@ def test_a_broken_configuration_is_refused(tmp_path: Path, text: str) -> None:
 def test_another_image_size_resamples_the_positions(tmp_path: Path) -> None:
     path = saved(tmp_path, CASES["ViTModel"][0]())
     _, record = loaded(path, num_classes=0, img_size=64)
-    assert any("pos_embed" in entry for entry in record["adapted"])
+    assert any("pos_embed" in entry for entry in record.adapted)
 
 
 def test_a_linear_patch_embedding_of_another_kind_is_refused(tmp_path: Path) -> None:

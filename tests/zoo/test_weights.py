@@ -3,7 +3,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import inspect
-import json
 import logging
 import os
 import pickle
@@ -25,10 +24,11 @@ from torch import nn
 
 from tests.zoo.jax_arrays import State, jax_arrays, make
 from tofu_export.errors import ExitCode, OptionError, WeightsError
+from tofu_export.report.model import LoadedWeights
 from tofu_export.zoo.weights import WeightsKind, WeightsSource, load_weights, locate_pretrained
 
 
-def load(path: Path, model: nn.Module | None = None, name: str = "test_vit") -> tuple[nn.Module, dict[str, Any]]:
+def load(path: Path, model: nn.Module | None = None, name: str = "test_vit") -> tuple[nn.Module, LoadedWeights]:
     model = make() if model is None else model
     return model, load_weights(model, WeightsSource.parse(str(path)), name=name, seed=0)
 
@@ -131,23 +131,8 @@ class TestReading:
         save_file(prefixed("module.")(state), path)
         model, record = load(path)
         assert same(model, state)
-        assert record == {
-            "kind": "path",
-            "path": "vit.safetensors",
-            "format": "timm",
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "seed": None,
-            "tag": None,
-            "url": None,
-            "key": "module",
-            "keys": [],
-            "set": [],
-            "adapted": [],
-            "dropped": [],
-            "allow_dropped": False,
-            "notes": [],
-        }
-        json.dumps(record)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert record == LoadedWeights("path", path="vit.safetensors", format="timm", sha256=digest, key="module")
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
     def test_other_precisions_become_float32(self, dtype: torch.dtype, state: State, tmp_path: Path) -> None:
@@ -261,7 +246,7 @@ class TestFitting:
     def test_a_model_without_classifier_leaves_it_out(self, state: State, tmp_path: Path) -> None:
         torch.save(state, tmp_path / "vit.pth")
         _, record = load(tmp_path / "vit.pth", make(num_classes=0))
-        assert record["dropped"] == ["head.bias", "head.weight"]
+        assert record.dropped == ("head.bias", "head.weight")
 
     def test_both_heads_of_a_distilled_model(self, tmp_path: Path) -> None:
         name = "deit_tiny_distilled_patch16_224"
@@ -289,7 +274,7 @@ class TestFitting:
     def test_the_position_embedding_is_resized(self, state: State, tmp_path: Path) -> None:
         torch.save(state, tmp_path / "vit.pth")
         model, record = load(tmp_path / "vit.pth", make(img_size=224))
-        assert record["adapted"] == ["pos_embed [1, 101, 64] -> [1, 197, 64]"]
+        assert record.adapted == ("pos_embed [1, 101, 64] -> [1, 197, 64]",)
         assert torch.equal(model.state_dict()["pos_embed"][:, :1], state["pos_embed"][:, :1])
         assert model(torch.zeros(1, 3, 224, 224)).isfinite().all()
 
@@ -298,7 +283,7 @@ class TestFitting:
         torch.save({**state, key: state[key].flatten(1)}, tmp_path / "vit.pth")
         model, record = load(tmp_path / "vit.pth")
         assert same(model, state)
-        assert record["adapted"] == [f"{key} [64, 768] -> [64, 3, 16, 16]"]
+        assert record.adapted == (f"{key} [64, 768] -> [64, 3, 16, 16]",)
 
     def test_layer_scale_of_the_original_deit3(self, tmp_path: Path) -> None:
         name = "deit3_small_patch16_224"
@@ -313,7 +298,7 @@ class TestFitting:
         saved = timm.models.VisionTransformer(**options)
         torch.save(saved.state_dict(), tmp_path / "vit.pth")
         model = timm.models.VisionTransformer(**{**options, "img_size": 64})
-        assert load(tmp_path / "vit.pth", model, "mine")[1]["adapted"] == ["pos_embed [1, 17, 32] -> [1, 65, 32]"]
+        assert load(tmp_path / "vit.pth", model, "mine")[1].adapted == ("pos_embed [1, 17, 32] -> [1, 65, 32]",)
 
     def test_nothing_is_said_on_success(
         self, state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
@@ -334,7 +319,7 @@ class TestJax:
         np.savez(tmp_path / "vit.npz", **jax_arrays(state))
         model, record = load(tmp_path / "vit.npz")
         assert same(model, state)
-        assert len(record["sha256"]) == 64
+        assert len(record.sha256) == 64
 
     def test_another_class_count_is_not_skipped(self, state: State, tmp_path: Path) -> None:
         np.savez(tmp_path / "vit.npz", **jax_arrays(state))
@@ -383,7 +368,7 @@ class TestRandom:
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         record = load_weights(model, WeightsSource.parse("random"), name="test_vit", seed=5)
         assert same(model, before)
-        assert (record["kind"], record["seed"], record["path"]) == ("random", 5, None)
+        assert (record.kind, record.seed, record.path) == ("random", 5, None)
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -444,7 +429,7 @@ def dead_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point_hub_to("http://127.0.0.1:9", tmp_path / "cache", monkeypatch)
 
 
-def pretrained(model: nn.Module, name: str) -> dict[str, Any]:
+def pretrained(model: nn.Module, name: str) -> LoadedWeights:
     return load_weights(model, WeightsSource.parse("pretrained"), name=name, seed=0)
 
 
@@ -482,9 +467,9 @@ class TestPretrained:
         model = make()
         record = pretrained(model, "test_vit")
         assert same(model, state)
-        assert (record["kind"], record["tag"], record["path"]) == ("pretrained", "r160_in1k", "model.safetensors")
-        assert record["url"] == "https://huggingface.co/timm/test_vit.r160_in1k"
-        assert record["sha256"] == hashlib.sha256(Hub.content).hexdigest()
+        assert (record.kind, record.tag, record.path) == ("pretrained", "r160_in1k", "model.safetensors")
+        assert record.url == "https://huggingface.co/timm/test_vit.r160_in1k"
+        assert record.sha256 == hashlib.sha256(Hub.content).hexdigest()
         asked = len(Hub.requests)
         assert pretrained(make(), "test_vit.r160_in1k") == record
         assert len(Hub.requests) == asked
@@ -502,7 +487,7 @@ class TestPretrained:
         config.hf_hub_id, config.url = None, f"http://127.0.0.1:{hub.server_port}/vit-0.pth"
         monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: config)
         model = make()
-        assert pretrained(model, "test_vit")["url"] == config.url
+        assert pretrained(model, "test_vit").url == config.url
         assert same(model, state)
         asked = len(Hub.requests)
         locate_pretrained("test_vit")
@@ -529,7 +514,7 @@ class TestPretrained:
         model = make()
         record = pretrained(model, f"local-dir:{tmp_path}")
         assert same(model, state)
-        assert (record["kind"], record["path"], record["url"]) == ("pretrained", "checkpoint.pth", None)
+        assert (record.kind, record.path, record.url) == ("pretrained", "checkpoint.pth", None)
 
     def test_a_folder_with_several_or_no_checkpoints(self, tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match="holds no checkpoint"):

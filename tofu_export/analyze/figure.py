@@ -9,7 +9,7 @@ from tofu_export.errors import OptionError, OutputError
 from tofu_export.system.files import staging
 
 if TYPE_CHECKING:
-    from tofu_export.analyze.run import Analysis
+    from tofu_export.report.linearity import AnalysisDocument, Summary
 
 __all__ = ["SUFFIXES", "check_name", "draw"]
 
@@ -34,7 +34,7 @@ def check_name(path: Path) -> None:
         raise OptionError(f"figure {path}: expected a name that ends with one of {', '.join(SUFFIXES)}")
 
 
-def draw(analysis: Analysis, path: Path) -> None:
+def draw(analysis: AnalysisDocument, path: Path) -> None:
     """Write the figure; it appears when complete.
 
     Raises:
@@ -60,30 +60,34 @@ def draw(analysis: Analysis, path: Path) -> None:
         stage.publish(path.name)
 
 
-def _linearity(axes: Any, analysis: Analysis) -> None:
+def _linearity(axes: Any, analysis: AnalysisDocument) -> None:
     for key, label, colour, marker in _LINES:
-        rows = [row for row in analysis.layers if row.get(key, {}).get("mean") is not None]
-        layers, means = [row["layer"] for row in rows], [row[key]["mean"] for row in rows]
-        low = [row[key]["mean"] - row[key]["std"] for row in rows]
-        high = [min(1.0, row[key]["mean"] + row[key]["std"]) for row in rows]
+        found: list[tuple[int, Summary | None]] = [(row.layer, getattr(row, key)) for row in analysis.layers]
+        rows = [(layer, one.mean, one.std or 0.0) for layer, one in found if one is not None and one.mean is not None]
+        layers, means = [layer for layer, _, _ in rows], [mean for _, mean, _ in rows]
+        low = [mean - std for _, mean, std in rows]
+        high = [min(1.0, mean + std) for _, mean, std in rows]
         axes.plot(layers, means, color=colour, marker=marker, markersize=4, label=label)
         axes.fill_between(layers, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.set(title="functional linearity (1 = linear)", xlabel="layer", ylabel="mean, one std")
     axes.legend()
 
 
-def _merged(axes: Any, analysis: Analysis) -> None:
+def _merged(axes: Any, analysis: AnalysisDocument) -> None:
     for key, label, colour, marker in _METHODS[1:]:
-        layers = [row["layer"] for row in analysis.layers if row["merged_norm"][key]["mean"] is not None]
-        means = [row["merged_norm"][key]["mean"] for row in analysis.layers if row["layer"] in layers]
-        axes.plot(layers, means, color=colour, marker=marker, markersize=4, label=label)
+        rows = [(row.layer, row.merged_norm[key].mean) for row in analysis.layers]
+        known = [(layer, mean) for layer, mean in rows if mean is not None]
+        axes.plot(
+            [layer for layer, _ in known], [mean for _, mean in known], color=colour, marker=marker, markersize=4,
+            label=label,
+        )  # fmt: skip
     axes.set(title="merged token / longest of its group", xlabel="layer")
     axes.legend()
 
 
-def _lengths(axes: Any, analysis: Analysis) -> None:
+def _lengths(axes: Any, analysis: AnalysisDocument) -> None:
     for key, label, colour, marker in _METHODS:
-        values = analysis.token_norms[key]
+        values = getattr(analysis.token_norms, key)
         axes.plot(range(len(values)), values, color=colour, marker=marker, markersize=4, label=label)
     axes.axhline(1.0, color="black", linewidth=0.8)
     axes.set(title="length of all tokens / full model", xlabel="layer")

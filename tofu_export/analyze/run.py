@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,12 +22,13 @@ from tofu_export.options import Method, Reduction
 from tofu_export.patch.describe import describe
 from tofu_export.patch.support import block_prefix
 from tofu_export.planning.plan import ModelSpec, make_plan
+from tofu_export.report.linearity import AnalysisDocument, LayerLinearity, Summary, TokenNorms
 from tofu_export.system import environment
 from tofu_export.zoo.create import LoadedModel, create_meta, create_model
 from tofu_export.zoo.names import DEMO_MODEL
 from tofu_export.zoo.specs import spec_as_loaded
 
-__all__ = ["FUNCTIONS", "SCHEMA_VERSION", "Analysis", "analyze", "linearity_of", "real_images"]
+__all__ = ["FUNCTIONS", "SCHEMA_VERSION", "analyze", "linearity_of", "real_images"]
 
 SCHEMA_VERSION = 1
 
@@ -43,53 +42,10 @@ FUNCTIONS: Mapping[str, str] = {
 
 _METHODS = (Method.PRUNE, Method.AVERAGE, Method.MLERP)
 _PAIRS_AT_ONCE = 512
+_MERGED = "merged_norm."
 
 
-@dataclass(frozen=True)
-class Analysis:
-    """What was measured.
-
-    Attributes:
-        model: resolved name.
-        images: number of images.
-        source: where they came from.
-        r: pairs of an image per layer, before the cap of the token count.
-        steps: K of equation 8.
-        layers: for each block: `similarity` of its pairs, the functions' linearity, `merged_norm` by method; each a
-            summary (`n`, `mean`, `std`, `q1`, `median`, `q3`).
-        token_norms: length of unprotected tokens behind each block: of the full model as a summary, and by method the
-            mean of the reduced model over that of the full one.
-        loaded: what was loaded, in one line.
-    """
-
-    model: str
-    images: int
-    source: str
-    r: int
-    steps: int
-    layers: tuple[Mapping[str, Any], ...]
-    token_norms: Mapping[str, Any]
-    loaded: str
-
-    def to_dict(self, command: str = "") -> dict[str, Any]:
-        """The result as JSON."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "model": self.model,
-            "loaded": self.loaded,
-            "images": self.images,
-            "source": self.source,
-            "r": self.r,
-            "steps": self.steps,
-            "functions": dict(FUNCTIONS),
-            "layers": [dict(row) for row in self.layers],
-            "token_norms": dict(self.token_norms),
-            "environment": environment.collect(),
-            "command": command,
-        }
-
-
-def analyze(request: AnalyzeRequest, on_progress: Callable[[str], None] = lambda text: None) -> Analysis:
+def analyze(request: AnalyzeRequest, on_progress: Callable[[str], None] = lambda text: None) -> AnalysisDocument:
     """Do what `request` asks for, on features of the full model; only the length of all tokens needs reduced ones.
 
     Args:
@@ -115,8 +71,18 @@ def analyze(request: AnalyzeRequest, on_progress: Callable[[str], None] = lambda
                 rows[view.layer][key].append(values.double().numpy())
     layers = tuple(_layer_entry(layer, rows[layer]) for layer in sorted(rows))
     norms = _token_norms(loaded, spec, source, request, on_progress)
-    return Analysis(
-        loaded.resolved, len(source), source.source, request.r, request.steps, layers, norms, loaded.summary()
+    return AnalysisDocument(
+        schema_version=SCHEMA_VERSION,
+        model=loaded.resolved,
+        loaded=loaded.summary(),
+        images=len(source),
+        source=source.source,
+        r=request.r,
+        steps=request.steps,
+        functions=FUNCTIONS,
+        layers=layers,
+        token_norms=norms,
+        environment=environment.collect(),
     )
 
 
@@ -164,21 +130,15 @@ def linearity_of(view: LayerView, steps: int) -> dict[str, Tensor]:
 
 def _measured(view: LayerView, steps: int) -> dict[str, Tensor]:
     merged = {
-        f"merged_norm.{method.name.lower()}": merged_norms(view, method) for method in _METHODS if method.merges
+        f"{_MERGED}{method.name.lower()}": merged_norms(view, method) for method in _METHODS if method.merges
     }  # fmt: skip
     return {"similarity": view.similarity.flatten(), **linearity_of(view, steps), **merged}
 
 
-def _layer_entry(layer: int, rows: Mapping[str, list[NDArray[np.float64]]]) -> dict[str, Any]:
-    entry: dict[str, Any] = {"layer": layer}
-    for key, parts in rows.items():
-        group, _, name = key.partition(".")
-        summary = _summary(np.concatenate(parts))
-        if name:
-            entry.setdefault(group, {})[name] = summary
-        else:
-            entry[group] = summary
-    return entry
+def _layer_entry(layer: int, rows: Mapping[str, list[NDArray[np.float64]]]) -> LayerLinearity:
+    found = {key: _summary(np.concatenate(parts)) for key, parts in rows.items()}
+    merged = {name: found.pop(key) for key in list(found) if (name := key.removeprefix(_MERGED)) != key}
+    return LayerLinearity(layer, **found, merged_norm=merged)
 
 
 def _token_norms(
@@ -187,11 +147,11 @@ def _token_norms(
     source: ImageSource,
     request: AnalyzeRequest,
     on_progress: Callable[[str], None],
-) -> dict[str, Any]:
+) -> TokenNorms:
     """Length of tokens behind each block: full, and pruned, averaged or merged by MLERP in every block."""
     full = _norms(loaded.model, source, request.batch)
     means = [float(rows.mean()) for rows in full]
-    result: dict[str, Any] = {"full": [_summary(rows) for rows in full]}
+    ratios: dict[str, tuple[float | None, ...]] = {}
     for method in _METHODS:
         on_progress(f"length of tokens, {method.name.lower()} in every layer")
         plan = make_plan(spec, Reduction(r=request.r, pattern=method.value * spec.depth))
@@ -199,10 +159,10 @@ def _token_norms(
             reduced = _norms(patch.apply(loaded.model, plan, name=spec.name), source, request.batch)
         finally:
             patch.remove(loaded.model)
-        result[method.name.lower()] = [
+        ratios[method.name.lower()] = tuple(
             float(rows.mean()) / mean if mean else None for rows, mean in zip(reduced, means, strict=True)
-        ]
-    return result
+        )
+    return TokenNorms(tuple(map(_summary, full)), **ratios)
 
 
 def _norms(model: nn.Module, source: ImageSource, batch: int) -> list[NDArray[np.float64]]:
@@ -212,13 +172,11 @@ def _norms(model: nn.Module, source: ImageSource, batch: int) -> list[NDArray[np
     return [torch.cat([rows.flatten() for rows in layer]).double().numpy() for layer in zip(*by_batch, strict=True)]
 
 
-def _summary(values: NDArray[np.float64]) -> dict[str, float | int | None]:
+def _summary(values: NDArray[np.float64]) -> Summary:
     """Number, mean and spread; pairs of equal outputs (NaN) are counted apart."""
     known = values[np.isfinite(values)]
+    undefined = len(values) - len(known)
     if not len(known):
-        return {"n": 0, "undefined": len(values), **dict.fromkeys(("mean", "std", "q1", "median", "q3"))}
+        return Summary(0, undefined, None, None, None, None, None)
     q1, median, q3 = (float(value) for value in np.quantile(known, (0.25, 0.5, 0.75)))
-    return {
-        "n": len(known), "undefined": len(values) - len(known), "mean": float(known.mean()),
-        "std": float(known.std()), "q1": q1, "median": median, "q3": q3,
-    }  # fmt: skip
+    return Summary(len(known), undefined, float(known.mean()), float(known.std()), q1, median, q3)

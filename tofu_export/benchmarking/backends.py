@@ -131,7 +131,7 @@ def open_backend(path: Path, backend: str, threads: int | None, gpu: GpuOptions 
         raise OptionError(f"unknown backend {backend!r}, expected one of {', '.join((*BACKENDS, *PLAN_BACKENDS))}")
     # Idle threads of one session would spin on the cores that the next contender needs.
     session = open_session(path, provider=BACKENDS[backend], threads=threads, share_cores=True)
-    device = environment.cpu_name() if backend == CPU else environment.collect()["gpu"] or "unknown GPU"
+    device = environment.cpu_name() if backend == CPU else environment.collect().gpu or "unknown GPU"
     return LoadedFile(session, device)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from typing import Any
 
-from tofu_export.benchmarking.measurement import Measurement
+from tofu_export.report.measurement import Measurement
+from tofu_export.system.typed_json import JsonObject, to_object
 
 __all__ = ["csv_text"]
 
@@ -18,7 +18,7 @@ def csv_text(measurements: Sequence[Measurement]) -> str:
     `latency_ms.p99` and the like become columns of their own, as do the quartiles of the speed-up; notes are joined
     with `; `.
     """
-    rows = [_flat(measurement.to_dict()) for measurement in measurements]
+    rows = [_flat(measurement) for measurement in measurements]
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -26,16 +26,15 @@ def csv_text(measurements: Sequence[Measurement]) -> str:
     return text.getvalue()
 
 
-def _flat(entry: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in entry.items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{key}": item for key, item in value.items()}
+def _flat(measurement: Measurement) -> JsonObject:
+    row = measurement.rounded()
+    low, high = row.speedup_iqr or (None, None)
+    flat: JsonObject = {}
+    for name, value in to_object(row).items():
+        if name == "latency_ms":
+            flat |= {f"{name}.{key}": item for key, item in to_object(row.latency_ms).items()}
         elif name == "speedup_iqr":
-            low, high = value or (None, None)
             flat |= {"speedup_q1": low, "speedup_q3": high}
-        elif name == "notes":
-            flat[name] = "; ".join(value)
         else:
-            flat[name] = value
+            flat[name] = "; ".join(row.notes) if name == "notes" else value
     return flat

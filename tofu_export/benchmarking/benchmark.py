@@ -18,9 +18,10 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from tofu_export.benchmarking._pace import Progress, Rules, Teller
-from tofu_export.benchmarking.measurement import Measurement, percentile, unstable_note
+from tofu_export.benchmarking.stability import unstable_note
 from tofu_export.engines.running.gpu_times import QueryTimes, bound_notes, coefficient_of_variation
 from tofu_export.errors import OptionError
+from tofu_export.report.measurement import Measurement, percentile
 
 __all__ = [
     "Bound",

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +19,14 @@ from tofu_export.benchmarking.backends import (
     suits,
 )
 from tofu_export.benchmarking.benchmark import Contender, Progress, run_benchmark
-from tofu_export.benchmarking.measurement import Measurement
 from tofu_export.benchmarking.options import CPU, PLAN_BACKENDS, TORCH_BACKENDS, BenchOptions
 from tofu_export.benchmarking.ort_profile import Profile, profile
 from tofu_export.benchmarking.products import Alone, measure_alone
 from tofu_export.errors import OptionError
 from tofu_export.options import PLAN_SUFFIXES
+from tofu_export.report.measurement import Measurement
 from tofu_export.system.ort import TensorSpec
+from tofu_export.system.typed_json import JsonObject
 
 __all__ = ["BenchFile", "BenchResult", "OpenTorch", "Realised", "compare_files", "short_names"]
 
@@ -55,7 +55,7 @@ class BenchFile:
     inputs: Mapping[str, str]
     outputs: Mapping[str, tuple[int, ...]]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """As JSON values."""
         return {
             "artifact": self.name,
@@ -97,7 +97,7 @@ class Realised:
             return f"{at} for {1 / self.gmacs_ratio:.2f}x more GMACs"
         return f"{at} for {self.gmacs_ratio:.2f}x fewer GMACs ({100 * self.share:.0f} %)"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """As JSON values."""
         return {
             "artifact": self.artifact,
@@ -156,7 +156,7 @@ class BenchResult:
             if row.artifact in gmacs and row.artifact != reference and row.backend == full[row.batch].backend
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """As JSON values; `benchmark` has the fields of report.json."""
         return {
             "baseline": self.baseline,

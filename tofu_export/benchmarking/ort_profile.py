@@ -24,6 +24,7 @@ from tofu_export.benchmarking.benchmark import Feeds
 from tofu_export.engines.describing.stages import Kind, Located, Place, locate
 from tofu_export.errors import ExportError
 from tofu_export.system.ort import OPTIMIZED_NAME, open_session
+from tofu_export.system.typed_json import JsonObject
 
 __all__ = ["Kernel", "Profile", "Slice", "assign", "profile", "read_trace"]
 
@@ -66,7 +67,7 @@ class Slice:
     share: float
     kernels: int
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """As JSON values."""
         return {"ms": round(self.ms, 6), "share": round(self.share, 6), "kernels": self.kernels}
 
@@ -146,7 +147,7 @@ class Profile:
         parts = {op: self._slice([kernel.op_type == op for kernel in self.kernels]) for op in sorted(operators)}
         return dict(sorted(parts.items(), key=lambda part: -part[1].ms))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The profile as JSON values."""
         return {
             "artifact": self.artifact,

@@ -24,6 +24,7 @@ from tofu_export.benchmarking.benchmark import Contender, Feeds, run_benchmark
 from tofu_export.engines.building.preflight import read_graph_file
 from tofu_export.errors import OptionError, OutputError
 from tofu_export.system.ort import open_copy
+from tofu_export.system.typed_json import JsonObject
 
 __all__ = ["PRODUCTS", "Alone", "Product", "measure_alone", "products_of", "write_products"]
 
@@ -99,7 +100,7 @@ class Alone:
             f"{1 / self.share:.2f}x as fast"
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """As JSON values."""
         return {
             "artifact": self.artifact,

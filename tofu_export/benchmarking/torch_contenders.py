@@ -28,6 +28,7 @@ from tofu_export.options import OutputKind, Precision, Reduction
 from tofu_export.planning.plan import make_plan
 from tofu_export.system import environment
 from tofu_export.system.ort import TensorSpec
+from tofu_export.system.typed_json import JsonObject
 from tofu_export.trace.export import INPUT_NAME, TORCH_TYPES, in_precision
 from tofu_export.verification.facts import FileFacts
 from tofu_export.verification.rebuild import rebuild
@@ -66,7 +67,7 @@ class TorchOptions:
         if self.mode not in MODES:
             raise OptionError(f"--compile-mode is {self.mode!r}, expected one of {', '.join(MODES)}")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """As JSON values."""
         return {"device": self.device, "compile_mode": self.mode, "weights": "random"}
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tofu_export.benchmarking.comparison import short_names
-from tofu_export.benchmarking.measurement import LatencyMs, Measurement, unstable_note
+from tofu_export.benchmarking.stability import unstable_note
 from tofu_export.engines.running.gpu_times import QueryTimes, bound_notes, coefficient_of_variation
 from tofu_export.errors import OptionError
+from tofu_export.report.measurement import LatencyMs, Measurement
 
 __all__ = ["BACKEND", "Records", "against", "read_log", "read_records", "read_times"]
 

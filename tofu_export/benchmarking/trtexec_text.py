@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tofu_export.benchmarking.measurement import LatencyMs, Measurement
+from tofu_export.report.measurement import LatencyMs, Measurement
 
 __all__ = ["WORTHWHILE_SPEEDUP", "render", "summary", "verdict"]
 

@@ -20,6 +20,7 @@ from tofu_export.bundle.readme import MODEL, REFERENCE, BundleText, EngineFailur
 from tofu_export.errors import OptionError, OutputError
 from tofu_export.system import environment
 from tofu_export.system.files import flush_to_disk, staging
+from tofu_export.system.typed_json import to_plain
 
 __all__ = ["Failure", "check_folder", "write_bundle"]
 
@@ -84,7 +85,7 @@ def write_bundle(folder: Path, failure: Failure) -> None:
             _copy_model(failure.reference_file, draft / REFERENCE)
         _write_arrays(draft, failure)
         here = environment.collect()
-        for name, document in (("report.json", failure.report), ("environment.json", here)):
+        for name, document in (("report.json", failure.report), ("environment.json", to_plain(here))):
             (draft / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         text = BundleText(
             file=failure.model.name,
@@ -97,7 +98,7 @@ def write_bundle(folder: Path, failure: Failure) -> None:
             reference=failure.reference,
             has_reference_file=failure.reference_file is not None,
             engine=failure.engine,
-            versions=here["versions"],
+            versions=here.versions,
             command=str(failure.report.get("command", "")),
         )
         (draft / "README.md").write_text(text.markdown(), encoding="utf-8")

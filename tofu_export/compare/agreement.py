@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Agreement", "ModelOutputs", "cosine_rows", "kl_rows", "measure_agreement"]
+__all__ = ["Agreement", "AgreementEntry", "ModelOutputs", "cosine_rows", "kl_rows", "measure_agreement"]
 
 Floats = NDArray[np.floating[Any]]
 Wide = NDArray[np.float64]
@@ -28,6 +28,20 @@ class ModelOutputs(NamedTuple):
 
     logits: Floats | None
     features: Floats | None = None
+
+
+@dataclass(frozen=True)
+class AgreementEntry:
+    """Agreement as documents have it: number of images, means over them, and the worst one; None where unknown."""
+
+    images: int
+    top1_agreement: float | None
+    kl_mean: float | None
+    kl_max: float | None
+    logit_cosine_mean: float | None
+    logit_cosine_min: float | None
+    feature_cosine_mean: float | None
+    feature_cosine_min: float | None
 
 
 @dataclass(frozen=True)
@@ -56,19 +70,19 @@ class Agreement:
 
         return cls(*(joined(name) for name in ("same_top1", "kl", "logit_cosine", "feature_cosine")))
 
-    def to_dict(self) -> dict[str, float | int | None]:
+    def entry(self) -> AgreementEntry:
         """Means over the images, and the worst one of each."""
         rows = next((of for of in vars(self).values() if of is not None), np.empty(0))
-        return {
-            "images": len(rows),
-            "top1_agreement": None if self.same_top1 is None else float(self.same_top1.mean()),
-            "kl_mean": None if self.kl is None else float(self.kl.mean()),
-            "kl_max": None if self.kl is None else float(self.kl.max()),
-            "logit_cosine_mean": None if self.logit_cosine is None else float(self.logit_cosine.mean()),
-            "logit_cosine_min": None if self.logit_cosine is None else float(self.logit_cosine.min()),
-            "feature_cosine_mean": None if self.feature_cosine is None else float(self.feature_cosine.mean()),
-            "feature_cosine_min": None if self.feature_cosine is None else float(self.feature_cosine.min()),
-        }
+        return AgreementEntry(
+            images=len(rows),
+            top1_agreement=None if self.same_top1 is None else float(self.same_top1.mean()),
+            kl_mean=None if self.kl is None else float(self.kl.mean()),
+            kl_max=None if self.kl is None else float(self.kl.max()),
+            logit_cosine_mean=None if self.logit_cosine is None else float(self.logit_cosine.mean()),
+            logit_cosine_min=None if self.logit_cosine is None else float(self.logit_cosine.min()),
+            feature_cosine_mean=None if self.feature_cosine is None else float(self.feature_cosine.mean()),
+            feature_cosine_min=None if self.feature_cosine is None else float(self.feature_cosine.min()),
+        )
 
 
 def measure_agreement(got: ModelOutputs, full: ModelOutputs) -> Agreement:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,18 +96,6 @@ class DecisionReport:
             max(self.largest_margin, other.largest_margin),
             self.faults + other.faults,
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in report.json (`verification[].decisions`)."""
-        return {
-            "layers": len(self.layers),
-            "compared": self.compared,
-            "flips": self.flips,
-            "near_tie_flips": self.near_tie_flips,
-            "wrong": self.wrong,
-            "largest_margin": self.largest_margin,
-            "faults": list(self.faults),
-        }
 
 
 def judge(

@@ -17,7 +17,6 @@ from tofu_export.diffusion.inputs import OUTPUT_NAME, UnetInputs
 from tofu_export.diffusion.job import UnetJob
 from tofu_export.diffusion.models import UnetSource, create_unet, find_unet, inputs_of
 from tofu_export.diffusion.plan import UnetPlan, UnetSpec, make_unet_plan
-from tofu_export.diffusion.report import UnetReport
 from tofu_export.diffusion.trace import trace_unet
 from tofu_export.diffusion.verify import verify_unet
 from tofu_export.diffusion.weights import describe_weights
@@ -25,9 +24,12 @@ from tofu_export.engines.describing.engine_file import read_engine_file
 from tofu_export.job.pipeline import run_export
 from tofu_export.job.progress import Listener, Progress
 from tofu_export.options import IoType, Precision
-from tofu_export.report.document import Report
+from tofu_export.report.document import UnetReport
+from tofu_export.report.model import OutputEntry
+from tofu_export.report.unet import UnetModelEntry
 from tofu_export.system import environment
 from tofu_export.system.files import Staging
+from tofu_export.system.typed_json import JsonObject, to_plain
 from tofu_export.trace.export import TORCH_TYPES
 from tofu_export.trace.quantize import Calibration
 from tofu_export.verification.engines import EngineVerification, tolerated
@@ -36,7 +38,7 @@ from tofu_export.verification.result import VerificationResult
 __all__ = ["UnetAdapter", "plan_unet", "run_unet_job"]
 
 
-def run_unet_job(job: UnetJob, listener: Listener) -> Report:
+def run_unet_job(job: UnetJob, listener: Listener) -> UnetReport:
     """Export a UNet and write its files; see `tofu_export.job.pipeline.run_export`."""
     return run_export(job, UnetAdapter(job), listener)
 
@@ -71,7 +73,7 @@ class UnetAdapter:
     def __init__(self, job: UnetJob) -> None:
         self._job = job
 
-    def load(self, progress: Progress) -> Report:
+    def load(self, progress: Progress) -> UnetReport:
         """Plan, load, and apply the plan."""
         job = self._job
         with progress.step("plan", f"planning {job.model}"):
@@ -104,14 +106,14 @@ class UnetAdapter:
         """As planned."""
         return round((self._plan.macs_reduced if reduced else self._plan.macs_full) / 1e9, 4)
 
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> JsonObject:
         """Everything needed to use and compare a file without the job."""
-        versions = self._report.environment["versions"]
+        versions = self._report.environment.versions
         return {
             "version": versions["tofu_export"],
-            "model": self._report.model["resolved"],
-            "weights": self._report.model["weights"],
-            "unet_plan": self._report.plan,
+            "model": self._report.model.resolved,
+            "weights": to_plain(self._report.model.weights),
+            "unet_plan": to_plain(self._report.plan),
             "target": self._job.target.value,
             "batch": str(self._job.batch),
             "versions": {name: versions[name] for name in ("torch", "onnx", "onnxscript")},
@@ -156,18 +158,27 @@ class UnetAdapter:
 
 
 def _report(job: UnetJob, source: UnetSource, spec: UnetSpec, inputs: UnetInputs, plan: UnetPlan) -> UnetReport:
-    model = {
-        "name": job.model, "resolved": source.name, "weights": describe_weights(source.weights), "params": spec.params,
-        "latent": [spec.latent.height, spec.latent.width], "text_tokens": spec.text_tokens,
-        "text_channels": spec.text_channels, "transformer_blocks": len(spec.blocks),
-    }  # fmt: skip
-    shape: list[int | str] = ["batch", spec.out_channels, spec.latent.height, spec.latent.width]
-    output = {
-        "kind": "noise",
-        "names": [OUTPUT_NAME],
-        "shapes": {OUTPUT_NAME: shape},
-        "inputs": {
-            name: ["batch" if size is None else size for size in sizes] for name, sizes in inputs.shapes.items()
-        },
-    }
-    return UnetReport(model, plan.to_dict(), output, job.command, environment.collect("diffusers"))
+    return UnetReport(
+        model=UnetModelEntry(
+            name=job.model,
+            resolved=source.name,
+            weights=describe_weights(source.weights),
+            params=spec.params,
+            latent=(spec.latent.height, spec.latent.width),
+            text_tokens=spec.text_tokens,
+            text_channels=spec.text_channels,
+            transformer_blocks=len(spec.blocks),
+        ),
+        plan=plan.entry(),
+        output=OutputEntry(
+            kind="noise",
+            names=(OUTPUT_NAME,),
+            shapes={OUTPUT_NAME: ("batch", spec.out_channels, spec.latent.height, spec.latent.width)},
+            inputs={
+                name: tuple("batch" if size is None else size for size in sizes)
+                for name, sizes in inputs.shapes.items()
+            },
+        ),
+        command=job.command,
+        environment=environment.collect("diffusers"),
+    )

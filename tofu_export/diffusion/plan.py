@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
 from tofu_export.diffusion.options import LatentSize, UnetReduction
 from tofu_export.errors import OptionError
 from tofu_export.options import Method
+from tofu_export.report.unet import BlockEntry, UnetGmacs, UnetPlanEntry
+from tofu_export.system.typed_json import JsonObject, to_object
 
 __all__ = ["BlockPlan", "BlockSpec", "UnetPlan", "UnetSpec", "destinations_of", "make_unet_plan", "unet_plan_table"]
 
@@ -163,29 +164,31 @@ class UnetPlan:
         """One letter per transformer block, `-` where none leaves, for example PP-----------MMM."""
         return "".join(block.method.value for block in self.blocks)
 
-    def to_dict(self) -> dict[str, Any]:
+    def entry(self) -> UnetPlanEntry:
         """The plan as in report.json and in the files; destinations follow from the options."""
-        reduction = asdict(self.reduction)
-        return {
-            **reduction,
-            "mode": self.reduction.mode.value,
-            "latent": [self.latent.height, self.latent.width],
-            "pattern": self.pattern,
-            "blocks": [
-                {
-                    "block": block.block, "path": block.path, "grid": [block.height, block.width],
-                    "method": block.method.name.lower(), "tokens": block.tokens, "removed": block.removed,
-                    "attended": block.tokens - block.removed,
-                }
+        return UnetPlanEntry(
+            **(asdict(self.reduction) | {"mode": self.reduction.mode.value}),
+            latent=(self.latent.height, self.latent.width),
+            pattern=self.pattern,
+            blocks=tuple(
+                BlockEntry(
+                    block=block.block, path=block.path, grid=(block.height, block.width),
+                    method=block.method.name.lower(), tokens=block.tokens, removed=block.removed,
+                    attended=block.tokens - block.removed,
+                )
                 for block in self.blocks
-            ],
-            "gmacs": {
-                "full": round(self.macs_full / 1e9, 4),
-                "saved": round(self.macs_saved / 1e9, 4),
-                "added": round(self.macs_added / 1e9, 4),
-                "reduced": round(self.macs_reduced / 1e9, 4),
-            },
-        }  # fmt: skip
+            ),
+            gmacs=UnetGmacs(
+                full=round(self.macs_full / 1e9, 4),
+                saved=round(self.macs_saved / 1e9, 4),
+                added=round(self.macs_added / 1e9, 4),
+                reduced=round(self.macs_reduced / 1e9, 4),
+            ),
+        )  # fmt: skip
+
+    def to_dict(self) -> JsonObject:
+        """The plan as JSON values."""
+        return to_object(self.entry())
 
 
 def destinations_of(height: int, width: int, reduction: UnetReduction) -> tuple[int, ...]:

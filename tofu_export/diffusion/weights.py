@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tofu_export.errors import WeightsError
+from tofu_export.report.unet import UnetWeights
 from tofu_export.system.files import require_file, sha256_of
 
 __all__ = ["RANDOM", "describe_weights", "find_weights", "load_weights"]
@@ -67,14 +67,12 @@ def load_weights(unet: nn.Module, file: Path) -> None:
         raise WeightsError(f"{file} does not hold the weights of this UNet: {_first_line(error)}") from error
 
 
-def describe_weights(file: Path | None) -> dict[str, Any]:
+def describe_weights(file: Path | None) -> UnetWeights:
     """What a report says of the weights."""
     if file is None:
-        return {"kind": RANDOM}
-    described: dict[str, Any] = {"kind": "file", "file": file.name, "sha256": sha256_of(file)}
-    if file.name.endswith(_INDEX):
-        described["shards"] = {part.name: sha256_of(part) for part in _parts(file)}
-    return described
+        return UnetWeights(RANDOM)
+    shards = {part.name: sha256_of(part) for part in _parts(file)} if file.name.endswith(_INDEX) else None
+    return UnetWeights("file", file.name, sha256_of(file), shards)
 
 
 def _parts(file: Path) -> Iterator[Path]:

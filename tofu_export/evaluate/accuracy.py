@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.paired import share_interval
+from tofu_export.report.evaluation import ScoreEntry
+from tofu_export.system.typed_json import JsonObject
 
 __all__ = ["BUNDLED", "RealLabels", "Score", "top_classes"]
 
@@ -66,30 +68,23 @@ class Score:
                 found.append(bool(hits[0]))
         return found
 
-    def to_dict(self) -> dict[str, float | None]:
-        """In percent, under the names and with the four digits of timm's `validate.py`."""
-        if not self.counted:
-            return {"top1": None, "top1_err": None, "top5": None, "top5_err": None}
-        top1 = 100 * self.top1 / self.counted
-        top5 = 100 * self.top5 / self.counted if self.classes >= TOP else None
-        return {
-            "top1": round(top1, 4),
-            "top1_err": round(100 - top1, 4),
-            "top5": None if top5 is None else round(top5, 4),
-            "top5_err": None if top5 is None else round(100 - top5, 4),
-        }
+    def entry(self) -> ScoreEntry:
+        """In percent, under the names and with the four digits of timm's `validate.py`; None where nothing counts."""
+        top1 = round(100 * self.top1 / self.counted, 4) if self.counted else None
+        top5 = round(100 * self.top5 / self.counted, 4) if self.counted and self.classes >= TOP else None
+        return ScoreEntry(
+            top1=top1,
+            top1_err=None if top1 is None else round(100 - top1, 4),
+            top5=top5,
+            top5_err=None if top5 is None else round(100 - top5, 4),
+            counted=self.counted,
+            top1_interval=None if top1 is None else self._interval(self.top1),
+            top5_interval=None if top5 is None else self._interval(self.top5),
+        )
 
-    def intervals(self) -> dict[str, Any]:
-        """How many images count, and the 95 % intervals of both accuracies in percent."""
-        five = self.classes >= TOP
-        return {
-            "counted": self.counted,
-            "top1_interval": self._interval(self.top1) if self.counted else None,
-            "top5_interval": self._interval(self.top5) if self.counted and five else None,
-        }
-
-    def _interval(self, hits: int) -> list[float]:
-        return [round(100 * end, 4) for end in share_interval(hits, self.counted)]
+    def _interval(self, hits: int) -> tuple[float, float]:
+        low, high = share_interval(hits, self.counted)
+        return round(100 * low, 4), round(100 * high, 4)
 
 
 class RealLabels:
@@ -151,6 +146,6 @@ class RealLabels:
             found.append(row)
         return found
 
-    def to_dict(self, score: Score, images: int) -> Mapping[str, Any]:
+    def to_dict(self, score: Score, images: int) -> JsonObject:
         """As in the result (`real_labels`)."""
         return {"source": self.source, "images": score.counted, "without_class": images - score.counted}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,7 +24,10 @@ from tofu_export.evaluate.subjects import (
     load_eager,
 )
 from tofu_export.options import Reduction
+from tofu_export.report.document import Skipped
+from tofu_export.report.evaluation import AccuracyDifference, ScoreEntry
 from tofu_export.system import environment
+from tofu_export.system.typed_json import JsonObject, to_object, to_plain
 from tofu_export.zoo.create import LoadedModel
 from tofu_export.zoo.names import DEMO_MODEL
 from tofu_export.zoo.weights import WeightsSource
@@ -34,6 +36,8 @@ __all__ = ["SCHEMA_VERSION", "EvalResult", "evaluate"]
 
 SCHEMA_VERSION = 1
 _PRETRAINED = WeightsSource.parse("pretrained")
+_AS_TIMM = ("top1", "top1_err", "top5", "top5_err")
+"""Fields of a score that timm's `validate.py` gives as well."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,10 @@ class EvalResult:
         subject: what was judged.
         images: number of images run.
         source: where they came from.
-        accuracy: top1, top1_err, top5, top5_err; None each without labels.
-        intervals: images that count, and the 95 % intervals of top-1 and top-5.
+        score: accuracy, and images that count.
         labels: what they were held to: `folders`, `real` or `demo`; None without any.
         more: accuracy on the folders' classes where real labels were asked for, and facts about these.
-        full: accuracy and intervals of the full model; None where it did not run.
+        full: the full model's score; None where it did not run.
         difference: top-1 less that of the full model on the same images; None without labels, or where it did not run.
         agreement: with the full model; None where it did not run.
         notes: what a reader should know.
@@ -60,25 +63,24 @@ class EvalResult:
     subject: Subject
     images: int
     source: str
-    accuracy: Mapping[str, float | None]
-    intervals: Mapping[str, Any]
+    score: ScoreEntry
     labels: str | None
-    more: Mapping[str, Any]
-    full: Mapping[str, Any] | None
+    more: JsonObject
+    full: ScoreEntry | None
     difference: Paired | None
     agreement: Agreement | None
     notes: tuple[str, ...]
-    skipped: tuple[Mapping[str, str], ...]
+    skipped: tuple[Skipped, ...]
     seconds: float
     loaded: str | None
 
-    def to_dict(self, command: str = "") -> dict[str, Any]:
+    def to_dict(self, command: str = "") -> JsonObject:
         """The result as JSON; names and units of the first lines are those of timm's `validate.py`."""
         subject, prepared = self.subject, self.subject.preprocessing
-        params = subject.param_count
+        params, score = subject.param_count, to_object(self.score)
         return {
             "model": subject.label,
-            **self.accuracy,
+            **{name: score[name] for name in _AS_TIMM},
             "param_count": None if params is None else round(params / 1e6, 2),
             "img_size": prepared["input_size"][-1],
             "crop_pct": prepared.get("crop_pct"),
@@ -92,16 +94,16 @@ class EvalResult:
             "images": self.images,
             "source": self.source,
             "labels": self.labels,
-            **self.intervals,
+            **{name: value for name, value in score.items() if name not in _AS_TIMM},
             **self.more,
-            "full": None if self.full is None else dict(self.full),
-            "difference": None if self.difference is None else _in_points(self.difference),
-            "agreement": None if self.agreement is None else self.agreement.to_dict(),
+            "full": to_plain(self.full),
+            "difference": None if self.difference is None else to_plain(_in_points(self.difference)),
+            "agreement": None if self.agreement is None else to_plain(self.agreement.entry()),
             "plan": subject.plan,
             "notes": list(self.notes),
-            "skipped": [dict(entry) for entry in self.skipped],
+            "skipped": to_plain(self.skipped),
             "seconds": round(self.seconds, 2),
-            "environment": environment.collect(),
+            "environment": to_object(environment.collect()),
             "command": command,
         }
 
@@ -131,11 +133,10 @@ def evaluate(request: EvalRequest, on_progress: Callable[[int, int], None] = lam
         subject,
         done,
         source.source,
-        counters.score("subject").to_dict(),
-        counters.score("subject").intervals(),
+        counters.score("subject").entry(),
         "real" if counters.real is not None else kind,
         counters.more(done),
-        None if full is None else {**counters.score("full").to_dict(), **counters.score("full").intervals()},
+        None if full is None else counters.score("full").entry(),
         counters.difference(),
         None if full is None else Agreement.join(counters.agreements),
         (*source.notes, *skipped_images),
@@ -191,12 +192,14 @@ class _Counters:
         counted = self.score("full").counted
         return from_counts(counted, self._only["subject"], self._only["full"]) if counted else None
 
-    def more(self, images: int) -> dict[str, Any]:
+    def more(self, images: int) -> JsonObject:
         """Facts about real labels, and the accuracy on the folders' classes beside them."""
         if self.real is None:
             return {}
         facts = self.real.to_dict(self._scores["subject real"], images)
-        return {"real_labels": facts, "original": self._scores["subject"].to_dict() if self._labelled else None}
+        score = to_object(self._scores["subject"].entry())
+        original = {name: score[name] for name in _AS_TIMM} if self._labelled else None
+        return {"real_labels": facts, "original": original}
 
 
 def _source(request: EvalRequest, subject: Subject) -> tuple[ImageSource, str | None]:
@@ -226,7 +229,7 @@ def _source(request: EvalRequest, subject: Subject) -> tuple[ImageSource, str | 
     return source, None if source.labels is None else kind
 
 
-def _subjects(request: EvalRequest) -> tuple[Subject, Subject | None, list[Mapping[str, str]]]:
+def _subjects(request: EvalRequest) -> tuple[Subject, Subject | None, list[Skipped]]:
     """What is judged, the full model to compare with if there is one, and what is left out."""
     if is_file(request.subject):
         return _file_and_full(request)
@@ -240,7 +243,7 @@ def _subjects(request: EvalRequest) -> tuple[Subject, Subject | None, list[Mappi
     return subject, full, [] if full is not None else [_left_out("switched off by --no-agreement")]
 
 
-def _file_and_full(request: EvalRequest) -> tuple[Subject, Subject | None, list[Mapping[str, str]]]:
+def _file_and_full(request: EvalRequest) -> tuple[Subject, Subject | None, list[Skipped]]:
     path = Path(request.subject)
     named = None
     if request.model is not None:
@@ -275,11 +278,11 @@ def _load(request: EvalRequest, name: str, weights: WeightsSource, seed: int) ->
     )  # fmt: skip
 
 
-def _in_points(difference: Paired) -> dict[str, float]:
+def _in_points(difference: Paired) -> AccuracyDifference:
     """A difference of accuracies in percentage points, with its 95 % interval."""
-    points = {name: round(100 * getattr(difference, name), 4) for name in ("difference", "low", "high")}
-    return {"top1": points["difference"], "low": points["low"], "high": points["high"], "p_value": difference.p_value}
+    top1, low, high = (round(100 * value, 4) for value in (difference.difference, difference.low, difference.high))
+    return AccuracyDifference(top1, low, high, difference.p_value)
 
 
-def _left_out(reason: str) -> Mapping[str, str]:
-    return {"step": "agreement with the full model", "reason": reason}
+def _left_out(reason: str) -> Skipped:
+    return Skipped("agreement with the full model", reason)

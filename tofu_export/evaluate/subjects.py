@@ -25,6 +25,7 @@ from tofu_export.evaluate.request import TORCH
 from tofu_export.options import PLAN_SUFFIXES, OutputKind, Reduction
 from tofu_export.planning.plan import Plan, make_plan
 from tofu_export.system.files import require_file
+from tofu_export.system.typed_json import to_object
 from tofu_export.verification.facts import FileFacts
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.specs import spec_as_loaded, spec_of
@@ -171,7 +172,7 @@ def eager_subject(loaded: LoadedModel, reduction: Reduction | None, *, num_class
         _eager_call(loaded.model),
         plan=None if plan is None else plan.to_dict(),
         param_count=sum(parameter.numel() for parameter in loaded.model.parameters()),
-        origin=Origin(loaded.resolved, loaded.weights, (height, width), classes),
+        origin=Origin(loaded.resolved, to_object(loaded.weights), (height, width), classes),
         loaded=loaded.summary(),
     )
 

@@ -21,6 +21,7 @@ from tofu_export.image_metrics.weights import (
 )
 from tofu_export.images.inputs import image_size
 from tofu_export.system import environment
+from tofu_export.system.typed_json import JsonObject, to_object
 
 __all__ = ["Comparison", "compare_images"]
 
@@ -57,7 +58,7 @@ class Comparison:
     skipped: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def to_dict(self, command: str, *, rows: bool = False) -> dict[str, Any]:
+    def to_dict(self, command: str, *, rows: bool = False) -> JsonObject:
         """The document of `--json`: names are stable, what JSON cannot hold is null."""
         document = {
             "schema_version": 1,
@@ -66,7 +67,7 @@ class Comparison:
             "metrics": self.metrics,
             "skipped": self.skipped,
             "notes": self.notes,
-            "environment": environment.collect("pillow", "torch_fidelity", "torchmetrics", "torchvision"),
+            "environment": to_object(environment.collect("pillow", "torch_fidelity", "torchmetrics", "torchvision")),
         }
         return {**document, "rows": self.rows} if rows else document
 
@@ -124,10 +125,10 @@ def _compare_pairs(request: CompareRequest, pairs: tuple[Pair, ...], result: Com
 
 def _pair_metrics(
     request: CompareRequest, smallest: int, result: Comparison
-) -> tuple[dict[str, paired.PairMetric], dict[str, dict[str, Any]]]:
+) -> tuple[dict[str, paired.PairMetric], dict[str, JsonObject]]:
     """The paired metrics that are wanted and possible, and what is said of them beside their values."""
     chosen: dict[str, paired.PairMetric] = {}
-    about: dict[str, dict[str, Any]] = {}
+    about: dict[str, JsonObject] = {}
     fits = {MS_SSIM: smallest >= paired.MS_SSIM_SIDE, SSIM: smallest >= paired.SSIM_SIDE}
     if request.wants(PSNR):
         chosen[PSNR] = paired.psnr()
@@ -151,7 +152,7 @@ def _pair_metrics(
     return chosen, about
 
 
-def _lpips(request: CompareRequest, smallest: int) -> tuple[paired.PairMetric, dict[str, Any]]:
+def _lpips(request: CompareRequest, smallest: int) -> tuple[paired.PairMetric, JsonObject]:
     least = paired.LPIPS_SIDE[request.network]
     if smallest < least:
         raise OptionError(f"the smallest image has a side of {smallest} pixels, {request.network} needs {least}")
@@ -199,7 +200,7 @@ def _compare_sets(request: CompareRequest, found: ImageSets, result: Comparison,
         )
 
 
-def _inception(request: CompareRequest, found: ImageSets) -> tuple[sets.Look, dict[str, Any]]:
+def _inception(request: CompareRequest, found: ImageSets) -> tuple[sets.Look, JsonObject]:
     least = sets.LEAST_IMAGES
     if min(len(found.a), len(found.b)) < least:
         raise OptionError(f"a set needs {least} images at least, there are {len(found.a)} and {len(found.b)}")

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tofu_export.errors import WeightsError
 from tofu_export.image_metrics._optional import inception_url
 from tofu_export.options.declaration import Section, opt
 from tofu_export.system.files import sha256_of
+from tofu_export.system.typed_json import JsonObject
 
 __all__ = [
     "LPIPS_NETWORKS",
@@ -155,7 +155,7 @@ def served_by_torch(folder: Path) -> Iterator[None]:
                 os.environ["TORCH_HOME"] = before
 
 
-def described(file: Path) -> dict[str, Any]:
+def described(file: Path) -> JsonObject:
     """A file of weights as a report names it."""
     return {"file": file.name, "sha256": sha256_of(file)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -13,13 +13,16 @@ from tofu_export.job.progress import Progress
 from tofu_export.options import Precision
 from tofu_export.report.document import Report
 from tofu_export.system.files import Staging
+from tofu_export.system.typed_json import JsonObject
 from tofu_export.trace.quantize import Calibration
 from tofu_export.verification.result import VerificationResult
 
 __all__ = ["ModelAdapter"]
 
+ReportT = TypeVar("ReportT", bound=Report, covariant=True)
 
-class ModelAdapter(Protocol):
+
+class ModelAdapter(Protocol[ReportT]):
     """One model that is exported: a Vision Transformer of timm, a UNet of diffusers.
 
     The pipeline calls `load` first, then traces and verifies one file per precision, traces the unreduced model, and
@@ -31,7 +34,7 @@ class ModelAdapter(Protocol):
         """True if `inspect` compares with the unreduced model, which has to be exported for that."""
         ...
 
-    def load(self, progress: Progress) -> Report:
+    def load(self, progress: Progress) -> ReportT:
         """Plan the reduction, load the model and apply the plan to it.
 
         Returns:
@@ -50,7 +53,7 @@ class ModelAdapter(Protocol):
         """Multiply-accumulates of a lowered graph for one image, in 10^9; None if unknown."""
         ...
 
-    def metadata(self) -> Mapping[str, Any]:
+    def metadata(self) -> JsonObject:
         """What travels inside the ONNX files. No times and no paths: equal runs write equal bytes."""
         ...
 

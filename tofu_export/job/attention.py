@@ -15,6 +15,7 @@ from tofu_export.graph_patterns.lowering import census
 from tofu_export.job.files import describe_file
 from tofu_export.job.request import ExportJob
 from tofu_export.options import AttentionForm, Precision
+from tofu_export.report.artifacts import OnnxFile
 from tofu_export.report.document import Report
 from tofu_export.system.files import Staging
 from tofu_export.trace.quantize import open_graph
@@ -60,12 +61,14 @@ class OtherForms:
         if not ops:
             return False
         left = {name, f"fusion in {engine}", engine}
-        self.report.artifacts[:] = [entry for entry in self.report.artifacts if entry["path"] not in left]
-        self.report.skipped[:] = [entry for entry in self.report.skipped if entry["step"] not in left]
-        entry = describe_file(self.stage, "onnx", precision, self.job.target.value, name)
-        original = next(row for row in self.report.artifacts if row["path"] == request.onnx_path.name)
-        own = {"attention": form.value, "nodes": sum(ops.values()), "ops": dict(ops)}
-        self.report.artifacts.append({**original, **entry, **own})
+        report = self.report
+        report.artifacts = tuple(file for file in report.artifacts if file.path not in left)
+        report.skipped = tuple(entry for entry in report.skipped if entry.step not in left)
+        own = (file for file in report.artifacts if isinstance(file, OnnxFile))
+        original = next(file for file in own if file.path == request.onnx_path.name)
+        facts = describe_file(self.stage, precision, self.job.target.value, name)
+        file = replace(original, **facts, attention=form, nodes=sum(ops.values()), ops=ops)
+        report.artifacts += (file,)
         self.build(replace(request, onnx_path=self.stage.path(name)), precision)
         return True
 
@@ -73,7 +76,7 @@ class OtherForms:
         """Forget a form that did not help."""
         request, _ = self._requests[engine]
         name = f"{request.onnx_path.stem}.{form.value}.onnx"
-        self.report.artifacts[:] = [entry for entry in self.report.artifacts if entry["path"] != name]
+        self.report.artifacts = tuple(file for file in self.report.artifacts if file.path != name)
 
 
 def write_other_form(source: Path, path: Path, form: AttentionForm) -> Mapping[str, int]:

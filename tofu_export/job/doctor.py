@@ -5,16 +5,16 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
 
 from tofu_export.engines import flavours
 from tofu_export.engines.flavours import FLAVOURS, Flavour
 from tofu_export.errors import BackendMissingError
 from tofu_export.system import environment, ort
+from tofu_export.system.environment import Environment
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Diagnosis", "Finding", "FlavourState", "OrtState", "examine"]
 
 _DISTRIBUTION = "tofu-export"
 _EITHER = ("onnxruntime", "onnxruntime-gpu")
@@ -41,15 +41,57 @@ class Finding:
     fix: str
 
 
-def examine() -> dict[str, Any]:
-    """The state of this installation, as JSON can hold it.
+@dataclass(frozen=True)
+class FlavourState:
+    """A TensorRT.
 
-    Keys: `healthy` (nothing required is missing), `environment` (as in report.json), `onnxruntime` (`providers` that
-    start here), `tensorrt` (one entry per flavour: `name`, `usable`, `version`, `compute_capabilities` that engines can
-    be built for without their GPU, `reason` and `install` command where it is not usable) and `findings`.
+    Attributes:
+        name: of the flavour.
+        usable: it builds engines here.
+        version: that is installed; None without one.
+        compute_capabilities: that engines can be built for without their GPU.
+        reason: why it is not usable; None if it is.
+        install: the command that installs it; None if it is there.
     """
+
+    name: str
+    usable: bool
+    version: str | None
+    compute_capabilities: tuple[str, ...]
+    reason: str | None
+    install: str | None
+
+
+@dataclass(frozen=True)
+class OrtState:
+    """The execution providers of onnxruntime that start here."""
+
+    providers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The state of this installation.
+
+    Attributes:
+        healthy: nothing required is missing.
+        environment: versions and hardware.
+        onnxruntime: its providers.
+        tensorrt: one entry per flavour.
+        findings: what is missing or broken.
+    """
+
+    healthy: bool
+    environment: Environment
+    onnxruntime: OrtState
+    tensorrt: tuple[FlavourState, ...]
+    findings: tuple[Finding, ...]
+
+
+def examine() -> Diagnosis:
+    """Look at what is installed, and at what starts."""
     about = environment.collect()
-    gpu = about["gpu"] is not None
+    gpu = about.gpu is not None
     findings = [*_requirements(), *_both_runtimes()]
     providers: tuple[str, ...] = ()
     try:
@@ -68,16 +110,11 @@ def examine() -> dict[str, Any]:
             )
     engines = []
     for flavour in FLAVOURS:
-        entry, finding = _flavour(flavour, gpu=gpu)
-        engines.append(entry)
+        state, finding = _flavour(flavour, gpu=gpu)
+        engines.append(state)
         findings += finding
-    return {
-        "healthy": not any(finding.required for finding in findings),
-        "environment": about,
-        "onnxruntime": {"providers": list(providers)},
-        "tensorrt": engines,
-        "findings": [asdict(finding) for finding in findings],
-    }
+    healthy = not any(finding.required for finding in findings)
+    return Diagnosis(healthy, about, OrtState(providers), tuple(engines), tuple(findings))
 
 
 def _requirements() -> list[Finding]:
@@ -116,25 +153,19 @@ def _both_runtimes() -> Iterable[Finding]:
         )
 
 
-def _flavour(flavour: Flavour, *, gpu: bool) -> tuple[dict[str, Any], list[Finding]]:
+def _flavour(flavour: Flavour, *, gpu: bool) -> tuple[FlavourState, list[Finding]]:
     """Its state, and what to do about it; what builds for the GPU of this machine is not missed without one."""
-    entry: dict[str, Any] = {
-        "name": flavour.name, "usable": False, "version": None, "compute_capabilities": [],
-        "reason": None, "install": None,
-    }  # fmt: skip
     try:
-        entry["version"] = str(flavours.load(flavour).__version__)
-        entry["compute_capabilities"] = list(flavours.known_capabilities(flavour))
+        version = str(flavours.load(flavour).__version__)
+        capabilities = tuple(flavours.known_capabilities(flavour))
     except BackendMissingError as error:
-        entry["reason"] = re.split(r": (?=pip |its libraries)", str(error))[0]
-        entry["install"] = f'pip install "{flavour.extra}"'
-        broken = "not installed" not in entry["reason"]
-        wanted = flavour.ahead_of_time or gpu or broken
-        return entry, [Finding(False, entry["reason"], entry["install"])] * wanted
-    entry["usable"] = flavour.ahead_of_time or gpu
-    if not entry["usable"]:
-        entry["reason"] = "it builds for the GPU of this machine, and there is none"
-    return entry, []
+        reason = re.split(r": (?=pip |its libraries)", str(error))[0]
+        install = f'pip install "{flavour.extra}"'
+        wanted = flavour.ahead_of_time or gpu or "not installed" not in reason
+        return FlavourState(flavour.name, False, None, (), reason, install), [Finding(False, reason, install)] * wanted
+    usable = flavour.ahead_of_time or gpu
+    reason_not = None if usable else "it builds for the GPU of this machine, and there is none"
+    return FlavourState(flavour.name, usable, version, capabilities, reason_not, None), []
 
 
 def _parsed(requirement: str) -> tuple[str, str]:

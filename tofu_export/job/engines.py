@@ -100,7 +100,7 @@ def why_no_engine(job: ExportJob) -> str:
 
 
 def verify_engines(
-    adapter: ModelAdapter,
+    adapter: ModelAdapter[Report],
     folder: Path,
     names: Sequence[str],
     report: Report,
@@ -138,14 +138,14 @@ def verify_engines(
         if reason is not None:
             report.skip(f"verification of {name}", reason)
             continue
-        report.verification += [result.to_dict() for result in results]
+        report.verification += tuple(result.entry() for result in results)
         progress.done("; ".join(f"against {result.reference}: {result}" for result in results))
         found += results
     return found
 
 
 def _other_form(
-    adapter: ModelAdapter,
+    adapter: ModelAdapter[Report],
     engine: Path,
     wrong: Sequence[VerificationResult],
     others: OtherForms,
@@ -186,7 +186,7 @@ def _is_for_engines(job: ExportJob) -> bool:
 
 def _why_not_here(report: Report, engine: Path) -> str | None:
     """Why an engine that was built cannot be run here; None if it can."""
-    if report.environment.get("gpu") is None:
+    if report.environment.gpu is None:
         return "no NVIDIA GPU with a driver to run it on"
     verdicts = check_engine(engine).verdicts
     return next((entry.reason for entry in verdicts if entry.answer in (Answer.NO, Answer.MISSING)), None)

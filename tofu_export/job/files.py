@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from tofu_export.artifact.external import sha256_of_model
 from tofu_export.engines.building.build import EngineRequest
@@ -10,10 +10,23 @@ from tofu_export.engines.describing.receipt import EngineReceipt
 from tofu_export.engines.describing.sidecar import write_sidecar
 from tofu_export.engines.describing.structure import shares
 from tofu_export.options import Precision
+from tofu_export.report.artifacts import Beside, EngineFile, FusionsEntry, KernelSummary
 from tofu_export.report.document import Report
 from tofu_export.system.files import Staging, sha256_of
+from tofu_export.system.typed_json import from_plain, to_plain
 
-__all__ = ["describe_file", "record_engine", "with_data"]
+__all__ = ["FileFacts", "describe_file", "record_engine", "with_data"]
+
+
+class FileFacts(TypedDict):
+    """Fields of `tofu_export.report.artifacts.Artifact`, but for its kind."""
+
+    precision: Precision
+    target: str
+    path: str
+    bytes: int
+    sha256: str
+    beside: tuple[Beside, ...]
 
 
 def with_data(stage: Staging, name: str) -> list[str]:
@@ -21,18 +34,17 @@ def with_data(stage: Staging, name: str) -> list[str]:
     return [file for file in (f"{name}.data", name, f"{name}.json") if stage.path(file).exists()]
 
 
-def describe_file(stage: Staging, kind: str, precision: Precision, target: str, name: str) -> dict[str, Any]:
-    """The entry of report.json for a file of the staging folder; `bytes` and `sha256` cover its external weights."""
+def describe_file(stage: Staging, precision: Precision, target: str, name: str) -> FileFacts:
+    """What is known of any file of the staging folder; `bytes` and `sha256` cover its external weights."""
     path, data = stage.path(name), stage.path(f"{name}.data")
     beside = [stage.path(file) for file in with_data(stage, name) if file != name]
     return {
-        "kind": kind,
-        "precision": precision.value,
+        "precision": precision,
         "target": target,
         "path": name,
         "bytes": sum(file.stat().st_size for file in (path, data) if file.exists()),
-        "sha256": sha256_of_model(path) if kind == "onnx" else sha256_of(path),
-        "beside": [{"path": file.name, "sha256": sha256_of(file)} for file in beside],
+        "sha256": sha256_of_model(path) if path.suffix == ".onnx" else sha256_of(path),
+        "beside": tuple(Beside(file.name, sha256_of(file)) for file in beside),
     }
 
 
@@ -40,22 +52,22 @@ def record_engine(
     receipt: EngineReceipt, request: EngineRequest, precision: Precision, report: Report, stage: Staging
 ) -> str:
     """Write the sidecar of an engine, enter it into the report, and return the result in a line."""
-    extra = {
-        "model": report.model, "plan": report.plan, "output": report.output,
-        "onnx": request.onnx_path.name, "command": report.command,
-    }  # fmt: skip
-    write_sidecar(receipt, request.engine_path, extra)
+    job = {"model": to_plain(report.model), "plan": to_plain(report.plan), "output": to_plain(report.output)}
+    write_sidecar(
+        receipt, request.engine_path, {**job, "onnx": request.onnx_path.name, "command": report.command}
+    )  # fmt: skip
     name = request.engine_path.name
-    report.artifacts.append(
-        {
-            **describe_file(stage, "engine", precision, request.flavour.name, name),
-            "compute_capabilities": list(receipt.compute_capabilities),
-            "kernels": receipt.kernels.summary(),
-            "layer_dtypes": receipt.layer_dtypes,
-            "mac_share": shares(receipt.structure.macs),
-            "fusions": None if receipt.fusions is None else receipt.fusions.to_dict(),
-        }
+    fusions = receipt.fusions
+    file = EngineFile(
+        kind="engine",
+        **describe_file(stage, precision, request.flavour.name, name),
+        compute_capabilities=receipt.compute_capabilities,
+        kernels=from_plain(KernelSummary, receipt.kernels.summary()),
+        layer_dtypes=receipt.layer_dtypes,
+        mac_share=shares(receipt.structure.macs),
+        fusions=None if fusions is None else from_plain(FusionsEntry, fusions.to_dict()),
     )
+    report.artifacts += (file,)
     for note in () if receipt.fusions is None else receipt.fusions.remarks(precision):
         report.skip(f"fusion in {name}", note)
     where = ", ".join(receipt.compute_capabilities) or "the GPU of this machine"

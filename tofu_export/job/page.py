@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tofu_export.errors import TofuError
 from tofu_export.images.inputs import InputSet, pictures
+from tofu_export.report.document import Report
 from tofu_export.report.html import read_evidence, render
 from tofu_export.report.html.token_maps import MOST_IMAGES
 from tofu_export.system.files import Staging
+from tofu_export.system.typed_json import to_plain
 from tofu_export.tokens.document import token_document
 from tofu_export.tokens.token_file import TokenFile
 
@@ -41,13 +41,15 @@ def draw_tokens(path: Path, inputs: InputSet, destination: Path) -> str | None:
         document = token_document(file, file.run(pixels), names, pictures(pixels, file.preprocessing))
     except TofuError as error:
         return str(error)
-    destination.write_text(json.dumps(document, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
+    destination.write_text(
+        json.dumps(to_plain(document), separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8"
+    )
     return None
 
 
-def write_page(report: Mapping[str, Any], stage: Staging, artifacts: Sequence[Mapping[str, Any]]) -> list[str]:
+def write_page(report: Report, stage: Staging) -> list[str]:
     """Write the page of a report and return the names of what there is to publish, token maps first."""
     tokens = stage.path(TOKENS)
-    shown = [tokens] if tokens.is_file() and artifacts else []
+    shown = [tokens] if tokens.is_file() and report.artifacts else []
     stage.path(PAGE).write_text(render(report, read_evidence(shown)), encoding="utf-8")
     return [*(path.name for path in shown), PAGE]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 from tofu_export.benchmarking.backends import open_contender
 from tofu_export.benchmarking.benchmark import Contender, run_benchmark
@@ -31,19 +31,21 @@ from tofu_export.job.page import write_page
 from tofu_export.job.progress import Listener, Progress
 from tofu_export.job.request import ExportJob
 from tofu_export.options import Precision
-from tofu_export.report.document import Report
+from tofu_export.report.artifacts import OnnxFile
+from tofu_export.report.document import FULL, Report
 from tofu_export.system.files import Staging, staging
 from tofu_export.system.memory import give_back
 from tofu_export.system.ort import HALF_THROUGH_CASTS
+from tofu_export.system.typed_json import JsonObject
 from tofu_export.trace.export import release, save
 from tofu_export.trace.quantize import Calibration
 from tofu_export.verification.bundling import bundle_failure
 from tofu_export.verification.result import VerificationResult
 
-__all__ = ["FULL", "run_export"]
+__all__ = ["run_export"]
 
-FULL = "full"
-"""Name of the unreduced model in reports."""
+ReportT = TypeVar("ReportT", bound=Report)
+
 _FULL_FILE = "full.onnx"
 _DRAFT = "draft.onnx"
 """The file that a quantised one is made from."""
@@ -54,7 +56,7 @@ _NOT_REAL = (
 )
 
 
-def run_export(job: ExportJob, adapter: ModelAdapter, listener: Listener) -> Report:
+def run_export(job: ExportJob, adapter: ModelAdapter[ReportT], listener: Listener) -> ReportT:
     """Export a model and write its files; nothing appears in the output folder before all of it is complete.
 
     Args:
@@ -79,12 +81,12 @@ def run_export(job: ExportJob, adapter: ModelAdapter, listener: Listener) -> Rep
     return export.report
 
 
-class _Export:
+class _Export(Generic[ReportT]):
     """One export under way: the files so far, and the report that the steps add to."""
 
-    report: Report
+    report: ReportT
 
-    def __init__(self, job: ExportJob, adapter: ModelAdapter, stage: Staging, progress: Progress) -> None:
+    def __init__(self, job: ExportJob, adapter: ModelAdapter[ReportT], stage: Staging, progress: Progress) -> None:
         self._job = job
         self._adapter = adapter
         self._stage = stage
@@ -112,10 +114,10 @@ class _Export:
     def publish(self, benchmark_text: str) -> None:
         """Write the report in its three forms, and move all files to the output folder."""
         report, stage = self.report, self._stage
-        names = [file for entry in report.artifacts for file in with_data(stage, entry["path"])]
+        names = [file for entry in report.artifacts for file in with_data(stage, entry.path)]
         stage.path("report.md").write_text(report.to_markdown(benchmark_text), encoding="utf-8")
         stage.path("report.json").write_text(report.to_json(), encoding="utf-8")
-        names += write_page(report.to_dict(), stage, report.artifacts)
+        names += write_page(report, stage)
         stage.publish(*names, "report.md", "report.json")
 
     def _stop_at(self, failures: Sequence[VerificationError]) -> None:
@@ -125,7 +127,7 @@ class _Export:
             VerificationError: the first failure.
         """
         if failures:
-            self.report.artifacts.clear()
+            self.report.artifacts = ()
             self._files.clear()
             self.publish("")
             raise failures[0]
@@ -142,17 +144,22 @@ class _Export:
             else:
                 ops, gmacs = self._write(name, precision, reduced=True)
         self._files[precision] = name
-        entry = describe_file(self._stage, "onnx", precision, job.target.value, name)
-        entry |= {"opset": job.opset_of(precision), "gmacs": gmacs, "nodes": sum(ops.values()), "ops": ops}
-        if form := job.attention_of(precision):
-            entry["attention"] = form.value
-        text = f"{name}: {entry['nodes']} nodes, {entry['bytes'] / 1e6:.1f} MB"
+        file = OnnxFile(
+            kind="onnx",
+            **describe_file(self._stage, precision, job.target.value, name),
+            opset=job.opset_of(precision),
+            gmacs=gmacs,
+            nodes=sum(ops.values()),
+            ops=ops,
+            attention=job.attention_of(precision),
+            calibration=None if calibration is None else calibration.entry(),
+        )
+        text = f"{name}: {file.nodes} nodes, {file.bytes / 1e6:.1f} MB"
         if calibration is not None:
-            entry["calibration"] = calibration.to_dict()
             text += f", {calibration}"
             if not calibration.real:
                 self.report.skip(f"calibration of {name} on real images", _NOT_REAL)
-        self.report.artifacts.append(entry)
+        self.report.artifacts += (file,)
         self._progress.done(text)
         return self._verify(name, precision)
 
@@ -169,8 +176,8 @@ class _Export:
         give_back()  # what the exporter leaves holds itself, and a half-precision copy of the model
         return ops, gmacs
 
-    def _metadata(self, precision: Precision, gmacs: float | None) -> dict[str, Any]:
-        own: dict[str, Any] = {"precision": precision.value, "gmacs": gmacs}
+    def _metadata(self, precision: Precision, gmacs: float | None) -> JsonObject:
+        own: JsonObject = {"precision": precision.value, "gmacs": gmacs}
         if form := self._job.attention_of(precision):
             own["attention"] = form.value
         return {**self._adapter.metadata(), **own}
@@ -200,7 +207,7 @@ class _Export:
             if not result.passed and self._bundle is not None:
                 result = compare(layers=True)  # for the bundle: where it begins
         give_back()
-        self.report.verification.append(result.to_dict())
+        self.report.verification += (result.entry(),)
         self._progress.done(str(result))
         if result.passed:
             return []
@@ -244,7 +251,7 @@ class _Export:
                 baseline=FULL,
                 on_progress=lambda at: self._progress.tick(f"batch {at.batch}, {at.phase}, {at.fraction:.0%}"),
             )
-        report.benchmark = [row.to_dict() for row in measurements]
+        report.benchmark = tuple(row.rounded() for row in measurements)
         text = render(measurements, baseline=FULL)
         self._progress.done(text)
         return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,17 @@ from tofu_export.graph_patterns.lowering import MACS
 from tofu_export.images.inputs import InputSet
 from tofu_export.job.model import calibration_count, images_for, load_job_model
 from tofu_export.job.page import TOKENS, draw_tokens, why_no_token_maps
-from tofu_export.job.pipeline import FULL, run_export
+from tofu_export.job.pipeline import run_export
 from tofu_export.job.progress import Listener, Progress
 from tofu_export.job.request import Job
 from tofu_export.options import IoType, OutputKind, Precision
 from tofu_export.planning.plan import ModelSpec, Plan
-from tofu_export.report.document import Report, sizes_words
+from tofu_export.report.document import FULL, Accuracy, VitReport
+from tofu_export.report.model import ModelEntry, OutputEntry
 from tofu_export.system import environment
 from tofu_export.system.files import Staging
 from tofu_export.system.ort import NO_BFLOAT16
+from tofu_export.system.typed_json import JsonObject, to_plain
 from tofu_export.trace.export import INPUT_NAME, TORCH_TYPES, InputShape, trace
 from tofu_export.trace.quantize import Calibration, quantize
 from tofu_export.verification.eager import verify
@@ -40,7 +43,7 @@ from tofu_export.zoo.names import DEMO_MODEL
 __all__ = ["VitAdapter", "run_job"]
 
 
-def run_job(job: Job, listener: Listener) -> Report:
+def run_job(job: Job, listener: Listener) -> VitReport:
     """Export a Vision Transformer and write its files; see `pipeline.run_export`."""
     return run_export(job, VitAdapter(job), listener)
 
@@ -60,7 +63,7 @@ class VitAdapter:
     _plan: Plan
     _output: OutputKind
     _inputs: InputSet
-    _report: Report
+    _report: VitReport
 
     def __init__(self, job: Job, model: nn.Module | None = None) -> None:
         self._job = job
@@ -69,9 +72,9 @@ class VitAdapter:
     @property
     def measures_accuracy(self) -> bool:
         """True for the demo model, which brings labelled images."""
-        return self._report.model["resolved"] == DEMO_MODEL and self._output is OutputKind.LOGITS
+        return self._report.model.resolved == DEMO_MODEL and self._output is OutputKind.LOGITS
 
-    def load(self, progress: Progress) -> Report:
+    def load(self, progress: Progress) -> VitReport:
         """Plan, load, and apply the plan."""
         job = self._job
         with progress.step("load", f"loading {job.model}"):
@@ -80,15 +83,15 @@ class VitAdapter:
         loaded, self._spec, self._plan, self._output = found.loaded, found.spec, found.plan, found.output
         self._loaded = loaded
         self._model = patch.apply(loaded.model, found.plan, name=found.spec.name)
-        entry = _model_entry(loaded, found.spec)
         progress.done(_planned(loaded, found.plan))
         progress.note("weights", loaded.summary())
-        output: dict[str, Any] = {
-            "kind": self._output.value,
-            "names": list(self._output.names_with(job.token_map)),
-            "shapes": {},
-        }
-        self._report = Report(entry, found.plan.to_dict(), output, job.command, environment.collect())
+        self._report = VitReport(
+            model=_model_entry(loaded, found.spec),
+            plan=found.plan.entry(),
+            output=OutputEntry(self._output.value, self._output.names_with(job.token_map), {}),
+            command=job.command,
+            environment=environment.collect(),
+        )
         return self._report
 
     def trace(self, precision: Precision, *, reduced: bool) -> ir.Model:
@@ -107,7 +110,7 @@ class VitAdapter:
             opset=job.opset_of(precision),
         )
         if reduced:
-            self._report.output["shapes"] = _shapes(graph)
+            self._report.output = replace(self._report.output, shapes=_shapes(graph))
         return graph
 
     def gmacs(self, graph: ir.Model, *, reduced: bool) -> float | None:
@@ -115,18 +118,18 @@ class VitAdapter:
         macs: int | None = graph.meta[MACS]
         return None if macs is None else round(macs / 1e9, 4)
 
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> JsonObject:
         """Everything needed to verify, evaluate and serve a file without the job."""
         report, loaded = self._report, self._loaded
-        versions = report.environment["versions"]
+        versions = report.environment.versions
         return {
             "version": versions["tofu_export"],
             "model": loaded.resolved,
-            "weights": loaded.weights,
-            "num_classes": report.model["num_classes"],
-            "prefix_tokens": report.model["prefix_tokens"],
-            "plan": report.plan,
-            "output": report.output,
+            "weights": to_plain(loaded.weights),
+            "num_classes": report.model.num_classes,
+            "prefix_tokens": report.model.prefix_tokens,
+            "plan": to_plain(report.plan),
+            "output": to_plain(report.output),
             "preprocessing": loaded.preprocessing,
             "preprocessing_from": loaded.preprocessing_from,
             "target": self._job.target.value,
@@ -185,15 +188,14 @@ class VitAdapter:
 
     def _measure_accuracy(self, files: Mapping[str, Path], progress: Progress) -> None:
         """Top-1 of the full and the reduced files on the demo model's held-out images."""
-        rows = self._report.accuracy
         with progress.step("accuracy", "measuring accuracy on the held-out images"):
             source = demo_source()
             for label, path in files.items():
                 progress.tick(label)
                 subject = file_subject(path, preprocessing=demo.PREPROCESSING)
                 top1 = float((subject.decide(source) == source.labels).mean())
-                rows.append({"artifact": label, "images": len(source), "top1": top1, "backend": "ort-cpu"})
-        progress.done("top-1: " + ", ".join(f"{row['artifact']} {row['top1']:.1%}" for row in rows))
+                self._report.accuracy += (Accuracy(label, len(source), top1, "ort-cpu"),)
+        progress.done("top-1: " + ", ".join(f"{row.artifact} {row.top1:.1%}" for row in self._report.accuracy))
 
 
 def _planned(loaded: LoadedModel, plan: Plan) -> str:
@@ -201,30 +203,30 @@ def _planned(loaded: LoadedModel, plan: Plan) -> str:
         return f"{loaded.resolved}: no token is removed, this is the plain model ({plan.gmacs_full:.2f} GMACs)"
     return (
         f"{loaded.resolved}, pattern {plan.pattern}: {plan.gmacs_full:.2f} GMACs become "
-        f"{plan.gmacs_reduced:.2f}, {plan.flop_ratio:.2f}x fewer; token sizes: {sizes_words(plan.to_dict())}"
+        f"{plan.gmacs_reduced:.2f}, {plan.flop_ratio:.2f}x fewer; token sizes: {plan.entry().sizes_words}"
     )
 
 
-def _shapes(graph: ir.Model) -> dict[str, list[int | str]]:
+def _shapes(graph: ir.Model) -> dict[str, tuple[int | str, ...]]:
     """The shape of each output, by name; a dynamic batch is `batch`."""
-    shapes: dict[str, list[int | str]] = {}
+    shapes: dict[str, tuple[int | str, ...]] = {}
     for value in graph.graph.outputs:
         assert value.name is not None and value.shape is not None  # the tracer says both
-        shapes[value.name] = [size if isinstance(size, int) else "batch" for size in value.shape]
+        shapes[value.name] = tuple(size if isinstance(size, int) else "batch" for size in value.shape)
     return shapes
 
 
-def _model_entry(loaded: LoadedModel, spec: ModelSpec) -> dict[str, Any]:
-    return {
-        "name": loaded.name,
-        "resolved": loaded.resolved,
-        "weights": loaded.weights,
-        "params": spec.params,
-        "image_size": list(spec.image_size),
-        "tokens": spec.tokens,
-        "prefix_tokens": spec.prefix_tokens,
-        "depth": spec.depth,
-        "num_classes": spec.num_classes,
-        "preprocessing": loaded.preprocessing,
-        "preprocessing_from": loaded.preprocessing_from,
-    }
+def _model_entry(loaded: LoadedModel, spec: ModelSpec) -> ModelEntry:
+    return ModelEntry(
+        name=loaded.name,
+        resolved=loaded.resolved,
+        weights=loaded.weights,
+        params=spec.params,
+        image_size=spec.image_size,
+        tokens=spec.tokens,
+        prefix_tokens=spec.prefix_tokens,
+        depth=spec.depth,
+        num_classes=spec.num_classes,
+        preprocessing=loaded.preprocessing,
+        preprocessing_from=loaded.preprocessing_from,
+    )

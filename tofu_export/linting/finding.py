@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import onnx
 
 from tofu_export.linting.graph import Scope
+from tofu_export.system.typed_json import JsonObject
 
 __all__ = ["ANY", "Condition", "Fact", "Finding", "Runtime", "Severity"]
 
@@ -101,7 +101,7 @@ class Finding:
     def __str__(self) -> str:
         return f"{self.place}: {self.message}; {self.fix}"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The finding as plain values; `node` and `op_type` are null for the file as a whole."""
         return {
             "rule": self.rule,

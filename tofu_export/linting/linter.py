@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -15,6 +14,7 @@ from tofu_export.linting.finding import ANY, Fact, Finding, Runtime, Severity
 from tofu_export.linting.graph import DEFAULT_DOMAINS, Scope, infer, walk
 from tofu_export.linting.onnx_files import default_opset, file_findings, open_graph
 from tofu_export.options import Target
+from tofu_export.system.typed_json import JsonObject
 
 __all__ = ["LintReport", "lint_file", "lint_model", "runtimes_of"]
 
@@ -58,7 +58,7 @@ class LintReport:
         """True if no runtime asked about rejects the file, as far as is known."""
         return not self.of(Severity.ERROR)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The report as plain values."""
         return {
             "file": self.path.name,

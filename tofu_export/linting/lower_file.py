@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -21,6 +20,7 @@ from tofu_export.linting.lower_proof import prove_equal
 from tofu_export.linting.onnx_files import file_findings, open_graph
 from tofu_export.options import Target
 from tofu_export.system.ort import check_path
+from tofu_export.system.typed_json import JsonObject
 
 __all__ = ["LoweredFile", "lower_file"]
 
@@ -47,7 +47,7 @@ class LoweredFile:
     max_abs: float
     unchecked: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """As JSON values."""
         return {
             "rewritten": [

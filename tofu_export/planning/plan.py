@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import takewhile
-from typing import Any
 
 from tofu_export.errors import OptionError
 from tofu_export.options import Method, PrunedSizes, Reduction
 from tofu_export.planning.budget import Budget, smallest_reduction
+from tofu_export.planning.entry import Gmacs, LayerEntry, PlanEntry
+from tofu_export.system.typed_json import JsonObject, to_object
 
 __all__ = ["BlockCost", "LayerPlan", "ModelSpec", "Plan", "make_plan", "removable"]
 
@@ -172,35 +173,33 @@ class Plan:
         """How many times fewer multiply-accumulates the reduced model needs."""
         return self.macs_full / self.macs_reduced
 
-    def to_dict(self) -> dict[str, Any]:
-        """The plan as in report.json (`plan`)."""
+    def entry(self) -> PlanEntry:
+        """The plan as documents hold it."""
         reduction = self.reduction
         chosen = reduction.methods_before_exclusion(len(self.layers))
-        return {
-            "mode": reduction.mode.value,
-            "r": self.r if isinstance(self.r, int) else list(self.r),
-            "asked": self._asked(),
-            "exclude_layers": list(reduction.exclude_layers),
-            "schedule": reduction.schedule.value,
-            "pattern": self.pattern,
-            "prune_layers": sum(1 for _ in takewhile(lambda method: method is Method.PRUNE, chosen)),
-            "prop_attn": self.prop_attn,
-            "prop_attn_reason": self.prop_attn_reason,
-            "pruned_sizes": reduction.pruned_sizes.value,
-            "restore_grid": self.restores_grid,
-            "keys": reduction.keys.value,
-            "layers": [
-                {**asdict(layer), "method": layer.method.name.lower(), "tokens_out": layer.tokens_out}
+        return PlanEntry(
+            mode=reduction.mode.value,
+            r=self.r,
+            asked={"plan_file": reduction.plan_file} if reduction.plan_file is not None else reduction.asked,
+            exclude_layers=tuple(reduction.exclude_layers),
+            schedule=reduction.schedule.value,
+            pattern=self.pattern,
+            prune_layers=sum(1 for _ in takewhile(lambda method: method is Method.PRUNE, chosen)),
+            prop_attn=self.prop_attn,
+            prop_attn_reason=self.prop_attn_reason,
+            pruned_sizes=reduction.pruned_sizes.value,
+            restore_grid=self.restores_grid,
+            keys=reduction.keys.value,
+            layers=tuple(
+                LayerEntry(layer.layer, layer.method.name.lower(), layer.tokens_in, layer.removed, layer.tokens_out)
                 for layer in self.layers
-            ],
-            "gmacs": {"full": round(self.gmacs_full, 4), "reduced": round(self.gmacs_reduced, 4)},
-        }
+            ),
+            gmacs=Gmacs(round(self.gmacs_full, 4), round(self.gmacs_reduced, 4)),
+        )
 
-    def _asked(self) -> dict[str, Any]:
-        """How the amount was given, by the name of the option."""
-        if self.reduction.plan_file is not None:
-            return {"plan_file": self.reduction.plan_file}
-        return {name: list(way) if isinstance(way, tuple) else way for name, way in self.reduction.asked.items()}
+    def to_dict(self) -> JsonObject:
+        """The plan as in report.json (`plan`)."""
+        return to_object(self.entry())
 
 
 def removable(tokens: int, prefix_tokens: int) -> int:

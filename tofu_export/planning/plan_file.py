@@ -23,6 +23,8 @@ from tofu_export.errors import OptionError
 from tofu_export.options import KeySource, Method, PrunedSizes, Reduction
 from tofu_export.planning.plan import ModelSpec, Plan
 from tofu_export.system.files import write_text
+from tofu_export.system.json_file import read_json
+from tofu_export.system.typed_json import to_plain
 
 __all__ = ["SCHEMA_VERSION", "PlanFile", "write_plan_file"]
 
@@ -147,7 +149,7 @@ def write_plan_file(path: Path, spec: ModelSpec, plan: Plan, provenance: Mapping
         "prop_attn": plan.prop_attn,
         "pruned_sizes": plan.reduction.pruned_sizes.value,
         "keys": plan.reduction.keys.value,
-        "gmacs": plan.to_dict()["gmacs"],
+        "gmacs": to_plain(plan.entry().gmacs),
         "provenance": dict(provenance),
     }  # fmt: skip
     write_text(path, _text(document))
@@ -166,21 +168,7 @@ def _text(document: Mapping[str, Any]) -> str:
 
 
 def _document(path: Path) -> dict[str, Any]:
-    try:
-        size = path.stat().st_size
-        text = "" if size > MAX_BYTES else path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(
-            f"cannot read the plan file {path}: {error}; `tofu-export plan MODEL -o FILE` writes one"
-        ) from error
-    if size > MAX_BYTES:
-        _refuse(path, f"{size / 1e6:.0f} MB are more than any plan takes")
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise OptionError(
-            f"plan file {path} is not JSON ({error}); `tofu-export plan MODEL -o FILE` writes one"
-        ) from error
+    document = read_json(path, "a plan file; `tofu-export plan MODEL -o FILE` writes one", most_bytes=MAX_BYTES)
     if not isinstance(document, dict):
         _refuse(path, f"expected an object, found {type(document).__name__}")
     return document

@@ -3,63 +3,97 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from tofu_export.options import Method, PrunedSizes
-from tofu_export.planning.plan import ModelSpec, Plan
+from tofu_export.planning.entry import PlanEntry
+from tofu_export.report.artifacts import EngineFile, OnnxFile
+from tofu_export.report.measurement import Measurement
+from tofu_export.report.model import ModelEntry, OutputEntry
+from tofu_export.report.unet import UnetModelEntry, UnetPlanEntry
+from tofu_export.report.verification import Verification
+from tofu_export.system.environment import Environment
+from tofu_export.system.typed_json import JsonObject, from_plain, to_object
 
-__all__ = [
-    "SCHEMA_VERSION",
-    "Report",
-    "loading_words",
-    "markdown_table",
-    "plan_table",
-    "sizes_words",
-    "token_map_words",
-]
+__all__ = ["FULL", "SCHEMA_VERSION", "Accuracy", "Report", "Skipped", "UnetReport", "VitReport", "markdown_table"]
 
 SCHEMA_VERSION = 1
 
+FULL = "full"
+"""Name of the unreduced model."""
 
-@dataclass
-class Report:
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Share of the labelled images whose best class is right, of a file or of the unreduced model."""
+
+    artifact: str
+    images: int
+    top1: float
+    backend: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A step that was left out, and why."""
+
+    step: str
+    reason: str
+
+
+@dataclass(kw_only=True)
+class Report(ABC):
     """Everything a run found out, gathered step by step.
 
     Attributes:
-        model: name, weights, sizes, preprocessing.
-        plan: the reduction, layer by layer.
-        output: what the files give: kind, names, shapes.
+        model: name, weights, sizes.
+        plan: the reduction.
+        output: what the files give.
         command: the command line that reproduces the run.
         environment: versions and hardware.
         artifacts: files written.
-        verification: one entry per verified file.
+        verification: one entry per comparison of a file.
         accuracy: top-1 on labelled images, where there are any.
         benchmark: one entry per file and batch size.
-        skipped: steps that were left out, with the reason.
+        skipped: steps that were left out.
         timings_s: wall time of each step, in seconds.
     """
 
-    model: dict[str, Any]
-    plan: dict[str, Any]
-    output: dict[str, Any]
+    model: ModelEntry | UnetModelEntry
+    plan: PlanEntry | UnetPlanEntry
+    output: OutputEntry
     command: str
-    environment: dict[str, Any]
-    artifacts: list[dict[str, Any]] = field(default_factory=list)
-    verification: list[dict[str, Any]] = field(default_factory=list)
-    accuracy: list[dict[str, Any]] = field(default_factory=list)
-    benchmark: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[dict[str, str]] = field(default_factory=list)
-    timings_s: dict[str, float] = field(default_factory=dict)
+    environment: Environment
+    artifacts: tuple[OnnxFile | EngineFile, ...] = ()
+    verification: tuple[Verification, ...] = ()
+    accuracy: tuple[Accuracy, ...] = ()
+    benchmark: tuple[Measurement, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    timings_s: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, object], place: str = "") -> Report:
+        """The report that `to_dict` wrote, by this version or an earlier one.
+
+        Args:
+            document: what report.json holds.
+            place: the file, for messages.
+
+        Raises:
+            OptionError: a field is missing or holds something else.
+        """
+        plan = document.get("plan")
+        of_unet = isinstance(plan, Mapping) and "blocks" in plan
+        return from_plain(UnetReport, document, place) if of_unet else from_plain(VitReport, document, place)
 
     def skip(self, step: str, reason: str) -> None:
         """Note that a step was left out."""
-        self.skipped.append({"step": step, "reason": reason})
+        self.skipped += (Skipped(step, reason),)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The document of report.json."""
-        return {"schema_version": SCHEMA_VERSION, **vars(self)}
+        return {"schema_version": SCHEMA_VERSION, **to_object(self)}
 
     def to_json(self) -> str:
         """The text of report.json; numbers that JSON cannot hold are refused.
@@ -69,218 +103,132 @@ class Report:
         """
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
+    @abstractmethod
     def to_markdown(self, benchmark_text: str = "") -> str:
         """The text of report.md: what a colleague wants to read first."""
-        model, gmacs = self.model, self.plan["gmacs"]
-        lines = [
-            f"# {model['resolved']} with Token Fusion",
-            "",
-            f"{model['params'] / 1e6:.1f} M parameters, weights: {model['weights']['kind']}, "
-            f"{model['tokens']} tokens, pattern `{self.plan['pattern']}`, r = {self.plan['r']}{_asked(self.plan)}.",
-            f"{gmacs['full']:.2f} GMACs become {gmacs['reduced']:.2f} ({gmacs['full'] / gmacs['reduced']:.2f}x fewer). "
-            f"Token sizes: {sizes_words(self.plan)}.",
-            f"Weights: {loading_words(model)}.",
-            f"{_outputs(self.output)}{'; all tokens are restored after the last layer' * self.plan['restore_grid']}.",
-            "",
-            *markdown_table(
-                ("layer", "method", "tokens in", "removed", "tokens out"),
-                [
-                    (row["layer"], row["method"], row["tokens_in"], row["removed"], row["tokens_out"])
-                    for row in self.plan["layers"]
-                ],
-            ),
-            "## Files",
-            "",
-            *markdown_table(
-                ("file", "precision", "size", "sha256"),
-                [
-                    (row["path"], row["precision"], f"{row['bytes'] / 1e6:.1f} MB", row["sha256"][:12])
-                    for row in self.artifacts
-                ],
-            ),
-            *_calibrations(self.artifacts),
-            *_fusions(self.artifacts),
-        ]
-        if self.verification:
-            lines += [
-                "## Verification",
-                "",
-                *markdown_table(
-                    ("file", "against", "result", "largest error", "cosine", "decisions", "near ties", "wrong"),
-                    [_verification_row(row) for row in self.verification],
-                ),
-                *_token_maps(self.verification),
-            ]
-        if self.accuracy:
-            lines += [
-                "## Accuracy",
-                "",
-                *markdown_table(
-                    ("model", "images", "top-1"),
-                    [(row["artifact"], row["images"], f"{row['top1']:.1%}") for row in self.accuracy],
-                ),
-            ]
-        return "\n".join([*lines, *self.closing(benchmark_text)])
 
-    def closing(self, benchmark_text: str) -> list[str]:
+    def _files(self) -> list[str]:
+        """Lines of report.md: the files."""
+        rows = [(row.path, row.precision.value, f"{row.bytes / 1e6:.1f} MB", row.sha256[:12]) for row in self.artifacts]
+        return ["## Files", "", *markdown_table(("file", "precision", "size", "sha256"), rows)]
+
+    def _closing(self, benchmark_text: str) -> list[str]:
         """The last lines of report.md: timings, what was left out, how to do it again."""
         lines = []
         if benchmark_text:
             lines += ["## Benchmark", "", "```", benchmark_text.rstrip(), "```", ""]
         if self.skipped:
-            lines += ["## Left out", "", *(f"- {row['step']}: {row['reason']}" for row in self.skipped), ""]
-        versions = ", ".join(f"{name} {version}" for name, version in self.environment["versions"].items() if version)
-        lines += ["## Reproduce", "", "```", self.command, "```", "", f"{self.environment['cpu']}; {versions}", ""]
+            lines += ["## Left out", "", *(f"- {row.step}: {row.reason}" for row in self.skipped), ""]
+        about = self.environment
+        lines += ["## Reproduce", "", "```", self.command, "```", "", f"{about.cpu}; {about.version_words}", ""]
         return lines
 
 
-def loading_words(model: Mapping[str, Any]) -> str:
-    """What was loaded, in one line: format, which of several models, what was set, adapted or dropped, and the images.
+@dataclass(kw_only=True)
+class VitReport(Report):
+    """The report of a Vision Transformer."""
 
-    Args:
-        model: the entry of a report, or other facts of these names: `weights`, `preprocessing`, `preprocessing_from`.
-    """
-    weights, images = model["weights"], model["preprocessing"]
-    name = weights["path"] or weights["kind"]
-    parts = [f"{name} ({weights['format']})" if weights["format"] else name]
-    if weights["keys"]:
-        parts.append(f"{weights['key']} of {', '.join(weights['keys'])} (--weights-key chooses)")
-    kinds = [kind for kind in ("set", "adapted", "dropped") if weights[kind]]
-    parts += [*(f"{kind}: {_some(weights[kind])}" for kind in kinds), *weights["notes"]]
-    said_by: dict[str, list[str]] = {}
-    for field_name, where in model["preprocessing_from"].items():
-        said_by.setdefault(where, []).append(f"{field_name} {_value(images[field_name])}")
-    parts += [f"{', '.join(values)} from {where}" for where, values in said_by.items()]
-    return "; ".join(parts)
+    model: ModelEntry
+    plan: PlanEntry
 
-
-def _some(items: Sequence[str], most: int = 6) -> str:
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return f"{', '.join(items[:most])}{more}"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "/".join(f"{number:.4g}" for number in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def plan_table(spec: ModelSpec, plan: Plan) -> str:
-    """The plan as text for a terminal."""
-    lines = [
-        f"{spec.name}  {spec.image_size[0]}x{spec.image_size[1]}  {spec.params / 1e6:.1f} M parameters  "
-        f"{spec.tokens} tokens ({spec.prefix_tokens} protected)  pattern {plan.pattern}",
-        "",
-        "layer  method   tokens in  removed  tokens out",
-    ]
-    lines += [
-        f"{row.layer:>5}  {row.method.name.lower():<8} {row.tokens_in:>8} {row.removed:>8} {row.tokens_out:>11}"
-        for row in plan.layers
-    ]
-    lines += [
-        "",
-        *_asked_lines(plan),
-        f"sizes  {sizes_words(plan.to_dict())}",
-        *(["grid   restored after the last layer"] if plan.restores_grid else []),
-        f"GMACs  {plan.gmacs_full:.2f} full, {plan.gmacs_reduced:.2f} reduced: {plan.flop_ratio:.2f}x fewer",
-    ]
-    return "\n".join(lines)
+    def to_markdown(self, benchmark_text: str = "") -> str:
+        """The text of report.md: what a colleague wants to read first."""
+        model, plan = self.model, self.plan
+        asked = f" (asked for: {plan.asked_words})" if plan.asked_words else ""
+        several = len(self.output.shapes) > 1
+        lines = [
+            f"# {model.resolved} with Token Fusion",
+            "",
+            f"{model.params / 1e6:.1f} M parameters, weights: {model.weights.kind}, "
+            f"{model.tokens} tokens, pattern `{plan.pattern}`, r = {plan.r_words}{asked}.",
+            f"{plan.gmacs.full:.2f} GMACs become {plan.gmacs.reduced:.2f} ({plan.gmacs.ratio:.2f}x fewer). "
+            f"Token sizes: {plan.sizes_words}.",
+            f"Weights: {model.loading_words}.",
+            f"Output{'s' * several}: {self.output.words}"
+            f"{'; all tokens are restored after the last layer' * plan.restore_grid}.",
+            "",
+            *markdown_table(
+                ("layer", "method", "tokens in", "removed", "tokens out"),
+                [(row.layer, row.method, row.tokens_in, row.removed, row.tokens_out) for row in plan.layers],
+            ),
+            *self._files(),
+        ]
+        for file in self.artifacts:
+            if isinstance(file, OnnxFile) and file.calibration is not None:
+                lines += [f"`{file.path}`: {file.calibration}", ""]
+        for file in self.artifacts:
+            if isinstance(file, EngineFile) and file.fusions is not None and file.kernels is not None:
+                lines += [f"`{file.path}`: {file.kernels.kernels} kernels{file.fusions}.", ""]
+        if self.verification:
+            head = ("file", "against", "result", "largest error", "cosine", "decisions", "near ties", "wrong")
+            lines += ["## Verification", "", *markdown_table(head, [_verified(row) for row in self.verification])]
+            for row in self.verification:
+                lines += [] if row.token_map is None else [f"`{row.artifact}`: {row.token_map}", ""]
+        if self.accuracy:
+            rows = [(row.artifact, row.images, f"{row.top1:.1%}") for row in self.accuracy]
+            lines += ["## Accuracy", "", *markdown_table(("model", "images", "top-1"), rows)]
+        return "\n".join([*lines, *self._closing(benchmark_text)])
 
 
-def _outputs(output: dict[str, Any]) -> str:
-    """What a file gives, for example `Output: logits [batch, 1000]`."""
-    shapes = [f"{name} [{', '.join(map(str, shape))}]" for name, shape in output["shapes"].items()]
-    return f"Output{'s' * (len(shapes) > 1)}: {', '.join(shapes)}"
+@dataclass(kw_only=True)
+class UnetReport(Report):
+    """The report of a UNet."""
+
+    model: UnetModelEntry
+    plan: UnetPlanEntry
+
+    def to_markdown(self, benchmark_text: str = "") -> str:
+        """The text of report.md: what a colleague wants to read first."""
+        model, plan = self.model, self.plan
+        height, width = plan.latent
+        lines = [
+            f"# {model.resolved} {'with Token Fusion' if plan.reduced else 'as it is'}",
+            "",
+            f"{model.params / 1e6:.1f} M parameters, weights: {model.weights.kind}, latent {height}x{width}, "
+            f"mode {plan.mode}, ratio {plan.ratio:g}, pattern `{plan.pattern}`.",
+            f"{plan.gmacs.full:.2f} GMACs become {plan.gmacs.reduced:.2f} ({plan.gmacs.ratio:.2f}x fewer), "
+            f"{plan.gmacs.added:.2f} for matching and merging among them.",
+            "",
+            *markdown_table(
+                ("block", "module", "grid", "method", "tokens", "removed", "attended"),
+                [
+                    (
+                        row.block,
+                        row.path,
+                        "x".join(map(str, row.grid)),
+                        row.method,
+                        row.tokens,
+                        row.removed,
+                        row.attended,
+                    )
+                    for row in plan.reduced
+                ],
+            ),
+            *self._files(),
+        ]
+        if self.verification:
+            head = ("file", "result", "batches", "relative error", "decisions", "near ties", "wrong")
+            rows = [_verified_unet(row) for row in self.verification]
+            lines += ["## Verification against eager PyTorch", "", *markdown_table(head, rows)]
+        return "\n".join([*lines, *self._closing(benchmark_text)])
 
 
-def _asked(plan: dict[str, Any]) -> str:
-    """What was asked for where r is only what came of it, for example ` (asked for: speedup 1.8)`."""
-    ways = [f"{name} {value}" for name, value in plan["asked"].items() if name != "r"]
-    return f" (asked for: {', '.join(ways)})" if ways else ""
+def _verified(row: Verification) -> tuple[object, ...]:
+    error = "not finite" if row.max_abs is None else f"{row.max_abs:.2e}"
+    cosine = "-" if row.cosine_min is None else f"{row.cosine_min:.6f}"
+    return (row.artifact, row.reference, row.result_word, error, cosine, *_decided(row))
 
 
-def sizes_words(plan: Mapping[str, Any]) -> str:
-    """Whether token sizes enter the attention, and why, for example `on (default)`; of a `plan` in a report."""
-    words = "on" if plan["prop_attn"] else "off"
-    if plan["prop_attn"] and _loses_sizes(plan):
-        words = "on, those of pruned tokens lost"
-    return f"{words} ({plan['prop_attn_reason']})" if "prop_attn_reason" in plan else words
+def _verified_unet(row: Verification) -> tuple[object, ...]:
+    error = "not finite" if row.relative is None else f"{row.relative:.2e}"
+    return (row.artifact, row.result_word, ", ".join(map(str, row.batches)), error, *_decided(row))
 
 
-def _loses_sizes(plan: Mapping[str, Any]) -> bool:
-    """True where tokens are pruned and their sizes lost, as always before `pruned_sizes` was written."""
-    lost = plan.get("pruned_sizes", PrunedSizes.LOST.value) == PrunedSizes.LOST.value
-    return lost and any(row["method"] == Method.PRUNE.name.lower() and row["removed"] for row in plan["layers"])
+def _decided(row: Verification) -> tuple[int, int, int]:
+    return row.decisions.compared, row.decisions.near_tie_flips, row.decisions.wrong
 
 
-def _asked_lines(plan: Plan) -> list[str]:
-    asked = _asked(plan.to_dict())
-    return [f"r      {','.join(str(layer.removed) for layer in plan.layers)}{asked}"] if asked else []
-
-
-def _calibrations(artifacts: Sequence[dict[str, Any]]) -> list[str]:
-    """A paragraph for each quantised file: what is, and where its ranges come from."""
-    lines: list[str] = []
-    for row in artifacts:
-        if found := row.get("calibration"):
-            attentions = f" and {found['attentions']} attentions" if found.get("attentions") else ""
-            lines += [
-                f"`{row['path']}`: {found['products']} products{attentions} in {found.get('numbers', 'int8')} and "
-                f"{found['left']} in {found.get('rest', 'fp32')}; ranges "
-                f"({found['method']}) from {found['images']} images, {found['source']}"
-                f"{'' if found['real'] else ', **which are generated, not real ones**'}.",
-                "",
-            ]
-    return lines
-
-
-_FUSIONS = {
-    "quantized_products": "products quantised",
-    "fused_attention": "attentions fused",
-    "quantized_attention": "attentions in 8 bits",
-}
-
-
-def _fusions(artifacts: Sequence[dict[str, Any]]) -> list[str]:
-    """A paragraph for each engine whose kernels tell what they compute."""
-    lines: list[str] = []
-    for row in artifacts:
-        if found := row.get("fusions"):
-            made = "".join(
-                f", {found[part]['in_engine']} of {found[part]['in_file']} {what}"
-                for part, what in _FUSIONS.items()
-                if found.get(part, {}).get("in_file")
-            )
-            lines += [f"`{row['path']}`: {row['kernels']['kernels']} kernels{made}.", ""]
-    return lines
-
-
-def _verification_row(row: dict[str, Any]) -> tuple[Any, ...]:
-    decisions = row["decisions"]
-    error = "not finite" if row["max_abs"] is None else f"{row['max_abs']:.2e}"
-    cosine = "-" if row["cosine_min"] is None else f"{row['cosine_min']:.6f}"
-    result = "passed" if row["passed"] else "FAILED"
-    return (
-        row["artifact"], row["reference"], result, error, cosine,
-        decisions["compared"], decisions["near_tie_flips"], decisions["wrong"],
-    )  # fmt: skip
-
-
-def _token_maps(verification: Sequence[dict[str, Any]]) -> list[str]:
-    """A paragraph for each file that gives token maps."""
-    lines = []
-    for row in verification:
-        if found := row.get("token_map"):
-            lines += [f"`{row['artifact']}`: {token_map_words(found)}", ""]
-    return lines
-
-
-def token_map_words(found: Mapping[str, int]) -> str:
-    """What a `token_map` of `verification` says, for reports."""
-    return f"{found['compared']:,} entries of its token maps compared, {found['wrong']:,} wrong."
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     """Lines of a table in Markdown, an empty one after it."""
     body = [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
     return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *body, ""]

@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from tofu_export.compare.pareto import pareto_front
 from tofu_export.options import Precision
-from tofu_export.sweep.grid import FULL, PATTERN
-from tofu_export.sweep.result import Row, SweepResult
+from tofu_export.report.document import FULL
+from tofu_export.report.sweep import PATTERN, SweepDocument, SweepRow
 
 __all__ = ["AXES", "pareto_chart"]
 
@@ -23,7 +24,7 @@ _MARKS = "osD^vPX<>*"
 _METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "png": {"Software": None}}
 
 
-def pareto_chart(result: SweepResult, axis: str | None = None) -> dict[str, bytes]:
+def pareto_chart(result: SweepDocument, axis: str | None = None) -> dict[str, bytes]:
     """The chart as `svg` and `png`; nothing where no row can be drawn. Equal results give equal bytes.
 
     Args:
@@ -31,7 +32,7 @@ def pareto_chart(result: SweepResult, axis: str | None = None) -> dict[str, byte
         axis: one of `AXES`; None for throughput where it was measured.
     """
     axis = axis or ("images/s" if result.timed else "gmacs")
-    panels: dict[tuple[str, int | None], list[Row]] = defaultdict(list)
+    panels: dict[tuple[str, int | None], list[SweepRow]] = defaultdict(list)
     for row in result.rows:
         if row.quality is not None and _cost(row, axis) is not None:
             panels[row.model, row.batch if axis == "images/s" else None].append(row)
@@ -40,7 +41,7 @@ def pareto_chart(result: SweepResult, axis: str | None = None) -> dict[str, byte
     return _draw(panels, axis)
 
 
-def _draw(panels: dict[tuple[str, int | None], list[Row]], axis: str) -> dict[str, bytes]:
+def _draw(panels: dict[tuple[str, int | None], list[SweepRow]], axis: str) -> dict[str, bytes]:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -58,8 +59,8 @@ def _draw(panels: dict[tuple[str, int | None], list[Row]], axis: str) -> dict[st
     return files
 
 
-def _panel(place: Any, rows: Sequence[Row], axis: str) -> None:
-    series: dict[str, list[Row]] = defaultdict(list)
+def _panel(place: Any, rows: Sequence[SweepRow], axis: str) -> None:
+    series: dict[str, list[SweepRow]] = defaultdict(list)
     for row in rows:
         series[_series(row)].append(row)
     named = len(series) <= _MOST_SERIES
@@ -79,25 +80,17 @@ def _panel(place: Any, rows: Sequence[Row], axis: str) -> None:
     place.legend(fontsize=7)
 
 
-def _series(row: Row) -> str:
+def _series(row: SweepRow) -> str:
     """Rows that differ in r only make one curve."""
     asked = "" if row.mode in (FULL, PATTERN) else f"{row.mode} "
     return f"{asked}{row.label}, {row.precision}"
 
 
-def _cost(row: Row, axis: str) -> float | None:
+def _cost(row: SweepRow, axis: str) -> float | None:
     return row.gmacs if axis == "gmacs" else row.comparable_images_per_sec
 
 
-def _front(rows: Sequence[Row], axis: str) -> list[Row]:
+def _front(rows: Sequence[SweepRow], axis: str) -> list[SweepRow]:
     """Rows of one panel that no other one beats on this axis."""
     sign = 1 if axis == "gmacs" else -1
-
-    def key(row: Row) -> tuple[float, float]:
-        return sign * (_cost(row, axis) or 0), -(row.quality or 0)
-
-    front: list[Row] = []
-    for row in sorted(rows, key=key):
-        if not front or (row.quality or 0) > (front[-1].quality or 0):
-            front.append(row)
-    return front
+    return pareto_front(rows, lambda row: sign * (_cost(row, axis) or 0), lambda row: row.quality or 0)

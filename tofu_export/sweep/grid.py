@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 from tofu_export.errors import OptionError, TofuError
@@ -13,26 +12,18 @@ from tofu_export.options import PROP_ATTN, Method, Mode, Precision, Reduction, S
 from tofu_export.options.declaration import Section, opt, positional
 from tofu_export.options.texts import comma_list, whole
 from tofu_export.planning.plan import Plan, make_plan
+from tofu_export.report.document import FULL
+from tofu_export.report.sweep import PATTERN, SweepFailure, compact, label_of
+from tofu_export.system.typed_json import JsonObject
 from tofu_export.zoo.specs import plan_model
 
 __all__ = [
-    "FULL",
-    "PATTERN",
     "Cell",
-    "Failure",
     "Grid",
-    "compact",
     "expand",
     "expand_pattern",
-    "label_of",
     "split_patterns",
 ]
-
-FULL = "full"
-"""What the `mode` of an unreduced cell says."""
-
-PATTERN = "pattern"
-"""What the `mode` of a cell says whose pattern was given letter by letter."""
 
 _LETTERS = "".join(method.value for method in Method)
 _MOST_DIGITS = 3
@@ -129,7 +120,7 @@ class Grid:
         for pattern in self.patterns:
             expand_pattern(pattern)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The grid as JSON values."""
         return {
             "models": list(self.models),
@@ -200,45 +191,19 @@ class Cell:
         return f"{self.model} {what} {self.precision.value}"
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A cell, or all cells of a model, that could not be measured.
-
-    Attributes:
-        model: name of the model.
-        what: what was tried: the cell in words, or `all`.
-        kind: class of the error.
-        reason: its message.
-        exit_code: what the command line ends with for it.
-    """
-
-    model: str
-    what: str
-    kind: str
-    reason: str
-    exit_code: int
-
-    @classmethod
-    def of(cls, model: str, what: str, error: BaseException) -> Failure:
-        """The failure that an error makes."""
-        code = int(error.exit_code) if isinstance(error, TofuError) else 1
-        lines = str(error).strip().splitlines()
-        return cls(model, what, type(error).__name__, lines[0] if lines else "no message", code)
-
-
-def expand(grid: Grid) -> tuple[tuple[Cell, ...], tuple[Failure, ...]]:
+def expand(grid: Grid) -> tuple[tuple[Cell, ...], tuple[SweepFailure, ...]]:
     """The cells of a grid, those of a model together and its full one in FP32 first, and what cannot be planned.
 
     Two ways to ask for the same reduction make one cell, called as the first of them; a model's full cell is there
     although nobody asks for it, because everything is compared with it.
     """
     cells: dict[tuple[Any, ...], Cell] = {}
-    failures: list[Failure] = []
+    failures: list[SweepFailure] = []
     for model in grid.models:
         try:
             spec, unreduced = plan_model(model, Reduction(r=0), grid.image_size)
         except TofuError as error:
-            failures.append(Failure.of(model, "all", error))
+            failures.append(SweepFailure.of(model, "all", error))
             continue
         _add(cells, model, 0, FULL, unreduced, Precision.FP32)
         for r in grid.r:
@@ -247,7 +212,7 @@ def expand(grid: Grid) -> tuple[tuple[Cell, ...], tuple[Failure, ...]]:
                     try:
                         plan = make_plan(spec, replace(reduction, prop_attn=prop_attn))
                     except TofuError as error:
-                        failures.append(Failure.of(model, f"r={r} {label}", error))
+                        failures.append(SweepFailure.of(model, f"r={r} {label}", error))
                         continue
                     for precision in grid.precisions:
                         _add(cells, model, r, mode, plan, precision)
@@ -305,13 +270,3 @@ def expand_pattern(text: str) -> str:
     if any(len(number) > _MOST_DIGITS or number.strip("0") == "" != number for _, number in runs):
         raise OptionError(f"pattern {text!r}, expected numbers of layers from 1 to {10**_MOST_DIGITS - 1}")
     return "".join(letter * int(number or 1) for letter, number in runs)
-
-
-def label_of(pattern: str, prop_attn: bool) -> str:
-    """What tables and charts call a reduction: its pattern, and that token sizes stay out of its attention."""
-    return compact(pattern) if prop_attn else f"{compact(pattern)} without sizes"
-
-
-def compact(pattern: str | Iterable[str]) -> str:
-    """A pattern with runs counted: `PPPPPPMMMMMM` becomes `P6M6`."""
-    return "".join(f"{letter}{len(list(run))}" for letter, run in groupby(pattern))

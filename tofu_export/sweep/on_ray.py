@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tofu_export.errors import BackendMissingError, OptionError
-from tofu_export.sweep.grid import Cell, Failure
+from tofu_export.report.sweep import SweepFailure
+from tofu_export.sweep.grid import Cell
 from tofu_export.sweep.settings import Settings
 from tofu_export.sweep.workers import Outcome, Pool, attempt
 
@@ -110,5 +111,5 @@ def _outcome(ray: Any, reference: Any, cell: Cell) -> Outcome:
     try:
         outcome: Outcome = ray.get(reference)
     except ray.exceptions.RayError as error:  # the node or its process is gone, also the second time
-        return Failure.of(cell.model, str(cell), error)
+        return SweepFailure.of(cell.model, str(cell), error)
     return outcome

@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 from tofu_export.errors import BackendMissingError
-from tofu_export.sweep.result import SweepResult
+from tofu_export.report.sweep import SweepDocument
 from tofu_export.sweep.tables import flat_rows
 
 __all__ = ["load", "parquet_bytes"]
@@ -28,7 +28,7 @@ def load() -> Any:
     return pa
 
 
-def parquet_bytes(result: SweepResult) -> bytes:
+def parquet_bytes(result: SweepDocument) -> bytes:
     """The rows with typed columns, the same as in the CSV file.
 
     Raises:

@@ -12,8 +12,9 @@ from typing import Protocol
 
 from tofu_export.errors import OptionError, TofuError
 from tofu_export.options import Precision
-from tofu_export.sweep.grid import Cell, Failure, Grid, expand
-from tofu_export.sweep.result import Row, SweepResult, agreement_of, compared, row_of
+from tofu_export.report.sweep import SweepDocument, SweepFailure, SweepImages, SweepRow
+from tofu_export.sweep.grid import Cell, Grid, expand
+from tofu_export.sweep.result import agreement_of, compared, row_of
 from tofu_export.sweep.settings import Settings
 from tofu_export.sweep.store import Key, Record, Store
 from tofu_export.sweep.timing import Stopwatch
@@ -72,7 +73,7 @@ def run_sweep(
     *,
     fresh: bool = False,
     command: str = "",
-) -> SweepResult:
+) -> SweepDocument:
     """Measure all cells of a grid that are not yet in `folder`, and return the whole.
 
     Evaluations may run beside each other; timings never do, and not while anything is evaluated.
@@ -97,18 +98,19 @@ def run_sweep(
     store = Store(folder)
     records, failed = _evaluate(cells, settings, store, pool, listener, fresh=fresh)
     timings: dict[tuple[Cell, int], Record] = {}
-    late: list[Failure] = []
+    late: list[SweepFailure] = []
     if settings.bench:
         timings, late = _time([cell for cell in cells if cell in records], grid, settings, store, listener, fresh=fresh)
     rows = _rows(cells, grid, settings, records, timings)
-    sources = {cell.model: str(record.result["source"]) for cell, record in records.items()}
-    generated = {cell.model for cell, record in records.items() if not record.result["real"]}
-    return SweepResult(
+    images = {
+        cell.model: SweepImages(cell.model, record.result["source"], not record.result["real"])
+        for cell, record in records.items()
+    }
+    return SweepDocument(
         rows=compared(rows),
         failures=(*failures, *failed, *late),
         grid=grid.to_dict(),
-        sources=sources,
-        generated=tuple(model for model in sources if model in generated),
+        images=tuple(images.values()),
         loaded={cell.model: str(record.result["loaded"]) for cell, record in records.items()},
         environment=environment.collect(),
         command=command,
@@ -117,7 +119,7 @@ def run_sweep(
 
 def _evaluate(
     cells: Sequence[Cell], settings: Settings, store: Store, pool: Pool, listener: Listener, *, fresh: bool
-) -> tuple[dict[Cell, Record], list[Failure]]:
+) -> tuple[dict[Cell, Record], list[SweepFailure]]:
     conditions = settings.evaluation()
     keys = {cell: Key("evaluation", cell, None, conditions) for cell in cells}
     found = {} if fresh else {cell: store.get(key) for cell, key in keys.items()}
@@ -125,11 +127,11 @@ def _evaluate(
     missing = _by_trace(cell for cell in cells if cell not in records)
     if not fresh:
         _tell(store, "evaluation", [keys[cell] for cell in missing], [keys[cell] for cell in records], listener)
-    failures: list[Failure] = []
+    failures: list[SweepFailure] = []
     listener.begin("evaluating", len(missing), len(records))
     start = time.perf_counter()
     for cell, outcome in pool(missing, settings) if missing else ():
-        if isinstance(outcome, Failure):
+        if isinstance(outcome, SweepFailure):
             failures.append(outcome)
             listener.done(str(cell), f"failed: {outcome.reason}", time.perf_counter() - start)
             continue
@@ -160,7 +162,7 @@ def _is_reference(cell: Cell) -> bool:
 
 def _time(
     cells: Sequence[Cell], grid: Grid, settings: Settings, store: Store, listener: Listener, *, fresh: bool
-) -> tuple[dict[tuple[Cell, int], Record], list[Failure]]:
+) -> tuple[dict[tuple[Cell, int], Record], list[SweepFailure]]:
     """Timings by cell and batch size; those that cannot be had as failures."""
     conditions = settings.timing()
     full = {cell.model: cell for cell in cells if _is_reference(cell)}
@@ -176,7 +178,7 @@ def _time(
     if not fresh:
         present = [one.key for one in clocked if (one.cell, one.batch) in records]
         _tell(store, "timing", [one.key for one in missing], present, listener)
-    failures: list[Failure] = []
+    failures: list[SweepFailure] = []
     listener.begin("timing one by one", len(missing), len(records))
     with Stopwatch(settings) as stopwatch:
         for one in missing:
@@ -184,7 +186,7 @@ def _time(
             try:
                 measured = stopwatch.time(one.cell, full[one.cell.model], one.batch, partial(listener.working, what))
             except TofuError as error:
-                failures.append(Failure.of(one.cell.model, what, error))
+                failures.append(SweepFailure.of(one.cell.model, what, error))
                 listener.done(what, f"failed: {error}", time.perf_counter() - start)
                 continue
             records[one.cell, one.batch] = Record(measured)
@@ -200,7 +202,7 @@ def _rows(
     settings: Settings,
     records: Mapping[Cell, Record],
     timings: Mapping[tuple[Cell, int], Record],
-) -> list[Row]:
+) -> list[SweepRow]:
     references = {cell.model: record.outputs for cell, record in records.items() if _is_reference(cell)}
     rows = []
     for cell in (cell for cell in cells if cell in records):

@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.classes import ClassOrder, read_class_map
 from tofu_export.options import Target, shared
 from tofu_export.system import environment
 from tofu_export.system.files import sha256_of
+from tofu_export.system.typed_json import JsonObject
 from tofu_export.zoo.weights import WeightsSource, pretrained
 
 __all__ = ["Settings"]
@@ -72,7 +72,7 @@ class Settings:
         if not 0 <= self.seconds < float("inf"):
             raise OptionError(f"seconds is {self.seconds}, expected a number >= 0")
 
-    def evaluation(self) -> dict[str, Any]:
+    def evaluation(self) -> JsonObject:
         """What the decisions of a cell depend on besides the cell, as JSON values: a change makes another cell.
 
         Raises:
@@ -94,7 +94,7 @@ class Settings:
             "verify": self.verify,
         }
 
-    def timing(self) -> dict[str, Any]:
+    def timing(self) -> JsonObject:
         """What the time of a cell depends on besides the cell: what makes its file, and the machine."""
         made = self.evaluation()
         return {
@@ -107,7 +107,7 @@ class Settings:
 
 
 def _versions() -> Mapping[str, str | None]:
-    versions = environment.collect()["versions"]
+    versions = environment.collect().versions
     return {name: versions[name] for name in _VERSIONS}
 
 

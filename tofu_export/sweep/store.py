@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from tofu_export.sweep.grid import Cell
 from tofu_export.system.files import staging
+from tofu_export.system.typed_json import JsonObject
 
 __all__ = ["Key", "Record", "Store"]
 
@@ -47,7 +48,7 @@ class Key:
     settings: Mapping[str, Any]
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """What is measured, whatever the conditions. How it was asked for (mode, r) does not count."""
         return {
             "kind": self.kind,
@@ -175,7 +176,7 @@ def _difference(old: Any, new: Mapping[str, Any]) -> str:
     return "; ".join(changes) or "nothing that is known changed"
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(settings: Mapping[str, object]) -> JsonObject:
     versions = settings.get("versions")
     rest = {name: value for name, value in settings.items() if name != "versions"}
     return {**(versions if isinstance(versions, dict) else {}), **rest}

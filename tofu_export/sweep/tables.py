@@ -5,25 +5,25 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-from tofu_export.sweep.grid import FULL
-from tofu_export.sweep.result import Row, SweepResult
+from tofu_export.report.document import FULL
+from tofu_export.report.sweep import SweepDocument, SweepRow
+from tofu_export.system.typed_json import JsonObject, to_object
 
 __all__ = ["csv_text", "flat_rows", "gmacs_text", "markdown", "pivot"]
 
-_PIVOTS: Mapping[str, Callable[[Row], float | None]] = {
+_PIVOTS: Mapping[str, Callable[[SweepRow], float | None]] = {
     "top-1": lambda row: row.top1,
     "agreement with the full model": lambda row: row.agreement,
 }
 
 
-def flat_rows(result: SweepResult) -> list[dict[str, Any]]:
+def flat_rows(result: SweepDocument) -> list[JsonObject]:
     """The rows with nothing nested in them; what was not measured is None."""
-    return [_flat(row.to_dict()) for row in result.rows]
+    return [_flat(row) for row in result.rows]
 
 
-def csv_text(result: SweepResult) -> str:
+def csv_text(result: SweepDocument) -> str:
     """The rows as comma-separated values, headings first."""
     rows = flat_rows(result)
     text = io.StringIO()
@@ -33,12 +33,12 @@ def csv_text(result: SweepResult) -> str:
     return text.getvalue()
 
 
-def markdown(result: SweepResult) -> str:
+def markdown(result: SweepDocument) -> str:
     """The text of sweep.md: for each model what it was measured on, quality by pattern and r, all rows, failures."""
     lines = ["# Sweep", ""]
     for model in dict.fromkeys(row.model for row in result.rows):
         rows = [row for row in result.rows if row.model == model]
-        lines += [f"## {model}", "", f"Measured on {result.sources[model]}.{_warning(result, model)}", ""]
+        lines += [f"## {model}", "", f"Measured on {result.images_of(model).source}.{_warning(result, model)}", ""]
         lines += [f"Weights: {result.loaded[model]}.", ""]
         for precision in dict.fromkeys(row.precision for row in rows):
             own = [row for row in rows if row.precision == precision]
@@ -51,13 +51,12 @@ def markdown(result: SweepResult) -> str:
         lines += ["## Failed", ""]
         lines += _table(("model", "what", "reason"), [(one.model, one.what, one.reason) for one in result.failures])
         lines += [""]
-    versions = result.environment["versions"]
-    named = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-    lines += ["## Reproduce", "", "```", result.command, "```", "", f"{result.environment['cpu']}; {named}", ""]
+    about = result.environment
+    lines += ["## Reproduce", "", "```", result.command, "```", "", f"{about.cpu}; {about.version_words}", ""]
     return "\n".join(lines)
 
 
-def pivot(rows: Sequence[Row], name: str) -> list[str]:
+def pivot(rows: Sequence[SweepRow], name: str) -> list[str]:
     """A Markdown table of `top-1` or `agreement with the full model`: a line for each pattern, a column for each r.
 
     Of one model and precision. Empty where there are fewer than two patterns or no values.
@@ -84,7 +83,7 @@ def pivot(rows: Sequence[Row], name: str) -> list[str]:
     return _table(head, lines)
 
 
-def _all_rows(rows: Sequence[Row]) -> list[str]:
+def _all_rows(rows: Sequence[SweepRow]) -> list[str]:
     head = (
         "r", "pattern", "precision", "batch", "GMACs", "images/s", "full beside it", "against full", "median", "p95",
         "top-1", "agreement", "verified", "Pareto",
@@ -94,7 +93,7 @@ def _all_rows(rows: Sequence[Row]) -> list[str]:
     return _table([head[index] for index in kept], [[_cells(row)[index] for index in kept] for row in rows])
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: SweepRow) -> tuple[str, ...]:
     latency = row.latency_ms
     speed = "" if row.speedup_vs_full is None else f"{row.speedup_vs_full:.2f}x"
     if row.speedup_iqr is not None and row.mode != FULL:
@@ -117,8 +116,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _warning(result: SweepResult, model: str) -> str:
-    if model not in result.generated:
+def _warning(result: SweepDocument, model: str) -> str:
+    if not result.images_of(model).generated:
         return ""
     return " **These are generated, not real: how far the files agree on them says little about photographs.**"
 
@@ -137,15 +136,15 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *body]
 
 
-def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
-    latency = entry["latency_ms"] or {}
-    low, high = entry["speedup_iqr"] or (None, None)
-    flat: dict[str, Any] = {}
-    for name, value in entry.items():
+def _flat(row: SweepRow) -> JsonObject:
+    latency = row.latency_ms or {}
+    low, high = row.speedup_iqr or (None, None)
+    flat: JsonObject = {}
+    for name, value in to_object(row).items():
         if name == "latency_ms":
             flat |= {f"latency_ms.{key}": latency.get(key) for key in ("median", "p95")}
         elif name == "speedup_iqr":
             flat |= {"speedup_q1": low, "speedup_q3": high}
         else:
-            flat[name] = "; ".join(value) if name == "notes" else value
+            flat[name] = "; ".join(row.notes) if name == "notes" else value
     return flat

@@ -9,9 +9,10 @@ from typing import Any
 
 from tofu_export.benchmarking.backends import open_contender
 from tofu_export.benchmarking.benchmark import Contender, run_benchmark
-from tofu_export.benchmarking.measurement import Measurement
+from tofu_export.report.document import FULL
+from tofu_export.report.measurement import Measurement
 from tofu_export.sweep.evaluate import feeds_for, write_file
-from tofu_export.sweep.grid import FULL, Cell
+from tofu_export.sweep.grid import Cell
 from tofu_export.sweep.settings import Settings
 
 __all__ = ["Stopwatch"]

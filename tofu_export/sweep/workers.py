@@ -11,14 +11,15 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeAlias
 
 from tofu_export.errors import TofuError
+from tofu_export.report.sweep import SweepFailure
 from tofu_export.sweep.evaluate import Evaluation, evaluate
-from tofu_export.sweep.grid import Cell, Failure
+from tofu_export.sweep.grid import Cell
 from tofu_export.sweep.settings import Settings
 from tofu_export.system import environment
 
 __all__ = ["Outcome", "Pool", "attempt", "in_process", "in_processes"]
 
-Outcome: TypeAlias = Evaluation | Failure
+Outcome: TypeAlias = Evaluation | SweepFailure
 
 _PATIENCE_S = 10.0
 
@@ -31,11 +32,11 @@ def attempt(cell: Cell, settings: Settings, threads: int | None = None) -> Outco
     try:
         return evaluate(cell, settings, threads)
     except TofuError as error:
-        return Failure.of(cell.model, str(cell), error)
+        return SweepFailure.of(cell.model, str(cell), error)
     except MemoryError:
-        return Failure.of(cell.model, str(cell), MemoryError("out of memory: try fewer --jobs"))
+        return SweepFailure.of(cell.model, str(cell), MemoryError("out of memory: try fewer --jobs"))
     except Exception as error:  # one cell of many: the others go on, and the exit code tells
-        return Failure.of(cell.model, str(cell), error)
+        return SweepFailure.of(cell.model, str(cell), error)
 
 
 def in_process(cells: Sequence[Cell], settings: Settings) -> Iterator[tuple[Cell, Outcome]]:
@@ -124,7 +125,7 @@ def _serve(line: Connection, settings: Settings, threads: int) -> None:
             line.send(attempt(line.recv(), settings, threads))
 
 
-def _death(cell: Cell, exit_code: int | None) -> Failure:
+def _death(cell: Cell, exit_code: int | None) -> SweepFailure:
     name = signal.Signals(-exit_code).name if exit_code is not None and exit_code < 0 else f"status {exit_code}"
     hint = ": not enough memory? Try fewer --jobs" if name == "SIGKILL" else ""
-    return Failure.of(cell.model, str(cell), RuntimeError(f"its process ended with {name}{hint}"))
+    return SweepFailure.of(cell.model, str(cell), RuntimeError(f"its process ended with {name}{hint}"))

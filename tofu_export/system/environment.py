@@ -10,11 +10,11 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-__all__ = ["collect", "cpu_name", "gpu_capabilities", "logical_cores"]
+__all__ = ["Environment", "collect", "cpu_name", "gpu_capabilities", "logical_cores"]
 
 NVIDIA_SMI_TIMEOUT_S = 10.0
 
@@ -44,25 +44,49 @@ _OF_EXTRAS: Mapping[str, tuple[str, ...]] = {
 _CPUINFO = Path("/proc/cpuinfo")
 
 
-def collect(*also: str) -> dict[str, Any]:
-    """The environment as in report.json (`environment`); what is absent is None.
+@dataclass(frozen=True)
+class Environment:
+    """What something was made or measured with, as in report.json (`environment`); what is absent is None.
+
+    Attributes:
+        versions: of Python and of packages, by import name.
+        cpu: marketing name of the processor.
+        logical_cores: that this process may use.
+        gpu: names of the NVIDIA GPUs; None without a working driver.
+        driver: its version.
+        platform: operating system.
+    """
+
+    versions: Mapping[str, str | None]
+    cpu: str
+    logical_cores: int
+    gpu: str | None
+    driver: str | None
+    platform: str
+
+    @property
+    def version_words(self) -> str:
+        """What is installed, for example `python 3.12.1, torch 2.10.0`."""
+        return ", ".join(f"{name} {version}" for name, version in self.versions.items() if version)
+
+
+def collect(*also: str) -> Environment:
+    """The environment of this process.
 
     Args:
         also: import names of packages of an extra that are used, such as `diffusers`.
     """
     gpu, driver = _nvidia_gpu()
     wanted = {**_DISTRIBUTIONS, **{name: _OF_EXTRAS[name] for name in also}}
-    return {
-        "versions": {
-            "python": platform.python_version(),
-            **{name: next(filter(None, map(_version, names)), None) for name, names in wanted.items()},
-        },
-        "cpu": cpu_name(),
-        "logical_cores": logical_cores(),
-        "gpu": gpu,
-        "driver": driver,
-        "platform": platform.platform(),
-    }
+    versions = {name: next(filter(None, map(_version, names)), None) for name, names in wanted.items()}
+    return Environment(
+        versions={"python": platform.python_version(), **versions},
+        cpu=cpu_name(),
+        logical_cores=logical_cores(),
+        gpu=gpu,
+        driver=driver,
+        platform=platform.platform(),
+    )
 
 
 def cpu_name() -> str:

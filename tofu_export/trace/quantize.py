@@ -43,6 +43,7 @@ from tofu_export.graph_patterns.quantized.products import (
     smooth,
 )
 from tofu_export.options import Precision, Quantization
+from tofu_export.report.artifacts import CalibrationEntry
 from tofu_export.system.memory import give_back
 from tofu_export.system.ort import open_copy
 
@@ -88,9 +89,9 @@ class Calibration:
     skip: tuple[str, ...]
     ops: Mapping[str, int]
 
-    def to_dict(self) -> dict[str, Any]:
+    def entry(self) -> CalibrationEntry:
         """As in report.json (`artifacts[].calibration`)."""
-        return {**{name: value for name, value in vars(self).items() if name != "ops"}, "skip": list(self.skip)}
+        return CalibrationEntry(**{name: value for name, value in vars(self).items() if name != "ops"})
 
     def __str__(self) -> str:
         attentions = f" and {self.attentions} attentions" if self.attentions else ""

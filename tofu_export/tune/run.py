@@ -6,21 +6,22 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tofu_export.analyze.run import real_images
-from tofu_export.compare.agreement import Agreement
+from tofu_export.compare.agreement import Agreement, AgreementEntry
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.subjects import load_eager
 from tofu_export.options import Reduction
 from tofu_export.patch.describe import describe
 from tofu_export.planning.budget import Budget
 from tofu_export.planning.plan import ModelSpec, Plan, make_plan
+from tofu_export.report.tuning import BothPlans, LossDifference, TriedPlan, TuningDocument
+from tofu_export.system.typed_json import JsonObject, to_object
 from tofu_export.tune.latency import LatencyTable, measure_table, time_plans
 from tofu_export.tune.objective import Judge
 from tofu_export.tune.request import Objective, TuneRequest
@@ -36,6 +37,7 @@ SCHEMA_VERSION = 1
 FINALISTS = 6
 """Best candidates of the search that are compared again on images which it did not see."""
 
+_NOT_PROVENANCE = frozenset({"kind", "schema_version", "model", "loaded", "plan", "baseline", "history"})
 _RESAMPLES = 2000
 _PARTS = ("calibration", "validation", "held_out")
 _SHARES = (0.4, 0.2)
@@ -56,14 +58,12 @@ class Tried:
     loss: float
     gmacs: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def entry(self) -> TriedPlan:
         """As in the document (`history`)."""
-        return {
-            **asdict(self.candidate),
-            "r": list(self.candidate.r),
-            "loss": self.loss,
-            "gmacs": round(self.gmacs, 4),
-        }
+        one = self.candidate
+        return TriedPlan(
+            pattern=one.pattern, r=one.r, prop_attn=one.prop_attn, loss=self.loss, gmacs=round(self.gmacs, 4)
+        )
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ class TuneResult:
     budget: Mapping[str, float]
     images: Mapping[str, int]
     source: str
-    losses: Mapping[str, Mapping[str, float]]
-    held_out: Mapping[str, Mapping[str, Any]]
-    difference: tuple[float, float, float]
+    losses: Mapping[str, BothPlans]
+    held_out: Mapping[str, AgreementEntry]
+    difference: LossDifference
     history: tuple[Tried, ...]
     latency_ms: Mapping[str, float] | None
     seed: int
@@ -112,34 +112,38 @@ class TuneResult:
     @property
     def verdict(self) -> str:
         """`better`, `worse` or `not told apart` from the baseline on held-out images."""
-        _, low, high = self.difference
-        return "better" if high < 0 else "worse" if low > 0 else "not told apart"
+        found = self.difference
+        return "better" if found.high < 0 else "worse" if found.low > 0 else "not told apart"
 
-    def provenance(self, command: str = "") -> dict[str, Any]:
-        """What the plan file says about how it came about."""
-        mean, low, high = self.difference
-        return {
-            "made_by": "tune", "tofu_export": metadata.version("tofu-export"), "command": command,
-            "objective": self.objective.value, "budget": dict(self.budget), "images": dict(self.images),
-            "source": self.source, "seed": self.seed, "evaluations": self.evaluations,
-            "losses": {part: dict(row) for part, row in self.losses.items()},
-            "held_out": {who: dict(row) for who, row in self.held_out.items()},
-            "difference": {"mean": mean, "low": low, "high": high}, "verdict": self.verdict,
-            "latency_ms": None if self.latency_ms is None else dict(self.latency_ms),
-        }  # fmt: skip
+    def document(self, command: str = "") -> TuningDocument:
+        """The result as `tune --json` prints it."""
+        return TuningDocument(
+            kind="tune",
+            schema_version=SCHEMA_VERSION,
+            model=self.spec.name,
+            loaded=self.loaded,
+            plan=self.chosen.entry(),
+            baseline=self.baseline.entry(),
+            tofu_export=metadata.version("tofu-export"),
+            command=command,
+            objective=self.objective.value,
+            budget=self.budget,
+            images=self.images,
+            source=self.source,
+            seed=self.seed,
+            evaluations=self.evaluations,
+            losses=self.losses,
+            held_out=self.held_out,
+            difference=self.difference,
+            verdict=self.verdict,
+            latency_ms=self.latency_ms,
+            history=tuple(tried.entry() for tried in self.history),
+        )
 
-    def to_dict(self, command: str = "") -> dict[str, Any]:
-        """The result as JSON."""
-        return {
-            "kind": "tune",
-            "schema_version": SCHEMA_VERSION,
-            "model": self.spec.name,
-            "loaded": self.loaded,
-            "plan": self.chosen.to_dict(),
-            "baseline": self.baseline.to_dict(),
-            **self.provenance(command),
-            "history": [tried.to_dict() for tried in self.history],
-        }
+    def provenance(self, command: str = "") -> JsonObject:
+        """What the plan file says about how it came about: the document without the plans."""
+        document = to_object(self.document(command))
+        return {name: value for name, value in document.items() if name not in _NOT_PROVENANCE}
 
 
 def tune(request: TuneRequest, on_progress: Callable[[str], None] = lambda text: None) -> TuneResult:
@@ -201,10 +205,10 @@ def tune(request: TuneRequest, on_progress: Callable[[str], None] = lambda text:
         {part: len(judge) for part, judge in zip(_PARTS, judges, strict=True)},
         source,
         {
-            part: {who: float(objective.losses(of).mean()) for who, of in row.items()}
+            part: BothPlans(**{who: float(objective.losses(of).mean()) for who, of in row.items()})
             for part, row in zip(_PARTS, agreements, strict=True)
         },
-        {who: of.to_dict() for who, of in agreements[2].items()},
+        {who: of.entry() for who, of in agreements[2].items()},
         _difference(agreements[2], objective, request.seed),
         tuple(history),
         times,
@@ -280,21 +284,21 @@ def _choice(
     return best if gain.mean() > 2 * gain.std(ddof=1) / math.sqrt(len(gain)) else first
 
 
-def _difference(of: Mapping[str, Agreement], objective: Objective, seed: int) -> tuple[float, float, float]:
+def _difference(of: Mapping[str, Agreement], objective: Objective, seed: int) -> LossDifference:
     """Mean of the losses' difference, and the interval that 95 % of its means over redrawn images fall in."""
     paired = objective.losses(of["chosen"]) - objective.losses(of["baseline"])
     drawn = np.random.default_rng(seed).integers(0, len(paired), (_RESAMPLES, len(paired)))
     low, high = np.quantile(paired[drawn].mean(axis=1), (0.025, 0.975))
-    return float(paired.mean()), float(low), float(high)
+    return LossDifference(float(paired.mean()), float(low), float(high))
 
 
 def _settings(
     request: TuneRequest, spec: ModelSpec, loaded: LoadedModel, objective: Objective, digest: str
-) -> dict[str, Any]:
+) -> JsonObject:
     """Everything that a loss depends on, but for the number of plans to try."""
     return {
         "schema_version": SCHEMA_VERSION, "model": spec.name, "image_size": list(spec.image_size),
-        "weights": {key: value for key, value in loaded.weights.items() if key != "path"},
+        "weights": {key: value for key, value in to_object(loaded.weights).items() if key != "path"},
         "images": digest, "objective": objective.value,
         "budget": [request.gmacs, request.speedup, request.latency_ms],
         "methods": request.methods, "exclude_layers": sorted(request.exclude_layers), "seed": request.seed,

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from tofu_export.compare.decisions import DecisionReport
 from tofu_export.compare.outputs import OutputComparison, Tally, Tolerance, compare_outputs
 from tofu_export.errors import VerificationError
+from tofu_export.report.verification import EAGER
 from tofu_export.verification.block_ends import Candidates, choose_end
 from tofu_export.verification.noise import excess
 from tofu_export.verification.replay import Judge
-from tofu_export.verification.result import EAGER, Evidence, LayerResult, VerificationResult, worst
+from tofu_export.verification.result import Evidence, LayerResult, VerificationResult, worst
 
 __all__ = ["Gathered"]
 

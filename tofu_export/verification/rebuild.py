@@ -220,7 +220,7 @@ def _alike(found: Any, own: Any) -> bool:
 
 def _notes(facts: FileFacts, kept: Mapping[str, Any], loaded: LoadedModel, weights: WeightsSource) -> tuple[str, ...]:
     notes = []
-    digest = loaded.weights.get("sha256")
+    digest = loaded.weights.sha256
     if kept.get("sha256") and digest and kept["sha256"] != digest:
         notes.append(
             f"the weights compared with are not the file's: sha256 {digest[:16]}..., it was made with "

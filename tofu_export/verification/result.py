@@ -12,12 +12,19 @@ from numpy.typing import NDArray
 from tofu_export.compare.decisions import DecisionReport
 from tofu_export.compare.outputs import OutputComparison, Tolerance
 from tofu_export.errors import VerificationError
+from tofu_export.report.verification import (
+    EAGER,
+    DecisionCounts,
+    InFp32,
+    LayerCheck,
+    TokenMapCheck,
+    ToleranceEntry,
+    Verification,
+)
+from tofu_export.system.typed_json import JsonObject, to_object
 from tofu_export.verification.noise import MOST_EXCESS
 
-__all__ = ["EAGER", "MOST_UNDECIDED", "Evidence", "LayerResult", "VerificationResult", "worst"]
-
-EAGER = "the eager model"
-"""What a file is compared with where nothing else is said."""
+__all__ = ["MOST_UNDECIDED", "Evidence", "LayerResult", "VerificationResult", "worst"]
 
 MOST_UNDECIDED = 0.25
 """Share of the images whose decisions may be unknown. An engine is watched in a copy of its own, built from the same
@@ -49,21 +56,15 @@ class LayerResult:
         near = self.values is None or self.values.within(tolerance)
         return near and not self.decisions.wrong and _explained(self.excess)
 
-    def to_dict(self) -> dict[str, Any]:
+    def entry(self) -> LayerCheck:
         """As in report.json (`verification[].layers`)."""
         found, values = self.decisions, self.values
-        finite = values is not None and values.finite
-        return {
-            "layer": self.layer,
-            "compared": found.compared,
-            "flips": found.flips,
-            "wrong": found.wrong,
-            "largest_margin": found.largest_margin,
-            "max_abs": values.max_abs if values is not None and finite else None,
-            "scale": values.scale if values is not None and finite else None,
-            "cosine_min": values.cosine_min if values is not None and finite else None,
-            "finite": None if values is None else values.finite,
-        }
+        counts = (self.layer, found.compared, found.flips, found.wrong, found.largest_margin)
+        if values is None:
+            return LayerCheck(*counts)
+        if not values.finite:
+            return LayerCheck(*counts, finite=False)
+        return LayerCheck(*counts, values.max_abs, values.scale, values.cosine_min, finite=True)
 
 
 @dataclass(frozen=True)
@@ -167,39 +168,47 @@ class VerificationResult:
             parts.append(f"block {bad.layer} is the first to differ{off}")
         return ", and ".join(parts)
 
-    def to_dict(self) -> dict[str, Any]:
+    def entry(self) -> Verification:
+        """The comparison as report.json has it (`verification`)."""
+        outputs, found, allowed = self.outputs, self.decisions, self.tolerance
+        finite = outputs.finite
+        return Verification(
+            artifact=self.artifact,
+            reference=self.reference,
+            batches=self.batches,
+            images=outputs.images,
+            inputs=self.inputs,
+            output=self.output,
+            max_abs=outputs.max_abs if finite else None,
+            relative=outputs.relative if finite else None,
+            cosine_min=outputs.cosine_min if finite else None,
+            top1_agreement=outputs.top1_agreement,
+            finite=finite,
+            images_with_flips=self.images_with_flips,
+            images_undecided=self.undecided,
+            decisions=DecisionCounts(
+                len(found.layers), found.compared, found.flips, found.near_tie_flips, found.wrong,
+                found.largest_margin, found.faults,
+            ),
+            token_map=None if self.mapped is None else TokenMapCheck(self.mapped, self.mismapped),
+            layers=tuple(entry.entry() for entry in self.layers),
+            tolerance=ToleranceEntry(
+                name=allowed.name,
+                max_abs=allowed.allowed(outputs.scale),
+                cosine_min=allowed.cosine_min,
+                relative=allowed.relative,
+                near_tie=allowed.near_tie,
+                reason=allowed.reason,
+            ),
+            notes=self.notes,
+            wrong_constant=self.wrong_constant,
+            in_fp32=None if self.in_fp32 is None else _summary(self.in_fp32),
+            passed=self.passed,
+        )  # fmt: skip
+
+    def to_dict(self) -> JsonObject:
         """As in report.json (`verification`)."""
-        outputs = self.outputs
-        return {
-            "artifact": self.artifact,
-            "reference": self.reference,
-            "batches": list(self.batches),
-            "images": outputs.images,
-            "inputs": self.inputs,
-            "output": self.output,
-            "max_abs": outputs.max_abs if outputs.finite else None,
-            "relative": outputs.relative if outputs.finite else None,
-            "cosine_min": outputs.cosine_min if outputs.finite else None,
-            "top1_agreement": outputs.top1_agreement,
-            "finite": outputs.finite,
-            "images_with_flips": self.images_with_flips,
-            "images_undecided": self.undecided,
-            "decisions": self.decisions.to_dict(),
-            "token_map": None if self.mapped is None else {"compared": self.mapped, "wrong": self.mismapped},
-            "layers": [entry.to_dict() for entry in self.layers],
-            "tolerance": {
-                "name": self.tolerance.name,
-                "max_abs": self.tolerance.allowed(outputs.scale),
-                "cosine_min": self.tolerance.cosine_min,
-                "relative": self.tolerance.relative,
-                "near_tie": self.tolerance.near_tie,
-                "reason": self.tolerance.reason,
-            },
-            "notes": list(self.notes),
-            "wrong_constant": self.wrong_constant,
-            "in_fp32": None if self.in_fp32 is None else _summary(self.in_fp32),
-            "passed": self.passed,
-        }
+        return to_object(self.entry())
 
     def __str__(self) -> str:
         outputs, decisions = self.outputs, self.decisions
@@ -260,18 +269,18 @@ def _explained(excess: float | None) -> bool:
     return excess is None or excess <= MOST_EXCESS
 
 
-def _summary(found: VerificationResult) -> dict[str, Any]:
+def _summary(found: VerificationResult) -> InFp32:
     """A comparison in FP32, in short."""
     outputs = found.outputs
-    return {
-        "max_abs": outputs.max_abs if outputs.finite else None,
-        "allowed": found.tolerance.allowed(outputs.scale),
-        "first_bad_layer": found.first_bad_layer,
-        "wrong": found.decisions.wrong,
-        "excess": found.excess if found.excess is not None and np.isfinite(found.excess) else None,
-        "excess_by_layer": {entry.layer: entry.excess for entry in found.layers if entry.excess is not None},
-        "excess_allowed": MOST_EXCESS,
-    }
+    return InFp32(
+        max_abs=outputs.max_abs if outputs.finite else None,
+        allowed=found.tolerance.allowed(outputs.scale),
+        first_bad_layer=found.first_bad_layer,
+        wrong=found.decisions.wrong,
+        excess=found.excess if found.excess is not None and np.isfinite(found.excess) else None,
+        excess_by_layer={entry.layer: entry.excess for entry in found.layers if entry.excess is not None},
+        excess_allowed=MOST_EXCESS,
+    )
 
 
 def worst(comparisons: Sequence[OutputComparison], tolerance: Tolerance) -> OutputComparison:

@@ -17,7 +17,7 @@ from torch import nn
 
 from tofu_export import demo
 from tofu_export.errors import OptionError, TofuError, UnsupportedModelError, WeightsError
-from tofu_export.report.document import loading_words
+from tofu_export.report.model import LoadedWeights, loading_words
 from tofu_export.zoo._description import Description, arguments_for, changes, describe_model
 from tofu_export.zoo._download import hub_file
 from tofu_export.zoo._quiet import quiet
@@ -42,7 +42,7 @@ class LoadedModel:
         model: the untouched upstream module.
         name: what the user asked for.
         resolved: what it stands for, with the pretrained tag if one was given.
-        weights: what was loaded (`zoo.weights.load_weights`).
+        weights: what was loaded.
         preprocessing: mean, std, input_size (C, H, W), interpolation, crop_pct, crop_mode.
         preprocessing_from: what says each of it: a file, options, or timm's default.
         asked_image_size: height and width that were asked for; None for the model's own.
@@ -53,7 +53,7 @@ class LoadedModel:
     model: nn.Module
     name: str
     resolved: str
-    weights: dict[str, Any]
+    weights: LoadedWeights
     preprocessing: dict[str, Any]
     preprocessing_from: Mapping[str, str] = field(default_factory=dict)
     asked_image_size: tuple[int, int] | None = None
@@ -61,8 +61,8 @@ class LoadedModel:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def summary(self) -> str:
-        """What was loaded, in one line (`report.loading_words`)."""
-        return loading_words(vars(self))
+        """What was loaded, in one line."""
+        return loading_words(self.weights, self.preprocessing, self.preprocessing_from)
 
     def meta(self) -> nn.Module:
         """The structure of the untouched model on the meta device."""
@@ -116,7 +116,7 @@ def create_model(
         record = replace(record, set=changes(usual, describe_model(model)))
     model = model.float().eval().requires_grad_(False)
     images, images_from = _preprocessing(model, image_size, located.source, preprocessing)
-    return LoadedModel(model, name, resolved, record.to_dict(), images, images_from, image_size, num_classes, arguments)
+    return LoadedModel(model, name, resolved, record, images, images_from, image_size, num_classes, arguments)
 
 
 def create_meta(

@@ -10,9 +10,9 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from tofu_export import patch
+from tofu_export.report.model import LoadedWeights
 from tofu_export.zoo.create import LoadedModel
 from tofu_export.zoo.preprocessing import Preprocessing
-from tofu_export.zoo.weights import LoadedWeights
 
 __all__ = ["copy_of", "load_live", "name_of", "on_meta"]
 
@@ -57,4 +57,4 @@ def load_live(model: nn.Module, preprocessing: Preprocessing | None = None) -> L
     config |= asked.said()
     origins |= dict.fromkeys(asked.said(), _BY_CALLER)
     name = name_of(model)
-    return LoadedModel(copy_of(model), name, name, LoadedWeights(kind="live").to_dict(), config, origins)
+    return LoadedModel(copy_of(model), name, name, LoadedWeights(kind="live"), config, origins)

@@ -7,13 +7,14 @@ record for the report. Importing this module loads neither torch nor timm.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, replace
+from dataclasses import MISSING, dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tofu_export.errors import OptionError, WeightsError
 from tofu_export.options.declaration import Section, group, opt
+from tofu_export.report.model import LoadedWeights
 from tofu_export.zoo._folder import HUB_FILES, adapter_in, checkpoint_in
 from tofu_export.zoo.names import DEMO_MODEL
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PRETRAINED",
-    "LoadedWeights",
     "Located",
     "PretrainedFile",
     "WeightsKind",
@@ -165,47 +165,6 @@ def weights_unless(unless: str) -> Any:
 
 
 @dataclass(frozen=True)
-class LoadedWeights:
-    """What was loaded, as in report.json (`model.weights`) and the metadata of files.
-
-    Attributes:
-        kind: pretrained, random or path.
-        path: name of the file.
-        sha256: of the file.
-        seed: of random weights.
-        tag: timm's pretrained tag.
-        url: where pretrained weights were published.
-        format: timm, open_clip, jax, or transformers and the family.
-        key: which of several models in the file; empty if it holds one.
-        keys: of all models in the file.
-        set: what of the model was set to what the file says, for example `pooling avg -> token`.
-        adapted: tensors that were resampled or reshaped to fit.
-        dropped: tensors that the model has no place for.
-        allow_dropped: trained ones were allowed to be among them.
-        notes: what nothing says and was taken for granted.
-    """
-
-    kind: str
-    path: str | None = None
-    sha256: str | None = None
-    seed: int | None = None
-    tag: str | None = None
-    url: str | None = None
-    format: str | None = None
-    key: str | None = None
-    keys: tuple[str, ...] = ()
-    set: tuple[str, ...] = ()
-    adapted: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
-    allow_dropped: bool = False
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-
-@dataclass(frozen=True)
 class PretrainedFile:
     """A pretrained checkpoint on this machine.
 
@@ -270,7 +229,7 @@ def open_weights(source: WeightsSource, *, name: str, seed: int) -> Located:
     return Located(record, path, read, trained)
 
 
-def load_weights(model: nn.Module, source: WeightsSource, *, name: str, seed: int) -> dict[str, Any]:
+def load_weights(model: nn.Module, source: WeightsSource, *, name: str, seed: int) -> LoadedWeights:
     """Load weights into `model`, in place, and return what was loaded, for the report.
 
     Random weights are the ones that the model was created with (`create_model` seeds them): it is left as it is.
@@ -281,15 +240,12 @@ def load_weights(model: nn.Module, source: WeightsSource, *, name: str, seed: in
         name: resolved name of the model; its tag chooses among the pretrained weights.
         seed: what the model was created with, for the record.
 
-    Returns:
-        The fields of `LoadedWeights`.
-
     Raises:
         OptionError: the file does not exist.
         WeightsError: the weights cannot be downloaded, read, trusted or fitted to the model.
     """
     keep = frozenset({"image_size", "num_classes"})
-    return fill(model, open_weights(source, name=name, seed=seed), name=name, keep=keep).to_dict()
+    return fill(model, open_weights(source, name=name, seed=seed), name=name, keep=keep)
 
 
 def fill(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from tofu_export.report.html import Evidence
+
 
 def report(**changes: Any) -> dict[str, Any]:
+    """As an early version wrote it: without what came later."""
     layers = [
         {"layer": 0, "method": "prune", "tokens_in": 10, "removed": 2, "tokens_out": 8},
         {"layer": 1, "method": "mlerp", "tokens_in": 8, "removed": 2, "tokens_out": 6},
@@ -18,13 +22,16 @@ def report(**changes: Any) -> dict[str, Any]:
     ]
     speed = {
         "backend": "ort-cpu", "device": "a CPU", "batch": 8, "images_per_sec": 100.0, "iterations": 50, "notes": [],
-        "latency_ms": {"min": 8.0, "median": 10.0, "p95": 14.0, "p99": 15.0},
+        "latency_ms": {"min": 8.0, "max": 16.0, "mean": 10.5, "median": 10.0, "p90": 13.0, "p95": 14.0, "p99": 15.0},
+        "throughput_qps": 12.5, "enqueue_ms": None, "h2d_ms": None, "gpu_compute_ms": None, "d2h_ms": None,
+        "walltime_s": 4.0, "cv_percent": 1.0,
     }  # fmt: skip
     document = {
         "schema_version": 1,
         "model": {
             "name": "m", "resolved": "tiny_vit", "weights": {"kind": "random", "sha256": None}, "params": 600_000,
-            "image_size": [6, 6], "tokens": 10, "prefix_tokens": 1, "depth": 3,
+            "image_size": [6, 6], "tokens": 10, "prefix_tokens": 1, "depth": 3, "num_classes": 5,
+            "preprocessing": {"mean": [0.5], "std": [0.25], "input_size": [3, 6, 6], "interpolation": "bicubic"},
         },
         "plan": {
             "r": 2, "pattern": "PMM", "asked": {"r": 2}, "restore_grid": False, "layers": layers,
@@ -33,15 +40,18 @@ def report(**changes: Any) -> dict[str, Any]:
         },
         "output": {"kind": "logits", "names": ["logits"], "shapes": {"logits": ["batch", 5]}},
         "command": "tofu-export tiny_vit --r 2",
-        "environment": {"versions": {"tofu_export": "0.1.0", "gone": None}, "cpu": "a CPU", "gpu": None},
+        "environment": {"versions": {"tofu_export": "0.1.0", "gone": None}, "cpu": "a CPU", "logical_cores": 2,
+                        "gpu": None, "driver": None, "platform": "Linux"},
         "artifacts": [{
             "kind": "onnx", "precision": "fp32", "target": "portable", "path": "model.fp32.onnx", "bytes": 1_000_000,
             "sha256": "ab" * 32, "nodes": 12,
         }],
         "verification": [{
-            "artifact": "model.fp32.onnx", "inputs": "noise", "max_abs": 1e-6, "cosine_min": 0.9999999, "passed": True,
+            "artifact": "model.fp32.onnx", "batches": [1, 3], "images": 4, "inputs": "noise", "max_abs": 1e-6,
+            "cosine_min": 0.9999999, "top1_agreement": 1.0, "finite": True, "images_with_flips": 1, "passed": True,
             "decisions": {
-                "compared": 1234, "flips": 1, "near_tie_flips": 1, "wrong": 0, "largest_margin": 1e-6, "faults": [],
+                "layers": 2, "compared": 1234, "flips": 1, "near_tie_flips": 1, "wrong": 0,
+                "largest_margin": 1e-6, "faults": [],
             },
             "notes": [],
             "tolerance": {
@@ -62,27 +72,40 @@ def report(**changes: Any) -> dict[str, Any]:
 def sweep() -> dict[str, Any]:
     rows = [
         {"model": "tiny_vit", "r": r, "mode": mode, "pattern": "PMM", "precision": "fp32", "batch": 8, "gmacs": gmacs,
+         "gmacs_full": 2.0, "images": 4,
          "verified": mode != "prune", "images_per_sec": 100 / gmacs, "speedup_vs_full": 2 / gmacs,
          "agreement": quality, "top1": None, "pareto": quality > 0.9}
         for r, mode, gmacs, quality in (
             (0, "full", 2.0, 1.0), (2, "mlerp", 1.0, 0.97), (2, "prune", 1.0, 0.85), (3, "mlerp", 0.7, 0.92))
     ]  # fmt: skip
     failure = {"model": "other_vit", "what": "all", "reason": "it is not supported"}
-    return {"schema_version": 1, "kind": "sweep", "rows": rows, "failures": [failure], "images": []}
+    return {
+        "schema_version": 1,
+        "kind": "sweep",
+        "rows": rows,
+        "failures": [failure],
+        "images": [],
+        "environment": report()["environment"],
+    }
 
 
 def analysis() -> dict[str, Any]:
     def mean(value: float) -> dict[str, float]:
-        return {"mean": value, "std": 0.01}
+        return {"n": 8, "undefined": 0, "mean": value, "std": 0.01, "q1": value, "median": value, "q3": value}
 
     layers = [
         {"layer": layer, "similarity": mean(0.9), "mlp": mean(0.95 + layer / 100), "attention": mean(0.9),
-         "merged_norm": {"average": mean(0.93), "mlerp": {"mean": 1.0, "std": 0.0}}}
+         "merged_norm": {"average": mean(0.93), "mlerp": mean(1.0)}}
         for layer in range(3)
     ]  # fmt: skip
-    norms = {"full": [mean(20.0)] * 3, "average": [0.98, 0.96, 0.95], "mlerp": [1.0, 0.99, 0.98]}
-    return {"schema_version": 1, "model": "tiny_vit", "images": 4, "source": "photos", "layers": layers,
-            "token_norms": norms}  # fmt: skip
+    norms = {
+        "full": [mean(20.0)] * 3,
+        "prune": [1.0, None, 0.97],
+        "average": [0.98, 0.96, 0.95],
+        "mlerp": [1.0, 0.99, 0.98],
+    }
+    return {"schema_version": 1, "model": "tiny_vit", "images": 4, "source": "photos", "r": 2, "steps": 10,
+            "layers": layers, "token_norms": norms}  # fmt: skip
 
 
 def tokens(name: str = "photo.jpg") -> dict[str, Any]:
@@ -126,7 +149,8 @@ def tuning(**changes: Any) -> dict[str, Any]:
     plans = (("PM-", 2, 2, 0), ("PPM", 1, 1, 2), ("MM-", 3, 1, 0))
     history = [{"pattern": row[0], "r": list(row[1:]), "loss": loss, "gmacs": 1.0}
                for row, loss in zip(plans, (0.02, 0.05, 0.004), strict=True)]  # fmt: skip
-    held_out = {"top1_agreement": 0.98, "kl_mean": 0.02, "logit_cosine_mean": 0.99, "feature_cosine_mean": 0.97}
+    held_out = {"images": 80, "top1_agreement": 0.98, "kl_mean": 0.02, "kl_max": 0.1, "logit_cosine_mean": 0.99,
+                "logit_cosine_min": 0.9, "feature_cosine_mean": 0.97, "feature_cosine_min": 0.9}  # fmt: skip
     document = {
         "schema_version": 1, "kind": "tune", "model": "tiny_vit", "plan": plan(*plans[2]), "baseline": plan(*plans[0]),
         "objective": "kl", "budget": {"speedup": 2.0}, "source": "photos", "seed": 0, "evaluations": 3,
@@ -136,3 +160,11 @@ def tuning(**changes: Any) -> dict[str, Any]:
         "difference": {"mean": -0.016, "low": -0.02, "high": -0.01}, "verdict": "better", "latency_ms": None,
     }  # fmt: skip
     return {**document, **changes}
+
+
+def evidence(*documents: dict[str, Any]) -> Evidence:
+    """What is read where each document lies in a file."""
+    found = Evidence()
+    for document in documents:
+        found = found.adding(document, Path("a.json"))
+    return found

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.report.html import samples
-from tofu_export.report.html import Evidence, render
+from tofu_export.report.document import Report
+from tofu_export.report.html import render
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
@@ -56,10 +57,10 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
-    evidence = Evidence(
-        samples.sweep(), samples.analysis(), samples.tokens(), samples.tuning(), (samples.evaluation(),)
+    evidence = samples.evidence(
+        samples.sweep(), samples.analysis(), samples.tokens(), samples.tuning(), samples.evaluation()
     )
-    path.write_text(render(samples.report(), evidence), encoding="utf-8")
+    path.write_text(render(Report.from_dict(samples.report()), evidence), encoding="utf-8")
     return path
 
 

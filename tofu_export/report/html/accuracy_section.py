@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from tofu_export.options import Precision
+from tofu_export.planning.entry import amount_words
+from tofu_export.report.document import FULL, Accuracy, VitReport
+from tofu_export.report.evaluation import EvaluatedPlan, EvaluationDocument, ScoreEntry
 from tofu_export.report.html.evidence import Evidence
 from tofu_export.report.html.evidence_charts import Interval, interval_chart
 from tofu_export.report.html.parts import NOTHING, Cell, Chart, Headline, Section, Table, table
 
 __all__ = ["accuracy_headline", "accuracy_section"]
 
-_FULL = "full"
 
-
-def accuracy_section(report: Mapping[str, Any], evidence: Evidence) -> Section:
+def accuracy_section(report: VitReport, evidence: Evidence) -> Section:
     """Top-1 and top-5 with their intervals, beside the full model's, and agreement with it."""
-    own, judged = report.get("accuracy", []), evidence.evaluations
+    own, judged = report.accuracy, evidence.evaluations
     if not own and not judged:
-        files = [row["path"] for row in report["artifacts"] if row["kind"] == "onnx"]
+        files = [row.path for row in report.artifacts if row.kind == "onnx"]
         return Section(
             "accuracy", "Accuracy",
             missing="Accuracy was not measured: only the demo model brings labelled images, and no evaluation was "
@@ -29,9 +29,9 @@ def accuracy_section(report: Mapping[str, Any], evidence: Evidence) -> Section:
         )  # fmt: skip
     lead = []
     if own:
-        lead.append(f"The job held {max(row['images'] for row in own):,} labelled images to their classes.")
+        lead.append(f"The job held {max(row.images for row in own):,} labelled images to their classes.")
     if judged:
-        sources = "; ".join(dict.fromkeys(f"{row['images']:,} images, {row['source']}" for row in judged))
+        sources = "; ".join(dict.fromkeys(f"{row.images:,} images, {row.source}" for row in judged))
         lead.append(f"Evaluated on {sources}.")
     intervals = _intervals(judged)
     chart = interval_chart("chart-accuracy", intervals, title="Top-1 accuracy", axis="top-1") if intervals else None
@@ -39,7 +39,7 @@ def accuracy_section(report: Mapping[str, Any], evidence: Evidence) -> Section:
     tables = [_own(own)] if own else []
     if intervals:
         tables.append(_accuracies(judged))
-    if any(row["agreement"] is not None for row in judged):
+    if any(row.agreement is not None for row in judged):
         tables.append(_agreements(judged))
     return Section(
         "accuracy",
@@ -51,140 +51,134 @@ def accuracy_section(report: Mapping[str, Any], evidence: Evidence) -> Section:
     )
 
 
-def accuracy_headline(report: Mapping[str, Any], evidence: Evidence) -> Headline | None:
+def accuracy_headline(report: VitReport, evidence: Evidence) -> Headline | None:
     """Accuracy after the reduction in FP32, the default, or else in the first file that was judged.
 
     Measured by the job, or by an evaluation of the same plan.
     """
-    own = {row["artifact"]: row for row in report.get("accuracy", [])}
-    full = own.pop(_FULL, None)
+    own = {row.artifact: row for row in report.accuracy}
+    full = own.pop(FULL, None)
     if full is not None and own:
-        usual = _in_default_precision(report, "artifact", list(own.values()))
-        detail = f"{full['top1']:.1%} before it, on {full['images']:,} labelled images; {usual['artifact']}"
-        return Headline(f"{usual['top1']:.1%}", "top-1 after the reduction", detail)
-    fitting = [
-        row
-        for row in evidence.evaluations
-        if row["top1"] is not None and row["full"] is not None and not _of_another(report, row)
-    ]
+        best = own[_in_default_precision(report, list(own))]
+        detail = f"{full.top1:.1%} before it, on {full.images:,} labelled images; {best.artifact}"
+        return Headline(f"{best.top1:.1%}", "top-1 after the reduction", detail)
+    fitting = {
+        row.model: (row.top1, row.full.top1, row.counted)
+        for row in reversed(evidence.evaluations)
+        if row.top1 is not None and row.full is not None and not _of_another(report, row)
+    }
     if not fitting:
         return None
-    usual = _in_default_precision(report, "model", fitting)
-    detail = f"{usual['full']['top1']:.1f} % before it, on {usual['counted']:,} labelled images; {usual['model']}"
-    return Headline(f"{usual['top1']:.1f} %", "top-1 after the reduction", detail)
+    name = _in_default_precision(report, list(reversed(fitting)))
+    top1, before, counted = fitting[name]
+    detail = f"{before:.1f} % before it, on {counted:,} labelled images; {name}"
+    return Headline(f"{top1:.1f} %", "top-1 after the reduction", detail)
 
 
-def _in_default_precision(report: Mapping[str, Any], name: str, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The first row about a file of FP32, or else the first row; `name` is the field with the file's name."""
-    precisions = {entry["path"]: entry["precision"] for entry in report["artifacts"]}
-    return next((row for row in rows if precisions.get(row[name]) == Precision.FP32.value), rows[0])
+def _in_default_precision(report: VitReport, names: Sequence[str]) -> str:
+    """The first of these files that is of FP32, or else the first one."""
+    precisions = {file.path: file.precision for file in report.artifacts}
+    return next((name for name in names if precisions.get(name) is Precision.FP32), names[0])
 
 
-def _own(rows: Sequence[Mapping[str, Any]]) -> Table:
+def _own(rows: Sequence[Accuracy]) -> Table:
     return table(
         "Top-1 accuracy",
         ("file", "images", "top-1", "backend"),
         [
-            [Cell("full model") if row["artifact"] == _FULL else Cell(row["artifact"], code=True),
-             f"{row['images']:,}", f"{row['top1']:.1%}", row["backend"]]
+            [Cell("full model") if row.artifact == FULL else Cell(row.artifact, code=True),
+             f"{row.images:,}", f"{row.top1:.1%}", row.backend]
             for row in rows
         ],
         text=(0, 3),
     )  # fmt: skip
 
 
-def _with_full(judged: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+def _with_full(judged: Sequence[EvaluationDocument]) -> list[tuple[str, ScoreEntry, EvaluationDocument]]:
     """Name, accuracy and document of all that was judged on labels, each full model once, before its first one."""
-    found: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = []
-    seen: list[Any] = []
+    found: list[tuple[str, ScoreEntry, EvaluationDocument]] = []
+    seen: list[tuple[str, ScoreEntry]] = []
     for row in judged:
-        if row["top1"] is None:
+        if row.top1 is None:
             continue
-        if row["full"] is not None and (row["source"], row["full"]) not in seen:
-            seen.append((row["source"], row["full"]))
-            found.append(("full model", row["full"], row))
+        if row.full is not None and (row.source, row.full) not in seen:
+            seen.append((row.source, row.full))
+            found.append(("full model", row.full, row))
         found.append((_name(row, judged), row, row))
     return found
 
 
-def _name(row: Mapping[str, Any], judged: Sequence[Mapping[str, Any]]) -> str:
+def _name(row: EvaluationDocument, judged: Sequence[EvaluationDocument]) -> str:
     """Model or file; with its pattern and r where several have the same name."""
-    plan, name = row["plan"], str(row["model"])
-    if plan is None or sum(one["model"] == row["model"] for one in judged) < 2:
-        return name
-    amount = plan["r"]
-    return f"{name}, {plan['pattern']}, r {', '.join(map(str, amount)) if isinstance(amount, list) else amount}"
+    plan = row.plan
+    if plan is None or plan.r is None or sum(one.model == row.model for one in judged) < 2:
+        return row.model
+    return f"{row.model}, {plan.pattern}, r {amount_words(plan.r)}"
 
 
-def _intervals(judged: Sequence[Mapping[str, Any]]) -> list[Interval]:
+def _intervals(judged: Sequence[EvaluationDocument]) -> list[Interval]:
     return [
-        Interval(name, score["top1"], low, high, "full" if score is not row else "merge")
+        Interval(name, score.top1, *score.top1_interval, "full" if score is not row else "merge")
         for name, score, row in _with_full(judged)
-        for low, high in [score["top1_interval"]]
+        if score.top1 is not None and score.top1_interval is not None
     ]
 
 
-def _accuracies(judged: Sequence[Mapping[str, Any]]) -> Table:
+def _accuracies(judged: Sequence[EvaluationDocument]) -> Table:
     rows = []
     for name, score, row in _with_full(judged):
-        difference = row["difference"] if score is row else None
+        difference = row.difference if score is row else None
         rows.append(
             [
                 Cell(name, code=score is row),
-                row["backend"] if score is row else "torch",
-                f"{score['counted']:,}",
-                *(text for key in ("top1", "top5") for text in (_percent(score[key]), _ends(score[f"{key}_interval"]))),
-                NOTHING if difference is None else f"{difference['top1']:+.2f}",
-                NOTHING if difference is None else f"{difference['low']:+.2f} to {difference['high']:+.2f}",
+                row.backend if score is row else "torch",
+                f"{score.counted:,}",
+                _percent(score.top1), _ends(score.top1_interval), _percent(score.top5), _ends(score.top5_interval),
+                NOTHING if difference is None else f"{difference.top1:+.2f}",
+                NOTHING if difference is None else f"{difference.low:+.2f} to {difference.high:+.2f}",
             ]
-        )
+        )  # fmt: skip
     head = ("judged", "backend", "images", "top-1", "95 %", "top-5", "95 %", "points to full", "95 %")
     return table("Accuracy on labelled images, with 95 % intervals", head, rows, text=(0, 1))
 
 
-def _agreements(judged: Sequence[Mapping[str, Any]]) -> Table:
+def _agreements(judged: Sequence[EvaluationDocument]) -> Table:
     rows = []
     for row in judged:
-        if (found := row["agreement"]) is None:
+        if (found := row.agreement) is None:
             continue
-        cosines = [
-            NOTHING if found[key] is None else f"{found[key]:.5f}"
-            for name in ("logit", "feature")
-            for key in (f"{name}_cosine_mean", f"{name}_cosine_min")
-        ]
-        divergences = [NOTHING if found[key] is None else f"{found[key]:.4f}" for key in ("kl_mean", "kl_max")]
-        same = NOTHING if found["top1_agreement"] is None else f"{found['top1_agreement']:.2%}"
-        rows.append([Cell(_name(row, judged), code=True), f"{found['images']:,}", same, *divergences, *cosines])
+        cosines = (
+            found.logit_cosine_mean, found.logit_cosine_min, found.feature_cosine_mean, found.feature_cosine_min,
+        )  # fmt: skip
+        rows.append(
+            [
+                Cell(_name(row, judged), code=True),
+                f"{found.images:,}",
+                NOTHING if found.top1_agreement is None else f"{found.top1_agreement:.2%}",
+                *(NOTHING if value is None else f"{value:.4f}" for value in (found.kl_mean, found.kl_max)),
+                *(NOTHING if value is None else f"{value:.5f}" for value in cosines),
+            ]
+        )
     head = (
-        "judged",
-        "images",
-        "same class",
-        "KL, nats",
-        "worst",
-        "logits, cosine",
-        "worst",
-        "features, cosine",
-        "worst",
-    )
+        "judged", "images", "same class", "KL, nats", "worst", "logits, cosine", "worst", "features, cosine", "worst",
+    )  # fmt: skip
     return table("Agreement with the full model on the same images, means and the worst image", head, rows)
 
 
-def _notes(report: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
-    name = row["model"]
-    notes = [f"{name}: {note}." for note in row["notes"]]
-    notes += [f"{name}, {left['step']}: {left['reason']}." for left in row["skipped"]]
-    if row["labels"] == "real":
-        notes.append(f"{name}: held to reassessed labels ({row['real_labels']['source']}).")
+def _notes(report: VitReport, row: EvaluationDocument) -> list[str]:
+    notes = [f"{row.model}: {note}." for note in row.notes]
+    notes += [f"{row.model}, {left.step}: {left.reason}." for left in row.skipped]
+    if row.real_labels is not None:
+        notes.append(f"{row.model}: held to reassessed labels ({row.real_labels.source}).")
     other = _of_another(report, row)
-    return [*notes, f"{name} is of another {other} than this report."] if other else notes
+    return [*notes, f"{row.model} is of another {other} than this report."] if other else notes
 
 
-def _of_another(report: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+def _of_another(report: VitReport, row: EvaluationDocument) -> str:
     """`model` or `plan` where an evaluation is not of what the report is about; empty if it is."""
-    if row["resolved"] != report["model"]["resolved"]:
+    if row.resolved != report.model.resolved:
         return "model"
-    plan = row["plan"] or {}
-    return "" if all(plan.get(key) == report["plan"][key] for key in ("r", "pattern")) else "plan"
+    return "" if row.plan == EvaluatedPlan(report.plan.r, report.plan.pattern) else "plan"
 
 
 def _percent(value: float | None) -> str:

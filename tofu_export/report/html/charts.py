@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from markupsafe import Markup
 
+from tofu_export.planning.entry import LayerEntry
+from tofu_export.report.document import FULL
+from tofu_export.report.html.parts import colour_of
 from tofu_export.report.html.svg import Canvas, Scale, ticks
+from tofu_export.report.measurement import Measurement
 
-__all__ = ["latency_chart", "speedup_chart", "tokens_chart"]
+__all__ = ["WIDTH", "Speedup", "latency_chart", "speedup_chart", "tokens_chart"]
 
 WIDTH = 760
 _LEFT, _RIGHT = 54, 16
@@ -18,7 +22,7 @@ _DENSE = 16
 """Bars up to which each carries its number."""
 
 
-def tokens_chart(name: str, layers: Sequence[Mapping[str, Any]], against: Sequence[Mapping[str, Any]] = ()) -> Markup:
+def tokens_chart(name: str, layers: Sequence[LayerEntry], against: Sequence[LayerEntry] = ()) -> Markup:
     """Tokens that leave each block, and those that it takes away, coloured by what happens to them.
 
     Args:
@@ -26,11 +30,11 @@ def tokens_chart(name: str, layers: Sequence[Mapping[str, Any]], against: Sequen
         layers: of the plan.
         against: layers of another plan of the same model, whose tokens are drawn as a line.
     """
-    highest = max(row["tokens_in"] for row in layers)
-    first, last = layers[0]["tokens_in"], layers[-1]["tokens_out"]
+    highest = max(row.tokens_in for row in layers)
+    first, last = layers[0].tokens_in, layers[-1].tokens_out
     said = f"{first} tokens enter the first block, {last} leave the last one."
     if against:
-        said += f" Under the plan drawn as a line {against[-1]['tokens_out']} leave it."
+        said += f" Under the plan drawn as a line {against[-1].tokens_out} leave it."
     canvas = Canvas(name, WIDTH, 270, "Tokens by block", said)
     up = Scale(0, highest, 226, 22)
     for value in ticks(0, highest, 4):
@@ -41,32 +45,32 @@ def tokens_chart(name: str, layers: Sequence[Mapping[str, Any]], against: Sequen
     for index, row in enumerate(layers):
         centre = _LEFT + (index + 0.5) * step
         x = centre - bar / 2
-        canvas.rect(x, up(row["tokens_out"]), bar, up(0) - up(row["tokens_out"]), "c-keep")
-        if row["removed"]:
-            kind = "c-prune" if row["method"] == "prune" else "c-merge"
-            canvas.rect(x, up(row["tokens_in"]), bar, up(row["tokens_out"]) - up(row["tokens_in"]), kind)
+        canvas.rect(x, up(row.tokens_out), bar, up(0) - up(row.tokens_out), "c-keep")
+        if row.removed:
+            kind = f"c-{colour_of(row)}"
+            canvas.rect(x, up(row.tokens_in), bar, up(row.tokens_out) - up(row.tokens_in), kind)
         if len(layers) <= _DENSE:
-            canvas.text(centre, up(row["tokens_in"]) - 6, str(row["tokens_out"]), "num", "middle")
+            canvas.text(centre, up(row.tokens_in) - 6, str(row.tokens_out), "num", "middle")
         if len(layers) <= _DENSE or index % 4 == 0:
-            canvas.text(centre, 244, str(row["layer"]), "soft", "middle")
-    places = [(_LEFT + (index + 0.5) * step, up(row["tokens_out"])) for index, row in enumerate(against)]
+            canvas.text(centre, 244, str(row.layer), "soft", "middle")
+    places = [(_LEFT + (index + 0.5) * step, up(row.tokens_out)) for index, row in enumerate(against)]
     if places:
         canvas.path(places, "s-ink")
     for (x, y), row in zip(places, against, strict=True):
-        canvas.dot(x, y, "c-ink", 3, f"block {row['layer']}: {row['tokens_out']} tokens")
+        canvas.dot(x, y, "c-ink", 3, f"block {row.layer}: {row.tokens_out} tokens")
     canvas.text((_LEFT + WIDTH - _RIGHT) / 2, 264, "block", "soft", "middle")
     canvas.turned(14, 124, "tokens")
     return canvas.markup()
 
 
-def latency_chart(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Markup:
+def latency_chart(rows: Sequence[Measurement], names: Sequence[str]) -> Markup:
     """For each row of the benchmark a bar from the fastest query to the 95th percentile, a dot at the median."""
     left, right = 214, 84
     height = 44 + _ROW * len(rows)
-    highest = max(row["latency_ms"]["p95"] for row in rows) * 1.04
+    highest = max(row.latency_ms.p95 for row in rows) * 1.04
     lines = [
-        f"{name}: median {row['latency_ms']['median']:.1f} ms, fastest {row['latency_ms']['min']:.1f}, "
-        f"95 % within {row['latency_ms']['p95']:.1f}"
+        f"{name}: median {row.latency_ms.median:.1f} ms, fastest {row.latency_ms.min:.1f}, "
+        f"95 % within {row.latency_ms.p95:.1f}"
         for name, row in zip(names, rows, strict=True)
     ]
     canvas = Canvas("chart-latency", WIDTH, height, "Latency of a batch", ". ".join(lines))
@@ -77,30 +81,36 @@ def latency_chart(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Ma
     canvas.text((left + WIDTH - right) / 2, height - 3, "milliseconds for a batch", "soft", "middle")
     for index, (name, row) in enumerate(zip(names, rows, strict=True)):
         y = 6 + (index + 0.5) * _ROW
-        kind = "full" if row["artifact"] == "full" else "merge"
-        latency = row["latency_ms"]
+        kind = "full" if row.artifact == FULL else "merge"
+        latency = row.latency_ms
         canvas.text(left - 12, y + 4, name, "", "end")
-        canvas.rect(across(0), y - 9, across(latency["median"]) - across(0), 18, f"c-{kind} pale")
-        canvas.whisker(across(latency["min"]), across(latency["p95"]), y, f"s-{kind}")
-        canvas.dot(across(latency["median"]), y, f"c-{kind}", 5)
-        canvas.text(WIDTH - right + 10, y + 4, f"{latency['median']:.1f} ms", "num")
+        canvas.rect(across(0), y - 9, across(latency.median) - across(0), 18, f"c-{kind} pale")
+        canvas.whisker(across(latency.min), across(latency.p95), y, f"s-{kind}")
+        canvas.dot(across(latency.median), y, f"c-{kind}", 5)
+        canvas.text(WIDTH - right + 10, y + 4, f"{latency.median:.1f} ms", "num")
     return canvas.markup()
 
 
-def speedup_chart(rows: Sequence[Mapping[str, Any]], names: Sequence[str], work: float | None) -> Markup:
+class Speedup(NamedTuple):
+    """A speed-up over the full model: what is called so, its median over the rounds, and their quartiles."""
+
+    name: str
+    median: float
+    quartiles: tuple[float, float]
+
+
+def speedup_chart(rows: Sequence[Speedup], work: float) -> Markup:
     """Speed-up over the full model with the quartiles of its rounds; a mark where the saved work alone would put it.
 
     Args:
         rows: of the benchmark, without the full model.
-        names: what each is called.
         work: how many times fewer multiply-accumulates the plan has.
     """
     left, right = 214, 84
     height = 44 + _ROW * len(rows)
-    spreads = [row.get("speedup_iqr") or (row["speedup_vs_full"],) * 2 for row in rows]
-    values = [1.0, *(work or 1.0,), *(value for spread in spreads for value in spread)]
+    values = [1.0, work, *(value for row in rows for value in row.quartiles)]
     low, high = min(0.0, *values), max(values) * 1.08
-    lines = [f"{name}: {row['speedup_vs_full']:.2f} times" for name, row in zip(names, rows, strict=True)]
+    lines = [f"{row.name}: {row.median:.2f} times" for row in rows]
     canvas = Canvas("chart-speedup", WIDTH, height, "Speed-up over the full model", ". ".join(lines))
     across = Scale(low, high, left, WIDTH - right)
     for value in ticks(low, high, 5):
@@ -108,12 +118,11 @@ def speedup_chart(rows: Sequence[Mapping[str, Any]], names: Sequence[str], work:
         canvas.text(across(value), height - 18, f"{value:g}\u00d7", "soft", "middle")
     canvas.line(across(1), 2, across(1), height - 34, "axis")
     canvas.text((left + WIDTH - right) / 2, height - 3, "times as fast as the full model", "soft", "middle")
-    for index, (name, row, spread) in enumerate(zip(names, rows, spreads, strict=True)):
+    for index, row in enumerate(rows):
         y = 6 + (index + 0.5) * _ROW
-        canvas.text(left - 12, y + 4, name, "", "end")
-        if work is not None:
-            canvas.line(across(work), y - 11, across(work), y + 11, "s-prune dashed")
-        canvas.whisker(across(spread[0]), across(spread[1]), y, "s-merge")
-        canvas.dot(across(row["speedup_vs_full"]), y, "c-merge", 5)
-        canvas.text(WIDTH - right + 10, y + 4, f"{row['speedup_vs_full']:.2f}\u00d7", "num")
+        canvas.text(left - 12, y + 4, row.name, "", "end")
+        canvas.line(across(work), y - 11, across(work), y + 11, "s-prune dashed")
+        canvas.whisker(across(row.quartiles[0]), across(row.quartiles[1]), y, "s-merge")
+        canvas.dot(across(row.median), y, "c-merge", 5)
+        canvas.text(WIDTH - right + 10, y + 4, f"{row.median:.2f}\u00d7", "num")
     return canvas.markup()

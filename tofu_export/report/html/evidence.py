@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tofu_export.errors import OptionError
+from tofu_export.report.evaluation import EvaluationDocument
+from tofu_export.report.linearity import AnalysisDocument
+from tofu_export.report.sweep import SweepDocument
+from tofu_export.report.token_maps import TokenDocument
+from tofu_export.report.tuning import TuningDocument
+from tofu_export.system.json_file import read_json
+from tofu_export.system.typed_json import JsonObject, from_plain
 
 __all__ = ["BESIDE", "Evidence", "read_document", "read_evidence"]
 
@@ -18,6 +23,18 @@ BESIDE = ("tokens.json", "eval.json", "sweep.json", "linearity.json", "tune.json
 SCHEMA_VERSION = 1
 _COMMANDS = "eval, sweep, analyze, tune or tokens"
 _LARGEST_BYTES = 200_000_000
+
+
+Document = SweepDocument | AnalysisDocument | TokenDocument | TuningDocument | EvaluationDocument
+
+_KINDS: Mapping[object, type[Document]] = {
+    "sweep": SweepDocument, "analyze": AnalysisDocument, "tokens": TokenDocument, "tune": TuningDocument,
+    "eval": EvaluationDocument,
+}  # fmt: skip
+_NAMES: Mapping[type[Document], str] = {
+    SweepDocument: "sweep", AnalysisDocument: "analysis", TokenDocument: "tokens", TuningDocument: "tuning",
+    EvaluationDocument: "evaluation",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,47 +50,57 @@ class Evidence:
         names: kind and file of each.
     """
 
-    sweep: Mapping[str, Any] | None = None
-    analysis: Mapping[str, Any] | None = None
-    tokens: Mapping[str, Any] | None = None
-    tuning: Mapping[str, Any] | None = None
-    evaluations: tuple[Mapping[str, Any], ...] = ()
+    sweep: SweepDocument | None = None
+    analysis: AnalysisDocument | None = None
+    tokens: TokenDocument | None = None
+    tuning: TuningDocument | None = None
+    evaluations: tuple[EvaluationDocument, ...] = ()
     names: tuple[tuple[str, str], ...] = ()
+
+    def adding(self, document: Mapping[str, object], path: Path) -> Evidence:
+        """The same with one more document, which was read from `path`.
+
+        Raises:
+            OptionError: it is none of the kinds that a report shows, or damaged.
+        """
+        kind = _kind(document)
+        if kind is None:
+            raise OptionError(
+                f"{path} is not evidence for a report: expected JSON of tofu-export {_COMMANDS}{_hint(document)}"
+            )
+        read = from_plain(kind, document, f"{path}: ")
+        named = replace(self, names=(*self.names, (_NAMES[kind], path.name)))
+        if isinstance(read, SweepDocument):
+            return replace(named, sweep=read)
+        if isinstance(read, AnalysisDocument):
+            return replace(named, analysis=read)
+        if isinstance(read, TokenDocument):
+            return replace(named, tokens=read)
+        if isinstance(read, TuningDocument):
+            return replace(named, tuning=read)
+        others = tuple(one for one in self.evaluations if _judged(one) != _judged(read))
+        return replace(named, evaluations=(*others, read))
 
 
 def read_evidence(paths: Iterable[Path]) -> Evidence:
     """Read evidence, later files in place of earlier ones of their kind; evaluations of different things add up.
 
     Raises:
-        OptionError: a file cannot be read, is of another version, or is none of the kinds that a report shows.
+        OptionError: a file cannot be read, is of another version or damaged, or is none of the kinds that a report
+            shows.
     """
     found = Evidence()
     for path in paths:
-        document = read_document(path, f"evidence of tofu-export {_COMMANDS}")
-        kind = _kind(document)
-        if kind is None:
-            raise OptionError(
-                f"{path} is not evidence for a report: expected JSON of tofu-export {_COMMANDS}{_hint(document)}"
-            )
-        found = replace(found, names=(*found.names, (kind, path.name)))
-        if kind == "evaluation":
-            others = tuple(one for one in found.evaluations if _judged(one) != _judged(document))
-            found = replace(found, evaluations=(*others, document))
-        else:
-            single: dict[str, Any] = {kind: document}
-            found = replace(found, **single)
+        found = found.adding(read_document(path, f"evidence of tofu-export {_COMMANDS}"), path)
     return found
 
 
-def _judged(document: Mapping[str, Any]) -> tuple[Any, ...]:
+def _judged(document: EvaluationDocument) -> tuple[object, ...]:
     """What an evaluation is of: model or file, what ran it, plan and images."""
-    plan = document.get("plan") or {}
-    return tuple(document.get(key) for key in ("model", "backend", "source", "labels")) + tuple(
-        str(plan.get(key)) for key in ("r", "pattern")
-    )
+    return document.model, document.backend, document.source, document.labels, document.plan
 
 
-def _hint(document: Mapping[str, Any]) -> str:
+def _hint(document: Mapping[str, object]) -> str:
     """What to do about a file that is nearly evidence."""
     made = document.get("provenance")
     if isinstance(made, Mapping) and made.get("made_by") == "tune":
@@ -81,46 +108,27 @@ def _hint(document: Mapping[str, Any]) -> str:
     return ""
 
 
-def read_document(path: Path, expected: str) -> dict[str, Any]:
+def read_document(path: Path, expected: str) -> JsonObject:
     """The JSON object in `path`.
 
     Raises:
         OptionError: it cannot be read, holds something else, or is of another version.
     """
-    try:
-        if path.stat().st_size > _LARGEST_BYTES:
-            raise OptionError(f"{path} has over {_LARGEST_BYTES / 1e6:.0f} MB, expected {expected}")
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(f"{path} cannot be read ({error.strerror or error}), expected {expected}") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, OptionError):
-            raise
-        raise OptionError(f"{path} is not JSON, expected {expected}") from error
+    document = read_json(path, expected, most_bytes=_LARGEST_BYTES)
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if version is None:
+    if not isinstance(document, dict) or version is None:
         raise OptionError(f"{path} is not {expected}: it says no schema_version")
     if version != SCHEMA_VERSION:
         raise OptionError(
             f"{path} has schema_version {version!r}, expected {SCHEMA_VERSION}: {expected}, written by this version"
         )
-    return dict(document)
+    return document
 
 
-def _kind(document: Mapping[str, Any]) -> str | None:
-    """Which attribute of `Evidence` a document is; analyses of before they said so are known by what they hold."""
-    kind = document.get("kind")
-    if kind == "sweep" and isinstance(document.get("rows"), list):
-        return "sweep"
-    if kind == "eval" and isinstance(document.get("images"), int):
-        return "evaluation"
-    if kind == "tune" and isinstance(document.get("history"), list):
-        return "tuning"
-    if kind == "tokens" and isinstance(document.get("images"), list):
-        return "tokens"
-    layers = document.get("layers")
-    if kind in (None, "analyze") and isinstance(layers, list) and any(
-        isinstance(row, dict) and ("mlp" in row or "attention" in row) for row in layers
-    ):  # fmt: skip
-        return "analysis"
-    return None
+def _kind(document: Mapping[str, object]) -> type[Document] | None:
+    """What a document is; analyses, which do not say so, are known by what they hold."""
+    kind, layers = document.get("kind"), document.get("layers")
+    if kind is not None:
+        return _KINDS.get(kind)
+    measured = isinstance(layers, list) and any(isinstance(row, dict) and "similarity" in row for row in layers)
+    return AnalysisDocument if measured else None

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 from markupsafe import Markup
 
+from tofu_export.compare.pareto import pareto_front
 from tofu_export.report.html.charts import WIDTH
 from tofu_export.report.html.svg import Canvas, Scale, ticks
+from tofu_export.report.linearity import LayerLinearity, Summary
 
 __all__ = [
     "Interval",
@@ -97,13 +98,11 @@ class Interval:
 
 
 def frontier(points: Sequence[Point], *, cheap_is_low: bool) -> list[Point]:
-    """The points that no other beats in both cost and quality, cheapest first."""
+    """The points that no other beats in both cost and quality, cheapest first; one of those that lie on each other."""
     sign = 1 if cheap_is_low else -1
-    best: list[Point] = []
-    for point in sorted(points, key=lambda one: (sign * one.cost, -one.quality, one.label)):
-        if not best or point.quality > best[-1].quality:
-            best.append(point)
-    return best
+    named = sorted(points, key=lambda one: one.label)
+    front = pareto_front(named, lambda one: sign * one.cost, lambda one: one.quality)
+    return list({(one.cost, one.quality): one for one in reversed(front)}.values())[::-1]
 
 
 def pareto_chart(name: str, points: Sequence[Point], *, axis: str, quality: str, cheap_is_low: bool) -> Markup:
@@ -257,14 +256,9 @@ def _said(point: Point, axis: str) -> str:
     return f"{point.label}, {point.series}: {point.quality:.1%} at {point.cost:.4g} {axis}"
 
 
-def by_layer(layers: Sequence[Mapping[str, Any]], *keys: str) -> list[tuple[int, float, float | None]]:
+def by_layer(
+    layers: Sequence[LayerLinearity], measure: Callable[[LayerLinearity], Summary | None]
+) -> list[tuple[int, float, float | None]]:
     """Layer, mean and standard deviation of a measure, where a layer has it."""
-    found = []
-    for row in layers:
-        value: Any = row
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if isinstance(value, Mapping) and isinstance(value.get("mean"), (int, float)):
-            spread = value.get("std")
-            found.append((int(row["layer"]), float(value["mean"]), None if spread is None else float(spread)))
-    return found
+    found = ((row.layer, measure(row)) for row in layers)
+    return [(layer, one.mean, one.std) for layer, one in found if one is not None and one.mean is not None]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
+from tofu_export.report.document import FULL, VitReport
 from tofu_export.report.html.evidence import Evidence
 from tofu_export.report.html.evidence_charts import Line, Point, by_layer, colours_of, line_chart, pareto_chart
 from tofu_export.report.html.parts import NOTHING, Cell, Chart, Section, table
 from tofu_export.report.html.token_maps import image_maps, shared_definitions
+from tofu_export.report.linearity import LayerLinearity, Summary, TokenNorms
+from tofu_export.report.sweep import PATTERN, SweepRow
 
 __all__ = ["linearity_section", "tokens_section", "tradeoff_section"]
 
@@ -17,12 +21,12 @@ _METHODS = ("prune", "average", "mlerp", "tome")
 _MOST_ROWS = 60
 
 
-def tokens_section(report: Mapping[str, Any], evidence: Evidence) -> Section:
+def tokens_section(report: VitReport, evidence: Evidence) -> Section:
     """What each layer kept of some images."""
     document, title = evidence.tokens, "Token maps"
     if document is None:
-        reason = next((row["reason"] for row in report["skipped"] if row["step"] == "token maps"), "")
-        files = [row["path"] for row in report["artifacts"] if row["kind"] == "onnx"]
+        reason = next((row.reason for row in report.skipped if row.step == "token maps"), "")
+        files = [row.path for row in report.artifacts if row.kind == "onnx"]
         file = shlex.quote(files[0] if files else "model.onnx")
         return Section(
             "tokens", title,
@@ -30,16 +34,16 @@ def tokens_section(report: Mapping[str, Any], evidence: Evidence) -> Section:
             hint=f"tofu-export tokens {file} photo.jpg --json > tokens.json",
         )  # fmt: skip
     maps = tuple(image_maps(document))
-    notes = [f"{note[0].upper()}{note[1:]}." for note in map(str, document.get("notes", ())) if note]
+    notes = [f"{note[0].upper()}{note[1:]}." for note in document.notes if note]
     if any(one.left_out for one in maps):
         notes.append(f"{maps[0].left_out} of {maps[0].left_out + len(maps[0].panels) - 1} states are not drawn.")
-    if document["model"] != report["model"]["resolved"]:
-        notes.append(f"These are of another model: {document['model']}.")
+    if document.model != report.model.resolved:
+        notes.append(f"These are of another model: {document.model}.")
     several = any(len(one.panels) > 2 for one in maps)  # the image itself is one
     return Section(
         "tokens",
         title,
-        f"What {document['file']} decided in {document['backend']}{', block by block' * several}. A plain patch is a "
+        f"What {document.file} decided in {document.backend}{', block by block' * several}. A plain patch is a "
         "token of its own. Patches inside one colour of border became one token, drawn in their mean colour. Hatched "
         "patches were pruned: nothing stands for them any more.",
         maps=maps,
@@ -48,46 +52,38 @@ def tokens_section(report: Mapping[str, Any], evidence: Evidence) -> Section:
     )
 
 
-def tradeoff_section(report: Mapping[str, Any], evidence: Evidence) -> Section:
+def tradeoff_section(report: VitReport, evidence: Evidence) -> Section:
     """Quality against cost of many reductions."""
     document, title = evidence.sweep, "Quality against cost"
-    name = str(report["model"]["resolved"])
+    name = report.model.resolved
     if document is None:
         return Section(
             "tradeoff", title,
             missing="One reduction has no curve: no sweep was added.",
             hint=f"tofu-export sweep {shlex.quote(name)} --r 8,12,16,20 --images photos -o sweep",
         )  # fmt: skip
-    rows = [row for row in document["rows"] if _quality(row) is not None]
+    rows = [(row, row.quality) for row in document.rows if row.quality is not None]
     if not rows:
         return Section("tradeoff", title, missing="The sweep has no row with an accuracy or an agreement.")
-    measured = all(row.get("top1") is not None for row in rows)
+    measured = all(row.top1 is not None for row, _ in rows)
     word = "top-1 accuracy" if measured else "agreement with the full model"
-    several = len({row["model"] for row in rows}) > 1
+    several = len({row.model for row, _ in rows}) > 1
     work = {
-        (row["model"], row["r"], row["mode"], row.get("pattern"), row.get("precision")): _point(
-            row, float(row["gmacs"]), several=several
-        )
-        for row in rows
+        (row.model, row.r, row.mode, row.pattern, row.precision): _point(row, row.gmacs, quality, several=several)
+        for row, quality in rows
     }
     charts = [_pareto("chart-pareto-gmacs", list(work.values()), "GMACs per image", word, cheap_is_low=True)]
-    timed = [
-        _point(row, float(speed), several=several)
-        for row in rows
-        if (speed := row.get("comparable_images_per_sec") or row.get("images_per_sec")) is not None
-    ]
+    speeds = [(row, quality, row.comparable_images_per_sec or row.images_per_sec) for row, quality in rows]
+    timed = [_point(row, speed, quality, several=several) for row, quality, speed in speeds if speed is not None]
     if timed:
         charts.append(_pareto("chart-pareto-speed", timed, "images per second", word, cheap_is_low=False))
-    failures = [
-        f"Not measured: {row['model']}, {row.get('what', 'all')}: {row.get('reason', 'failed')}."
-        for row in document.get("failures", ())
-    ]
+    failures = [f"Not measured: {one.model}, {one.what}: {one.reason}." for one in document.failures]
     sources = [
-        f"{row['model']}: {row['source']}{', which are generated and not real' if row.get('generated') else ''}."
-        for row in document.get("images", ())
+        f"{images.model}: {images.source}{', which are generated and not real' if images.generated else ''}."
+        for images in document.images
     ]
     more = [f"{len(rows) - _MOST_ROWS} more rows are in the sweep's own table."] if len(rows) > _MOST_ROWS else []
-    shown = sorted(rows, key=lambda row: (str(row["model"]), not row.get("pareto"), row["gmacs"]))[:_MOST_ROWS]
+    shown = sorted((row for row, _ in rows), key=lambda row: (row.model, not row.pareto, row.gmacs))[:_MOST_ROWS]
     return Section(
         "tradeoff",
         title,
@@ -105,63 +101,65 @@ def tradeoff_section(report: Mapping[str, Any], evidence: Evidence) -> Section:
     )
 
 
-def linearity_section(report: Mapping[str, Any], evidence: Evidence) -> Section:
+def linearity_section(report: VitReport, evidence: Evidence) -> Section:
     """How straight layers are between the tokens that they would match, and what merging does to lengths."""
     document, title = evidence.analysis, "Linearity"
-    name = str(report["model"]["resolved"])
+    name = report.model.resolved
     if document is None:
         return Section(
             "linearity", title,
             missing="Whether a layer may merge or should prune was not looked at: no analysis was added.",
             hint=f"tofu-export analyze {shlex.quote(name)} --images photos -o linearity.json",
         )  # fmt: skip
-    layers = document["layers"]
+    layers = document.layers
     lines = [Line(word, values) for word, key in (("MLP", "mlp"), ("attention", "attention"))
-             if (values := by_layer(layers, key))]  # fmt: skip
+             if (values := by_layer(layers, attrgetter(key)))]  # fmt: skip
     charts = []
     if lines:
         svg = line_chart("chart-linearity", lines, title="Linearity by block", axis="linearity")
         charts.append(
             Chart(svg, "Dot: mean over matched pairs. Line: one standard deviation. 1 is linear.", _legend(lines))
         )
-    norms = [Line(way, values) for way in _METHODS if (values := by_layer(layers, "merged_norm", way))]
+    norms = [Line(way, values) for way in _METHODS if (values := by_layer(layers, partial(_merged, way)))]
     if norms:
         svg = line_chart("chart-norms", norms, title="Length of a merged token by block", axis="share of the longest")
         charts.append(
             Chart(svg, "Length of a merged token over the longest of its group. Below 1: it shrank.", _legend(norms))
         )
-    drift = _drift(document.get("token_norms"))
+    drift = _drift(document.token_norms)
     if drift:
         svg = line_chart("chart-drift", drift, title="Length of all tokens by block", axis="reduced over full")
         charts.append(Chart(svg, "Mean length of tokens behind a block, reduced over full model.", _legend(drift)))
-    notes = [] if document["model"] == name else [f"These are of another model: {document['model']}."]
-    rows = [[row["layer"], *(_mean(row, key) for key in ("similarity", "mlp", "attention"))] for row in layers]
+    notes = [] if document.model == name else [f"These are of another model: {document.model}."]
+    rows = [[row.layer, *(_mean(of) for of in (row.similarity, row.mlp, row.attention))] for row in layers]
     return Section(
         "linearity",
         title,
         f"How straight the full model's blocks map the way between two tokens that they would match (equation 8 of the "
-        f"paper): {document['images']} images, {document['source']}.",
+        f"paper): {document.images} images, {document.source}.",
         charts=tuple(charts),
         tables=(table("Means by block", ("block", "similarity of pairs", "MLP", "attention"), rows),),
         notes=tuple(notes),
     )  # fmt: skip
 
 
-def _drift(norms: Any) -> list[Line]:
-    """Length of tokens by method, where the analysis has it as one number for each block."""
-    if not isinstance(norms, Mapping):
-        return []
+def _merged(method: str, row: LayerLinearity) -> Summary | None:
+    return row.merged_norm.get(method)
+
+
+def _drift(norms: TokenNorms) -> list[Line]:
+    """Length of tokens by method, where every block has one."""
+    ways = {"prune": norms.prune, "average": norms.average, "mlerp": norms.mlerp}
+    known = {way: [ratio for ratio in of if ratio is not None] for way, of in ways.items()}
     return [
-        Line(way, [(layer, float(value), None) for layer, value in enumerate(norms[way])])
-        for way in _METHODS
-        if isinstance(norms.get(way), list) and all(isinstance(value, (int, float)) for value in norms[way])
+        Line(way, [(layer, ratio, None) for layer, ratio in enumerate(ratios)])
+        for way, ratios in known.items()
+        if len(ratios) == len(norms.full)
     ]
 
 
-def _mean(row: Mapping[str, Any], key: str) -> str:
-    value = row.get(key)
-    found = value.get("mean") if isinstance(value, Mapping) else None
-    return NOTHING if found is None else f"{found:.4f}"
+def _mean(summary: Summary | None) -> str:
+    return NOTHING if summary is None or summary.mean is None else f"{summary.mean:.4f}"
 
 
 def _legend(lines: list[Line]) -> tuple[tuple[str, str], ...]:
@@ -179,35 +177,26 @@ def _pareto(name: str, points: list[Point], axis: str, word: str, *, cheap_is_lo
     )
 
 
-def _quality(row: Mapping[str, Any]) -> float | None:
-    value = row.get("top1") if row.get("top1") is not None else row.get("agreement")
-    return None if value is None else float(value)
-
-
-def _point(row: Mapping[str, Any], cost: float, *, several: bool) -> Point:
-    quality = _quality(row)
-    assert quality is not None  # rows without one are left out
-    series = f"{row['model']}, {row['mode']}" if several else str(row["mode"])
+def _point(row: SweepRow, cost: float, quality: float, *, several: bool) -> Point:
+    series = f"{row.model}, {row.mode}" if several else row.mode
     return Point(cost, quality, series, _name(row, several=False))
 
 
-def _name(row: Mapping[str, Any], *, several: bool) -> str:
-    mode = str(row["mode"])
-    text = "full" if mode == "full" else f"r {row['r']}, {row['pattern'] if mode == 'pattern' else mode}"
-    return f"{row['model']}, {text}" if several else text
+def _name(row: SweepRow, *, several: bool) -> str:
+    text = FULL if row.mode == FULL else f"r {row.r}, {row.pattern if row.mode == PATTERN else row.mode}"
+    return f"{row.model}, {text}" if several else text
 
 
-def _swept(row: Mapping[str, Any], *, several: bool) -> list[Any]:
-    speed, ratio, batch = (row.get(key) for key in ("images_per_sec", "speedup_vs_full", "batch"))
-    quality = _quality(row)
+def _swept(row: SweepRow, *, several: bool) -> list[Any]:
+    speed, ratio, quality = row.images_per_sec, row.speedup_vs_full, row.quality
     return [
         _name(row, several=several),
-        row.get("precision", NOTHING),
-        NOTHING if batch is None else batch,
-        f"{row['gmacs']:.3g}",
+        row.precision,
+        NOTHING if row.batch is None else row.batch,
+        f"{row.gmacs:.3g}",
         NOTHING if speed is None else f"{speed:.1f}",
         NOTHING if ratio is None else f"{ratio:.2f}\u00d7",
         NOTHING if quality is None else f"{quality:.1%}",
-        {True: Cell("yes", "good"), False: Cell("no", "bad"), None: Cell(NOTHING)}[row.get("verified")],
-        Cell("yes", "good") if row.get("pareto") else Cell(""),
+        {True: Cell("yes", "good"), False: Cell("no", "bad"), None: Cell(NOTHING)}[row.verified],
+        Cell("yes", "good") if row.pareto else Cell(""),
     ]

@@ -8,9 +8,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from tofu_export.planning.entry import LayerEntry
 from tofu_export.report.html.token_maps import ImageMaps
+from tofu_export.report.unet import BlockEntry
 
-__all__ = ["NOTHING", "Cell", "Chart", "Headline", "Section", "Table", "table"]
+__all__ = ["NOTHING", "Cell", "Chart", "Headline", "Section", "Table", "colour_of", "table"]
 
 NOTHING = "\u2013"
 """What a cell holds that has no value."""
@@ -103,6 +105,11 @@ class Section:
     notes: tuple[str, ...] = ()
     items: tuple[tuple[str, str], ...] = ()
     code: str = ""
+
+
+def colour_of(row: LayerEntry | BlockEntry) -> str:
+    """The mood of a cell with a layer's method: what happens to tokens that leave it; empty where none does."""
+    return "" if not row.removed else "prune" if row.prunes else "merge"
 
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]], *, text: Sequence[int] = (0,)) -> Table:

@@ -6,9 +6,8 @@ import base64
 import binascii
 import io
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -17,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from tofu_export.errors import OptionError
 from tofu_export.report.html.svg import number
+from tofu_export.report.token_maps import TokenDocument, TokenImage, TokenState
 
 __all__ = ["MOST_IMAGES", "ImageMaps", "Panel", "image_maps", "shared_definitions"]
 
@@ -62,30 +62,29 @@ class ImageMaps:
     left_out: int
 
 
-def image_maps(document: Mapping[str, Any]) -> list[ImageMaps]:
+def image_maps(document: TokenDocument) -> list[ImageMaps]:
     """The drawings of the first images of a document of `tofu-export tokens --json`.
 
     Raises:
-        OptionError: an image in it is not a PNG.
+        OptionError: an image in it is not a PNG, or a map does not fill the grid.
     """
-    rows, columns = (int(size) for size in document["grid"])
-    prefix = int(document["prefix_tokens"])
+    rows, columns = document.grid
     found = []
-    for index, entry in enumerate(document["images"][:MOST_IMAGES]):
+    for index, entry in enumerate(document.images[:MOST_IMAGES]):
         picture, uri = _picture(entry)
         identity = f"image-{index}"
         style = "image-rendering:pixelated" if max(picture.shape[:2]) <= 64 else ""
         definition = Markup(
             '<image id="{}" href="{}" width="{}" height="{}" preserveAspectRatio="none" style="{}"/>'
         ).format(identity, uri, columns, rows, style)
-        states = _chosen(entry["states"])
-        panels = [Panel(_svg(identity, (rows, columns), Markup(""), f"{entry['name']}, the image"), "image", "")]
+        states = _chosen(entry.states)
+        panels = [Panel(_svg(identity, (rows, columns), Markup(""), f"{entry.name}, the image"), "image", "")]
         for state in states:
-            groups = np.array(state["groups"], dtype=np.int64)[prefix:].reshape(rows, columns)
-            head, detail = f"block {state['layer']}, {state['method']}", f"{state['tokens']} tokens"
-            said = f"{entry['name']} after block {state['layer']}: {state['tokens']} tokens, {_counts(groups)}"
+            groups = _patches(state, document)
+            head, detail = f"block {state.layer}, {state.method}", f"{state.tokens} tokens"
+            said = f"{entry.name} after block {state.layer}: {state.tokens} tokens, {_counts(groups)}"
             panels.append(Panel(_svg(identity, (rows, columns), _overlay(picture, groups), said), head, detail))
-        found.append(ImageMaps(str(entry["name"]), tuple(panels), definition, len(entry["states"]) - len(states)))
+        found.append(ImageMaps(entry.name, tuple(panels), definition, len(entry.states) - len(states)))
     return found
 
 
@@ -101,29 +100,43 @@ def shared_definitions(maps: Sequence[ImageMaps]) -> Markup:
     ).format(hatch, Markup("").join(one.definition for one in maps))
 
 
-def _picture(entry: Mapping[str, Any]) -> tuple[NDArray[np.uint8], str]:
+def _picture(entry: TokenImage) -> tuple[NDArray[np.uint8], str]:
     """The image [H, W, 3], and its data URI."""
     try:
-        data = base64.b64decode(entry["png"], validate=True)
+        data = base64.b64decode(entry.png, validate=True)
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if image.width * image.height > _LARGEST_PIXELS:
-                raise OptionError(f"image {entry['name']!r} is {image.width}x{image.height}, too large for a page")
+                raise OptionError(f"image {entry.name!r} is {image.width}x{image.height}, too large for a page")
             pixels = np.asarray(image.convert("RGB"))
     except (binascii.Error, UnidentifiedImageError, OSError, ValueError) as error:
         if isinstance(error, OptionError):
             raise
-        raise OptionError(
-            f"image {entry['name']!r} of the token maps is not a PNG in base64: make them again"
-        ) from error
+        raise OptionError(f"image {entry.name!r} of the token maps is not a PNG in base64: make them again") from error
     return pixels, f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _chosen(states: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _chosen(states: Sequence[TokenState]) -> list[TokenState]:
     """At most so many states, evenly over the layers, the last one among them."""
     if len(states) <= _MOST_STATES:
         return list(states)
     places = np.unique(np.linspace(0, len(states) - 1, _MOST_STATES).round().astype(int))
     return [states[place] for place in places]
+
+
+def _patches(state: TokenState, document: TokenDocument) -> NDArray[np.int64]:
+    """The token that each patch is part of, [rows, columns].
+
+    Raises:
+        OptionError: there are more or fewer than patches in the grid.
+    """
+    rows, columns = document.grid
+    groups = np.array(state.groups[document.prefix_tokens :], dtype=np.int64)
+    if len(groups) != rows * columns or groups.min(initial=_PRUNED) < _PRUNED:
+        raise OptionError(
+            f"the token maps of {document.file} have {len(groups)} patches after block {state.layer}, expected "
+            f"{rows * columns}, each in a token from 0 on or {_PRUNED}: make them again"
+        )
+    return groups.reshape(rows, columns)
 
 
 def _counts(groups: NDArray[np.int64]) -> str:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tofu_export.benchmarking.measurement import LatencyMs, Measurement, percentile, unstable_note
 from tofu_export.engines.running.gpu_times import QueryTimes
 from tofu_export.errors import OptionError
+from tofu_export.report.measurement import LatencyMs, Measurement, percentile
 
 
 class TestPercentile:
@@ -75,10 +75,3 @@ class TestMeasurement:
             3,
             5,
         )
-
-
-def test_an_unstable_time_is_said_with_what_to_do() -> None:
-    assert unstable_note(2.5) == ()
-    assert unstable_note(3.0) == ("latency is unstable, with coefficient of variation = 3% (over 2.5%)",)
-    (note,) = unstable_note(3.0, gpu=True, remedy="wait")
-    assert note == "GPU compute time is unstable, with coefficient of variation = 3% (over 2.5%): wait"

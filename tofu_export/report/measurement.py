@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from tofu_export.engines.running.gpu_times import UNSTABLE_CV_PERCENT, QueryTimes
 from tofu_export.errors import OptionError
+from tofu_export.system.typed_json import JsonObject, from_plain, to_object, to_plain
 
-__all__ = ["UNSTABLE", "UNSTABLE_GPU", "LatencyMs", "Measurement", "percentile", "unstable_note"]
+if TYPE_CHECKING:
+    from tofu_export.engines.running.gpu_times import QueryTimes
 
-UNSTABLE = "latency is unstable"
-"""How the note begins that says so."""
-
-UNSTABLE_GPU = "GPU compute time is unstable"
-"""The same of a contender whose kernels were timed."""
+__all__ = ["LatencyMs", "Measurement", "percentile"]
 
 
 @dataclass(frozen=True)
@@ -139,9 +136,13 @@ class Measurement:
             notes=notes,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """The measurement as JSON values, floats rounded to six decimals (a nanosecond, in milliseconds)."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+    def rounded(self) -> Measurement:
+        """The same with all times and ratios to six decimals (a nanosecond, in milliseconds), as documents have it."""
+        return from_plain(Measurement, _rounded(to_plain(self)))
+
+    def to_dict(self) -> JsonObject:
+        """The measurement, rounded, as JSON values."""
+        return to_object(self.rounded())
 
 
 def percentile(ascending: Sequence[float], percent: int) -> float:
@@ -155,26 +156,9 @@ def percentile(ascending: Sequence[float], percent: int) -> float:
     return ascending[max(-(-percent * len(ascending) // 100) - 1, 0)]  # rank = percent * count / 100, rounded up
 
 
-def unstable_note(cv_percent: float, *, gpu: bool = False, remedy: str = "") -> tuple[str, ...]:
-    """The note of a time that varies too much; none of one that does not.
-
-    Args:
-        cv_percent: coefficient of variation.
-        gpu: it is that of kernels.
-        remedy: what to do.
-    """
-    if cv_percent <= UNSTABLE_CV_PERCENT:
-        return ()
-    what = UNSTABLE_GPU if gpu else UNSTABLE
-    advice = f": {remedy}" if remedy else ""
-    return (f"{what}, with coefficient of variation = {cv_percent:.3g}% (over {UNSTABLE_CV_PERCENT}%){advice}",)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, 6)
+def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(value, 6) if isinstance(value, float) else value

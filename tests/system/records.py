@@ -1,0 +1,37 @@
+"""Made-up records: for any dataclass that `tofu_export.system.typed_json` takes, a strategy for its instances."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from hypothesis import strategies as st
+
+SIMPLE: Mapping[Any, st.SearchStrategy[Any]] = {
+    str: st.text(max_size=5),
+    int: st.integers(-9, 9),
+    float: st.floats(allow_nan=False, allow_infinity=False) | st.integers(-9, 9),
+    bool: st.booleans(),
+    types.NoneType: st.none(),
+}
+
+
+def records(kind: Any) -> st.SearchStrategy[Any]:
+    origin, inner = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return st.builds(kind, **{entry.name: records(hints[entry.name]) for entry in fields(kind)})
+    if origin in (Union, types.UnionType):
+        return st.one_of(map(records, inner))
+    if origin is Literal:
+        return st.sampled_from(inner)
+    if origin is tuple:
+        if inner[1:] == (...,):
+            return st.lists(records(inner[0]), max_size=2).map(tuple)
+        return st.tuples(*map(records, inner))
+    if origin is not None:
+        return st.dictionaries(records(inner[0]), records(inner[1]), max_size=2)
+    return st.sampled_from(kind) if issubclass(kind, Enum) else SIMPLE[kind]

@@ -1,0 +1,108 @@
+"""A plan as documents hold it: report.json, the metadata of files, what `plan --json` and `tune --json` print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tofu_export.options import Method, PrunedSizes
+
+__all__ = ["Gmacs", "LayerEntry", "PlanEntry", "amount_words"]
+
+Amount = int | float | str | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Gmacs:
+    """Multiply-accumulates for one image in 10^9, of the unreduced model and with the plan."""
+
+    full: float
+    reduced: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times fewer the reduced model needs."""
+        return self.full / self.reduced
+
+
+@dataclass(frozen=True)
+class LayerEntry:
+    """What one block does: its method in lower case, tokens that enter, that leave the model, and that go on."""
+
+    layer: int
+    method: str
+    tokens_in: int
+    removed: int
+    tokens_out: int
+
+    @property
+    def prunes(self) -> bool:
+        """True if what leaves is gone, and not merged."""
+        return self.method == Method.PRUNE.name.lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanEntry:
+    """The reduction of a Vision Transformer. Fields with a default are absent in documents of early versions.
+
+    Attributes:
+        mode: name of the mode.
+        r: tokens asked to be removed per layer: one number, or one for each.
+        asked: how the amount was given, by the name of the option.
+        exclude_layers: layers that remove nothing.
+        schedule: how r is spread over the layers.
+        pattern: one letter per layer.
+        prune_layers: leading layers that prune.
+        prop_attn: token sizes enter the attention.
+        prop_attn_reason: why they do, or do not.
+        pruned_sizes: what becomes of the size of a pruned token; it was lost before this was written.
+        restore_grid: what follows the blocks sees all tokens again.
+        keys: which keys tokens are compared by.
+        layers: one entry per block.
+        gmacs: cost.
+    """
+
+    mode: str | None = None
+    r: int | tuple[int, ...]
+    asked: Mapping[str, Amount] = field(default_factory=dict)
+    exclude_layers: tuple[int, ...] = ()
+    schedule: str | None = None
+    pattern: str
+    prune_layers: int | None = None
+    prop_attn: bool = False
+    prop_attn_reason: str | None = None
+    pruned_sizes: str = PrunedSizes.LOST.value
+    restore_grid: bool = False
+    keys: str | None = None
+    layers: tuple[LayerEntry, ...]
+    gmacs: Gmacs
+
+    @property
+    def r_words(self) -> str:
+        """The `r` of the plan as JSON has it."""
+        return str(list(self.r)) if isinstance(self.r, tuple) else str(self.r)
+
+    @property
+    def asked_words(self) -> str:
+        """How the amount was given where r is only what came of it, for example `speedup 1.8`; else empty."""
+        ways = [f"{name} {amount_words(value)}" for name, value in self.asked.items() if name != "r"]
+        return ", ".join(ways)
+
+    @property
+    def sizes_words(self) -> str:
+        """Whether token sizes enter the attention, and why, for example `on (default)`."""
+        words = "on" if self.prop_attn else "off"
+        if self.prop_attn and self._loses_sizes:
+            words = "on, those of pruned tokens lost"
+        return words if self.prop_attn_reason is None else f"{words} ({self.prop_attn_reason})"
+
+    @property
+    def _loses_sizes(self) -> bool:
+        """True where tokens are pruned and their sizes lost."""
+        lost = self.pruned_sizes == PrunedSizes.LOST.value
+        return lost and any(layer.prunes and layer.removed for layer in self.layers)
+
+
+def amount_words(amount: Amount) -> str:
+    """An amount as text: one number, or several with commas between."""
+    return ", ".join(map(str, amount)) if isinstance(amount, tuple) else str(amount)

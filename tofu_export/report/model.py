@@ -1,0 +1,142 @@
+"""What report.json says of a Vision Transformer: its weights, its sizes, how images are prepared, and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tofu_export.system.typed_json import optional
+
+__all__ = ["LoadedWeights", "ModelEntry", "OutputEntry", "PreprocessingValue", "loading_words"]
+
+PreprocessingValue = str | float | tuple[float, ...] | None
+"""A name such as `bicubic`, a share, or a number for each channel or axis."""
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """What was loaded, as in report.json (`model.weights`) and the metadata of files.
+
+    Attributes:
+        kind: pretrained, random, path or live.
+        path: name of the file.
+        sha256: of the file.
+        seed: of random weights.
+        tag: timm's pretrained tag.
+        url: where pretrained weights were published.
+        format: timm, open_clip, jax, or transformers and the family.
+        key: which of several models in the file; empty if it holds one.
+        keys: of all models in the file.
+        set: what of the model was set to what the file says, for example `pooling avg -> token`.
+        adapted: tensors that were resampled or reshaped to fit.
+        dropped: tensors that the model has no place for.
+        allow_dropped: trained ones were allowed to be among them.
+        notes: what nothing says and was taken for granted.
+    """
+
+    kind: str
+    path: str | None = None
+    sha256: str | None = None
+    seed: int | None = None
+    tag: str | None = None
+    url: str | None = None
+    format: str | None = None
+    key: str | None = None
+    keys: tuple[str, ...] = ()
+    set: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    allow_dropped: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """The model of a report.
+
+    Attributes:
+        name: what the user asked for.
+        resolved: what that stands for, with the pretrained tag if one was given.
+        weights: what was loaded.
+        params: number of parameters.
+        image_size: height and width in pixels.
+        tokens: tokens that enter the first block, prefix included.
+        prefix_tokens: protected tokens at the front.
+        depth: number of blocks.
+        num_classes: width of the classifier, 0 without one.
+        preprocessing: mean, std, input_size [C, H, W], interpolation, crop_pct, crop_mode.
+        preprocessing_from: what says each of it; None in reports of before that was written.
+    """
+
+    name: str
+    resolved: str
+    weights: LoadedWeights
+    params: int
+    image_size: tuple[int, int]
+    tokens: int
+    prefix_tokens: int
+    depth: int
+    num_classes: int
+    preprocessing: Mapping[str, PreprocessingValue]
+    preprocessing_from: Mapping[str, str] | None = optional()
+
+    @property
+    def loading_words(self) -> str:
+        """What was loaded, in one line."""
+        return loading_words(self.weights, self.preprocessing, self.preprocessing_from or {})
+
+
+@dataclass(frozen=True)
+class OutputEntry:
+    """What the files of a job give.
+
+    Attributes:
+        kind: an `OutputKind`, or `noise`.
+        names: of the outputs.
+        shapes: of each output; a dynamic size is a word. Empty until the first file was traced.
+        inputs: shapes of the inputs, where there are several.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    shapes: Mapping[str, tuple[int | str, ...]]
+    inputs: Mapping[str, tuple[int | str, ...]] | None = optional()
+
+    @property
+    def words(self) -> str:
+        """Names and shapes, for example `logits [batch, 1000]`."""
+        return ", ".join(f"{name} [{', '.join(map(str, shape))}]" for name, shape in self.shapes.items())
+
+
+def loading_words(
+    weights: LoadedWeights, preprocessing: Mapping[str, PreprocessingValue], said_by: Mapping[str, str]
+) -> str:
+    """What was loaded, in one line: format, which of several models, what was set, adapted or dropped, and the images.
+
+    Args:
+        weights: what was loaded.
+        preprocessing: how images are prepared.
+        said_by: what says each of it.
+    """
+    name = weights.path or weights.kind
+    parts = [f"{name} ({weights.format})" if weights.format else name]
+    if weights.keys:
+        parts.append(f"{weights.key} of {', '.join(weights.keys)} (--weights-key chooses)")
+    changes = {"set": weights.set, "adapted": weights.adapted, "dropped": weights.dropped}
+    parts += [*(f"{kind}: {_some(items)}" for kind, items in changes.items() if items), *weights.notes]
+    by_source: dict[str, list[str]] = {}
+    for field_name, where in said_by.items():
+        by_source.setdefault(where, []).append(f"{field_name} {_value(preprocessing[field_name])}")
+    parts += [f"{', '.join(values)} from {where}" for where, values in by_source.items()]
+    return "; ".join(parts)
+
+
+def _some(items: Sequence[str], most: int = 6) -> str:
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return f"{', '.join(items[:most])}{more}"
+
+
+def _value(value: PreprocessingValue) -> str:
+    if isinstance(value, list | tuple):
+        return "/".join(f"{number:.4g}" for number in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

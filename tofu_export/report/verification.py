@@ -1,0 +1,151 @@
+"""What report.json says of a file that was compared with its model, or with another file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["EAGER", "DecisionCounts", "InFp32", "LayerCheck", "TokenMapCheck", "ToleranceEntry", "Verification"]
+
+EAGER = "the eager model"
+"""What a file is compared with where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class DecisionCounts:
+    """Matching decisions.
+
+    Attributes:
+        layers: number of layers compared.
+        compared: decisions compared.
+        flips: decisions that differ.
+        near_tie_flips: those between candidates that the precision cannot tell apart.
+        wrong: the others, and impossible ones.
+        largest_margin: largest margin of any flip, in cosine similarity.
+        faults: what was impossible, by layer.
+    """
+
+    layers: int
+    compared: int
+    flips: int
+    near_tie_flips: int
+    wrong: int
+    largest_margin: float
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenMapCheck:
+    """Entries of a token map that were compared, and those that are wrong."""
+
+    compared: int
+    wrong: int
+
+    def __str__(self) -> str:
+        return f"{self.compared:,} entries of its token maps compared, {self.wrong:,} wrong."
+
+
+@dataclass(frozen=True)
+class LayerCheck:
+    """One block: its decisions, and its values under the same decisions; these are None where not compared."""
+
+    layer: int
+    compared: int
+    flips: int
+    wrong: int
+    largest_margin: float
+    max_abs: float | None = None
+    scale: float | None = None
+    cosine_min: float | None = None
+    finite: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToleranceEntry:
+    """What was allowed, and why: largest difference and smallest cosine of an output, largest margin of a tie."""
+
+    name: str
+    max_abs: float
+    cosine_min: float
+    relative: float | None = None
+    near_tie: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class InFp32:
+    """The same comparison of a copy that computes in FP32, with how many times as far off it is as rounding explains.
+
+    Attributes:
+        max_abs: largest difference; None where it is not finite.
+        allowed: that was allowed.
+        first_bad_layer: the first block that is not as it should be; None where there is none.
+        wrong: wrong decisions.
+        excess: of the outputs.
+        excess_by_layer: of the blocks.
+        excess_allowed: that was allowed.
+    """
+
+    max_abs: float | None
+    allowed: float
+    first_bad_layer: int | None
+    wrong: int
+    excess: float | None = None
+    excess_by_layer: Mapping[int, float] = field(default_factory=dict)
+    excess_allowed: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """One comparison. Fields with a default are absent in reports of early versions.
+
+    Attributes:
+        artifact: name of the file.
+        reference: what it was compared with.
+        batches: batch sizes run.
+        images: number of images.
+        inputs: where these came from.
+        output: what the file gives.
+        max_abs: largest difference of an output; None where it is not finite.
+        relative: largest norm of the difference, as a share of the reference's; None likewise.
+        cosine_min: smallest cosine of two output vectors; None likewise.
+        top1_agreement: share of the images with the same best class; None without classes.
+        finite: all outputs are finite.
+        images_with_flips: images in which any decision differs.
+        images_undecided: images whose decisions are not known.
+        decisions: the file's decisions against the reference's.
+        token_map: its token map; None where it gives none.
+        layers: the same block by block.
+        tolerance: what was allowed.
+        notes: what a reader must know.
+        wrong_constant: what is wrong with the constants of a quantised file.
+        in_fp32: the same computed in FP32.
+        passed: the file computes what the reference computes.
+    """
+
+    artifact: str
+    reference: str = EAGER
+    batches: tuple[int, ...]
+    images: int
+    inputs: str
+    output: str | None = None
+    max_abs: float | None
+    relative: float | None = None
+    cosine_min: float | None
+    top1_agreement: float | None
+    finite: bool
+    images_with_flips: int
+    images_undecided: int = 0
+    decisions: DecisionCounts
+    token_map: TokenMapCheck | None = None
+    layers: tuple[LayerCheck, ...] = ()
+    tolerance: ToleranceEntry
+    notes: tuple[str, ...] = ()
+    wrong_constant: str | None = None
+    in_fp32: InFp32 | None = None
+    passed: bool
+
+    @property
+    def result_word(self) -> str:
+        """Whether it passed, as tables say it."""
+        return "passed" if self.passed else "FAILED"
