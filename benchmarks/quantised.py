@@ -22,11 +22,12 @@ from tofu_export.artifact.external import sha256_of_model
 from tofu_export.evaluate.images import ImageSource, folder_source
 from tofu_export.evaluate.paired import compare, share_interval
 from tofu_export.evaluate.subjects import Subject, file_subject
-from tofu_export.options import Precision, Quantization, Reduction
+from tofu_export.options import BatchRange, Precision, Quantization, Reduction
 from tofu_export.system.files import write_text
 
 __all__ = ["Variant", "main", "split", "table"]
 
+VERIFIED_BATCHES = BatchRange(1, 1, 2)
 VERIFICATION = 32
 """Photographs beside those of the calibration that the files are verified on."""
 
@@ -61,6 +62,7 @@ def made(args: argparse.Namespace, r: int, variant: Variant, calibration: Path) 
         tofu_export.export(
             args.model, folder, Reduction(r=r), weights=args.weights, images=calibration, precisions=(precision,),
             quantization=Quantization(images=args.calibrate, attention=attention), engine=False, bench=False,
+            batch=VERIFIED_BATCHES,
         )  # fmt: skip
     return path
 
