@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
@@ -69,9 +70,7 @@ def test_what_the_nodes_tell(graph: Any, reason: str | None) -> None:
 )
 def test_files_of_this_project(form: AttentionForm, reason: str) -> None:
     """The note of an engine has each reason once."""
-    from onnx_ir import to_proto
-
-    graph = to_proto(written(form)).graph
+    graph = ir.to_proto(written(form)).graph
     found = find_fusions(graph, KernelLog((kernel("gemm", "", "fp16", "blocks.0.attn.qkv/MatMul"),)))
     assert found is not None
     assert set(found.reasons) == set(found.attentions.left)
