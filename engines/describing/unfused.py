@@ -1,7 +1,7 @@
 """Why attention was not fused into one kernel, as far as its nodes tell.
 
-What fuses in TensorRT-RTX 1.7.1 was tried one by one, in FP16 for SM89: heads of 16 to 256 numbers (not 8 or 288), with
-a bias for each key or for each score, a mask by Where, the scale before or behind the product, and a softmax between two
+What fuses in TensorRT-RTX 1.7.1 was tried one by one, in FP16 for SM89: heads of 16 to 256 numbers (not 8 or 288), a
+bias for each key or for each score, a mask by Where, the scale before or behind the product, and a softmax between two
 casts.
 """
 
