@@ -5,14 +5,16 @@
 Top-1 of the files in FP16, FP8, FP8 with attention in FP8, and int8-fp16 at several r, with paired differences to FP16.
 A part of the photographs, spread evenly over all, sets the ranges of activations; the files are judged on the others.
 The folder holds one folder per ImageNet synset (`n01440764/...`). Files and decisions are kept in `-o`: the same
-command goes on where it was stopped. Each file is verified against the eager model before it counts.
+command goes on where it was stopped. A second table has the verification of each file against the eager model.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +55,7 @@ def split(images: Path, calibrated: int, folder: Path) -> tuple[Path, list[str]]
 
 
 def made(args: argparse.Namespace, r: int, variant: Variant, calibration: Path) -> Path:
-    """The file of a variant, exported and verified unless it is there."""
+    """The file of a variant, exported unless it is there."""
     name, precision, attention = variant
     folder = Path(args.output, f"r{r}-{name.replace(', ', '-').replace(' ', '-')}")
     path = folder / "model.onnx"
@@ -61,8 +63,38 @@ def made(args: argparse.Namespace, r: int, variant: Variant, calibration: Path) 
         tofu_export.export(
             args.model, folder, Reduction(r=r), weights=args.weights, images=calibration, precisions=(precision,),
             quantization=Quantization(images=args.calibrate, attention=attention), engine=False, bench=False,
+            verify=False,
         )  # fmt: skip
     return path
+
+
+def verified(args: argparse.Namespace, path: Path, calibration: Path) -> dict[str, Any]:
+    """The verification of a file on `VERIFICATION` photographs, kept beside it; also of one that does not pass."""
+    kept = path.with_name("verification.json")
+    if not kept.is_file():
+        (result,) = tofu_export.verify(path, weights=args.weights, images=calibration, batches=(VERIFICATION,))
+        kept.write_text(json.dumps(result.to_dict()), encoding="utf-8")
+    found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    return found
+
+
+def verification_table(rows: Sequence[tuple[int, str, dict[str, Any]]]) -> str:
+    """Outputs and decisions of each file against the eager model."""
+    lines = [
+        "| r | file | largest error | smallest cosine | decisions that flip | largest margin | times off in FP32 | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r, name, found in rows:
+        made = found["decisions"]
+        flips = made["near_tie_flips"] + made["wrong"]
+        share = f"{flips} of {made['compared']:,}" if made["compared"] else "-"
+        inner = found["in_fp32"]["excess"] if found["in_fp32"] else None
+        lines.append(
+            f"| {r} | {name} | {found['max_abs']:.3g} | {found['cosine_min']:.4f} | {share} "
+            f"| {made['largest_margin']:.3g} | {'-' if inner is None else f'{inner:.2f}'} "
+            f"| {'passed' if found['passed'] else 'FAILED'} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def decided(path: Path, source: ImageSource, subject: Subject) -> NDArray[np.int64]:
@@ -106,10 +138,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     calibration, others = split(args.images, args.calibrate, args.output / "calibration")
     rows: list[tuple[int, str, NDArray[np.int64]]] = []
+    checks: list[tuple[int, str, dict[str, Any]]] = []
     labels = np.zeros(0, np.int64)
     for r in map(int, args.r.split(",")):
         for variant in VARIANTS:
             path = made(args, r, variant, calibration)
+            checks.append((r, variant[0], verified(args, path, calibration)))
             subject = file_subject(path)
             source = folder_source(args.images, subject.preprocessing, num_classes=subject.num_classes)
             place = {name: index for index, name in enumerate(source.names)}
@@ -117,11 +151,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             assert source.labels is not None  # folders are classes
             labels = source.labels
             rows.append((r, variant[0], decided(path, source, subject)))
-            print(table(rows, labels))
+            print(table(rows, labels), verification_table(checks), sep="\n", flush=True)
     if args.write is not None:
-        write_text(
-            args.write, f"{len(labels)} photographs, {args.calibrate} others calibrate.\n\n{table(rows, labels)}"
-        )
+        head = f"{len(labels)} photographs, {args.calibrate} others calibrate.\n"
+        write_text(args.write, "\n".join([head, table(rows, labels), verification_table(checks)]))
     return 0
 
 

@@ -7,14 +7,15 @@ and a softmax. The kernels in the builder's log, or in the inspector, tell, with
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
 
 from tofu_export.engines.describing.kernel_log import KernelLog, KernelRecord
 from tofu_export.engines.describing.stages import Kind, places
+from tofu_export.engines.describing.unfused import reasons_of
 from tofu_export.options import Precision
 
 __all__ = ["Fusions", "Made", "attention_products", "find_fusions"]
@@ -58,11 +59,13 @@ class Fusions:
         products: products whose factors the file quantises; made where a kernel multiplies in int8 or fp8.
         attentions: softmaxes in attention; made where one kernel computes them with both products around them.
         quantized_attentions: those whose products the file quantises; made where that kernel takes int8 or fp8.
+        reasons: why attentions were not made, by name, as far as their nodes tell.
     """
 
     products: Made
     attentions: Made
     quantized_attentions: Made
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As in the receipt and in report.json."""
@@ -70,6 +73,7 @@ class Fusions:
             "quantized_products": self.products.to_dict(),
             "fused_attention": self.attentions.to_dict(),
             "quantized_attention": self.quantized_attentions.to_dict(),
+            "why_not_fused": dict(self.reasons),
         }
 
     def __str__(self) -> str:
@@ -99,9 +103,14 @@ class Fusions:
         if precision.traced is not Precision.FP32 and (left := self.attentions.left):
             found.append(
                 f"{len(left)} of {self.attentions.wanted} attentions are not fused into one kernel, and read and write "
-                f"their scores in memory: {_some(left)}"
+                f"their scores in memory: {_some(left)}{self._because(left)}"
             )
         return tuple(found)
+
+    def _because(self, left: Sequence[str]) -> str:
+        """The reasons of attentions, each once, in brackets; empty without any."""
+        known = dict.fromkeys(self.reasons[name] for name in left if name in self.reasons)
+        return f" ({'; '.join(known)})" if known else ""
 
 
 def find_fusions(graph: onnx.GraphProto, kernels: KernelLog) -> Fusions | None:
@@ -114,14 +123,16 @@ def find_fusions(graph: onnx.GraphProto, kernels: KernelLog) -> Fusions | None:
     if not any(record.onnx_nodes for record in kernels.launched):
         return None
     attentions = _attentions(graph)
+    fused = _made(attentions, kernels.launched, _is_fused)
     return Fusions(
         _made(_quantized_products(graph), kernels.launched, _multiplies_quantized),
-        _made(attentions, kernels.launched, _is_fused),
+        fused,
         _made(
             _quantized_attentions(graph, attentions),
             kernels.launched,
             lambda record: _is_fused(record) and bool(_QUANTIZED.intersection(record.input_dtypes)),
         ),
+        reasons_of(graph, fused.left),
     )
 
 

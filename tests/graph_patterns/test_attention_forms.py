@@ -105,7 +105,7 @@ def test_what_is_tried_after_what() -> None:
 # --- In engines ---------------------------------------------------------------------------------------------------
 
 NAME = "test_vit"
-"""Six blocks with two heads of 32 numbers: TensorRT-RTX fuses heads from 16 on."""
+"""Six blocks with two heads of 32 numbers: TensorRT-RTX fuses heads of 16 to 256."""
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -479,6 +480,37 @@ def test_another_target(near_tie: float, wrong: int) -> None:
     report = judge(0, decisions([2, 3], [0, 1], [0, 0]), SCORES, RIGHT, near_tie)
     assert (report.flips, report.wrong) == (1, wrong)
     assert report.largest_margin == pytest.approx(0.3, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "faults", "strays", "right"),
+    [
+        (0, (), 0.0, True),
+        (1, (), 0.0, False),
+        (2, (), 0.01, True),
+        (3, (), 0.01, False),
+        (1, ("layer 0: a target is not a destination",), 0.01, False),
+    ],
+)
+def test_a_share_of_decisions_may_be_no_ties(wrong: int, faults: tuple[str, ...], strays: float, right: bool) -> None:
+    """Of possible ones: what is impossible is a mistake whatever the precision."""
+    assert DecisionReport((0,), compared=200, flips=9, wrong=wrong, faults=faults).right(strays) is right
+
+
+def test_strays_are_of_fp8_alone_told_and_counted() -> None:
+    assert {name for name, entry in TOLERANCES.items() if entry.strays} == {Precision.FP8}
+    outputs = OutputComparison(0.1, 1.0, 0.99, 1.0, finite=True, images=8)
+    found = VerificationResult(
+        "model.onnx", (8,), "noise", "logits", outputs, None, 0, 2, DecisionReport((0,), 200, 9, 7, 2, 0.4),
+        TOLERANCES[Precision.FP8],
+    )  # fmt: skip
+    assert found.passed
+    told = found.with_strays_noted()
+    assert told.notes[-1].startswith("2 of 200 decisions are between tokens further apart than a tie, by up to 0.4: ")
+    strict = replace(found, tolerance=replace(found.tolerance, strays=0.0))
+    assert not strict.passed
+    assert "2 of 200 matching decisions are wrong" in str(strict.failure())
+    assert strict.with_strays_noted() == strict
 
 
 def test_an_equal_target_of_higher_index_is_a_flip_without_margin() -> None:

@@ -86,6 +86,10 @@ class DecisionReport:
     largest_margin: float = 0.0
     faults: tuple[str, ...] = ()
 
+    def right(self, strays: float) -> bool:
+        """True if no decision is wrong, or, if all are possible ones, no more than a share of them."""
+        return not self.wrong or (not self.faults and self.wrong <= strays * self.compared)
+
     def __add__(self, other: DecisionReport) -> DecisionReport:
         return DecisionReport(
             tuple(sorted({*self.layers, *other.layers})),

@@ -62,13 +62,24 @@ class LayerCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class ToleranceEntry:
-    """What was allowed, and why: largest difference and smallest cosine of an output, largest margin of a tie."""
+    """What was allowed, and why.
+
+    Attributes:
+        name: of the tolerance.
+        max_abs: largest difference of an output.
+        cosine_min: smallest cosine of two outputs.
+        relative: largest norm of a difference, as a share of that of the reference; None for any.
+        near_tie: largest margin of a tie.
+        strays: share of the decisions that may be no ties.
+        reason: where the numbers come from.
+    """
 
     name: str
     max_abs: float
     cosine_min: float
     relative: float | None = None
     near_tie: float
+    strays: float = 0.0
     reason: str
 
 

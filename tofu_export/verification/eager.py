@@ -171,7 +171,7 @@ def compare_with(
             )  # fmt: skip
 
         result = with_fp32(result, subject.graph_path, reference.module, precision, in_fp32)
-    return result
+    return result.with_strays_noted()
 
 
 def _compare(

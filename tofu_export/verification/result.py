@@ -54,7 +54,7 @@ class LayerResult:
     def right(self, tolerance: Tolerance) -> bool:
         """True if nothing is known to be wrong with the block."""
         near = self.values is None or self.values.within(tolerance)
-        return near and not self.decisions.wrong and _explained(self.excess)
+        return near and self.decisions.right(tolerance.strays) and _explained(self.excess)
 
     def entry(self) -> LayerCheck:
         """As in report.json (`verification[].layers`)."""
@@ -132,12 +132,13 @@ class VerificationResult:
 
     @property
     def passed(self) -> bool:
-        """True if outputs are within tolerance, no decision is wrong, token map and metadata are as they should be.
+        """True if outputs and decisions are within tolerance, token map and metadata are as they should be.
 
         Of nearly all images, that is: `MOST_UNDECIDED`.
         """
         mapped = self.mapped is None or (self.mapped > 0 and self.mismapped == 0)
-        right = self.outputs.within(self.tolerance) and self.decisions.wrong == 0 and mapped and self._followed
+        decided = self.decisions.right(self.tolerance.strays)
+        right = self.outputs.within(self.tolerance) and decided and mapped and self._followed
         inside = self.in_fp32 is None or (self.in_fp32.passed and self.in_fp32.first_bad_layer is None)
         right = right and not self.contradictions
         return right and inside and _explained(self.excess) and self.wrong_constant is None
@@ -145,6 +146,17 @@ class VerificationResult:
     def noted(self, note: str) -> VerificationResult:
         """The same with one more note."""
         return replace(self, notes=(*self.notes, note))
+
+    def with_strays_noted(self) -> VerificationResult:
+        """The same with a note of decisions that the tolerance lets pass although they are no ties."""
+        found, allowed = self.decisions, self.tolerance
+        if not self.passed or not found.wrong:
+            return self
+        return self.noted(
+            f"{found.wrong} of {found.compared} decisions are between tokens further apart than a tie, by up to "
+            f"{found.largest_margin:.2g}: the rounding of {allowed.name} moves some tokens that far, and up to "
+            f"{allowed.strays:.0%} may be"
+        )
 
     @property
     def _followed(self) -> bool:
@@ -198,6 +210,7 @@ class VerificationResult:
                 cosine_min=allowed.cosine_min,
                 relative=allowed.relative,
                 near_tie=allowed.near_tie,
+                strays=allowed.strays,
                 reason=allowed.reason,
             ),
             notes=self.notes,
@@ -236,7 +249,7 @@ class VerificationResult:
                 + ("" if tolerance.relative is None else f", norm of the difference {outputs.relative:.3g} of that of ")
                 + ("" if tolerance.relative is None else f"{self.output} (allowed {tolerance.relative:.3g})")
             )
-        if self.decisions.wrong:
+        if not self.decisions.right(tolerance.strays):
             parts.append(
                 f"{self.decisions.wrong} of {self.decisions.compared} matching decisions are wrong, not near ties "
                 f"(largest margin {self.decisions.largest_margin:.3g}, a tie is below {tolerance.near_tie:.3g})"
