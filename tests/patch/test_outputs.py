@@ -63,7 +63,7 @@ def oracle_matchings(recorder: Recorder, spec: ModelSpec, image: int) -> list[re
         destinations = [position for position in range(spec.prefix_tokens, tokens) if position % 2 == 1]
         matched = []
         for source in decided.matched[image].tolist():
-            similarities = scores[image, source].tolist()
+            similarities = scores.pairs[image, source].tolist()
             matched.append((sources[source], destinations[similarities.index(max(similarities))]))
         kept = [sources[source] for source in decided.kept[image].tolist()]
         assert sorted(kept + [source for source, _ in matched]) == sources

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests import tiny
 from tofu_export import patch
-from tofu_export.compare.decisions import DecisionReport, Decisions, judge
+from tofu_export.compare.decisions import DecisionReport, Decisions, Scores, judge
 from tofu_export.compare.outputs import TOLERANCES, OutputComparison, compare_outputs
 from tofu_export.errors import VerificationError
 from tofu_export.graph_patterns.canonical import decision_name
@@ -521,8 +521,8 @@ def test_a_flip_beyond_rounding_fails_with_its_margin(tmp_path: Path) -> None:
     best: list[Array] = []
 
     class Watch:
-        def decide(self, layer: int, scores: torch.Tensor, proposed: Any) -> Any:
-            best.append(scores.max(2).values[0].numpy())
+        def decide(self, layer: int, scores: Any, proposed: Any) -> Any:
+            best.append(scores.pairs.max(2).values[0].numpy())
             return proposed
 
     with torch.no_grad(), patch.observe(Watch()):
@@ -575,7 +575,7 @@ def test_a_capped_batch_is_noted(tmp_path: Path) -> None:
 
 # --- Judging decisions -------------------------------------------------------------------------------------------
 
-SCORES = np.array([[[0.9, 0.1], [0.5, 0.8], [0.2, 0.3], [0.79, 0.7]]], dtype=np.float32)
+SCORES = Scores(np.array([[[0.9, 0.1], [0.5, 0.8], [0.2, 0.3], [0.79, 0.7]]], dtype=np.float32))
 """Best of each of 4 sources: 0.9 to 0, 0.8 to 1, 0.3 to 1, 0.79 to 0."""
 
 
@@ -616,7 +616,7 @@ def test_another_target(near_tie: float, wrong: int) -> None:
 
 
 def test_an_equal_target_of_higher_index_is_a_flip_without_margin() -> None:
-    level = np.zeros((1, 2, 3), dtype=np.float32)
+    level = Scores(np.zeros((1, 2, 3), dtype=np.float32))
     low, high = decisions([1], [0], [0]), decisions([1], [0], [2])
     report = judge(0, high, level, low, 1e-9)
     assert (report.flips, report.near_tie_flips, report.wrong, report.largest_margin) == (1, 1, 0, 0.0)

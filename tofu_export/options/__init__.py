@@ -24,6 +24,7 @@ from tofu_export.options.kinds import (
     parse_r,
 )
 from tofu_export.options.reduction import Reduction
+from tofu_export.options.selection import Positions, Roles, Selection, energy_margin
 from tofu_export.options.texts import parse_batches, parse_names
 
 __all__ = [
@@ -38,11 +39,15 @@ __all__ = [
     "Method",
     "Mode",
     "OutputKind",
+    "Positions",
     "Precision",
     "PrunedSizes",
     "Reduction",
+    "Roles",
     "Schedule",
+    "Selection",
     "Target",
+    "energy_margin",
     "parse_batches",
     "parse_layers",
     "parse_names",

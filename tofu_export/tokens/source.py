@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tofu_export.artifact.feeds import as_asked
 from tofu_export.compare.groups import GroupState, Reducing
 from tofu_export.errors import OptionError
+from tofu_export.options import Selection
 from tofu_export.system.ort import TensorSpec
 
 __all__ = ["Runnable", "TokenRun", "TokenSource", "in_batches"]
@@ -73,12 +74,13 @@ class TokenSource(ABC):
         """
         try:
             layers, preprocessing = facts["plan"]["layers"], facts["preprocessing"]
+            select = Selection(facts["plan"].get("select", Selection.BIPARTITE.value))
             channels, height, width = map(int, preprocessing["input_size"])
             for key in ("mean", "std"):
                 if len([float(value) for value in preprocessing[key]]) != channels:
                     raise ValueError(f"{key} is not one number for each of {channels} channels")
             steps = tuple(
-                Reducing(int(row["layer"]), str(row["method"]), int(row["tokens_in"]), int(row["removed"]))
+                Reducing(int(row["layer"]), str(row["method"]), int(row["tokens_in"]), int(row["removed"]), select)
                 for row in layers
                 if row["removed"]
             )
