@@ -76,7 +76,6 @@ class FuseNode:
         companions = cls.companions_of(node)
         sizes = dict(zip(companions, node.outputs[1:], strict=False)).get("sizes")
         select = Selection(node.attributes.get_string("select", Selection.BIPARTITE.value))
-        takes_over = node.attributes["pruned_sizes"].as_string() == PrunedSizes.TAKE_OVER.value
         return cls(
             removed=node.attributes["r"].as_int(),
             method=node.attributes["method"].as_string(),
@@ -85,7 +84,7 @@ class FuseNode:
             layer=node.attributes["layer"].as_int(),
             dtype=dtype,
             sized=sizes is not None and (bool(sizes.uses()) or sizes.is_graph_output()),
-            takes_over=takes_over and select.finds_partners,
+            takes_over=node.attributes["pruned_sizes"].as_string() == PrunedSizes.TAKE_OVER.value,
             mapped="rows" in companions,
             grouped="groups" in companions,
             select=select,

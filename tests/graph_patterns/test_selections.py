@@ -78,15 +78,13 @@ def test_every_method(form: tuple[Target, Precision], method: str, select: str) 
             "seen": np.exp(normal(6, 2, tokens)) / 50,
         }  # fmt: skip
         out = session.run({name: feeds[name] for name in session.inputs})
-        takes_over = select != "class-attention"
         for image in range(2):
             given = (metric[image].astype(float), feeds["seen"][image].astype(float), prefix, removed, LAYER)
             assert reference_selections.margin(select, *given, DEPTH) > DECIDABLE, "choose another seed"
             matching, weights = reference_selections.chooser(select, DEPTH)(*given)
             tokens_out, sizes_out = reference.apply_matching(
-                x[image], matching, method, prefix, feeds["sizes"][image, :, 0],
-                takes_over=takes_over, weights_one=weights,
-            )  # fmt: skip
+                x[image], matching, method, prefix, feeds["sizes"][image, :, 0], weights_one=weights
+            )
             tolerance = RTOL[np.dtype(dtype)] * float(np.abs(x.astype(float)).max())
             assert_allclose(out["fused"][image].astype(float), tokens_out, rtol=0, atol=tolerance)
             assert_array_equal(out["new_sizes"][image, :, 0], sizes_out)

@@ -105,7 +105,7 @@ class Reduction:
     keys: KeySource = opt(
         KeySource.POST_ROPE, "Compare tokens by keys with or without their rotary embedding.", Section.REDUCTION
     )
-    select: Selection = opt(Selection.BIPARTITE, "How the tokens that leave are chosen.", Section.REDUCTION)
+    select: Selection = shared.select()
     plan_file: str | None = opt(
         None, "Instead of all these: a file that plan -o or tune wrote, or a report.json.", Section.REDUCTION,
         metavar="FILE", typed=Path, everyday=True,
@@ -157,8 +157,13 @@ class Reduction:
 
     @property
     def takes_over(self) -> bool:
-        """True if the size of a pruned token goes to a destination. Without one that resembles it, it is lost."""
-        return self.pruned_sizes is PrunedSizes.TAKE_OVER and self.select.finds_partners
+        """True if the size of a pruned token goes to a destination."""
+        return self.sizes_of_pruned is PrunedSizes.TAKE_OVER
+
+    @property
+    def sizes_of_pruned(self) -> PrunedSizes:
+        """What becomes of the size of a pruned token: what was asked for, where a destination resembles it."""
+        return self.pruned_sizes if self.select.finds_partners else PrunedSizes.LOST
 
     def amounts(self, depth: int) -> tuple[int, ...]:
         """Tokens that `r` asks for in each of `depth` layers, before exclusions and the cap of the token count.

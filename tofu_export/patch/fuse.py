@@ -51,7 +51,7 @@ def fuse(
         prefix: protected tokens at the front; they come out first and unchanged.
         sizes: [B, N, 1] float32 patches behind each token; None: 1 each.
         track_sizes: also return the sizes of the tokens that stay.
-        pruned_sizes: what becomes of the sizes of pruned tokens, where these have destinations that resemble them.
+        pruned_sizes: what becomes of the sizes of pruned tokens.
         select: how the tokens that leave are chosen.
         class_attention: [B, N] float32, over 0, what the class token attends to, where the selection reads it; it then
             weighs tokens that merge, too.
@@ -167,7 +167,7 @@ def reduce_state(
             weights = class_attention.unsqueeze(-1)
         pair = None if weights is None else (staying(weights)[-1], leaving(weights))
         tokens[-1] = merge(tokens[-1], leaving(x), matching.target, pair, keeps_norm=method.keeps_norm)
-    if method.merges or (pruned_sizes is PrunedSizes.TAKE_OVER and select.finds_partners):
+    if method.merges or pruned_sizes is PrunedSizes.TAKE_OVER:
         left_sizes[-1] = merge_sizes(left_sizes[-1], leaving(old_sizes), matching.target)
     return TokenState(
         torch.cat(tokens, dim=1),

@@ -79,7 +79,7 @@ class FusedBlock:
                 removed=layer.removed,
                 prefix=plan.prefix_tokens,
                 track_sizes=plan.tracks_sizes,
-                pruned_sizes=plan.reduction.pruned_sizes,
+                pruned_sizes=plan.reduction.sizes_of_pruned,
                 track_positions=placed and not setting.is_last,
                 track_rows=plan.restores_grid or (token_map is not None and token_map.wants_rows),
                 track_groups=token_map is not None and token_map.wants_groups,

@@ -198,7 +198,7 @@ class Plan:
             "prune_layers": sum(1 for _ in takewhile(lambda method: method is Method.PRUNE, chosen)),
             "prop_attn": self.prop_attn,
             "prop_attn_reason": self.prop_attn_reason,
-            "pruned_sizes": reduction.pruned_sizes.value,
+            "pruned_sizes": reduction.sizes_of_pruned.value,
             "restore_grid": self.restores_grid,
             "keys": reduction.keys.value,
             **selection_key(reduction.select),

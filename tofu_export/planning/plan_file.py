@@ -148,7 +148,7 @@ def write_plan_file(path: Path, spec: ModelSpec, plan: Plan, provenance: Mapping
             {"layer": row.layer, "method": row.method.name.lower(), "r": row.removed} for row in plan.layers
         ],
         "prop_attn": plan.prop_attn,
-        "pruned_sizes": plan.reduction.pruned_sizes.value,
+        "pruned_sizes": plan.reduction.sizes_of_pruned.value,
         "keys": plan.reduction.keys.value,
         **selection_key(plan.reduction.select),
         "gmacs": plan.to_dict()["gmacs"],

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tofu_export.options import Method, PrunedSizes
+from tofu_export.options import Method, PrunedSizes, Selection
 from tofu_export.planning.plan import ModelSpec, Plan
 
 __all__ = [
@@ -180,6 +180,7 @@ def plan_table(spec: ModelSpec, plan: Plan) -> str:
     lines += [
         "",
         *_asked_lines(plan),
+        *([] if plan.reduction.select is Selection.BIPARTITE else [f"select {plan.reduction.select.value}"]),
         f"sizes  {sizes_words(plan.to_dict())}",
         *(["grid   restored after the last layer"] if plan.restores_grid else []),
         f"GMACs  {plan.gmacs_full:.2f} full, {plan.gmacs_reduced:.2f} reduced: {plan.flop_ratio:.2f}x fewer",

@@ -11,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from tofu_export.compare.agreement import cosine_rows
+from tofu_export.options import Selection
 from tofu_export.sweep.grid import FULL, Cell, Failure, label_of
 from tofu_export.system.ort import HALF_THROUGH_CASTS
 
@@ -49,6 +50,7 @@ class Row:
             machine that got slower in between does not count against those that came later. None if not timed.
         pareto: no other row is at least as good and as cheap, and better in one of the two.
         notes: what a reader of the numbers must know.
+        select: how the tokens that leave were chosen.
     """
 
     model: str
@@ -72,6 +74,7 @@ class Row:
     comparable_images_per_sec: float | None = None
     pareto: bool = False
     notes: tuple[str, ...] = ()
+    select: str = Selection.BIPARTITE.value
 
     @property
     def quality(self) -> float | None:
@@ -81,7 +84,7 @@ class Row:
     @property
     def label(self) -> str:
         """What tables and charts call it."""
-        return FULL if self.mode == FULL else label_of(self.pattern, self.prop_attn)
+        return FULL if self.mode == FULL else label_of(self.pattern, self.prop_attn, Selection(self.select))
 
     def to_dict(self) -> dict[str, Any]:
         """The row as JSON values."""
@@ -190,6 +193,7 @@ def row_of(
         images=evaluation["images"],
         verified=evaluation["verification"] is not None,
         notes=tuple(notes),
+        select=cell.select.value,
     )
 
 
