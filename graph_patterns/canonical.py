@@ -104,8 +104,8 @@ class FuseNode:
 
     @property
     def weighs(self) -> bool:
-        """True where the mean is weighted by token sizes, or by attention."""
-        return self.merges and (self.method in ("tome", "weighted_mlerp") or self.select.reads_class_attention)
+        """True where the mean is weighted by token sizes; attention takes their place where it is read."""
+        return self.method in ("tome", "weighted_mlerp") and not self.select.reads_class_attention
 
     @property
     def keeps_norm(self) -> bool:

@@ -128,9 +128,7 @@ def _merged(
     weights = counts if fuse.weighs else None
     if attention is not None and fuse.merges:
         column = stage.add("Unsqueeze", "attention/column", attention, stage.ints("attention/axis", -1))
-        weights = Weights(
-            _assembled(stage, fuse, decisions, "attention", column), joining("attention", column)
-        )  # fmt: skip
+        weights = Weights(_assembled(stage, fuse, decisions, "attention", column), joining("attention", column))
     return formulation.merge(stage, fuse, Members(rows, theirs, decisions.target, counts, weights))
 
 
