@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from importlib import import_module
 from pathlib import Path
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tofu_export import patch
 from tofu_export.graph_patterns.lowering import MACS, lower
-from tofu_export.options import Mode, Precision, Reduction, Target
-from tofu_export.patch.matching import Matching
+from tofu_export.options import Mode, Precision, Reduction, Selection, Target
+from tofu_export.patch.matching import Matching, Scores, similarity
+from tofu_export.patch.selections import SELECTORS, Selector
 from tofu_export.planning.plan import ModelSpec, make_plan
 from tofu_export.trace.export import INPUT_NAME, OUTPUT_NAME, InputShape, release, save, trace
 
 __all__ = ["export_ordinary", "export_ordinary_tome", "export_ours"]
-
-_FUSE = import_module("tofu_export.patch.fuse")
-"""The module: as an attribute of its package the name is that of the function."""
 
 
 def export_ordinary(model: nn.Module, spec: ModelSpec, path: Path) -> None:
@@ -51,7 +48,7 @@ def export_ordinary_tome(model: nn.Module, spec: ModelSpec, name: str, r: int, p
     try:
         with (
             mock.patch("torch.onnx.is_in_onnx_export", return_value=False),
-            mock.patch.object(_FUSE, "match", _match_by_plain_sort),
+            mock.patch.dict(SELECTORS, {Selection.BIPARTITE: Selector(similarity, _match_by_plain_sort)}),
             sdpa_kernel(SDPBackend.MATH),
         ):
             export_ordinary(model, spec, path)
@@ -81,8 +78,9 @@ def export_ours(
     return macs / 1e9
 
 
-def _match_by_plain_sort(scores: Tensor, removed: int) -> Matching:
-    best, nearest = scores.max(dim=-1)
+def _match_by_plain_sort(scores: Scores, removed: int) -> Matching:
+    assert scores.pairs is not None  # similarity
+    best, nearest = scores.pairs.max(dim=-1)
     order = best.argsort(dim=-1, descending=True)
     matched = order[:, :removed]
     return Matching(order[:, removed:].sort(dim=-1).values, matched, nearest.gather(1, matched))

@@ -2,9 +2,11 @@
 
 Domain `tofu`, version 1:
 
-- `Fuse(x [B,N,C], metric [B,N,D], sizes?, positions?, rows?, groups?) -> (fused [B,N-r,C], ...)`, attributes r,
-  method, prefix, tokens (N), layer and pruned_sizes (take-over or lost). The optional inputs are companions of the
-  tokens. Each that is given has its own output, after `fused` and in the same order:
+- `Fuse(x [B,N,C], metric [B,N,D], sizes?, positions?, rows?, groups?, class_attention?) -> (fused [B,N-r,C], ...)`,
+  attributes r, method, prefix, tokens (N), layer, pruned_sizes (take-over or lost), select (a value of
+  `options.Selection`, bipartite where it is missing) and margin, which energy reads. `class_attention [B,N] float32` is
+  there where the selection reads it. The inputs between are companions of the tokens. Each that is given has its own
+  output, after `fused` and in the same order:
   - `sizes [B,N,1] float32 -> [B,N-r,1]`, patches behind each token, where token sizes are tracked;
   - `positions [B,N,1] int64 -> [B,N-r,1]`, where a model has rotary or relative positions;
   - `rows [B,N0,1] int64 -> [B,N0,1]`, the row of `x`, then of `fused`, that stands for each of the N0 original tokens,
@@ -25,22 +27,33 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx_ir as ir
 
-__all__ = ["COMPANIONS", "DECISIONS", "DOMAIN", "FuseNode", "decision_name", "is_decision", "with_methods"]
+from tofu_export.options import PrunedSizes, Roles, Selection
+
+__all__ = [
+    "CLASS_ATTENTION",
+    "COMPANIONS",
+    "DECISIONS",
+    "DOMAIN",
+    "FuseNode",
+    "decision_name",
+    "is_decision",
+    "with_methods",
+]
 
 DOMAIN = "tofu"
 COMPANIONS = ("sizes", "positions", "rows", "groups")
-"""The optional inputs of `Fuse`, in their order."""
+"""The optional inputs of `Fuse` that have an output, in their order."""
+CLASS_ATTENTION = 2 + len(COMPANIONS)
+"""Which input of `Fuse` that is."""
 
 
 @dataclass(frozen=True)
 class FuseNode:
-    """The attributes of a `tofu::Fuse` node, and what follows from them.
-
-    Sources are the even positions of the sequence from the prefix on, destinations the odd ones.
-    """
+    """The attributes of a `tofu::Fuse` node, and what follows from them."""
 
     removed: int
     method: str
@@ -52,6 +65,8 @@ class FuseNode:
     takes_over: bool
     mapped: bool
     grouped: bool
+    select: Selection = Selection.BIPARTITE
+    margin: float = 0.0
 
     @classmethod
     def read(cls, node: ir.Node) -> FuseNode:
@@ -60,6 +75,7 @@ class FuseNode:
         assert dtype is not None  # the tracer always declares it
         companions = cls.companions_of(node)
         sizes = dict(zip(companions, node.outputs[1:], strict=False)).get("sizes")
+        select = Selection(node.attributes.get_string("select", Selection.BIPARTITE.value))
         return cls(
             removed=node.attributes["r"].as_int(),
             method=node.attributes["method"].as_string(),
@@ -68,9 +84,11 @@ class FuseNode:
             layer=node.attributes["layer"].as_int(),
             dtype=dtype,
             sized=sizes is not None and (bool(sizes.uses()) or sizes.is_graph_output()),
-            takes_over=node.attributes["pruned_sizes"].as_string() == "take-over",
+            takes_over=node.attributes["pruned_sizes"].as_string() == PrunedSizes.TAKE_OVER.value,
             mapped="rows" in companions,
             grouped="groups" in companions,
+            select=select,
+            margin=node.attributes.get_float("margin", 0.0),
         )
 
     @staticmethod
@@ -86,8 +104,8 @@ class FuseNode:
 
     @property
     def weighs(self) -> bool:
-        """True where the mean is weighted by token sizes."""
-        return self.method in ("tome", "weighted_mlerp")
+        """True where the mean is weighted by token sizes; attention takes their place where it is read."""
+        return self.method in ("tome", "weighted_mlerp") and not self.select.reads_class_attention
 
     @property
     def keeps_norm(self) -> bool:
@@ -104,30 +122,20 @@ class FuseNode:
         """True where a map needs the sources that leave, and their destinations, one by one."""
         return self.mapped or (self.grouped and self.merges)
 
-    @property
-    def first_source(self) -> int:
-        """Position of the first source."""
-        return self.prefix + self.prefix % 2
-
-    @property
-    def first_destination(self) -> int:
-        """Position of the first destination."""
-        return self.prefix + 1 - self.prefix % 2
+    @cached_property
+    def roles(self) -> Roles:
+        """Which tokens are sources and destinations."""
+        return self.select.roles(self.tokens, self.prefix, self.removed, self.layer)
 
     @property
     def sources(self) -> int:
         """Number of sources, S."""
-        return len(range(self.first_source, self.tokens, 2))
+        return len(self.roles.sources)
 
     @property
     def destinations(self) -> int:
-        """Number of destinations, T."""
-        return len(range(self.first_destination, self.tokens, 2))
-
-    @property
-    def first_row(self) -> int:
-        """Row of the first destination in what comes out: it follows the prefix and the kept sources."""
-        return self.prefix + self.sources - self.removed
+        """Number of destinations that lie apart from the sources, T."""
+        return len(self.roles.destinations)
 
     @property
     def stage(self) -> str:
@@ -151,7 +159,7 @@ def with_methods(model: ir.Model, methods: Sequence[str]) -> ir.Model:
     return copy
 
 
-DECISIONS = ("kept", "matched", "target", "assigned")
+DECISIONS = ("kept", "matched", "target", "partners", "assigned")
 """Kinds of decisions, see `decision_name`."""
 
 
@@ -159,12 +167,14 @@ def decision_name(layer: int, kind: str) -> str:
     """Name of the int64 value that holds one kind of a layer's decisions in every lowered graph.
 
     - `kept` [B, S-R]: sources that stay, ascending; missing where none stays
-    - where sources merge, in the tokens or in the token map alone, either `matched` [B, R], most similar first, and
+    - where sources merge, in the tokens or in the token map alone, either `matched` [B, R], the first choice first, and
       `target` [B, R], the destination of each, or `assigned` [B, S]: the destination of each source, -1 for one that
       stays
+    - in a pool, where destinations are not apart: beside `matched` and `target`, an index into `kept`, `partners`
+      [B, K]: sources that may be joined
 
-    All are indices among the layer's sources or destinations. `graph_patterns.matching` says which formulation has
-    which.
+    All are indices among the layer's sources or destinations. `graph_patterns.fuse.matching` says which formulation
+    has which.
     """
     return f"blocks.{layer}/fuse/match/{kind}"
 

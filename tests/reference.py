@@ -52,6 +52,10 @@ class Matching:
     """`(source, destination)` to cosine similarity."""
 
 
+Choose = Callable[[Array, Array, int, int, int], tuple[Matching, "Array | None"]]
+"""A selection: from metric, attention of the first token, prefix, r and layer what leaves, and what counts in means."""
+
+
 def cap(tokens: int, prefix: int) -> int:
     """The most tokens that one reduction may remove."""
     return (tokens - prefix) // 2
@@ -158,6 +162,7 @@ def apply_matching(
     sizes_one: Array | None,
     *,
     takes_over: bool = True,
+    weights_one: Array | None = None,
 ) -> tuple[Array, Array | None]:
     """Reduce one image as decided.
 
@@ -168,6 +173,7 @@ def apply_matching(
         prefix: Protected tokens at the start.
         sizes_one: `[N]`, or None where sizes are not tracked.
         takes_over: Whether a destination takes over the sizes of what is pruned into it.
+        weights_one: `[N]`, what tokens count in a mean, whatever the method; None where the method says it.
 
     Returns:
         Tokens `[N - r, C]` and, where tracked, sizes `[N - r]`.
@@ -203,7 +209,11 @@ def apply_matching(
             continue
         group_sizes = [1.0 if sizes is None else float(sizes[position]) for position in group]
         members = [x[position] for position in group]
-        tokens.append(x[destination] if method == "prune" else _merge(members, group_sizes, method))
+        weights, merging = group_sizes, method
+        if weights_one is not None:
+            weights = [float(weights_one[position]) for position in group]
+            merging = {"average": "tome", "mlerp": "weighted_mlerp"}.get(method, method)
+        tokens.append(x[destination] if method == "prune" else _merge(members, weights, merging))
         if sizes is not None:
             out_sizes.append(sum(group_sizes))
     return np.stack(tokens), None if sizes is None else np.array(out_sizes)
@@ -382,11 +392,11 @@ def _embed(weights: _Weights, image: Array, patch: int, prefix: int) -> Array:
 
 def _attention(
     weights: _Weights, name: str, x: Array, heads: int, eps: float, key_bias: Array | None
-) -> tuple[Array, Array]:
-    """Self-attention on `[N, C]`: its output `[N, C]` and the mean over heads of its keys `[N, D]`."""
+) -> tuple[Array, Array, Array]:
+    """Self-attention on `[N, C]`: its output `[N, C]`, and means over heads of its keys `[N, D]` and its first row."""
     tokens = len(x)
     qkv = _linear(weights, f"{name}.qkv", x).reshape(tokens, 3, heads, -1)
-    outputs, keys = [], []
+    outputs, keys, firsts = [], [], []
     for head in range(heads):
         query, key, value = qkv[:, 0, head], qkv[:, 1, head], qkv[:, 2, head]
         query = _layer_norm(weights, f"{name}.q_norm", query, eps)
@@ -394,10 +404,12 @@ def _attention(
         scores = query @ key.T / math.sqrt(key.shape[1])
         if key_bias is not None:
             scores = scores + key_bias[None, :]
-        outputs.append(_softmax(scores) @ value)
+        shares = _softmax(scores)
+        outputs.append(shares @ value)
         keys.append(key)
-    metric = sum(keys) / heads
-    return _linear(weights, f"{name}.proj", np.concatenate(outputs, axis=1)), metric
+        firsts.append(shares[0])
+    out = _linear(weights, f"{name}.proj", np.concatenate(outputs, axis=1))
+    return out, sum(keys) / heads, sum(firsts) / heads
 
 
 def _attention_pool(weights: _Weights, x: Array, heads: int, eps: float) -> Array:
@@ -436,6 +448,7 @@ def vit_forward(
     pool: str | None = None,
     pool_prefix: bool = False,
     restore: bool = False,
+    choose: Choose | None = None,
     trace: list[list[Matching]] | None = None,
 ) -> Array:
     """Logits `[B, classes]` of a timm pre-norm `VisionTransformer` whose blocks are reduced, in float64.
@@ -455,6 +468,7 @@ def vit_forward(
             token: `avg`).
         pool_prefix: Whether `avg` and `map` see the prefix tokens (timm's `pool_include_prefix`).
         restore: After the last block, put a copy of its stand-in in the place of every token that entered the first.
+        choose: Another selection than `match`: from metric, attention of the first token, prefix, r and layer.
         trace: Collects, where given, the matchings of every reducing block: a list with one entry an image.
     """
     weights = _Weights(state)
@@ -478,13 +492,15 @@ def vit_forward(
             block = f"blocks.{index}"
             key_bias = np.log(sizes) if prop_attn and sizes is not None else None
             normed = _layer_norm(weights, f"{block}.norm1", x, eps)
-            attended, metric = _attention(weights, f"{block}.attn", normed, heads, eps, key_bias)
+            attended, metric, first_row = _attention(weights, f"{block}.attn", normed, heads, eps, key_bias)
             x = x + _layer_scale(weights, f"{block}.ls1", attended)
             if r > 0:
-                matching = match(metric, prefix, r)
+                matching, counts = match(metric, prefix, r), None
+                if choose is not None:
+                    matching, counts = choose(metric, first_row, prefix, r, index)
                 next(reductions).append(matching)
                 mine.append(matching)
-                x, sizes = apply_matching(x, matching, method, prefix, sizes, takes_over=takes_over)
+                x, sizes = apply_matching(x, matching, method, prefix, sizes, takes_over=takes_over, weights_one=counts)
             expanded = _mlp(weights, f"{block}.mlp", _layer_norm(weights, f"{block}.norm2", x, eps))
             x = x + _layer_scale(weights, f"{block}.ls2", expanded)
         if restore:

@@ -156,6 +156,7 @@ def canonical(
             pattern=method.value * DEPTH,
             prop_attn=plan.prop_attn,
             pruned_sizes=plan.reduction.pruned_sizes,
+            select=plan.reduction.select,
         )
     graph = from_bytes(_traced(name, traced, precision, io_dtype, batch, opset))
     return with_methods(graph, [layer.method.name.lower() for layer in plan.layers])

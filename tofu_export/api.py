@@ -376,6 +376,7 @@ def _reduction(given: Reduction | Plan | None) -> Reduction:
         pruned_sizes=asked.pruned_sizes,
         restore_grid=asked.restore_grid,
         keys=asked.keys,
+        select=asked.select,
         plan_file=asked.plan_file,
     )
 

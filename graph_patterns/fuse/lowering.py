@@ -10,13 +10,15 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from tofu_export.errors import LoweringError
-from tofu_export.graph_patterns.canonical import DOMAIN, FuseNode
+from tofu_export.graph_patterns.canonical import CLASS_ATTENTION, DOMAIN, FuseNode
 from tofu_export.graph_patterns.fuse.formulation import Formulation
-from tofu_export.graph_patterns.fuse.matching import MAX_TOPK, Decisions, similarity
-from tofu_export.graph_patterns.fuse.merging import Members, Merged
-from tofu_export.graph_patterns.fuse.selection import gather_sources, joining_rows
+from tofu_export.graph_patterns.fuse.matching import MAX_TOPK, Decisions
+from tofu_export.graph_patterns.fuse.merging import Members, Merged, Weights
+from tofu_export.graph_patterns.fuse.rows import gather_sources, joining_rows, take
+from tofu_export.graph_patterns.fuse.selections import SELECTIONS, Inputs
 from tofu_export.graph_patterns.fuse.token_map import follow, follow_groups
 from tofu_export.graph_patterns.stage import Stage, TapeOperators
+from tofu_export.options import Selection
 
 __all__ = ["lower_fuses"]
 
@@ -54,7 +56,12 @@ def _problem(node: ir.Node) -> str | None:
     needs_tokens = bool(node.outputs[0].uses()) or not companions.keys() <= _MAPS
     if metric is None or (tokens is None and needs_tokens) or len(node.outputs) != 1 + len(companions):
         return f"it has {len(node.inputs)} inputs and {len(node.outputs)} outputs, see graph_patterns/canonical.py"
+    select = node.attributes.get_string("select")
+    if select is not None and select not in [known.value for known in Selection]:
+        return f"unknown selection {select!r}"
     fuse = FuseNode.read(node)
+    if fuse.select.reads_class_attention and _class_attention(node) is None:
+        return f"layer {fuse.layer}: {fuse.select.value} needs the input class_attention"
     if fuse.method not in _METHODS:
         return f"layer {fuse.layer}: unknown method {fuse.method!r}"
     if fuse.sources > MAX_TOPK:
@@ -65,6 +72,10 @@ def _problem(node: ir.Node) -> str | None:
     return None
 
 
+def _class_attention(node: ir.Node) -> ir.Value | None:
+    return node.inputs[CLASS_ATTENTION] if len(node.inputs) > CLASS_ATTENTION else None
+
+
 def _lower(op: TapeOperators, node: ir.Node, formulation: Formulation) -> dict[ir.Value, ir.Value]:
     """What stands for each output of `node` that is read."""
     fuse = FuseNode.read(node)
@@ -73,11 +84,12 @@ def _lower(op: TapeOperators, node: ir.Node, formulation: Formulation) -> dict[i
     assert metric is not None
     companions = FuseNode.companions_of(node)
     sizes = companions.get("sizes") if fuse.sized or fuse.weighs else None
-    decisions = formulation.match(stage, fuse, similarity(stage, fuse, metric))
+    attention = _class_attention(node)
+    decisions = SELECTIONS[fuse.select](stage, fuse, formulation, Inputs(metric, attention))
     merged: Merged | None = None
     lowered: dict[ir.Value, ir.Value] = {}
     if x is not None:
-        merged = _merged(stage, fuse, formulation, decisions, x, sizes)
+        merged = _merged(stage, fuse, formulation, decisions, x, sizes, attention)
         lowered[node.outputs[0]] = merged.tokens
     for output, (name, values) in zip(node.outputs[1:], companions.items(), strict=True):
         if name == "rows":
@@ -93,7 +105,13 @@ def _lower(op: TapeOperators, node: ir.Node, formulation: Formulation) -> dict[i
 
 
 def _merged(
-    stage: Stage, fuse: FuseNode, formulation: Formulation, decisions: Decisions, x: ir.Value, sizes: ir.Value | None
+    stage: Stage,
+    fuse: FuseNode,
+    formulation: Formulation,
+    decisions: Decisions,
+    x: ir.Value,
+    sizes: ir.Value | None,
+    attention: ir.Value | None,
 ) -> Merged:
     """Tokens, and their sizes where something reads them, after what leaves has joined its destinations."""
     rows = _assembled(stage, fuse, decisions, "tokens", x)
@@ -101,19 +119,24 @@ def _merged(
     if not fuse.merges and (sizes is None or not fuse.takes_over):
         return Merged(rows, row_sizes)
 
-    def joining(name: str, values: ir.Value | None) -> ir.Value | None:
-        return None if values is None else joining_rows(stage, fuse, f"{name}/joining", values, decisions.matched)
+    def joining(name: str, values: ir.Value) -> ir.Value:
+        return joining_rows(stage, fuse, f"{name}/joining", values, decisions.matched)
 
     assert decisions.target is not None  # where something joins
-    members = Members(
-        rows, joining("tokens", x if fuse.merges else None), decisions.target, row_sizes, joining("sizes", sizes)
-    )
-    return formulation.merge(stage, fuse, members)
+    theirs = joining("tokens", x) if fuse.merges else None
+    counts = None if sizes is None or row_sizes is None else Weights(row_sizes, joining("sizes", sizes))
+    weights = counts if fuse.weighs else None
+    if attention is not None and fuse.merges:
+        column = stage.add("Unsqueeze", "attention/column", attention, stage.ints("attention/axis", -1))
+        weights = Weights(_assembled(stage, fuse, decisions, "attention", column), joining("attention", column))
+    return formulation.merge(stage, fuse, Members(rows, theirs, decisions.target, counts, weights))
 
 
 def _assembled(stage: Stage, fuse: FuseNode, decisions: Decisions, name: str, values: ir.Value) -> ir.Value:
     """What `values` [B, N, *] are for each token that comes out, [B, N', *]: prefix, kept sources, destinations."""
-    parts = [stage.slice(f"{name}/destinations", values, fuse.first_destination, step=2)]
+    parts = []
+    if not fuse.roles.pooled:
+        parts.append(take(stage, f"{name}/destinations", values, fuse.roles.destinations))
     if decisions.kept is not None:
         parts.insert(0, gather_sources(stage, fuse, f"{name}/kept", values, decisions.kept))
     if fuse.prefix:

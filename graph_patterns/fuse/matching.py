@@ -12,9 +12,19 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from tofu_export.graph_patterns.canonical import FuseNode
+from tofu_export.graph_patterns.fuse.rows import take
 from tofu_export.graph_patterns.stage import Stage
 
-__all__ = ["FLOAT", "MAX_TOPK", "NORM_FLOOR", "Decisions", "Match", "Similarity", "similarity"]
+__all__ = [
+    "FLOAT",
+    "MAX_TOPK",
+    "NORM_FLOOR",
+    "Decisions",
+    "Match",
+    "Similarity",
+    "keys_and_inverse_norms",
+    "similarity",
+]
 
 MAX_TOPK = 3840
 """Largest K of a TopK in TensorRT and TensorRT-RTX (1.7, TensorRT 10)."""
@@ -29,7 +39,8 @@ class Decisions(NamedTuple):
     Attributes:
         kept: [B, S-R] int64, sources that stay, ascending; None if none stays.
         matched: [B, K] int64, the sources that `target` speaks of; None: all of them, in their order.
-        target: [B, K] int64, the destination that each joins, -1 for one that stays; None if nothing merges.
+        target: [B, K] int64, the destination that each joins, or in a pool the index of a kept source, -1 for one that
+            stays; None if nothing merges.
     """
 
     kept: ir.Value | None
@@ -51,6 +62,15 @@ class Similarity(NamedTuple):
     cosine: ir.Value
 
 
+def keys_and_inverse_norms(stage: Stage, metric: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """The metric in float32, [B, N, D], and one over its norms, [B, N, 1]."""
+    assert metric.dtype is not None  # the tracer always declares it
+    keys = stage.cast("match/keys", metric, metric.dtype, FLOAT)
+    square = stage.add("ReduceSumSquare", "match/square", keys, stage.ints("match/square/axis", -1), keepdims=1)
+    floored = stage.add("Max", "match/floored", square, stage.floats("match/floor", NORM_FLOOR**2))
+    return keys, stage.add("Reciprocal", "match/inverse", stage.add("Sqrt", "match/norm", floored))
+
+
 Match = Callable[[Stage, FuseNode, Similarity], Decisions]
 """A formulation of matching. Targets are found where sources merge, in the tokens or in the token map."""
 
@@ -60,16 +80,12 @@ def similarity(stage: Stage, fuse: FuseNode, metric: ir.Value) -> Similarity:
 
     Source: arXiv 2312.01026, section 3.1.
     """
-    assert metric.dtype is not None  # the tracer always declares it
-    keys = stage.cast("match/keys", metric, metric.dtype, FLOAT)
-    square = stage.add("ReduceSumSquare", "match/square", keys, stage.ints("match/square/axis", -1), keepdims=1)
-    floored = stage.add("Max", "match/floored", square, stage.floats("match/floor", NORM_FLOOR**2))
-    inverse = stage.add("Reciprocal", "match/inverse", stage.add("Sqrt", "match/norm", floored))
+    keys, inverse = keys_and_inverse_norms(stage, metric)
 
     def part(name: str, value: ir.Value) -> tuple[ir.Value, ir.Value]:
         return (
-            stage.slice(f"{name}/sources", value, fuse.first_source, step=2),
-            stage.slice(f"{name}/destinations", value, fuse.first_destination, step=2),
+            take(stage, f"{name}/sources", value, fuse.roles.sources),
+            take(stage, f"{name}/destinations", value, fuse.roles.destinations),
         )
 
     source_keys, destination_keys = part("match/keys", keys)

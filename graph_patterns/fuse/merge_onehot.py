@@ -13,6 +13,7 @@ from tofu_export.graph_patterns.fuse.merging import (
     FLOAT,
     Members,
     Merged,
+    Weights,
     group_sizes,
     joins,
     norms,
@@ -28,19 +29,23 @@ def merge_onehot(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
     joining_pairs = joins(stage, fuse, members.target)
     onehot = stage.add("Cast", "merge/onehot", joining_pairs, to=int(FLOAT))
 
-    sizes = joining = None
-    if members.sizes is not None and members.joining_sizes is not None:
-        across = stage.add("Transpose", "merge/sizes/across", members.joining_sizes, perm=[0, 2, 1])
-        joining = stage.add("Mul", "merge/sizes/joining", onehot, across)
-        added = stage.add("ReduceSum", "merge/sizes/added", joining, stage.ints("merge/sizes/axis", -1), keepdims=1)
-        sizes = stage.add("Add", "merge/sizes", members.sizes, added)
+    def summed(name: str, each: Weights) -> tuple[ir.Value, ir.Value]:
+        """What sources bring to each row, [B, N', K], and the sum with the row's own, [B, N', 1]."""
+        across = stage.add("Transpose", f"{name}/across", each.joining, perm=[0, 2, 1])
+        joining = stage.add("Mul", f"{name}/joining", onehot, across)
+        added = stage.add("ReduceSum", f"{name}/added", joining, stage.ints(f"{name}/axis", -1), keepdims=1)
+        return joining, stage.add("Add", name, each.rows, added)
+
+    brought = None if members.sizes is None else summed("merge/sizes", members.sizes)
+    sizes = None if brought is None else brought[1]
     if members.joining is None:
         return Merged(members.rows, sizes)
 
-    if fuse.weighs:
-        assert sizes is not None and joining is not None and members.sizes is not None
-        weights = stage.add("Div", "merge/weights", joining, sizes)
-        own = stage.add("Div", "merge/own", members.sizes, sizes)
+    if members.weights is not None:
+        if brought is None or members.weights is not members.sizes:
+            brought = summed("merge/attention", members.weights)
+        weights = stage.add("Div", "merge/weights", *brought)
+        own = stage.add("Div", "merge/own", members.weights.rows, brought[1])
     else:
         own = stage.add("Reciprocal", "merge/own", group_sizes(stage, onehot))
         weights = stage.add("Mul", "merge/weights", onehot, own)

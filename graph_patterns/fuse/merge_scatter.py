@@ -13,6 +13,7 @@ from tofu_export.graph_patterns.fuse.merging import (
     FLOAT,
     Members,
     Merged,
+    Weights,
     group_sizes,
     joins,
     norms,
@@ -25,25 +26,27 @@ __all__ = ["merge_scatter"]
 
 def merge_scatter(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
     """Sum the members of each group: weighted by sizes, or else to be divided by their number or rescaled."""
-    row = stage.add("Add", "merge/row", members.target, stage.ints("merge/row/first", fuse.first_row))
+    row = stage.add("Add", "merge/row", members.target, stage.ints("merge/row/first", fuse.roles.first_row))
     column = stage.add("Unsqueeze", "merge/column", row, stage.ints("merge/column/axis", -1))
 
     def scatter(name: str, onto: ir.Value, index: ir.Value, updates: ir.Value, reduction: str) -> ir.Value:
         return stage.add("ScatterElements", name, onto, index, updates, axis=1, reduction=reduction)
 
-    sizes = None
-    if members.sizes is not None and members.joining_sizes is not None:
-        sizes = scatter("merge/sizes", members.sizes, column, members.joining_sizes, "add")
+    def summed(name: str, each: Weights) -> ir.Value:
+        return scatter(name, each.rows, column, each.joining, "add")
+
+    sizes = None if members.sizes is None else summed("merge/sizes", members.sizes)
     if members.joining is None:
         return Merged(members.rows, sizes)
 
-    rows, joining = members.rows, members.joining
-    if fuse.weighs:
-        assert sizes is not None  # the plan tracks them
-        rows = stage.add("Mul", "merge/ours", rows, stage.add("Div", "merge/own", members.sizes, sizes))
-        groups = stage.add("GatherElements", "merge/sizes/joined", sizes, column, axis=1)
-        weights = stage.add("Div", "merge/weights", members.joining_sizes, groups)
-        joining = stage.add("Mul", "merge/theirs", joining, weights)
+    rows, joining, weights = members.rows, members.joining, members.weights
+    if weights is not None:
+        known = sizes is not None and weights is members.sizes
+        whole = sizes if known else summed("merge/attention", weights)
+        rows = stage.add("Mul", "merge/ours", rows, stage.add("Div", "merge/own", weights.rows, whole))
+        groups = stage.add("GatherElements", "merge/sizes/joined", whole, column, axis=1)
+        shares = stage.add("Div", "merge/weights", weights.joining, groups)
+        joining = stage.add("Mul", "merge/theirs", joining, shares)
     wide_column = stage.add("Expand", "merge/index", column, stage.add("Shape", "merge/shape", joining))
     total = scatter("merge/total", rows, wide_column, joining, "add")
     if fuse.keeps_norm:  # the direction of a mean is that of the sum: the count cancels
@@ -51,7 +54,7 @@ def merge_scatter(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
         lengths = norms(stage, fuse, "merge/lengths", members.joining)
         longest = scatter("merge/longest", own, column, lengths, "max")
         return Merged(rescale_to_longest(stage, fuse, total, longest), sizes)
-    if fuse.weighs:
+    if weights is not None:
         return Merged(total, sizes)
     onehot = stage.add("Cast", "merge/onehot", joins(stage, fuse, members.target), to=int(FLOAT))
     return Merged(stage.add("Div", "merge/mean", total, group_sizes(stage, onehot)), sizes)

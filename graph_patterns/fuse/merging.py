@@ -17,7 +17,19 @@ from tofu_export.graph_patterns.canonical import FuseNode
 from tofu_export.graph_patterns.fuse.matching import FLOAT, NORM_FLOOR
 from tofu_export.graph_patterns.stage import Stage
 
-__all__ = ["FLOAT", "Members", "Merge", "Merged", "group_sizes", "joins", "norms", "rescale_to_longest"]
+__all__ = ["FLOAT", "Members", "Merge", "Merged", "Weights", "group_sizes", "joins", "norms", "rescale_to_longest"]
+
+
+class Weights(NamedTuple):
+    """A number over 0 for each token that takes part: how many patches it stands for, or what it counts in a mean.
+
+    Attributes:
+        rows: [B, N', 1] float32, of the output tokens before anything joins them.
+        joining: [B, K, 1] float32, of the sources.
+    """
+
+    rows: ir.Value
+    joining: ir.Value
 
 
 class Members(NamedTuple):
@@ -26,16 +38,16 @@ class Members(NamedTuple):
     Attributes:
         rows: [B, N', C], each output token before anything joins it.
         joining: [B, K, C], sources; None where they are pruned, and only their sizes join.
-        target: [B, K] int64, the destination that each joins, -1 for none.
-        sizes: [B, N', 1] float32, of the rows; None where nothing reads sizes.
-        joining_sizes: [B, K, 1] float32, of the sources.
+        target: [B, K] int64, which of the tokens that can be joined each joins, -1 for none.
+        sizes: token sizes; None where nothing reads them.
+        weights: of the tokens in the mean, which may be `sizes`; None where each counts once.
     """
 
     rows: ir.Value
     joining: ir.Value | None
     target: ir.Value
-    sizes: ir.Value | None
-    joining_sizes: ir.Value | None
+    sizes: Weights | None
+    weights: Weights | None
 
 
 class Merged(NamedTuple):
@@ -69,7 +81,7 @@ def rescale_to_longest(stage: Stage, fuse: FuseNode, mean: ir.Value, longest: ir
 def joins(stage: Stage, fuse: FuseNode, target: ir.Value) -> ir.Value:
     """Whether source k joins row n of the output, bool [B, N', K]."""
     destinations = np.full((1, fuse.tokens - fuse.removed, 1), -2, dtype=np.int64)  # -2 is no target, -1 is one of none
-    destinations[0, fuse.first_row :, 0] = np.arange(fuse.destinations)
+    destinations[0, fuse.roles.first_row :, 0] = np.arange(fuse.roles.joinable)
     columns = stage.add("Unsqueeze", "merge/columns", target, stage.ints("merge/columns/axis", 1))
     return stage.add("Equal", "merge/joins", stage.constant("merge/rows", destinations), columns)
 

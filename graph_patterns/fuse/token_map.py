@@ -13,6 +13,7 @@ from onnxscript.rewriter import RewriteRuleClassBase
 
 from tofu_export.graph_patterns.canonical import DOMAIN, FuseNode
 from tofu_export.graph_patterns.fuse.matching import Decisions
+from tofu_export.graph_patterns.fuse.rows import places_of
 from tofu_export.graph_patterns.stage import Stage
 
 __all__ = ["RestoreRule", "follow", "follow_groups"]
@@ -48,8 +49,9 @@ def _followed(
     """Look up in a table, for each of `values`, where the token in that row comes out.
 
     What comes out is prefix P, kept sources, destinations: a kept source stands at P plus its rank, a destination d at
-    P + S - R + d, and so does a source that leaves for it. The table [B, first_row + N] holds that of prefix and
-    destinations from the start, and 0 for all others: what is not written stays 0.
+    P + S - R + d, and so does a source that leaves for it; in a pool it stands where the kept source does. The table
+    [B, first_row + N] holds that of prefix and destinations from the start, and 0 for all others: what is not written
+    stays 0.
 
     Args:
         stage: where to add nodes.
@@ -60,11 +62,13 @@ def _followed(
         first_row: what the first row of a sequence is called in the map.
         leaving: write where sources go that leave; else they get 0.
     """
-    staying = fuse.sources - fuse.removed
-    first = first_row + fuse.first_row
+    roles = fuse.roles
+    first = first_row + roles.first_row
     whole = np.zeros(first_row + fuse.tokens, dtype=np.int64)
     whole[first_row : first_row + fuse.prefix] = first_row + np.arange(fuse.prefix)
-    whole[first_row + fuse.first_destination :: 2] = first + np.arange(fuse.destinations)
+    whole[first_row + np.array(roles.destinations, dtype=np.int64)] = (
+        first_row + fuse.prefix + roles.staying + np.arange(fuse.destinations)
+    )
 
     sources = decisions.matched if leaving else None
     batch = stage.add("Shape", f"{name}/batch", values if sources is None else sources, start=0, end=1)
@@ -82,13 +86,11 @@ def _followed(
         rows = stage.add("Add", f"{name}/joined", decisions.target, stage.ints(f"{name}/first", first))
     if decisions.kept is not None:
         sources = joined("sources", decisions.kept, sources)
-        rows = joined("rows", for_each_image("ranks", first_row + fuse.prefix + np.arange(staying)), rows)
+        rows = joined("rows", for_each_image("ranks", first_row + fuse.prefix + np.arange(roles.staying)), rows)
     if sources is None:  # all sources leave, and none of them goes anywhere
         table = for_each_image("whole", whole)
     else:
-        places = stage.add("Mul", f"{name}/even", sources, stage.ints(f"{name}/two", 2))
-        if start := first_row + fuse.first_source:
-            places = stage.add("Add", f"{name}/places", places, stage.ints(f"{name}/first_source", start))
+        places = places_of(stage, f"{name}/places", sources, roles.sources, first_row)
         table = stage.add("ScatterElements", f"{name}/row_of", for_each_image("whole", whole), places, rows, axis=1)
     followed = stage.add("GatherND", f"{name}/followed", table, values, batch_dims=1)
     return stage.add("Unsqueeze", name, followed, stage.ints(f"{name}/axis", -1))

@@ -168,11 +168,10 @@ def _narrow(
 
 def _map_alone(graph: ir.Graph, node: ir.Node, groups: ir.Value) -> None:
     """Put a reduction that moves no tokens in the place of one of whose outputs only `groups` is read."""
-    _, metric, *others = node.inputs
-    maps = [value if value is FuseNode.companions_of(node)["groups"] else None for value in others]
-    alone = ir.Node(
-        DOMAIN, node.op_type, [None, metric, *maps], node.attributes.values(), num_outputs=2, name=node.name
-    )
+    groups_in = FuseNode.companions_of(node)["groups"]
+    unread = [*FuseNode.companions_of(node).values(), node.inputs[0]]
+    inputs = [None if value is not groups_in and value in unread else value for value in node.inputs]
+    alone = ir.Node(DOMAIN, node.op_type, inputs, node.attributes.values(), num_outputs=2, name=node.name)
     for old, new in zip((node.outputs[0], groups), alone.outputs, strict=True):
         new.type, new.shape = old.type, old.shape
     graph.insert_before(node, alone)

@@ -16,7 +16,8 @@ TOKENS = 19
 
 
 def as_decisions(matchings: list[reference.Matching], step: Reducing, prefix: int, *, targets: bool) -> Decisions:
-    sources, destinations = list(step.sources(prefix)), list(step.destinations(prefix))
+    roles = step.roles(prefix)
+    sources, destinations = list(roles.sources), list(roles.destinations)
     return Decisions(
         np.array([[sources.index(place) for place in one.kept] for one in matchings], dtype=np.int64),
         np.array([[sources.index(source) for source, _ in one.matched] for one in matchings], dtype=np.int64),
@@ -102,9 +103,9 @@ def test_what_is_no_map_onto_three_tokens_is_told(patches: list[int]) -> None:
 def test_sources_and_destinations_are_the_oracles() -> None:
     for prefix, tokens in itertools.product(range(6), range(8, 12)):
         one = reference.match(np.eye(tokens), prefix, 1)
-        step = Reducing(0, "prune", tokens, 1)
-        assert sorted([*one.kept, *(source for source, _ in one.matched)]) == list(step.sources(prefix))
-        assert one.destinations == list(step.destinations(prefix))
+        roles = Reducing(0, "prune", tokens, 1).roles(prefix)
+        assert sorted([*one.kept, *(source for source, _ in one.matched)]) == list(roles.sources)
+        assert one.destinations == list(roles.destinations)
 
 
 def matching(kept: list[int], matched: list[int], target: list[int] | None) -> Decisions:

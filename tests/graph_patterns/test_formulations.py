@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,26 @@ import onnx
 import onnx_ir as ir
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from tests import reference, tiny
+from tests.graph_patterns.formulations import (
+    CHANNELS,
+    DIM,
+    FORMULATIONS,
+    HALF,
+    ONEHOT,
+    REFUSED_BY_TENSORRT,
+    RTOL,
+    SCATTER,
+    TYPES,
+    Array,
+    Case,
+    as_model,
+    decisions_of,
+    normal,
+    session_of,
+)
 from tofu_export.errors import LoweringError
 from tofu_export.graph_patterns.attention.aligned import aligned
 from tofu_export.graph_patterns.attention.decomposed import decomposed
@@ -34,20 +49,6 @@ from tofu_export.graph_patterns.table import RECIPES, recipe_for, rules_for
 from tofu_export.options import Precision, Target
 from tofu_export.system.ort import OrtSession, open_session
 
-Array = NDArray[Any]
-
-CHANNELS, DIM = 16, 8
-TYPES = {
-    Precision.FP32: TensorProto.FLOAT,
-    Precision.FP16: TensorProto.FLOAT16,
-    Precision.BF16: TensorProto.BFLOAT16,
-}
-
-ONEHOT = (Target.PORTABLE, Precision.FP32)
-SCATTER = (Target.ONNXRUNTIME, Precision.FP32)
-HALF = (Target.PORTABLE, Precision.FP16)
-FORMULATIONS = pytest.mark.parametrize("form", [ONEHOT, SCATTER, HALF], ids=["onehot", "scatter", "half"])
-
 # Methods with and without tracked sizes; those that weigh by them cannot do without.
 SIZED = [
     (method, sized)
@@ -56,91 +57,9 @@ SIZED = [
     if sized or method not in reference.WEIGHED
 ]
 
-RTOL = {np.dtype(np.float32): 1e-5, np.dtype(np.float16): 2.0**-8}
-"""Of the largest token entry. Half: the weights, the products, the sum and the length are each rounded to 2^-11."""
 
 DECIDABLE = 1e-6
 """Similarity margin from which the float32 island (error about 1e-7) cannot flip a decision."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One reduction, and the canonical graph of it: inputs x, metric and sizes, outputs fused and new_sizes."""
-
-    method: str
-    tokens: int
-    prefix: int
-    removed: int
-    sized: bool = False
-    layer: int = 3
-    takes_over: bool = True
-    channels: int = CHANNELS
-    dim: int = DIM
-
-    def proto(self, precision: Precision = Precision.FP32, opset: int = 18) -> onnx.ModelProto:
-        kind = TYPES[precision]
-        out = self.tokens - self.removed
-        inputs = [
-            helper.make_tensor_value_info("x", kind, ["batch", self.tokens, self.channels]),
-            helper.make_tensor_value_info("metric", kind, ["batch", self.tokens, self.dim]),
-        ]
-        outputs = [helper.make_tensor_value_info("fused", kind, ["batch", out, self.channels])]
-        if self.sized:
-            inputs.append(helper.make_tensor_value_info("sizes", TensorProto.FLOAT, ["batch", self.tokens, 1]))
-            outputs.append(helper.make_tensor_value_info("new_sizes", TensorProto.FLOAT, ["batch", out, 1]))
-        node = helper.make_node(
-            "Fuse",
-            [value.name for value in inputs],
-            [value.name for value in outputs],
-            name="reduction",
-            domain="tofu",
-            r=self.removed,
-            method=self.method,
-            prefix=self.prefix,
-            tokens=self.tokens,
-            layer=self.layer,
-            pruned_sizes="take-over" if self.takes_over else "lost",
-        )
-        return as_model([node], inputs, outputs, opset)
-
-    def lowered(self, target: Target, precision: Precision, recipe: Recipe | None = None) -> ir.Model:
-        return lower(ir.from_proto(self.proto(precision)), target, precision, recipe)
-
-    @property
-    def aims(self) -> bool:
-        """True if the graph has to find a destination for what leaves."""
-        return self.method != "prune" or (self.sized and self.takes_over)
-
-    @cached_property
-    def sources(self) -> list[int]:
-        return [position for position in range(self.prefix, self.tokens) if position % 2 == 0]
-
-
-def as_model(nodes: list[Any], inputs: list[Any], outputs: list[Any], opset: int = 18) -> onnx.ModelProto:
-    graph = helper.make_graph(nodes, "test", inputs, outputs)
-    domains = {node.domain for node in nodes if node.domain} | {"tofu"}
-    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in sorted(domains))]
-    return helper.make_model(graph, opset_imports=imports, ir_version=9)
-
-
-def session_of(model: ir.Model, case: Case | None = None) -> OrtSession:
-    """A checked graph in onnxruntime, with the decisions that it has as outputs."""
-    proto = ir.to_proto(model)
-    onnx.checker.check_model(proto, full_check=True)
-    if case is not None:
-        produced = {name for node in proto.graph.node for name in node.output}
-        for name in decisions_of(case.layer):
-            if name in produced:
-                proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.INT64, None))
-    return open_session(proto.SerializeToString(), threads=1)
-
-
-def decisions_of(layer: int) -> list[str]:
-    return [decision_name(layer, kind) for kind in ("kept", "matched", "target", "assigned")]
-
-
-def normal(seed: int, *shape: int) -> Array:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def signs(seed: int, *shape: int) -> Array:
@@ -523,7 +442,6 @@ RANDOM = {
     "Bernoulli",
     "Dropout",
 }
-REFUSED_BY_TENSORRT = {"NonZero", "Compress", "Unique", "DFT", "LpNormalization", "ScatterND"}
 
 
 def test_every_graph_is_valid_in_every_type(everywhere: list[Any]) -> None:

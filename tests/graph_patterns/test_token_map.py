@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 from onnx import TensorProto, helper
 
 from tests import reference
-from tests.graph_patterns.test_formulations import FORMULATIONS, REFUSED_BY_TENSORRT, TYPES, as_model, normal
+from tests.graph_patterns.formulations import FORMULATIONS, REFUSED_BY_TENSORRT, TYPES, as_model, normal
 from tofu_export.errors import LoweringError
 from tofu_export.graph_patterns.canonical import COMPANIONS
 from tofu_export.graph_patterns.lowering import lower

@@ -101,8 +101,8 @@ class _Watch:
     def __init__(self) -> None:
         self.scores: list[Tensor] = []
 
-    def decide(self, layer: int, scores: Tensor, proposed: Any) -> Any:
-        self.scores.append(scores)
+    def decide(self, layer: int, scores: Any, proposed: Any) -> Any:
+        self.scores.append(scores.pairs)
         return proposed
 
 

@@ -14,6 +14,7 @@ from tofu_export import patch
 from tofu_export.errors import OptionError
 from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import KeySource, Precision, Reduction, Target
+from tofu_export.patch import matching
 from tofu_export.patch.matching import Matching
 from tofu_export.planning.plan import make_plan
 from tofu_export.system.ort import open_session
@@ -29,9 +30,9 @@ class Scores:
     def __init__(self) -> None:
         self.first: Tensor | None = None
 
-    def decide(self, layer: int, scores: Tensor, proposed: Matching) -> Matching:
+    def decide(self, layer: int, scores: matching.Scores, proposed: Matching) -> Matching:
         if layer == 0:
-            self.first = scores
+            self.first = scores.pairs
         return proposed
 
 

@@ -9,22 +9,13 @@ import torch
 from torch import Tensor
 
 from tests import reference, tiny
+from tests.patch.recorder import Recorder, record
 from tofu_export.options import Method, Mode, Reduction
 from tofu_export.patch import fuse, observe, remove
-from tofu_export.patch.matching import Matching
+from tofu_export.patch.matching import Matching, Scores
 from tofu_export.patch.observe import current_observer
 
 SOME = Reduction(r=(3, 2, 4), pattern="PAM")
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.seen: dict[int, tuple[Tensor, Matching]] = {}
-
-    def decide(self, layer: int, scores: Tensor, proposed: Matching) -> Matching:
-        assert layer not in self.seen
-        self.seen[layer] = (scores, proposed)
-        return proposed
 
 
 class Player:
@@ -34,18 +25,12 @@ class Player:
         self.matchings = matchings
         self.change = change or (lambda matching: matching)
 
-    def decide(self, layer: int, scores: Tensor, proposed: Matching) -> Matching:
+    def decide(self, layer: int, scores: Scores, proposed: Matching) -> Matching:
         return self.change(self.matchings[layer])
 
 
 def images(count: int = 2, seed: int = 0) -> Tensor:
     return torch.from_numpy(tiny.pixels(count, seed))
-
-
-def record(model: torch.nn.Module, x: Tensor) -> tuple[Tensor, Recorder]:
-    recorder = Recorder()
-    with torch.no_grad(), observe(recorder):
-        return model(x), recorder
 
 
 def test_watching_changes_nothing() -> None:
@@ -57,10 +42,11 @@ def test_watching_changes_nothing() -> None:
     assert list(recorder.seen) == [0, 1, 2]
     for layer, removed in enumerate((3, 2, 4)):
         scores, matching = recorder.seen[layer]
-        assert scores.dtype == torch.float32
-        assert scores.shape[0] == 2
+        assert scores.pairs is not None
+        assert scores.pairs.dtype == torch.float32
+        assert scores.pairs.shape[0] == 2
         assert matching.matched.shape == matching.target.shape == (2, removed)
-        assert matching.kept.shape == (2, scores.shape[1] - removed)
+        assert matching.kept.shape == (2, scores.pairs.shape[1] - removed)
 
 
 def test_only_reducing_layers_are_asked() -> None:
@@ -158,7 +144,7 @@ def test_the_innermost_observer_decides_and_all_leave() -> None:
 
 def test_an_observer_leaves_after_an_error() -> None:
     class Refuses:
-        def decide(self, layer: int, scores: Tensor, proposed: Matching) -> Matching:
+        def decide(self, layer: int, scores: Scores, proposed: Matching) -> Matching:
             raise RuntimeError("no")
 
     model = tiny.reduced("cls", SOME)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tests import families, reference, tiny
 from tests.families import FAMILIES
-from tests.patch.test_observe import Recorder, record
+from tests.patch.recorder import Recorder, oracle_matchings, record
 from tofu_export import patch
 from tofu_export.errors import OptionError, UnsupportedModelError
 from tofu_export.options import Mode, OutputKind, Reduction
@@ -52,24 +52,6 @@ def images(count: int = 2, seed: int = 0) -> Tensor:
 def run(model: nn.Module, kind: OutputKind, x: Tensor) -> tuple[Tensor, ...]:
     with torch.no_grad():
         return outputs_of(model, kind, x)
-
-
-def oracle_matchings(recorder: Recorder, spec: ModelSpec, image: int) -> list[reference.Matching]:
-    """What was recorded of one image, as the oracle has it: the nearest destination by score."""
-    matchings, tokens = [], spec.tokens
-    for layer in sorted(recorder.seen):
-        scores, decided = recorder.seen[layer]
-        sources = [position for position in range(spec.prefix_tokens, tokens) if position % 2 == 0]
-        destinations = [position for position in range(spec.prefix_tokens, tokens) if position % 2 == 1]
-        matched = []
-        for source in decided.matched[image].tolist():
-            similarities = scores[image, source].tolist()
-            matched.append((sources[source], destinations[similarities.index(max(similarities))]))
-        kept = [sources[source] for source in decided.kept[image].tolist()]
-        assert sorted(kept + [source for source, _ in matched]) == sources
-        matchings.append(reference.Matching(kept, matched, destinations, {}, {}))
-        tokens -= len(matched)
-    return matchings
 
 
 def oracle_map(recorder: Recorder, spec: ModelSpec, image: int) -> list[int]:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.planning.specs import spec
 from tofu_export.errors import OptionError, OutputError
-from tofu_export.options import KeySource, Method, Mode, PrunedSizes, Reduction
+from tofu_export.options import KeySource, Method, Mode, PrunedSizes, Reduction, Selection
 from tofu_export.planning.plan import Plan, make_plan
 from tofu_export.planning.plan_file import PlanFile, write_plan_file
 
@@ -47,6 +47,8 @@ def same(one: Plan, other: Plan) -> bool:
         Reduction(r=0, mode=Mode.TOME),
         Reduction(speedup=1.1, mode=Mode.AVERAGE, exclude_layers=(0, 11)),
         Reduction(r=8, pattern="PAMT-PAMT-PA", prop_attn=True, keys=KeySource.PRE_ROPE),
+        Reduction(select=Selection.ENERGY),
+        Reduction(r=4, mode=Mode.PRUNE, select=Selection.STRIDED),
         Reduction(keep_rate=0.9, prop_attn=False),
         Reduction(mode=Mode.TOME, prop_attn=False),
         Reduction(pruned_sizes=PrunedSizes.LOST),
@@ -60,6 +62,7 @@ def test_what_is_written_comes_back(reduction: Reduction, tmp_path: Path) -> Non
     file = PlanFile.read(path)
     assert same(make_plan(VIT_BASE, file.reduction()), plan)
     assert file.reduction().keys is reduction.keys
+    assert file.reduction().select is reduction.select
     assert file.model == VIT_BASE.name
     assert file.provenance == {"why": "a test"}
     assert [entry.name for entry in path.parent.iterdir()] == ["plan.json"]
@@ -129,6 +132,8 @@ def test_the_plan_says_where_it_comes_from(tmp_path: Path) -> None:
         ),
         ({**GOOD, "pruned_sizes": "gone"}, "pruned_sizes is 'gone', expected one of take-over, lost"),
         ({**GOOD, "keys": "values"}, "keys is 'values'"),
+        ({**GOOD, "select": "best"}, "select is 'best', expected one of bipartite, energy, class-attention"),
+        ({**GOOD, "select": ["energy"]}, "select is ['energy']"),
         ({**GOOD, "model": 3}, "model is 3"),
         ({**GOOD, "provenance": "me"}, "provenance is 'me'"),
     ],
@@ -173,3 +178,21 @@ def test_nothing_is_capped_in_silence(tmp_path: Path) -> None:
 def test_a_reduction_of_a_plan_file_is_whole() -> None:
     with pytest.raises(OptionError, match="a plan file gives r and a method for each layer"):
         Reduction(r=16, plan_file="plan.json")
+
+
+def test_a_bipartite_plan_does_not_say_so(tmp_path: Path) -> None:
+    """Plans of before other selections were there read as they always did, and are written as they were."""
+    plan = make_plan(VIT_BASE, Reduction(r=4))
+    path = tmp_path / "plan.json"
+    write_plan_file(path, VIT_BASE, plan, {})
+    assert "select" not in json.loads(path.read_text())
+    assert "select" not in plan.to_dict()
+    assert PlanFile.read(path).select is Selection.BIPARTITE
+
+
+def test_a_report_says_how_it_selects(tmp_path: Path) -> None:
+    plan = make_plan(VIT_BASE, Reduction(r=4, select=Selection.CLASS_ATTENTION))
+    file = PlanFile.read(written(tmp_path, {"model": {"name": "m"}, "plan": plan.to_dict()}))
+    assert file.select is Selection.CLASS_ATTENTION
+    assert file.pruned_sizes is PrunedSizes.LOST
+    assert make_plan(VIT_BASE, file.reduction()).layers == plan.layers

@@ -9,14 +9,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from torch import Tensor
 
 from tests import exported
 from tests.tokens.photos import pixels
 from tofu_export.compare.groups import PRUNED
 from tofu_export.errors import ExportError, OptionError, TofuError, VerificationError
 from tofu_export.options import PATCH_GROUPS
-from tofu_export.patch.matching import Matching
+from tofu_export.patch.matching import Matching, Scores
 from tofu_export.patch.observe import observe
 from tofu_export.tokens import read_source
 from tofu_export.tokens.token_file import TokenFile
@@ -34,7 +33,7 @@ class Watch:
     def __init__(self) -> None:
         self.seen: dict[int, Matching] = {}
 
-    def decide(self, layer: int, _scores: Tensor, proposed: Matching) -> Matching:
+    def decide(self, layer: int, _scores: Scores, proposed: Matching) -> Matching:
         self.seen[layer] = proposed
         return proposed
 

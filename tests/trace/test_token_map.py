@@ -16,8 +16,7 @@ from torch import nn
 
 from tests import families, tiny
 from tests.engines.rtx import needs_rtx, rtx
-from tests.patch.test_observe import Recorder
-from tests.patch.test_outputs import oracle_matchings
+from tests.patch.recorder import Recorder, oracle_matchings
 from tests.reference import groups as oracle_groups
 from tests.verification.edits import least_similar, node, write
 from tofu_export import patch

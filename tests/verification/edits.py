@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,41 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from tests import tiny
+from tests.verification.edits import (
+    AMOUNTS,
+    BATCH,
+    SOME,
+    TOME,
+    Array,
+    Mutation,
+    change,
+    corrupted_first_weight,
+    corrupted_weight,
+    farthest,
+    file_of,
+    infinite_bias,
+    least_similar,
+    nan_bias,
+    node,
+    not_normalised,
+    other_order,
+    renamed,
+    shifted_destinations,
+    shifted_joining,
+    shifted_kept,
+    swapped_layers,
+    tilted_scores,
+    unsorted,
+)
+from tofu_export.compare.decisions import Decisions
 from tofu_export.options import BatchRange, Precision, Reduction, Target
+from tofu_export.verification.eager import verify
+from tofu_export.verification.result import VerificationResult
 
 AMOUNTS = (3, 2, 4)
 
@@ -177,3 +208,35 @@ def renamed(old: str) -> Mutation:
                         names[index] = "elsewhere"
 
     return mutate
+
+
+def checked(
+    path: Path,
+    model: torch.nn.Module,
+    *,
+    precision: Precision = Precision.FP32,
+    batch: BatchRange = BATCH,
+    pixels: Array | None = None,
+    **kwargs: Any,
+) -> VerificationResult:
+    """Verify, and hold what is true of every result."""
+    before = sorted(file.name for file in path.parent.iterdir())
+    pixels = tiny.pixels(8) if pixels is None else pixels
+    try:
+        result = verify(path, model, pixels, precision=precision, batch=batch, source="noise", **kwargs)
+    finally:
+        assert sorted(file.name for file in path.parent.iterdir()) == before
+    entry = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert entry["passed"] is result.passed
+    assert ("FAILED" in str(result)) is not result.passed
+    decisions = result.decisions
+    assert decisions.flips == decisions.near_tie_flips + decisions.wrong
+    return result
+
+
+def decisions(kept: list[int], matched: list[int], target: list[int] | None) -> Decisions:
+    return Decisions(
+        np.array([kept], dtype=np.int64),
+        np.array([matched], dtype=np.int64),
+        None if target is None else np.array([target], dtype=np.int64),
+    )

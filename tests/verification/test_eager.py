@@ -18,14 +18,15 @@ from onnx import TensorProto, helper
 from tests import tiny
 from tests.verification.edits import (
     AMOUNTS,
-    BATCH,
     SOME,
     TOME,
     Array,
     Mutation,
     change,
+    checked,
     corrupted_first_weight,
     corrupted_weight,
+    decisions,
     farthest,
     file_of,
     infinite_bias,
@@ -43,39 +44,14 @@ from tests.verification.edits import (
     unsorted,
 )
 from tofu_export import patch
-from tofu_export.compare.decisions import DecisionReport, Decisions, judge
+from tofu_export.compare.decisions import DecisionReport, Decisions, Scores, judge
 from tofu_export.compare.outputs import TOLERANCES, OutputComparison, compare_outputs
 from tofu_export.errors import VerificationError
 from tofu_export.graph_patterns.canonical import decision_name
 from tofu_export.options import BatchRange, Precision, Reduction, Target
 from tofu_export.system.typed_json import to_plain
-from tofu_export.verification.eager import batches_to_verify, verify
+from tofu_export.verification.eager import batches_to_verify
 from tofu_export.verification.result import VerificationResult
-
-
-def checked(
-    path: Path,
-    model: torch.nn.Module,
-    *,
-    precision: Precision = Precision.FP32,
-    batch: BatchRange = BATCH,
-    pixels: Array | None = None,
-    **kwargs: Any,
-) -> VerificationResult:
-    """Verify, and hold what is true of every result."""
-    before = sorted(file.name for file in path.parent.iterdir())
-    pixels = tiny.pixels(8) if pixels is None else pixels
-    try:
-        result = verify(path, model, pixels, precision=precision, batch=batch, source="noise", **kwargs)
-    finally:
-        assert sorted(file.name for file in path.parent.iterdir()) == before
-    entry = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    assert entry["passed"] is result.passed
-    assert ("FAILED" in str(result)) is not result.passed
-    decisions = result.decisions
-    assert decisions.flips == decisions.near_tie_flips + decisions.wrong
-    return result
-
 
 # --- What must pass ----------------------------------------------------------------------------------------------
 
@@ -388,8 +364,8 @@ def test_a_flip_beyond_rounding_fails_with_its_margin(tmp_path: Path) -> None:
     best: list[Array] = []
 
     class Watch:
-        def decide(self, layer: int, scores: torch.Tensor, proposed: Any) -> Any:
-            best.append(scores.max(2).values[0].numpy())
+        def decide(self, layer: int, scores: Any, proposed: Any) -> Any:
+            best.append(scores.pairs.max(2).values[0].numpy())
             return proposed
 
     with torch.no_grad(), patch.observe(Watch()):
@@ -442,16 +418,8 @@ def test_a_capped_batch_is_noted(tmp_path: Path) -> None:
 
 # --- Judging decisions -------------------------------------------------------------------------------------------
 
-SCORES = np.array([[[0.9, 0.1], [0.5, 0.8], [0.2, 0.3], [0.79, 0.7]]], dtype=np.float32)
+SCORES = Scores(np.array([[[0.9, 0.1], [0.5, 0.8], [0.2, 0.3], [0.79, 0.7]]], dtype=np.float32))
 """Best of each of 4 sources: 0.9 to 0, 0.8 to 1, 0.3 to 1, 0.79 to 0."""
-
-
-def decisions(kept: list[int], matched: list[int], target: list[int] | None) -> Decisions:
-    return Decisions(
-        np.array([kept], dtype=np.int64),
-        np.array([matched], dtype=np.int64),
-        None if target is None else np.array([target], dtype=np.int64),
-    )
 
 
 RIGHT = decisions([2, 3], [0, 1], [0, 1])
@@ -514,7 +482,7 @@ def test_strays_are_of_fp8_alone_told_and_counted() -> None:
 
 
 def test_an_equal_target_of_higher_index_is_a_flip_without_margin() -> None:
-    level = np.zeros((1, 2, 3), dtype=np.float32)
+    level = Scores(np.zeros((1, 2, 3), dtype=np.float32))
     low, high = decisions([1], [0], [0]), decisions([1], [0], [2])
     report = judge(0, high, level, low, 1e-9)
     assert (report.flips, report.near_tie_flips, report.wrong, report.largest_margin) == (1, 1, 0, 0.0)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tofu_export.analyze.pairs import LayerView
 from tofu_export.options import Method
-from tofu_export.patch.matching import Partition, gather_rows
+from tofu_export.patch.matching import gather_rows, take
 from tofu_export.patch.merging import merge
 from tofu_export.patch.state import TokenState
 
@@ -26,11 +26,9 @@ def merged_norms(view: LayerView, method: Method) -> Tensor:
 
     Source: arXiv 2312.01026, section 3.2.
     """
-    parts = Partition.of(view.prefix)
-    destinations = view.attended[:, parts.destinations]
-    leaving = gather_rows(view.attended[:, parts.sources], view.matching.matched)
-    sizes = tuple(torch.ones(*of.shape[:2], 1, dtype=torch.float32) for of in (destinations, leaving))
-    merged = merge(destinations, leaving, view.matching.target, method, (sizes[0], sizes[1]))
+    destinations = take(view.attended, view.roles.destinations)
+    leaving = gather_rows(take(view.attended, view.roles.sources), view.matching.matched)
+    merged = merge(destinations, leaving, view.matching.target, None, keeps_norm=method.keeps_norm)
     longest = destinations.norm(dim=-1).scatter_reduce(1, view.matching.target, leaving.norm(dim=-1), "amax")
     joined = torch.zeros_like(longest).scatter_add(1, view.matching.target, torch.ones_like(leaving[..., 0])) > 0
     share: Tensor = merged.norm(dim=-1) / longest

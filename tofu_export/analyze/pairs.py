@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tofu_export.options import Roles, Selection
 from tofu_export.patch.blocks import BlockAdapter, adapter_for
-from tofu_export.patch.matching import Matching, Partition, gather_rows, match, similarity
+from tofu_export.patch.matching import Candidates, Matching, gather_rows, match, similarity
 from tofu_export.patch.state import TokenState
 from tofu_export.patch.support import block_prefix, check_supported
 from tofu_export.planning.plan import removable
@@ -33,7 +34,7 @@ class LayerView:
         attended: [B, N, C] between its halves, where the reduction is, float64.
         matching: the decisions; `matched` [B, R] and `target` [B, R] are the pairs.
         similarity: [B, R], cosine of the keys of each pair.
-        prefix: protected tokens at the front.
+        roles: which tokens are sources, and which destinations.
         halves: the block's two halves.
     """
 
@@ -42,18 +43,18 @@ class LayerView:
     attended: Tensor
     matching: Matching
     similarity: Tensor
-    prefix: int
+    roles: Roles
     halves: Halves
 
     @property
     def source_rows(self) -> Tensor:
         """Where the matched sources are in the sequence, [B, R]."""
-        return _start(Partition.of(self.prefix).sources) + 2 * self.matching.matched
+        return torch.tensor(self.roles.sources)[self.matching.matched]
 
     @property
     def target_rows(self) -> Tensor:
         """Where their destinations are, [B, R]."""
-        return _start(Partition.of(self.prefix).destinations) + 2 * self.matching.target
+        return torch.tensor(self.roles.destinations)[self.matching.target]
 
     def pairs_of(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Sources and their destinations in a sequence [B, N, C], each [B * R, C]."""
@@ -112,12 +113,15 @@ def views(model: nn.Module, pixels: Tensor, r: int, name: str = "the model") -> 
         with adapter.capture(TokenState(tokens)) as capture:
             adapter.attend(block, tokens, **kwargs)
         capture.check(attentions, layer)
-        scores = similarity(capture.metric(attentions), prefix)
-        matching = match(scores, min(r, removable(tokens.shape[1], prefix)))
+        removed = min(r, removable(tokens.shape[1], prefix))
+        roles = Selection.BIPARTITE.roles(tokens.shape[1], prefix, removed, layer)
+        scores = similarity(Candidates(capture.metric(attentions), roles, layer, len(architecture.blocks)))
+        matching = match(scores, removed)
         halves = Halves.of(block, adapter, kwargs)
         wide = tokens.double()
-        best = scores.amax(dim=2).gather(1, matching.matched)
-        yield LayerView(layer, wide, halves.attend(wide), matching, best, prefix, halves)
+        assert scores.pairs is not None  # of two sets
+        best = scores.pairs.amax(dim=2).gather(1, matching.matched)
+        yield LayerView(layer, wide, halves.attend(wide), matching, best, roles, halves)
 
 
 def _inputs_of(architecture: Any, pixels: Tensor) -> list[tuple[Tensor, dict[str, Any]]]:
@@ -134,10 +138,6 @@ def _inputs_of(architecture: Any, pixels: Tensor) -> list[tuple[Tensor, dict[str
         for handle in handles:
             handle.remove()
     return entered
-
-
-def _start(rows: slice) -> int:
-    return int(rows.start)
 
 
 def _is_floating(value: Any) -> bool:

@@ -1,20 +1,55 @@
 """Judge matching decisions: equal, flipped between near equals, or wrong. Numpy only.
 
 A flip is judged by its margin under the reference's own scores: how much more similar the candidate was that the
-reference would have taken. Axes: B batch, S sources, T destinations, R removed.
+reference would have taken. Axes: B batch, S sources, T destinations, R removed; which tokens these are say
+`tofu_export.options.Roles`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DecisionReport", "Decisions", "judge"]
+__all__ = ["DecisionReport", "Decisions", "Scores", "agreeing", "judge"]
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a reference decides by, as `patch.matching.Scores` has it.
+
+    Attributes:
+        pairs: [B, S, T] cosine similarity, [B, S, S] in a pool; None where all that leave join one token.
+        order: [B, S], by which sources are ranked, the first to leave being the largest; None for the largest of each
+            source's `pairs`.
+        threshold: cosine at which `order` jumps, by so much for each pair; None where it is continuous.
+    """
+
+    pairs: Floats | None
+    order: Floats | None = None
+    threshold: float | None = None
+
+    def ranked(self) -> NDArray[np.float64]:
+        """What sources are ranked by, [B, S]."""
+        if self.order is not None:
+            return self.order.astype(np.float64)
+        assert self.pairs is not None  # one of both is there
+        best: NDArray[np.float64] = self.pairs.max(axis=2).astype(np.float64)
+        return best
+
+    def slack(self, near_tie: float) -> NDArray[np.float64]:
+        """How far `order` moves, [B, S], if pairs pass the threshold that are nearer to it than `near_tie`."""
+        ranked = self.ranked()
+        if self.threshold is None or self.pairs is None:
+            return np.zeros_like(ranked)
+        near: NDArray[np.float64] = (np.abs(self.pairs - self.threshold) < near_tie).mean(axis=2)
+        return near * abs(self.threshold)
 
 
 @dataclass(frozen=True)
@@ -24,12 +59,14 @@ class Decisions:
     Attributes:
         kept: [B, S-R], sources that stay, ascending.
         matched: [B, R], sources that leave.
-        target: [B, R], destination of each; None where nothing merges.
+        target: [B, R], what each of them joins, a destination, or in a pool one of `kept`; None where nothing merges.
+        partners: [B, K], sources of a pool that may be joined; None outside of one, or where nothing merges.
     """
 
     kept: Ints
     matched: Ints
     target: Ints | None
+    partners: Ints | None = None
 
     @classmethod
     def read(cls, found: Mapping[str, Ints], batch: int, sources: int) -> Decisions:
@@ -45,23 +82,40 @@ class Decisions:
             matched = _stacked([np.setdiff1d(np.arange(sources), row) for row in kept])
             return cls(kept, matched, np.take_along_axis(found["nearest"], matched, axis=1))
         if "matched" in found:
-            return cls(kept, found["matched"], found.get("target"))
+            return cls(kept, found["matched"], found.get("target"), found.get("partners"))
         if "assigned" in found:
             assigned = found["assigned"]
             matched = _stacked([np.flatnonzero(row >= 0) for row in assigned])
             return cls(kept, matched, np.take_along_axis(assigned, matched, axis=1))
         return cls(kept, _stacked([np.setdiff1d(np.arange(sources), row) for row in kept]), None)
 
-    def fault(self, sources: int, destinations: int) -> str | None:
-        """What makes these decisions impossible, None if they are a valid matching."""
+    def fault(self, sources: int, joinable: int) -> str | None:
+        """What makes these decisions impossible, None if they are a valid matching.
+
+        Args:
+            sources: number of sources.
+            joinable: number of tokens that can be joined.
+        """
         both = np.sort(np.concatenate([self.kept, self.matched], axis=1), axis=1)
         if both.shape[1] != sources or not (both == np.arange(sources)).all():
             return "kept and matched sources are not a partition of the sources"
         if (np.diff(self.kept, axis=1) < 0).any():
             return "kept sources are not in ascending order"
-        if self.target is not None and not ((self.target >= 0) & (self.target < destinations)).all():
+        if self.target is not None and not ((self.target >= 0) & (self.target < joinable)).all():
             return "a target is not a destination"
+        if self.partners is None or self.target is None:
+            return None
+        if any(not np.isin(row, kept).all() for row, kept in zip(self.partners, self.kept, strict=True)):
+            return "a partner does not stay"
+        if any(not np.isin(row, may).all() for row, may in zip(self.joined, self.partners, strict=True)):
+            return "a target is not a partner"
         return None
+
+    @property
+    def joined(self) -> Ints:
+        """In a pool the source that each of `matched` joins, [B, R]."""
+        assert self.target is not None  # asked where sources merge
+        return np.take_along_axis(self.kept, self.target, axis=1)
 
 
 @dataclass(frozen=True)
@@ -102,38 +156,109 @@ class DecisionReport:
         )
 
 
-def judge(
-    layer: int, got: Decisions, scores: NDArray[np.float32], reference: Decisions, near_tie: float
-) -> DecisionReport:
+def judge(layer: int, got: Decisions, scores: Scores, reference: Decisions, near_tie: float) -> DecisionReport:
     """Compare `got` with `reference` in one layer.
 
     Args:
         layer: index of the block.
         got: the decisions to judge.
-        scores: [B, S, T], the reference's similarities.
+        scores: what the reference decides by.
         reference: what the reference decided from them.
         near_tie: largest margin, in cosine similarity, that counts as a tie.
     """
-    compared = reference.matched.size * (1 if reference.target is None else 2)
-    if fault := got.fault(scores.shape[1], scores.shape[2]) or _other_shape(got, reference):
+    compared = reference.matched.size
+    if reference.target is not None:
+        compared += reference.matched.size if scores.pairs is not None else 0
+        compared += 0 if reference.partners is None else reference.partners.size
+    ranked = scores.ranked()
+    pooled = reference.partners is not None
+    joinable = reference.kept.shape[1] if pooled or scores.pairs is None else scores.pairs.shape[2]
+    if fault := got.fault(ranked.shape[1], joinable) or _other_shape(got, reference):
         faults = (f"layer {layer}: {fault}",)
         return DecisionReport((layer,), compared, compared, 0, compared, faults=faults)
-    best = scores.max(axis=2).astype(np.float64)
-    margins: list[float] = []
-    for image in range(len(scores)):
-        chosen, expected = set(got.matched[image].tolist()), set(reference.matched[image].tolist())
-        passed_over = max((best[image, source] for source in expected - chosen), default=0.0)
-        margins += [passed_over - best[image, source] for source in chosen - expected]
+    if pooled:
+        margins = _roles_taken(got, reference, ranked, scores.slack(near_tie))
+    else:
+        margins = _passed_over(got, reference, ranked)
     if got.target is not None:
-        rows = np.arange(len(scores))[:, None]
-        lost = best[rows, got.matched] - scores[rows, got.matched, got.target]
-        # A target of equal similarity is no flip only if it is the one that the reference takes: the lowest.
-        differs = got.target != scores.argmax(axis=2)[rows, got.matched]
-        margins += lost[differs].tolist()
+        margins += _targets_lost(got, scores)
     wrong = sum(1 for margin in margins if margin > near_tie)
     return DecisionReport(
         (layer,), compared, len(margins), len(margins) - wrong, wrong, float(max((0.0, *margins))), ()
     )
+
+
+def agreeing(got: Decisions, reference: Decisions, scores: Scores) -> NDArray[np.bool_]:
+    """Images in which `got` takes what the reference takes, [B]. `got` is a valid matching."""
+    same: NDArray[np.bool_] = (np.sort(got.matched, 1) == np.sort(reference.matched, 1)).all(axis=1)
+    if got.partners is not None and reference.partners is not None:
+        same &= (np.sort(got.partners, 1) == np.sort(reference.partners, 1)).all(axis=1)
+    if got.target is not None:
+        same &= ~_differing(got, scores)[0].any(axis=1)
+    return same
+
+
+def _passed_over(got: Decisions, reference: Decisions, ranked: NDArray[np.float64]) -> list[float]:
+    """Margin of each source that leaves and should stay: how far it is below the best one that it was taken for."""
+    margins: list[float] = []
+    for image, score in enumerate(ranked):
+        chosen, expected = set(got.matched[image].tolist()), set(reference.matched[image].tolist())
+        passed_over = max((score[source] for source in expected - chosen), default=0.0)
+        margins += [passed_over - score[source] for source in chosen - expected]
+    return margins
+
+
+def _roles_taken(
+    got: Decisions, reference: Decisions, ranked: NDArray[np.float64], slack: NDArray[np.float64]
+) -> list[float]:
+    """Margin of each source of a pool that has another role than it should: leaves, may be joined, or is protected.
+
+    That is how far its score is from the nearest one whose rank gives that role. If no score moves by more than d, no
+    rank moves by more than 2 d, so that a right runtime stays below that whatever the roles of the ranks are.
+    """
+    margins: list[float] = []
+    for image, score in enumerate(ranked):
+        mine, theirs = (_role_of(each, image, score.size, got.partners is not None) for each in (got, reference))
+        apart = []
+        for source in np.flatnonzero(mine != theirs):
+            same = np.flatnonzero(theirs == mine[source])
+            gaps = np.abs(score[same] - score[source]) - slack[image, same] - slack[image, source]
+            apart.append(max(0.0, float(gaps.min())))
+        # Each role that went to another source is one flip, though two sources have another role.
+        flips = np.count_nonzero((mine != theirs) & (theirs != 0))
+        margins += sorted(apart, reverse=True)[:flips]
+    return margins
+
+
+def _role_of(decisions: Decisions, image: int, sources: int, with_partners: bool) -> Ints:
+    """Role of each source in one image: 0 stays, 1 leaves, 2 may be joined."""
+    roles = np.zeros(sources, dtype=np.int64)
+    if with_partners and decisions.partners is not None:
+        roles[decisions.partners[image]] = 2
+    roles[decisions.matched[image]] = 1
+    return roles
+
+
+def _targets_lost(got: Decisions, scores: Scores) -> list[float]:
+    """Margin of each target that is not the one that the reference takes: by how much that is more similar."""
+    differs, lost = _differing(got, scores)
+    return [float(margin) for margin in lost[differs]]
+
+
+def _differing(got: Decisions, scores: Scores) -> tuple[NDArray[np.bool_], Floats]:
+    """Which targets [B, R] are not the most similar that may be joined, the first one of equals, and by how much."""
+    assert got.target is not None  # asked where sources merge
+    if scores.pairs is None:  # there is one partner
+        return np.zeros(got.target.shape, dtype=bool), np.zeros(got.target.shape)
+    rows = np.arange(len(got.matched))[:, None]
+    if got.partners is None:
+        may, taken = scores.pairs[rows, got.matched], got.target
+        first = may.argmax(axis=2)
+    else:
+        may, taken = scores.pairs[rows[:, :, None], got.matched[:, :, None], got.partners[:, None, :]], got.joined
+        first = np.take_along_axis(got.partners, may.argmax(axis=2), axis=1)
+    lost: Floats = may.max(axis=2).astype(np.float64) - scores.pairs[rows, got.matched, taken]
+    return taken != first, lost
 
 
 def _stacked(rows: Sequence[Ints]) -> Ints:
@@ -145,4 +270,6 @@ def _other_shape(got: Decisions, reference: Decisions) -> str | None:
         return f"{got.matched.shape[-1]} sources leave, expected {reference.matched.shape[-1]}"
     if got.target is not None and got.target.shape != got.matched.shape:
         return f"{got.target.shape[-1]} targets for {got.matched.shape[-1]} sources"
+    if got.partners is not None and reference.partners is not None and got.partners.shape != reference.partners.shape:
+        return f"{got.partners.shape[-1]} partners, expected {reference.partners.shape[-1]}"
     return None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tofu_export.compare.decisions import Decisions
 from tofu_export.errors import VerificationError
+from tofu_export.options import Roles, Selection
 
 __all__ = ["PRUNED", "GroupState", "Reducing", "follow_groups", "follow_layers", "from_patches", "of_patches"]
 
@@ -31,25 +32,23 @@ class Reducing:
         method: prune, average, mlerp or tome.
         tokens_in: tokens that go in, prefix included.
         removed: tokens that leave.
+        select: how they are chosen.
     """
 
     layer: int
     method: str
     tokens_in: int
     removed: int
+    select: Selection = Selection.BIPARTITE
 
     @property
     def tokens_out(self) -> int:
         """Tokens that are left, prefix included."""
         return self.tokens_in - self.removed
 
-    def sources(self, prefix: int) -> range:
-        """Positions of the sources, every second one from the prefix on."""
-        return range(prefix + prefix % 2, self.tokens_in, 2)
-
-    def destinations(self, prefix: int) -> range:
-        """Positions of the destinations."""
-        return range(prefix + 1 - prefix % 2, self.tokens_in, 2)
+    def roles(self, prefix: int) -> Roles:
+        """What the tokens that go in may do."""
+        return self.select.roles(self.tokens_in, prefix, self.removed, self.layer)
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class GroupState:
 def follow_groups(groups: Ints, step: Reducing, decisions: Decisions, prefix: int) -> GroupState:
     """Where the original tokens are after one more reduction.
 
-    What comes out of a layer is prefix, kept sources, destinations. A matched source shares the row of its destination
+    What comes out of a layer is prefix, kept sources, destinations. A matched source shares the row of what it joined
     if it merged, and has none if it was pruned.
 
     Args:
@@ -80,8 +79,8 @@ def follow_groups(groups: Ints, step: Reducing, decisions: Decisions, prefix: in
     Raises:
         VerificationError: these decisions are not a matching of this layer's tokens.
     """
-    sources, destinations = step.sources(prefix), step.destinations(prefix)
-    fault = decisions.fault(len(sources), len(destinations))
+    roles = step.roles(prefix)
+    fault = decisions.fault(len(roles.sources), roles.joinable)
     if fault is None and decisions.matched.shape[1] != step.removed:
         fault = f"{decisions.matched.shape[1]} sources leave, {step.removed} are planned"
     if fault is None and step.method != "prune" and decisions.target is None:
@@ -93,11 +92,12 @@ def follow_groups(groups: Ints, step: Reducing, decisions: Decisions, prefix: in
     batch, staying = decisions.kept.shape
     row_of = np.full((batch, step.tokens_in + 1), PRUNED, dtype=np.int64)  # the last entry is where PRUNED looks
     row_of[:, :prefix] = np.arange(prefix)
-    row_of[:, destinations] = prefix + staying + np.arange(len(destinations))
-    first, images = sources.start, np.arange(batch)[:, None]
-    row_of[images, first + 2 * decisions.kept] = prefix + np.arange(staying)
+    row_of[:, list(roles.destinations)] = prefix + staying + np.arange(len(roles.destinations))
+    places, images = np.array(roles.sources, dtype=np.int64), np.arange(batch)[:, None]
+    row_of[images, places[decisions.kept]] = prefix + np.arange(staying)
     if step.method != "prune":
-        row_of[images, first + 2 * decisions.matched] = prefix + staying + decisions.target
+        assert decisions.target is not None  # no fault
+        row_of[images, places[decisions.matched]] = roles.first_row + decisions.target
     return GroupState(step, row_of[images, groups])
 
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from tofu_export.diffusion.plan import BlockPlan
-from tofu_export.options import Method
-from tofu_export.patch.matching import NORM_FLOOR, Matching, gather_rows
+from tofu_export.patch.matching import NORM_FLOOR, Matching, Scores, gather_rows
 from tofu_export.patch.merging import merge
 from tofu_export.patch.observe import current_observer
 
@@ -59,7 +58,7 @@ def match_grid(tokens: Tensor, plan: BlockPlan) -> GridMatching:
     matching = Matching(kept, matched, nearest.gather(1, matched))
     observer = current_observer()
     if observer is not None:
-        matching = observer.decide(plan.block, scores, matching)
+        matching = observer.decide(plan.block, Scores(scores), matching)
     return _placed(matching, plan, sources, destinations)
 
 
@@ -74,9 +73,9 @@ def merge_grid(tokens: Tensor, found: GridMatching, plan: BlockPlan) -> Tensor:
     destinations = tokens[:, positions]
     if plan.method.merges:
         leaving = gather_rows(tokens[:, sources], found.matching.matched)
-        method = Method.AVERAGE if plan.method is Method.TOME else plan.method
-        ones = (torch.ones_like(destinations[..., :1]), torch.ones_like(leaving[..., :1]))
-        destinations = merge(destinations, leaving, found.matching.target, method, ones)
+        destinations = merge(
+            destinations, leaving, found.matching.target, None, keeps_norm=plan.method.keeps_norm
+        )  # fmt: skip
     if found.places is None:
         return destinations
     return torch.cat([gather_rows(tokens, found.places), destinations], dim=1)

@@ -26,6 +26,7 @@ from tofu_export.options.kinds import (
 )
 from tofu_export.options.quantization import Quantization
 from tofu_export.options.reduction import Reduction
+from tofu_export.options.selection import Positions, Roles, Selection, energy_margin
 from tofu_export.options.texts import parse_batches, parse_names
 
 __all__ = [
@@ -41,12 +42,16 @@ __all__ = [
     "Method",
     "Mode",
     "OutputKind",
+    "Positions",
     "Precision",
     "PrunedSizes",
     "Quantization",
     "Reduction",
+    "Roles",
     "Schedule",
+    "Selection",
     "Target",
+    "energy_margin",
     "parse_batches",
     "parse_layers",
     "parse_names",

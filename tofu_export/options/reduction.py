@@ -21,6 +21,7 @@ from tofu_export.options.kinds import (
     Schedule,
     parse_r,
 )
+from tofu_export.options.selection import Selection
 
 __all__ = ["Reduction"]
 
@@ -53,6 +54,7 @@ class Reduction:
         restore_grid: after the last block every token that left comes back as a copy of the one that stands for it,
             so that norm, pooling and head see the sequence at its full length. None: only for a grid output.
         keys: tokens are compared by the keys as the attention uses them, turned by their places, or before that.
+        select: how the tokens that leave are chosen.
         plan_file: name of the file that r and pattern come from (`planning.plan_file`): they hold to the token, and are
             refused where a model cannot follow. None: r is capped to what a layer can remove.
 
@@ -103,6 +105,7 @@ class Reduction:
     keys: KeySource = opt(
         KeySource.POST_ROPE, "Compare tokens by keys with or without their rotary embedding.", Section.REDUCTION
     )
+    select: Selection = shared.select()
     plan_file: str | None = opt(
         None, "Instead of all these: a file that plan -o or tune wrote, or a report.json.", Section.REDUCTION,
         metavar="FILE", typed=Path, everyday=True,
@@ -123,7 +126,9 @@ class Reduction:
             if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
                 raise OptionError(f"exclude_layers has {layer!r}, expected numbers of layers, the first one being 0")
         object.__setattr__(self, "exclude_layers", tuple(sorted(set(self.exclude_layers))))
-        kinds = {"mode": Mode, "schedule": Schedule, "keys": KeySource, "pruned_sizes": PrunedSizes}
+        kinds = {
+            "mode": Mode, "schedule": Schedule, "keys": KeySource, "pruned_sizes": PrunedSizes, "select": Selection,
+        }  # fmt: skip
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
                 raise OptionError(f"{name} is {getattr(self, name)!r}, expected a {kind.__name__}")
@@ -149,6 +154,16 @@ class Reduction:
         """The one way in which the amount is given, by the name of its field."""
         ways = {"r": self.r, "keep_rate": self.keep_rate, "gmacs": self.gmacs, "speedup": self.speedup}
         return {name: value for name, value in ways.items() if value is not None}
+
+    @property
+    def takes_over(self) -> bool:
+        """True if the size of a pruned token goes to a destination."""
+        return self.sizes_of_pruned is PrunedSizes.TAKE_OVER
+
+    @property
+    def sizes_of_pruned(self) -> PrunedSizes:
+        """What becomes of the size of a pruned token: what was asked for, where a destination resembles it."""
+        return self.pruned_sizes if self.select.finds_partners else PrunedSizes.LOST
 
     def amounts(self, depth: int) -> tuple[int, ...]:
         """Tokens that `r` asks for in each of `depth` layers, before exclusions and the cap of the token count.

@@ -22,6 +22,7 @@ from tofu_export.options.kinds import (
     parse_layers,
     parse_precisions,
 )
+from tofu_export.options.selection import Selection
 from tofu_export.options.texts import parse_batches, parse_names, parse_shapes
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "schedule",
     "seconds",
     "seed",
+    "select",
     "served_batch",
     "shapes",
     "target",
@@ -111,6 +113,11 @@ def shapes() -> Any:
 def schedule() -> Any:
     """`--schedule`."""
     return opt(Schedule.CONSTANT, "Spread r evenly, or falling from 2r to 0.", Section.REDUCTION)
+
+
+def select() -> Any:
+    """`--select`."""
+    return opt(Selection.BIPARTITE, "How the tokens that leave are chosen.", Section.REDUCTION)
 
 
 def exclude_layers() -> Any:

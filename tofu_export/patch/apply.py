@@ -20,8 +20,8 @@ from tofu_export.patch.fused import SETTING, BlockSetting, FusedBlock, FusedMode
 from tofu_export.patch.mixins import add_mixin, drop_mixin
 from tofu_export.patch.places import all_positions
 from tofu_export.patch.state import TokenState
-from tofu_export.patch.support import block_prefix, check_supported
-from tofu_export.planning.plan import Plan
+from tofu_export.patch.support import block_prefix, check_supported, has_class_token
+from tofu_export.planning.plan import Plan, without_class_token
 
 __all__ = ["applied_plan", "apply", "remove"]
 
@@ -32,7 +32,8 @@ def apply(model: nn.Module, plan: Plan, *, name: str = "the model") -> nn.Module
     A model that already carries a plan gets the new one. If anything fails, the model is as it was.
 
     Raises:
-        UnsupportedModelError: the model, one of its blocks or its forward is not known.
+        UnsupportedModelError: the model, one of its blocks or its forward is not known, or it lacks a class token that
+            the plan needs.
         OptionError: the plan asks for keys before a rotary embedding that the model has not.
         ValueError: the plan is for another depth or prefix.
     """
@@ -53,6 +54,8 @@ def apply(model: nn.Module, plan: Plan, *, name: str = "the model") -> nn.Module
             )
         if plan.reduction.keys is KeySource.PRE_ROPE and getattr(model, "rope", None) is None:
             raise OptionError(f"{name} has no rotary embedding: leave out keys={plan.reduction.keys.value!r} (--keys)")
+        if plan.reduction.select.reads_class_attention and not has_class_token(model):
+            raise UnsupportedModelError(without_class_token(name, plan.reduction.select))
         for index, block in enumerate(architecture.blocks):
             _check_block(block, name, index, architecture.embed_dim)
         _install(model, plan)

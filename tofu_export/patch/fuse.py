@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tofu_export.options import Method, PrunedSizes
-from tofu_export.patch.matching import Partition, gather_rows, match, similarity
+from tofu_export.options import Method, PrunedSizes, Selection, energy_margin
+from tofu_export.patch.matching import Candidates, gather_rows, take
 from tofu_export.patch.merging import merge, merge_sizes
 from tofu_export.patch.observe import current_observer
 from tofu_export.patch.places import all_positions
+from tofu_export.patch.selections import SELECTORS
 from tofu_export.patch.state import TokenState
 from tofu_export.patch.token_map import follow, follow_groups
 from tofu_export.planning.plan import removable
@@ -35,34 +36,42 @@ def fuse(
     sizes: Tensor | None = None,
     track_sizes: bool = False,
     pruned_sizes: PrunedSizes = PrunedSizes.TAKE_OVER,
+    select: Selection = Selection.BIPARTITE,
+    class_attention: Tensor | None = None,
     layer: int = 0,
+    depth: int = 1,
 ) -> tuple[Tensor, Tensor | None]:
     """Remove `removed` tokens from every sequence of a batch.
 
     Args:
         x: [B, N, C] tokens, the first `prefix` of them protected.
         metric: [B, N, D] what similarity is measured on: the attention keys averaged over heads.
-        method: what happens to the matched sources.
+        method: what happens to the tokens that leave.
         removed: tokens to remove, 0 <= removed <= (N - prefix) // 2.
         prefix: protected tokens at the front; they come out first and unchanged.
         sizes: [B, N, 1] float32 patches behind each token; None: 1 each.
         track_sizes: also return the sizes of the tokens that stay.
         pruned_sizes: what becomes of the sizes of pruned tokens.
-        layer: index of the block, for names and observers.
+        select: how the tokens that leave are chosen.
+        class_attention: [B, N] float32, over 0, what the class token attends to, where the selection reads it; it then
+            weighs tokens that merge, too.
+        layer: index of the block, for names, observers, and selections that differ by layer.
+        depth: number of blocks, for these.
 
     Returns:
-        The tokens [B, N - removed, C] in the type of x (prefix, unmatched sources, destinations, each in
+        The tokens [B, N - removed, C] in the type of x (prefix, sources that stay, destinations, each in
         ascending order of position), and their sizes [B, N - removed, 1], or None if sizes are not tracked.
 
     Raises:
-        ValueError: `removed` is out of range, or a size-weighted mean is asked for without tracking sizes.
+        ValueError: `removed` is out of range, a size-weighted mean is asked for without tracking sizes, or the
+            attention of the class token is missing.
 
     Source: arXiv 2312.01026, section 3 and algorithm 1.
     """
     state = TokenState(x, sizes)
     reduced = reduce_state(
         state, metric, method=method, removed=removed, prefix=prefix, track_sizes=track_sizes,
-        pruned_sizes=pruned_sizes, layer=layer,
+        pruned_sizes=pruned_sizes, select=select, class_attention=class_attention, layer=layer, depth=depth,
     )  # fmt: skip
     return reduced.tokens, reduced.sizes
 
@@ -79,7 +88,10 @@ def reduce_state(
     track_positions: bool = False,
     track_rows: bool = False,
     track_groups: bool = False,
+    select: Selection = Selection.BIPARTITE,
+    class_attention: Tensor | None = None,
     layer: int = 0,
+    depth: int = 1,
 ) -> TokenState:
     """Remove tokens together with what travels with them: `fuse`, with positions and token maps.
 
@@ -87,7 +99,7 @@ def reduce_state(
         state: tokens [B, N, C] and their companions; sizes of None are 1 each, positions, rows and groups of None
             those of a sequence that no token has left.
         metric: as in `fuse`, and so are the other arguments.
-        method: what happens to the matched sources.
+        method: what happens to the tokens that leave.
         removed: tokens to remove.
         prefix: protected tokens at the front.
         track_sizes: keep sizes.
@@ -95,7 +107,10 @@ def reduce_state(
         track_positions: keep positions; a merged token has its destination's.
         track_rows: keep the map of stand-ins (`tofu_export.patch.token_map`).
         track_groups: keep the map of groups, there as well.
+        select: how the tokens that leave are chosen.
+        class_attention: what the class token attends to.
         layer: index of the block.
+        depth: number of blocks.
 
     Returns:
         What is left, in the order of `fuse`; companions that are not tracked are None.
@@ -112,6 +127,8 @@ def reduce_state(
     if method.weighs and not track_sizes:
         name = method.name.lower()
         raise ValueError(f"layer {layer}: {name} weighs tokens by their size, which needs track_sizes=True")
+    if select.reads_class_attention and class_attention is None:
+        raise ValueError(f"layer {layer}: {select.value} needs class_attention")
     sizes = (_ones(x) if sizes is None else sizes) if track_sizes else None
     if removed == 0 or method is Method.NONE:
         positions, rows = positions if track_positions else None, rows if track_rows else None
@@ -122,34 +139,42 @@ def reduce_state(
     if torch.onnx.is_in_onnx_export():
         state = TokenState(x, sizes, positions, rows, groups)
         return _reduce_symbolically(
-            state, metric, method=method, removed=removed, prefix=prefix, pruned_sizes=pruned_sizes, layer=layer
-        )
-    scores = similarity(metric, prefix)
-    matching = match(scores, removed)
+            state, metric, method=method, removed=removed, prefix=prefix, pruned_sizes=pruned_sizes,
+            select=select, class_attention=class_attention, layer=layer, depth=depth,
+        )  # fmt: skip
+    roles = select.roles(x.shape[1], prefix, removed, layer)
+    selector = SELECTORS[select]
+    scores = selector.score(Candidates(metric, roles, layer, depth, class_attention))
+    matching = selector.match(scores, removed)
     observer = current_observer()
     if observer is not None:
         matching = observer.decide(layer, scores, matching)
-    parts = Partition.of(prefix)
 
-    def joined(values: Tensor, destinations: Tensor) -> Tensor:
-        kept = gather_rows(values[:, parts.sources], matching.kept)
-        return torch.cat([values[:, :prefix], kept, destinations], dim=1)
+    def staying(values: Tensor) -> list[Tensor]:
+        """Prefix, kept sources, destinations where these lie apart: the last part can be joined."""
+        kept = gather_rows(take(values, roles.sources), matching.kept)
+        apart = [] if roles.pooled else [take(values, roles.destinations)]
+        return [values[:, :prefix], kept, *apart]
 
-    destinations = x[:, parts.destinations]
+    def leaving(values: Tensor) -> Tensor:
+        return gather_rows(take(values, roles.sources), matching.matched)
+
     old_sizes = _ones(x) if sizes is None else sizes
-    destination_sizes = old_sizes[:, parts.destinations]
-    leaving_sizes = gather_rows(old_sizes[:, parts.sources], matching.matched)
+    tokens, left_sizes = staying(x), staying(old_sizes)
     if method.merges:
-        leaving = gather_rows(x[:, parts.sources], matching.matched)
-        destinations = merge(destinations, leaving, matching.target, method, (destination_sizes, leaving_sizes))
+        weights = old_sizes if method.weighs else None
+        if class_attention is not None:
+            weights = class_attention.unsqueeze(-1)
+        pair = None if weights is None else (staying(weights)[-1], leaving(weights))
+        tokens[-1] = merge(tokens[-1], leaving(x), matching.target, pair, keeps_norm=method.keeps_norm)
     if method.merges or pruned_sizes is PrunedSizes.TAKE_OVER:
-        destination_sizes = merge_sizes(destination_sizes, leaving_sizes, matching.target)
+        left_sizes[-1] = merge_sizes(left_sizes[-1], leaving(old_sizes), matching.target)
     return TokenState(
-        joined(x, destinations),
-        None if sizes is None else joined(sizes, destination_sizes),
-        None if positions is None else joined(positions, positions[:, parts.destinations]),
-        None if rows is None else follow(rows, matching, x.shape[1], prefix),
-        None if groups is None else follow_groups(groups, matching, x.shape[1], prefix, merges=method.merges),
+        torch.cat(tokens, dim=1),
+        None if sizes is None else torch.cat(left_sizes, dim=1),
+        None if positions is None else torch.cat(staying(positions), dim=1),
+        None if rows is None else follow(rows, matching, roles, prefix),
+        None if groups is None else follow_groups(groups, matching, roles, prefix, merges=method.merges),
     )
 
 
@@ -165,9 +190,12 @@ def _reduce_symbolically(
     removed: int,
     prefix: int,
     pruned_sizes: PrunedSizes,
+    select: Selection,
+    class_attention: Tensor | None,
     layer: int,
+    depth: int,
 ) -> TokenState:
-    """Leave one `tofu::Fuse(x, metric, sizes?, positions?, rows?, groups?)` node in the traced graph."""
+    """Leave one `tofu::Fuse(x, metric, sizes?, positions?, rows?, groups?, class_attention?)` node in the graph."""
     batch, tokens, channels = state.tokens.shape
     left = tokens - removed
     companions = {name: value for name, value in state._asdict().items() if name not in ("tokens", "bias")}
@@ -181,9 +209,13 @@ def _reduce_symbolically(
         "layer": layer,
         "pruned_sizes": pruned_sizes.value,
     }
+    if select is not Selection.BIPARTITE:
+        attributes["select"] = select.value
+    if select is Selection.ENERGY:
+        attributes["margin"] = energy_margin(layer, depth)
     fused, *reduced = torch.onnx.ops.symbolic_multi_out(
         "tofu::Fuse",
-        (state.tokens, metric, *companions.values()),
+        (state.tokens, metric, *companions.values(), *(() if class_attention is None else (class_attention,))),
         attributes,
         dtypes=(state.tokens.dtype, *(value.dtype for value in given.values())),
         shapes=((batch, left, channels), *shapes),

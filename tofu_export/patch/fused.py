@@ -45,6 +45,7 @@ class FusedBlock:
         """
         setting: BlockSetting = getattr(self, SETTING)
         adapter, layer, plan = setting.adapter, setting.layer, setting.plan
+        select = plan.reduction.select
         token_map = current_token_map()
         if attn_mask is not None or is_causal:
             raise UnsupportedModelError("a reduced model takes no attention mask: call it with the image only")
@@ -78,11 +79,14 @@ class FusedBlock:
                 removed=layer.removed,
                 prefix=plan.prefix_tokens,
                 track_sizes=plan.tracks_sizes,
-                pruned_sizes=plan.reduction.pruned_sizes,
+                pruned_sizes=plan.reduction.sizes_of_pruned,
                 track_positions=placed and not setting.is_last,
                 track_rows=plan.restores_grid or (token_map is not None and token_map.wants_rows),
                 track_groups=token_map is not None and token_map.wants_groups,
+                select=select,
+                class_attention=capture.class_attention() if select.reads_class_attention else None,
                 layer=layer.layer,
+                depth=len(plan.layers),
             )
             if plan.prop_attn and not setting.is_last:
                 state = state.with_bias()

@@ -42,6 +42,10 @@ ATTENTION_CALLS: dict[type[nn.Module], int] = {
 """Modules known to attend, and how often one forward calls the fused attention. Matched exactly."""
 
 
+LEAST_ATTENTION = 1e-12
+"""Attention below this counts as this, so that tokens that nothing attends to have a mean, too."""
+
+
 class CapturedAttention(TorchFunctionMode):
     """While active, keeps the keys given to `scaled_dot_product_attention`, and reduces its mask as the tokens were.
 
@@ -51,6 +55,9 @@ class CapturedAttention(TorchFunctionMode):
 
     Attributes:
         keys: [B, H, N, D] of every call, in order.
+        queries: [B, H, N, D] of every call.
+        biases: what was added to the scores of every call.
+        scales: what the products were multiplied by in every call.
         relative: True once a call had a mask of its own, which is a relative position bias.
     """
 
@@ -58,6 +65,9 @@ class CapturedAttention(TorchFunctionMode):
         super().__init__()
         self.state = state
         self.keys: list[Tensor] = []
+        self.queries: list[Tensor] = []
+        self.biases: list[Tensor | None] = []
+        self.scales: list[float] = []
         self.relative = False
 
     def __torch_function__(
@@ -67,10 +77,15 @@ class CapturedAttention(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not scaled_dot_product_attention:
             return func(*args, **kwargs)
+        query = kwargs["query"] if "query" in kwargs else args[0]
+        self.queries.append(query)
         self.keys.append(kwargs["key"] if "key" in kwargs else args[1])
+        scale = kwargs.get("scale")
+        self.scales.append(query.shape[-1] ** -0.5 if scale is None else scale)
         mask = args[3] if len(args) > 3 else kwargs.pop("attn_mask", None)
         if mask is not self.state.bias:  # else it was added: what torch.compile's eager backend runs comes here twice
             mask = self.scores_bias(mask, self.keys[-1].dtype)
+        self.biases.append(mask)
         return func(*args[:3], mask, *args[4:], **kwargs) if len(args) > 3 else func(*args, attn_mask=mask, **kwargs)
 
     def scores_bias(self, relative: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -106,10 +121,25 @@ class CapturedAttention(TorchFunctionMode):
         """
         return mean_over_heads(self.keys)
 
+    def class_attention(self) -> Tensor:
+        """What the first token, the class token, attends to: its softmax averaged over heads, [B, N] float32, over 0.
 
-def mean_over_heads(keys: Sequence[Tensor]) -> Tensor:
-    """Keys [B, H, N, D] of one or more attentions as one [B, N, D]."""
-    return (keys[0] if len(keys) == 1 else torch.cat(list(keys), dim=1)).mean(dim=1)
+        Found beside the fused attention from one row of queries. The heads of further calls count as in `metric`.
+
+        Source: arXiv 2202.07800, section 3.2.
+        """
+        rows = []
+        for query, key, bias, scale in zip(self.queries, self.keys, self.biases, self.scales, strict=True):
+            scores = query[:, :, :1].float() @ key.float().mT * scale
+            if bias is not None:
+                scores = scores + bias[:, :, :1].float()
+            rows.append(scores.softmax(dim=-1).squeeze(2))
+        return mean_over_heads(rows).clamp_min(LEAST_ATTENTION)
+
+
+def mean_over_heads(heads: Sequence[Tensor]) -> Tensor:
+    """Values [B, H, *] of the heads of one or more attentions as one [B, *]."""
+    return (heads[0] if len(heads) == 1 else torch.cat(list(heads), dim=1)).mean(dim=1)
 
 
 @contextmanager

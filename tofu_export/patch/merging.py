@@ -1,4 +1,4 @@
-"""How matched sources join their destinations: a mean, weighted by sizes or not, at its own length or MLERP's.
+"""How tokens that leave join others: a mean, weighted or not, at its own length or MLERP's.
 
 All sums run in float32 or wider. Axes as in `matching`; C is the channels of a token.
 """
@@ -8,48 +8,46 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tofu_export.options import Method
 from tofu_export.patch.matching import NORM_FLOOR
 
 __all__ = ["merge", "merge_sizes"]
 
 
 def merge(
-    destinations: Tensor, matched: Tensor, target: Tensor, method: Method, sizes: tuple[Tensor, Tensor]
+    tokens: Tensor, leaving: Tensor, target: Tensor, weights: tuple[Tensor, Tensor] | None, *, keeps_norm: bool
 ) -> Tensor:
-    """Destinations after their matched sources joined them, [B, T, C] in the type of `destinations`.
+    """Tokens after those that leave joined them, [B, T, C] in the type of `tokens`.
 
     Args:
-        destinations: [B, T, C].
-        matched: [B, R, C], the sources that leave.
-        target: [B, R] int64, the destination of each.
-        method: AVERAGE, MLERP, WEIGHTED_MLERP or TOME.
-        sizes: [B, T, 1] and [B, R, 1], the number of patches behind each destination and matched source.
+        tokens: [B, T, C], those that stay.
+        leaving: [B, R, C].
+        target: [B, R] int64, the row of `tokens` that each of `leaving` joins.
+        weights: [B, T, 1] and [B, R, 1] of both in the mean, over 0; None: all alike.
+        keeps_norm: a merged token gets the largest norm of its group.
 
-    A destination that nothing joined comes back bit for bit.
+    A token that nothing joined comes back bit for bit.
 
     Source: average: arXiv 2312.01026, equation 6. MLERP: equations 9 and 10. ToMe: arXiv 2210.09461, section 3.
     """
-    wide = torch.promote_types(destinations.dtype, torch.float32)
-    old, joining = destinations.to(wide), matched.to(wide)
-    weights, joining_weights = (size.to(wide) for size in sizes)
-    if not method.weighs:
-        weights, joining_weights = torch.ones_like(weights), torch.ones_like(joining_weights)
-    total = _add(weights, joining_weights, target)
-    mean = _add(old * weights, joining * joining_weights, target) / total
-    if method.keeps_norm:
+    wide = torch.promote_types(tokens.dtype, torch.float32)
+    old, joining = tokens.to(wide), leaving.to(wide)
+    ones = torch.ones_like(old[..., :1]), torch.ones_like(joining[..., :1])
+    own, theirs = ones if weights is None else (weight.to(wide) for weight in weights)
+    total = _add(own, theirs, target)
+    mean = _add(old * own, joining * theirs, target) / total
+    if keeps_norm:
         norm = old.norm(dim=-1, keepdim=True)
         longest = norm.scatter_reduce(1, target.unsqueeze(-1), joining.norm(dim=-1, keepdim=True), "amax")
         mean = mean / mean.norm(dim=-1, keepdim=True).clamp_min(NORM_FLOOR) * longest
-    joined = _add(torch.zeros_like(weights), torch.ones_like(joining_weights), target) > 0
-    return torch.where(joined, mean.to(destinations.dtype), destinations)
+    joined = _add(torch.zeros_like(ones[0]), ones[1], target) > 0
+    return torch.where(joined, mean.to(tokens.dtype), tokens)
 
 
-def merge_sizes(sizes: Tensor, matched: Tensor, target: Tensor) -> Tensor:
-    """Sizes [B, T, 1] of the destinations after the matched sources' sizes [B, R, 1] were added."""
-    return _add(sizes, matched, target)
+def merge_sizes(sizes: Tensor, leaving: Tensor, target: Tensor) -> Tensor:
+    """Sizes [B, T, 1] of the tokens that stay after the sizes [B, R, 1] of those that leave were added."""
+    return _add(sizes, leaving, target)
 
 
-def _add(destinations: Tensor, matched: Tensor, target: Tensor) -> Tensor:
-    index = target.unsqueeze(-1).expand(-1, -1, matched.shape[-1])
-    return destinations.scatter_add(1, index, matched)
+def _add(values: Tensor, joining: Tensor, target: Tensor) -> Tensor:
+    index = target.unsqueeze(-1).expand(-1, -1, joining.shape[-1])
+    return values.scatter_add(1, index, joining)

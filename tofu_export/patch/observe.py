@@ -11,9 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
-from torch import Tensor
-
-from tofu_export.patch.matching import Matching
+from tofu_export.patch.matching import Matching, Scores
 
 __all__ = ["Observer", "current_observer", "observe"]
 
@@ -21,8 +19,8 @@ __all__ = ["Observer", "current_observer", "observe"]
 class Observer(Protocol):
     """Called once per reducing layer and forward pass."""
 
-    def decide(self, layer: int, scores: Tensor, proposed: Matching) -> Matching:
-        """Return the matching to use in `layer`, given the scores [B, S, T] and what the model would do."""
+    def decide(self, layer: int, scores: Scores, proposed: Matching) -> Matching:
+        """Return the matching to use in `layer`, given what it is decided by and what the model would do."""
         ...
 
 

@@ -17,7 +17,7 @@ from tofu_export.errors import UnsupportedModelError
 from tofu_export.patch.blocks import ADAPTERS, adapter_for
 from tofu_export.patch.keys import ATTENTION_CALLS
 
-__all__ = ["MODELS", "REFUSED", "block_prefix", "check_supported", "whole_prefix"]
+__all__ = ["MODELS", "REFUSED", "block_prefix", "check_supported", "has_class_token", "whole_prefix"]
 
 MODELS: tuple[type[nn.Module], ...] = (
     VisionTransformer,
@@ -60,6 +60,13 @@ def whole_prefix(model: nn.Module) -> int:
     """The same of the sequence that leaves the model. CaiT does not say it before timm 1.0.31."""
     architecture: Any = model
     return 1 if isinstance(model, Cait) else int(architecture.num_prefix_tokens)
+
+
+def has_class_token(model: nn.Module) -> bool:
+    """True if the first token that enters the blocks is a class token. NaFlexVit keeps it with its embedding."""
+    architecture: Any = model
+    holder = getattr(architecture, "embeds", None) if isinstance(model, NaFlexVit) else architecture
+    return block_prefix(model) > 0 and getattr(holder, "cls_token", None) is not None
 
 
 def check_supported(model: nn.Module, name: str) -> None:

@@ -17,7 +17,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from tofu_export.patch.matching import Matching, Partition, gather_rows
+from tofu_export.options import Roles
+from tofu_export.patch.matching import Matching, gather_rows
 from tofu_export.patch.state import TokenState
 
 __all__ = ["TokenMap", "collect_token_map", "current_token_map", "follow", "follow_groups", "restore"]
@@ -67,54 +68,56 @@ def collect_token_map(*, rows: bool = False, groups: bool = False) -> Iterator[T
         _COLLECTOR.reset(token)
 
 
-def follow(rows: Tensor, matching: Matching, tokens: int, prefix: int) -> Tensor:
+def follow(rows: Tensor, matching: Matching, roles: Roles, prefix: int) -> Tensor:
     """`rows` after one more reduction.
 
     Args:
         rows: [B, N0, 1] int64, the map before it.
         matching: its decisions.
-        tokens: tokens N that went in.
+        roles: of the tokens that went in.
         prefix: protected tokens at the front.
 
     Returns:
         [B, N0, 1] int64 rows of what comes out: prefix, kept sources, destinations.
     """
-    return gather_rows(_row_of(matching, tokens, prefix).unsqueeze(-1), rows.squeeze(-1))
+    return gather_rows(_row_of(matching, roles, prefix).unsqueeze(-1), rows.squeeze(-1))
 
 
-def follow_groups(groups: Tensor, matching: Matching, tokens: int, prefix: int, *, merges: bool) -> Tensor:
+def follow_groups(groups: Tensor, matching: Matching, roles: Roles, prefix: int, *, merges: bool) -> Tensor:
     """`groups` after one more reduction.
 
     Args:
         groups: [B, N0-P, 1] int64, the map before it.
         matching: its decisions.
-        tokens: tokens N that went in.
+        roles: of the tokens that went in.
         prefix: protected tokens P at the front.
         merges: matched sources join their destinations; else they are pruned.
 
     Returns:
         [B, N0-P, 1] int64.
     """
-    row_of = _row_of(matching, tokens, prefix) + 1
+    row_of = _row_of(matching, roles, prefix) + 1
     if not merges:
-        row_of[:, Partition.of(prefix).sources].scatter_(1, matching.matched, 0)
+        row_of.scatter_(1, _places(roles, matching.matched), 0)
     none = row_of.new_zeros(row_of.shape[0], 1)
     return gather_rows(torch.cat([none, row_of], dim=1).unsqueeze(-1), groups.squeeze(-1))
 
 
-def _row_of(matching: Matching, tokens: int, prefix: int) -> Tensor:
+def _row_of(matching: Matching, roles: Roles, prefix: int) -> Tensor:
     """Where each token that goes in comes out, [B, N] int64; a matched source where its destination does."""
     batch, staying = matching.kept.shape
-    parts = Partition.of(prefix)
-    row_of = matching.kept.new_zeros(batch, tokens)
+    row_of = matching.kept.new_zeros(batch, roles.tokens)
     row_of[:, :prefix] = torch.arange(prefix, device=row_of.device)
-    destinations = row_of[:, parts.destinations]  # a view, as is the next one
-    destinations += prefix + staying + torch.arange(destinations.shape[1], device=row_of.device)
-    sources = row_of[:, parts.sources]
+    first = prefix + staying
+    row_of[:, list(roles.destinations)] = first + torch.arange(len(roles.destinations), device=row_of.device)
     ranks = prefix + torch.arange(staying, device=row_of.device)
-    sources.scatter_(1, matching.kept, ranks.expand(batch, -1))
-    sources.scatter_(1, matching.matched, prefix + staying + matching.target)
-    return row_of
+    row_of.scatter_(1, _places(roles, matching.kept), ranks.expand(batch, -1))
+    return row_of.scatter_(1, _places(roles, matching.matched), roles.first_row + matching.target)
+
+
+def _places(roles: Roles, sources: Tensor) -> Tensor:
+    """Where sources are in the sequence."""
+    return torch.tensor(roles.sources, dtype=torch.int64, device=sources.device)[sources]
 
 
 def restore(state: TokenState) -> TokenState:

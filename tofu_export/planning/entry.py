@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tofu_export.options import Method, PrunedSizes
+from tofu_export.system.typed_json import optional
 
 __all__ = ["Gmacs", "LayerEntry", "PlanEntry", "amount_words"]
 
@@ -58,6 +59,7 @@ class PlanEntry:
         pruned_sizes: what becomes of the size of a pruned token; it was lost before this was written.
         restore_grid: what follows the blocks sees all tokens again.
         keys: which keys tokens are compared by.
+        select: how the tokens that leave are chosen; None for bipartite matching, the only way at first.
         layers: one entry per block.
         gmacs: cost.
     """
@@ -74,6 +76,7 @@ class PlanEntry:
     pruned_sizes: str = PrunedSizes.LOST.value
     restore_grid: bool = False
     keys: str | None = None
+    select: str | None = optional()
     layers: tuple[LayerEntry, ...]
     gmacs: Gmacs
 

@@ -11,13 +11,22 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import takewhile
 
-from tofu_export.errors import OptionError
-from tofu_export.options import Method, PrunedSizes, Reduction
+from tofu_export.errors import OptionError, UnsupportedModelError
+from tofu_export.options import Method, Reduction, Roles, Selection
 from tofu_export.planning.budget import Budget, smallest_reduction
 from tofu_export.planning.entry import Gmacs, LayerEntry, PlanEntry
 from tofu_export.system.typed_json import JsonObject, to_object
 
-__all__ = ["BlockCost", "LayerPlan", "ModelSpec", "Plan", "make_plan", "removable"]
+__all__ = [
+    "BlockCost",
+    "LayerPlan",
+    "ModelSpec",
+    "Plan",
+    "make_plan",
+    "removable",
+    "selection_key",
+    "without_class_token",
+]
 
 
 @dataclass(frozen=True)
@@ -150,8 +159,11 @@ class Plan:
 
     def needs_targets(self, layer: LayerPlan) -> bool:
         """True if it matters to the tokens, or to their sizes, which destination a matched source of `layer` has."""
-        takes_over = self.reduction.pruned_sizes is PrunedSizes.TAKE_OVER
-        return layer.method.merges or (takes_over and self.passes_sizes(layer))
+        return layer.method.merges or (self.reduction.takes_over and self.passes_sizes(layer))
+
+    def roles(self, layer: LayerPlan) -> Roles:
+        """What the tokens that enter `layer` may do."""
+        return self.reduction.select.roles(layer.tokens_in, self.prefix_tokens, layer.removed, layer.layer)
 
     @property
     def removes(self) -> bool:
@@ -187,9 +199,10 @@ class Plan:
             prune_layers=sum(1 for _ in takewhile(lambda method: method is Method.PRUNE, chosen)),
             prop_attn=self.prop_attn,
             prop_attn_reason=self.prop_attn_reason,
-            pruned_sizes=reduction.pruned_sizes.value,
+            pruned_sizes=reduction.sizes_of_pruned.value,
             restore_grid=self.restores_grid,
             keys=reduction.keys.value,
+            select=None if reduction.select is Selection.BIPARTITE else reduction.select.value,
             layers=tuple(
                 LayerEntry(layer.layer, layer.method.name.lower(), layer.tokens_in, layer.removed, layer.tokens_out)
                 for layer in self.layers
@@ -202,12 +215,27 @@ class Plan:
         return to_object(self.entry())
 
 
+def selection_key(select: Selection) -> dict[str, str]:
+    """How plans say it: by a key that those of bipartite matching, the only one at first, do not have."""
+    return {} if select is Selection.BIPARTITE else {"select": select.value}
+
+
 def removable(tokens: int, prefix_tokens: int) -> int:
     """The most tokens that one layer can remove: half of the unprotected ones.
+
+    Every selection keeps to it, so that the same amounts mean the same work.
 
     Source: arXiv 2312.01026, section 3.1; bipartite matching removes sources only, and every second token is one.
     """
     return max((tokens - prefix_tokens) // 2, 0)
+
+
+def without_class_token(name: str, select: Selection) -> str:
+    """Why a model cannot be reduced so."""
+    return (
+        f"{name} has no class token in its blocks, whose attention {select.value} needs: choose another selection, "
+        "such as --select bipartite or --select energy"
+    )
 
 
 def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
@@ -216,9 +244,12 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
     Raises:
         OptionError: the options do not fit the model's depth, a budget is out of reach, or a plan file asks a layer for
             more than it can remove.
+        UnsupportedModelError: tokens are selected by a class token that the model has not.
     """
     _check_depth(spec, reduction)
     methods = reduction.methods(spec.depth)
+    if reduction.select.reads_class_attention and spec.prefix_tokens == 0:
+        raise UnsupportedModelError(without_class_token(spec.name, reduction.select))
     if spec.depth == 0:
         raise OptionError(f"{spec.name} has no blocks to reduce")
     full = _macs(spec, (0,) * spec.depth, restored=False)

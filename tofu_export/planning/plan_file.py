@@ -2,13 +2,13 @@
 
     {"schema_version": 2, "model": "demo_vit", "image_size": [28, 28], "tokens": 197, "prefix_tokens": 1,
      "layers": [{"layer": 0, "method": "prune", "r": 16}, ...],
-     "prop_attn": true, "pruned_sizes": "take-over", "keys": "post-rope",
+     "prop_attn": true, "pruned_sizes": "take-over", "keys": "post-rope", "select": "energy",
      "gmacs": {"full": 0.181, "reduced": 0.084}, "provenance": {...}}
 
-Only `schema_version` and `layers` are needed. In version 1 token sizes stayed out of the attention unless `prop_attn`
-or a tome layer said otherwise, and the size of a pruned token was lost: files of it keep that meaning. A method is its
-name or its letter. A `report.json`, and what `plan --json` prints, are read as well: both hold such layers under
-`plan`. Neither torch nor timm is needed here.
+Only `schema_version` and `layers` are needed; without `select` it is bipartite. In version 1 token sizes stayed out of
+the attention unless `prop_attn` or a tome layer said otherwise, and the size of a pruned token was lost: files of it
+keep that meaning. A method is its name or its letter. A `report.json`, and what `plan --json` prints, are read as well:
+both hold such layers under `plan`. Neither torch nor timm is needed here.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from tofu_export.errors import OptionError
-from tofu_export.options import KeySource, Method, PrunedSizes, Reduction
-from tofu_export.planning.plan import ModelSpec, Plan
+from tofu_export.options import KeySource, Method, PrunedSizes, Reduction, Selection
+from tofu_export.planning.plan import ModelSpec, Plan, selection_key
 from tofu_export.system.files import write_text
 from tofu_export.system.json_file import read_json
 from tofu_export.system.typed_json import to_plain
 
 __all__ = ["SCHEMA_VERSION", "PlanFile", "write_plan_file"]
+
+Choice = TypeVar("Choice", bound=Enum)
 
 SCHEMA_VERSION = 2
 _WITHOUT_SIZES = 1
@@ -36,7 +39,7 @@ MAX_BYTES = 16_000_000
 
 _KEYS = frozenset(
     {"schema_version", "model", "image_size", "tokens", "prefix_tokens", "layers", "prop_attn",
-     "pruned_sizes", "keys", "gmacs", "provenance"}
+     "pruned_sizes", "keys", "select", "gmacs", "provenance"}
 )  # fmt: skip
 _KNOWN = ", ".join(f"{method.value} ({method.name.lower()})" for method in Method)
 _METHODS = {name: method for method in Method for name in (method.value, method.name.lower())}
@@ -53,6 +56,7 @@ class PlanFile:
         prop_attn: token sizes enter the attention; None: unless the model was trained as a masked autoencoder.
         pruned_sizes: what becomes of the size of a pruned token.
         keys: which keys tokens are compared by.
+        select: how the tokens that leave are chosen.
         model: name of the model that it was made for, None where it does not say.
         provenance: how it came about.
     """
@@ -63,6 +67,7 @@ class PlanFile:
     prop_attn: bool | None = None
     pruned_sizes: PrunedSizes = PrunedSizes.TAKE_OVER
     keys: KeySource = KeySource.POST_ROPE
+    select: Selection = Selection.BIPARTITE
     model: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -85,27 +90,24 @@ class PlanFile:
         if not isinstance(rows, list) or not rows:
             _refuse(path, "expected a list `layers` with one entry per layer")
         methods, r = zip(*(_layer(path, index, row) for index, row in enumerate(rows)), strict=True)
-        prop_attn, keys, model = document.get("prop_attn"), document.get("keys", "post-rope"), document.get("model")
+        prop_attn, model = document.get("prop_attn"), document.get("model")
         if prop_attn not in (None, True, False):
             _refuse(path, f"prop_attn is {prop_attn!r}, expected true, false or null")
-        pruned_sizes = document.get("pruned_sizes", PrunedSizes.TAKE_OVER.value)
-        known = [choice.value for choice in PrunedSizes]
-        if pruned_sizes not in known:
-            _refuse(path, f"pruned_sizes is {pruned_sizes!r}, expected one of {', '.join(known)}")
+        pruned_sizes = _choice(path, document, "pruned_sizes", PrunedSizes.TAKE_OVER)
         if version == _WITHOUT_SIZES:
             leaving = {method for method, count in zip(methods, r, strict=True) if count}
             if prop_attn is False and Method.TOME in leaving:
                 _refuse(path, "prop_attn is false, but a layer has the method tome: in version 1 both are one thing")
             prop_attn = bool(prop_attn) or Method.TOME in leaving
-            pruned_sizes = PrunedSizes.LOST.value
-        if keys not in [source.value for source in KeySource]:
-            _refuse(path, f"keys is {keys!r}, expected one of {', '.join(source.value for source in KeySource)}")
+            pruned_sizes = PrunedSizes.LOST
+        keys = _choice(path, document, "keys", KeySource.POST_ROPE)
+        select = _choice(path, document, "select", Selection.BIPARTITE)
         if model is not None and not isinstance(model, str):
             _refuse(path, f"model is {model!r}, expected a name")
         provenance = document.get("provenance", {})
         if not isinstance(provenance, dict):
             _refuse(path, f"provenance is {provenance!r}, expected an object")
-        return cls(path, methods, r, prop_attn, PrunedSizes(pruned_sizes), KeySource(keys), model, provenance)
+        return cls(path, methods, r, prop_attn, pruned_sizes, keys, select, model, provenance)
 
     @property
     def pattern(self) -> str:
@@ -120,6 +122,7 @@ class PlanFile:
             prop_attn=self.prop_attn,
             pruned_sizes=self.pruned_sizes,
             keys=self.keys,
+            select=self.select,
             restore_grid=restore_grid,
             plan_file=self.path.name,
         )
@@ -147,8 +150,9 @@ def write_plan_file(path: Path, spec: ModelSpec, plan: Plan, provenance: Mapping
             {"layer": row.layer, "method": row.method.name.lower(), "r": row.removed} for row in plan.layers
         ],
         "prop_attn": plan.prop_attn,
-        "pruned_sizes": plan.reduction.pruned_sizes.value,
+        "pruned_sizes": plan.reduction.sizes_of_pruned.value,
         "keys": plan.reduction.keys.value,
+        **selection_key(plan.reduction.select),
         "gmacs": to_plain(plan.entry().gmacs),
         "provenance": dict(provenance),
     }  # fmt: skip
@@ -185,9 +189,18 @@ def _from_report(document: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(rows, list)
         else rows
     )
-    found = {key: plan[key] for key in ("prop_attn", "pruned_sizes", "keys") if key in plan}
+    found = {key: plan[key] for key in ("prop_attn", "pruned_sizes", "keys", "select") if key in plan}
     version = SCHEMA_VERSION if "pruned_sizes" in plan else _WITHOUT_SIZES
     return {**found, "schema_version": version, "model": name, "layers": layers}
+
+
+def _choice(path: Path, document: Mapping[str, Any], key: str, default: Choice) -> Choice:
+    """One of the words of an option, its default where the file does not say it."""
+    known = {choice.value: choice for choice in type(default)}
+    word = document.get(key, default.value)
+    if not isinstance(word, str) or word not in known:
+        _refuse(path, f"{key} is {word!r}, expected one of {', '.join(known)}")
+    return known[word]
 
 
 def _layer(path: Path, index: int, row: Any) -> tuple[Method, int]:

@@ -24,6 +24,7 @@ def plan_table(spec: ModelSpec, plan: Plan) -> str:
     lines += [
         "",
         *([asked] if entry.asked_words else []),
+        *([] if entry.select is None else [f"select {entry.select}"]),
         f"sizes  {entry.sizes_words}",
         *(["grid   restored after the last layer"] if plan.restores_grid else []),
         f"GMACs  {plan.gmacs_full:.2f} full, {plan.gmacs_reduced:.2f} reduced: {plan.flop_ratio:.2f}x fewer",

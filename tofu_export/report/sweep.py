@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Literal
 
 from tofu_export.errors import TofuError
+from tofu_export.options import Selection
 from tofu_export.report.document import FULL
 from tofu_export.system.environment import Environment
 
@@ -46,6 +47,7 @@ class SweepRow:
             machine that got slower in between does not count against those that came later.
         pareto: no other row is at least as good and as cheap, and better in one of the two.
         notes: what a reader of the numbers must know.
+        select: how the tokens that leave were chosen.
     """
 
     model: str
@@ -69,6 +71,7 @@ class SweepRow:
     comparable_images_per_sec: float | None = None
     pareto: bool = False
     notes: tuple[str, ...] = ()
+    select: Selection = Selection.BIPARTITE
 
     @property
     def quality(self) -> float | None:
@@ -78,7 +81,7 @@ class SweepRow:
     @property
     def label(self) -> str:
         """What tables and charts call it."""
-        return FULL if self.mode == FULL else label_of(self.pattern, self.prop_attn)
+        return FULL if self.mode == FULL else label_of(self.pattern, self.prop_attn, self.select)
 
 
 @dataclass(frozen=True)
@@ -152,9 +155,13 @@ class SweepDocument:
         return next(images for images in self.images if images.model == model)
 
 
-def label_of(pattern: str, prop_attn: bool) -> str:
-    """What tables and charts call a reduction: its pattern, and that token sizes stay out of its attention."""
-    return compact(pattern) if prop_attn else f"{compact(pattern)} without sizes"
+def label_of(pattern: str, prop_attn: bool, select: Selection) -> str:
+    """What tables and charts call a reduction: its pattern, and where it is not the usual one how it selects.
+
+    It also says where token sizes stay out of the attention.
+    """
+    chosen = compact(pattern) if select is Selection.BIPARTITE else f"{compact(pattern)} {select.value}"
+    return chosen if prop_attn else f"{chosen} without sizes"
 
 
 def compact(pattern: str | Iterable[str]) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from tofu_export.errors import OptionError, TofuError
-from tofu_export.options import PROP_ATTN, Method, Mode, Precision, Reduction, Schedule, shared
+from tofu_export.options import PROP_ATTN, Method, Mode, Precision, Reduction, Schedule, Selection, shared
 from tofu_export.options.declaration import Section, opt, positional
 from tofu_export.options.texts import comma_list, whole
 from tofu_export.planning.plan import Plan, make_plan
@@ -25,6 +26,7 @@ __all__ = [
     "split_patterns",
 ]
 
+_SELECTIONS = ", ".join(select.value for select in Selection)
 _LETTERS = "".join(method.value for method in Method)
 _MOST_DIGITS = 3
 _RUN = re.compile(rf"([{re.escape(_LETTERS)}])(\d*)")
@@ -44,6 +46,7 @@ class Grid:
             average in the others, d from 0 to the depth.
         schedule: how r is spread over the layers.
         prop_attn: whether token sizes enter the attention; None as `Reduction` has it.
+        selections: how the tokens that leave are chosen.
         precisions: types of the files.
         batches: batch sizes to time.
         image_size: height and width in pixels; None for each model's own.
@@ -81,6 +84,11 @@ class Grid:
         (None,), "Add the log of token sizes to the attention: some of auto, on, off.", Section.REDUCTION,
         metavar="LIST", shown="auto", parse=comma_list(PROP_ATTN.__getitem__, "--prop-attn", "some of auto, on, off"),
     )  # fmt: skip
+    selections: tuple[Selection, ...] = opt(
+        (Selection.BIPARTITE,), f"How the tokens that leave are chosen: some of {_SELECTIONS}.", Section.REDUCTION,
+        flags=("--select",), metavar="LIST", shown=Selection.BIPARTITE.value,
+        parse=comma_list(Selection, "--select", f"some of {_SELECTIONS}"),
+    )  # fmt: skip
     precisions: tuple[Precision, ...] = shared.precisions(
         (Precision.FP32,), "Some of fp32, fp16, int8, int8-fp16, fp8."
     )
@@ -96,6 +104,7 @@ class Grid:
             "batches",
             "prune_layers",
             "prop_attn",
+            "selections",
             "modes",
             "patterns",
             "splits",
@@ -131,6 +140,7 @@ class Grid:
             "splits": list(self.splits),
             "schedule": self.schedule.value,
             "prop_attn": list(self.prop_attn),
+            "selections": [select.value for select in self.selections],
             "precisions": [precision.value for precision in self.precisions],
             "batches": list(self.batches),
             "image_size": None if self.image_size is None else list(self.image_size),
@@ -158,6 +168,7 @@ class Cell:
         precision: type of the file.
         gmacs: multiply-accumulates of the reduced model for one image, in 10^9, counted as in the paper.
         gmacs_full: the same without a reduction.
+        select: how the tokens that leave are chosen.
     """
 
     model: str
@@ -169,6 +180,7 @@ class Cell:
     precision: Precision
     gmacs: float
     gmacs_full: float
+    select: Selection = Selection.BIPARTITE
 
     @property
     def full(self) -> bool:
@@ -178,16 +190,17 @@ class Cell:
     @property
     def reduction(self) -> Reduction:
         """The options that make this cell's plan."""
-        return Reduction(r=self.removed, pattern=self.pattern, prop_attn=self.prop_attn)
+        return Reduction(r=self.removed, pattern=self.pattern, prop_attn=self.prop_attn, select=self.select)
 
     @property
     def trace(self) -> Hashable:
         """What cells have in common that can be written from one trace: all but their methods."""
         sized = self.prop_attn or any(Method(letter).weighs for letter in self.pattern)
-        return self.model, self.removed, self.prop_attn, sized, self.precision.traced, self.precision.least_opset
+        file = self.precision.traced, self.precision.least_opset
+        return self.model, self.removed, self.prop_attn, sized, self.select, *file
 
     def __str__(self) -> str:
-        what = "full" if self.full else f"r={self.r} {label_of(self.pattern, self.prop_attn)}"
+        what = "full" if self.full else f"r={self.r} {label_of(self.pattern, self.prop_attn, self.select)}"
         return f"{self.model} {what} {self.precision.value}"
 
 
@@ -208,9 +221,9 @@ def expand(grid: Grid) -> tuple[tuple[Cell, ...], tuple[SweepFailure, ...]]:
         _add(cells, model, 0, FULL, unreduced, Precision.FP32)
         for r in grid.r:
             for mode, label, reduction in _reductions(grid, r, len(unreduced.layers)):
-                for prop_attn in grid.prop_attn:
+                for select, prop_attn in product(grid.selections, grid.prop_attn):
                     try:
-                        plan = make_plan(spec, replace(reduction, prop_attn=prop_attn))
+                        plan = make_plan(spec, replace(reduction, prop_attn=prop_attn, select=select))
                     except TofuError as error:
                         failures.append(SweepFailure.of(model, f"r={r} {label}", error))
                         continue
@@ -221,6 +234,7 @@ def expand(grid: Grid) -> tuple[tuple[Cell, ...], tuple[SweepFailure, ...]]:
 
 def _add(cells: dict[tuple[Any, ...], Cell], model: str, r: int, mode: str, plan: Plan, precision: Precision) -> None:
     removed = tuple(layer.removed for layer in plan.layers)
+    select = plan.reduction.select if any(removed) else Selection.BIPARTITE
     pattern = plan.pattern if any(removed) else Method.NONE.value * len(removed)
     cell = Cell(
         model=model,
@@ -232,8 +246,9 @@ def _add(cells: dict[tuple[Any, ...], Cell], model: str, r: int, mode: str, plan
         precision=precision,
         gmacs=round(plan.gmacs_reduced, 4),
         gmacs_full=round(plan.gmacs_full, 4),
+        select=select,
     )
-    cells.setdefault((model, pattern, removed, plan.prop_attn, precision), cell)
+    cells.setdefault((model, pattern, removed, plan.prop_attn, select, precision), cell)
 
 
 def _reductions(grid: Grid, r: int, depth: int) -> Iterator[tuple[str, str, Reduction]]:

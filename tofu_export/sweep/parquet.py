@@ -44,7 +44,7 @@ def parquet_bytes(result: SweepDocument) -> bytes:
             ("latency_ms.median", numbers), ("latency_ms.p95", numbers),
             ("speedup_vs_full", numbers), ("speedup_q1", numbers), ("speedup_q3", numbers), ("agreement", numbers),
             ("top1", numbers), ("images", whole), ("verified", flag), ("comparable_images_per_sec", numbers),
-            ("pareto", flag), ("notes", text),
+            ("pareto", flag), ("notes", text), ("select", text),
         ],
         metadata={"command": result.command},
     )  # fmt: skip

@@ -66,6 +66,7 @@ def row_of(
         images=evaluation["images"],
         verified=evaluation["verification"] is not None,
         notes=tuple(notes),
+        select=cell.select,
     )
 
 

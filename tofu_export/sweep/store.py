@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tofu_export.planning.plan import selection_key
 from tofu_export.sweep.grid import Cell
 from tofu_export.system.files import staging
 from tofu_export.system.typed_json import JsonObject
@@ -58,6 +59,7 @@ class Key:
             "prop_attn": self.cell.prop_attn,
             "precision": self.cell.precision.value,
             "batch": self.batch,
+            **selection_key(self.cell.select),
         }
 
     @property

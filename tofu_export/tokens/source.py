@@ -15,6 +15,7 @@ from tofu_export.artifact.card import ModelCard
 from tofu_export.artifact.feeds import as_asked
 from tofu_export.compare.groups import GroupState, Reducing
 from tofu_export.errors import OptionError
+from tofu_export.options import Selection
 from tofu_export.system.ort import TensorSpec
 
 __all__ = ["Runnable", "TokenRun", "TokenSource", "in_batches"]
@@ -80,13 +81,14 @@ class TokenSource(ABC):
         facts = card.entries
         try:
             layers, preprocessing = facts["plan"]["layers"], facts["preprocessing"]
+            select = Selection(facts["plan"].get("select", Selection.BIPARTITE.value))
             known = size if size and None not in size else preprocessing["input_size"]
             channels, height, width = map(int, known)
             for key in ("mean", "std"):
                 if len([float(value) for value in preprocessing[key]]) != channels:
                     raise ValueError(f"{key} is not one number for each of {channels} channels")
             steps = tuple(
-                Reducing(int(row["layer"]), str(row["method"]), int(row["tokens_in"]), int(row["removed"]))
+                Reducing(int(row["layer"]), str(row["method"]), int(row["tokens_in"]), int(row["removed"]), select)
                 for row in layers
                 if row["removed"]
             )

@@ -62,7 +62,7 @@ class TokenFile(TokenSource):
             step.layer: Decisions.read(
                 {kind: seen[name] for kind, name in kinds[step.layer].items()},
                 len(pixels),
-                len(step.sources(self.prefix)),
+                len(step.roles(self.prefix).sources),
             )
             for step in self.steps
             if step.layer in kinds
@@ -91,7 +91,7 @@ class TokenFile(TokenSource):
         for step in self.steps:
             names = {kind: decision_name(step.layer, kind) for kind in DECISIONS}
             found = {kind: name for kind, name in names.items() if name in produced}
-            if found or (step.method == "prune" and step.removed == len(step.sources(self.prefix))):
+            if found or (step.method == "prune" and step.removed == len(step.roles(self.prefix).sources)):
                 kinds[step.layer] = found  # where all sources are pruned nothing is left to decide
             elif step is not self.steps[-1]:
                 raise VerificationError(

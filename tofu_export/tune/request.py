@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tofu_export.errors import OptionError
-from tofu_export.options import Method, Reduction, shared
+from tofu_export.options import Method, Reduction, Selection, shared
 from tofu_export.options.declaration import Section, opt, positional
 from tofu_export.zoo.weights import WeightsSource, pretrained
 
@@ -64,6 +64,7 @@ class TuneRequest:
         objective: what to keep close to the full model; None: KL with a classifier, features without.
         methods: letters to choose from.
         exclude_layers: layers that remove nothing.
+        select: how the tokens that leave are chosen, in all layers.
         evaluations: the most plans to try.
         batch: images at a time, also where time is measured.
         seed: of the split, the search and random weights.
@@ -92,6 +93,7 @@ class TuneRequest:
         metavar="LETTERS",
     )  # fmt: skip
     exclude_layers: tuple[int, ...] = shared.exclude_layers()
+    select: Selection = shared.select()
     evaluations: int = opt(200, "Plans to try.", Section.REDUCTION, metavar="N", minimum=1, everyday=True)
     batch: int = shared.image_batch(32)
     seed: int = shared.seed("the split, the search and random weights")

@@ -19,7 +19,7 @@ from tofu_export.evaluate.subjects import load_eager
 from tofu_export.options import Reduction
 from tofu_export.patch.describe import describe
 from tofu_export.planning.budget import Budget
-from tofu_export.planning.plan import ModelSpec, Plan, make_plan
+from tofu_export.planning.plan import ModelSpec, Plan, make_plan, selection_key
 from tofu_export.report.tuning import BothPlans, LossDifference, TriedPlan, TuningDocument
 from tofu_export.system.typed_json import JsonObject, to_object
 from tofu_export.tune.latency import LatencyTable, measure_table, time_plans
@@ -181,14 +181,17 @@ def tune(request: TuneRequest, on_progress: Callable[[str], None] = lambda text:
             loss = float(_losses(judges[0], space, candidate, objective).mean())
             if state is not None:
                 state.add(candidate, loss)
-        history.append(Tried(candidate, loss, make_plan(spec, candidate.reduction()).gmacs_reduced))
+        history.append(Tried(candidate, loss, make_plan(spec, candidate.reduction(space.select)).gmacs_reduced))
         return loss
 
     first = Candidate.of(baseline.pattern, [layer.removed for layer in baseline.layers], baseline.prop_attn)
     found = search(space, first, measure, evaluations=request.evaluations, seed=request.seed)
     on_progress("comparing the best on images that the search did not see")
     chosen = _choice(judges[1], space, [entry.candidate for entry in found[:FINALISTS]], first, objective)
-    plans = {"chosen": make_plan(spec, chosen.reduction()), "baseline": make_plan(spec, first.reduction())}
+    plans = {
+        who: make_plan(spec, candidate.reduction(space.select))
+        for who, candidate in (("chosen", chosen), ("baseline", first))
+    }
     times = None
     agreements = [{who: judge.agreement(plan) for who, plan in plans.items()} for judge in judges]
     if table is not None:
@@ -239,10 +242,13 @@ def _space(spec: ModelSpec, request: TuneRequest, table: LatencyTable | None) ->
     prop_attn = (default, not default)
     if table is not None and request.latency_ms is not None:
         known = table
-        return Space(spec, request.methods, lambda r: known.predict(spec, r), request.latency_ms, excluded, prop_attn)
+        return Space(
+            spec, request.methods, lambda r: known.predict(spec, r), request.latency_ms, excluded, prop_attn,
+            request.select,
+        )  # fmt: skip
     full = int(macs([0] * spec.depth))
     budget = Budget.of(full, gmacs=request.gmacs, speedup=request.speedup)
-    return Space(spec, request.methods, macs, budget.macs, excluded, prop_attn)
+    return Space(spec, request.methods, macs, budget.macs, excluded, prop_attn, request.select)
 
 
 def _baseline(space: Space, request: TuneRequest) -> Plan:
@@ -253,10 +259,10 @@ def _baseline(space: Space, request: TuneRequest) -> Plan:
     """
     excluded = tuple(sorted(space.excluded))
     if request.latency_ms is None:
-        asked = Reduction(gmacs=request.gmacs, speedup=request.speedup, exclude_layers=excluded)
+        asked = Reduction(gmacs=request.gmacs, speedup=request.speedup, exclude_layers=excluded, select=request.select)
         return make_plan(space.spec, asked)
     for r in range(space.spec.tokens):
-        plan = make_plan(space.spec, Reduction(r=r, exclude_layers=excluded))
+        plan = make_plan(space.spec, Reduction(r=r, exclude_layers=excluded, select=request.select))
         if space.meets([layer.removed for layer in plan.layers]):
             return plan
     least = space.cost(space.capped([space.spec.tokens] * space.spec.depth))
@@ -265,7 +271,7 @@ def _baseline(space: Space, request: TuneRequest) -> Plan:
 
 def _losses(judge: Judge, space: Space, candidate: Candidate, objective: Objective) -> NDArray[np.float64]:
     """Loss of each image."""
-    return objective.losses(judge.agreement(make_plan(space.spec, candidate.reduction())))
+    return objective.losses(judge.agreement(make_plan(space.spec, candidate.reduction(space.select))))
 
 
 def _choice(
@@ -302,4 +308,5 @@ def _settings(
         "images": digest, "objective": objective.value,
         "budget": [request.gmacs, request.speedup, request.latency_ms],
         "methods": request.methods, "exclude_layers": sorted(request.exclude_layers), "seed": request.seed,
+        **selection_key(request.select),
     }  # fmt: skip

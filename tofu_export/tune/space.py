@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tofu_export.options import KeySource, Method, Reduction
+from tofu_export.options import Method, Reduction, Selection
 from tofu_export.planning.plan import ModelSpec, removable
 
 __all__ = ["Candidate", "Space"]
@@ -32,9 +32,9 @@ class Candidate:
         pairs = zip(letters, r, strict=True)
         return cls("".join(letter if amount else Method.NONE.value for letter, amount in pairs), tuple(r), prop_attn)
 
-    def reduction(self, keys: KeySource = KeySource.POST_ROPE) -> Reduction:
+    def reduction(self, select: Selection = Selection.BIPARTITE) -> Reduction:
         """The options that give it."""
-        return Reduction(r=self.r, pattern=self.pattern, prop_attn=self.prop_attn, keys=keys)
+        return Reduction(r=self.r, pattern=self.pattern, prop_attn=self.prop_attn, select=select)
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Space:
         limit: the most that it may cost.
         excluded: layers that remove nothing.
         prop_attn: whether token sizes may enter the attention, the first choice first.
+        select: how the tokens that leave are chosen.
     """
 
     spec: ModelSpec
@@ -56,6 +57,7 @@ class Space:
     limit: float
     excluded: frozenset[int] = frozenset()
     prop_attn: tuple[bool, ...] = (True,)
+    select: Selection = Selection.BIPARTITE
 
     @property
     def layers(self) -> list[int]:

@@ -20,9 +20,10 @@ from tofu_export.graph_patterns.canonical import DECISIONS
 from tofu_export.system.ort import OrtSession, open_copy
 from tofu_export.verification.block_ends import Candidates, block_ends
 from tofu_export.verification.replay import DecisionNames, Judge
+from tofu_export.verification.scores import FileScores, scores_in
 from tofu_export.verification.watch import mark_as_outputs
 
-__all__ = ["Follower", "Inside", "merges"]
+__all__ = ["Follower", "Inside", "form"]
 
 Array = NDArray[Any]
 
@@ -62,13 +63,8 @@ class Inside:
 
     def followable(self) -> Inside:
         """The same with those decisions alone that a `Follower` can judge: where all sources leave, none are ranked."""
-        produced = {name for node in load_without_weights(self.path).graph.node for name in node.output}
-        judged = {
-            layer: kinds
-            for layer, kinds in self.decisions.items()
-            if produced.issuperset((_scaled(layer), _inverse(layer)))
-        }
-        return replace(self, decisions=judged)
+        judged = scores_in(load_without_weights(self.path).graph, self.decisions)
+        return replace(self, decisions={layer: self.decisions[layer] for layer in judged})
 
     @property
     def names(self) -> list[str]:
@@ -88,6 +84,7 @@ class Follower:
         self._inside = inside
         self._forced: OrtSession | None = None
         self._free: OrtSession | None = None
+        self._scores: dict[int, FileScores] = {}
         self._sizes: dict[int, tuple[int, int]] | None = None
 
     def follow(
@@ -106,26 +103,34 @@ class Follower:
         batch = len(next(iter(feeds.values())))
         if self._sizes is None:
             values = self._run_free(feeds)
-            self._sizes = {layer: values[_scaled(layer)].shape[1:] for layer in self._inside.decisions}
+            self._sizes = {layer: self._sizes_of(layer, values) for layer in self._inside.decisions}
         given: dict[int, Decisions] = {}
         faulty = False
-        for layer, (sources, destinations) in self._sizes.items():
+        for layer, (sources, joinable) in self._sizes.items():
             found = {kind: seen[name] for kind, name in names[layer].items()}
             given[layer] = Decisions.read(found, batch, sources)
-            faulty |= given[layer].fault(sources, destinations) is not None
+            faulty |= given[layer].fault(sources, joinable) is not None
         values = self._run_free(feeds) if faulty else self._run_forced(feeds, given, self._sizes)
         suffix = "" if faulty else _OWN
         for layer, got in given.items():
             kinds = self._inside.decisions[layer]
             own = {kind: values[name + suffix] for kind, name in kinds.items()}
-            scores = values[_scaled(layer)] * values[_inverse(layer)]
-            judged.judge(layer, got, scores, Decisions.read(own, batch, scores.shape[1]))
+            judged.judge(
+                layer, got, self._scores[layer].read(values), Decisions.read(own, batch, self._sizes[layer][0])
+            )
         return values
+
+    def _sizes_of(self, layer: int, values: Mapping[str, Array]) -> tuple[int, int]:
+        """Number of sources of a layer, and of tokens that can be joined."""
+        scores, kinds = self._scores[layer].read(values), self._inside.decisions[layer]
+        pooled = scores.order is not None
+        joinable = values[kinds["kept"]].shape[1] if pooled or scores.pairs is None else scores.pairs.shape[2]
+        return scores.ranked().shape[1], joinable
 
     def _run_free(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         if self._free is None:
             model = load_without_weights(self._inside.path)
-            mark_as_outputs(model, [*self._inside.names, *self._scores(model)])
+            mark_as_outputs(model, [*self._inside.names, *self._score_names(model)])
             self._free = open_copy(model, self._inside.path)
         return self._free.run(feeds)
 
@@ -134,7 +139,7 @@ class Follower:
     ) -> dict[str, Array]:
         if self._forced is None:
             model = load_without_weights(self._inside.path)
-            scores = self._scores(model)
+            scores = self._score_names(model)
             for layer, kinds in self._inside.decisions.items():
                 for name in kinds.values():
                     _cut(model.graph, layer, name)
@@ -148,30 +153,20 @@ class Follower:
         }
         return self._forced.run({**feeds, **decided})
 
-    def _scores(self, model: onnx.ModelProto) -> list[str]:
-        """Names of what similarities are made of."""
-        produced = {name for node in model.graph.node for name in node.output}
-        names = [part(layer) for layer in self._inside.decisions for part in (_scaled, _inverse)]
-        if missing := [name for name in names if name not in produced]:
+    def _score_names(self, model: onnx.ModelProto) -> list[str]:
+        """Names of what decisions are taken by; `_scores` says what they make."""
+        self._scores = scores_in(model.graph, self._inside.decisions)
+        if missing := [layer for layer in self._inside.decisions if layer not in self._scores]:
             raise VerificationError(
-                f"{self._inside.path.name} has no value {missing[0]}: its decisions cannot be followed, export it again"
+                f"{self._inside.path.name} does not say what layer {missing[0]} decides by: its decisions cannot be "
+                "followed, export it again"
             )
-        return names
+        return [name for found in self._scores.values() for name in found.names]
 
 
-def merges(kinds: Mapping[str, str]) -> bool:
-    """True if these kinds of decisions say where sources go."""
-    return "target" in kinds or "assigned" in kinds
-
-
-def _scaled(layer: int) -> str:
-    """Products of keys [B, S, T], divided by the norms of the destinations (`graph_patterns.matching`)."""
-    return f"blocks.{layer}/fuse/match/scaled"
-
-
-def _inverse(layer: int) -> str:
-    """One over the norms of the sources [B, S, 1]."""
-    return f"blocks.{layer}/fuse/match/inverse/sources"
+def form(kinds: Mapping[str, str]) -> tuple[bool, bool]:
+    """Whether these kinds of decisions say where sources go, and whether it is to partners in a pool."""
+    return "target" in kinds or "assigned" in kinds, "partners" in kinds
 
 
 def _cut(graph: onnx.GraphProto, layer: int, name: str) -> None:
@@ -197,6 +192,9 @@ def _encoded(kind: str, decisions: Decisions, sources: int) -> Array:
     assert decisions.target is not None  # the layers merge alike
     if kind == "target":
         return decisions.target
+    if kind == "partners":
+        assert decisions.partners is not None  # the layers select alike
+        return decisions.partners
     assigned = np.full((len(decisions.matched), sources), -1, dtype=np.int64)
     np.put_along_axis(assigned, decisions.matched, decisions.target, axis=1)
     return assigned

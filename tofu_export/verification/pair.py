@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tofu_export.compare.outputs import Tolerance, is_real
 from tofu_export.errors import ExportError, VerificationError
-from tofu_export.verification.follow import Follower, Inside, merges
+from tofu_export.verification.follow import Follower, Inside, form
 from tofu_export.verification.gather import Gathered
 from tofu_export.verification.replay import Judge
 from tofu_export.verification.result import VerificationResult
@@ -149,7 +149,7 @@ def _comparable(tested: Inside, right: Inside) -> tuple[Inside, Inside, tuple[st
     common = {
         layer
         for layer in tested.decisions.keys() & right.decisions.keys()
-        if merges(tested.decisions[layer]) == merges(right.decisions[layer])
+        if form(tested.decisions[layer]) == form(right.decisions[layer])
     }
     either = sorted({*tested.decisions, *right.decisions} - common)
     notes: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from torch import nn
 
 from tofu_export import patch
 from tofu_export.errors import OptionError, VerificationError
-from tofu_export.options import PATCH_GROUPS, KeySource, OutputKind, PrunedSizes, Reduction
+from tofu_export.options import PATCH_GROUPS, KeySource, OutputKind, PrunedSizes, Reduction, Selection
 from tofu_export.patch.describe import describe
 from tofu_export.planning.plan import Plan, make_plan
 from tofu_export.verification.facts import FileFacts
@@ -179,6 +179,7 @@ def _plan(facts: FileFacts, spec: Any) -> Plan:
             pruned_sizes=PrunedSizes(written.get("pruned_sizes", PrunedSizes.LOST.value)),  # lost before that was said
             restore_grid=bool(written["restore_grid"]),
             keys=KeySource(written.get("keys", KeySource.POST_ROPE.value)),
+            select=Selection(written.get("select", Selection.BIPARTITE.value)),
         )
         plan = make_plan(spec, reduction)
     except (KeyError, TypeError, ValueError) as error:  # OptionError is a ValueError

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from tofu_export.compare.decisions import DecisionReport, Decisions, judge
+from tofu_export.compare.decisions import DecisionReport, Decisions, Scores, agreeing, judge
 from tofu_export.compare.groups import Reducing, follow_layers, of_patches
 from tofu_export.compare.outputs import Tolerance
 from tofu_export.errors import VerificationError
 from tofu_export.graph_patterns.canonical import DECISIONS, decision_name, is_decision
-from tofu_export.patch.matching import Matching, Partition
+from tofu_export.patch import matching
+from tofu_export.patch.matching import Matching
 from tofu_export.planning.plan import Plan
 
 __all__ = ["DecisionNames", "Judge", "Replay", "planned_decisions"]
@@ -39,18 +40,14 @@ class Judge:
         """All layers together."""
         return sum(self.by_layer.values(), DecisionReport())
 
-    def judge(self, layer: int, got: Decisions, scores: NDArray[np.float32], reference: Decisions) -> bool:
-        """Compare `got` with what the reference decides from its `scores` [B, S, T]; True if `got` can be followed."""
+    def judge(self, layer: int, got: Decisions, scores: Scores, reference: Decisions) -> bool:
+        """Compare `got` with what the reference decides from its `scores`; True if `got` can be followed."""
         report = judge(layer, got, scores, reference, self._tolerance.near_tie)
         self.by_layer[layer] = self.by_layer.get(layer, DecisionReport()) + report
         if report.faults:
-            self.flipped_images.update(range(len(scores)))
+            self.flipped_images.update(range(len(reference.matched)))
             return False
-        same = (np.sort(got.matched, 1) == np.sort(reference.matched, 1)).all(axis=1)
-        if got.target is not None:
-            rows = np.arange(len(scores))[:, None]
-            same &= (got.target == scores.argmax(axis=2)[rows, got.matched]).all(axis=1)
-        self.flipped_images.update(np.flatnonzero(~same).tolist())
+        self.flipped_images.update(np.flatnonzero(~agreeing(got, reference, scores)).tolist())
         return True
 
 
@@ -72,26 +69,29 @@ class Replay(Judge):
         self._seen = seen
         self.followed: dict[int, Decisions] = {}
 
-    def decide(self, layer: int, scores: Tensor, proposed: Matching) -> Matching:
+    def decide(self, layer: int, scores: matching.Scores, proposed: Matching) -> Matching:
         """Judge the file's decisions in this layer and return them, or the model's own if they are impossible."""
-        chosen = self._chosen(layer, scores, proposed)
-        self.followed[layer] = Decisions(*(value.numpy() for value in chosen))
-        return chosen
+        partners = None if proposed.partners is None else proposed.partners.numpy()
+        own = Decisions(proposed.kept.numpy(), proposed.matched.numpy(), proposed.target.numpy(), partners)
+        self.followed[layer] = chosen = self._chosen(layer, scores, own)
+        kept, matched, target, partner = (
+            None if value is None else torch.from_numpy(value)
+            for value in (chosen.kept, chosen.matched, chosen.target, chosen.partners)
+        )
+        assert kept is not None and matched is not None and target is not None  # followed decisions have targets
+        return Matching(kept, matched, target, partner)
 
-    def _chosen(self, layer: int, scores: Tensor, proposed: Matching) -> Matching:
+    def _chosen(self, layer: int, scores: matching.Scores, proposed: Decisions) -> Decisions:
         if layer not in self._names:
             return proposed
         found = {kind: self._seen[name] for kind, name in self._names[layer].items()}
-        batch, sources, _ = scores.shape
-        got = Decisions.read(found, batch, sources)
+        got = Decisions.read(found, len(proposed.kept), proposed.kept.shape[1] + proposed.matched.shape[1])
         merges = got.target is not None
-        reference = Decisions(
-            proposed.kept.numpy(), proposed.matched.numpy(), proposed.target.numpy() if merges else None
-        )
-        if not self.judge(layer, got, scores.numpy(), reference):
+        reference = replace(proposed, target=proposed.target if merges else None)
+        pairs, order = (None if value is None else value.numpy() for value in (scores.pairs, scores.order))
+        if not self.judge(layer, got, Scores(pairs, order, scores.threshold), reference):
             return proposed
-        target = proposed.target if got.target is None else torch.from_numpy(got.target)
-        return Matching(torch.from_numpy(got.kept), torch.from_numpy(got.matched), target)
+        return got if merges else replace(got, target=proposed.target, partners=None)
 
     def patch_groups(self, plan: Plan, joined: int, images: int) -> NDArray[np.int64]:
         """What became of each patch under the decisions that were followed, [B, patches] (`options.PATCH_GROUPS`).
@@ -104,7 +104,7 @@ class Replay(Judge):
             images: batch size B.
         """
         steps = [
-            Reducing(layer.layer, layer.method.name.lower(), layer.tokens_in, layer.removed)
+            Reducing(layer.layer, layer.method.name.lower(), layer.tokens_in, layer.removed, plan.reduction.select)
             for layer in plan.layers
             if layer.removed
         ]
@@ -130,11 +130,12 @@ def planned_decisions(plan: Plan | None, produced: Set[str], file: str, *, mappe
         mapped = mapped or plan.restores_grid
         for layer in plan.layers:
             if layer.removed:
-                sources = len(range(layer.tokens_in)[Partition.of(plan.prefix_tokens).sources])
-                kinds = ["kept"] if sources > layer.removed else []
+                roles = plan.roles(layer)
+                kinds = ["kept"] if roles.staying else []
                 if mapped or plan.needs_targets(layer):
                     by_source = decision_name(layer.layer, "assigned") in produced
                     kinds += ["assigned"] if by_source else ["matched", "target"]
+                    kinds += ["partners"] if roles.pooled else []
                 names[layer.layer] = {kind: decision_name(layer.layer, kind) for kind in kinds}
         last = len(plan.layers) - 1
         if produced.isdisjoint(decision_name(last, kind) for kind in DECISIONS):

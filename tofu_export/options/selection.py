@@ -1,0 +1,112 @@
+"""Selections: the rules by which a layer chooses the tokens that leave, and what each of them may join.
+
+Axes: N tokens, P prefix tokens, S sources, T destinations, R removed. Positions count from 0 in the whole sequence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import Enum
+
+__all__ = ["Positions", "Roles", "Selection", "energy_margin"]
+
+Positions = range | tuple[int, ...]
+"""Ascending places in the sequence that enters a reduction."""
+
+_FIRST_MARGIN = 0.9
+
+
+class Selection(str, Enum):
+    """How the tokens that leave a layer are chosen.
+
+    `BIPARTITE`: of every second token those that resemble one of the others most. Source: arXiv 2210.09461, section 3,
+    and arXiv 2312.01026, section 3.1.
+
+    `ENERGY`: of the tokens in the largest crowds every second one joins its nearest other one; tokens that stand alone
+    are protected. Source: PiToMe, arXiv 2405.16148.
+
+    `CLASS_ATTENTION`: those that the class token attends to least; where they merge, all into one. Source: EViT,
+    arXiv 2202.07800.
+
+    `RANDOM`, `STRIDED`: the same places in every image, drawn once or evenly spaced. Baselines.
+    """
+
+    BIPARTITE = "bipartite"
+    ENERGY = "energy"
+    CLASS_ATTENTION = "class-attention"
+    RANDOM = "random"
+    STRIDED = "strided"
+
+    @property
+    def reads_class_attention(self) -> bool:
+        """True where it needs the attention of a class token, which then weighs the tokens of a merge as well."""
+        return self is Selection.CLASS_ATTENTION
+
+    @property
+    def finds_partners(self) -> bool:
+        """True where a token that leaves has a destination that resembles it, which can stand for it."""
+        return self is not Selection.CLASS_ATTENTION
+
+    def roles(self, tokens: int, prefix: int, removed: int, layer: int) -> Roles:
+        """Which of the tokens that enter layer `layer` may leave, and which may be joined."""
+        if self in (Selection.ENERGY, Selection.CLASS_ATTENTION):
+            return Roles(tokens, removed, range(prefix, tokens), (), pooled=True)
+        if self is Selection.BIPARTITE:
+            sources: Positions = range(prefix + prefix % 2, tokens, 2)
+            destinations: Positions = range(prefix + 1 - prefix % 2, tokens, 2)
+            return Roles(tokens, removed, sources, destinations)
+        patches = tokens - prefix
+        if self is Selection.STRIDED:
+            sources = tuple(prefix + index * patches // removed for index in range(removed))
+        else:
+            sources = tuple(sorted(sorted(range(prefix, tokens), key=lambda place: _draw(layer, place))[:removed]))
+        left = set(sources)
+        return Roles(tokens, removed, sources, tuple(place for place in range(prefix, tokens) if place not in left))
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What the tokens that enter one reduction may do. Out come prefix, sources that stay, destinations.
+
+    Attributes:
+        tokens: N, prefix included.
+        removed: R, sources that leave.
+        sources: places of the S tokens that may leave.
+        destinations: places of the T tokens that stay and may be joined; none in a pool.
+        pooled: sources that leave join sources that stay.
+    """
+
+    tokens: int
+    removed: int
+    sources: Positions
+    destinations: Positions
+    pooled: bool = False
+
+    @property
+    def staying(self) -> int:
+        """Number of sources that stay, S - R."""
+        return len(self.sources) - self.removed
+
+    @property
+    def joinable(self) -> int:
+        """Number of tokens that can be joined; they are the last rows of what comes out."""
+        return self.staying if self.pooled else len(self.destinations)
+
+    @property
+    def first_row(self) -> int:
+        """Row of what comes out at which those begin."""
+        return self.tokens - self.removed - self.joinable
+
+
+def energy_margin(layer: int, depth: int) -> float:
+    """The cosine from which two tokens of layer `layer` (0-based) of `depth` count as alike.
+
+    Source: arXiv 2405.16148, section 3.2.
+    """
+    return _FIRST_MARGIN - _FIRST_MARGIN * layer / depth
+
+
+def _draw(layer: int, place: int) -> bytes:
+    """What stands for a random number: the same on every machine and for ever."""
+    return hashlib.sha256(f"{layer} {place}".encode()).digest()

@@ -1,0 +1,31 @@
+"""The table of selections. Explicit, no registration by import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tofu_export.options import Selection
+from tofu_export.patch.class_attention import attention_scores, match_by_attention
+from tofu_export.patch.energy import energy_scores, match_by_energy
+from tofu_export.patch.matching import Candidates, Matching, Scores, match, similarity
+
+__all__ = ["SELECTORS", "Selector"]
+
+
+class Selector(NamedTuple):
+    """How tokens are scored, and how R of them are chosen by these scores."""
+
+    score: Callable[[Candidates], Scores]
+    match: Callable[[Scores, int], Matching]
+
+
+_TWO_SETS = Selector(similarity, match)
+
+SELECTORS: dict[Selection, Selector] = {
+    Selection.BIPARTITE: _TWO_SETS,
+    Selection.ENERGY: Selector(energy_scores, match_by_energy),
+    Selection.CLASS_ATTENTION: Selector(attention_scores, match_by_attention),
+    Selection.RANDOM: _TWO_SETS,  # all sources leave, and each joins the nearest of the others
+    Selection.STRIDED: _TWO_SETS,
+}
