@@ -8,9 +8,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.engines import models
+from tests.engines.kernels import kernel
 from tests.linting.cases import constant
 from tofu_export.engines.describing.fusions import find_fusions
-from tofu_export.engines.describing.kernel_log import KernelLog, KernelRecord
+from tofu_export.engines.describing.kernel_log import KernelLog
 from tofu_export.options import Precision
 
 BLOCKS = 4
@@ -31,10 +32,6 @@ def graph() -> onnx.GraphProto:
     ends = [models.value("x", [2, 8], TensorProto.INT8), models.value("y", [2, 8])]
     constants = [constant("w", np.ones((8, 8)), np.int8), constant("s", 1, np.float32)]
     return models.model(nodes, ends[:1], ends[1:], constants).graph
-
-
-def kernel(kind: str, tactic: str, dtype: str, *nodes: str) -> KernelRecord:
-    return KernelRecord("", kind, tactic, nodes, (dtype,), ("fp16",))
 
 
 def engine(*, fallen: int) -> KernelLog:

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests import tiny
-from tests.engines.test_fusions import kernel
-from tests.graph_patterns.test_attention_forms import written
+from tests.engines.kernels import kernel
+from tests.graph_patterns.attention_files import written
 from tofu_export.engines.describing.fusions import find_fusions
 from tofu_export.engines.describing.kernel_log import KernelLog
 from tofu_export.engines.describing.unfused import reasons_of

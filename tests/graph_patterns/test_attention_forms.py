@@ -11,6 +11,7 @@ import pytest
 
 from tests import tiny
 from tests.engines.rtx import needs_rtx, rtx
+from tests.graph_patterns.attention_files import SOME, written
 from tofu_export.artifact import onnx_file
 from tofu_export.engines.building.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import RTX
@@ -27,15 +28,8 @@ from tofu_export.zoo.create import create_model
 from tofu_export.zoo.specs import plan_model
 from tofu_export.zoo.weights import WeightsSource
 
-SOME = Reduction(r=(3, 2, 4), pattern="PAM")
 BATCH = BatchRange(1, 2, 3)
 OTHERS = (AttentionForm.FP32_ACCUMULATE, AttentionForm.UNFUSED)
-
-
-def written(form: AttentionForm, precision: Precision = Precision.FP16, target: Target = Target.PORTABLE) -> ir.Model:
-    model = tiny.lowered("cls", SOME, target, precision=precision)
-    write_attention(model, form)
-    return model
 
 
 @pytest.mark.parametrize("form", AttentionForm)

@@ -13,11 +13,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from tests import families, tiny
+from tests.graph_patterns.quantized_files import Array, constant, producer
 from tofu_export.graph_patterns.lowering import lower
 from tofu_export.graph_patterns.quantized.check import first_difference
 from tofu_export.graph_patterns.quantized.form import FORMS, INT8, Form
@@ -37,21 +37,7 @@ LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
 HALF = (Precision.INT8_FP16, Precision.FP8)
 
-Array = NDArray[Any]
 Mutation = Callable[[ir.Model, Form], None]
-
-
-def constant(value: ir.Value | None) -> Array:
-    assert value is not None
-    assert value.const_value is not None
-    return value.const_value.numpy()
-
-
-def producer(value: ir.Value | None) -> ir.Node:
-    assert value is not None
-    node = value.producer()
-    assert node is not None
-    return node
 
 
 def ranges(model: ir.Model, largest: float = 4.0) -> dict[str, Array]:

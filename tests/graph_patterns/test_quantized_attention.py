@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests import tiny
-from tests.graph_patterns.test_quantized import constant, producer
+from tests.graph_patterns.quantized_files import constant, producer
 from tofu_export.graph_patterns.attention.find import Attention, attentions_of
 from tofu_export.graph_patterns.quantized.attention import factors_of, measured, quantize_attention
 from tofu_export.graph_patterns.quantized.check import first_difference

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from tests import reference
-from tests.patch.recorder import Recorder, record
 from tofu_export.patch import observe
 from tofu_export.patch.matching import Matching, Scores
 from tofu_export.planning.plan import ModelSpec

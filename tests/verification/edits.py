@@ -15,32 +15,6 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from tests import tiny
-from tests.verification.edits import (
-    AMOUNTS,
-    BATCH,
-    SOME,
-    TOME,
-    Array,
-    Mutation,
-    change,
-    corrupted_first_weight,
-    corrupted_weight,
-    farthest,
-    file_of,
-    infinite_bias,
-    least_similar,
-    nan_bias,
-    node,
-    not_normalised,
-    other_order,
-    renamed,
-    shifted_destinations,
-    shifted_joining,
-    shifted_kept,
-    swapped_layers,
-    tilted_scores,
-    unsorted,
-)
 from tofu_export.compare.decisions import Decisions
 from tofu_export.options import BatchRange, Precision, Reduction, Target
 from tofu_export.verification.eager import verify
