@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from tests.cli.running import run
-from tofu_export.artifact.onnx_file import metadata_of
+from tofu_export.artifact.card import ModelCard
 from tofu_export.engines.flavours import RTX, available
 
 COMMAND = ("test_vit", "--weights", "random", "--r", "8", "--batch", "1:1:2", "--no-bench", "--json", "-q")
@@ -42,7 +42,7 @@ def test_the_form_of_attention_travels(tmp_path: Path, capsys: pytest.CaptureFix
     document = json.loads(capsys.readouterr().out)
     assert [entry.get("attention") for entry in document["artifacts"]] == [None, "unfused"]
     assert all(entry["passed"] for entry in document["verification"])
-    found = [metadata_of(onnx.load(out / f"model.{name}.onnx")) for name in ("fp32", "fp16")]
+    found = [ModelCard.of_model(onnx.load(out / f"model.{name}.onnx"), name).entries for name in ("fp32", "fp16")]
     assert "attention" not in found[0]
     assert found[1]["attention"] == "unfused"
     assert run("verify", str(out / "model.fp16.onnx"), "--batch", "1", "-q") == 0
