@@ -51,7 +51,7 @@ from tofu_export.graph_patterns.canonical import decision_name
 from tofu_export.options import BatchRange, Precision, Reduction, Target
 from tofu_export.system.typed_json import to_plain
 from tofu_export.verification.eager import batches_to_verify
-from tofu_export.verification.result import VerificationResult
+from tofu_export.verification.result import LayerResult, VerificationResult
 
 # --- What must pass ----------------------------------------------------------------------------------------------
 
@@ -465,8 +465,8 @@ def test_a_share_of_decisions_may_be_no_ties(wrong: int, faults: tuple[str, ...]
     assert DecisionReport((0,), compared=200, flips=9, wrong=wrong, faults=faults).right(strays) is right
 
 
-def test_strays_are_of_fp8_alone_told_and_counted() -> None:
-    assert {name for name, entry in TOLERANCES.items() if entry.strays} == {Precision.FP8}
+def test_strays_are_of_quantised_files_alone_told_and_counted() -> None:
+    assert all(bool(entry.strays) is precision.calibrated for precision, entry in TOLERANCES.items())
     outputs = OutputComparison(0.1, 1.0, 0.99, 1.0, finite=True, images=8)
     found = VerificationResult(
         "model.onnx", (8,), "noise", "logits", outputs, None, 0, 2, DecisionReport((0,), 200, 9, 7, 2, 0.4),
@@ -479,6 +479,24 @@ def test_strays_are_of_fp8_alone_told_and_counted() -> None:
     assert not strict.passed
     assert "2 of 200 matching decisions are wrong" in str(strict.failure())
     assert strict.with_strays_noted() == strict
+
+
+@pytest.mark.parametrize(
+    ("max_abs", "cosine", "excess", "right"),
+    [
+        (5e-5, 1.0, None, True),
+        (2e-4, 1.0, None, False),
+        (2e-4, 1.0, 2.2, True),
+        (5e-5, 1.0, 5.1, False),
+        (5e-5, 0.9, 2.2, False),
+        (np.nan, 1.0, 2.2, False),
+    ],
+)
+def test_a_block_is_held_to_what_rounding_explains_where_that_is_known(
+    max_abs: float, cosine: float, excess: float | None, right: bool
+) -> None:
+    values = OutputComparison(max_abs, 1.0, cosine, None, finite=bool(np.isfinite(max_abs)), images=2)
+    assert LayerResult(3, DecisionReport(), values, excess).right(TOLERANCES[Precision.FP32]) is right
 
 
 def test_an_equal_target_of_higher_index_is_a_flip_without_margin() -> None:

@@ -77,11 +77,19 @@ class FusionCounts:
 
 @dataclass(frozen=True)
 class FusionsEntry:
-    """What became of quantised products and of attention in an engine."""
+    """What became of quantised products and of attention in an engine.
+
+    Attributes:
+        quantized_products: products in 8 bits.
+        fused_attention: attentions that are one kernel.
+        quantized_attention: attentions whose two products are in 8 bits.
+        why_not_fused: the reason found for each attention that is not fused, by its ONNX node.
+    """
 
     quantized_products: FusionCounts
     fused_attention: FusionCounts
     quantized_attention: FusionCounts | None = None
+    why_not_fused: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         parts = (
