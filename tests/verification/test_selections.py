@@ -167,9 +167,9 @@ def test_other_places_than_the_plans_fail(tmp_path: Path, select: Selection) -> 
 
 @pytest.mark.parametrize("select", [Selection.ENERGY, Selection.CLASS_ATTENTION])
 def test_decisions_of_another_kind_than_the_models_are_refused(tmp_path: Path, select: Selection) -> None:
-    path = file_of(tmp_path, reduction_of(select))
+    path = file_of(tmp_path, reduction_of(select, "AMA"))
     with pytest.raises(VerificationError, match="which the plan knows nothing of"):
-        checked(path, tiny.reduced("cls", reduction_of(Selection.RANDOM)))
+        checked(path, tiny.reduced("cls", reduction_of(Selection.RANDOM, "AMA")))
 
 
 def test_other_fixed_places_than_the_models_fail(tmp_path: Path) -> None:
