@@ -1,4 +1,4 @@
-"""`tofu-export tokens`: which patches of an image were pruned, and which became one token."""
+"""`tofu-export tokens`: draw which patches of an image were pruned, and which became one token."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST_DEMO_IMAGES = 100
 
 @dataclass(frozen=True)
 class TokensWork:
-    """What to draw."""
+    """Options for what to draw."""
 
     file: Path = positional(metavar="FILE")
     images: tuple[Path, ...] = positional((), nargs=-1, metavar="[IMAGE]...")

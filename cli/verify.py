@@ -1,4 +1,4 @@
-"""`tofu-export verify`: does this file compute what it should?"""
+"""`tofu-export verify`: check whether a file computes what it should."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["verify_command"]
 
 @dataclass(frozen=True)
 class VerifyOutput:
-    """What is written about a wrong file."""
+    """Options for what is written about a wrong file."""
 
     bundle: Path | None = shared.bundle()
 
