@@ -32,7 +32,7 @@ _MOST_STREAMS = 64
 
 @dataclass(frozen=True)
 class GpuOptions:
-    """Options for timing engines. The defaults are those of trtexec 10; trtexec 11 has the opposite ones.
+    """Options for timing engines. The defaults are those of trtexec 10; trtexec 11 inverts the two flags.
 
     Attributes:
         cuda_graph: capture the kernels of a query once, and launch them together.

@@ -37,7 +37,7 @@ class Members(NamedTuple):
 
     Attributes:
         rows: [B, N', C], each output token before anything joins it.
-        joining: [B, K, C], sources; None where they are pruned, and only their sizes join.
+        joining: [B, K, C], sources; None if they are pruned, and only their sizes join.
         target: [B, K] int64, index of the joined token among those that can be joined, -1 for none.
         sizes: token sizes; None if nothing reads them.
         weights: weights of the tokens in the mean, which may be `sizes`; None if all are 1.

@@ -1,4 +1,4 @@
-"""Compare two accuracies on the same images, with confidence intervals."""
+"""Compare two accuracies on the same images: their difference, its confidence interval, and a sign test."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class ImageSets:
     Attributes:
         a: files of the first side, sorted by name.
         b: files of the second side, sorted by name.
-        pairs: files of the same name; empty where the sides have no name in common.
+        pairs: files of the same name; empty if the sides have no name in common.
     """
 
     a: tuple[Path, ...]

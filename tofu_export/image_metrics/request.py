@@ -13,7 +13,7 @@ from tofu_export.options.declaration import Section, group, opt, positional
 __all__ = ["METRICS", "CompareRequest", "parse_metrics"]
 
 PSNR, SSIM, MS_SSIM, LPIPS, FID, KID = METRICS = ("psnr", "ssim", "ms_ssim", "lpips", "fid", "kid")
-"""Names in requests and results. By default SSIM only replaces MS-SSIM."""
+"""Names in requests and results. By default SSIM is used only in place of MS-SSIM."""
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ class Option:
         choices: words to choose from; a mapping also says which value each stands for.
         minimum: smallest number.
         maximum: largest number.
-        typed: type of what is typed, where it is not that of the field: `Path` for a file that `parse` reads.
+        typed: type of the typed value, if it differs from that of the field: `Path` for a file that `parse` reads.
         multiple: the option may be repeated; `parse` gets a tuple.
         nargs: of a positional argument, -1 for any number.
         required: the option must be given.

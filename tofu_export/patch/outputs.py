@@ -49,7 +49,7 @@ def grid_shape(model: nn.Module, image_size: tuple[int, int], name: str = "the m
 
 
 def check_planned(model: nn.Module) -> None:
-    """Check that a model can tell the fate of its patches.
+    """Check that a model can tell what became of its patches.
 
     Raises:
         OptionError: the model carries no plan.

@@ -1,4 +1,4 @@
-"""Document of `tofu-export tokens --json`: the fate of the patches of some images, layer by layer."""
+"""Document of `tofu-export tokens --json`: what became of the patches of some images, layer by layer."""
 
 from __future__ import annotations
 

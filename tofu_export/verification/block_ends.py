@@ -53,7 +53,7 @@ def block_ends(graph: onnx.GraphProto) -> dict[int, list[str]]:
 
 
 def choose_end(names: Sequence[str], values: Mapping[str, Array], shape: Sequence[int]) -> str | None:
-    """The one of `names` whose value has real numbers and the `shape` [B, N, C] of a block's tokens, else None.
+    """Return the name in `names` whose value is real-valued with the `shape` [B, N, C] of a block's tokens, else None.
 
     A file may hold only the first of the N tokens, if nothing else reads the last block.
     """

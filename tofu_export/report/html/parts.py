@@ -108,7 +108,7 @@ class Section:
 
 
 def colour_of(row: LayerEntry | BlockEntry) -> str:
-    """Return the mood of a cell for a layer's method, by the fate of its tokens; empty if none leaves."""
+    """Return the mood of a cell for a layer's method, by what happens to its tokens; empty if none leaves."""
     return "" if not row.removed else "prune" if row.prunes else "merge"
 
 
