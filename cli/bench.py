@@ -75,7 +75,7 @@ def bench_command(work: BenchWork, options: BenchOptions, run: Run) -> None:
         raise OptionError(f"--baseline {baseline!r} is not among the runs, expected the name of one")
     options = replace(options, baseline=None if records.asked else baseline)
     torch_backends = _TorchBackends(options, work.torch_device, work.compile_mode)
-    with _csv_file(work.csv) as write_csv:  # a folder that cannot be written is known before the first run
+    with _csv_file(work.csv) as write_csv:  # fail before the first run if the folder cannot be written
         result = _time(work.files, options, torch_backends, run)
         result = replace(result, recorded=records.rows, recorded_baseline=records.baseline)
         if not run.quiet:

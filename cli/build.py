@@ -140,7 +140,7 @@ def _build(requests: list[EngineRequest], run: Run) -> list[EngineReceipt]:
     from tofu_export.system.files import staging
 
     receipts, names = [], []
-    for request in requests:  # what cannot be built is said before the first build
+    for request in requests:  # refuse invalid requests before the first build
         check_request(request)
     with run.listening() as listener, staging(requests[0].engine_path.absolute().parent) as stage:
         for request in requests:

@@ -146,11 +146,11 @@ def main() -> NoReturn:
         _fail(_NO_MEMORY, ExitCode.UNEXPECTED)
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", ExitCode.EXPORT)
-    except Exception as error:  # the last resort: a defect of ours
+    except Exception as error:  # the last resort: a bug of ours
         _fail_unexpectedly(error)
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)  # nothing is left to clear away: libraries only say goodbye
+            signal.signal(number, signal.SIG_DFL)  # nothing is left to clean up: only libraries shut down
     raise SystemExit(ExitCode.GOOD)
 
 

@@ -60,7 +60,7 @@ class SectionedCommand(click.Command):
         if len(terms) <= _FEW:
             shown = {"Options": [row for part in shown.values() for row in part]}
         for heading, part in shown.items():
-            with formatter.section(heading):  # padded, so that texts begin in one column
+            with formatter.section(heading):  # padded, so that texts align
                 formatter.write_dl([(term.ljust(width), text) for term, text in part])
         if few:
             formatter.write_paragraph()

@@ -28,7 +28,7 @@ KEPT = "a file under its final name is complete"
 _CODES = {_signal.SIGINT: INTERRUPTED, _signal.SIGTERM: TERMINATED}
 
 
-class Terminated(BaseException):  # no error, and nothing that handles errors may catch it
+class Terminated(BaseException):  # not an error: no error handler may catch it
     """Request to end this process (SIGTERM)."""
 
 
@@ -40,7 +40,7 @@ def main() -> NoReturn:
 
     try:
         run()
-    except KeyboardInterrupt:  # again, while the first one was being answered
+    except KeyboardInterrupt:  # again, while the first one was being handled
         _leave(_signal.SIGINT, None)
     except Terminated:
         _leave(_signal.SIGTERM, None)

@@ -74,7 +74,7 @@ def sweep_command(settings: Settings, grid: Grid, work: SweepWork, run: Run) -> 
         if work.parquet:
             from tofu_export.sweep.parquet import load
 
-            load()  # what is missing is said before the work
+            load()  # report missing packages before the work
         failures = _sweep(grid, settings, work, run)
     return failures[0].exit_code if failures else None
 

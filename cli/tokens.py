@@ -76,7 +76,7 @@ def tokens_command(work: TokensWork, run: Run) -> None:
     seen = pictures(pixels, found.preprocessing)
     if destination is not None:
         _draw(destination, found, result, seen, names, final=work.final)
-    if run.as_json:  # in one line: thousands of small numbers
+    if run.as_json:  # on one line: thousands of small numbers
         click.echo(json.dumps(to_plain(token_document(found, result, names, seen)), separators=(",", ":")))
     if not run.quiet:
         _say(found, result, names, destination)

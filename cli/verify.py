@@ -59,7 +59,7 @@ def verify_command(request: VerifyRequest, written: VerifyOutput, run: Run) -> N
     failure = None
     try:
         results = _verify(request, run, engine=engine)
-    except VerificationError as error:  # it lacks what must be compared: the document says so as well
+    except VerificationError as error:  # it lacks what must be compared: also in the document
         failure = error
     wrong = next((result for result in results if not result.passed), None)
     if wrong is not None:

@@ -123,7 +123,7 @@ def _usable(flavour: Flavour) -> bool:
 def _found(flavour: Flavour) -> bool:
     try:
         return importlib.util.find_spec(flavour.module) is not None
-    except ValueError:  # already imported by someone who left no __spec__
+    except ValueError:  # already imported by code that set no __spec__
         return True
 
 

@@ -43,7 +43,7 @@ def modules_of(scopes: str) -> list[str]:
     """
     try:
         names = ast.literal_eval(scopes)
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # a file of others may hold anything
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # a foreign file may hold anything
         return []
     if not isinstance(names, list):
         return []

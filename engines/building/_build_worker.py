@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     try:
         result_path.write_text(json.dumps(result), encoding="utf-8")
     except OSError:
-        return CANNOT_WRITE  # nothing can be said in words: the disk that they would go to is the one that is full
+        return CANNOT_WRITE  # no message can be written: the disk that it would go to is full
     return 0
 
 
@@ -70,7 +70,7 @@ def build_plan(trt: ModuleType, flavour: Flavour, request: Mapping[str, Any]) ->
     logger = make_logger(trt, log)
     builder = _make_builder(trt, flavour, logger)
     network = builder.create_network(_creation_flags(trt))
-    parser = trt.OnnxParser(network, logger)  # owns the weights: has to live until the build is done
+    parser = trt.OnnxParser(network, logger)  # owns the weights: must live until the build is done
     if not parser.parse_from_file(request["onnx_path"]):
         raise EngineBuildError(f"{flavour.name} cannot parse {shown}: {_parser_errors(parser, log)}")
     if network.num_layers == 0 or network.num_outputs == 0:
@@ -130,7 +130,7 @@ def _creation_flags(trt: ModuleType) -> int:
 
 def _make_config(trt: ModuleType, builder: Any, network: Any, request: Mapping[str, Any]) -> Any:
     config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # prints the kernel list; the plan stays the same
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # prints the kernel list; the engine stays the same
     _set_options(trt, config, request["options"])
     capabilities = request["compute_capabilities"]
     if capabilities:
@@ -167,7 +167,7 @@ def _kernels(trt: ModuleType, logger: Any, log: BuildLog, plan: Any, *, inspect:
     if not inspect:
         return printed
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
-    if engine is None:  # built for another GPU than the one that is here
+    if engine is None:  # built for another GPU than the present one
         return printed
     inspected = parse_inspector(
         engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
@@ -232,7 +232,7 @@ def _write(path: Path, plan: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        path.unlink(missing_ok=True)  # makes room for the result, which says what happened
+        path.unlink(missing_ok=True)  # makes room for the result, which explains the failure
         raise OutputError(f"cannot write the engine beside its destination: {error.strerror or error}") from error
 
 

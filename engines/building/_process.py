@@ -46,7 +46,7 @@ def run_worker(request: Mapping[str, Any], scratch: Path, on_tick: Callable[[flo
     with output_path.open("wb") as output, error_path.open("wb") as error:
         process = subprocess.Popen(
             [sys.executable, "-m", WORKER, str(request_path), str(result_path)],
-            stdin=subprocess.PIPE,  # stays open: its end tells the worker that we are gone
+            stdin=subprocess.PIPE,  # stays open: its end tells the worker that we have ended
             stdout=output,
             stderr=error,
             cwd=scratch,

@@ -232,7 +232,7 @@ def _inferred(graph: onnx.GraphProto, direct: Sequence[Place | None]) -> list[Pl
     changed = True
     while changed:
         changed = False
-        for index in reversed(open_ones):  # the last one first: a chain is filled in one pass
+        for index in reversed(open_ones):  # in reverse order: a chain is filled in one pass
             node = graph.node[index]
             after = {found[reader] for name in node.output for reader in consumers[name]}
             before = {found[producer[name]] for name in node.input if name in producer}

@@ -21,7 +21,7 @@ def decomposed(
 
 def scored(stage: Stage, query: ir.Value, key: ir.Value, scale: float) -> ir.Value:
     """Write `q k^T * scale`, [B, H, N, M]. Scaling the queries first keeps half-precision products in range."""
-    assert query.dtype is not None  # the tracer always declares it, and of others it is asked before
+    assert query.dtype is not None  # the tracer always declares it; for foreign graphs it was checked
     factor = stage.floats("scale", scale, query.dtype)
     across = stage.add("Transpose", "keys", key, perm=[0, 1, 3, 2])
     return stage.add("MatMul", "scores", stage.add("Mul", "queries", query, factor), across)

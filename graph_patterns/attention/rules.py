@@ -40,7 +40,7 @@ class AttentionRule(RewriteRuleClassBase):
         self, op: Any, query: ir.Value, key: ir.Value, value: ir.Value, bias: ir.Value | None, attended: ir.Value
     ) -> ir.Value:
         node = attended.producer()
-        assert node is not None and node.name is not None  # the pattern has a producer, which naming gave a name
+        assert node is not None and node.name is not None  # the pattern has a producer, which naming has named
         return self._attend(Stage(op, node.name), query, key, value, bias, node.attributes["scale"].as_float())
 
 

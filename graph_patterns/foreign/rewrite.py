@@ -60,7 +60,7 @@ def rewrite(model: ir.Model, target: Target) -> tuple[Change, ...]:
     infer = common.ShapeInferencePass(check_type=False, strict_mode=False)
     infer(model)
     changes: list[Change] = []
-    while target in _TENSORRTS:  # behind such a branch nothing is known until shapes are inferred again
+    while target in _TENSORRTS:  # after such a branch nothing is known until shapes are inferred again
         settled, facts = settle_ranks(list(model.graph.all_nodes()))
         if not settled:
             break

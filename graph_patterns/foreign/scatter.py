@@ -43,7 +43,7 @@ def lower_scatter(stage: Stage, node: ir.Node, opset: int) -> ir.Value | str:
     axis = node.attributes.get_int("axis", 0) % rank
     whole = proved_same([*shape[:axis], *shape[axis + 1 :]], [*chosen[:axis], *chosen[axis + 1 :]])
     rows, joining = fixed(shape[axis]), fixed(chosen[axis])
-    if axis == rank - 1:  # without channels, as numbers of tokens are added up
+    if axis == rank - 1:  # without channels, as token counts are summed
         last = stage.ints("channel", -1)
         x, places, joins = (stage.add("Unsqueeze", f"column/{name}", value, last)
                             for name, value in (("x", data), ("index", index), ("updates", updates)))  # fmt: skip

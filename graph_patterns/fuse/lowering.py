@@ -37,7 +37,7 @@ def lower_fuses(model: ir.Model, formulation: Formulation) -> None:
     Raises:
         LoweringError: a node cannot be lowered; the message names it, and says why.
     """
-    for node in reversed(list(model.graph)):  # the last one first: whether it uses sizes tells those before it
+    for node in reversed(list(model.graph)):  # in reverse order: whether one uses sizes matters to those before it
         if (node.domain, node.op_type) != (DOMAIN, "Fuse"):
             continue
         if problem := _problem(node):
@@ -122,7 +122,7 @@ def _merged(
     def joining(name: str, values: ir.Value) -> ir.Value:
         return joining_rows(stage, fuse, f"{name}/joining", values, decisions.matched)
 
-    assert decisions.target is not None  # where something joins
+    assert decisions.target is not None  # if something joins
     theirs = joining("tokens", x) if fuse.merges else None
     counts = None if sizes is None or row_sizes is None else Weights(row_sizes, joining("sizes", sizes))
     weights = counts if fuse.weighs else None

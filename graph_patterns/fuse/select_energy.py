@@ -24,7 +24,7 @@ def select_energy(stage: Stage, fuse: FuseNode, metric: ir.Value) -> Decisions:
     order = ranked(stage, fuse, _energy(stage, fuse, keys, inverse), largest=True)
 
     mergeable = 2 * fuse.removed
-    # Its name says that it is a decision, which it is where something joins.
+    # Its name marks it as a decision, which it is if something joins.
     partners = stage.slice("match/partners" if fuse.follows else "match/second", order, 1, stop=mergeable, step=2)
     staying = partners
     if mergeable < fuse.sources:

@@ -86,7 +86,7 @@ def _followed(
     if decisions.kept is not None:
         sources = joined("sources", decisions.kept, sources)
         rows = joined("rows", for_each_image("ranks", first_row + fuse.prefix + np.arange(roles.staying)), rows)
-    if sources is None:  # all sources leave, and none of them goes anywhere
+    if sources is None:  # all sources leave, and none has a target
         table = for_each_image("whole", whole)
     else:
         places = places_of(stage, f"{name}/places", sources, roles.sources, first_row)

@@ -146,7 +146,7 @@ def _narrow(
         if (value, axis) not in slices:
             slices[value, axis] = _slice(graph, node, value, axis, width)
         node.replace_input_with(index, slices[value, axis])
-    if node.op_type in _FUSE:  # the prefix comes out as it went in
+    if node.op_type in _FUSE:  # the prefix passes through unchanged
         first = node.inputs[0]
         assert first is not None
         ir.convenience.replace_all_uses_with(node.outputs[0], first)

@@ -63,7 +63,7 @@ def first_difference(
             return f"{product.name}: {problem}"
         norm = activation.producer()
         if factor is not None:
-            assert norm is not None  # what was smoothed comes out of a norm
+            assert norm is not None  # a smoothed activation is the output of a norm
             found = nodes.get(norm.name)
             if found is None or found.op_type != norm.op_type:
                 return f"{norm.name} is not there"

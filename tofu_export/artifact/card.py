@@ -178,7 +178,7 @@ class ModelCard:
 
 def _decoded(key: str, text: str) -> Any:
     if key not in _TEXTS:
-        with contextlib.suppress(ValueError, RecursionError):  # `part` sees whether it is what it should be
+        with contextlib.suppress(ValueError, RecursionError):  # `part` checks its type
             return json.loads(text)
     return text
 

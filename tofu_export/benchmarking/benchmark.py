@@ -224,7 +224,7 @@ def _measurement(
     )
     if reference is None:
         return found
-    gpu = bool(samples.gpu and reference.gpu)  # else what the host waits for, of both
+    gpu = bool(samples.gpu and reference.gpu)  # else the host's time, for both
     ratios = sorted(
         full / own for full, own in zip(reference.by_round(gpu=gpu), samples.by_round(gpu=gpu), strict=True)
     )

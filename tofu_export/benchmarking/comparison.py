@@ -217,7 +217,7 @@ def compare_files(
         for who in contenders
     }
     for name, batch in ((who.name, batch) for who in contenders for batch in batches):
-        feeds[name](batch)  # what a file cannot be fed is said before the first second is spent
+        feeds[name](batch)  # refuse unsuitable feeds before any time is spent
     files = tuple(_describe(who, runners[who.name], feeds[who.name](batches[0])) for who in contenders)
     measurements = run_benchmark(
         contenders,
@@ -231,7 +231,7 @@ def compare_files(
         on_progress=on_progress,
         open_runner=lambda who, _: runners[who.name],
     )
-    runners.clear()  # the profiler loads files anew
+    runners.clear()  # the profiler loads files again
     profiles = []
     for who, batch in ((who, batch) for who in contenders for batch in batches if options.profile):
         if on_profile is not None:

@@ -235,7 +235,7 @@ def read_trace(text: str, *, skip: int = 0) -> tuple[tuple[Kernel, ...], float, 
             key=lambda kernel: (
                 kernel[0],
                 -kernel[1],
-            ),  # of those that begin together, the longest is around the others
+            ),  # of those that begin together, the longest encloses the others
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ExportError(f"onnxruntime's profile cannot be read: {type(error).__name__}: {error}") from error

@@ -98,7 +98,7 @@ def read_log(path: Path, name: str) -> Measurement:
         )
     start = said.index(_SUMMARY)
     before = said[:start]
-    # With --verbose an explanation of each line follows, which begins as the line itself does: the first one counts.
+    # With --verbose an explanation of each line follows, which begins like the line itself: the first one counts.
     rows = dict(_row(line) for line in reversed(said[start:]) if ": " in line)
     batch = _first(_BINDING, before)
     if batch is None:

@@ -39,7 +39,7 @@ class Scores:
         """Return the values that sources are ranked by, [B, S]."""
         if self.order is not None:
             return self.order.astype(np.float64)
-        assert self.pairs is not None  # one of both is there
+        assert self.pairs is not None  # one of both is given
         best: NDArray[np.float64] = self.pairs.max(axis=2).astype(np.float64)
         return best
 

@@ -90,7 +90,7 @@ def follow_groups(groups: Ints, step: Reducing, decisions: Decisions, prefix: in
             f"layer {step.layer} decides the impossible: {fault}. `tofu-export verify` looks closer"
         )
     batch, staying = decisions.kept.shape
-    row_of = np.full((batch, step.tokens_in + 1), PRUNED, dtype=np.int64)  # the last entry is where PRUNED looks
+    row_of = np.full((batch, step.tokens_in + 1), PRUNED, dtype=np.int64)  # PRUNED indexes the last entry
     row_of[:, :prefix] = np.arange(prefix)
     row_of[:, list(roles.destinations)] = prefix + staying + np.arange(len(roles.destinations))
     places, images = np.array(roles.sources, dtype=np.int64), np.arange(batch)[:, None]

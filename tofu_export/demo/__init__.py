@@ -54,7 +54,7 @@ def build_model(image_size: tuple[int, int] = (28, 28), *, num_classes: int = 10
     width = _embed_dim()
     own = {"patch_size": 2, "in_chans": 1, "embed_dim": width, "depth": 12, "num_heads": width // _HEAD_DIM}
     model = VisionTransformer(img_size=image_size, num_classes=num_classes, **{**own, **arguments})
-    # What timm attaches to the models that it registers, and its helpers read.
+    # Attributes that timm sets on registered models, and its helpers read.
     config: dict[str, Any] = {**PREPROCESSING, "num_classes": 10, "classifier": "head", "tag": "demo"}
     model.pretrained_cfg = config  # type: ignore[assignment]  # nn.Module types its attributes as tensors
     return model

@@ -78,7 +78,7 @@ def load_pipeline(folder: Path, **parts: Any) -> Any:
         raise BackendMissingError(
             f"a package is missing for {folder} ({_first_line(error)}): pip install 'tofu-export[diffusion]'"
         ) from error
-    except Exception as error:  # damaged files raise whatever the library of the part raises
+    except Exception as error:  # damaged files raise errors of the part's library
         raise UnsupportedModelError(f"diffusers cannot load the pipeline {folder}: {_first_line(error)}") from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -77,7 +77,7 @@ def find_unet(name: str, weights: str | None = None) -> UnetSource:
 def _config_file(path: Path) -> Path:
     candidates = [path] if path.is_file() else [path / _CONFIG, path / _SUBFOLDER / _CONFIG]
     if (path / "model_index.json").is_file():
-        candidates.reverse()  # a pipeline: its UNet is in a folder of its own
+        candidates.reverse()  # a pipeline: its UNet is in a subfolder
     for candidate in candidates:
         if candidate.is_file() and candidate.suffix == ".json":
             return candidate

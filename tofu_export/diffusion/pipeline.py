@@ -154,7 +154,7 @@ class TextToImage:
                 width=size[1],
                 num_inference_steps=options.steps,
                 guidance_scale=options.guidance,
-                negative_prompt=options.negative or None,  # XL takes zeros for none, and not an empty text
+                negative_prompt=options.negative or None,  # XL takes zeros for no text, not an empty text
                 generator=torch.Generator("cpu").manual_seed(seed),
             ).images
         return Drawing(picture, tuple(step_ms), time.perf_counter() - started)

@@ -48,7 +48,7 @@ def metric(name: str, **arguments: Any) -> Any:
         "lpips": found.lpip.LearnedPerceptualImagePatchSimilarity,
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # KID says that it keeps all features
+        warnings.simplefilter("ignore", UserWarning)  # KID warns that it keeps all features
         return kinds[name](**arguments)
 
 

@@ -196,5 +196,5 @@ def _importable(distribution: str) -> bool:
     name = _IMPORT_NAMES.get(distribution, distribution.replace("-", "_"))
     try:
         return importlib.util.find_spec(name) is not None
-    except ValueError:  # already imported by someone who left no __spec__
+    except ValueError:  # already imported by code that set no __spec__
         return True

@@ -82,6 +82,6 @@ def _without_weights(job: Job, engines: tuple[str, ...], no_engine: str) -> Prev
             "input_size": (spec.in_chans, *spec.image_size), "mean": (0.0,) * spec.in_chans,
             "std": (1.0,) * spec.in_chans, "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center",
         }  # fmt: skip
-        images = from_folder(job.images, prepared, image_count(job)).source  # any preparation shows what is unreadable
+        images = from_folder(job.images, prepared, image_count(job)).source  # any preprocessing shows unreadable files
     loaded = "pretrained, not read here: the job downloads what is not in the cache"
     return Preview(spec, plan, output, loaded, images, engines, no_engine)

@@ -173,7 +173,7 @@ class _Export(Generic[ReportT]):
         save(graph, self._stage.path(name), metadata)
         release(graph)
         del graph
-        give_back()  # what the exporter leaves holds itself, and a half-precision copy of the model
+        give_back()  # the exporter's objects form cycles that hold a half-precision copy of the model
         return ops, gmacs
 
     def _metadata(self, precision: Precision, gmacs: float | None) -> JsonObject:
@@ -214,7 +214,7 @@ class _Export(Generic[ReportT]):
         failure = result.failure(_NOT_PUBLISHED)
         if self._bundle is not None:
             failure = bundle_failure(self._bundle, path, failure, self.report.to_dict(), result)
-            self._bundle = None  # of several files that are wrong, the first one is bundled
+            self._bundle = None  # of several wrong files, the first one is bundled
         return [failure]
 
     def _timed(self) -> list[str]:

@@ -114,7 +114,7 @@ def walk(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, Scope]]:
     opset = next((int(entry.version) for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS), 0)
     yield from _walk_graph(model.graph, Scope(functions=functions, opset=opset))
     for function in model.functions:
-        known = set(function.input)  # what they are is not known, so that nothing is said about them
+        known = set(function.input)  # their types are unknown, so nothing is reported
         opset = next((int(entry.version) for entry in function.opset_import if entry.domain in DEFAULT_DOMAINS), opset)
         yield from _walk_nodes(function.node, Scope(names=known, functions=functions, opset=opset, computable=known))
 

@@ -96,7 +96,7 @@ def lower_file(
         model = ir.from_proto(original)
         ir.external_data.set_base_dir(model.graph, source.parent)
         ir.external_data.load_to_model(model)
-    except Exception as error:  # whatever onnx_ir raises on a damaged file
+    except Exception as error:  # onnx_ir raises various errors on a damaged file
         raise ExportError(f"{source} cannot be read: {error}. Copy it again, external data included") from error
     try:
         changes = rewrite(model, target)

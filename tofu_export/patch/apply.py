@@ -71,7 +71,7 @@ def _install(model: nn.Module, plan: Plan) -> None:
         assert adapter is not None  # check_supported
         fused_attn = _fused_attn(block)
         setattr(block, SETTING, BlockSetting(adapter, layer, plan, fused_attn))
-        if plan.removes:  # else nothing is read off the attention: it stays as its owner chose, to the last bit
+        if plan.removes:  # else no keys are captured: attention stays as its owner chose, bit for bit
             _set_fused_attn(block, dict.fromkeys(fused_attn, True))
         add_mixin(block, FusedBlock)
     add_mixin(model, FusedModel)

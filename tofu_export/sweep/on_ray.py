@@ -110,6 +110,6 @@ def _task(cell: Cell, settings: Settings) -> Outcome:
 def _outcome(ray: Any, reference: Any, cell: Cell) -> Outcome:
     try:
         outcome: Outcome = ray.get(reference)
-    except ray.exceptions.RayError as error:  # the node or its process is gone, also the second time
+    except ray.exceptions.RayError as error:  # the node or its process was lost, also on retry
         return SweepFailure.of(cell.model, str(cell), error)
     return outcome

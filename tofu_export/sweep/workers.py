@@ -35,7 +35,7 @@ def attempt(cell: Cell, settings: Settings, threads: int | None = None) -> Outco
         return SweepFailure.of(cell.model, str(cell), error)
     except MemoryError:
         return SweepFailure.of(cell.model, str(cell), MemoryError("out of memory: try fewer --jobs"))
-    except Exception as error:  # one cell of many: the others go on, and the exit code tells
+    except Exception as error:  # one cell of many: the others continue, and the exit code tells
         return SweepFailure.of(cell.model, str(cell), error)
 
 
@@ -110,7 +110,7 @@ def _start(settings: Settings, threads: int) -> _Worker:
 def _give(worker: _Worker, waiting: list[Cell]) -> None:
     worker.cell = waiting.pop() if waiting else None
     if worker.cell is not None:
-        with contextlib.suppress(OSError):  # it is dead, which is noticed when it is waited for
+        with contextlib.suppress(OSError):  # it has ended, which is noticed when waiting for it
             worker.line.send(worker.cell)
 
 
@@ -120,7 +120,7 @@ def _serve(line: Connection, settings: Settings, threads: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     torch.set_num_threads(threads)
-    with contextlib.suppress(EOFError, OSError):  # the parent has closed it, or is gone
+    with contextlib.suppress(EOFError, OSError):  # the parent has closed it, or has ended
         while True:
             line.send(attempt(line.recv(), settings, threads))
 

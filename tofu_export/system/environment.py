@@ -123,7 +123,7 @@ def gpu_capabilities() -> tuple[str, ...]:
 
 def _nvidia_gpu() -> tuple[str | None, str | None]:
     """Return the names of the NVIDIA GPUs, joined by commas, and the driver's version; None if no driver works."""
-    # Without a device the command may still end well, with a sentence instead of a table.
+    # Without a device the command may still succeed, with a sentence instead of a table.
     rows = [row for row in _nvidia_smi("name,driver_version") if len(row) > 1]
     if not rows:
         return None, None

@@ -399,7 +399,7 @@ def _reason(error: Exception) -> str:
     """Return the message on one line, without onnxruntime's prefixes."""
     if isinstance(error, UnicodeDecodeError):
         return "it holds a name that is not text"
-    if not str(error).strip():  # what 1.23 makes of such a message
+    if not str(error).strip():  # form of such a message in 1.23
         return "it gives no reason, as for a name that is not text"
     line = " ".join(str(error).split())
     line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
@@ -409,7 +409,7 @@ def _reason(error: Exception) -> str:
 
 def _load_hint(reason: str) -> str:
     lowered = reason.lower()
-    if "external data" in lowered or "filesystem error" in lowered:  # as 1.21 to 1.23 say it
+    if "external data" in lowered or "filesystem error" in lowered:  # message of 1.21 to 1.23
         return "Weights over 2 GB lie in a second file: keep it beside the .onnx file under the name it had"
     if "protobuf" in lowered:
         return "It is not an ONNX file, or it is cut short: copy or export it again"

@@ -145,7 +145,7 @@ def quantize(
     quantize_products(model, products, largest, form)
     quantize_attention(model, attentions, reaches, form)
     common.RemoveUnusedNodesPass()(model)
-    ir.external_data.load_to_model(model)  # what stays as it is
+    ir.external_data.load_to_model(model)  # what stays unquantised
     ops = census(model)
     made = Calibration(
         len(pixels), origin, real, METHOD, form.name, len(products), precision.traced.value,

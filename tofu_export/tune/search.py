@@ -77,7 +77,7 @@ def search(
     idle = 0
     while len(found) < evaluations and idle < _IDLE_DRAWS:
         best = sorted(found, key=lambda entry: entry.loss)[:BEAM]
-        parent = rng.choice(best[: rng.randint(1, len(best))])  # the better, the more often
+        parent = rng.choice(best[: rng.randint(1, len(best))])  # better ones more often
         idle = 0 if consider(_changed(space, parent.candidate, rng)) else idle + 1
     return sorted(found, key=lambda entry: entry.loss)
 
@@ -143,7 +143,7 @@ def _changed(space: Space, parent: Candidate, rng: random.Random) -> Candidate |
     """
     letters, r, prop_attn = list(parent.pattern), list(parent.r), parent.prop_attn
     for layer, letter in enumerate(letters):
-        if letter == Method.NONE.value:  # the method of its neighbour, should it get tokens
+        if letter == Method.NONE.value:  # the method of its neighbour, if it gets tokens
             near = sorted(range(len(letters)), key=lambda other: abs(other - layer))
             letters[layer] = next((letters[other] for other in near if letters[other] != letter), space.letters[0])
     kinds = ["bend", "bend", "move"]

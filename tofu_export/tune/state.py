@@ -62,7 +62,7 @@ class StateFile:
         try:
             text = self._path.read_text(encoding="utf-8")
             lines = text.splitlines(keepends=True)
-            if lines and not lines[-1].endswith("\n"):  # the run was killed while it wrote
+            if lines and not lines[-1].endswith("\n"):  # the run was killed while writing
                 lines.pop()
                 self._path.write_text("".join(lines), encoding="utf-8")
             rows = [json.loads(line) for line in lines]

@@ -160,7 +160,7 @@ def compare_with(
 
         return compare_bf16(subject.graph_path, reference.module, bf16).noted(f"computed in FP32: {NO_BFLOAT16}")
     result = compare(subject, batches=batches, tolerance=allowed, layers=layers, on_batch=on_batch, notes=notes)
-    ours = isinstance(subject, OnnxFile) and not by_position  # what others round is not known
+    ours = isinstance(subject, OnnxFile) and not by_position  # rounding in foreign files is unknown
     if ours and named and reference.measures_rounding:
         once = [max(batches, key=_size)]
 

@@ -176,7 +176,7 @@ def _inputs(
             f"the input of {request.path.name} leaves its size open ([batch, {sizes}]): compare it with a file of a "
             "fixed image size, or export it with one"
         )
-    if preprocessing is None:  # no file says: values from -1 to 1
+    if preprocessing is None:  # no file states it: values from -1 to 1
         preprocessing = {"mean": (0.5,) * channels, "std": (0.5,) * channels}
     count = max(VERIFICATION_IMAGES, largest)
     return pixels_for(count, model, (channels, height, width), preprocessing, images=request.images, seed=request.seed)

@@ -84,7 +84,7 @@ def verify_pair(
         theirs = other.feeds[index]
         values = follower.follow(tested.decisions, seen, theirs, judged) if wanted else other.given[index]
         gathered.add(mine.feeds[index], got, {name: values[twin] for name, twin in pairs.items()}, judged, rows)
-    if tested.ends:  # in copies of their own: see `eager`
+    if tested.ends:  # in separate copies: see `eager`
         follower = Follower(right)
         for index, seen in enumerate(subject.watch(mine.feeds, tested.names)):
             values = follower.follow(tested.decisions, seen, other.feeds[index], Judge(tolerance))

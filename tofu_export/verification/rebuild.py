@@ -128,7 +128,7 @@ def _weights(facts: FileFacts, kept: Mapping[str, Any]) -> tuple[WeightsSource, 
 def _contradictions(facts: FileFacts, loaded: LoadedModel) -> tuple[str, ...]:
     """List what the file states about its images that differs from the model's weights, or timm; options may differ."""
     said, origins = facts.card.preprocessing, facts.card.find("preprocessing_from", dict)
-    if not facts.card.is_ours or said is None or origins is None:  # files of before that was written
+    if not facts.card.is_ours or said is None or origins is None:  # files of early versions lack it
         return ()
     return tuple(
         f"it says {name} {said.get(name)} in its metadata, {where} says {loaded.preprocessing[name]}: images would be "
@@ -152,7 +152,7 @@ def _classes(facts: FileFacts) -> int | None:
     if "num_classes" in facts.card:
         width: int = facts.card.part("num_classes", int)
         return width
-    shape = next(iter(facts.outputs.values())).shape  # files of before that was written
+    shape = next(iter(facts.outputs.values())).shape  # files of early versions lack it
     return shape[-1] if _output(facts) is OutputKind.LOGITS and shape else None
 
 
@@ -176,7 +176,7 @@ def _plan(facts: FileFacts, spec: Any) -> Plan:
             r=tuple(layer["removed"] for layer in layers),
             pattern=written["pattern"],
             prop_attn=bool(written["prop_attn"]),
-            pruned_sizes=PrunedSizes(written.get("pruned_sizes", PrunedSizes.LOST.value)),  # lost before that was said
+            pruned_sizes=PrunedSizes(written.get("pruned_sizes", PrunedSizes.LOST.value)),  # lost in early versions
             restore_grid=bool(written["restore_grid"]),
             keys=KeySource(written.get("keys", KeySource.POST_ROPE.value)),
             select=Selection(written.get("select", Selection.BIPARTITE.value)),

@@ -218,7 +218,7 @@ def _of_architecture(name: Any, arguments: Mapping[str, Any], where: str) -> Des
     try:
         with quiet(), torch.device("meta"):
             model = timm.create_model(name.removeprefix("timm/"), pretrained=False, **arguments)
-    except Exception as error:  # whatever options of another model or version lead to
+    except Exception as error:  # options of another model or version may raise anything
         options = ", ".join(f"{option} {value}" for option, value in arguments.items())
         raise WeightsError(
             f"{where} says that the model is {name} with {options or 'no options'}, which timm cannot build "

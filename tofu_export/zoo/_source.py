@@ -158,7 +158,7 @@ def _add(source: Source, settings: Settings | None, *, options: bool = False) ->
     if settings is None:
         return source
     said = settings.description
-    if options:  # what tensors show is not asked of them: they can be about something else
+    if options:  # not for facts that tensors show: options can describe something else
         said = replace(said, **{name: None for name, _ in source.description.said()})
     if source.adapter:
         said = replace(said, num_classes=None)

@@ -154,7 +154,7 @@ def rename(tower: Mapping[str, Tensor]) -> Renamed | None:
     if not family:
         return None
     unused = [name for name in tower if _NO_PART.match(name)]
-    if family != "dinov2" and _MASK in tower:  # by its mask token timm knows a release of DINOv2
+    if family != "dinov2" and _MASK in tower:  # timm recognises a release of DINOv2 by its mask token
         unused.append(_MASK)
     kept = {name: tensor for name, tensor in tower.items() if name not in unused}
     if any(name.startswith("classifier.") for name in kept):

@@ -227,7 +227,7 @@ def _call(
         raise
     except FileNotFoundError as error:
         raise OptionError(f"model {resolved}: {error}; expected a folder with config.json and weights") from error
-    except Exception as error:  # whatever the constructor of one of 1,400 models raises
+    except Exception as error:  # constructors of 1,400 models may raise anything
         place = resolved.removeprefix("local-dir:")
         if place != resolved and is_transformers(Path(place)):
             raise OptionError(

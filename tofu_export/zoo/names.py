@@ -86,7 +86,7 @@ def _check_timm(name: str, architecture: str, tag: str) -> str:
 def _unknown(name: str, architecture: str, architectures: Iterable[str]) -> str:
     from timm.models import get_deprecated_models
 
-    reducible = catalog.names() or tuple(architectures)  # of another timm, all may be
+    reducible = catalog.names() or tuple(architectures)  # with another timm, all may be
     renamed = get_deprecated_models().get(architecture)
     close = [renamed] if renamed and renamed.partition(".")[0] in reducible else []
     close += _close(architecture, [*ALIASES, DEMO_MODEL, *reducible])

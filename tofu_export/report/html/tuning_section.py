@@ -120,7 +120,7 @@ def _notes(document: TuningDocument, report: VitReport) -> list[str]:
 def _is(row: TriedPlan, plan: PlanEntry) -> bool:
     """True if a row of the history is this plan."""
     amounts = tuple(layer.removed for layer in plan.layers)
-    same_sizes = row.prop_attn in (None, plan.prop_attn)  # rows of before sizes were searched do not say
+    same_sizes = row.prop_attn in (None, plan.prop_attn)  # rows of early versions lack it
     return row.r == amounts and row.pattern == plan.pattern and same_sizes
 
 
