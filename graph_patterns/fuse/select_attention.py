@@ -17,7 +17,7 @@ __all__ = ["select_attention"]
 
 
 def select_attention(stage: Stage, fuse: FuseNode, class_attention: ir.Value) -> Decisions:
-    """Merge the R least attended tokens with the next one, by `class_attention` [B, N] float32."""
+    """Match the R least attended tokens to the next one, by `class_attention` [B, N] float32."""
     attention = take(stage, "match/attention", class_attention, fuse.roles.sources)
     order = ranked(stage, fuse, attention, largest=False)
     kept = ascending(stage, fuse, stage.slice("match/staying", order, fuse.removed))

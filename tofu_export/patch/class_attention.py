@@ -23,7 +23,7 @@ def attention_scores(candidates: Candidates) -> Scores:
 
 
 def match_by_attention(scores: Scores, removed: int) -> Matching:
-    """Merge the R least attended tokens with the next one, which then stands for all: R + 1 become one.
+    """Match the R least attended tokens to the next one, which then stands for all: R + 1 become one.
 
     The paper appends the fused token; here it takes the position of its most attended member. Ties go to the lower
     index.
