@@ -1,4 +1,4 @@
-"""The command line: a thin skin on the library. The only place that prints."""
+"""The command line: a thin layer over the library. The only package that prints."""
 
 if __name__ != "tofu_export.cli":
     raise ImportError(

@@ -1,4 +1,4 @@
-"""`python -m tofu_export.cli`."""
+"""Entry point of `python -m tofu_export.cli`."""
 
 from tofu_export.cli.start import main
 

@@ -1,4 +1,4 @@
-"""`tofu-export analyze`: how linear the halves of each block are on the pairs that would be merged."""
+"""`tofu-export analyze`: linearity of the halves of each block on the pairs that would be merged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["analyze_command"]
 
 @dataclass(frozen=True)
 class AnalyzeOutput:
-    """What is written besides."""
+    """Options for further outputs."""
 
     figure: Path | None = opt(
         None, "Also draw it, as .svg, .png or .pdf.", Section.OUTPUT, metavar="FILE", everyday=True
@@ -60,7 +60,7 @@ def analyze_command(request: AnalyzeRequest, written: AnalyzeOutput, run: Run) -
 
 
 def _text(analysis: AnalysisDocument) -> str:
-    """A table for people."""
+    """Return the result as a table."""
     lines = [
         f"{analysis.model}: {analysis.images} images, {analysis.source}; {analysis.r} pairs of each in every layer",
         f"weights: {analysis.loaded}",

@@ -1,4 +1,4 @@
-"""`tofu-export bench`: which of these files is faster here, by how much, and where the time goes."""
+"""`tofu-export bench`: compare the speed of files here, and show where the time goes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["bench_command"]
 
 @dataclass(frozen=True)
 class BenchWork:
-    """What is timed or was, how PyTorch runs, and what is written."""
+    """Options for what is timed or was recorded, how PyTorch runs, and what is written."""
 
     files: tuple[Path, ...] = positional((), nargs=-1, metavar="FILE...")
     torch_device: str | None = opt(
@@ -75,7 +75,7 @@ def bench_command(work: BenchWork, options: BenchOptions, run: Run) -> None:
         raise OptionError(f"--baseline {baseline!r} is not among the runs, expected the name of one")
     options = replace(options, baseline=None if records.asked else baseline)
     torch_backends = _TorchBackends(options, work.torch_device, work.compile_mode)
-    with _csv_file(work.csv) as write_csv:  # a folder that cannot be written is known before the first run
+    with _csv_file(work.csv) as write_csv:  # fail before the first run if the folder cannot be written
         result = _time(work.files, options, torch_backends, run)
         result = replace(result, recorded=records.rows, recorded_baseline=records.baseline)
         if not run.quiet:
@@ -87,7 +87,7 @@ def bench_command(work: BenchWork, options: BenchOptions, run: Run) -> None:
 
 
 class _TorchBackends:
-    """What runs PyTorch, where it was asked for; it is imported for nothing else."""
+    """PyTorch backends, which are imported only if asked for."""
 
     def __init__(self, options: BenchOptions, device: str | None, mode: str) -> None:
         own = [name for name in options.backends if name in TORCH_BACKENDS]
@@ -118,7 +118,7 @@ class _TorchBackends:
 
 
 def _time(files: tuple[Path, ...], options: BenchOptions, torch_backends: _TorchBackends, run: Run) -> BenchResult:
-    """Time the files; without any, nothing but records is reported."""
+    """Time the files; without files, report only the records."""
     from tofu_export.benchmarking.comparison import BenchResult, compare_files
 
     if not files:
@@ -136,7 +136,7 @@ def _time(files: tuple[Path, ...], options: BenchOptions, torch_backends: _Torch
 
 @contextmanager
 def _csv_file(path: Path | None) -> Iterator[Callable[[BenchResult], None]]:
-    """A function that writes the result there, complete or not at all; one that does nothing without a path."""
+    """Provide a function that writes the result to a file, complete or not at all; it does nothing without a path."""
     if path is None:
         yield lambda _: None
         return

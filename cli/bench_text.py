@@ -1,4 +1,4 @@
-"""What a comparison found, as tables and sentences for people."""
+"""Result of a comparison as tables and sentences."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def show(console: Console, result: BenchResult, *, verbose: bool = False) -> Non
     """Print timings, verdicts and profiles.
 
     Args:
-        console: where to.
-        result: what was found.
-        verbose: also all percentiles, and profiles by block and operator.
+        console: console to print to.
+        result: result of the comparison.
+        verbose: also print all percentiles, and profiles by block and operator.
     """
     if verbose:
         for row in (*result.measurements, *result.recorded):
@@ -77,7 +77,7 @@ def _timings(rows: Sequence[Measurement], baseline: str | None, gmacs: Mapping[s
 
 
 def _figure(value: float | None) -> str:
-    """Four digits, without an exponent."""
+    """Format a number with four digits, without an exponent."""
     return "-" if value is None else f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
 
 
@@ -90,7 +90,7 @@ def _ratio(row: Measurement) -> str:
 
 
 def _notes(result: BenchResult) -> list[str]:
-    """What a reader of the timings must know; all latencies that are unstable in one line."""
+    """Return notes on the timings; all unstable latencies in one line."""
     rows = (*result.measurements, *result.recorded)
     unstable = ", ".join(
         f"{row.artifact} {row.cv_percent:.2g} % at batch {row.batch}"
@@ -114,7 +114,7 @@ def _notes(result: BenchResult) -> list[str]:
 
 
 def _profile_table(profiles: Sequence[Profile]) -> Table:
-    """Kinds of work against files."""
+    """Return a table of kinds of work by file."""
     table = _table("part")
     for entry in profiles:
         table.add_column(entry.artifact, justify="right")
@@ -128,7 +128,7 @@ def _profile_table(profiles: Sequence[Profile]) -> Table:
 
 
 def _reduction(entry: Profile) -> str:
-    """The share of time that matching and merging cost."""
+    """Return the share of time of matching and merging as text."""
     part = entry.reduction
     if not part.kernels:
         return f"reduction in {entry.artifact}: none"
@@ -143,7 +143,7 @@ def _reduction(entry: Profile) -> str:
 
 
 def _caveats(profiles: Sequence[Profile]) -> list[str]:
-    """What a reader of a profile must know."""
+    """Return notes on the profiles."""
     slowed = ", ".join(
         f"{entry.artifact} {_ms(entry.query_ms)} instead of {_ms(entry.plain_ms)} ms" for entry in profiles
     )
@@ -164,7 +164,7 @@ def _caveats(profiles: Sequence[Profile]) -> list[str]:
 
 
 def _block_table(entry: Profile) -> Table:
-    """Blocks against kinds of work, for one file."""
+    """Return a table of blocks by kind of work, for one file."""
     kinds = list(entry.by_kind())
     table = _table("block")
     for kind in kinds:
@@ -197,7 +197,7 @@ def _cell(part: Slice | None) -> str:
 
 
 def _ms(value: float) -> str:
-    """Three digits, without an exponent."""
+    """Format milliseconds with three digits, without an exponent."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -1,4 +1,4 @@
-"""`tofu-export build`: a TensorRT engine from any ONNX file, with a receipt of what came out."""
+"""`tofu-export build`: build a TensorRT engine from any ONNX file, with a receipt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["build_command", "receipt_text"]
 
 @dataclass(frozen=True)
 class BuildWork:
-    """What to build; it makes an `EngineRequest` for each engine."""
+    """Options of a build, from which an `EngineRequest` is made for each engine."""
 
     file: Path = positional(metavar="FILE.onnx")
     batch: BatchRange | None = shared.served_batch(None, unless="1:8:64, or what the file is fixed to")
@@ -58,7 +58,7 @@ class BuildWork:
             raise OptionError("--min-share is a share of fp16 or bf16: give --precision fp16 or bf16 with it")
 
     def requests(self) -> list[EngineRequest]:
-        """One for each engine: GPUs of SM75 get one of their own.
+        """Return one request for each engine: SM75 GPUs get a separate one.
 
         Raises:
             OptionError: a value cannot be used, or the flavour does not have an option.
@@ -124,7 +124,7 @@ def build_command(work: BuildWork, run: Run) -> None:
 
 
 def _target(file: Path, output: str | None, default: str) -> Path:
-    """Where the engine goes: beside the file, into the folder (what ends with a slash is one), or to the very path."""
+    """Return the path of the engine: beside the file, in the folder (`output` ends with a slash), or the given path."""
     if output is None:
         return file.with_name(default)
     folder = output.endswith(("/", os.sep)) or Path(output).is_dir()
@@ -140,7 +140,7 @@ def _build(requests: list[EngineRequest], run: Run) -> list[EngineReceipt]:
     from tofu_export.system.files import staging
 
     receipts, names = [], []
-    for request in requests:  # what cannot be built is said before the first build
+    for request in requests:  # refuse invalid requests before the first build
         check_request(request)
     with run.listening() as listener, staging(requests[0].engine_path.absolute().parent) as stage:
         for request in requests:
@@ -158,7 +158,7 @@ def _build(requests: list[EngineRequest], run: Run) -> list[EngineReceipt]:
 
 
 def _bundled(folder: Path, requests: list[EngineRequest], failure: TofuError, run: Run) -> TofuError:
-    """The failure, with a word about the bundle that was written; as it is if the file cannot be read at all."""
+    """Return the failure, with a message about the written bundle; unchanged if the file cannot be read at all."""
     from tofu_export.artifact.feeds import fixed_batch, make_feeds
     from tofu_export.bundle import EngineFailure, bundle_engine_failure
     from tofu_export.engines.building.build import resolve_capabilities
@@ -182,7 +182,7 @@ def _bundled(folder: Path, requests: list[EngineRequest], failure: TofuError, ru
 
 
 def receipt_text(receipt: EngineReceipt, *, verbose: bool = False) -> str:
-    """What a person wants to know of an engine, in a few lines; with `verbose` also its parts."""
+    """Summarise an engine in a few lines; with `verbose` also its parts."""
     structure = receipt.structure.to_dict()
     where = ", ".join(receipt.compute_capabilities) or receipt.gpu or "the GPU of this machine"
     shares = ", ".join(f"{share:.1%} {name}" for name, share in structure["mac_share"].items()) or "no products"

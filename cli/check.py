@@ -1,4 +1,4 @@
-"""`tofu-export check`: will this engine load here, and if not, why."""
+"""`tofu-export check`: check whether an engine will load here, and if not, why."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["check_command"]
 
 @dataclass(frozen=True)
 class CheckWork:
-    """What to check."""
+    """Options of a check."""
 
     engine: Path = positional(metavar="ENGINE")
 

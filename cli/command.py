@@ -1,6 +1,6 @@
-"""What every command has in common: options from dataclasses, logging, console, JSON documents, exit codes.
+"""Common parts of every command: options from dataclasses, logging, console, JSON documents, exit codes.
 
-A command's body takes the requests that its options describe, and a `Run`; it returns an exit code, or None for 0.
+The body of a command takes the requests that its options describe, and a `Run`; it returns an exit code, or None for 0.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ __all__ = ["Body", "Run", "command"]
 Body = Callable[..., "int | None"]
 
 SCHEMA_VERSION = 1
-"""Of the documents that `Run.envelope` makes."""
+"""Version of the documents that `Run.envelope` makes."""
 
 _WIDTH = 200
-"""Of tables off a terminal, which rich would squeeze into 80 columns."""
+"""Width of tables off a terminal, which rich would limit to 80 columns."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """How a command talks: what each of them is asked besides its work.
+    """Output of a command, and its options that all commands share.
 
     Attributes:
-        as_json: print one JSON document on stdout, and nothing else there.
+        as_json: print only one JSON document on stdout.
         dry_run: show what would be made, and make nothing.
-        quiet: say nothing but errors.
-        verbose: say more.
+        quiet: print only errors.
+        verbose: print more.
     """
 
     as_json: bool = False
@@ -55,33 +55,33 @@ class Run:
 
     @property
     def command(self) -> str:
-        """What was typed, for reports."""
+        """Command line as it was typed, for reports."""
         return command_line()
 
     def console(self) -> Console:
-        """The console for tables, on stderr."""
+        """Return the console for tables, on stderr."""
         from rich.console import Console
 
         return Console(stderr=True, width=None if sys.stderr.isatty() else _WIDTH)
 
     def listening(self, first: str = "", console: Console | None = None) -> AbstractContextManager[ConsoleListener]:
-        """A listener that shows steps unless the command is to be quiet; `first` begins at once."""
+        """Return a listener that shows steps unless the command is quiet; `first` begins at once."""
         from tofu_export.cli.console import listening
 
         return listening(console, quiet=self.quiet, first=first)
 
     def say(self, text: str) -> None:
-        """Say something to people, unless the command is to be quiet."""
+        """Print a text to stderr, unless the command is quiet."""
         if not self.quiet:
             click.echo(text, err=True)
 
     def document(self, content: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> None:
-        """Print the JSON document, if it was asked for; a function is called only then."""
+        """Print the JSON document, if asked for; a function is called only then."""
         if self.as_json:
             click.echo(json.dumps(content() if callable(content) else content, indent=2, allow_nan=False))
 
     def envelope(self, **content: object) -> dict[str, object]:
-        """A document that also says how it came about."""
+        """Return a document that also records its origin."""
         from tofu_export.system import environment
         from tofu_export.system.typed_json import to_object
 
@@ -92,15 +92,15 @@ class Run:
 def command(
     name: str, *, short_help: str, as_json: bool = True, dry_run: bool = False, quiet: str = "", verbose: str = ""
 ) -> Callable[[Body], SectionedCommand]:
-    """A command of `tofu-export`, from a function whose annotated parameters say which options there are.
+    """Make a command of `tofu-export` from a function whose annotated parameters declare its options.
 
     Args:
-        name: as it is typed.
+        name: name of the command, as typed.
         short_help: its line in the list of commands.
-        as_json: it has `--json`.
-        dry_run: it has `--dry-run`.
-        quiet: what `--quiet` does; empty for no such option.
-        verbose: what `--verbose` shows besides; empty for no such option.
+        as_json: the command has `--json`.
+        dry_run: the command has `--dry-run`.
+        quiet: effect of `--quiet`; empty for no such option.
+        verbose: what `--verbose` shows in addition; empty for no such option.
     """
     talk = [
         _flag("--json", "as_json", help="Print one JSON document on stdout, and nothing else there.", given=as_json),

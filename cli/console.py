@@ -1,6 +1,6 @@
-"""What a person sees while a job runs: one line per finished step, a spinner in between. All on stderr.
+"""Progress of a job on stderr: one line per finished step, a spinner in between.
 
-Off a terminal, where nothing spins, a step that takes long says in a line of its own what it is.
+Off a terminal, where nothing spins, a step that takes long prints its description in a separate line.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from rich.status import Status
 __all__ = ["ConsoleListener", "listening"]
 
 _LONG_S = 10.0
-"""A step that takes longer shows what it is."""
+"""Seconds after which a step prints its description."""
 
 
 @contextmanager
 def listening(console: Console | None = None, *, quiet: bool, first: str = "") -> Iterator[ConsoleListener]:
-    """A listener that is closed at the end, whatever happens.
+    """Provide a listener that is closed at the end, whatever happens.
 
     Args:
-        console: where it tells; None for stderr.
-        quiet: it tells nothing.
+        console: console to print to; None for stderr.
+        quiet: print nothing.
         first: the step that begins at once, if any.
     """
     listener = ConsoleListener(Console(stderr=True) if console is None else console, quiet=quiet)
@@ -38,7 +38,7 @@ def listening(console: Console | None = None, *, quiet: bool, first: str = "") -
 
 
 class ConsoleListener:
-    """Tells the steps of a job on a console; silent if `quiet`."""
+    """Listener that prints the steps of a job on a console; silent if `quiet`."""
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self._console = console
@@ -49,7 +49,7 @@ class ConsoleListener:
         self._timer: threading.Timer | None = None
 
     def step(self, text: str) -> None:
-        """A step begins."""
+        """Begin a step."""
         self._text, self._start = text, time.perf_counter()
         self._stop_timer()
         if self._quiet:
@@ -65,12 +65,12 @@ class ConsoleListener:
         self._status.update(f"{text} ...")
 
     def tick(self, text: str) -> None:
-        """The step goes on."""
+        """Update the current step."""
         if self._status is not None:
             self._status.update(f"{self._text} ... {text}")
 
     def done(self, text: str) -> None:
-        """The step has ended."""
+        """End the current step."""
         self._stop_timer()
         if self._quiet:
             return
@@ -79,7 +79,7 @@ class ConsoleListener:
         self._print(f"[{seconds:6.1f} s] {self._text}: {body}")
 
     def close(self) -> None:
-        """Take the spinner away."""
+        """Remove the spinner."""
         self._stop_timer()
         if self._status is not None:
             self._status.stop()

@@ -1,7 +1,7 @@
-"""Options of the command line, made from the fields of dataclasses, and those dataclasses, made from what was typed.
+"""Make command-line options from the fields of dataclasses, and those dataclasses from the command line.
 
-A field whose type has options of its own is flattened: its options stand among the others. What was not typed is left
-to the default of its field.
+A field whose type has options of its own is flattened: its options are among the others. A field whose option was not
+given keeps its default.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Kind = TypeVar("Kind")
 
 
 def parameters_of(kind: type[Any], prefix: str = "", changes: Mapping[str, Any] | None = None) -> list[click.Parameter]:
-    """The options of a dataclass; those that it adds to its base stand before those of the base.
+    """Return the options of a dataclass; those that it adds to its base come before those of the base.
 
     Args:
         kind: the dataclass.
-        prefix: of the parameters' names, so that those of a group differ from others.
-        changes: by field, what an option has in place of what is declared.
+        prefix: prefix of the parameters' names, so that those of a group differ from others.
+        changes: by field, what overrides its declared option.
     """
     hints = get_type_hints(kind)
     found: list[click.Parameter] = []
@@ -56,12 +56,12 @@ def parameters_of(kind: type[Any], prefix: str = "", changes: Mapping[str, Any] 
 
 
 def make(kind: type[Kind], given: Mapping[str, Any], prefix: str = "") -> Kind:
-    """The dataclass of what was given.
+    """Make a dataclass from the given options.
 
     Args:
         kind: the dataclass.
-        given: values of the options that were typed, by the names that `parameters_of` gives them.
-        prefix: as there.
+        given: values of the given options, by their names from `parameters_of`.
+        prefix: prefix of the parameters' names, as in `parameters_of`.
 
     Raises:
         OptionError: a value cannot be used, or two of them contradict each other.
@@ -85,7 +85,7 @@ def _values(kind: type[Any], given: Mapping[str, Any], prefix: str) -> dict[str,
 
 
 def _declared(kind: type[Any]) -> Iterator[tuple[Field[Any], Any]]:
-    """Fields with an option or a group of them."""
+    """Yield the fields with an option or a group of options."""
     inherited = {field.name for base in kind.__bases__ for field in getattr(base, "__dataclass_fields__", {}).values()}
     for field in sorted(fields(kind), key=lambda field: field.name in inherited):
         if (option := option_of(field)) is not None:
@@ -93,7 +93,7 @@ def _declared(kind: type[Any]) -> Iterator[tuple[Field[Any], Any]]:
 
 
 def _plain(hint: Any) -> Any:
-    """The type without None."""
+    """Return the type without None."""
     if get_origin(hint) in (Union, types.UnionType):
         kinds = [part for part in get_args(hint) if part is not type(None)]
         return kinds[0] if len(kinds) == 1 else hint
@@ -125,7 +125,7 @@ def _flags(name: str, hint: Any, default: Any, option: Option) -> tuple[str, ...
 
 
 def _type(hint: Any, option: Option) -> click.ParamType[Any] | None:
-    """How click reads the option; what `Option.parse` reads is text until then."""
+    """Return how click reads an option; text for `Option.parse` is not converted."""
     if option.choices:
         return click.Choice(list(option.choices))
     kind = option.typed or (str if option.parse is not None else hint)
@@ -148,7 +148,7 @@ def _type(hint: Any, option: Option) -> click.ParamType[Any] | None:
 
 
 def _text(default: Any, option: Option) -> Any:
-    """The default as it would be typed; None where there is none to show."""
+    """Return the default as it would be typed; None if there is none to show."""
     if option.shown is not None or option.unless:
         return option.shown
     if isinstance(option.choices, Mapping):
@@ -163,7 +163,7 @@ def _text(default: Any, option: Option) -> Any:
 
 
 def _read(value: Any, hint: Any, option: Option) -> Any:
-    """What click gives, as the field has it."""
+    """Convert a value from click to that of the field."""
     if isinstance(option.choices, Mapping):
         return option.choices[value]
     if option.parse is not None:

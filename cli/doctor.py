@@ -1,4 +1,4 @@
-"""`tofu-export doctor`: what works here, what is missing, how to install it."""
+"""`tofu-export doctor`: show what works here, what is missing, and how to install it."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ __all__ = ["eval_command"]
 
 @dataclass(frozen=True)
 class EvalOutput:
-    """Where the document goes besides stdout."""
+    """Options for where the document goes besides stdout."""
 
     output: Path | None = shared.output("Also write the JSON document there.", "FILE")
 
@@ -53,7 +53,7 @@ def eval_command(request: EvalRequest, written: EvalOutput, run: Run) -> None:
 
 
 def _text(result: EvalResult) -> str:
-    """The result for people: what was measured on what, then the full model beside the reduced one."""
+    """Return the result as text: what was measured, then the full model beside the reduced one."""
     subject = result.subject
     removed = "" if subject.plan is None else f", {subject.plan['pattern']}, r = {subject.plan['r']}"
     lines = [f"{subject.label}{removed}, {subject.backend}; {result.images} images, {result.source}"]
@@ -83,7 +83,7 @@ def _text(result: EvalResult) -> str:
 
 
 def _between(interval: tuple[float, float] | None) -> str:
-    """The ends of a 95 % interval."""
+    """Format the ends of a 95 % interval."""
     return "" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})"
 
 

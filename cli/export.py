@@ -49,7 +49,7 @@ def _export(job: Job, run: Run) -> None:
 
 
 def _show(job: Job) -> None:
-    """Dry run: the plan, and what would be written where."""
+    """Show for a dry run the plan, and the files that would be written."""
     from tofu_export.job.dry_run import preview
     from tofu_export.planning.plan_text import plan_table
 

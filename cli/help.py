@@ -1,4 +1,4 @@
-"""`tofu-export help`: the same as `--help`, for people who type it as a command."""
+"""`tofu-export help`: `--help` as a command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["help_command"]
 
 @dataclass(frozen=True)
 class HelpWork:
-    """What to show."""
+    """Options of the help."""
 
     name: str | None = positional(None, metavar="[COMMAND]")
 

@@ -1,4 +1,4 @@
-"""`tofu-export images-compare`: how alike two images, or two folders of them, are."""
+"""`tofu-export images-compare`: similarity of two images, or of two folders of images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class CompareOutput:
-    """How much is shown."""
+    """Options for how much is shown."""
 
     per_image: bool = opt(False, "Also say the metrics of each pair.", Section.OUTPUT)
 
@@ -56,7 +56,7 @@ def images_compare_command(request: CompareRequest, shown: CompareOutput, run: R
 
 
 def _text(result: Comparison, *, per_image: bool) -> str:
-    """The result as a table."""
+    """Return the result as a table."""
     lines = [f"{result.a} and {result.b} images, {result.pairs} pairs"]
     lines += [f"  {_TITLES[name]:<8} {_value(name, found)}" for name, found in result.metrics.items()]
     if per_image and result.rows:
@@ -80,7 +80,7 @@ def _number(value: float | None, nothing: str = "inf") -> str:
 
 
 def _remarks(result: Comparison) -> list[str]:
-    """What was left out and why, one line for each reason, and what to know."""
+    """Return what was left out, one line for each reason, and notes."""
     reasons: dict[str, list[str]] = {}
     for row in result.skipped:
         reasons.setdefault(row["reason"], []).append(_TITLES[row["metric"]])

@@ -1,4 +1,4 @@
-"""`tofu-export lint`: what a runtime would reject, ignore or silently change in a file."""
+"""`tofu-export lint`: find what a runtime would reject, ignore or silently change in a file."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["lint_command", "lint_text"]
 
 _SHOWN = 5
-"""Nodes that are listed under one finding before the rest is only counted."""
+"""Number of nodes listed under one finding; the rest is counted."""
 
 
 @dataclass(frozen=True)
 class LintWork:
-    """What to look at, and for which runtime."""
+    """Options of a lint."""
 
     file: Path = positional(metavar="FILE.onnx")
     target: Target = shared.target()
@@ -54,7 +54,7 @@ def lint_command(work: LintWork, run: Run) -> ExitCode | None:
 
 
 def lint_text(report: LintReport, target: str, *, verbose: bool = False) -> str:
-    """The findings for people: equal ones under one head, the nodes below it."""
+    """Return the findings as text: equal ones under one heading, with their nodes below."""
     groups: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
     for finding in report.ranked:
         who = ", ".join(runtime.value for runtime in finding.runtimes)

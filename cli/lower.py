@@ -1,4 +1,4 @@
-"""`tofu-export lower`: make a file of another exporter acceptable to a runtime."""
+"""`tofu-export lower`: rewrite a file of another exporter so that a runtime accepts it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class LowerWork:
-    """What to rewrite, for which runtime, and where the result goes."""
+    """Options of lowering a file."""
 
     model: Path = positional(metavar="MODEL.onnx")
     target: Target = shared.target()

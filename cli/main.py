@@ -1,4 +1,4 @@
-"""The commands, and how errors become one line and an exit code.
+"""The commands, and the conversion of errors to one line and an exit code.
 
 Nothing heavy is imported here: `tofu-export --help` must answer at once.
 """
@@ -43,10 +43,10 @@ from tofu_export.errors import ExitCode, TofuError, UnknownModelError
 __all__ = ["cli", "main"]
 
 _ALIKE = 0.7
-"""How alike a word and a command have to be, as difflib counts."""
+"""Similarity of a word and a command, by difflib, from which the command is suggested."""
 _NO_MEMORY = "out of memory: try a smaller --batch, or one --precision at a time"
 _MEMORY_WORDS = ("failed to map segment", "Cannot allocate memory", "can't allocate memory", "std::bad_alloc")
-"""How the loader of libraries, the system, torch and C++ say it, in exceptions of other kinds than MemoryError."""
+"""Messages of the loader of libraries, the system, torch and C++ on exhausted memory, in other exceptions."""
 
 
 @click.group(
@@ -146,11 +146,11 @@ def main() -> NoReturn:
         _fail(_NO_MEMORY, ExitCode.UNEXPECTED)
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", ExitCode.EXPORT)
-    except Exception as error:  # the last resort: a defect of ours
+    except Exception as error:  # the last resort: a bug of ours
         _fail_unexpectedly(error)
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)  # nothing is left to clear away: libraries only say goodbye
+            signal.signal(number, signal.SIG_DFL)  # nothing is left to clean up: only libraries shut down
     raise SystemExit(ExitCode.GOOD)
 
 
@@ -167,14 +167,14 @@ def _fail_unexpectedly(error: Exception) -> NoReturn:
 
 
 def _meant() -> str:
-    """A hint if the first word looks like a command: what is none is taken for a model."""
+    """Return a hint if the first word resembles a command: an unknown word is taken for a model."""
     word = sys.argv[1]
     close = [] if word in cli.commands else difflib.get_close_matches(word, cli.commands, 1, _ALIKE)
     return f". If you meant the command: tofu-export {close[0]} --help" if close else ""
 
 
 _asked: list[int] = []
-"""Exit codes of the signals that came: an import that is interrupted may raise an error of another kind."""
+"""Exit codes of the signals received: an interrupted import may raise an error of another kind."""
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -195,6 +195,6 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """Leave as on any error, so that half-written files and child processes go."""
+    """Exit as on any error, so that incomplete files and child processes are removed."""
     _asked.append(TERMINATED)
     raise Terminated

@@ -1,4 +1,4 @@
-"""`tofu-export models`: what can be reduced, from the catalogue, without torch."""
+"""`tofu-export models`: list what can be reduced, from the catalogue, without torch."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _WILDCARDS = "*?["
 
 @dataclass(frozen=True)
 class ModelsWork:
-    """Which models to list."""
+    """Options for which models to list."""
 
     filter_text: str = positional("", metavar="[FILTER]")
 
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One model: its names, sizes, and its cost for one image without and with the default reduction."""
+    """Row of one model: its names, sizes, and its cost for one image without and with the default reduction."""
 
     name: str
     aliases: tuple[str, ...]
@@ -83,7 +83,7 @@ def models_command(work: ModelsWork, run: Run) -> None:
 
 
 def _row(name: str) -> ModelRow:
-    """One model of the catalogue, or one that is measured."""
+    """Return the row of a model in the catalogue, or of one that is measured."""
     from tofu_export.options import Reduction
     from tofu_export.zoo.names import ALIASES
     from tofu_export.zoo.specs import plan_model
@@ -102,11 +102,11 @@ def _row(name: str) -> ModelRow:
 
 
 def _measured(text: str) -> ModelRow:
-    """The model with this very name, which the catalogue does not hold.
+    """Measure the model with exactly this name, which the catalogue does not hold.
 
     Raises:
-        UnknownModelError: there is none.
-        UnsupportedModelError: it cannot be reduced; the message says why.
+        UnknownModelError: there is no such model.
+        UnsupportedModelError: the model cannot be reduced; the message says why.
     """
     from tofu_export.zoo import catalog
 
@@ -124,7 +124,7 @@ def _measured(text: str) -> ModelRow:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they must be: the first one to the left, the others to the right."""
+    """Return columns as wide as needed: the first one left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = []
     for cells in (head, *rows):

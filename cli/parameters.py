@@ -1,4 +1,4 @@
-"""How the text of options is read."""
+"""Parameter types of options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ImageSize", "Numbers", "command_line", "first_given"]
 
 
 class ImageSize(click.ParamType):  # type: ignore[type-arg]  # not generic at run time before click 8.2
-    """`224` or `HEIGHTxWIDTH`, as (height, width) in pixels."""
+    """Parameter type of `224` or `HEIGHTxWIDTH`, as (height, width) in pixels."""
 
     name = "pixels"
 
@@ -28,7 +28,7 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]  # not generic at ru
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]  # not generic at run time before click 8.2
-    """`0.485,0.456,0.406`, as a tuple of numbers."""
+    """Parameter type of `0.485,0.456,0.406`, as a tuple of numbers."""
 
     name = "numbers"
 
@@ -43,12 +43,12 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # not generic at run 
 
 
 def command_line() -> str:
-    """What was typed, for reports."""
+    """Return the command line as it was typed, for reports."""
     return shlex.join(["tofu-export", *sys.argv[1:]])
 
 
 def first_given(names: Collection[str]) -> str | None:
-    """The first option of these, by the name of its parameter, that the command line has; as it is typed."""
+    """Return the first option of these parameter names on the command line, as it was typed."""
     context = click.get_current_context()
     for parameter in context.command.params:
         given = context.get_parameter_source(parameter.name or "") is not click.core.ParameterSource.DEFAULT

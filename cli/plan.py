@@ -1,4 +1,4 @@
-"""`tofu-export plan`: what would be removed where, and what that saves."""
+"""`tofu-export plan`: show what a reduction removes in each layer, and what it saves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["plan_command"]
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What to plan, and where to write it."""
+    """Options for what to plan, and where to write it."""
 
     model: str = positional()
     reduction: Reduction = group(Reduction)

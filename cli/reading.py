@@ -1,4 +1,4 @@
-"""Values that are not made of their options one by one: sources of weights, and reductions, which a file may give."""
+"""Readers of values that depend on several options: sources of weights, and reductions, which a file may give."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tofu_export.zoo.weights import WeightsSource
 __all__ = ["READERS"]
 
 _BESIDE_A_PLAN_FILE = ("plan_file", "restore_grid")
-"""Options of a reduction that a plan file does not stand for."""
+"""Options of a reduction that may be given beside a plan file."""
 
 
 def _read_weights(values: dict[str, Any], default: WeightsSource | None) -> WeightsSource:
@@ -59,4 +59,4 @@ READERS: Mapping[type[Any], Callable[[dict[str, Any], Any], Any]] = {
     Reduction: _read_reduction,
     WeightsSource: _read_weights,
 }
-"""For a type, what makes it of the given options of its fields and the default of the field that holds it."""
+"""Function for each type that makes it from the given options of its fields and the default of its field."""

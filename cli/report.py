@@ -1,4 +1,4 @@
-"""`tofu-export report`: the page of a finished job, made again, with more evidence."""
+"""`tofu-export report`: make the page of a finished job again, with more evidence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["report_command"]
 
 @dataclass(frozen=True)
 class ReportWork:
-    """What the page shows, and where it goes."""
+    """Options for what the page shows, and where it goes."""
 
     folder: Path = positional(metavar="DIR")
     added: tuple[Path, ...] = opt(

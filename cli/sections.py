@@ -1,4 +1,4 @@
-"""Help in sections: a command with many options lists them under headings, each with what belongs together."""
+"""Help in sections: a command with many options lists them under headings."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tofu_export.options.declaration import Section
 __all__ = ["SectionedCommand", "SectionedOption"]
 
 _FEW = 12
-"""Up to so many options stand in one list."""
+"""Largest number of options shown in one list."""
 
 _MANY = 14
-"""Of more options than these, `--help` shows those for every day and `--help-all` the others as well."""
+"""Number of options above which `--help` shows only the everyday ones, and `--help-all` all of them."""
 
 _WIDTH = 30
-"""Of the column of options; longer ones have their text in the next line, as click does it."""
+"""Width of the column of options; longer ones have their text in the next line, as in click."""
 
 
 class SectionedOption(click.Option):
-    """An option that knows the section of the help that it belongs to, and whether `--help` shows it among many."""
+    """Option with its section of the help, and whether `--help` shows it among many."""
 
     def __init__(self, *arguments: Any, section: Section, everyday: bool = False, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
@@ -31,23 +31,23 @@ class SectionedOption(click.Option):
 
 
 class SectionedCommand(click.Command):
-    """A command whose options are shown by section, if there are many; the ones for help are in the last section."""
+    """Command whose options are shown by section, if there are many; the ones for help are in the last section."""
 
     body: Callable[..., Any] | None = None
-    """The function that does the work."""
+    """Function that does the work."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """All parameters, `--help-all` included where there are many."""
+        """Return all parameters, `--help-all` included if there are many."""
         found = super().get_params(ctx)
         return [*found, _help_all()] if self._many else found
 
     def get_help_all(self, ctx: click.Context) -> str:
-        """The help with all options."""
+        """Return the help with all options."""
         ctx.meta[_ALL] = True
         return self.get_help(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options: those for every day alone, if there are many and not all are asked for."""
+        """Write the options: only the everyday ones, if there are many and not all are asked for."""
         few = self._many and not ctx.meta.get(_ALL)
         rows: dict[Section, list[tuple[str, str]]] = {section: [] for section in Section}
         for parameter in self.get_params(ctx):
@@ -60,7 +60,7 @@ class SectionedCommand(click.Command):
         if len(terms) <= _FEW:
             shown = {"Options": [row for part in shown.values() for row in part]}
         for heading, part in shown.items():
-            with formatter.section(heading):  # padded, so that texts begin in one column
+            with formatter.section(heading):  # padded, so that texts align
                 formatter.write_dl([(term.ljust(width), text) for term, text in part])
         if few:
             formatter.write_paragraph()

@@ -1,8 +1,8 @@
-"""The first module of the command line: Ctrl-C is answered in one line from here on, also while all others load.
+"""Entry point of the command line: answers Ctrl-C with one line from here on, also while other modules load.
 
 Nothing is imported here that the interpreter has not loaded by itself, `signal` with its enumerations included: that
-alone would take longer than all else here. While modules load there is nothing to clear away, and an interrupt that is
-raised inside an import may come out of it as an error of another kind: so the process ends at once.
+alone would take longer than everything else here. While modules load there is nothing to clean up, and an interrupt
+raised inside an import may appear as an error of another kind: so the process ends at once.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ __all__ = ["ENDED", "INTERRUPTED", "KEPT", "TERMINATED", "Terminated", "main"]
 INTERRUPTED = 130
 TERMINATED = 143
 ENDED = {INTERRUPTED: "interrupted", TERMINATED: "terminated"}
-"""What became of a process that a signal ended, by its exit code."""
+"""Words for the end of a process by a signal, by exit code."""
 
 KEPT = "a file under its final name is complete"
-"""What holds whenever a command ends."""
+"""Statement that holds whenever a command ends."""
 
 _CODES = {_signal.SIGINT: INTERRUPTED, _signal.SIGTERM: TERMINATED}
 
 
-class Terminated(BaseException):  # no error, and nothing that handles errors may catch it
-    """Somebody asked this process to end (SIGTERM)."""
+class Terminated(BaseException):  # not an error: no error handler may catch it
+    """Request to end this process (SIGTERM)."""
 
 
 def main() -> NoReturn:
@@ -40,14 +40,14 @@ def main() -> NoReturn:
 
     try:
         run()
-    except KeyboardInterrupt:  # again, while the first one was being answered
+    except KeyboardInterrupt:  # again, while the first one was being handled
         _leave(_signal.SIGINT, None)
     except Terminated:
         _leave(_signal.SIGTERM, None)
 
 
 def _leave(number: int, _frame: FrameType | None) -> NoReturn:
-    """Say so and end, without a way for anything to stop it."""
+    """Print the reason and end the process, without a way for anything to stop it."""
     code = _CODES[number]
     try:
         os.write(2, f"tofu-export: error: {ENDED[code]}; {KEPT}\n".encode())

@@ -1,4 +1,4 @@
-"""What a command says when somebody stops it: what is kept, and how to go on."""
+"""Messages of an interrupted command: what is kept, and how to continue."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _advice: list[Callable[[], str]] = []
 
 @contextmanager
 def if_stopped(advice: Callable[[], str]) -> Iterator[None]:
-    """While this block runs, a signal that ends the program is answered with `advice`.
+    """Inside the context, answer a signal that ends the program with `advice`.
 
     Args:
-        advice: what is kept and how to go on; asked after the block has cleared away.
+        advice: returns what is kept and how to continue; called after the context has cleaned up.
     """
     _advice.append(advice)
     yield
@@ -25,10 +25,10 @@ def if_stopped(advice: Callable[[], str]) -> Iterator[None]:
 
 
 def last_words() -> str:
-    """The advice of the innermost block that was stopped, or what holds for any command."""
+    """Return the advice of the innermost interrupted context, or what holds for any command."""
     return _advice[-1]() if _advice else KEPT
 
 
 def clear() -> None:
-    """Forget what earlier commands in this process had to say."""
+    """Forget the advice of earlier commands in this process."""
     _advice.clear()

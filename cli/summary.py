@@ -1,4 +1,4 @@
-"""The table at the end of a run: what it cost, what it gained, in words that need no background."""
+"""Table at the end of a run: costs and gains, in plain words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["summary"]
 
 
 def summary(report: VitReport, output: Path) -> Group:
-    """Full against reduced, then the files."""
+    """Return a comparison of the full and the reduced model, then the files."""
     plan, gmacs = report.plan, report.plan.gmacs
     precisions = {file.path: file.precision.value for file in report.artifacts}
     table = Table(title=f"{report.model.resolved}, r = {plan.r_words}, {plan.pattern}", title_justify="left")

@@ -1,4 +1,4 @@
-"""`tofu-export sweep`: what each reduction of a grid costs and gains, on this machine, on these images."""
+"""`tofu-export sweep`: costs and gains of each reduction of a grid, on this machine and these images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["sweep_command"]
 
 @dataclass(frozen=True)
 class SweepWork:
-    """Where a sweep runs, and what becomes of its results."""
+    """Options for where a sweep runs, and what happens to its results."""
 
     jobs: int = opt(
         1, "Processes that evaluate cells. Timings are never made beside anything else.", Section.TIMING, metavar="N",
@@ -74,7 +74,7 @@ def sweep_command(settings: Settings, grid: Grid, work: SweepWork, run: Run) -> 
         if work.parquet:
             from tofu_export.sweep.parquet import load
 
-            load()  # what is missing is said before the work
+            load()  # report missing packages before the work
         failures = _sweep(grid, settings, work, run)
     return failures[0].exit_code if failures else None
 
@@ -110,7 +110,7 @@ def _pool(work: SweepWork) -> Pool:
 
 
 def _show(grid: Grid, settings: Settings, run: Run) -> tuple[SweepFailure, ...]:
-    """Dry run: what would be measured."""
+    """Show for a dry run what would be measured."""
     from tofu_export.report.sweep import compact
     from tofu_export.sweep.grid import expand
     from tofu_export.sweep.run import check

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: a bar while it runs, lines off a terminal, and the best of it at the end."""
+"""Output of a sweep: a progress bar while it runs, lines off a terminal, and the best rows at the end."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["SweepListener", "summary"]
 _MOST_ROWS = 25
 
 _DROPPABLE = ("batch", "type", "images/s", "agreement", "pattern")
-"""Columns that a narrow terminal does without, in this order."""
+"""Columns that a narrow terminal leaves out, in this order."""
 
 
 class SweepListener:
-    """Tells on a console what a sweep does; silent if `quiet`."""
+    """Listener that prints the progress of a sweep on a console; silent if `quiet`."""
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self._console = console
@@ -33,7 +33,7 @@ class SweepListener:
         self._total = self._count = 0
 
     def begin(self, stage: str, todo: int, finished: int) -> None:
-        """A stage begins."""
+        """Begin a stage."""
         self._total, self._count = todo, 0
         self.close()
         if finished:
@@ -45,23 +45,23 @@ class SweepListener:
             self._bar.start()
 
     def working(self, what: str, fraction: float) -> None:
-        """A cell is so far."""
+        """Update the progress of a cell."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=what, completed=self._count + fraction)
 
     def done(self, what: str, result: str, seconds: float) -> None:
-        """A cell has ended."""
+        """End a cell."""
         self._count += 1
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=what, completed=self._count)
         self._say(f"[{self._count}/{max(self._total, self._count)}, {seconds:.1f} s] {what}: {result}")
 
     def note(self, text: str) -> None:
-        """Something to know."""
+        """Print a note."""
         self._say(text)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -72,7 +72,7 @@ class SweepListener:
 
 
 def summary(result: SweepDocument, folder: Path, files: Sequence[Path]) -> Group:
-    """The rows that nothing beats, or all if they are few, what failed, and the files."""
+    """Return the rows of the Pareto front, or all if they are few, what failed, and the files."""
     rows = result.rows if len(result.rows) <= _MOST_ROWS else [row for row in result.rows if row.pareto]
     left = len(result.rows) - len(rows)
     title = "all" if not left else f"not beaten by any other ({left} more in sweep.md)"

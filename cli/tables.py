@@ -15,15 +15,15 @@ __all__ = ["FittedTable"]
 
 @dataclass(frozen=True)
 class FittedTable:
-    """A table for any width.
+    """Table for any width.
 
-    Where it is too wide, empty columns go first, then those of `droppable`, with a line that says so; what is still too
-    wide is shown row by row, a line for each cell.
+    If it is too wide, empty columns are dropped first, then those of `droppable`, with a line that says so; if it is
+    still too wide, it is shown row by row, a line for each cell.
 
     Attributes:
-        table: of texts.
+        table: a table of texts.
         droppable: headings of columns that can be missing, the least important first.
-        elsewhere: where all columns are, for the line about those left out.
+        elsewhere: where to find all columns, for the line about those left out.
     """
 
     table: Table
@@ -31,7 +31,7 @@ class FittedTable:
     elsewhere: str = ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        """Give what fits the console."""
+        """Yield what fits the console."""
         cells = [[str(cell) for cell in column.cells] for column in self.table.columns]
         if self._fits(self.table, console, options) or not cells:
             yield self.table

@@ -1,4 +1,4 @@
-"""`tofu-export tokens`: which patches of an image were pruned, and which became one token."""
+"""`tofu-export tokens`: draw which patches of an image were pruned, and which became one token."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST_DEMO_IMAGES = 100
 
 @dataclass(frozen=True)
 class TokensWork:
-    """What to draw."""
+    """Options for what to draw."""
 
     file: Path = positional(metavar="FILE")
     images: tuple[Path, ...] = positional((), nargs=-1, metavar="[IMAGE]...")
@@ -76,7 +76,7 @@ def tokens_command(work: TokensWork, run: Run) -> None:
     seen = pictures(pixels, found.preprocessing)
     if destination is not None:
         _draw(destination, found, result, seen, names, final=work.final)
-    if run.as_json:  # in one line: thousands of small numbers
+    if run.as_json:  # on one line: thousands of small numbers
         click.echo(json.dumps(to_plain(token_document(found, result, names, seen)), separators=(",", ":")))
     if not run.quiet:
         _say(found, result, names, destination)

@@ -1,4 +1,4 @@
-"""`tofu-export triton`: a model repository for Triton Inference Server."""
+"""`tofu-export triton`: write a model repository for Triton Inference Server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["triton_command"]
 
 @dataclass(frozen=True)
 class TritonWork:
-    """What is served, and the repository."""
+    """Options for what is served, and the repository."""
 
     export: Path = positional(metavar="DIR|FILE.onnx")
     output: Path = shared.output(

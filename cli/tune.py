@@ -1,4 +1,4 @@
-"""`tofu-export tune`: the method and r of each layer that keep a model closest to the full one, under a budget."""
+"""`tofu-export tune`: find method and r of each layer that keep a model closest to the full one, under a budget."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["tune_command"]
 
 @dataclass(frozen=True)
 class TuneOutput:
-    """Where the plan goes."""
+    """Options for where the plan goes."""
 
     output: Path = shared.output("Plan file to write, which --plan-file reads.", "FILE", default=Path("tuned.json"))
 
@@ -57,7 +57,7 @@ def tune_command(request: TuneRequest, written: TuneOutput, run: Run) -> None:
 
 
 def _what_is_kept(state: Path) -> str:
-    """What to say to somebody who stops a run."""
+    """Return the message for a user who interrupts a run."""
     try:
         measured = state.read_bytes().count(b"\n") - 1  # the first line holds the settings
     except OSError:
@@ -69,7 +69,7 @@ def _what_is_kept(state: Path) -> str:
 
 
 def _text(result: TuneResult) -> str:
-    """Chosen beside baseline."""
+    """Return the chosen plan beside the baseline."""
     images = result.images
     lines = [
         f"{result.spec.name}: {result.evaluations} plans tried on {images['calibration']} images, the best compared on "

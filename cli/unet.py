@@ -1,4 +1,4 @@
-"""`tofu-export unet`: Stable Diffusion's UNet."""
+"""`tofu-export unet`: export Stable Diffusion's UNet."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _export(job: UnetJob, run: Run) -> None:
 
 
 def _show(job: UnetJob, run: Run) -> None:
-    """Dry run: the plan, and what would be written where."""
+    """Show for a dry run the plan, and the files that would be written."""
     from tofu_export.diffusion.adapter import plan_unet
     from tofu_export.diffusion.plan import unet_plan_table
 

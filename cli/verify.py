@@ -1,4 +1,4 @@
-"""`tofu-export verify`: does this file compute what it should?"""
+"""`tofu-export verify`: check whether a file computes what it should."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["verify_command"]
 
 @dataclass(frozen=True)
 class VerifyOutput:
-    """What is written about a wrong file."""
+    """Options for what is written about a wrong file."""
 
     bundle: Path | None = shared.bundle()
 
@@ -59,7 +59,7 @@ def verify_command(request: VerifyRequest, written: VerifyOutput, run: Run) -> N
     failure = None
     try:
         results = _verify(request, run, engine=engine)
-    except VerificationError as error:  # it lacks what must be compared: the document says so as well
+    except VerificationError as error:  # it lacks what must be compared: also in the document
         failure = error
     wrong = next((result for result in results if not result.passed), None)
     if wrong is not None:

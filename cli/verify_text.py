@@ -1,4 +1,4 @@
-"""The result of a verification as a person reads it."""
+"""Result of a verification as text."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def show(console: Console, result: VerificationResult, *, verbose: bool) -> None
 
 
 def _table(result: VerificationResult) -> Table:
-    """One row for each block."""
+    """Return a table with one row for each block."""
     table = Table(title="block by block, under the file's decisions", title_justify="left")
     for column in ("block", "decisions", "near ties", "wrong", "largest margin", "largest error", "cosine"):
         table.add_column(column, justify="right")

@@ -1,8 +1,8 @@
 """Inference engines made from ONNX files.
 
-`flavours` is the door to TensorRT and TensorRT-RTX, `preflight` reads a file before a builder sees it, `build` turns
-it into a plan in a process of its own, `kernel_log` and `receipt` say what came out. Nothing here imports torch, and
-nothing heavy is imported before it is needed.
+`flavours` imports TensorRT and TensorRT-RTX, `preflight` checks a file before the builder, `build` makes an engine in a
+separate process, `kernel_log` and `receipt` describe the result. Nothing here imports torch, and heavy packages are
+imported only when needed.
 """
 
 if __name__ != "tofu_export.engines":

@@ -1,4 +1,4 @@
-"""The two TensorRT flavours as data, and the only door through which either is imported."""
+"""The two TensorRT flavours as data, and the only place that imports either."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tofu_export.errors import BackendMissingError, OptionError
 __all__ = ["FLAVOURS", "RTX", "TENSORRT", "TURING", "Flavour", "available", "known_capabilities", "load", "pick"]
 
 TURING = "SM75"
-"""The capability that needs an engine of its own: in a list it degrades the plan for all (TensorRT-RTX 1.7.1)."""
+"""Capability that needs a separate engine: in a list it degrades the engine for all (TensorRT-RTX 1.7.1)."""
 
 
 @dataclass(frozen=True)
 class Flavour:
-    """One TensorRT product.
+    """TensorRT product.
 
     Attributes:
-        name: as in `--target` and file names.
+        name: name in `--target` and file names.
         module: name to import.
-        extra: what to install, for example `tofu-export[rtx]`.
+        extra: package to install, for example `tofu-export[rtx]`.
         minimum_version: oldest (major, minor) that the builder is written for.
         ahead_of_time: builds for named compute capabilities without a GPU; False: builds for the GPU of this machine.
         has_plugins: ships a plugin library, whose plugins implement some ONNX operators.
@@ -40,11 +40,11 @@ class Flavour:
 RTX = Flavour("tensorrt-rtx", "tensorrt_rtx", "tofu-export[rtx]", (1, 4), ahead_of_time=True, has_plugins=False)
 TENSORRT = Flavour("tensorrt", "tensorrt", "tofu-export[tensorrt]", (10, 0), ahead_of_time=False, has_plugins=True)
 FLAVOURS: tuple[Flavour, ...] = (RTX, TENSORRT)
-"""In the order of preference: TensorRT-RTX needs no GPU to build."""
+"""Flavours in the order of preference: TensorRT-RTX needs no GPU to build."""
 
 
 def available() -> tuple[Flavour, ...]:
-    """The flavours that can be used here, preferred one first.
+    """Return the flavours that can be used here, preferred one first.
 
     TensorRT-RTX counts when its package is found. Classic TensorRT counts only when it imports, as its bindings are
     often present without their libraries.
@@ -53,10 +53,10 @@ def available() -> tuple[Flavour, ...]:
 
 
 def load(flavour: Flavour) -> ModuleType:
-    """Import the flavour's module.
+    """Import the module of a flavour.
 
     Raises:
-        BackendMissingError: it is not installed, does not import, or is too old.
+        BackendMissingError: the flavour is not installed, does not import, or is too old.
     """
     install = f"pip install '{flavour.extra}'"
     if not _found(flavour):
@@ -78,11 +78,11 @@ def load(flavour: Flavour) -> ModuleType:
 
 
 def pick(requested: str | None) -> Flavour:
-    """The flavour named `requested`, or the preferred available one for None.
+    """Return the flavour named `requested`, or the preferred available one for None.
 
     Raises:
-        OptionError: no flavour goes by that name.
-        BackendMissingError: it is not usable here, or none is.
+        OptionError: no flavour has that name.
+        BackendMissingError: the flavour is not usable here, or none is.
     """
     if requested is None:
         usable = available()
@@ -99,7 +99,7 @@ def pick(requested: str | None) -> Flavour:
 
 
 def known_capabilities(flavour: Flavour) -> tuple[str, ...]:
-    """The compute capabilities that the installed version can build for, oldest first; none for classic TensorRT.
+    """Return the compute capabilities that the installed version can build for, oldest first; none for TensorRT.
 
     Raises:
         BackendMissingError: the flavour cannot be imported.
@@ -123,7 +123,7 @@ def _usable(flavour: Flavour) -> bool:
 def _found(flavour: Flavour) -> bool:
     try:
         return importlib.util.find_spec(flavour.module) is not None
-    except ValueError:  # already imported by someone who left no __spec__
+    except ValueError:  # already imported by code that set no __spec__
         return True
 
 

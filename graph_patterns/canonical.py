@@ -1,11 +1,11 @@
-"""The canonical operators, and how to read them.
+"""The canonical operators, and readers of their nodes.
 
 Domain `tofu`, version 1:
 
 - `Fuse(x [B,N,C], metric [B,N,D], sizes?, positions?, rows?, groups?, class_attention?) -> (fused [B,N-r,C], ...)`,
   attributes r, method, prefix, tokens (N), layer, pruned_sizes (take-over or lost), select (a value of
-  `options.Selection`, bipartite where it is missing) and margin, which energy reads. `class_attention [B,N] float32` is
-  there where the selection reads it. The inputs between are companions of the tokens. Each that is given has its own
+  `options.Selection`, bipartite if missing) and margin, which energy reads. `class_attention [B,N] float32` is
+  present if the selection reads it. The inputs between are companions of the tokens. Each that is given has its own
   output, after `fused` and in the same order:
   - `sizes [B,N,1] float32 -> [B,N-r,1]`, patches behind each token, where token sizes are tracked;
   - `positions [B,N,1] int64 -> [B,N-r,1]`, where a model has rotary or relative positions;
@@ -14,7 +14,7 @@ Domain `tofu`, version 1:
   - `groups [B,patches,1] int64 -> [B,patches,1]`, one more than the row of `x`, then of `fused`, that each original
     patch is part of, 0 once it was pruned, where that is an output.
 
-  `x` may be missing where nothing reads `fused` (`tail`); only maps are given then.
+  `x` may be missing if nothing reads `fused` (`tail`); then only maps are given.
 - `Restore(x [B,N,C], rows [B,N0,1] int64) -> [B,N0,C]`, each original token as the row that stands for it
 - `Attention(q, k, v [B,H,N,D]) -> [B,H,N,D]`, attribute `scale`
 - `BiasedAttention(q, k, v, bias)`, the bias broadcasting to [B,H,N,M]
@@ -46,14 +46,14 @@ __all__ = [
 
 DOMAIN = "tofu"
 COMPANIONS = ("sizes", "positions", "rows", "groups")
-"""The optional inputs of `Fuse` that have an output, in their order."""
+"""Optional inputs of `Fuse` that have an output, in order."""
 CLASS_ATTENTION = 2 + len(COMPANIONS)
-"""Which input of `Fuse` that is."""
+"""Index of the input `class_attention` of `Fuse`."""
 
 
 @dataclass(frozen=True)
 class FuseNode:
-    """The attributes of a `tofu::Fuse` node, and what follows from them."""
+    """Attributes of a `tofu::Fuse` node, and values derived from them."""
 
     removed: int
     method: str
@@ -70,7 +70,7 @@ class FuseNode:
 
     @classmethod
     def read(cls, node: ir.Node) -> FuseNode:
-        """Read the attributes of a canonical node, and whether its sizes are used behind it."""
+        """Read the attributes of a canonical node, and whether its sizes are used after it."""
         dtype = node.outputs[0].dtype
         assert dtype is not None  # the tracer always declares it
         companions = cls.companions_of(node)
@@ -93,38 +93,38 @@ class FuseNode:
 
     @staticmethod
     def companions_of(node: ir.Node) -> dict[str, ir.Value]:
-        """The companions that a canonical node is given, by name and in their order."""
+        """Return the companions of a canonical node, by name and in order."""
         given = zip(COMPANIONS, node.inputs[2:], strict=False)  # trailing ones may be left out
         return {name: value for name, value in given if value is not None}
 
     @property
     def merges(self) -> bool:
-        """True where destinations change."""
+        """True if destinations change."""
         return self.method != "prune"
 
     @property
     def weighs(self) -> bool:
-        """True where the mean is weighted by token sizes; attention takes their place where it is read."""
+        """True if the mean is weighted by token sizes, or by class attention if the selection reads it."""
         return self.method in ("tome", "weighted_mlerp") and not self.select.reads_class_attention
 
     @property
     def keeps_norm(self) -> bool:
-        """True where the mean gets the largest norm of its group."""
+        """True if the mean is rescaled to the largest norm of its group."""
         return self.method in ("mlerp", "weighted_mlerp")
 
     @property
     def follows(self) -> bool:
-        """True where it matters which destination a source leaves for: in tokens, sizes or the map of stand-ins."""
+        """True if the destination of a leaving source matters: for tokens, sizes or the row map."""
         return self.merges or self.mapped or (self.sized and self.takes_over)
 
     @property
     def lists(self) -> bool:
-        """True where a map needs the sources that leave, and their destinations, one by one."""
+        """True if a map needs a list of the sources that leave, and of their destinations."""
         return self.mapped or (self.grouped and self.merges)
 
     @cached_property
     def roles(self) -> Roles:
-        """Which tokens are sources and destinations."""
+        """Roles of the tokens: which are sources and destinations."""
         return self.select.roles(self.tokens, self.prefix, self.removed, self.layer)
 
     @property
@@ -134,23 +134,23 @@ class FuseNode:
 
     @property
     def destinations(self) -> int:
-        """Number of destinations that lie apart from the sources, T."""
+        """Number of destinations separate from the sources, T."""
         return len(self.roles.destinations)
 
     @property
     def stage(self) -> str:
-        """Prefix of all names that this reduction leaves in the graph."""
+        """Prefix of the names of this reduction's nodes and values in the graph."""
         return f"blocks.{self.layer}/fuse"
 
 
 def with_methods(model: ir.Model, methods: Sequence[str]) -> ir.Model:
-    """A copy of a canonical graph whose layers have other methods; it shares its weights.
+    """Copy a canonical graph with other methods for its layers; the copy shares the weights.
 
-    Graphs of one model that remove equal amounts, and track sizes or do not, differ in this alone.
+    Graphs of one model that remove equal amounts, and agree in tracking sizes, differ only in this.
 
     Args:
-        model: the graph, which stays as it is.
-        methods: for each layer a name as in `FuseNode.method`.
+        model: the graph, which is not changed.
+        methods: method of each layer, as in `FuseNode.method`.
     """
     copy = model.clone()
     for node in copy.graph:
@@ -164,13 +164,13 @@ DECISIONS = ("kept", "matched", "target", "partners", "assigned")
 
 
 def decision_name(layer: int, kind: str) -> str:
-    """Name of the int64 value that holds one kind of a layer's decisions in every lowered graph.
+    """Return the name of the int64 value that holds one kind of a layer's decisions in every lowered graph.
 
-    - `kept` [B, S-R]: sources that stay, ascending; missing where none stays
-    - where sources merge, in the tokens or in the token map alone, either `matched` [B, R], the first choice first, and
+    - `kept` [B, S-R]: sources that stay, ascending; missing if none stays
+    - if sources merge, in the tokens or only in the token map, either `matched` [B, R], the first choice first, and
       `target` [B, R], the destination of each, or `assigned` [B, S]: the destination of each source, -1 for one that
       stays
-    - in a pool, where destinations are not apart: beside `matched` and `target`, an index into `kept`, `partners`
+    - in a pool, without separate destinations: besides `matched` and `target`, an index into `kept`, `partners`
       [B, K]: sources that may be joined
 
     All are indices among the layer's sources or destinations. `graph_patterns.fuse.matching` says which formulation
@@ -180,5 +180,5 @@ def decision_name(layer: int, kind: str) -> str:
 
 
 def is_decision(name: str) -> bool:
-    """True if a value of this name holds decisions of some layer."""
+    """True if a value of this name holds decisions of a layer."""
     return re.fullmatch(rf"blocks\.\d+/fuse/match/({'|'.join(DECISIONS)})", name) is not None

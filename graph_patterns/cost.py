@@ -1,4 +1,4 @@
-"""Count the multiply-accumulates that a canonical graph asks for."""
+"""Count the multiply-accumulates of a canonical graph."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _ATTENTION = frozenset({"Attention", "BiasedAttention"})
 
 
 class _UnknownShapeError(Exception):
-    """A shape that is not in the graph."""
+    """Error for a shape that is not in the graph."""
 
 
 def count_macs(model: ir.Model) -> int | None:
-    """Multiply-accumulates of all products and convolutions of a canonical graph, for one image.
+    """Return the multiply-accumulates of all products and convolutions of a canonical graph, for one image.
 
-    None where a shape is missing, which the exporter never leaves out.
+    None if a shape is missing, which the exporter never leaves out.
 
-    What a reduction itself costs is not in it, nor are norms (together below 1 % of a vision transformer). A plan has
-    the norms, and also the tokens that lowering finds nobody reads (`graph_patterns.tail`).
+    The cost of reductions and of norms is not included (together below 1 % of a vision transformer). A plan includes
+    the norms, and also the tokens that lowering drops as unread (`graph_patterns.tail`).
     """
     try:
         batch = _shape(model.graph.inputs[0])[0] if model.graph.inputs else 1
@@ -49,7 +49,7 @@ def _macs(node: ir.Node) -> int:
 
 
 def _shape(value: ir.Value | None) -> tuple[int, ...]:
-    """Sizes of a value, a symbolic one (the batch) as 1."""
+    """Return the sizes of a value, with 1 for a symbolic size (the batch)."""
     if value is None or value.shape is None:
         raise _UnknownShapeError
     return tuple(size if isinstance(size, int) else 1 for size in value.shape)

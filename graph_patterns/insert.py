@@ -1,4 +1,4 @@
-"""Put constants and nodes into a lowered graph."""
+"""Insert constants and nodes into a lowered graph."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def insert(
     dtype: ir.DataType,
     **attributes: int,
 ) -> ir.Value:
-    """Add a node in front of another one, and return its output, which has the shape of the first input."""
+    """Add a node before another node, and return its output, which has the shape of the first input."""
     source = inputs[0]
     value = ir.Value(
         name=f"{stage}_{output}",

@@ -1,4 +1,4 @@
-"""Turn a canonical graph into one that a target accepts."""
+"""Lower a canonical graph to one that a target accepts."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from tofu_export.options import Precision, Target
 __all__ = ["MACS", "census", "lower"]
 
 MACS = "tofu_export.macs"
-"""Where a lowered graph's `meta` holds its multiply-accumulates for one image."""
+"""Key of a lowered graph's `meta` for its multiply-accumulates for one image."""
 
 _logger = logging.getLogger(__name__)
 
 
 def lower(model: ir.Model, target: Target, precision: Precision, recipe: Recipe | None = None) -> ir.Model:
-    """Replace every canonical node of `model`, in place, by what `target` accepts.
+    """Replace every canonical node of a graph, in place, by operators that a target accepts.
 
     Args:
         model: a canonical graph.
         target: the runtime to write for.
-        precision: the graph's.
-        recipe: another way to write it than `table.recipe_for(target, precision)`.
+        precision: precision of the graph.
+        recipe: recipe to use instead of `table.recipe_for(target, precision)`.
 
     Requires: a graph traced by `tofu_export.trace.export`, canonical nodes of domain `tofu` in it.
     Ensures: no node of domain `tofu` is left; names carry stages; the graph is sorted and has no dead nodes; its
-    `meta[MACS]` says what it costs.
+    `meta[MACS]` holds its cost.
 
     Raises:
         LoweringError: a canonical node cannot be lowered; the message says which and why.
@@ -85,7 +85,7 @@ def lower(model: ir.Model, target: Target, precision: Precision, recipe: Recipe 
 
 
 def census(model: ir.Model) -> dict[str, int]:
-    """Number of nodes by operator, most frequent first."""
+    """Return the number of nodes by operator, most frequent first."""
     counts = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in model.graph)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 

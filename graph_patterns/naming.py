@@ -1,4 +1,4 @@
-"""Name nodes after the module that they come from, so that profiles group by stage."""
+"""Name nodes after their modules, so that profiles group by stage."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import onnx_ir as ir
 __all__ = ["SCOPES", "modules_of", "name_by_stage"]
 
 SCOPES = "pkg.torch.onnx.name_scopes"
-"""Where torch's exporter notes the path of modules behind a node (torch 2.9 to 2.14)."""
+"""Metadata key of torch's exporter for the path of modules of a node (torch 2.9 to 2.14)."""
 
 
 def name_by_stage(model: ir.Model) -> None:
-    """Rename every node of an exported graph to `module.path/operator`, numbered where that is taken.
+    """Rename every node of an exported graph to `module.path/operator`, numbered if the name is taken.
 
-    Changes: node names only. Nodes without the exporter's note keep the stage of the node before them.
+    Changes: node names only. Nodes without the exporter's metadata keep the stage of the node before them.
     """
     taken: dict[str, int] = {}
     stage = "stem"
@@ -36,14 +36,14 @@ def _scope(node: ir.Node) -> str | None:
 
 
 def modules_of(scopes: str) -> list[str]:
-    """The paths of modules in the exporter's note, the outermost first; the model itself is not among them.
+    """Return the module paths in the exporter's metadata, outermost first, without the model itself.
 
     Args:
-        scopes: the text of the note, a list of names: '', 'blocks', 'blocks.0', ..., the traced operator.
+        scopes: the text of the metadata, a list of names: '', 'blocks', 'blocks.0', ..., the traced operator.
     """
     try:
         names = ast.literal_eval(scopes)
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # a file of others may hold anything
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # a foreign file may hold anything
         return []
     if not isinstance(names, list):
         return []

@@ -1,4 +1,4 @@
-"""How a whole graph is lowered: reductions, attention, hidden layers."""
+"""Recipes for lowering a whole graph: reductions, attention, hidden layers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Recipe"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to lower a canonical graph.
+    """Recipe for lowering a canonical graph.
 
     Attributes:
         formulation: how a reduction matches and merges.
-        attend: how attention is written.
-        attention: the form that attention in half precision has in the end.
-        widened: hidden layers are widened where that spares cache conflicts (`hidden_width`).
+        attend: formulation of attention.
+        attention: final form of half-precision attention.
+        widened: hidden layers are widened if that avoids cache conflicts (`hidden_width`).
     """
 
     formulation: Formulation

@@ -1,4 +1,4 @@
-"""Build nodes whose names say which stage they belong to."""
+"""Build nodes whose names tell their stage."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["Stage", "TapeOperators"]
 
 
 class TapeOperators:
-    """Adds nodes to a tape, called as the node factory of the rewriter is: `op.Add(x, y, _outputs=["sum"])`."""
+    """Node factory that adds to a tape, called as that of the rewriter: `op.Add(x, y, _outputs=["sum"])`."""
 
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
 
     def __getattr__(self, op_type: str) -> Callable[..., Sequence[ir.Value]]:
-        """A function that adds a node of type `op_type` and returns its outputs."""
+        """Return a function that adds a node of type `op_type` and returns its outputs."""
 
         def add(*inputs: ir.Value | None, _outputs: Sequence[str], **attributes: Any) -> Sequence[ir.Value]:
             outputs = [ir.Value(name=name) for name in _outputs]
@@ -29,7 +29,7 @@ class TapeOperators:
 
 
 class Stage:
-    """Adds nodes under a common name prefix, for example `blocks.3/fuse`.
+    """Builder of nodes under a common name prefix, for example `blocks.3/fuse`.
 
     Args:
         op: the rewriter's node factory, or `TapeOperators`.
@@ -70,11 +70,11 @@ class Stage:
         return self.constant(name, np.array(value, dtype=dtype.numpy()))
 
     def cast(self, name: str, value: ir.Value, source: ir.DataType, target: ir.DataType) -> ir.Value:
-        """Cast, or return the value itself where source and target are the same type."""
+        """Cast a value, or return it unchanged if source and target are the same type."""
         return value if source == target else self.add("Cast", name, value, to=int(target))
 
     def slice(self, name: str, value: ir.Value, start: int, *, stop: int = 2**62, step: int = 1) -> ir.Value:
-        """Slice the token axis, 1."""
+        """Slice along the token axis, 1."""
         bounds = (
             self.ints(f"{name}/start", start),
             self.ints(f"{name}/stop", stop),

@@ -1,4 +1,4 @@
-"""Which recipe each target and precision gets. Explicit, no registration by import."""
+"""Table of recipes by target and precision. Explicit, no registration by import."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _SORT_ONEHOT = Formulation(match_sort, merge_onehot)
 _SORT_SCATTER = Formulation(match_sort, merge_scatter)
 
 _FUSED_ATTENTION = Recipe(_RANK_ONEHOT)
-"""Where attention is one kernel whatever the number of keys."""
+"""Recipe for targets whose attention is one kernel for any number of keys."""
 _PADDED_ATTENTION = Recipe(_RANK_ONEHOT, aligned)
-"""Where TensorRT-RTX has no fused attention, and copies an odd number of keys."""
+"""Recipe for TensorRT-RTX without fused attention, where an odd number of keys is copied."""
 
 RECIPES: dict[tuple[Target, Precision], Recipe] = {
     (Target.PORTABLE, Precision.FP32): _PADDED_ATTENTION,
@@ -43,17 +43,17 @@ RECIPES: dict[tuple[Target, Precision], Recipe] = {
     (Target.TENSORRT_RTX, Precision.FP16): _FUSED_ATTENTION,
     (Target.TENSORRT_RTX, Precision.BF16): _FUSED_ATTENTION,
 }
-"""How each target and precision is lowered: the fastest, or that with the fewest kernels, of those that it accepts
+"""Recipe of each target and precision: the fastest, or the one with the fewest kernels, of those that it accepts
 (docs/decisions/008)."""
 
 
 def recipe_for(target: Target, precision: Precision, attention: AttentionForm = AttentionForm.FUSED) -> Recipe:
-    """How a graph is lowered for a target, with its attention in a form; for int8 as for float32."""
+    """Return the recipe for a target, with its attention in a form; int8 uses that of float32."""
     return replace(RECIPES[target, precision.traced], attention=attention)
 
 
 def rules_for(attend: Attend, opset: int) -> tuple[RewriteRule, ...]:
-    """The rules that lower every canonical operator but `Fuse`, in the order they are tried."""
+    """Return the rules that lower every canonical operator but `Fuse`, in the order they are tried."""
     rules = (
         AttentionRule(attend),
         BiasedAttentionRule(attend),

@@ -58,7 +58,7 @@ _MODULES = {
         ("apply", "bench", "build_engine", "export", "export_unet", "lint", "lower", "plan", "remove", "verify"), "api"
     ),
 }
-"""Where each public name comes from; nothing is imported before it is asked for."""
+"""Map each public name to its module, which is imported on first use."""
 
 
 def __getattr__(name: str) -> Any:

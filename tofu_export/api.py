@@ -1,6 +1,6 @@
 """The Python API: what `import tofu_export` gives.
 
-Every function does what the command of its name does, and raises the errors of `tofu_export.errors`.
+Every function does what the command of the same name does, and raises the errors of `tofu_export.errors`.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def plan(
         The plan: its `layers` with tokens in and out, `gmacs_full` and `gmacs_reduced` per image.
 
     Raises:
-        UnknownModelError: nothing goes by that name.
-        UnsupportedModelError: the model is no plain Vision Transformer.
+        UnknownModelError: no model has that name.
+        UnsupportedModelError: the model is not a plain Vision Transformer.
         OptionError: the reduction does not fit the model.
 
     Source: arXiv 2312.01026, section 3.3.
@@ -81,7 +81,7 @@ def apply(model: nn.Module, reduction: Reduction | Plan | None = None) -> nn.Mod
     """Reduce the tokens of a live timm model, in place.
 
     The model stays trainable, its parameters and their names stay as they are, and `remove` takes the reduction off
-    again. A model that carries a plan gets the new one.
+    again. A plan that the model already carries is replaced.
 
     Args:
         model: a plain Vision Transformer of timm, in any dtype, on any device.
@@ -91,7 +91,7 @@ def apply(model: nn.Module, reduction: Reduction | Plan | None = None) -> nn.Mod
         The same model.
 
     Raises:
-        UnsupportedModelError: the model is no plain Vision Transformer.
+        UnsupportedModelError: the model is not a plain Vision Transformer.
         OptionError: the reduction does not fit the model.
         ValueError: the plan is for another depth or prefix.
 
@@ -107,7 +107,7 @@ def apply(model: nn.Module, reduction: Reduction | Plan | None = None) -> nn.Mod
 
 
 def remove(model: nn.Module) -> nn.Module:
-    """Take the reduction off a live model, in place; one without a reduction stays as it is.
+    """Take the reduction off a live model, in place; a model without a reduction is left as it is.
 
     Returns:
         The same model.
@@ -131,7 +131,7 @@ def export(
         model: name of a timm model, or a live one, which is copied and not changed.
         output: folder for the files; nothing appears in it before all of them are complete.
         reduction: how many tokens leave, where and how; None for the plan that a live model carries, or r = 16.
-        listener: receives the progress; None for nobody.
+        listener: receives the progress; None to discard it.
         **options: further fields of `tofu_export.job.request.Job`, such as `weights="random"`, `precisions=("fp16",)`,
             `batch="1:8:64"`, `images="photos"`, `engine=False`, `bench=False`. Texts are read as on the command line.
 
@@ -140,7 +140,7 @@ def export(
 
     Raises:
         VerificationError: a file does not compute what the model computes. No model is written then.
-        TofuError: the first thing that went wrong.
+        TofuError: any other step failed.
     """
     from tofu_export import patch
     from tofu_export.job.pipeline import run_export
@@ -176,11 +176,11 @@ def export_unet(
         model: `sd15`, `sd21`, `sdxl`, `tiny`, or a diffusers folder of a UNet or a pipeline.
         output: folder for the files.
         reduction: which tokens leave, and where; None for half of them, as in the paper.
-        listener: receives the progress; None for nobody.
+        listener: receives the progress; None to discard it.
         **options: further fields of `tofu_export.diffusion.job.UnetJob`, such as `weights="random"`.
 
     Raises:
-        TofuError: as `export`.
+        TofuError: a step failed, as in `export`.
 
     Source: arXiv 2312.01026, section 4.3.
     """
@@ -205,7 +205,7 @@ def verify(path: PathLike, **options: Any) -> tuple[VerificationResult, ...]:
 
     Returns:
         One result for an ONNX file; for an engine one against the eager model and one against its ONNX file. Look at
-        `passed`: a file that is wrong raises nothing.
+        `passed`: a wrong file does not raise.
 
     Raises:
         VerificationError: the file lacks what must be compared.
@@ -233,7 +233,7 @@ def lower(
     """Rewrite what a runtime rejects in an ONNX file of any exporter, and compare the result in onnxruntime.
 
     Args:
-        source: the file; it is not changed.
+        source: the file to read; it is not changed.
         path: the file to write.
         target: the runtime to write for.
         shapes: all sizes of inputs that leave more than the batch open, by name.
@@ -266,12 +266,12 @@ def lint(
 
     Args:
         path: the file.
-        target: the runtime.
+        target: the runtime that it is checked for.
         compute_capabilities: GPUs that it is meant for, such as SM89.
 
     Raises:
         OptionError: there is no such file.
-        ExportError: it is no ONNX file.
+        ExportError: it is not an ONNX file.
     """
     from tofu_export.linting import lint_file, runtimes_of
 
@@ -287,14 +287,14 @@ def build_engine(
     precision: Precision | str | None = None,
     compute_capabilities: Sequence[str] = (),
 ) -> EngineReceipt:
-    """Build a TensorRT engine from any ONNX file, and write what is known of it into a .json beside it.
+    """Build a TensorRT engine from any ONNX file, and write a .json sidecar that describes it.
 
     Args:
         path: the ONNX file.
-        engine: the engine to write; None for one beside the file.
+        engine: path of the engine; None to write it beside the file.
         flavour: `tensorrt` or `tensorrt-rtx`; None for the one that is installed.
         batch: batch sizes to serve; None for 1:8:64, or what the file is fixed to.
-        precision: that the file has to be of; None for what it says.
+        precision: precision that the file must have; None for the one it states.
         compute_capabilities: GPUs that a TensorRT-RTX engine runs on; empty for SM80 and newer.
 
     Returns:
@@ -346,7 +346,7 @@ def bench(*paths: PathLike, batches: Sequence[int] = (), **options: Any) -> Benc
 
 
 class _Silent:
-    """A listener that says nothing."""
+    """Listener that discards all progress."""
 
     def step(self, text: str) -> None: ...
 
@@ -363,7 +363,7 @@ def _spec_of(model: nn.Module, image_size: tuple[int, int] | None) -> ModelSpec:
 
 
 def _reduction(given: Reduction | Plan | None) -> Reduction:
-    """A reduction that gives the very plan, where one is given."""
+    """Return a reduction that reproduces a given plan exactly; a reduction is returned as it is."""
     from tofu_export.planning.plan import Plan
 
     if not isinstance(given, Plan):
@@ -387,7 +387,7 @@ def _job(kind: type[Job], model: str, output: PathLike, options: Mapping[str, An
 
 
 def _read(kind: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by the fields of a dataclass, texts as the command line takes them.
+    """Convert options to fields of a dataclass, parsing texts as the command line does.
 
     Raises:
         OptionError: there is no such field, or a text cannot be read.

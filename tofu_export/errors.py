@@ -1,4 +1,4 @@
-"""All errors raised on purpose: one root, one exit code for each kind.
+"""Errors that are raised on purpose: one root class, one exit code for each kind.
 
 Every message says what was wrong, what was expected, and what to do about it. The command line prints the message
 as it stands and exits with `exit_code`; a library user catches `TofuError` or the builtin that the subclass refines.
@@ -51,7 +51,7 @@ class OptionError(TofuError, ValueError):
 
 
 class UnknownModelError(TofuError, LookupError):
-    """No model goes by the given name."""
+    """No model has the given name."""
 
     exit_code = ExitCode.USAGE
 

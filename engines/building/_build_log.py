@@ -1,4 +1,4 @@
-"""The builder's messages: all of them kept, and the first one that explains a failure."""
+"""Messages of the builder: all are kept, and the first that explains a failure is found."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["BuildLog", "first_cause", "make_logger"]
 
 HARMLESS = ("cudaError 35", "CUDA driver version is insufficient")
-"""Follows almost every error where there is no driver, and explains none of the others."""
+"""Messages that follow almost every error without a driver, and explain none of the others."""
 
 _ERRORS = frozenset({"ERROR", "INTERNAL_ERROR"})
 _NOISE = re.compile(r"\s*In \w+ at /_src/\S+?(?=[)\s]|$)|^\S*\.cpp:\d+: |^IBuilder::buildSerializedNetwork: ")
@@ -34,22 +34,22 @@ class BuildLog:
     entries: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, severity: str, message: str) -> None:
-        """Keep one message."""
+        """Add a message."""
         self.entries.append((severity, message))
 
     @property
     def messages(self) -> list[str]:
-        """All texts, whatever their severity."""
+        """Texts of all messages, whatever their severity."""
         return [message for _, message in self.entries]
 
     def cause(self) -> str:
-        """The first error that explains anything, empty if none was logged."""
+        """Return the first error that explains anything, empty if none was logged."""
         return first_cause(message for severity, message in self.entries if severity in _ERRORS)
 
     def failed_at(self) -> str:
-        """What the parser was at when it failed, an input or a node, where its error does not say so; or empty.
+        """Return the input or node at which the parser failed, if its error does not name one; else empty.
 
-        A node that it has only looked at, as it does with all of them before it parses any, is not to blame.
+        A node that the parser only looked at, as it does with all nodes before parsing, is not reported.
         """
         for message in reversed(self.messages):
             if match := _INPUT.search(message):
@@ -59,12 +59,12 @@ class BuildLog:
         return ""
 
     def missing_values(self) -> list[str]:
-        """Inputs whose values the builder has to know, and does not."""
+        """Return the inputs whose values the builder needs, but does not know."""
         return [name for message in self.messages for name in _VALUES.findall(message)]
 
 
 def first_cause(errors: Iterable[str]) -> str:
-    """The first of `errors` that is not an after-effect, tidied, with a hint where one is known."""
+    """Return the first of `errors` that is not a consequence of another, tidied, with a hint if one is known."""
     texts = [text for text in errors if text.strip()]
     real = [text for text in texts if not any(mark in text for mark in HARMLESS)]
     if not texts:
@@ -75,7 +75,7 @@ def first_cause(errors: Iterable[str]) -> str:
 
 
 def make_logger(trt: ModuleType, log: BuildLog) -> Any:
-    """An `ILogger` that keeps everything, VERBOSE included, in `log` and prints nothing."""
+    """Return an `ILogger` that keeps everything, VERBOSE included, in `log` and prints nothing."""
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:

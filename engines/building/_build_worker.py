@@ -1,8 +1,8 @@
-"""One engine build in a process of its own: `python -m tofu_export.engines.building._build_worker REQUEST RESULT`.
+"""Build one engine in a separate process: `python -m tofu_export.engines.building._build_worker REQUEST RESULT`.
 
-A process per build, because a failed SM75 build makes TensorRT-RTX 1.7.1 build the next engine of the same process with
-Turing's restrictions, because Myelin writes to stderr past the logger, and because a crash there must not end us.
-REQUEST and RESULT are JSON files; the plan goes where the request says. The parent is `build.py`.
+One process per build, because a failed SM75 build makes TensorRT-RTX 1.7.1 build the next engine of the process with
+Turing's restrictions, because Myelin writes to stderr past the logger, and because a crash must not end the parent.
+REQUEST and RESULT are JSON files; the engine goes where the request says. The parent is `build.py`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["build_plan", "main"]
 
 
 def main(arguments: list[str]) -> int:
-    """Build as the request file says; 0 if a result file was written, good or bad, else `CANNOT_WRITE`."""
+    """Build as the request file says; return 0 if a result file was written, good or bad, else `CANNOT_WRITE`."""
     request_path, result_path = map(Path, arguments)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     request = json.loads(request_path.read_text(encoding="utf-8"))
@@ -51,26 +51,26 @@ def main(arguments: list[str]) -> int:
     try:
         result_path.write_text(json.dumps(result), encoding="utf-8")
     except OSError:
-        return CANNOT_WRITE  # nothing can be said in words: the disk that they would go to is the one that is full
+        return CANNOT_WRITE  # no message can be written: the disk that it would go to is full
     return 0
 
 
 def build_plan(trt: ModuleType, flavour: Flavour, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Parse, check and build; the plan is written and synced, the facts are returned.
+    """Parse, check and build; write and sync the engine, and return the facts.
 
     Raises:
         EngineBuildError: the parser or the builder failed.
         PrecisionMismatchError: the network does not compute in the precision asked for.
-        OptionError: this version lacks something that was asked for.
+        OptionError: this version lacks an option that was asked for.
         BackendMissingError: the flavour needs a GPU and there is none.
-        OutputError: the plan cannot be written.
+        OutputError: the engine cannot be written.
     """
     shown = request["shown_path"]
     log = BuildLog()
     logger = make_logger(trt, log)
     builder = _make_builder(trt, flavour, logger)
     network = builder.create_network(_creation_flags(trt))
-    parser = trt.OnnxParser(network, logger)  # owns the weights: has to live until the build is done
+    parser = trt.OnnxParser(network, logger)  # owns the weights: must live until the build is done
     if not parser.parse_from_file(request["onnx_path"]):
         raise EngineBuildError(f"{flavour.name} cannot parse {shown}: {_parser_errors(parser, log)}")
     if network.num_layers == 0 or network.num_outputs == 0:
@@ -123,14 +123,14 @@ def _make_builder(trt: ModuleType, flavour: Flavour, logger: Any) -> Any:
 
 
 def _creation_flags(trt: ModuleType) -> int:
-    """Strongly typed, where that still is a choice: TensorRT 10; newer ones and TensorRT-RTX always are."""
+    """Return the flag for strong typing, optional only in TensorRT 10; newer ones and TensorRT-RTX imply it."""
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
 
 def _make_config(trt: ModuleType, builder: Any, network: Any, request: Mapping[str, Any]) -> Any:
     config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # prints the kernel list; the plan stays the same
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # prints the kernel list; the engine stays the same
     _set_options(trt, config, request["options"])
     capabilities = request["compute_capabilities"]
     if capabilities:
@@ -155,19 +155,19 @@ def _make_config(trt: ModuleType, builder: Any, network: Any, request: Mapping[s
 
 
 def _may_hold_sizes(trt: ModuleType, network: Any) -> bool:
-    """True if an input is a whole number or a list of them: only with a profile does the builder say which decide."""
+    """True if an input holds integers, at most 1-D: only with a profile does the builder tell which decide sizes."""
     whole = {trt.DataType.INT32, getattr(trt.DataType, "INT64", trt.DataType.INT32)}
     inputs = map(network.get_input, range(network.num_inputs))
     return any(tensor.dtype in whole and len(tuple(tensor.shape)) <= 1 for tensor in inputs)
 
 
 def _kernels(trt: ModuleType, logger: Any, log: BuildLog, plan: Any, *, inspect: bool) -> KernelLog:
-    """The kernels as the engine inspector tells them where there is a GPU to load the plan, else as the log does."""
+    """Return the kernels by the engine inspector if there is a GPU to load the engine, else by the log."""
     printed = parse_kernel_log(log.messages)
     if not inspect:
         return printed
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
-    if engine is None:  # built for another GPU than the one that is here
+    if engine is None:  # built for another GPU than the present one
         return printed
     inspected = parse_inspector(
         engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
@@ -176,10 +176,10 @@ def _kernels(trt: ModuleType, logger: Any, log: BuildLog, plan: Any, *, inspect:
 
 
 def _set_options(trt: ModuleType, config: Any, options: Mapping[str, Any]) -> None:
-    """Tell the builder what was asked for.
+    """Set the requested options of the builder.
 
     Raises:
-        OptionError: this version lacks it.
+        OptionError: this version lacks an option.
     """
     if options["workspace_bytes"] is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options["workspace_bytes"])
@@ -207,7 +207,7 @@ def _member(trt: ModuleType, kind: Any, name: str, option: str) -> Any:
 
 
 def _open_cache(config: Any, path: str | None) -> Any:
-    """The timing cache in the file, or an empty one where there is no file yet; None if none was asked for."""
+    """Open the timing cache in a file, or an empty one if the file does not exist; None if not asked for."""
     if path is None:
         return None
     known = Path(path).read_bytes() if Path(path).is_file() else b""
@@ -232,12 +232,12 @@ def _write(path: Path, plan: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        path.unlink(missing_ok=True)  # makes room for the result, which says what happened
+        path.unlink(missing_ok=True)  # makes room for the result, which explains the failure
         raise OutputError(f"cannot write the engine beside its destination: {error.strerror or error}") from error
 
 
 def _end_with_parent() -> None:
-    """Stop at once when the parent is gone: it holds the other end of stdin."""
+    """Stop at once when the parent, which holds the other end of stdin, is gone."""
     while os.read(0, 1):  # not sys.stdin: its lock, held here, would abort the interpreter when it finishes
         pass
     os._exit(1)

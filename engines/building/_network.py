@@ -1,4 +1,4 @@
-"""What TensorRT's parser made of the file: layers, types, arithmetic, attention. Runs in the build worker."""
+"""Inspect the network of TensorRT's parser: layers, types, arithmetic, attention. Runs in the build worker."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tofu_export.options import Precision
 __all__ = ["allow_decomposition", "check_precision", "dominant_precision", "layer_table", "mac_table", "node_costs"]
 
 COMPUTE_LAYERS = ("MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION", "EINSUM", "ATTENTION_OUTPUT")
-"""Layers that carry the arithmetic of a network; their output type is its precision."""
+"""Layers that carry the arithmetic of a network; their output type is the precision of the network."""
 
 QUANTIZED: Mapping[Precision, str] = {Precision.INT8: "int8", Precision.INT8_FP16: "int8", Precision.FP8: "fp8"}
-"""What the products of a quantised network multiply."""
+"""Type that the products of a quantised network multiply."""
 
 _DTYPES = {"FLOAT": "fp32", "HALF": "fp16"}
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1, "uint8": 1, "bool": 1, "int32": 4, "int64": 8}
@@ -28,7 +28,7 @@ _ONNX_NAME = re.compile(r"\[ONNX Layer: (.*?)\](?:\s|$|\[|\x1e|\x1f)")
 
 
 def layer_table(network: Any) -> dict[str, dict[str, int]]:
-    """For each layer type, the number of layer outputs of each data type."""
+    """Return for each layer type the number of layer outputs of each data type."""
     table: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
     for layer in _layers(network):
         for index in range(layer.num_outputs):
@@ -39,7 +39,7 @@ def layer_table(network: Any) -> dict[str, dict[str, int]]:
 
 
 def node_costs(trt: ModuleType, network: Any) -> list[NodeCost]:
-    """What the network computes for each ONNX node, for a batch of one; an open axis counts as one.
+    """Return the cost of each ONNX node in the network, for a batch of one; an open axis counts as one.
 
     Layers without the name of a node, mostly arithmetic on shapes, count under the empty name.
     """
@@ -72,7 +72,7 @@ def node_costs(trt: ModuleType, network: Any) -> list[NodeCost]:
 
 
 def mac_table(costs: list[NodeCost]) -> dict[str, int]:
-    """Multiply-accumulates by type: that of their results, or int8 or fp8 where both factors were dequantised."""
+    """Return multiply-accumulates by type: that of the result, or int8 or fp8 if both factors were dequantised."""
     table: Counter[str] = Counter()
     for cost in costs:
         if cost.macs:
@@ -81,7 +81,7 @@ def mac_table(costs: list[NodeCost]) -> dict[str, int]:
 
 
 def dominant_precision(layers: Mapping[str, Mapping[str, int]], macs: Mapping[str, int]) -> Precision:
-    """What a network is typed as that nobody said anything about: the type of most of its arithmetic."""
+    """Return the precision of a network without a declared one: the type of most of its arithmetic."""
     if quantized := _quantized(layers):
         return quantized[0]
     known = [name for name in macs if name in {precision.value for precision in Precision}]
@@ -91,7 +91,7 @@ def dominant_precision(layers: Mapping[str, Mapping[str, int]], macs: Mapping[st
 def check_precision(
     layers: Mapping[str, Mapping[str, int]], precision: Precision, macs: Mapping[str, int], least_share: float
 ) -> None:
-    """Refuse a network that does not compute in the precision that it is said to have.
+    """Refuse a network that does not compute in its stated precision.
 
     A reduced-precision file may keep FP32 islands, but at least a share of its multiply-accumulates is of its type; an
     FP32 file has no heavy layer of a shorter type. In a quantised network a product has floating-point inputs and
@@ -99,13 +99,13 @@ def check_precision(
     them around both of its factors.
 
     Args:
-        layers: as `layer_table` gives them.
-        precision: what was asked for.
-        macs: as `mac_table` gives them.
-        least_share: of the multiply-accumulates, for FP16 and BF16.
+        layers: result of `layer_table`.
+        precision: the stated precision.
+        macs: result of `mac_table`.
+        least_share: smallest share of the multiply-accumulates in the precision, for FP16 and BF16.
 
     Raises:
-        PrecisionMismatchError: it does not.
+        PrecisionMismatchError: the network computes in another precision.
     """
     found: defaultdict[str, int] = defaultdict(int)
     if quantized := _quantized(layers):
@@ -149,10 +149,10 @@ def check_precision(
 
 
 def allow_decomposition(trt: ModuleType, network: Any) -> tuple[str, ...]:
-    """Let every attention layer run as several kernels where no fused one exists; returns their names.
+    """Let attention layers run as several kernels if no fused kernel exists; return the names of the layers.
 
     Reason: TensorRT-RTX has no fused FP32 attention, nor one of head size 512, and its parser leaves `decomposable`
-    unset, so that the build fails. Layers that have a fused kernel keep it (FP16: same plan bytes). Layers arrive as
+    unset, so that the build fails. Layers that have a fused kernel keep it (FP16: same engine bytes). Layers arrive as
     plain `ILayer`, hence the change of class. Seen with TensorRT-RTX 1.7.1; remove when the parser sets it.
     """
     wanted = trt.LayerType.__members__.get("ATTENTION_INPUT")
@@ -170,7 +170,7 @@ def allow_decomposition(trt: ModuleType, network: Any) -> tuple[str, ...]:
 def _arithmetic(
     trt: ModuleType, layer: Any, producers: Mapping[str, Any], constants: Mapping[str, int]
 ) -> tuple[int, int]:
-    """Multiply-accumulates of a layer, and bytes of the weights that they read; nothing for other layers."""
+    """Return the multiply-accumulates of a layer, and bytes of the weights that they read; zero for other layers."""
     kind = layer.type.name
     if kind == "MATRIX_MULTIPLY":
         left, output = layer.get_input(0), layer.get_output(0)
@@ -203,7 +203,7 @@ def _arithmetic(
 
 
 def _computed_in(layer: Any, producers: Mapping[str, Any]) -> str:
-    """Type that a layer computes in: that which both factors were dequantised from, else that of its result."""
+    """Return the type that a layer computes in: that before dequantisation of both factors, else that of its result."""
     if layer.type.name in ("MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION") and layer.num_inputs > 1:
         left, right = (_dequantized(layer.get_input(index), producers) for index in (0, 1))
         if left is not None and left == right:
@@ -212,7 +212,7 @@ def _computed_in(layer: Any, producers: Mapping[str, Any]) -> str:
 
 
 def _dequantized(tensor: Any, producers: Mapping[str, Any]) -> str | None:
-    """What a tensor was that since then has only been dequantised and laid out, int8 or fp8; None for any other."""
+    """Return int8 or fp8 for a tensor that was only dequantised and laid out since; None for any other."""
     for _ in range(len(producers)):
         layer = None if tensor is None else producers.get(tensor.name)
         if layer is None or layer.type.name not in ("SHUFFLE", "IDENTITY", "DEQUANTIZE"):
@@ -225,7 +225,7 @@ def _dequantized(tensor: Any, producers: Mapping[str, Any]) -> str | None:
 
 
 def _quantized(layers: Mapping[str, Mapping[str, int]]) -> tuple[Precision, int] | None:
-    """What a network is quantised to, and how many tensors are; None where none is."""
+    """Return the precision that a network is quantised to, and the number of quantised tensors; None if none is."""
     counts = {name: count for name, count in layers.get("QUANTIZE", {}).items() if name in QUANTIZED.values()}
     if not counts:
         return None
@@ -238,7 +238,7 @@ def _quantized(layers: Mapping[str, Mapping[str, int]]) -> tuple[Precision, int]
 
 
 def _attention_macs(layer: Any, producers: Mapping[str, Any]) -> int:
-    """Scores and sums of a fused attention: its query, key and value are the inputs of the layer before."""
+    """Return the products of a fused attention, whose query, key and value are inputs of the layer before."""
     before = producers.get(layer.get_input(0).name) if layer.num_inputs and layer.get_input(0) is not None else None
     if before is None or before.num_inputs < 3:
         return 0
@@ -247,7 +247,7 @@ def _attention_macs(layer: Any, producers: Mapping[str, Any]) -> int:
 
 
 def _constant_bytes(tensor: Any, producers: Mapping[str, Any], constants: Mapping[str, int]) -> int:
-    """Bytes of the constant behind a tensor, through layers that only reshape, cast or dequantise it."""
+    """Return the bytes of the constant behind a tensor, through layers that only reshape, cast or dequantise it."""
     for _ in range(len(producers)):
         if tensor is None or tensor.name in constants or tensor.name not in producers:
             break
@@ -259,12 +259,12 @@ def _constant_bytes(tensor: Any, producers: Mapping[str, Any], constants: Mappin
 
 
 def _sizes(tensor: Any) -> tuple[int, ...]:
-    """Sizes of a tensor, an open one as 1."""
+    """Return the sizes of a tensor, with 1 for an open size."""
     return tuple(max(1, size) for size in tuple(tensor.shape))
 
 
 def _size(tensor: Any) -> int:
-    """Bytes of a tensor at a batch of one."""
+    """Return the bytes of a tensor at a batch of one."""
     try:
         return math.prod(_sizes(tensor)) * _BYTES.get(_dtype(tensor), 0)
     except ValueError:  # a rank that is not known before the build

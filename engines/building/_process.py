@@ -1,4 +1,4 @@
-"""Run the build worker: watched, its output captured, and gone when we go."""
+"""Run the build worker: monitor it, capture its output, and end it with this process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TICK_SECONDS = 0.1
 
 
 def run_worker(request: Mapping[str, Any], scratch: Path, on_tick: Callable[[float], None] | None) -> dict[str, Any]:
-    """Run one build in a fresh process and return its result.
+    """Run one build in a new process and return its result.
 
     Args:
         request: plain values for the worker.
@@ -46,7 +46,7 @@ def run_worker(request: Mapping[str, Any], scratch: Path, on_tick: Callable[[flo
     with output_path.open("wb") as output, error_path.open("wb") as error:
         process = subprocess.Popen(
             [sys.executable, "-m", WORKER, str(request_path), str(result_path)],
-            stdin=subprocess.PIPE,  # stays open: its end tells the worker that we are gone
+            stdin=subprocess.PIPE,  # stays open: its end tells the worker that we have ended
             stdout=output,
             stderr=error,
             cwd=scratch,
@@ -91,7 +91,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, such that the worker imports what we would, whatever its working directory is."""
+    """Return our environment, adapted so that the worker imports the same modules from any working directory."""
     root = Path(errors.__file__).resolve().parents[1]
     paths = [str(root), *(entry for entry in sys.path if entry)]  # absolute since start-up; "" is the working directory
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONSAFEPATH": "1"}
@@ -115,7 +115,7 @@ def _ending(code: int) -> str:
 
 
 def _quoted(*captured: Path) -> str:
-    """What the first file that holds anything says went wrong."""
+    """Quote the first file that is not empty as the cause of a failure."""
     for path in captured:
         lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         marked = [line for line in lines if "Internal Error" in line or line.startswith("Fatal Python error")]

@@ -1,4 +1,4 @@
-"""Build a TensorRT engine from an ONNX file: checked before, isolated while, and described after."""
+"""Build a TensorRT engine from an ONNX file: checked before, isolated meanwhile, and described after."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tofu_export.system.files import flush_to_disk, is_text, sha256_of
 __all__ = ["LEAST_SHARE", "EngineRequest", "build_engine", "check_request", "engine_names", "resolve_capabilities"]
 
 LEAST_SHARE = 0.9
-"""Share of the multiply-accumulates that a file of FP16 or BF16 has in its type at least. The similarity of a
+"""Smallest share of the multiply-accumulates that a file of FP16 or BF16 must have in its type. The similarity of a
 reduction, which stays in FP32, takes less than one percent of a vision transformer."""
 
 
@@ -40,20 +40,20 @@ class EngineRequest:
 
     Attributes:
         onnx_path: the file; its types are the engine's.
-        engine_path: where the plan goes; its folder is made if need be.
+        engine_path: path of the engine to write; its folder is created if needed.
         flavour: which TensorRT.
-        batch: batch sizes of the optimisation profile; None for 1:8:64, or what the file is fixed to.
-        precision: what the file is typed as, to be held against what the builder finds; None for what it says of
-            itself (files of this project), else for the type of most of its arithmetic.
-        compute_capabilities: `SM80`, `SM89`, …; empty for all that share one plan (SM80 and newer). None for classic
+        batch: batch sizes of the optimisation profile; None for 1:8:64, or the fixed size of the file.
+        precision: precision of the file, to be checked in the built engine; None for the one in its metadata (files of
+            this project), else for the type of most of its arithmetic.
+        compute_capabilities: `SM80`, `SM89`, …; empty for all that share one engine (SM80 and newer). None for classic
             TensorRT, which builds for the GPU of this machine.
         shapes: all sizes of inputs that leave more than their batch open.
         values: smallest, preferred and largest values of inputs that decide sizes, such as the k of a TopK.
-        least_share: of the multiply-accumulates that are in the precision asked for, FP16 or BF16.
-        options: what else is asked of the builder.
+        least_share: smallest share of the multiply-accumulates in the precision asked for, FP16 or BF16.
+        options: further options of the builder.
 
     Raises:
-        OptionError: values that cannot go together.
+        OptionError: values contradict each other.
     """
 
     onnx_path: Path
@@ -86,7 +86,7 @@ class EngineRequest:
 
 
 def check_request(request: EngineRequest) -> tuple[tuple[str, ...], Preflight, dict[str, Profile]]:
-    """Everything that can be said about a build before it starts: capabilities, the file, the shapes to serve.
+    """Check what can be checked before a build: return capabilities, the inspected file, and the shapes to serve.
 
     Raises:
         OptionError: the options do not fit the file or the flavour.
@@ -114,12 +114,12 @@ def check_request(request: EngineRequest) -> tuple[tuple[str, ...], Preflight, d
 
 
 def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | None = None) -> EngineReceipt:
-    """Build the engine in a process of its own and put it at `request.engine_path`, complete or not at all.
+    """Build an engine in a separate process and put it at `request.engine_path`, complete or not at all.
 
     Args:
-        request: what to build.
-        on_tick: called with the elapsed seconds about ten times a second; what it raises ends the build, after which
-            nothing is left behind.
+        request: the engine to build.
+        on_tick: called with the elapsed seconds about ten times a second; an exception from it ends the build and
+            leaves no files.
 
     Raises:
         OptionError: the options do not fit the file or the flavour.
@@ -201,10 +201,10 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
 
 
 def engine_names(name: str, capabilities: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Names of the engines that serve these capabilities, and the capabilities of each.
+    """Return the names of the engines that serve these capabilities, and the capabilities of each.
 
-    SM75 never shares an engine, as in one list it degrades the plan for all: `model.engine` is for the others, then,
-    and `model.sm75.engine` for it.
+    SM75 never shares an engine, as in a list it degrades the engine for all: then `model.engine` is for the others, and
+    `model.sm75.engine` for SM75.
     """
     names = tuple(dict.fromkeys(entry.strip().upper() for entry in capabilities if entry.strip()))
     others = tuple(entry for entry in names if entry != TURING)
@@ -220,14 +220,14 @@ def _widens(checked: Preflight) -> bool:
 
 
 def _declared(checked: Preflight) -> Precision | None:
-    """The precision that a file of this project says it has."""
+    """Return the precision that a file of this project states."""
     with contextlib.suppress(VerificationError):  # a newer version may know it
         return checked.card.precision
     return None
 
 
 def _advice(precision: Precision) -> tuple[str, ...]:
-    """What to know of an engine of this precision."""
+    """Return notes on an engine of this precision."""
     if precision.built:
         return ()
     return (
@@ -237,11 +237,11 @@ def _advice(precision: Precision) -> tuple[str, ...]:
 
 
 def resolve_capabilities(request: EngineRequest, declared: Precision | None = None) -> tuple[str, ...]:
-    """The capabilities to build for, in ascending order, so that the order asked for does not change the plan.
+    """Return the capabilities to build for, in ascending order, so that the requested order does not change the engine.
 
     Args:
-        request: what to build.
-        declared: the precision that the file says it has, where the request names none.
+        request: the engine to build.
+        declared: the precision that the file states, if the request names none.
 
     Raises:
         OptionError: the flavour cannot build for one of them.
@@ -261,7 +261,7 @@ def resolve_capabilities(request: EngineRequest, declared: Precision | None = No
 
 
 def _scratch_folder(engine_path: Path) -> tempfile.TemporaryDirectory[str]:
-    """A hidden folder beside the destination (one file system, so that a rename publishes), removed on leaving."""
+    """Return a hidden folder beside the destination (one file system, so that a rename publishes), removed on exit."""
     if engine_path.is_dir():
         raise OutputError(f"{engine_path} is a folder, expected a file name for the engine")
     try:

@@ -1,4 +1,4 @@
-"""What a user can tell a builder, and the table of what each TensorRT product makes of it.
+"""Options of the builder, and the table of what each TensorRT product supports.
 
 An option that a product does not have, or takes without any effect, is refused: no flag is ever ignored.
 """
@@ -22,7 +22,7 @@ __all__ = ["HARDWARE", "REFUSED", "BuilderOptions", "cache_file", "check_options
 HARDWARE: Mapping[str, str] = MappingProxyType(
     {"ampere+": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
 )
-"""Word on the command line -> member of `HardwareCompatibilityLevel`."""
+"""Members of `HardwareCompatibilityLevel`, by word on the command line."""
 
 MAX_LEVEL = 5
 """Highest optimisation level of a builder. Source: IBuilderConfig, TensorRT 10 and 11."""
@@ -40,14 +40,14 @@ REFUSED: Mapping[tuple[str, str], str] = MappingProxyType(
         (RTX.name, "refit"): _NEEDS_GPU,
     }
 )
-"""(flavour, option) -> why it is refused. Source: measured with TensorRT-RTX 1.7.1; TensorRT from 10 on has all."""
+"""Reasons for refusal, by (flavour, option). Source: measured with TensorRT-RTX 1.7.1; TensorRT from 10 on has all."""
 
 
 def parse_size(text: str) -> int:
-    """Bytes from a number with an optional unit of 1024: `512M`, `2G`, `1048576`.
+    """Read bytes from a number with an optional unit of 1024: `512M`, `2G`, `1048576`.
 
     Raises:
-        OptionError: the text is something else.
+        OptionError: the text has another form.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if match is None:
@@ -57,14 +57,14 @@ def parse_size(text: str) -> int:
 
 @dataclass(frozen=True)
 class BuilderOptions:
-    """What is asked of the builder beyond the file.
+    """Options of the builder beyond the file.
 
     Attributes:
         workspace_bytes: limit for scratch memory; None for the builder's default.
         level: 0 (builds fast) to 5 (runs fast); None for the builder's default.
         timing_cache: file of measured kernel times to read and write; see `cache_file`.
-        version_compatible: the plan loads in later versions too, through the lean runtime inside it.
-        hardware: a key of `HARDWARE`: the plan runs on other GPUs too.
+        version_compatible: the engine loads in later versions too, through the lean runtime inside it.
+        hardware: a key of `HARDWARE`: the engine runs on other GPUs too.
         strip_weights: leave the weights out; they are put in before use (refit).
         refit: weights can be replaced later.
 
@@ -101,7 +101,7 @@ class BuilderOptions:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What differs from the builder's defaults, by the name of its option."""
+        """Options that differ from the builder's defaults, by name."""
         values = {
             "workspace": self.workspace_bytes,
             "builder-opt-level": self.level,
@@ -115,10 +115,10 @@ class BuilderOptions:
 
 
 def check_options(options: BuilderOptions, flavour: Flavour) -> None:
-    """Refuse what the flavour does not have.
+    """Refuse options that the flavour does not have.
 
     Raises:
-        OptionError: something was asked for that it lacks or ignores.
+        OptionError: an option is set that the flavour lacks or ignores.
     """
     for name in options.asked:
         reason = REFUSED.get((flavour.name, name))
@@ -127,9 +127,9 @@ def check_options(options: BuilderOptions, flavour: Flavour) -> None:
 
 
 def cache_file(path: Path, gpu: str | None, version: str, onnx_sha256: str) -> Path:
-    """The file in which the timing cache for one GPU, TensorRT version and ONNX file lies.
+    """Return the timing cache file for one GPU, TensorRT version and ONNX file.
 
-    Times of another GPU or version must not be used, so each has a file of its own beside the name asked for:
+    Times of another GPU or version must not be used, so each has a separate file beside the name asked for:
     `cache.bin` becomes `cache.3f2a90c1d4e5.bin`. The content is TensorRT's, readable by trtexec.
     """
     key = hashlib.sha256("\0".join((gpu or "unknown GPU", version, onnx_sha256)).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Which precisions the compute capabilities have that TensorRT-RTX builds for."""
+"""Precisions supported by the compute capabilities that TensorRT-RTX builds for."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _LEAST: Mapping[Precision, tuple[int, str]] = {
     Precision.BF16: (_AMPERE, "BF16"),
     Precision.FP8: (_ADA, "FP8"),
 }
-"""The first capability that has all of a precision, and what older ones lack. Others are for all capabilities.
+"""First capability that fully supports a precision, and what older ones lack. Other precisions run on all.
 
-Source: what TensorRT-RTX 1.7.1 says when it builds for older ones.
+Source: messages of TensorRT-RTX 1.7.1 when it builds for older capabilities.
 """
 
 
 def able(capability: str, precision: Precision | None) -> bool:
-    """True if a capability, such as `SM89`, has a precision or is no known one; None is one that nobody has named."""
+    """True if a capability, such as `SM89`, supports a precision or is unknown; also for no precision (None)."""
     number = re.fullmatch(r"SM(\d+)", capability)
     if precision is None or number is None:
         return True
@@ -36,7 +36,7 @@ def check_able(flavour: Flavour, capabilities: Sequence[str], precision: Precisi
     """Refuse a build for capabilities that lack the precision of its file.
 
     Raises:
-        OptionError: one of them does.
+        OptionError: a capability lacks it.
     """
     unable = [name for name in capabilities if not able(name, precision)]
     if precision is None or not unable:

@@ -1,4 +1,4 @@
-"""Look at an ONNX file before a builder does.
+"""Check an ONNX file before a builder reads it.
 
 TensorRT "parses" an empty or a text file, accepts opset 99, and reports a scatter reduction without naming the node.
 So the file is read here first, cheaply (without its weights), and refused in the words of `tofu_export.linting`.
@@ -24,10 +24,10 @@ from tofu_export.linting.onnx_files import open_graph
 __all__ = ["InputShape", "Preflight", "preflight", "read_graph_file"]
 
 SHOWN = 5
-"""Refused nodes that an error lists before it only counts them."""
+"""Number of refused nodes that an error lists; further ones are counted."""
 
 Axis = int | str
-"""Size of an axis; a string where it is dynamic (its name, or `?`)."""
+"""Size of an axis; a string if it is dynamic (its name, or `?`)."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class InputShape:
 
 @dataclass(frozen=True)
 class Preflight:
-    """What the builder will be given.
+    """Result of the check of a file before the build.
 
     Attributes:
         path: the file.
         opset: version of the default operator set.
         nodes: number of nodes, sub-graphs and functions included.
         inputs: graph inputs that are not initializers.
-        notes: things worth telling that stop nothing.
-        card: what the file says of its model.
-        rewritten: what is to be built instead of the file; None for the file as it is.
-        remarks: what was done to it.
+        notes: notes that do not prevent the build.
+        card: metadata of the model in the file.
+        rewritten: model to build instead of the file; None for the file as it is.
+        remarks: description of the rewriting.
     """
 
     path: Path
@@ -69,7 +69,7 @@ class Preflight:
 
 
 def preflight(path: Path, flavour: Flavour, capabilities: Sequence[str] = ()) -> Preflight:
-    """Check that `path` is an ONNX file that the flavour's parser and builder have a chance with.
+    """Check that a file is an ONNX file that the flavour's parser and builder may accept.
 
     Args:
         path: the file.
@@ -77,7 +77,7 @@ def preflight(path: Path, flavour: Flavour, capabilities: Sequence[str] = ()) ->
         capabilities: compute capabilities that the engine is for.
 
     Raises:
-        EngineBuildError: it is missing, not an ONNX graph, lacks external data, or has nodes that are known to fail.
+        EngineBuildError: the file is missing, not an ONNX graph, lacks external data, or has nodes known to fail.
     """
     model = read_graph_file(path)
     summed = pairwise_products(model) if TURING in capabilities else ()
@@ -106,11 +106,11 @@ def preflight(path: Path, flavour: Flavour, capabilities: Sequence[str] = ()) ->
 
 
 def read_graph_file(path: Path) -> onnx.ModelProto:
-    """The model in `path` without its large weights.
+    """Read a model without its large weights.
 
     Raises:
         OptionError: there is no such file.
-        EngineBuildError: it holds no ONNX graph with outputs.
+        EngineBuildError: the file holds no ONNX graph with outputs.
     """
     try:
         return open_graph(path)
@@ -119,7 +119,7 @@ def read_graph_file(path: Path) -> onnx.ModelProto:
 
 
 def _where(graph: onnx.GraphProto) -> dict[str, str]:
-    """The part of the model that each node belongs to, as far as names tell, as the beginning of a line."""
+    """Return the part of the model that each node belongs to, by its name, as the beginning of a line."""
     known = {node.name: place for node, place in zip(graph.node, places(graph), strict=True)}
     return {
         name: f"{place.stage}, {place.kind.value}: " if place.stage else f"{place.kind.value}: "

@@ -1,4 +1,4 @@
-"""Shapes that an engine serves: smallest, preferred and largest ones of each dynamic input."""
+"""Shapes that an engine serves: smallest, preferred and largest shape of each dynamic input."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _VALUES = re.compile(r"(?P<name>[^=]+)=(?P<values>-?\d+(x-?\d+)*(:-?\d+(x-?\d+)*
 
 
 def parse_shape_options(minimum: str, optimum: str, maximum: str) -> dict[str, Profile]:
-    """Shapes by input name, from the texts of `--min-shapes`, `--opt-shapes` and `--max-shapes`.
+    """Read shapes by input name, from the texts of `--min-shapes`, `--opt-shapes` and `--max-shapes`.
 
-    As in trtexec: all three are given, or the preferred ones alone, which then are the smallest and largest ones too.
+    As in trtexec: all three are given, or only the preferred ones, which are then also the smallest and largest.
 
     Raises:
-        OptionError: a text is something else, or the three do not name the same inputs with the same ranks in order.
+        OptionError: a text has another form, or the three do not name the same inputs with the same ranks in order.
     """
     if not (minimum or optimum or maximum):
         return {}
@@ -51,10 +51,10 @@ def parse_shape_options(minimum: str, optimum: str, maximum: str) -> dict[str, P
 
 
 def parse_values(texts: Iterable[str]) -> dict[str, Profile]:
-    """Values of inputs that decide sizes, by name, from texts such as `k=1:5:10` or `size=480x640`.
+    """Read values of inputs that decide sizes, by name, from texts such as `k=1:5:10` or `size=480x640`.
 
     Raises:
-        OptionError: a text is something else, an input is named twice, or the three are not in order.
+        OptionError: a text has another form, an input is named twice, or the three are not in order.
     """
     values: dict[str, Profile] = {}
     for text in texts:
@@ -77,16 +77,16 @@ def parse_values(texts: Iterable[str]) -> dict[str, Profile]:
 def make_profiles(
     inputs: Sequence[InputShape], batch: BatchRange | None, shapes: Mapping[str, Profile] | None = None
 ) -> dict[str, Profile]:
-    """Shapes of every dynamic input; static ones need none.
+    """Return the profiles of all dynamic inputs; static inputs need none.
 
     Args:
-        inputs: what the file declares.
-        batch: sizes of the first axis of inputs that `shapes` does not name; None for 1:8:64, or what the file is
-            fixed to.
+        inputs: inputs that the file declares.
+        batch: sizes of the first axis of inputs that `shapes` does not name; None for 1:8:64, or the fixed
+            size of the file.
         shapes: all sizes of some inputs.
 
     Raises:
-        OptionError: an axis stays open, or the sizes contradict the file.
+        OptionError: an axis remains open, or the sizes contradict the file.
     """
     given = dict(shapes or {})
     unknown = [name for name in given if name not in {entry.name for entry in inputs}]

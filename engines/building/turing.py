@@ -1,10 +1,10 @@
-"""FP32 matrix products of activations for SM75, which has none: the same sums as products of elements, added up.
+"""Rewrite FP32 matrix products of activations for SM75, which has none, as sums of element products.
 
 TensorRT-RTX has no FP32 GEMM for Turing, and an FP16 file of Token Fusion keeps one in FP32, the similarity of keys.
-`Mul` and `ReduceSum` do build there. The rewritten file refers to the weights where they are, so nothing is copied.
+`Mul` and `ReduceSum` do build there. The rewritten file refers to the existing weights, so nothing is copied.
 
-Reason: "Cannot compile operation for Turing (SM75): FP32 GEMM is not supported" (TensorRT-RTX 1.7.1). Goes when it has
-one.
+Reason: "Cannot compile operation for Turing (SM75): FP32 GEMM is not supported" (TensorRT-RTX 1.7.1). Remove when it
+has one.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _AXES_AS_INPUTS = 13
 
 
 def pairwise_products(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Rewrite, in place, every FP32 MatMul of two activations of equal rank; returns the names of those nodes.
+    """Rewrite, in place, every FP32 MatMul of two activations of equal rank; return the names of those nodes.
 
     `[.., M, K] @ [.., K, N]` becomes the sum over K of `[.., M, 1, K] * [.., 1, N, K]`. Products with weights stay: a
-    file that has them in FP32 is an FP32 file, which SM75 does not run.
+    file with such products in FP32 is an FP32 file, which SM75 does not run.
     """
     if (default_opset(model) or 0) < _AXES_AS_INPUTS:
         return ()
@@ -61,10 +61,10 @@ def pairwise_products(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def write_beside_links(model: onnx.ModelProto, source: Path, folder: Path) -> Path:
-    """Write a model that was read from `source` without weights into a folder, with links to the files that hold them.
+    """Write a model that was read from `source` without weights into a folder, with links to its weight files.
 
     Raises:
-        EngineBuildError: weights lie in a folder below, which this does not link.
+        EngineBuildError: weights are in a subfolder, which this does not link.
         OSError: the folder cannot be written.
     """
     for location in external_files(model):

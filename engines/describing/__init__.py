@@ -1,1 +1,1 @@
-"""What is in an engine, and what is known of it."""
+"""Describe engines."""

@@ -1,7 +1,7 @@
-"""Whether an engine will load on this machine, and why not, before its runtime is asked to.
+"""Check whether an engine will load on this machine, and why not, before its runtime is asked to.
 
-The sidecar says what the engine was built with and for; this machine is held against it. A TensorRT-RTX plan also has
-a header that its runtime can judge. What only loading would show is not promised.
+The sidecar says what the engine was built with and for, which is compared with this machine. A TensorRT-RTX engine
+also has a header that its runtime can check. What only loading would show is not covered.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ __all__ = ["Answer", "EngineCheck", "Verdict", "check_engine"]
 
 
 SOURCE = "onnx"
-"""The question whether the ONNX file beside an engine is the one it was built from."""
+"""Name of the check that the ONNX file beside an engine is the one it was built from."""
 
 
 class Answer(str, Enum):
-    """What one question gave."""
+    """Result of one check."""
 
     YES = "yes"
     UNKNOWN = "unknown"
@@ -38,14 +38,14 @@ class Answer(str, Enum):
 
     @property
     def exit_code(self) -> ExitCode:
-        """The exit code that it asks for."""
+        """Exit code for the answer."""
         codes = {Answer.YES: ExitCode.GOOD, Answer.MISSING: ExitCode.BACKEND_MISSING}
         return codes.get(self, ExitCode.PRECISION)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One question: what was asked, what the answer is, and why."""
+    """One check: its question, the answer, and the reason."""
 
     question: str
     answer: Answer
@@ -54,10 +54,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class EngineCheck:
-    """All answers about one engine, in the order in which they were asked.
+    """All answers about one engine, in the order of the checks.
 
     Attributes:
-        path: the plan.
+        path: the engine.
         verdicts: the answers.
     """
 
@@ -66,7 +66,7 @@ class EngineCheck:
 
     @property
     def worst(self) -> Answer:
-        """The answer that decides. What the runtime says of the header stands in for a sidecar that is not there."""
+        """The answer that decides. The runtime's answer on the header replaces a missing sidecar."""
         answers = {verdict.answer for verdict in self.verdicts}
         if Verdict("header", Answer.YES, "") in {replace(verdict, reason="") for verdict in self.verdicts}:
             answers.discard(Answer.UNKNOWN)
@@ -74,12 +74,12 @@ class EngineCheck:
 
     @property
     def loads(self) -> bool:
-        """True if nothing speaks against it."""
+        """True if no check found a problem."""
         return self.worst is Answer.YES
 
     @property
     def summary(self) -> str:
-        """The result in a few words."""
+        """Result in a few words."""
         words = {
             Answer.YES: "should load here",
             Answer.UNKNOWN: "may load here, but nothing says so",
@@ -91,7 +91,7 @@ class EngineCheck:
         return f"{self.path.name} {words[self.worst]}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The check as plain values."""
+        """Return the check as plain values."""
         return {
             "file": self.path.name,
             "result": self.worst.value,
@@ -104,7 +104,7 @@ class EngineCheck:
 
 
 def check_engine(path: Path) -> EngineCheck:
-    """Hold the engine at `path` against its sidecar and against this machine.
+    """Check an engine against its sidecar and this machine.
 
     Raises:
         OptionError: there is no such file.
@@ -148,7 +148,7 @@ def _verdicts(path: Path) -> Iterator[Verdict]:
 
 
 def _sidecar(path: Path) -> tuple[Sidecar | None, Verdict]:
-    """What the sidecar says, and whether there is a usable one."""
+    """Return the sidecar, and a verdict on whether it is usable."""
     try:
         sidecar = read_sidecar(path)
     except OptionError as error:
@@ -167,7 +167,7 @@ def _unchanged(sidecar: Sidecar) -> Verdict:
 
 
 def _source(sidecar: Sidecar) -> Iterator[Verdict]:
-    """Whether the ONNX file beside the plan is the one it was built from; loading does not need that file."""
+    """Check that the ONNX file beside the engine is the one it was built from; loading does not need that file."""
     try:
         found = sidecar.onnx_beside()
     except OptionError as error:
@@ -194,7 +194,7 @@ def _version(flavour: Flavour, installed: str, sidecar: Sidecar) -> Verdict:
 
 
 def _hardware(flavour: Flavour, sidecar: Sidecar | None) -> Iterator[Verdict]:
-    """The GPU of this machine against what the engine is for."""
+    """Check the GPU of this machine against those that the engine is for."""
     about = environment.collect()
     if about.gpu is None:
         yield Verdict(
@@ -225,7 +225,7 @@ def _hardware(flavour: Flavour, sidecar: Sidecar | None) -> Iterator[Verdict]:
 
 
 def _validity(trt: ModuleType, header: bytes) -> Iterator[Verdict]:
-    """What the runtime says of the plan's header; without a driver it can only say that it is malformed."""
+    """Return the runtime's verdict on the engine's header; without a driver it can only detect a malformed one."""
     validity, bits = trt.Runtime(make_logger(trt, BuildLog())).get_engine_validity(header)
     reasons = [name for name, bit in trt.EngineInvalidityDiagnostics.__members__.items() if int(bits) & int(bit)]
     if validity == trt.EngineValidity.INVALID and reasons:

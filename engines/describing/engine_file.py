@@ -1,4 +1,4 @@
-"""What is known of an engine file without loading it: from the sidecar beside it, and from how it begins."""
+"""Facts about an engine file that need no loading: from its sidecar, and from its first bytes."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tofu_export.system.files import require_file
 __all__ = ["RTX_MAGIC", "EngineFile", "read_engine_file"]
 
 RTX_MAGIC = b"vtrt"
-"""First bytes of a TensorRT-RTX plan. Source: measured with 1.7.1."""
+"""First bytes of a TensorRT-RTX engine. Source: measured with 1.7.1."""
 
 
 @dataclass(frozen=True)
 class EngineFile:
-    """An engine on the disk: the bytes of a TensorRT plan.
+    """Engine on disk.
 
     Attributes:
-        path: the plan.
+        path: the engine.
         flavour: the TensorRT that runs it.
-        onnx_path: the ONNX file that it was built from; None where that is not known.
-        batch: batch sizes of its profile; None where that is not known, or where they are fixed.
-        precision: as its sidecar says; None without one.
-        compute_capabilities: likewise; empty for classic TensorRT, which builds for the GPU that is there.
+        onnx_path: the ONNX file that it was built from; None if unknown.
+        batch: batch sizes of its profile; None if unknown or fixed.
+        precision: precision in its sidecar; None without one.
+        compute_capabilities: those in its sidecar; empty for classic TensorRT, which builds for the GPU present.
     """
 
     path: Path
@@ -39,15 +39,15 @@ class EngineFile:
 
 
 def read_engine_file(path: Path, onnx_path: Path | None = None) -> EngineFile:
-    """Read what is beside a plan.
+    """Read the facts about an engine file.
 
     Args:
-        path: the plan.
-        onnx_path: the file that it was built from, where the sidecar does not lead to it.
+        path: the engine.
+        onnx_path: the file that it was built from, if the sidecar does not lead to it.
 
     Raises:
-        OptionError: there is no such plan, its sidecar is damaged, or the ONNX file beside the plan is not the one that
-            it was built from.
+        OptionError: there is no such engine, its sidecar is damaged, or the ONNX file beside the engine is not the one
+            that it was built from.
     """
     require_file(path, "a TensorRT plan")
     sidecar = read_sidecar(path)
@@ -66,6 +66,6 @@ def read_engine_file(path: Path, onnx_path: Path | None = None) -> EngineFile:
 
 
 def _batch(profiles: Mapping[str, tuple[tuple[int, ...], ...]]) -> BatchRange | None:
-    """The range of the first sizes of an input; None where inputs have no such range in common."""
+    """Return the range of the first sizes of the inputs; None without a common range."""
     ranges = {tuple(shape[0] for shape in shapes) for shapes in profiles.values() if shapes[0]}
     return BatchRange(*ranges.pop()) if len(ranges) == 1 else None

@@ -1,7 +1,7 @@
-"""What the builder made of the two things that an engine of a ViT is fast by: quantised products and fused attention.
+"""Check what the builder made of quantised products and fused attention, which make an engine of a ViT fast.
 
-Both fall apart without an error: a product in FP16 with its factors dequantised before it, attention as two products
-and a softmax. The kernels in the builder's log, or in the inspector, tell, with the names of their ONNX nodes.
+Both can fail without an error: a product in FP16 with its factors dequantised before it, attention as two products
+and a softmax. The kernels in the builder's log, or in the inspector, show it, with the names of their ONNX nodes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from tofu_export.options import Precision
 __all__ = ["Fusions", "Made", "attention_products", "find_fusions"]
 
 _ATTENTION = re.compile(r"_mha_v\d")
-"""In the tactic of a fused attention: `_gemm_mha_v2_…`, or `_gemv_mha_v1` for the query of a class token alone."""
+"""Pattern in the tactic of a fused attention: `_gemm_mha_v2_…`, or `_gemv_mha_v1` for one class token query."""
 _GENERATED = "kgen"
-"""Layer type of kernels that the compiler generates for arithmetic by element: none of them is a product."""
+"""Layer type of kernels that the compiler generates for element-wise arithmetic, never for products."""
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
 _QUANTIZED = frozenset({"int8", "fp8"})
 _SHOWN = 3
@@ -31,11 +31,11 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Made:
-    """Things that a file has, and what became of them in the engine.
+    """Patterns of a file, and how many the engine fused.
 
     Attributes:
-        wanted: how many there are.
-        left: names of the nodes that were not made as wanted.
+        wanted: number of patterns in the file.
+        left: names of the nodes that were not fused as wanted.
     """
 
     wanted: int
@@ -43,23 +43,23 @@ class Made:
 
     @property
     def made(self) -> int:
-        """How many were."""
+        """Number of patterns that were fused."""
         return self.wanted - len(self.left)
 
     def to_dict(self) -> dict[str, Any]:
-        """As in the receipt."""
+        """Return the counts as plain values for the receipt."""
         return {"in_file": self.wanted, "in_engine": self.made, "left": list(self.left)}
 
 
 @dataclass(frozen=True)
 class Fusions:
-    """What the kernels of an engine say.
+    """Fusions in an engine, by its kernels.
 
     Attributes:
-        products: products whose factors the file quantises; made where a kernel multiplies in int8 or fp8.
-        attentions: softmaxes in attention; made where one kernel computes them with both products around them.
-        quantized_attentions: those whose products the file quantises; made where that kernel takes int8 or fp8.
-        reasons: why attentions were not made, by name, as far as their nodes tell.
+        products: products whose factors the file quantises; fused if a kernel multiplies in int8 or fp8.
+        attentions: softmaxes in attention; fused if one kernel computes them with both products around them.
+        quantized_attentions: attentions whose products the file quantises; fused if that kernel takes int8 or fp8.
+        reasons: why attentions were not fused, by name, as far as their nodes tell.
     """
 
     products: Made
@@ -68,7 +68,7 @@ class Fusions:
     reasons: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As in the receipt and in report.json."""
+        """Return the fusions as plain values for the receipt and report.json."""
         return {
             "quantized_products": self.products.to_dict(),
             "fused_attention": self.attentions.to_dict(),
@@ -85,10 +85,10 @@ class Fusions:
         return ", ".join(f"{part.made} of {part.wanted} {words}" for part, words in parts if part.wanted)
 
     def remarks(self, precision: Precision) -> tuple[str, ...]:
-        """What a reader must know: what was not made as wanted. In FP32 nobody has fused attention.
+        """Return notes on what was not fused as wanted. In FP32 no attention is fused.
 
         Args:
-            precision: of the engine.
+            precision: precision of the engine.
         """
         found = []
         if left := self.products.left:
@@ -108,17 +108,17 @@ class Fusions:
         return tuple(found)
 
     def _because(self, left: Sequence[str]) -> str:
-        """The reasons of attentions, each once, in brackets; empty without any."""
+        """Return the reasons of attentions, each once, in brackets; empty without any."""
         known = dict.fromkeys(self.reasons[name] for name in left if name in self.reasons)
         return f" ({'; '.join(known)})" if known else ""
 
 
 def find_fusions(graph: onnx.GraphProto, kernels: KernelLog) -> Fusions | None:
-    """What became of quantised products and attention; None where the kernels do not tell their nodes.
+    """Return what became of quantised products and attention; None if the kernels do not name their nodes.
 
     Args:
-        graph: what the engine was built from.
-        kernels: of the engine.
+        graph: graph that the engine was built from.
+        kernels: kernels of the engine.
     """
     if not any(record.onnx_nodes for record in kernels.launched):
         return None
@@ -150,7 +150,7 @@ def _multiplies_quantized(record: KernelRecord) -> bool:
 
 
 def _quantized_products(graph: onnx.GraphProto) -> list[str]:
-    """Names of products with weights both of whose factors come out of a DequantizeLinear."""
+    """Return the names of products with weights both of whose factors come from a DequantizeLinear."""
     wide = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     constants = {tensor.name for tensor in graph.initializer}
     return [
@@ -161,14 +161,14 @@ def _quantized_products(graph: onnx.GraphProto) -> list[str]:
 
 
 def _quantized_attentions(graph: onnx.GraphProto, attentions: Sequence[str]) -> list[str]:
-    """Names of the softmaxes of attention whose result is quantised for the product behind them."""
+    """Return the names of the softmaxes of attention whose result is quantised for the next product."""
     quantized = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
     wanted = set(attentions)
     return [node.name for node in graph.node if node.name in wanted and quantized.intersection(node.output)]
 
 
 def _attentions(graph: onnx.GraphProto) -> list[str]:
-    """Names of the softmaxes of attention, or of the operator that stands for all of it."""
+    """Return the names of the softmaxes of attention, or of fused attention operators."""
     return [
         node.name
         for node, place in zip(graph.node, places(graph), strict=True)
@@ -177,7 +177,7 @@ def _attentions(graph: onnx.GraphProto) -> list[str]:
 
 
 def attention_products(graph: onnx.GraphProto) -> list[str]:
-    """Names of the products of activations in attention, but for those that match tokens."""
+    """Return the names of the products of activations in attention, without those that match tokens."""
     constants = {tensor.name for tensor in graph.initializer}
     return [
         node.name

@@ -1,10 +1,10 @@
-"""What kernels an engine is made of, read from TensorRT's engine inspector, which needs a GPU.
+"""Read the kernels of an engine from TensorRT's engine inspector, which needs a GPU.
 
 The inspector gives JSON, whose words differ by version and by what compiled a layer. Three shapes are read: layers with
-a type of data alone (`Half`), as Myelin's layers have it in TensorRT 10; layers with a description of the format (`Row
-major linear FP16 format`), as other layers have it in 8 to 10; and bare names, which an engine has that was not built
-with detailed profiling. A key `Datatype` apart from `Format` is read as well. Like log text, the shape is promised
-nowhere: what cannot be read is counted, never an error.
+a data type alone (`Half`), as Myelin's layers in TensorRT 10; layers with a description of the format (`Row major
+linear FP16 format`), as other layers in 8 to 10; and bare names, in engines built without detailed profiling. A key
+`Datatype` apart from `Format` is read as well. Like log text, the format is not guaranteed: what cannot be read is
+counted, never an error.
 
 Source: NVIDIA's developer guide on the engine inspector, and outputs that users of TensorRT 8.4 to 10.13 have shown.
 None was made on a GPU by this project, and none of TensorRT 11 was seen.
@@ -34,7 +34,7 @@ _ONNX = re.compile(r"\[ONNX Layer: (.*?)\](?=[\s\x1e\x1f]*(?:\[|$))")
 
 
 def parse_inspector(text: str) -> KernelLog:
-    """The layers of an engine from the inspector's JSON; names alone, or what is no such JSON, count as unread."""
+    """Read the layers of an engine from the inspector's JSON; names alone, or other text, count as unread."""
     try:
         layers = json.loads(text)["Layers"]
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What kernels an engine is made of, read from the builder's log, which needs no GPU.
+"""Read the kernels of an engine from the builder's log, which needs no GPU.
 
 With `ProfilingVerbosity.DETAILED` and a logger that keeps VERBOSE messages, the builder prints one line per kernel.
 This is log text of an undocumented form (read here as TensorRT-RTX 1.7.1 writes it), so reading it is best effort:
@@ -31,7 +31,7 @@ _MEMORY = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
 
 @dataclass(frozen=True)
 class KernelRecord:
-    """One kernel of the engine.
+    """Kernel of an engine.
 
     Attributes:
         name: name that the compiler gave it.
@@ -51,13 +51,13 @@ class KernelRecord:
 
     @property
     def stage(self) -> str:
-        """The stage that most of its ONNX nodes belong to, the first one named on a tie."""
+        """Stage that most of its ONNX nodes belong to, the first one named on a tie."""
         stages = Counter(stage_of(node) for node in self.onnx_nodes)
         return stages.most_common(1)[0][0] if stages else NO_STAGE
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> KernelRecord:
-        """The inverse of `dataclasses.asdict`, also after a trip through JSON."""
+        """Read a record from the result of `dataclasses.asdict`, also after a round trip through JSON."""
         return cls(
             name=values["name"],
             layer_type=values["layer_type"],
@@ -70,7 +70,7 @@ class KernelRecord:
 
 @dataclass(frozen=True)
 class KernelLog:
-    """All kernels of one engine.
+    """Kernels of one engine.
 
     Attributes:
         records: kernels and host-side shape calls in the order of execution.
@@ -86,11 +86,11 @@ class KernelLog:
 
     @property
     def launched(self) -> tuple[KernelRecord, ...]:
-        """The records that run on the GPU."""
+        """Records that run on the GPU."""
         return tuple(record for record in self.records if record.layer_type not in HOST_TYPES)
 
     def summary(self) -> dict[str, Any]:
-        """Counts for reports: kernels in all, by type, by ONNX stage, and their share per output data type."""
+        """Return counts for reports: kernels in total, by type, by ONNX stage, and their share per output data type."""
         launched = self.launched
         dtypes = Counter(record.output_dtypes[0] for record in launched if record.output_dtypes)
         typed = sum(dtypes.values())
@@ -106,12 +106,12 @@ class KernelLog:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as plain values that `from_dict` reads back."""
+        """Return everything as plain values that `from_dict` reads back."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> KernelLog:
-        """The inverse of `to_dict`, also after a trip through JSON."""
+        """Read a log from the result of `to_dict`, also after a round trip through JSON."""
         return cls(
             records=tuple(KernelRecord.from_dict(record) for record in values["records"]),
             unparsed=values["unparsed"],
@@ -121,7 +121,7 @@ class KernelLog:
 
 
 def parse_kernel_log(messages: Iterable[str]) -> KernelLog:
-    """Read the kernels and memory figures out of the builder's messages; a log without them gives an empty result."""
+    """Read the kernels and memory figures from the builder's messages; the result is empty if there are none."""
     records: list[KernelRecord] = []
     unparsed = 0
     memory: dict[str, int] = {}
@@ -141,7 +141,7 @@ def parse_kernel_log(messages: Iterable[str]) -> KernelLog:
 
 
 def stage_of(node: str) -> str:
-    """The part of the model that an ONNX node belongs to: what stands before the second slash of its name.
+    """Return the part of the model that an ONNX node belongs to: what precedes the second slash of its name.
 
     `/blocks.3/mlp/fc1/MatMul` gives `/blocks.3`, `head/MatMul` gives `head`, `MatMul_7` gives `NO_STAGE`.
     """

@@ -1,4 +1,4 @@
-"""What was built: the facts that go with an engine file."""
+"""Receipt of a build: the facts that go with an engine file."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ class EngineReceipt:
     Attributes:
         flavour: name of the TensorRT flavour.
         version: its version.
-        compute_capabilities: what it was built for; empty for classic TensorRT, which builds for the GPU present.
-        gpu: the GPU that it was built for; None where it is built for compute capabilities.
+        compute_capabilities: those it was built for; empty for classic TensorRT, which builds for the GPU present.
+        gpu: the GPU that it was built for; None if built for compute capabilities.
         driver: version of the NVIDIA driver while building; None without one.
-        batch: batch sizes that were asked for; None for those of the profiles.
+        batch: batch sizes asked for; None for those of the profiles.
         profiles: smallest, preferred and largest shape of each dynamic input.
-        precision: what the ONNX file was said to be typed as, or what it was found to be.
-        options: what was asked of the builder, by the name of the option.
+        precision: stated or detected precision of the ONNX file.
+        options: options of the builder, by name.
         layers: for each network layer type, the number of layer outputs of each data type.
         structure: layers, kernels, multiply-accumulates and bytes by part of the model, and types.
-        fusions: what became of quantised products and of attention; None where the kernels do not tell.
+        fusions: fusion of quantised products and of attention; None if the kernels do not tell.
         decomposable_attention: names of the attention layers that may run as several kernels.
         kernels: the compiled kernels, as far as the log tells.
-        notes: remarks of the pre-flight, and about what was built.
-        engine_path: the plan.
+        notes: notes of the pre-flight, and about the engine.
+        engine_path: the engine.
         engine_bytes: its size.
-        engine_sha256: hash of the plan.
+        engine_sha256: hash of the engine.
         onnx_path: the file it was built from.
         onnx_sha256: hash of that file and its external data.
         build_seconds: time in the builder, without starting it and parsing.
-        card: what the ONNX file says of its model.
+        card: metadata of the ONNX file.
     """
 
     flavour: str
@@ -78,7 +78,7 @@ class EngineReceipt:
         return dict(total.most_common())
 
     def to_dict(self) -> dict[str, Any]:
-        """The receipt as plain values, kernels as a summary."""
+        """Return the receipt as plain values, kernels as a summary."""
         return {
             "flavour": self.flavour,
             "version": self.version,

@@ -1,6 +1,6 @@
-"""The sidecar of an engine: `<engine name>.json` beside it, which says what it is. Written and read here alone.
+"""Sidecar of an engine: `<engine name>.json` beside it, which describes it. Written and read only here.
 
-Whoever meets an engine asks `read_sidecar`, so that all refuse the same files with the same words.
+All code that meets an engine calls `read_sidecar`, so that the same files are refused with the same messages.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 64 * 2**20
-"""The receipt of a large model takes less than 1 MB."""
+"""Size limit in bytes: the receipt of a large model takes less than 1 MB."""
 
 _REMEDY = "copy it again, build the engine again, or take the file away"
 _T = TypeVar("_T")
@@ -40,23 +40,23 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What is known of an engine that was built here or elsewhere. Made by `read_sidecar`.
+    """Description of an engine that was built here or elsewhere. Made by `read_sidecar`.
 
     Attributes:
         path: the sidecar.
-        engine_path: the plan that it lies beside.
-        flavour_name: the TensorRT that built the plan and runs it.
+        engine_path: the engine that it belongs to.
+        flavour_name: the TensorRT that built the engine and runs it.
         version: its version.
-        compute_capabilities: what it was built for; empty for classic TensorRT.
-        gpu: the GPU that it was built for; None where it is built for compute capabilities.
-        precision: of the ONNX file.
+        compute_capabilities: those it was built for; empty for classic TensorRT.
+        gpu: the GPU that it was built for; None if built for compute capabilities.
+        precision: precision of the ONNX file.
         profiles: smallest, preferred and largest shape of each dynamic input.
-        options: what was asked of the builder.
-        engine_bytes: size of the plan that was built.
-        engine_sha256: its hash.
+        options: options of the builder.
+        engine_bytes: size of the engine that was built.
+        engine_sha256: hash of the engine.
         onnx_name: name of the ONNX file that it was built from.
         onnx_sha256: hash of that file and its external data.
-        card: what that file says of its model (`source` in the sidecar); empty for a file of others.
+        card: metadata of that file (`source` in the sidecar); empty for a foreign file.
     """
 
     path: Path
@@ -76,10 +76,10 @@ class Sidecar:
 
     @property
     def flavour(self) -> Flavour:
-        """The TensorRT that runs the plan.
+        """TensorRT flavour that runs the engine.
 
         Raises:
-            OptionError: this version does not know it.
+            OptionError: this version does not know the flavour.
         """
         for flavour in FLAVOURS:
             if flavour.name == self.flavour_name:
@@ -90,10 +90,10 @@ class Sidecar:
         )
 
     def check_engine(self) -> None:
-        """Nothing, if the plan is the one that was built.
+        """Check that the engine is the one that was built.
 
         Raises:
-            OptionError: its size or its hash is another.
+            OptionError: its size or its hash differs.
         """
         found = self.engine_path.stat().st_size
         if found != self.engine_bytes:
@@ -112,10 +112,10 @@ class Sidecar:
         return f"copy it or build it again, or take {self.path.name} away if that belongs to another engine"
 
     def onnx_beside(self) -> Path | None:
-        """The ONNX file that the plan was built from; None if no file of its name lies beside the plan.
+        """Return the ONNX file that the engine was built from; None if no file of its name is beside the engine.
 
         Raises:
-            OptionError: the file of that name is another one, or its external data is another or missing.
+            OptionError: the file of that name or its external data differs, or the external data is missing.
         """
         found = self.engine_path.parent / Path(self.onnx_name).name
         if not found.is_file():
@@ -136,22 +136,22 @@ class Sidecar:
 
 
 def sidecar_path(engine: Path) -> Path:
-    """Where the sidecar of an engine lies."""
+    """Return the path of the sidecar of an engine."""
     return engine.with_name(f"{engine.name}.json")
 
 
 def missing_sidecar(engine: Path) -> str:
-    """What to say of an engine without a sidecar, after its name."""
+    """Return the message on an engine without a sidecar, to follow its name."""
     return f"there is no {sidecar_path(engine).name} beside it, which says what it was built with: copy both files"
 
 
 def read_sidecar(engine: Path) -> Sidecar | None:
-    """What the file beside an engine says; None if there is no such file.
+    """Read the sidecar of an engine; None if there is no such file.
 
-    The engine itself is not looked at: `Sidecar.check_engine` does that.
+    The engine itself is not read: `Sidecar.check_engine` does that.
 
     Raises:
-        OptionError: the file cannot be read, is no sidecar, or is one of another version.
+        OptionError: the file cannot be read, is not a sidecar, or has another version.
     """
     path = sidecar_path(engine)
     document = _read(path)
@@ -191,7 +191,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class _Table:
-    """An object of the document; `prefix` says in messages where it is."""
+    """Object of the document; `prefix` gives its place in messages."""
 
     path: Path
     prefix: str
@@ -238,17 +238,17 @@ def _refuse(path: Path, what: str) -> NoReturn:
 
 
 def sidecar_document(receipt: EngineReceipt, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """What `write_sidecar` writes."""
+    """Return the document that `write_sidecar` writes."""
     return {"schema_version": SCHEMA_VERSION, **receipt.to_dict(), "extra": dict(extra)}
 
 
 def write_sidecar(receipt: EngineReceipt, path: Path, extra: Mapping[str, Any]) -> Path:
-    """Write the sidecar of the plan at `path`, complete or not at all, and return where it is.
+    """Write the sidecar of an engine, complete or not at all, and return its path.
 
     Args:
-        receipt: what `build_engine` returned.
-        path: the plan, for example `out/model.fp16.tensorrt-rtx.engine`.
-        extra: what else belongs to the engine (model, plan, command), stored under `extra`.
+        receipt: result of `build_engine`.
+        path: the engine, for example `out/model.fp16.tensorrt-rtx.engine`.
+        extra: further facts about the engine (model, plan, command), stored under `extra`.
 
     Raises:
         OutputError: the file cannot be written.

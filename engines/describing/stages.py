@@ -1,8 +1,8 @@
-"""Which part of a vision transformer a node of an ONNX graph belongs to, told from the names that exporters leave.
+"""Find the part of a vision transformer that an ONNX node belongs to, by the names that exporters leave.
 
-Four kinds of names are read: this project's (`blocks.3/fuse/match/TopK`), those of torch's exporter, which lie in the
-metadata of a node (`pkg.torch.onnx.name_scopes`), those of its older exporter (`/blocks/blocks.3/attn/MatMul`), and
-what onnxruntime's optimiser makes of them. What has no such name is `Kind.OTHER`.
+Four kinds of names are read: this project's (`blocks.3/fuse/match/TopK`), those of torch's exporter, in the metadata
+of a node (`pkg.torch.onnx.name_scopes`), those of its older exporter (`/blocks/blocks.3/attn/MatMul`), and what
+onnxruntime's optimiser makes of them. A node without such a name is `Kind.OTHER`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Kind", "Located", "Place", "locate", "places"]
 
 
 class Kind(Enum):
-    """What a part of the model does, in the order of tables."""
+    """Function of a part of the model, in the order of tables."""
 
     PATCH_EMBED = "patch-embed"
     ATTENTION = "attention"
@@ -35,17 +35,17 @@ class Kind(Enum):
 
     @property
     def reduces(self) -> bool:
-        """True for what Token Fusion adds to a model."""
+        """True for parts that Token Fusion adds to a model."""
         return self in (Kind.MATCHING, Kind.MERGING)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a node stands.
+    """Place of a node in the model.
 
     Attributes:
-        stage: the block (`blocks.3`) or the module outside of the blocks (`patch_embed`); empty where there is none.
-        kind: what it does there.
+        stage: the block (`blocks.3`) or the module outside of the blocks (`patch_embed`); empty if there is none.
+        kind: function of the node there.
     """
 
     stage: str
@@ -54,11 +54,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Located:
-    """The place of a node that onnxruntime runs.
+    """Place of a node that onnxruntime runs.
 
     Attributes:
-        place: where it stands.
-        inferred: True for a node that the optimiser put in, such as a transposition: it counts where its neighbours do.
+        place: place of the node.
+        inferred: True for a node that the optimiser added, such as a transposition: it has the place of its neighbours.
     """
 
     place: Place
@@ -67,7 +67,7 @@ class Located:
 
 _NOWHERE = Place("", Kind.OTHER)
 _ROOTS = frozenset({"model", "stem"})
-"""What this project calls nodes of the model itself, and nodes in front of its first module."""
+"""Names in this project of nodes of the model itself, and of nodes before its first module."""
 
 _NORM = re.compile(r"norm|^ln(_|\d|$)")
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)  # `blocks.3/Attention/scores` where a block has no module
@@ -80,16 +80,16 @@ _NUMBERED = re.compile(r"^(.*layer)_(\d+)$")
 
 _INSERTED = "InsertedPrecisionFreeCast_"
 _FUSED = re.compile(r"/[A-Za-z]+Fusion/?$|_nchwc$")
-"""What onnxruntime (read here as 1.31 writes it) appends to the name of a node that it fused or laid out anew."""
+"""Suffix that onnxruntime (as of 1.31) adds to the name of a node that it fused or laid out anew."""
 
 
 def places(graph: onnx.GraphProto) -> list[Place]:
-    """The place of each node of a graph as an exporter wrote it.
+    """Return the place of each node of a graph as an exporter wrote it.
 
-    Nodes of the model itself, outside of its modules, count as patch embedding before the first block and as head
-    behind the last one. Nodes of a block itself count where what they work on belongs: with the reduction if they
-    work on what it gives (positions), else with what reads them, if that is one part alone. What the matching alone
-    reads is matching, whatever its name.
+    Nodes of the model itself, outside of its modules, count as patch embedding before the first block and as head after
+    the last one. Nodes of a block itself count with their operands: with the reduction if they work on its outputs
+    (positions), else with their readers, if these are in one part. Nodes that only the matching reads are matching,
+    whatever their names.
     """
     words = [_words(node) for node in graph.node]
     blocks = [None if scope is None else _block(scope) for scope in words]
@@ -111,14 +111,14 @@ def places(graph: onnx.GraphProto) -> list[Place]:
 
 
 def locate(source: onnx.GraphProto, running: onnx.GraphProto) -> list[Located]:
-    """The place of each node that onnxruntime runs.
+    """Return the place of each node that onnxruntime runs.
 
-    A node is found by the tensor that it gives, or by its name without what the optimiser appended. One that is new
-    counts where all of its consumers do, or else all of its producers; where they disagree, it is `Kind.OTHER`.
+    A node is found by its output tensor, or by its name without the optimiser's suffix. A new node has the common
+    place of its consumers, or else of its producers; if they disagree, it is `Kind.OTHER`.
 
     Args:
         source: the graph as it was exported.
-        running: the same after onnxruntime's optimiser.
+        running: the graph after onnxruntime's optimiser.
     """
     known = places(source)
     by_tensor = {name: place for node, place in zip(source.node, known, strict=True) for name in node.output if name}
@@ -132,7 +132,7 @@ def locate(source: onnx.GraphProto, running: onnx.GraphProto) -> list[Located]:
 
 
 def _words(node: onnx.NodeProto) -> list[str] | None:
-    """The path of modules around a node, one word each; None where the node says nothing about it."""
+    """Return the path of modules around a node, one word each; None if the node does not tell."""
     text = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), None)
     if text is not None:
         modules = modules_of(text)
@@ -151,14 +151,14 @@ def _words(node: onnx.NodeProto) -> list[str] | None:
 
 
 def _block(words: Sequence[str]) -> int | None:
-    """How many words name the block; None outside of blocks."""
+    """Return how many words name the block; None outside of blocks."""
     numbers = [index for index, word in enumerate(words) if index and word.isdecimal()]
     proper = [index for index in numbers if _BLOCKS.search(words[index - 1])]
     return proper[-1] + 1 if proper else None
 
 
 def _inner_kind(words: Sequence[str], op_type: str) -> Kind:
-    """What a node inside of a block does."""
+    """Return the kind of a node inside a block."""
     if "fuse" in words:
         return Kind.MATCHING if words[words.index("fuse") + 1 :][:1] == ["match"] else Kind.MERGING
     for word in words:
@@ -175,7 +175,7 @@ def _inner_kind(words: Sequence[str], op_type: str) -> Kind:
 
 
 def _outside(words: Sequence[str]) -> Place:
-    """The place of a node in a module outside of the blocks."""
+    """Return the place of a node in a module outside of the blocks."""
     for word in words:
         for pattern, kind in ((_HEAD, Kind.HEAD), (_EMBED, Kind.PATCH_EMBED), (_NORM, Kind.NORM)):
             if pattern.search(word):
@@ -184,7 +184,7 @@ def _outside(words: Sequence[str]) -> Place:
 
 
 def _settled(graph: onnx.GraphProto, found: list[Place]) -> list[Place]:
-    """The same places, with nodes of blocks themselves counted where what they work on belongs."""
+    """Reassign nodes of blocks themselves to the places of their operands."""
     producer = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
     for node, (index, place) in zip(graph.node, enumerate(found), strict=True):
         before = (found[producer[name]].kind for name in node.input if name in producer)
@@ -216,7 +216,7 @@ def _lookup(node: onnx.NodeProto, by_tensor: Mapping[str, Place], by_name: Mappi
 
 
 def _bare(name: str) -> str:
-    """A name without what onnxruntime put around it."""
+    """Strip what onnxruntime added to a name."""
     name = name.removeprefix(_INSERTED)
     while (match := _FUSED.search(name)) is not None:
         name = name[: match.start()]
@@ -224,7 +224,7 @@ def _bare(name: str) -> str:
 
 
 def _inferred(graph: onnx.GraphProto, direct: Sequence[Place | None]) -> list[Place | None]:
-    """Places with those of new nodes filled in from their neighbours, as far as these agree."""
+    """Infer the places of new nodes from their neighbours, as far as these agree."""
     consumers = _consumers(graph.node)
     producer = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
     found = list(direct)
@@ -232,7 +232,7 @@ def _inferred(graph: onnx.GraphProto, direct: Sequence[Place | None]) -> list[Pl
     changed = True
     while changed:
         changed = False
-        for index in reversed(open_ones):  # the last one first: a chain is filled in one pass
+        for index in reversed(open_ones):  # in reverse order: a chain is filled in one pass
             node = graph.node[index]
             after = {found[reader] for name in node.output for reader in consumers[name]}
             before = {found[producer[name]] for name in node.input if name in producer}

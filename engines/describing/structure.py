@@ -1,7 +1,7 @@
-"""What an engine is made of, part by part: layers, kernels, multiply-accumulates and bytes; and in which types.
+"""Structure of an engine, part by part: layers, kernels, multiply-accumulates and bytes; and their types.
 
-The parser's network says what every layer computes and in which type; the builder's log which kernels came of it. Both
-name the ONNX nodes behind them, and those say which part of the model they belong to (`engines.stages`).
+The parser's network gives the arithmetic and type of every layer, the builder's log the resulting kernels. Both name
+their ONNX nodes, which determine the part of the model (`engines.stages`).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ __all__ = ["NodeCost", "Part", "Structure", "make_structure", "shares"]
 
 @dataclass(frozen=True)
 class NodeCost:
-    """What the network has for one ONNX node, for a batch of one.
+    """Cost of one ONNX node in the network, for a batch of one.
 
     Attributes:
         node: name of the ONNX node.
         layers: layers that the parser made of it.
         macs: multiply-accumulates of its products and convolutions.
-        dtype: type of the results of those; empty if it has none.
-        weight_bytes: constants that those read.
-        output_bytes: what its layers give.
+        dtype: result type of those; empty if it has none.
+        weight_bytes: bytes of the constants that those read.
+        output_bytes: bytes of the outputs of its layers.
     """
 
     node: str
@@ -42,7 +42,7 @@ class NodeCost:
 
 @dataclass
 class Part:
-    """One part of the model (`engines.stages.Kind`): sums over its nodes, in the units of `NodeCost`."""
+    """Part of the model (`engines.stages.Kind`): sums over its nodes, in the units of `NodeCost`."""
 
     layers: int = 0
     kernels: int = 0
@@ -53,12 +53,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Structure:
-    """The parts of an engine.
+    """Parts of an engine.
 
     Attributes:
-        parts: by kind (`attention`, `matching`, …), in the order of tables; those that occur.
+        parts: parts that occur, by kind (`attention`, `matching`, …), in the order of tables.
         macs: multiply-accumulates by type.
-        heavy_layers: layers with multiply-accumulates by type.
+        heavy_layers: number of layers with multiply-accumulates, by type.
     """
 
     parts: Mapping[str, Part] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Structure:
 
     @property
     def total(self) -> Part:
-        """The sum of all parts."""
+        """Sum of all parts."""
         whole = Part()
         for part in self.parts.values():
             for name, value in vars(part).items():
@@ -75,7 +75,7 @@ class Structure:
         return whole
 
     def to_dict(self) -> dict[str, Any]:
-        """The structure as plain values."""
+        """Return the structure as plain values."""
         return {
             "counted_for": "a batch of one; other open axes count as one",
             "macs": dict(self.macs),
@@ -87,7 +87,7 @@ class Structure:
 
 
 def make_structure(graph: onnx.GraphProto, costs: Iterable[NodeCost], kernels: KernelLog) -> Structure:
-    """Sort layers and kernels by part of the model; a kernel counts where most of its nodes stand."""
+    """Sort layers and kernels by part of the model; a kernel belongs to the part of most of its nodes."""
     known = {node.name: place for node, place in zip(graph.node, places(graph), strict=True)}
     parts: defaultdict[Kind, Part] = defaultdict(Part)
     macs: Counter[str] = Counter()
@@ -108,7 +108,7 @@ def make_structure(graph: onnx.GraphProto, costs: Iterable[NodeCost], kernels: K
 
 
 def shares(counts: Mapping[str, int]) -> dict[str, float]:
-    """Each count as a share of all, rounded to four places; nothing where there is nothing."""
+    """Return each count as a share of the total, rounded to four places; empty if the total is zero."""
     total = sum(counts.values())
     return {name: round(count / total, 4) for name, count in counts.items()} if total else {}
 

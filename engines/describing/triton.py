@@ -1,7 +1,7 @@
 """A model repository for NVIDIA's Triton Inference Server, made from exported files.
 
 A repository has one folder for each model: `config.pbtxt`, the labels, and a folder for the version with the file in
-it. ONNX files are served by the onnxruntime backend, plans of classic TensorRT by the TensorRT one. Plans of
+it. ONNX files are served by the onnxruntime backend, engines of classic TensorRT by the TensorRT one. Engines of
 TensorRT-RTX have no backend in Triton.
 
 Source: Triton's documentation of model repository and model configuration, and its `model_config.proto`.
@@ -40,14 +40,14 @@ _LABELS = "labels.txt"
 
 @dataclass(frozen=True)
 class TritonModel:
-    """One model of the repository.
+    """Model of the repository.
 
     Attributes:
-        name: its folder.
+        name: name of its folder.
         source: the file that is served.
-        backend: what serves it.
+        backend: Triton backend that serves it.
         config: the model configuration, fields in the order of the schema.
-        labels: class names, empty where the file has none.
+        labels: class names, empty if the file has none.
     """
 
     name: str
@@ -58,10 +58,10 @@ class TritonModel:
 
 
 def collect_models(folder: Path, options: TritonOptions) -> tuple[tuple[TritonModel, ...], tuple[str, ...]]:
-    """The models to serve from an export's folder (or one ONNX file), and why other files of it are left out.
+    """Return the models to serve from an export's folder (or one ONNX file), and why other files are left out.
 
     Raises:
-        OptionError: there is nothing to serve, or the sidecar of a plan is damaged or speaks of other files.
+        OptionError: there is nothing to serve, or the sidecar of an engine is damaged or describes other files.
         EngineBuildError: a file is not ONNX.
     """
     if folder.is_file():
@@ -95,7 +95,7 @@ def collect_models(folder: Path, options: TritonOptions) -> tuple[tuple[TritonMo
 
 
 def _plans(folder: Path) -> tuple[dict[Path, list[Path]], list[str]]:
-    """The plans that can be served by the ONNX file that they were built from, and why others are left out."""
+    """Return the engines to serve, by the ONNX file that they were built from, and why others are left out."""
     plans: dict[Path, list[Path]] = {}
     left_out: list[str] = []
     for plan in sorted(folder.glob("*.engine")):
@@ -184,13 +184,13 @@ def _instances(device: str, count: int) -> list[dict[str, Any]]:
 
 
 class _Word(str):
-    """A name of the schema, written without quotes."""
+    """Name of the schema, written without quotes."""
 
     __slots__ = ()
 
 
 def _text(message: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """A message in protocol buffers' text format."""
+    """Write a message in protocol buffers' text format."""
     for name, value in message.items():
         for entry in value if isinstance(value, list) else [value]:
             if isinstance(entry, Mapping):

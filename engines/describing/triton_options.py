@@ -1,4 +1,4 @@
-"""How Triton Inference Server runs exported files. Importing this module does not load onnx."""
+"""Options for serving exported files with Triton Inference Server. Importing this module does not load onnx."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from tofu_export.options.declaration import Section, opt
 __all__ = ["DEVICES", "TritonOptions"]
 
 DEVICES = ("auto", "gpu", "cpu")
-"""Where Triton's onnxruntime backend can run a model."""
+"""Devices on which Triton's onnxruntime backend can run a model."""
 
 
 @dataclass(frozen=True)
 class TritonOptions:
-    """How the server runs the models.
+    """Options for serving models.
 
     Attributes:
-        name: of the model; None for the one in the file. Several files get their precision appended.
+        name: name of the model; None for the one in the file. With several files the precision is appended.
         version: number of the version folder.
-        device: where onnxruntime runs, one of `DEVICES`.
+        device: device of onnxruntime, one of `DEVICES`.
         instances: copies of a model that run at the same time.
         queue_delay_us: how long a request may wait for others to make up a batch, in microseconds.
 
     Raises:
-        OptionError: a value that Triton does not take.
+        OptionError: a value that Triton does not accept.
     """
 
     name: str | None = opt(None, "Of the model.", Section.FILES, metavar="NAME", unless="the one in the file")

@@ -1,7 +1,7 @@
-"""Why attention was not fused into one kernel, as far as its nodes tell.
+"""Explain why attention was not fused into one kernel, as far as its nodes tell.
 
 What fuses in TensorRT-RTX 1.7.1 was tried one by one, in FP16 for SM89: heads of 16 to 256 numbers (not 8 or 288), a
-bias for each key or for each score, a mask by Where, the scale before or behind the product, and a softmax between two
+bias for each key or for each score, a mask by Where, the scale before or after the product, and a softmax between two
 casts.
 """
 
@@ -21,11 +21,11 @@ _LEAST_HEAD, _MOST_HEAD = 16, 256
 
 
 def reasons_of(graph: onnx.GraphProto, names: Iterable[str]) -> dict[str, str]:
-    """What is likely to keep attention from being one kernel, by the name of its softmax; those without are left out.
+    """Return the likely reasons why attentions are not one kernel, by the name of the softmax; others are left out.
 
     Args:
-        graph: what the engine was built from.
-        names: of the softmaxes.
+        graph: graph that the engine was built from.
+        names: names of the softmaxes.
     """
     producers = {name: node for node in graph.node for name in node.output}
     widths = _widths(graph)
@@ -61,7 +61,7 @@ def _reason(softmax: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto], wi
 def _upwards(
     softmax: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]
 ) -> tuple[list[onnx.NodeProto], onnx.NodeProto | None]:
-    """What lies between a softmax and the product in front of it, and that product."""
+    """Return the nodes between a softmax and the product before it, and that product."""
     between: list[onnx.NodeProto] = []
     waiting = [softmax.input[0]]
     for _ in range(_STEPS):
@@ -92,7 +92,7 @@ def _widens(node: onnx.NodeProto | None) -> bool:
 
 
 def _widths(graph: onnx.GraphProto) -> dict[str, int]:
-    """The last size of every value whose shape the file states."""
+    """Return the last size of every value whose shape the file states."""
     found: dict[str, int] = {}
     for value in (*graph.value_info, *graph.input):
         dims = value.type.tensor_type.shape.dim

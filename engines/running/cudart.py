@@ -1,7 +1,7 @@
-"""The functions of the CUDA runtime library that a timed query needs, through ctypes.
+"""Functions of the CUDA runtime library that a timed query needs, through ctypes.
 
 PyTorch has them too, but this package runs without it; Polygraphy has the allocations and copies, but neither events
-nor graphs. The library is the one that Polygraphy found, so that a process has one.
+nor graphs. The library is the one that Polygraphy found, so that a process has only one.
 
 Source: https://docs.nvidia.com/cuda/cuda-runtime-api. The names and signatures used here are those of CUDA 11.4 to 13.
 """
@@ -22,7 +22,7 @@ _THREAD_LOCAL = 1
 
 
 class Cudart:
-    """Memory, streams, events and graphs. Addresses and handles are whole numbers.
+    """Memory, streams, events and graphs of CUDA. Addresses and handles are integers.
 
     Args:
         library: libcudart, loaded.
@@ -35,65 +35,65 @@ class Cudart:
         self._library = library
 
     def allocate(self, size: int) -> int:
-        """Memory on the device, `size` bytes of it."""
+        """Allocate `size` bytes on the device."""
         return self._made("cudaMalloc", ctypes.c_size_t(max(size, 1)))
 
     def allocate_host(self, size: int) -> int:
-        """Memory of the host that is not paged out, so that copies need no detour."""
+        """Allocate page-locked memory of the host, so that copies need no staging."""
         return self._made("cudaMallocHost", ctypes.c_size_t(max(size, 1)))
 
     def free(self, address: int) -> None:
-        """Give back memory on the device."""
+        """Free memory on the device."""
         self._call("cudaFree", ctypes.c_void_p(address))
 
     def free_host(self, address: int) -> None:
-        """Give back memory of the host."""
+        """Free memory of the host."""
         self._call("cudaFreeHost", ctypes.c_void_p(address))
 
     def stream(self) -> int:
-        """A stream that does not wait for the default one."""
+        """Create a stream that does not wait for the default stream."""
         return self._made("cudaStreamCreateWithFlags", ctypes.c_uint(_NON_BLOCKING))
 
     def free_stream(self, stream: int) -> None:
-        """Give back a stream."""
+        """Free a stream."""
         self._call("cudaStreamDestroy", ctypes.c_void_p(stream))
 
     def synchronize(self, stream: int) -> None:
-        """Wait until a stream has nothing left to do."""
+        """Wait until a stream has finished its work."""
         self._call("cudaStreamSynchronize", ctypes.c_void_p(stream))
 
     def event(self) -> int:
-        """A point in time to be noted."""
+        """Create an event."""
         return self._made("cudaEventCreate")
 
     def free_event(self, event: int) -> None:
-        """Give back an event."""
+        """Free an event."""
         self._call("cudaEventDestroy", ctypes.c_void_p(event))
 
     def record(self, event: int, stream: int) -> None:
-        """Note the time when the stream gets here."""
+        """Record the time when the stream reaches this point."""
         self._call("cudaEventRecord", ctypes.c_void_p(event), ctypes.c_void_p(stream))
 
     def elapsed_ms(self, start: int, end: int) -> float:
-        """Milliseconds between two events that have passed, on the clock of the GPU."""
+        """Return the milliseconds between two events that have passed, on the clock of the GPU."""
         found = ctypes.c_float()
         self._call("cudaEventElapsedTime", ctypes.byref(found), ctypes.c_void_p(start), ctypes.c_void_p(end))
         return found.value
 
     def to_device(self, destination: int, source: int, size: int, stream: int) -> None:
-        """Copy `size` bytes from the host, in the order of the stream."""
+        """Copy `size` bytes from the host, in stream order."""
         self._copy(destination, source, size, _TO_DEVICE, stream)
 
     def to_host(self, destination: int, source: int, size: int, stream: int) -> None:
-        """Copy `size` bytes to the host, in the order of the stream."""
+        """Copy `size` bytes to the host, in stream order."""
         self._copy(destination, source, size, _TO_HOST, stream)
 
     def begin_capture(self, stream: int) -> None:
-        """What is put on the stream from now on is not run, but becomes a graph."""
+        """Capture all further work on the stream into a graph instead of running it."""
         self._call("cudaStreamBeginCapture", ctypes.c_void_p(stream), ctypes.c_int(_THREAD_LOCAL))
 
     def end_capture(self, stream: int) -> int:
-        """The graph of what was put on the stream, ready to be launched."""
+        """End the capture, and return the graph, ready to be launched."""
         graph = ctypes.c_void_p()
         self._call("cudaStreamEndCapture", ctypes.c_void_p(stream), ctypes.byref(graph))
         try:
@@ -102,11 +102,11 @@ class Cudart:
             self._call("cudaGraphDestroy", graph)
 
     def launch(self, graph: int, stream: int) -> None:
-        """Put a graph on a stream."""
+        """Launch a graph on a stream."""
         self._call("cudaGraphLaunch", ctypes.c_void_p(graph), ctypes.c_void_p(stream))
 
     def free_graph(self, graph: int) -> None:
-        """Give back a graph."""
+        """Free a graph."""
         self._call("cudaGraphExecDestroy", ctypes.c_void_p(graph))
 
     def _copy(self, destination: int, source: int, size: int, kind: int, stream: int) -> None:
@@ -120,7 +120,7 @@ class Cudart:
         )
 
     def _made(self, function: str, *arguments: Any) -> int:
-        """What a function writes to its first argument."""
+        """Return what a function writes to its first argument."""
         made = ctypes.c_void_p()
         self._call(function, ctypes.byref(made), *arguments)
         return made.value or 0
@@ -137,10 +137,10 @@ class Cudart:
 
 
 def open_cudart() -> Cudart:
-    """The library that Polygraphy found.
+    """Open the library that Polygraphy found.
 
     Raises:
-        BackendMissingError: there is none.
+        BackendMissingError: there is no such library.
     """
     try:
         return Cudart(importlib.import_module("polygraphy.cuda").wrapper().handle)

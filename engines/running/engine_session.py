@@ -1,8 +1,8 @@
-"""Run a TensorRT plan on the GPU of this machine, through Polygraphy.
+"""Run a TensorRT engine on the GPU of this machine, through Polygraphy.
 
 A query is synchronous: inputs are copied to the device, kernels run on one stream, outputs are copied back. Polygraphy
-does not tell how long each of that takes, so plans are timed by `plan_timing`. No plan has been run with it so far, for
-lack of a GPU: the tests here use stand-ins, and those marked `gpu` compare with onnxruntime.
+does not tell how long each part takes, so engines are timed by `plan_timing`. No engine has been run with it so far,
+for lack of a GPU: the tests here use stand-ins, and those marked `gpu` compare with onnxruntime.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from tofu_export.system.ort import TensorSpec
 __all__ = ["EngineSession", "open_engine"]
 
 _SWITCH = "POLYGRAPHY_USE_TENSORRT_RTX"
-"""Polygraphy reads it once, when it is imported: one process runs plans of one flavour."""
+"""Variable that Polygraphy reads once, when imported: one process runs engines of one flavour."""
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class EngineSession:
-    """A plan that is loaded on the GPU. Made by `open_engine`.
+    """Engine that is loaded on the GPU. Made by `open_engine`.
 
     Attributes:
-        label: how messages call it.
+        label: name in messages.
         device: name of the GPU.
-        inputs: what `run` expects, by name; a dynamic size is None.
-        outputs: what `run` returns, by name.
-        metadata: of the ONNX file that it was built from, as its sidecar has them; empty without one.
-        runner: Polygraphy's, activated.
+        inputs: inputs of `run`, by name; a dynamic size is None.
+        outputs: outputs of `run`, by name.
+        metadata: metadata of the ONNX file that it was built from, from its sidecar; empty without one.
+        runner: runner of Polygraphy, activated.
         engine: TensorRT's `ICudaEngine`.
-        trt: the module of its flavour.
+        trt: module of its flavour.
     """
 
     label: str
@@ -60,17 +60,17 @@ class EngineSession:
     trt: Any
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs by name.
+        """Run the engine and return all outputs by name.
 
         Raises:
-            EngineBuildError: TensorRT fails, for example because a shape is outside of the plan's profile.
+            EngineBuildError: TensorRT fails, for example because a shape is outside of the engine's profile.
         """
         return {name: value.copy() for name, value in self.bind(feeds)().items()}
 
     def bind(self, feeds: Mapping[str, Array]) -> Callable[[], dict[str, Array]]:
-        """A call that runs the plan on these feeds, which are given the types that it asks for.
+        """Return a function that runs the engine on these feeds, converted to its input types.
 
-        What it returns lies in memory that the next run of the plan writes to.
+        The returned outputs are in memory that the next run of the engine overwrites.
         """
         ready = {name: np.ascontiguousarray(feed) for name, feed in as_asked(feeds, self.inputs).items()}
 
@@ -84,17 +84,17 @@ class EngineSession:
         return call
 
     def close(self) -> None:
-        """Give back what it holds on the GPU."""
+        """Free what the session holds on the GPU."""
         self.runner.deactivate()
 
 
 def open_engine(path: Path, flavour: Flavour) -> EngineSession:
-    """Load a plan on the GPU.
+    """Load an engine on the GPU.
 
     Raises:
         BackendMissingError: there is no GPU, or the flavour or Polygraphy is not usable here.
-        EngineBuildError: the plan cannot be loaded: built for another GPU or version, or damaged.
-        OptionError: there is no such plan, its sidecar is damaged, or speaks of another plan or flavour.
+        EngineBuildError: the engine cannot be loaded: built for another GPU or version, or damaged.
+        OptionError: there is no such engine, or its sidecar is damaged or describes another engine or flavour.
     """
     require_file(path, "a TensorRT plan")
     gpu = environment.collect().gpu
@@ -150,7 +150,7 @@ def _specs(trt: Any, engine: Any, mode: Any) -> dict[str, TensorSpec]:
 
 
 def _metadata(path: Path, flavour: Flavour) -> dict[str, str]:
-    """The metadata of the ONNX file that a plan was built from, as far as it has a sidecar, which has to be its own."""
+    """Return the metadata of the ONNX file that an engine was built from; if it has a sidecar, it must be its own."""
     sidecar = read_sidecar(path)
     if sidecar is None:
         return {}

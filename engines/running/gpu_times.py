@@ -1,4 +1,4 @@
-"""Times of queries on a GPU under trtexec's names, how they are taken, and what they warn of."""
+"""Times of queries on a GPU under trtexec's names, options for timing, and warnings."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ __all__ = [
 ]
 
 ENQUEUE_BOUND = 0.8
-"""Share of the GPU's time from which enqueueing is said to hold it up. Source: logs of trtexec 8 to 10, which warn at
-0.84 and above."""
+"""Share of the GPU's time above which enqueueing is reported as the bottleneck. Source: logs of trtexec 8 to 10, which
+warn at 0.84 and above."""
 
 UNSTABLE_CV_PERCENT = 2.5
 """Coefficient of variation above which a latency is called unstable. trtexec says so above 1 %, but of GPU compute
-time alone; a CPU shared with an operating system never is that quiet."""
+time alone; a CPU shared with an operating system is never that stable."""
 
 _MOST_STREAMS = 64
 
 
 @dataclass(frozen=True)
 class GpuOptions:
-    """How plans are timed. The defaults are those of trtexec 10; those of trtexec 11 are the other ones.
+    """Options for timing engines. The defaults are those of trtexec 10; trtexec 11 inverts the two flags.
 
     Attributes:
         cuda_graph: capture the kernels of a query once, and launch them together.
         transfers: inputs come from the host's memory and outputs go back to it in every query; False: both stay on the
             GPU, and nothing is copied while timing.
-        streams: queries that are on their way at the same time.
+        streams: number of queries in flight.
 
     Raises:
         OptionError: streams is not a whole number from 1 on.
@@ -63,17 +63,17 @@ class GpuOptions:
         return f"{graph}, {transfers}, {self.streams} stream{'s' * (self.streams > 1)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the options as JSON values."""
         return {"cuda_graph": self.cuda_graph, "transfers": self.transfers, "streams": self.streams}
 
 
 class QueryTimes(NamedTuple):
-    """One query, in milliseconds, as trtexec defines them.
+    """Times of one query, in milliseconds, as trtexec defines them.
 
     Attributes:
         enqueue_ms: the host's time to enqueue the kernels, on its clock.
         h2d_ms: copy of the inputs to the device, on the GPU's clock, as are those below; 0 without transfers.
-        compute_ms: the kernels.
+        compute_ms: time of the kernels.
         d2h_ms: copy of the outputs to the host.
     """
 
@@ -84,27 +84,27 @@ class QueryTimes(NamedTuple):
 
     @classmethod
     def medians(cls, queries: Sequence[QueryTimes]) -> QueryTimes:
-        """The median of each time, of one query at least."""
+        """Return the median of each time, of at least one query."""
         return cls(*map(statistics.median, zip(*queries, strict=True)))
 
     @property
     def latency_ms(self) -> float:
-        """Copies and kernels together: trtexec's latency."""
+        """Time of copies and kernels: trtexec's latency."""
         return self.h2d_ms + self.compute_ms + self.d2h_ms
 
 
 def coefficient_of_variation(values: Sequence[float]) -> float:
-    """Standard deviation in percent of the mean; 0 where all are 0, as kernels faster than the GPU's clock are."""
+    """Return the standard deviation in percent of the mean; 0 if all are 0, as for kernels faster than the clock."""
     mean = statistics.fmean(values)
     return 100 * statistics.pstdev(values) / mean if mean else 0.0
 
 
 def bound_notes(times: QueryTimes, *, remedy: str) -> tuple[str, ...]:
-    """What holds the GPU up, as trtexec warns of it.
+    """Return notes on what limits the GPU, as trtexec warns.
 
     Args:
-        times: medians.
-        remedy: what to do about enqueueing.
+        times: median times.
+        remedy: advice for slow enqueueing.
     """
     notes = []
     if times.enqueue_ms > ENQUEUE_BOUND * times.compute_ms:

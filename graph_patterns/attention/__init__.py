@@ -1,1 +1,1 @@
-"""Attention: canonical nodes to operators."""
+"""Lowering of attention: canonical nodes to operators."""

@@ -1,8 +1,8 @@
 """Decomposed attention over an even number of keys, for TensorRT-RTX in float32.
 
 Without a fused kernel, a product over or into an odd number of tokens makes TensorRT-RTX 1.7 copy keys, weights and
-values into padded buffers, one kernel each, and transpose the keys in another. Padded here by one masked key, all of
-it is done as the joint projection is taken apart: 4 kernels fewer in each block with an odd number of tokens.
+values into padded buffers, one kernel each, and transpose the keys in another. With one masked key added
+here, all of that happens when the joint projection is split: 4 kernels fewer in each block with an odd token count.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from tofu_export.graph_patterns.stage import Stage
 __all__ = ["aligned"]
 
 _MASKED = -1e30
-"""Far below any score, and finite: its weight is 0 to the last bit."""
+"""Score of the masked key: far below any score, and finite, so that its weight is exactly 0."""
 
 
 def aligned(
     stage: Stage, query: ir.Value, key: ir.Value, value: ir.Value, bias: ir.Value | None, scale: float
 ) -> ir.Value:
-    """`softmax(q k^T * scale + bias) v`, with one more key of weight 0 where their number is odd.
+    """Write `softmax(q k^T * scale + bias) v`, with one more key of weight 0 if the number of keys is odd.
 
-    A bias has a column for each key, and keeps attention as it is.
+    With a bias, which has a column for each key, attention is left unpadded.
     """
     tokens = key.shape[2] if key.shape is not None else None
     if bias is not None or not isinstance(tokens, int) or tokens % 2 == 0:

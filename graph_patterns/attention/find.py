@@ -11,12 +11,12 @@ __all__ = ["Attention", "attentions_of"]
 
 @dataclass(frozen=True)
 class Attention:
-    """The nodes of `softmax(q k^T + bias) v`.
+    """Nodes of `softmax(q k^T + bias) v`.
 
     Attributes:
-        scores: the product of queries, already scaled, and transposed keys.
-        softmax: behind it, or behind the bias that is added to it.
-        attended: the product of its result and the values.
+        scores: product of scaled queries and transposed keys.
+        softmax: softmax of the scores, or of scores and bias.
+        attended: product of the softmax and the values.
     """
 
     scores: ir.Node
@@ -25,17 +25,17 @@ class Attention:
 
 
 def attentions_of(model: ir.Model) -> list[Attention]:
-    """All attention of a lowered graph, in its order.
+    """Find all attention of a lowered graph, in graph order.
 
-    What has more between its products than a bias, such as the talking heads of CaiT, or a softmax over another axis
-    than the keys, is none.
+    An attention with more than a bias between its products, such as the talking heads of CaiT, or with a softmax over
+    another axis than the keys, is not included.
     """
     found = (_around(node) for node in model.graph if node.op_type == "Softmax")
     return [attention for attention in found if attention is not None]
 
 
 def _around(softmax: ir.Node) -> Attention | None:
-    """The attention that a softmax belongs to."""
+    """Return the attention that a softmax belongs to."""
     if softmax.attributes.get_int("axis", -1) not in (-1, 3):
         return None
     scores = _product(softmax.inputs[0])
@@ -51,7 +51,7 @@ def _around(softmax: ir.Node) -> Attention | None:
 
 
 def _product(value: ir.Value | None) -> ir.Node | None:
-    """The product of two activations that gives a value."""
+    """Return the product of two activations that computes a value."""
     node = _producer(value, "MatMul")
     return node if node is not None and all(map(_is_activation, node.inputs)) else None
 

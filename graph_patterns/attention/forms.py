@@ -21,10 +21,10 @@ _HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 
 def write_attention(model: ir.Model, form: AttentionForm) -> int:
-    """Write all attention in half precision in a form, in place; returns how many were changed.
+    """Write all half-precision attention in another form, in place; return how many were changed.
 
     Requires: a lowered graph, whose attention is in the form `AttentionForm.FUSED`. Names of its nodes stay, and so do
-    the types of what it takes and gives.
+    the types of its inputs and outputs.
     """
     if form is AttentionForm.FUSED:
         return 0
@@ -38,7 +38,7 @@ def write_attention(model: ir.Model, form: AttentionForm) -> int:
 
 
 def _widen_products(model: ir.Model, attention: Attention, dtype: ir.DataType) -> None:
-    """Queries, keys, values and a bias in FP32, and with them everything up to the result.
+    """Compute queries, keys, values, a bias, and everything up to the result in FP32.
 
     Source: TensorRT's guide on transformers (11.3): attention accumulates in FP32 where its inputs are cast to FP32.
     """
@@ -57,7 +57,7 @@ def _widen_products(model: ir.Model, attention: Attention, dtype: ir.DataType) -
 
 
 def _set_softmax_apart(model: ir.Model, attention: Attention, dtype: ir.DataType) -> None:
-    """The softmax in FP32, of scores less their largest one: both products stay, as kernels of their own.
+    """Compute the softmax in FP32, of scores minus their maximum: both products remain separate kernels.
 
     TensorRT-RTX 1.7.1 fuses attention whose softmax merely is between two casts.
     """
@@ -74,7 +74,7 @@ def _set_softmax_apart(model: ir.Model, attention: Attention, dtype: ir.DataType
 
 
 def _type_of(attention: Attention) -> ir.DataType | None:
-    """The type of an attention, as its values say it."""
+    """Return the type of an attention, by its values."""
     value = attention.attended.inputs[1]
     return None if value is None else value.dtype
 
@@ -86,7 +86,7 @@ def _cast_input(model: ir.Model, node: ir.Node, index: int, dtype: ir.DataType) 
 
 
 def _cast_output(model: ir.Model, node: ir.Node, dtype: ir.DataType) -> None:
-    """Compute in FP32, and go on in `dtype`; what reads the result finds it under the name that it had."""
+    """Compute a node in FP32, and cast its output to `dtype` under the original name."""
     old = node.outputs[0]
     readers = list(old.uses())
     cast = ir.node("Cast", [old], {"to": int(dtype)}, name=f"{node.name}/{dtype.name.lower()}")

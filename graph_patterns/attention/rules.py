@@ -14,14 +14,14 @@ from tofu_export.graph_patterns.stage import Stage
 __all__ = ["Attend", "AttentionRule", "BiasedAttentionRule"]
 
 Attend = Callable[[Stage, ir.Value, ir.Value, ir.Value, "ir.Value | None", float], ir.Value]
-"""A formulation: queries, keys and values [B, H, N, D], a bias or None, and the scale; gives [B, H, N, D]."""
+"""Formulation of attention: queries, keys and values [B, H, N, D], a bias or None, and the scale give [B, H, N, D]."""
 
 
 class AttentionRule(RewriteRuleClassBase):
-    """`tofu::Attention` by `softmax(q k^T * scale) v`.
+    """Replace `tofu::Attention` by `softmax(q k^T * scale) v`.
 
     Args:
-        attend: how to write it.
+        attend: formulation of the attention.
     """
 
     def __init__(self, attend: Attend) -> None:
@@ -29,30 +29,30 @@ class AttentionRule(RewriteRuleClassBase):
         self._attend = attend
 
     def pattern(self, op: Any, query: Any, key: Any, value: Any) -> Any:
-        """What it looks like."""
+        """Return the pattern to match."""
         return op.Attention(query, key, value, _domain=DOMAIN, _outputs=["attended"])
 
     def rewrite(self, op: Any, query: ir.Value, key: ir.Value, value: ir.Value, attended: ir.Value) -> ir.Value:
-        """What instead."""
+        """Return the replacement."""
         return self._lower(op, query, key, value, None, attended)
 
     def _lower(
         self, op: Any, query: ir.Value, key: ir.Value, value: ir.Value, bias: ir.Value | None, attended: ir.Value
     ) -> ir.Value:
         node = attended.producer()
-        assert node is not None and node.name is not None  # the pattern has a producer, which naming gave a name
+        assert node is not None and node.name is not None  # the pattern has a producer, which naming has named
         return self._attend(Stage(op, node.name), query, key, value, bias, node.attributes["scale"].as_float())
 
 
 class BiasedAttentionRule(AttentionRule):
-    """`tofu::BiasedAttention` by `softmax(q k^T * scale + bias) v`."""
+    """Replace `tofu::BiasedAttention` by `softmax(q k^T * scale + bias) v`."""
 
     def pattern(self, op: Any, query: Any, key: Any, value: Any, bias: Any) -> Any:  # type: ignore[override]
-        """What it looks like."""
+        """Return the pattern to match."""
         return op.BiasedAttention(query, key, value, bias, _domain=DOMAIN, _outputs=["attended"])
 
     def rewrite(  # type: ignore[override]
         self, op: Any, query: ir.Value, key: ir.Value, value: ir.Value, bias: ir.Value, attended: ir.Value
     ) -> ir.Value:
-        """What instead."""
+        """Return the replacement."""
         return self._lower(op, query, key, value, bias, attended)

@@ -1,4 +1,4 @@
-"""The `Attention` operator (opset 23 and newer) of other exporters, as products and a softmax.
+"""Rewrite the `Attention` operator (opset 23 and newer) of other exporters as products and a softmax.
 
 TensorRT-RTX 1.7 cannot build it in float32, and onnxruntime 1.31 does not broadcast a mask of one row.
 """
@@ -16,7 +16,7 @@ from tofu_export.graph_patterns.stage import Stage
 __all__ = ["lower_attention"]
 
 _UNDERSTOOD = frozenset({"scale"})
-"""Attributes that the form below takes into account. Any other one has to be at its default."""
+"""Attributes that the form below supports. Any other must have its default value."""
 
 _DEFAULTS = {
     "is_causal": 0,
@@ -28,16 +28,16 @@ _DEFAULTS = {
     "softcap": 0.0,
     "softmax_precision": 0,
 }
-"""Source: onnx 1.23, Attention-23 to Attention-25; 0 stands for what is not set."""
+"""Default values of attributes; 0 if not set. Source: onnx 1.23, Attention-23 to Attention-25."""
 
 _INPUTS = ("query", "key", "value", "mask")
-"""Inputs that it takes, in order. Behind them are those of a cache and of padded keys."""
+"""Supported inputs, in order, followed by those of a cache and of padded keys."""
 
 
 def lower_attention(stage: Stage, node: ir.Node) -> ir.Value | str:
-    """What stands for the output of an `Attention` over [B, H, N, D], or why there is nothing.
+    """Return the replacement for the output of an `Attention` over [B, H, N, D], or why there is none.
 
-    A query whose keys are all closed gives zeros, as the operator does.
+    A query whose keys are all masked gives zeros, as in the operator.
     """
     for name, attribute in node.attributes.items():
         if name not in _UNDERSTOOD and (name not in _DEFAULTS or attribute.value != _DEFAULTS[name]):
@@ -80,7 +80,7 @@ def lower_attention(stage: Stage, node: ir.Node) -> ir.Value | str:
 
 
 def _misfit(mask: ir.Value, keys: int | ir.SymbolicDim) -> str:
-    """Why a mask has no place in the decomposed form, empty if it has one."""
+    """Return why a mask does not fit the decomposed form, empty if it fits."""
     if mask.shape is None or mask.dtype is None:
         return "the shape of its mask is not in the file"
     if not 2 <= len(mask.shape) <= 4 or not proved_same(mask.shape[-1:], [keys]):

@@ -1,4 +1,4 @@
-"""Indices that count the images, in graphs of others: `x[batch, index]` with `batch = arange(B)[:, None]`."""
+"""Detect indices that count the images, in foreign graphs: `x[batch, index]` with `batch = arange(B)[:, None]`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Size = int | ir.SymbolicDim
 
 
 def counts_images(index: ir.Value) -> bool:
-    """True if the first of the indices [B, R, 2] is known to be the number of the image, along the first axis."""
+    """True if the first of the indices [B, R, 2] is known to be the image number, along the first axis."""
     pair = made_by(index, "Concat")
     if pair is not None and pair.attributes.get_int("axis", 0) not in (-1, 2):
         return False
@@ -33,7 +33,7 @@ def counts_images(index: ir.Value) -> bool:
 
 
 def _counted(value: ir.Value) -> tuple[int, Size] | None:
-    """The axis along which `value` counts 0, 1, 2, .. and is the same along all others, and its size."""
+    """Return the axis along which `value` counts 0, 1, 2, .., constant along all others, and its size."""
     start = through(value, _SPREADING)
     chain = []
     node = value.producer()
@@ -62,7 +62,7 @@ def _counted(value: ir.Value) -> tuple[int, Size] | None:
 
 
 def _count(value: ir.Value) -> Size | None:
-    """How many numbers 0, 1, 2, .. a list has, None if it is something else."""
+    """Return the length of a list 0, 1, 2, .., None for any other."""
     content = constant_of(value)
     if content is not None:
         return content.size if content.ndim == 1 and bool((content == np.arange(content.size)).all()) else None

@@ -1,9 +1,9 @@
-"""Writing through a mask, in graphs of others: `x[mask] = value` without a list of places whose length nobody knows.
+"""Rewrite masked writes in foreign graphs: `x[mask] = value`, without a list of positions of unknown length.
 
-Exporters write it as a `ScatterND` at the places that a `NonZero` of the mask lists. Where what is written depends on
-nothing but the place it is written to, a `Where` over all places does the same, and TensorRT-RTX has it.
+Exporters write a `ScatterND` at the positions that a `NonZero` of the mask lists. If the written value depends only on
+the position, a `Where` over all positions does the same, and TensorRT-RTX supports it.
 
-A value [K, ..] with one entry for each place that is listed is called compact here; only the runtime knows K.
+A value [K, ..] with one entry per listed position is called compact here; only the runtime knows K.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _ELEMENTWISE = frozenset(
      "Sub", "Tanh"}
 )  # fmt: skip
 _LAYOUT = ("Identity", "Reshape", "Expand", "Slice")
-"""How exporters bring what is written into the shape of the list of places, all of it and in its order."""
+"""Operators by which exporters shape updates like the list of positions, complete and in order."""
 
 _UNSQUEEZE_INPUT = 13
-"""Opset from which on the axes of `Unsqueeze` are an input."""
+"""Opset from which the axes of `Unsqueeze` are an input."""
 
 
 def listed_mask(index: ir.Value | None) -> ir.Value | None:
-    """The mask whose places that are not zero `index` [K, rank] lists, None if it lists something else."""
+    """Return the mask whose nonzero positions `index` [K, rank] lists, None if it lists something else."""
     turned = made_by(index, "Transpose")
     if turned is None or list(turned.attributes.get_ints("perm", [1, 0])) != [1, 0]:
         return None
@@ -37,12 +37,12 @@ def listed_mask(index: ir.Value | None) -> ir.Value | None:
 
 
 def lower_masked(stage: Stage, node: ir.Node, opset: int) -> ir.Value | str:
-    """What stands for the output of a `ScatterND` that overwrites where a mask is set, or why there is nothing.
+    """Return the replacement for a `ScatterND` that overwrites where a mask is set, or why there is none.
 
     Args:
-        stage: where to add nodes.
+        stage: stage to add nodes to.
         node: x [..], index [K, depth] of `listed_mask`, updates [K, ..].
-        opset: of the graph.
+        opset: opset of the graph.
     """
     data, index, updates = node.inputs[:3]
     mask = listed_mask(index)
@@ -64,14 +64,14 @@ def lower_masked(stage: Stage, node: ir.Node, opset: int) -> ir.Value | str:
 
 
 def _takes_the_shape_of(data: ir.Value, mask: ir.Value) -> bool:
-    """True if a mask is expanded to the shape of the tensor, which shape inference does not see up to opset 12."""
+    """True if a mask is expanded to the shape of the tensor, which shape inference cannot determine up to opset 12."""
     expand = made_by(mask, "Expand")
     shape = None if expand is None else made_by(expand.inputs[1], "Shape")
     return shape is not None and shape.inputs[0] is data and not shape.attributes
 
 
 def _origin(mask: ir.Value) -> ir.Value:
-    """The mask before it was spread over further axes behind its own."""
+    """Return the mask before it was expanded over further axes after its own."""
     expand = made_by(mask, "Expand")
     value = mask if expand is None else expand.inputs[0]
     node = made_by(value, "Unsqueeze")
@@ -83,13 +83,13 @@ def _origin(mask: ir.Value) -> ir.Value:
 
 
 class _Spread:
-    """Makes of a compact value what stands for it in all places.
+    """Converter of compact values to values for all positions.
 
     Args:
-        stage: where to add nodes.
-        data: the tensor that is written to.
-        origin: the mask.
-        behind: axes of the tensor behind those of the mask.
+        stage: stage to add nodes to.
+        data: tensor that is written to.
+        origin: mask.
+        behind: axes of the tensor after those of the mask.
     """
 
     def __init__(self, stage: Stage, data: ir.Value, origin: ir.Value, behind: int) -> None:
@@ -99,7 +99,7 @@ class _Spread:
         self._behind = behind
 
     def laid_out(self, value: ir.Value | None) -> ir.Value | None:
-        """The same as `of` for what a node writes, which was brought into shape behind all arithmetic."""
+        """Convert updates as `of` does, after removing the operators that only shape them."""
         while value is not None and not self._same_everywhere(value):
             node = made_by(value, *_LAYOUT)
             if node is None:
@@ -110,7 +110,7 @@ class _Spread:
         return value
 
     def of(self, value: ir.Value | None) -> ir.Value | None:
-        """A value that broadcasts to the tensor and has in each place that is listed what `value` lists; or None."""
+        """Return a value that broadcasts to the tensor and equals `value` at each listed position; or None."""
         if value is None or self._same_everywhere(value):
             return value
         node = made_by(value, "Identity", "GatherND", *_ELEMENTWISE)
@@ -127,7 +127,7 @@ class _Spread:
         return self.of(node.inputs[0])
 
     def _same_everywhere(self, value: ir.Value) -> bool:
-        """True if it does not depend on which places are listed: one number, or a row for the axes behind the mask."""
+        """True if a value is independent of the listed positions: one number, or a row for the axes after the mask."""
         if value.shape is None or not all(isinstance(size, int) for size in value.shape):
             return False
         rank = len(value.shape)
@@ -136,7 +136,7 @@ class _Spread:
         )
 
     def _read(self, node: ir.Node) -> ir.Value | None:
-        """The tensor from which a node reads the places that are listed."""
+        """Return the tensor from which a node reads the listed positions."""
         source, index = node.inputs[:2]
         mask = listed_mask(index)
         if (
@@ -152,7 +152,7 @@ class _Spread:
 
 
 def _from_the_first(node: ir.Node) -> bool:
-    """True for a `Slice` of a list that begins with its first entry: as long as the list of places, it is all of it."""
+    """True for a `Slice` from the first entry of a list: if as long as the list of positions, it is all of it."""
     start = constant_of(node.inputs[1])
     step = constant_of(node.inputs[4]) if len(node.inputs) > 4 else None
     return start is not None and start.size == 1 and not start.any() and (step is None or step.item() == 1)

@@ -1,7 +1,7 @@
-"""What can be proved of values in the graph of somebody else: equal sizes, no negative numbers, no infinities.
+"""Prove facts about values in foreign graphs: equal sizes, no negative numbers, no infinities.
 
-A rewrite that relies on one of these asks here. "No" means "not proved": the rewrite then takes a form that does not
-rely on it, or leaves the node alone.
+A rewrite that relies on such a fact asks here. "No" means "not proved": the rewrite then takes a form that does not
+rely on it, or leaves the node unchanged.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _BOUNDED = frozenset({"Clip", "Conv", "ConvTranspose", "Cos", "Erf", "Gemm", "In
                       "LayerNormalization", "LpNormalization", "MatMul", "OneHot", "RMSNormalization",
                       "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Sigmoid", "Sin",
                       "Softmax", "Softsign", "Tanh"})  # fmt: skip
-"""Operators behind which an infinity would already have made NaN of a whole row, or is gone."""
+"""Operators after which an infinity is gone, or has made NaN of a whole row."""
 
 _SPREADING = frozenset({"Abs", "Add", "Concat", "Div", "Max", "Mean", "Min", "Mul", "Neg", "ReduceMax", "ReduceMean",
                         "ReduceMin", "ReduceSum", "Relu", "Sqrt", "Sub", "Sum"})  # fmt: skip
-"""Operators whose results are infinite where an input is. Of a quotient of finite numbers it is taken that it is
-finite, as sizes and norms of tokens are not 0."""
+"""Operators whose results are infinite if an input is. A quotient of finite numbers is assumed to be finite, as sizes
+and norms of tokens are not 0."""
 
 
 def proved_same(one: Sizes, other: Sizes) -> bool:
-    """True if two rows of sizes are known to be equal: as numbers, or by their names."""
+    """True if two shapes are known to be equal: as numbers, or by their names."""
     return len(one) == len(other) and all(
         left == right and (isinstance(left, int) or left.value is not None)
         for left, right in zip(one, other, strict=True)
@@ -45,7 +45,7 @@ def proved_same(one: Sizes, other: Sizes) -> bool:
 
 
 def dim_of(value: ir.Value | None) -> int | ir.SymbolicDim | None:
-    """The size that a scalar (or a list of one) states: a constant or an axis of some tensor; None if it is neither."""
+    """Return the size that a scalar (or 1-element list) states: a constant or an axis of a tensor; None if neither."""
     if value is None:
         return None
     value = through(value, ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"))
@@ -69,7 +69,7 @@ def dim_of(value: ir.Value | None) -> int | ir.SymbolicDim | None:
 
 
 def never_negative(value: ir.Value | None) -> bool:
-    """True if all numbers of an integer tensor are known to be 0 or more, as those of a sort or an arg-max are."""
+    """True if all numbers of an integer tensor are known to be >= 0, as for indices of a sort or an arg-max."""
     content = constant_of(value)
     if content is not None:
         return not bool((content < 0).any())
@@ -94,9 +94,9 @@ def never_negative(value: ir.Value | None) -> bool:
 
 
 def may_be_infinite(value: ir.Value | None) -> bool:
-    """True if an infinity that the graph is given, or makes, may reach a tensor.
+    """True if an infinity from an input or constant may reach a tensor.
 
-    Such come from inputs of the graph and from constants. Behind a product or a normalisation they are no concern.
+    After a product or a normalisation, infinities are not tracked.
     """
     seen: set[ir.Value] = set()
     waiting = [value]

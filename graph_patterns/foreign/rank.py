@@ -1,8 +1,8 @@
-"""Branches on the rank of a tensor, in graphs of others: settled where the rank is in the file.
+"""Resolve branches on the rank of a tensor, in foreign graphs, if the rank is in the file.
 
 The TorchScript exporter of PyTorch puts an `If` around every `scatter_reduce`, in case that its input is a scalar
-(`symbolic_opset16.py`, torch 1.12 to 2.14). No shape passes through it, so that nothing is known behind it: the next
-one can be settled when shapes have been inferred again.
+(`symbolic_opset16.py`, torch 1.12 to 2.14). Shape inference stops there, so the next `If` can be resolved only after
+shapes have been inferred again.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Stated = dict[ir.Value, tuple[ir.TypeProtocol | None, ir.Shape | None]]
 
 
 def settle_ranks(nodes: Iterable[ir.Node]) -> tuple[list[str], Stated]:
-    """Put the branch that is taken in the place of each such `If`.
+    """Replace each `If` on a known rank by the branch that is taken.
 
     Requires: shapes as far as they can be inferred.
 
     Returns:
-        The names of these, and what is to be stated of the values that came out of their branches: there, it holds for
-        neither of them.
+        The names of the replaced nodes, and the type and shape to state for the values of their branches, whose own
+        are wrong there.
     """
     settled: list[str] = []
     stated: Stated = {}
@@ -60,7 +60,7 @@ def settle_ranks(nodes: Iterable[ir.Node]) -> tuple[list[str], Stated]:
 
 
 def _is_scalar(condition: ir.Value | None) -> bool | None:
-    """Whether `condition`, that the rank of some tensor is 0, holds; None if it asks something else or nobody knows."""
+    """Return whether `condition`, that the rank of a tensor is 0, holds; None for other conditions or if unknown."""
     equal = made_by(condition, "Equal")
     size = None if equal is None else made_by(equal.inputs[0], "Size")
     shape = None if size is None else made_by(size.inputs[0], "Shape")

@@ -1,7 +1,6 @@
 """Rewrite graphs of other exporters, so that a target accepts them and computes the same.
 
-Only what is known by its operator is touched, each occurrence on its own. What cannot be rewritten is left as it is,
-and said.
+Only known operators are changed, each occurrence separately. What cannot be rewritten is left unchanged and reported.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ _TENSORRTS = frozenset({Target.PORTABLE, Target.TENSORRT, Target.TENSORRT_RTX})
 
 @dataclass(frozen=True)
 class Change:
-    """What became of one node that a target does not accept.
+    """Result for one node that a target does not accept.
 
     Attributes:
-        node: its name.
+        node: name of the node.
         op_type: its operator.
-        left: why it was left as it is, empty where it was rewritten.
+        left: why it was left unchanged, empty if it was rewritten.
     """
 
     node: str
@@ -45,11 +44,10 @@ class Change:
 
 
 def rewrite(model: ir.Model, target: Target) -> tuple[Change, ...]:
-    """Rewrite what `target` does not accept, in place, in sub-graphs too, and return what was found.
+    """Rewrite nodes that a target does not accept, in place, also in sub-graphs, and return what was found.
 
-    Ensures: values of the graph keep their names, and what the file states of them, but for an output whose rank is
-    another; unused nodes are gone. Functions that hold such nodes are written out where they are called. Nothing else
-    changes.
+    Ensures: values of the graph keep their names, and their stated types and shapes, except an output with another
+    rank; unused nodes are gone. Functions with such nodes are inlined where they are called. Nothing else changes.
 
     Raises:
         LoweringError: the graph holds canonical nodes of this project, which are lowered at export.
@@ -62,7 +60,7 @@ def rewrite(model: ir.Model, target: Target) -> tuple[Change, ...]:
     infer = common.ShapeInferencePass(check_type=False, strict_mode=False)
     infer(model)
     changes: list[Change] = []
-    while target in _TENSORRTS:  # behind such a branch nothing is known until shapes are inferred again
+    while target in _TENSORRTS:  # after such a branch nothing is known until shapes are inferred again
         settled, facts = settle_ranks(list(model.graph.all_nodes()))
         if not settled:
             break
@@ -108,19 +106,19 @@ def _differ_in_rank(stated: ir.Shape | None, inferred: ir.Shape | None) -> bool:
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:
-    """All values that a graph or a sub-graph computes."""
+    """Yield all values that a graph or a sub-graph computes."""
     for node in model.graph.all_nodes():
         yield from node.outputs
 
 
 def _lowering(node: ir.Node, target: Target, opset: int, *, inside: bool) -> Callable[[Stage], ir.Value | str] | None:
-    """How to write a node for a target that does not accept it; None where it does, or is not known.
+    """Return the rewrite of a node that the target does not accept; None if it is accepted or unknown.
 
     Args:
         node: the node.
         target: the runtime.
-        opset: of the graph.
-        inside: it stands in a sub-graph, where TensorRT-RTX has no fused attention.
+        opset: opset of the graph.
+        inside: the node is in a sub-graph, where TensorRT-RTX has no fused attention.
     """
     if node.domain not in ("", "ai.onnx"):
         return None

@@ -1,11 +1,11 @@
-"""What joins rows of a tensor without a scatter: products and reductions that TensorRT and TensorRT-RTX accept.
+"""Join rows of a tensor without a scatter: products and reductions that TensorRT and TensorRT-RTX accept.
 
     add   x + onehot(index) updates
-    else  op(x, op over those that join), with what leaves the result alone in the place of those that do not
+    else  op(x, op over rows that join), with the neutral element for rows that do not
 
-The second form makes a tensor [T, R, C] for each image, and serves indices that differ by channel as well. In the
-first one an infinity would make NaN of every row that it does not join (0 times infinity), so that where updates may
-be infinite their infinities are added up apart.
+The second form makes a tensor [T, R, C] for each image, and also supports indices that differ by channel. In the
+first form an infinity would make NaN of every row that it does not join (0 times infinity), so infinities of updates
+that may have them are summed separately.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ LARGEST = 1 << 25
 
 @dataclass(frozen=True)
 class Joining:
-    """Rows `updates` [.., R, C] that join the rows of `data` [.., T, C] where `index` [.., R, 1 or C] says.
+    """Rows `updates` [.., R, C] that join the rows of `data` [.., T, C] at `index` [.., R, 1 or C].
 
     Attributes:
-        data: what is joined.
+        data: rows that are joined.
         index: integers from -T to T - 1; those below 0 count from the end.
-        updates: what joins, of the same type. Along other axes than that of T it may be smaller than the data, and
-            then joins the first entries alone.
+        updates: rows that join, of the same type. Along other axes than that of T they may be smaller than the data,
+            and then join only the first entries.
         dtype: the type of both.
-        rank: of all three, at least 2.
-        rows: T, None if only the runtime knows.
-        joining: R, likewise.
-        channels: C of the updates, likewise.
+        rank: rank of all three, at least 2.
+        rows: T, None if known only at run time.
+        joining: R, None if known only at run time.
+        channels: C of the updates, None if known only at run time.
         by_channel: each channel has an index of its own.
         whole: the updates are known to be as large as the data along all other axes.
         from_zero: no index is below 0.
@@ -62,7 +62,7 @@ class Joining:
 
 
 class _Reduction(NamedTuple):
-    """A reduction: the operator of two, that of many, and the opset from which on its axes are an input."""
+    """Reduction: its binary operator, its reducing operator, and the opset from which the axes of that are an input."""
 
     of_two: str
     of_many: str
@@ -75,17 +75,17 @@ REDUCTIONS = {
     "max": _Reduction("Max", "ReduceMax", 18),
     "min": _Reduction("Min", "ReduceMin", 18),
 }
-"""What is known, by the name that ONNX has for it."""
+"""Supported reductions, by ONNX name."""
 
 
 def join_rows(stage: Stage, what: Joining, reduction: str, opset: int) -> ir.Value | str:
-    """The rows of the data with those that join them [.., T, C], or why there is nothing.
+    """Return the rows of the data joined with the updates [.., T, C], or why that is impossible.
 
     Args:
-        stage: where to add nodes.
-        what: the rows.
+        stage: stage to add nodes to.
+        what: the rows to join.
         reduction: one of `REDUCTIONS`.
-        opset: of the graph.
+        opset: opset of the graph.
     """
     if what.dtype not in _REAL and what.dtype not in _WHOLE:
         return f"it reduces {what.dtype.name}"
@@ -121,7 +121,7 @@ def join_rows(stage: Stage, what: Joining, reduction: str, opset: int) -> ir.Val
 
 
 def _index(stage: Stage, what: Joining, count: ir.Value | None) -> ir.Value:
-    """The indices as INT64 from 0 on."""
+    """Return the indices as INT64, counted from 0."""
     index = stage.cast("index", what.index, what.index.dtype or ir.DataType.UNDEFINED, ir.DataType.INT64)
     if what.from_zero or never_negative(what.index):
         return index
@@ -131,7 +131,7 @@ def _index(stage: Stage, what: Joining, count: ir.Value | None) -> ir.Value:
 
 
 def _infinities_apart(stage: Stage, what: Joining, onehot: ir.Value) -> ir.Value:
-    """`onehot(index) updates` where updates may be infinite: 0 in their place, and what they make of a sum on top."""
+    """Return `onehot(index) updates` with infinities replaced by 0, plus their contribution to the sums."""
     kind = what.dtype.numpy()
     zero = stage.constant("zero", np.array(0, dtype=kind))
     parts = []
@@ -148,7 +148,7 @@ def _infinities_apart(stage: Stage, what: Joining, onehot: ir.Value) -> ir.Value
 
 
 def _padded(stage: Stage, what: Joining, joined: ir.Value, reduction: str) -> ir.Value:
-    """What joins, as large as the data: where the updates are smaller, nothing joins the rest."""
+    """Pad the result to the size of the data: no update joins the rest."""
     if what.whole:
         return joined
     missing = stage.add("Sub", "missing", stage.add("Shape", "whole", what.data), stage.add("Shape", "part", joined))
@@ -157,7 +157,7 @@ def _padded(stage: Stage, what: Joining, joined: ir.Value, reduction: str) -> ir
 
 
 def _numbers(stage: Stage, what: Joining, count: ir.Value | None) -> ir.Value:
-    """The numbers of the rows, [T, 1]."""
+    """Return the row numbers, [T, 1]."""
     if count is None:
         assert what.rows is not None  # else they were counted
         return stage.constant("rows", np.arange(what.rows, dtype=np.int64).reshape(-1, 1))
@@ -166,7 +166,7 @@ def _numbers(stage: Stage, what: Joining, count: ir.Value | None) -> ir.Value:
 
 
 def _count(stage: Stage, what: Joining) -> ir.Value:
-    """T, where only the runtime knows it."""
+    """Return T if it is known only at run time."""
     shape = stage.add("Shape", "shape", what.data)
     return stage.add("Gather", "count", shape, stage.constant("count/place", np.array(what.rank - 2)))
 
@@ -178,7 +178,7 @@ def _reduced(stage: Stage, kind: _Reduction, value: ir.Value, opset: int, *, axi
 
 
 def _neutral(reduction: str, dtype: ir.DataType) -> np.ndarray:
-    """What changes nothing where it joins."""
+    """Return the neutral element of a reduction."""
     kind = dtype.numpy()
     if reduction in ("add", "mul"):
         return np.array(int(reduction == "mul"), dtype=kind)

@@ -1,4 +1,4 @@
-"""Scatters with a reduction, in graphs of others, by what TensorRT and TensorRT-RTX accept (`foreign_rows`).
+"""Rewrite scatters with a reduction, in foreign graphs, for TensorRT and TensorRT-RTX (`foreign_rows`).
 
 Merging tokens chooses whole rows: the same index for all channels, mostly written as `Expand([.., R, 1])`, or pairs of
 image and row.
@@ -19,17 +19,17 @@ __all__ = ["lower_scatter", "lower_scatter_nd", "reduction_of"]
 
 
 def reduction_of(node: ir.Node) -> str:
-    """The reduction of a scatter, `none` where it overwrites."""
+    """Return the reduction of a scatter, `none` if it overwrites."""
     return node.attributes.get_string("reduction", "none") or "none"
 
 
 def lower_scatter(stage: Stage, node: ir.Node, opset: int) -> ir.Value | str:
-    """What stands for the output of a `ScatterElements` with a reduction, or why there is nothing.
+    """Return the replacement for a `ScatterElements` with a reduction, or why there is none.
 
     Args:
-        stage: where to add nodes.
+        stage: stage to add nodes to.
         node: x [.., T, ..], index and updates [.., R, ..]; along other axes than that of T these may be smaller.
-        opset: of the graph.
+        opset: opset of the graph.
     """
     known = _known(node, "axis")
     if isinstance(known, str):
@@ -43,7 +43,7 @@ def lower_scatter(stage: Stage, node: ir.Node, opset: int) -> ir.Value | str:
     axis = node.attributes.get_int("axis", 0) % rank
     whole = proved_same([*shape[:axis], *shape[axis + 1 :]], [*chosen[:axis], *chosen[axis + 1 :]])
     rows, joining = fixed(shape[axis]), fixed(chosen[axis])
-    if axis == rank - 1:  # without channels, as numbers of tokens are added up
+    if axis == rank - 1:  # without channels, as token counts are summed
         last = stage.ints("channel", -1)
         x, places, joins = (stage.add("Unsqueeze", f"column/{name}", value, last)
                             for name, value in (("x", data), ("index", index), ("updates", updates)))  # fmt: skip
@@ -71,15 +71,15 @@ def lower_scatter(stage: Stage, node: ir.Node, opset: int) -> ir.Value | str:
 
 
 def lower_scatter_nd(stage: Stage, node: ir.Node, opset: int) -> ir.Value | str:
-    """What stands for the output of a `ScatterND` with a reduction, or why there is nothing.
+    """Return the replacement for a `ScatterND` with a reduction, or why there is none.
 
-    Where the first index counts the images, each image joins its own rows. Otherwise all images become one list of
+    If the first index counts the images, each image joins its own rows. Otherwise all images become one list of
     rows, whose one-hot matrix grows with the square of their number.
 
     Args:
-        stage: where to add nodes.
+        stage: stage to add nodes to.
         node: x [D1, .., DK, ..], index [.., K], updates [.., ..].
-        opset: of the graph.
+        opset: opset of the graph.
     """
     known = _known(node)
     if isinstance(known, str):
@@ -126,7 +126,7 @@ def lower_scatter_nd(stage: Stage, node: ir.Node, opset: int) -> ir.Value | str:
 
 
 def _known(node: ir.Node, *attributes: str) -> tuple[ir.Value, ir.Value, ir.Value] | str:
-    """Data, indices and updates of a scatter, if enough is known of them; else why not."""
+    """Return data, indices and updates of a scatter, or why too little is known of them."""
     if other := [name for name in node.attributes if name not in ("reduction", *attributes)]:
         return f"its attribute {other[0]} is unknown"
     data, index, updates = node.inputs[:3]
@@ -140,9 +140,9 @@ def _known(node: ir.Node, *attributes: str) -> tuple[ir.Value, ir.Value, ir.Valu
 
 
 def _column(index: ir.Value, axis: int) -> ir.Value | None:
-    """The indices with one channel, [.., R, .., 1]; None if they may differ by channel.
+    """Return the indices with one channel, [.., R, .., 1]; None if they may differ by channel.
 
-    What was spread by an `Expand` along other axes than that of R needs no spreading: it broadcasts.
+    The input of an `Expand` along other axes than that of R is used directly: it broadcasts.
     """
     shape = index.shape
     assert shape is not None  # `_known`

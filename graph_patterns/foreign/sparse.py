@@ -1,4 +1,4 @@
-"""Sparse initializers, in graphs of others: written out, as TensorRT knows none."""
+"""Expand sparse initializers, in foreign graphs, as TensorRT does not support them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["write_out_sparse"]
 
 
 def write_out_sparse(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Put a dense initializer in the place of each sparse one of the main graph, and return their names."""
+    """Replace each sparse initializer of the main graph by a dense one, and return their names."""
     names = []
     for sparse in model.graph.sparse_initializer:
         values, places = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)

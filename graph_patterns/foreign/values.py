@@ -1,4 +1,4 @@
-"""What the graph of somebody else says of a value: constants, origins, sizes."""
+"""Facts that a foreign graph states of a value: constants, origins, sizes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["axes_of", "constant_of", "fixed", "made_by", "product", "through"]
 
 
 def made_by(value: ir.Value | None, *op_types: str) -> ir.Node | None:
-    """The node of one of these types of the default domain that computes `value`, else None."""
+    """Return the node that computes `value` if it has one of these types of the default domain, else None."""
     node = None if value is None else value.producer()
     return node if node is not None and node.domain in ("", "ai.onnx") and node.op_type in op_types else None
 
 
 def through(value: ir.Value, op_types: Container[str]) -> ir.Value:
-    """The value from which nodes of these types alone, by their first input, make `value`."""
+    """Follow `value` back through first inputs of nodes of these types, and return the origin."""
     node = value.producer()
     while (
         node is not None and node.domain in ("", "ai.onnx") and node.op_type in op_types and node.inputs[0] is not None
@@ -28,7 +28,7 @@ def through(value: ir.Value, op_types: Container[str]) -> ir.Value:
 
 
 def constant_of(value: ir.Value | None) -> np.ndarray | None:
-    """Its content if it is a constant, else None."""
+    """Return the content of a constant, else None."""
     if value is None:
         return None
     node = made_by(value, "Constant")
@@ -39,7 +39,7 @@ def constant_of(value: ir.Value | None) -> np.ndarray | None:
 
 
 def axes_of(node: ir.Node, rank: int) -> list[int] | None:
-    """The axes that an `Unsqueeze` to this rank adds, ascending; None if they are not in the file.
+    """Return the axes that an `Unsqueeze` to this rank adds, ascending; None if they are not in the file.
 
     Up to opset 12 they are an attribute.
     """
@@ -51,12 +51,12 @@ def axes_of(node: ir.Node, rank: int) -> list[int] | None:
 
 
 def fixed(size: int | ir.SymbolicDim) -> int | None:
-    """A size, None where only the runtime knows."""
+    """Return a size, None if known only at run time."""
     return size if isinstance(size, int) else None
 
 
 def product(sizes: Iterable[int | None]) -> int | None:
-    """All sizes multiplied, None if one is not fixed."""
+    """Return the product of all sizes, None if one is not fixed."""
     result = 1
     for size in sizes:
         if size is None:

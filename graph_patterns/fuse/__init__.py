@@ -1,1 +1,1 @@
-"""Token reduction: canonical nodes to operators."""
+"""Lowering of token reduction: canonical nodes to operators."""

@@ -1,4 +1,4 @@
-"""How one reduction is written: a way to match and a way to merge, which belong together."""
+"""Formulation of a reduction: a way to match and a way to merge, which fit each other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Formulation"]
 
 @dataclass(frozen=True)
 class Formulation:
-    """A way to match and one to merge. Merging by scatter needs a list of what joins, which ranking does not give."""
+    """Way to match and way to merge. Merging by scatter needs a list of joining sources, which ranking lacks."""
 
     match: Match
     merge: Merge

@@ -1,7 +1,7 @@
 """Replace every `tofu::Fuse` by matching, gathering and merging.
 
-The operator has optional inputs, and one output for each of those that are given. A rewrite rule has a fixed number of
-both, so this is a function over the nodes.
+The operator has optional inputs, and one output for each that is given. A rewrite rule has a fixed number of both, so
+this is a function over the nodes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def lower_fuses(model: ir.Model, formulation: Formulation) -> None:
     Raises:
         LoweringError: a node cannot be lowered; the message names it, and says why.
     """
-    for node in reversed(list(model.graph)):  # the last one first: whether it uses sizes tells those before it
+    for node in reversed(list(model.graph)):  # in reverse order: whether one uses sizes matters to those before it
         if (node.domain, node.op_type) != (DOMAIN, "Fuse"):
             continue
         if problem := _problem(node):
@@ -50,7 +50,7 @@ def lower_fuses(model: ir.Model, formulation: Formulation) -> None:
 
 
 def _problem(node: ir.Node) -> str | None:
-    """Why a node cannot be lowered, None if it can."""
+    """Return why a node cannot be lowered, None if it can."""
     companions = FuseNode.companions_of(node)
     tokens, metric = (*node.inputs, None, None)[:2]
     needs_tokens = bool(node.outputs[0].uses()) or not companions.keys() <= _MAPS
@@ -77,7 +77,7 @@ def _class_attention(node: ir.Node) -> ir.Value | None:
 
 
 def _lower(op: TapeOperators, node: ir.Node, formulation: Formulation) -> dict[ir.Value, ir.Value]:
-    """What stands for each output of `node` that is read."""
+    """Return the replacement for each output of `node` that is read."""
     fuse = FuseNode.read(node)
     stage = Stage(op, fuse.stage)
     x, metric = node.inputs[:2]
@@ -113,7 +113,7 @@ def _merged(
     sizes: ir.Value | None,
     attention: ir.Value | None,
 ) -> Merged:
-    """Tokens, and their sizes where something reads them, after what leaves has joined its destinations."""
+    """Return tokens, and their sizes if read, after sources have joined their destinations."""
     rows = _assembled(stage, fuse, decisions, "tokens", x)
     row_sizes = None if sizes is None else _assembled(stage, fuse, decisions, "sizes", sizes)
     if not fuse.merges and (sizes is None or not fuse.takes_over):
@@ -122,7 +122,7 @@ def _merged(
     def joining(name: str, values: ir.Value) -> ir.Value:
         return joining_rows(stage, fuse, f"{name}/joining", values, decisions.matched)
 
-    assert decisions.target is not None  # where something joins
+    assert decisions.target is not None  # if something joins
     theirs = joining("tokens", x) if fuse.merges else None
     counts = None if sizes is None or row_sizes is None else Weights(row_sizes, joining("sizes", sizes))
     weights = counts if fuse.weighs else None
@@ -133,7 +133,7 @@ def _merged(
 
 
 def _assembled(stage: Stage, fuse: FuseNode, decisions: Decisions, name: str, values: ir.Value) -> ir.Value:
-    """What `values` [B, N, *] are for each token that comes out, [B, N', *]: prefix, kept sources, destinations."""
+    """Assemble `values` [B, N, *] for the output tokens, [B, N', *]: prefix, kept sources, destinations."""
     parts = []
     if not fuse.roles.pooled:
         parts.append(take(stage, f"{name}/destinations", values, fuse.roles.destinations))

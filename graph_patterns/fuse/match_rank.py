@@ -1,4 +1,4 @@
-"""Matching by rank: count the sources that come before each one. Fewest kernels in TensorRT-RTX.
+"""Match by rank: count the sources that come before each source. Fewest kernels in TensorRT-RTX.
 
 A sort, a slice and a sort of the rest are three kernels with nothing fused into them. Counting is comparisons and a
 sum, which fuse to one; a TopK of the positions of those that stay is the other, in ascending order at once.
@@ -17,14 +17,14 @@ from tofu_export.graph_patterns.stage import Stage
 __all__ = ["RANKED_SOURCES", "match_rank"]
 
 RANKED_SOURCES = 256
-"""Up to so many sources are ranked, more are sorted: counting takes S comparisons for each, and a merge without a list
-takes a product with all S sources (2 % of a ViT-B block's multiply-accumulates at S = 512)."""
+"""Largest number of sources that are ranked, more are sorted: counting takes S comparisons for each, and a merge
+without a list takes a product with all S sources (2 % of a ViT-B block's multiply-accumulates at S = 512)."""
 
 
 def match_rank(stage: Stage, fuse: FuseNode, similarity: Similarity) -> Decisions:
-    """Rank, or sort where there are too many sources, or a token map, which takes lists.
+    """Rank the sources, or sort if there are too many, or for a token map, which needs lists.
 
-    A source leaves if fewer than R come before it: the more similar ones, and equal ones of lower index.
+    A source leaves if fewer than R come before it: more similar ones, and equal ones of lower index.
 
     The nearest destination is the lowest index at which the maximum of a row is met, as ArgMax has it.
     """
@@ -54,7 +54,7 @@ def match_rank(stage: Stage, fuse: FuseNode, similarity: Similarity) -> Decision
 
 
 def _rank(stage: Stage, fuse: FuseNode, cosine: ir.Value) -> ir.Value:
-    """How many sources come before each, float32 [B, S] (exact: counts)."""
+    """Return how many sources come before each, float32 [B, S] (exact: counts)."""
     across = stage.add("Transpose", "match/cosine/across", cosine, perm=[0, 2, 1])
     earlier = stage.constant("match/earlier", np.tri(fuse.sources, k=-1, dtype=bool)[None])  # [1, i, j]: j < i
     tied = stage.add("And", "match/tied", stage.add("Equal", "match/equal", across, cosine), earlier)
@@ -64,7 +64,7 @@ def _rank(stage: Stage, fuse: FuseNode, cosine: ir.Value) -> ir.Value:
 
 
 def _nearest(stage: Stage, fuse: FuseNode, similarity: Similarity) -> ir.Value:
-    """The best destination of each source, float32 [B, S] (exact: indices)."""
+    """Return the best destination of each source, float32 [B, S] (exact: indices)."""
     index = stage.constant("match/destinations", np.arange(fuse.destinations, dtype=np.float32)[None, None])
     beyond = stage.floats("match/beyond", fuse.destinations)
     met = stage.add("Equal", "match/met", similarity.scaled, similarity.best)

@@ -1,4 +1,4 @@
-"""Matching by sorting: one bounded TopK, a second one to sort what stays by position. Fastest in onnxruntime.
+"""Match by sorting: one bounded TopK, and one that sorts the kept sources by position. Fastest in onnxruntime.
 
 Kept sources are put in ascending order: in order of score, noise of 1e-7 would change which tokens later layers call
 even and odd (measured: errors of 1.1 in the output).
@@ -14,7 +14,7 @@ __all__ = ["match_sort"]
 
 
 def match_sort(stage: Stage, fuse: FuseNode, similarity: Similarity) -> Decisions:
-    """Take the most similar sources off a sorted list. Ties go to the lower index (ONNX TopK and ArgMax)."""
+    """Take the most similar sources from a sorted list. Ties go to the lower index (ONNX TopK and ArgMax)."""
     scores = stage.add("Squeeze", "match/scores", similarity.cosine, stage.ints("match/scores/axis", -1))
     _, order = stage.add_many(
         "TopK",

@@ -1,6 +1,6 @@
-"""What every matching formulation takes and gives, and the similarity that all of them start from.
+"""Types of matching formulations, and the similarity that they share.
 
-The similarity is an island in float32, normalised after the product so that it is exact in TF32 for half-precision
+The similarity is computed in float32, and normalised after the product so that it is exact in TF32 for half-precision
 keys.
 """
 
@@ -34,13 +34,13 @@ FLOAT = ir.DataType.FLOAT
 
 
 class Decisions(NamedTuple):
-    """Which sources stay, and which of them join a destination.
+    """Decisions: which sources stay, and which of them join a destination.
 
     Attributes:
         kept: [B, S-R] int64, sources that stay, ascending; None if none stays.
-        matched: [B, K] int64, the sources that `target` speaks of; None: all of them, in their order.
-        target: [B, K] int64, the destination that each joins, or in a pool the index of a kept source, -1 for one that
-            stays; None if nothing merges.
+        matched: [B, K] int64, the sources that `target` refers to; None: all of them, in order.
+        target: [B, K] int64, the destination that each joins, or in a pool the index of a kept source, -1 for a source
+            that stays; None if nothing merges.
     """
 
     kept: ir.Value | None
@@ -52,9 +52,9 @@ class Similarity(NamedTuple):
     """Similarity of sources and destinations in float32.
 
     Attributes:
-        scaled: [B, S, T], cosine similarity up to a factor for each source, which changes no source's best destination.
+        scaled: [B, S, T], cosine similarity up to a factor per source, which changes no source's best destination.
         best: [B, S, 1], the largest of each row.
-        cosine: [B, S, 1], the same as cosine similarity, by which sources compare with each other.
+        cosine: [B, S, 1], that maximum as cosine similarity, by which sources are compared.
     """
 
     scaled: ir.Value
@@ -63,7 +63,7 @@ class Similarity(NamedTuple):
 
 
 def keys_and_inverse_norms(stage: Stage, metric: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """The metric in float32, [B, N, D], and one over its norms, [B, N, 1]."""
+    """Return the metric in float32, [B, N, D], and its inverse norms, [B, N, 1]."""
     assert metric.dtype is not None  # the tracer always declares it
     keys = stage.cast("match/keys", metric, metric.dtype, FLOAT)
     square = stage.add("ReduceSumSquare", "match/square", keys, stage.ints("match/square/axis", -1), keepdims=1)
@@ -72,11 +72,11 @@ def keys_and_inverse_norms(stage: Stage, metric: ir.Value) -> tuple[ir.Value, ir
 
 
 Match = Callable[[Stage, FuseNode, Similarity], Decisions]
-"""A formulation of matching. Targets are found where sources merge, in the tokens or in the token map."""
+"""Formulation of matching. Targets are computed if sources merge, in the tokens or in the token map."""
 
 
 def similarity(stage: Stage, fuse: FuseNode, metric: ir.Value) -> Similarity:
-    """Similarity of every source with every destination, from the metric [B, N, D] of any floating-point type.
+    """Compute the similarity of every source with every destination, from the metric [B, N, D] of any floating type.
 
     Source: arXiv 2312.01026, section 3.1.
     """

@@ -25,12 +25,12 @@ __all__ = ["merge_onehot"]
 
 
 def merge_onehot(stage: Stage, fuse: FuseNode, members: Members) -> Merged:
-    """Weights are divided by their sum before the product, so that no half-precision sum can overflow."""
+    """Merge by a product; weights are divided by their sum before it, so that no half-precision sum can overflow."""
     joining_pairs = joins(stage, fuse, members.target)
     onehot = stage.add("Cast", "merge/onehot", joining_pairs, to=int(FLOAT))
 
     def summed(name: str, each: Weights) -> tuple[ir.Value, ir.Value]:
-        """What sources bring to each row, [B, N', K], and the sum with the row's own, [B, N', 1]."""
+        """Return the weights of sources in each row, [B, N', K], and their sum with the row's own, [B, N', 1]."""
         across = stage.add("Transpose", f"{name}/across", each.joining, perm=[0, 2, 1])
         joining = stage.add("Mul", f"{name}/joining", onehot, across)
         added = stage.add("ReduceSum", f"{name}/added", joining, stage.ints(f"{name}/axis", -1), keepdims=1)

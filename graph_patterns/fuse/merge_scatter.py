@@ -1,7 +1,7 @@
 """Merge by ScatterElements with add and max. For onnxruntime in float32 only.
 
 TensorRT-RTX rejects scatter reductions at parse time, TensorRT needs a plugin, and onnxruntime's CPU provider has no
-half-precision add. Nothing of size N' x R is made; at 197 tokens and r = 16 that is worth nothing (docs/decisions/008).
+half-precision add. Nothing of size N' x R is made; at 197 tokens and r = 16 that gains nothing (docs/decisions/008).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What every merging formulation takes and gives, and the parts that all of them share.
+"""Types of merging formulations, and the parts that they share.
 
-A merge adds what joins to the rows of the reduced sequence, prefix and kept sources among them. Nothing joins these,
-and they come out as they went in, bit for bit; so no row has to be taken apart before or put back after, and token
-sizes are found in the same kernel as the weights (docs/decisions/028).
+A merge adds sources to the rows of the reduced sequence, prefix and kept sources included. Nothing joins these, and
+they pass through bit for bit; so rows need not be split before and joined after, and token sizes are computed in the
+same kernel as the weights (docs/decisions/028).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["FLOAT", "Members", "Merge", "Merged", "Weights", "group_sizes", "joi
 
 
 class Weights(NamedTuple):
-    """A number over 0 for each token that takes part: how many patches it stands for, or what it counts in a mean.
+    """Positive weights of the tokens in a merge: the patches behind each, or its weight in a mean.
 
     Attributes:
         rows: [B, N', 1] float32, of the output tokens before anything joins them.
@@ -33,14 +33,14 @@ class Weights(NamedTuple):
 
 
 class Members(NamedTuple):
-    """What takes part in a merge. N' tokens come out: prefix, kept sources, destinations.
+    """Inputs of a merge with N' output tokens: prefix, kept sources, destinations.
 
     Attributes:
         rows: [B, N', C], each output token before anything joins it.
-        joining: [B, K, C], sources; None where they are pruned, and only their sizes join.
-        target: [B, K] int64, which of the tokens that can be joined each joins, -1 for none.
-        sizes: token sizes; None where nothing reads them.
-        weights: of the tokens in the mean, which may be `sizes`; None where each counts once.
+        joining: [B, K, C], sources; None if they are pruned, and only their sizes join.
+        target: [B, K] int64, index of the joined token among those that can be joined, -1 for none.
+        sizes: token sizes; None if nothing reads them.
+        weights: weights of the tokens in the mean, which may be `sizes`; None if all are 1.
     """
 
     rows: ir.Value
@@ -51,7 +51,7 @@ class Members(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """Tokens [B, N', C] after the merge, and their sizes [B, N', 1] where something reads them."""
+    """Tokens [B, N', C] after the merge, and their sizes [B, N', 1] if read."""
 
     tokens: ir.Value
     sizes: ir.Value | None
@@ -61,13 +61,13 @@ Merge = Callable[[Stage, FuseNode, Members], Merged]
 
 
 def norms(stage: Stage, fuse: FuseNode, name: str, rows: ir.Value) -> ir.Value:
-    """L2 norms [B, K, 1] in float32: a half-precision sum of squares overflows at norm 256."""
+    """Return L2 norms [B, K, 1] in float32: a half-precision sum of squares overflows at norm 256."""
     wide = stage.cast(f"{name}/wide", rows, fuse.dtype, FLOAT)
     return stage.add("ReduceL2", name, wide, stage.ints(f"{name}/axis", -1), keepdims=1)
 
 
 def rescale_to_longest(stage: Stage, fuse: FuseNode, mean: ir.Value, longest: ir.Value) -> ir.Value:
-    """MLERP: `mean / ||mean|| * longest`; a zero mean stays zero.
+    """Rescale for MLERP: `mean / ||mean|| * longest`; a zero mean stays zero.
 
     Source: arXiv 2312.01026, equations 9 and 10.
     """
@@ -79,7 +79,7 @@ def rescale_to_longest(stage: Stage, fuse: FuseNode, mean: ir.Value, longest: ir
 
 
 def joins(stage: Stage, fuse: FuseNode, target: ir.Value) -> ir.Value:
-    """Whether source k joins row n of the output, bool [B, N', K]."""
+    """Return whether source k joins row n of the output, bool [B, N', K]."""
     destinations = np.full((1, fuse.tokens - fuse.removed, 1), -2, dtype=np.int64)  # -2 is no target, -1 is one of none
     destinations[0, fuse.roles.first_row :, 0] = np.arange(fuse.roles.joinable)
     columns = stage.add("Unsqueeze", "merge/columns", target, stage.ints("merge/columns/axis", 1))
@@ -87,6 +87,6 @@ def joins(stage: Stage, fuse: FuseNode, target: ir.Value) -> ir.Value:
 
 
 def group_sizes(stage: Stage, onehot: ir.Value) -> ir.Value:
-    """Members of each group, the row itself included, float32 [B, N', 1], from the one-hot float32 [B, N', K]."""
+    """Return the members of each group, including the row, float32 [B, N', 1], from the one-hot float32 [B, N', K]."""
     joined = stage.add("ReduceSum", "merge/joined", onehot, stage.ints("merge/joined/axis", -1), keepdims=1)
     return stage.add("Add", "merge/count", joined, stage.floats("merge/one", 1.0))

@@ -1,4 +1,4 @@
-"""Decisions in a pool, in which sources that leave join sources that stay."""
+"""Decisions in a pool, in which leaving sources join staying ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ascending", "joining_kept", "ranked"]
 
 
 def ranked(stage: Stage, fuse: FuseNode, scores: ir.Value, *, largest: bool) -> ir.Value:
-    """All sources in the order of `scores` [B, S], int64 [B, S]. Ties go to the lower index (ONNX TopK)."""
+    """Return all sources ordered by `scores` [B, S], int64 [B, S]. Ties go to the lower index (ONNX TopK)."""
     _, order = stage.add_many(
         "TopK",
         ("match/sorted", "match/order"),
@@ -26,7 +26,7 @@ def ranked(stage: Stage, fuse: FuseNode, scores: ir.Value, *, largest: bool) -> 
 
 
 def ascending(stage: Stage, fuse: FuseNode, staying: ir.Value) -> ir.Value:
-    """Sources that stay, [B, S-R] int64, by their place."""
+    """Sort the sources that stay, [B, S-R] int64, by position."""
     kept, _ = stage.add_many(
         "TopK",
         ("match/kept", "match/kept/order"),
@@ -40,15 +40,15 @@ def ascending(stage: Stage, fuse: FuseNode, staying: ir.Value) -> ir.Value:
 
 
 def joining_kept(stage: Stage, kept: ir.Value, matched: ir.Value, joined: ir.Value) -> Decisions:
-    """Decisions by what each source joins.
+    """Return the decisions, given the source that each leaving source joins.
 
-    A kept source has as many kept ones before it as sources, less those of them that leave: counted in float32, exact.
+    The index of a kept source is its position minus the number of leaving sources before it: counted in float32, exact.
 
     Args:
-        stage: where to add nodes.
+        stage: stage to add nodes to.
         kept: [B, S-R] int64, ascending.
         matched: [B, R] int64, sources that leave.
-        joined: [B, R] or [B, 1] int64, the source that each of them, or all of them join.
+        joined: [B, R] or [B, 1] int64, the source that each, or all of them, join.
     """
     column = stage.add("Unsqueeze", "match/column", joined, stage.ints("match/column/axis", 2))
     row = stage.add("Unsqueeze", "match/row", matched, stage.ints("match/row/axis", 1))

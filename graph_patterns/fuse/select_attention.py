@@ -1,4 +1,4 @@
-"""Selection by the attention of the class token, which comes with the node.
+"""Selection by the attention of the class token, which is an input of the node.
 
 Source: EViT, arXiv 2202.07800, section 3; see `patch.class_attention`.
 """
@@ -17,7 +17,7 @@ __all__ = ["select_attention"]
 
 
 def select_attention(stage: Stage, fuse: FuseNode, class_attention: ir.Value) -> Decisions:
-    """The R least attended tokens leave for the one after them, from `class_attention` [B, N] float32."""
+    """Match the R least attended tokens to the next one, by `class_attention` [B, N] float32."""
     attention = take(stage, "match/attention", class_attention, fuse.roles.sources)
     order = ranked(stage, fuse, attention, largest=False)
     kept = ascending(stage, fuse, stage.slice("match/staying", order, fuse.removed))

@@ -1,4 +1,4 @@
-"""Selection by energy. One product of all pairs, one small one of those that leave with those that may be joined.
+"""Selection by energy: one product of all pairs, one small product of leaving tokens and possible partners.
 
 Source: PiToMe, arXiv 2405.16148, section 3.2; see `patch.energy`.
 """
@@ -17,14 +17,14 @@ __all__ = ["select_energy"]
 
 
 def select_energy(stage: Stage, fuse: FuseNode, metric: ir.Value) -> Decisions:
-    """Rank by energy: of the first 2R every first one leaves, and joins the nearest of every second one."""
+    """Rank by energy: of the first 2R, every first one leaves, and joins the nearest of every second one."""
     keys, inverse = keys_and_inverse_norms(stage, metric)
     keys = take(stage, "match/keys/sources", keys, fuse.roles.sources)
     inverse = take(stage, "match/inverse/sources", inverse, fuse.roles.sources)
     order = ranked(stage, fuse, _energy(stage, fuse, keys, inverse), largest=True)
 
     mergeable = 2 * fuse.removed
-    # Its name says that it is a decision, which it is where something joins.
+    # Its name marks it as a decision, which it is if something joins.
     partners = stage.slice("match/partners" if fuse.follows else "match/second", order, 1, stop=mergeable, step=2)
     staying = partners
     if mergeable < fuse.sources:
@@ -53,7 +53,7 @@ def select_energy(stage: Stage, fuse: FuseNode, metric: ir.Value) -> Decisions:
 
 
 def _energy(stage: Stage, fuse: FuseNode, keys: ir.Value, inverse: ir.Value) -> ir.Value:
-    """Energy of each source, [B, S] float32."""
+    """Return the energy of each source, [B, S] float32."""
     product = stage.add("MatMul", "match/all", keys, stage.add("Transpose", "match/all/across", keys, perm=[0, 2, 1]))
     columns = stage.add("Transpose", "match/inverse/across", inverse, perm=[0, 2, 1])
     pairs = stage.add("Mul", "match/pairs", stage.add("Mul", "match/all/scaled", product, inverse), columns)

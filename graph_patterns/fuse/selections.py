@@ -1,4 +1,4 @@
-"""How each selection is written. Explicit, no registration by import."""
+"""Table of the lowerings of selections. Explicit, no registration by import."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["SELECTIONS", "Inputs"]
 
 
 class Inputs(NamedTuple):
-    """What a selection chooses from: the metric [B, N, D], and the attention of the class token [B, N] where given."""
+    """Inputs of a selection: the metric [B, N, D], and the class attention [B, N] if given."""
 
     metric: ir.Value
     class_attention: ir.Value | None

@@ -1,4 +1,4 @@
-"""Token maps as ONNX: which row of the reduced sequence stands for each token, and which each patch is part of.
+"""Token maps in ONNX: the row of the reduced sequence for each token, and for each patch.
 
 A scatter without a reduction onto distinct rows, and gathers: what every runtime accepts.
 """
@@ -20,25 +20,25 @@ __all__ = ["RestoreRule", "follow", "follow_groups"]
 
 
 def follow(stage: Stage, fuse: FuseNode, rows: ir.Value, decisions: Decisions) -> ir.Value:
-    """`rows` after one reduction, [B, N0, 1] int64.
+    """Update `rows` for one reduction, [B, N0, 1] int64.
 
     Args:
-        stage: where to add nodes.
+        stage: stage to add nodes to.
         fuse: the reduction, of N tokens.
-        rows: [B, N0, 1] int64, the map before it: rows of the sequence that goes in.
-        decisions: a list of what leaves, with targets.
+        rows: [B, N0, 1] int64, the map before the reduction: rows of its input sequence.
+        decisions: a list of leaving sources, with targets.
     """
     return _followed(stage, fuse, "map", rows, decisions, first_row=0, leaving=True)
 
 
 def follow_groups(stage: Stage, fuse: FuseNode, groups: ir.Value, decisions: Decisions) -> ir.Value:
-    """`groups` after one reduction, [B, patches, 1] int64.
+    """Update `groups` for one reduction, [B, patches, 1] int64.
 
     Args:
-        stage: where to add nodes.
+        stage: stage to add nodes to.
         fuse: the reduction, of N tokens.
-        groups: [B, patches, 1] int64, the map before it: one more than rows of the sequence that goes in, 0 for none.
-        decisions: what stays, and a list of what leaves, with targets, where the reduction merges.
+        groups: [B, patches, 1] int64, the map before the reduction: 1 plus rows of its input sequence, 0 for none.
+        decisions: sources that stay, and if the reduction merges, a list of leaving sources, with targets.
     """
     return _followed(stage, fuse, "groups", groups, decisions, first_row=1, leaving=fuse.merges)
 
@@ -46,21 +46,20 @@ def follow_groups(stage: Stage, fuse: FuseNode, groups: ir.Value, decisions: Dec
 def _followed(
     stage: Stage, fuse: FuseNode, name: str, values: ir.Value, decisions: Decisions, *, first_row: int, leaving: bool
 ) -> ir.Value:
-    """Look up in a table, for each of `values`, where the token in that row comes out.
+    """Look up for each of `values` the output row of the token in that input row.
 
-    What comes out is prefix P, kept sources, destinations: a kept source stands at P plus its rank, a destination d at
-    P + S - R + d, and so does a source that leaves for it; in a pool it stands where the kept source does. The table
-    [B, first_row + N] holds that of prefix and destinations from the start, and 0 for all others: what is not written
-    stays 0.
+    The output is prefix P, kept sources, destinations: a kept source is at P plus its rank, a destination d at
+    P + S - R + d, and so is a source that joins it; in a pool it is at the row of the kept source. The table
+    [B, first_row + N] holds the rows of prefix and destinations from the start, and 0 for all others.
 
     Args:
-        stage: where to add nodes.
+        stage: stage to add nodes to.
         fuse: the reduction.
-        name: of the map.
-        values: [B, K, 1] int64, `first_row` plus rows of the sequence that goes in.
-        decisions: of the reduction.
-        first_row: what the first row of a sequence is called in the map.
-        leaving: write where sources go that leave; else they get 0.
+        name: name of the map.
+        values: [B, K, 1] int64, `first_row` plus rows of the input sequence.
+        decisions: decisions of the reduction.
+        first_row: number of the first row of a sequence in the map.
+        leaving: write the rows of leaving sources; else they get 0.
     """
     roles = fuse.roles
     first = first_row + roles.first_row
@@ -87,7 +86,7 @@ def _followed(
     if decisions.kept is not None:
         sources = joined("sources", decisions.kept, sources)
         rows = joined("rows", for_each_image("ranks", first_row + fuse.prefix + np.arange(roles.staying)), rows)
-    if sources is None:  # all sources leave, and none of them goes anywhere
+    if sources is None:  # all sources leave, and none has a target
         table = for_each_image("whole", whole)
     else:
         places = places_of(stage, f"{name}/places", sources, roles.sources, first_row)
@@ -97,14 +96,14 @@ def _followed(
 
 
 class RestoreRule(RewriteRuleClassBase):
-    """`tofu::Restore` by a gather of whole rows."""
+    """Replace `tofu::Restore` by a gather of whole rows."""
 
     def pattern(self, op: Any, x: Any, rows: Any) -> Any:
-        """What it looks like."""
+        """Return the pattern to match."""
         return op.Restore(x, rows, _domain=DOMAIN, _outputs=["restored"])
 
     def rewrite(self, op: Any, x: ir.Value, rows: ir.Value, restored: ir.Value) -> ir.Value:
-        """What instead."""
+        """Return the replacement."""
         node = restored.producer()
         assert node is not None and node.name is not None
         return Stage(op, node.name).add("GatherND", "tokens", x, rows, batch_dims=1)

@@ -1,1 +1,1 @@
-"""Reduction on the grid of a UNet: canonical nodes to operators."""
+"""Lowering of reductions on the grid of a UNet: canonical nodes to operators."""

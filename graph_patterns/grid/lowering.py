@@ -20,7 +20,7 @@ _METHODS = ("prune", "average", "mlerp", "tome")
 
 
 def lower_grids(model: ir.Model) -> int:
-    """Replace every canonical operator of a grid, in place, and return how many there were.
+    """Replace every canonical operator of a grid, in place, and return their number.
 
     A block may merge several times (self-attention, attention to the text, MLP): later ones get numbered names.
 
@@ -66,7 +66,7 @@ def _given(node: ir.Node, index: int) -> ir.Value:
 
 
 def _problem(node: ir.Node) -> str | None:
-    """Why a node cannot be lowered, None if it can."""
+    """Return why a node cannot be lowered, None if it can."""
     most = {"GridMatch": 1, "GridMerge": 3, "GridUnmerge": 2}[node.op_type]
     least = 2 if node.op_type == "GridMerge" else most
     if not least <= len(node.inputs) <= most or any(value is None for value in node.inputs):

@@ -1,7 +1,7 @@
-"""Matching on a grid: the sources that stay by a bounded TopK, and for each token the row that stands for it.
+"""Matching on a grid: the sources that stay by a bounded TopK, and the row that stands for each token.
 
 TensorRT sorts at most 3,840 (`matching.MAX_TOPK`). A grid of 128x128 keeps 4,096 sources at a ratio of one half, so
-TopK is asked for as many as it gives, these are put out of reach, and it is asked again: the same list, ties included.
+TopK returns as many as allowed, these are excluded, and it runs again: the result is the same list, ties included.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from tofu_export.graph_patterns.stage import Stage
 __all__ = ["match_grid"]
 
 _OUT_OF_REACH = 4.0
-"""Above any cosine similarity."""
+"""Score of excluded sources, above any cosine similarity."""
 
 
 def match_grid(stage: Stage, grid: GridNode, tokens: ir.Value) -> tuple[ir.Value, ir.Value | None]:
-    """Rows [B, N] and places [B, U] of a `tofu::GridMatch`.
+    """Return rows [B, N] and places [B, U] of a `tofu::GridMatch`.
 
     Ties: a source joins the lowest destination, and of equally similar sources the lower one stays (ONNX's ArgMax and
     TopK take the lower index).
@@ -39,7 +39,7 @@ def match_grid(stage: Stage, grid: GridNode, tokens: ir.Value) -> tuple[ir.Value
 
 
 def _similarity(stage: Stage, grid: GridNode, tokens: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Similarity [B, S, T] up to a factor for each source, and the largest of each source as cosine [B, S], float32.
+    """Return the similarity [B, S, T] up to a factor per source, and each source's maximum as cosine [B, S], float32.
 
     Source: arXiv 2312.01026, section 3.1. An island in float32, normalised after the product (see `matching`).
     """
@@ -64,7 +64,7 @@ def _similarity(stage: Stage, grid: GridNode, tokens: ir.Value) -> tuple[ir.Valu
 
 
 def _least_similar(stage: Stage, grid: GridNode, cosine: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Sources that stay, least similar first, int64 [B, U], and their ranks 0, 1 ... [B, U]."""
+    """Return the sources that stay, least similar first, int64 [B, U], and their ranks 0, 1 ... [B, U]."""
     batch = stage.add("Shape", "match/batch", cosine, start=0, end=1)
 
     def for_each_image(name: str, values: np.ndarray) -> ir.Value:
@@ -95,7 +95,7 @@ def _least_similar(stage: Stage, grid: GridNode, cosine: ir.Value) -> tuple[ir.V
 
 
 def _spread(stage: Stage, grid: GridNode, source_rows: ir.Value) -> ir.Value:
-    """Rows of all tokens [B, N] from those of the sources [B, S]; a destination's never change."""
+    """Return rows of all tokens [B, N] from those of the sources [B, S]; a destination's never change."""
     positions = np.array(grid.positions, dtype=np.int64)
     source_of = np.zeros(grid.tokens, dtype=np.int64)
     source_of[grid.source_positions] = np.arange(grid.sources)

@@ -1,7 +1,7 @@
-"""Merging on a grid by a one-hot matrix product over all tokens, and the way back by one gather.
+"""Merge on a grid by a one-hot matrix product over all tokens, and unmerge by one gather.
 
-A destination is in its own group, so one product with all tokens gives the sum of each group and nothing has to be
-taken apart before or added after it.
+A destination is in its own group, so one product with all tokens gives the sum of each group, without splitting tokens
+before or adding any after it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["merge_grid", "unmerge_grid"]
 
 
 def merge_grid(stage: Stage, grid: GridNode, tokens: ir.Value, rows: ir.Value, places: ir.Value | None) -> ir.Value:
-    """The reduced sequence [B, N - R, C]: sources that stay, then destinations, in the type of `tokens`.
+    """Return the reduced sequence [B, N - R, C]: sources that stay, then destinations, in the type of `tokens`.
 
     Source: arXiv 2312.01026, equations 6, 9 and 10.
     """
@@ -34,7 +34,7 @@ def merge_grid(stage: Stage, grid: GridNode, tokens: ir.Value, rows: ir.Value, p
 
 
 def _merged(stage: Stage, grid: GridNode, tokens: ir.Value, rows: ir.Value) -> ir.Value:
-    """Mean, or MLERP, of each group [B, T, C]."""
+    """Return the mean, or MLERP, of each group [B, T, C]."""
     own = grid.kept + np.arange(grid.destinations, dtype=np.int64).reshape(1, -1, 1)
     across = stage.add("Unsqueeze", "merge/rows", rows, stage.ints("merge/rows/axis", 1))
     members = stage.add("Equal", "merge/members", across, stage.constant("merge/own", own))
@@ -51,7 +51,7 @@ def _merged(stage: Stage, grid: GridNode, tokens: ir.Value, rows: ir.Value) -> i
         return mean
 
     def norms(name: str, values: ir.Value) -> ir.Value:
-        """L2 norms in float32: a half-precision sum of squares overflows at norm 256."""
+        """Return L2 norms in float32: a half-precision sum of squares overflows at norm 256."""
         wide = stage.cast(f"{name}/wide", values, grid.dtype, FLOAT)
         return stage.add("ReduceL2", name, wide, stage.ints(f"{name}/axis", -1), keepdims=1)
 
@@ -66,6 +66,6 @@ def _merged(stage: Stage, grid: GridNode, tokens: ir.Value, rows: ir.Value) -> i
 
 
 def unmerge_grid(stage: Stage, reduced: ir.Value, rows: ir.Value) -> ir.Value:
-    """Every token [B, N, C] as a copy of the row that stands for it."""
+    """Return every token [B, N, C] as a copy of the row that stands for it."""
     column = stage.add("Unsqueeze", "unmerge/rows", rows, stage.ints("unmerge/rows/axis", -1))
     return stage.add("GatherND", "unmerge/tokens", reduced, column, batch_dims=1)

@@ -27,7 +27,7 @@ GRID_OPERATORS = frozenset({"GridMatch", "GridMerge", "GridUnmerge"})
 
 @dataclass(frozen=True)
 class GridNode:
-    """The attributes of a `tofu::GridMatch` or `tofu::GridMerge` node, and what follows from them."""
+    """Attributes of a `tofu::GridMatch` or `tofu::GridMerge` node, and values derived from them."""
 
     block: str
     tokens: int
@@ -67,7 +67,7 @@ class GridNode:
 
     @property
     def merges(self) -> bool:
-        """True where destinations change."""
+        """True if destinations change."""
         return self.method != "prune"
 
     @property
@@ -77,7 +77,7 @@ class GridNode:
 
 
 def grid_stage(block: str) -> str:
-    """Prefix of all names that the reduction of a block leaves in the graph.
+    """Return the prefix of the names of a block's reduction in the graph.
 
     Decisions are the int64 values `match/kept` [B, U], sources that stay, and `match/nearest` [B, S], the destination
     that each source would join, both as indices among the block's sources or destinations.

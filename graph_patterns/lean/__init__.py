@@ -1,1 +1,1 @@
-"""Spare work and kernels that nothing needs."""
+"""Remove unneeded work and kernels."""

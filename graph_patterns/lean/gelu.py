@@ -1,4 +1,4 @@
-"""GELU in the form that runtimes recognise.
+"""Lower GELU to a form that runtimes recognise.
 
 From opset 20 on that is the operator; before, the steps in an order that onnxruntime fuses to one kernel.
 """
@@ -22,10 +22,10 @@ _CUBIC = 0.044715
 
 
 class GeluRule(RewriteRuleClassBase):
-    """`tofu::Gelu` by the operator or its steps.
+    """Replace `tofu::Gelu` by the operator or its steps.
 
     Args:
-        opset: the graph's.
+        opset: opset of the graph.
 
     Source: arXiv 1606.08415, section 2; the exact form with erf, or its tanh approximation.
     """
@@ -35,11 +35,11 @@ class GeluRule(RewriteRuleClassBase):
         self._opset = opset
 
     def pattern(self, op: Any, x: Any) -> Any:
-        """What it looks like."""
+        """Return the pattern to match."""
         return op.Gelu(x, _domain=DOMAIN, _outputs=["activated"])
 
     def rewrite(self, op: Any, x: ir.Value, activated: ir.Value) -> ir.Value:
-        """What instead."""
+        """Return the replacement."""
         node = activated.producer()
         assert node is not None and node.name is not None and activated.dtype is not None
         stage, dtype = Stage(op, node.name), activated.dtype

@@ -1,8 +1,8 @@
-"""Widen an MLP's hidden layer by one cache line where its rows lie a multiple of 4 KiB apart.
+"""Widen an MLP's hidden layer by one cache line if the distance of its rows is a multiple of 4 KiB.
 
-Such rows share the sets of an L1 cache. The second product of the MLP reads several of them at a time, and they push
-each other out: with 3072 hidden channels onnxruntime's float32 product runs 10 % below its rate for other widths, with
-4096 15 % (AVX-512). The added channels have zero weights on both sides, so the numbers stay what they are.
+Such rows share the sets of an L1 cache. The second product of the MLP reads several of them at a time, and they evict
+each other: with 3072 hidden channels onnxruntime's float32 product runs 10 % below its rate for other widths, with
+4096 15 % (AVX-512). The added channels have zero weights on both sides, so results do not change.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ __all__ = ["widen_hidden_layers"]
 _PAGE_BYTES = 4096
 _FLOAT_BYTES = 4
 _ADDED = 16
-"""Channels: 64 bytes of float32."""
+"""Added channels: 64 bytes of float32."""
 
 
 def widen_hidden_layers(model: ir.Model) -> int:
-    """Widen the MLPs of a canonical float32 graph, in place, and return how many that were.
+    """Widen the MLPs of a canonical float32 graph, in place, and return how many were widened.
 
-    Only the plain form is touched: a product, a bias, GELU and a product, with nothing else in between.
+    Only the plain form is changed: a product, a bias, GELU and a product, with nothing else in between.
     """
     found = [mlp for node in model.graph if (mlp := _mlp(node)) is not None]
     for before, bias, gelu, behind in found:
@@ -37,7 +37,7 @@ def widen_hidden_layers(model: ir.Model) -> int:
 
 
 def _mlp(gelu: ir.Node) -> tuple[ir.Node, ir.Node, ir.Node, ir.Node] | None:
-    """Product, bias, GELU and product of an MLP whose hidden rows lie a multiple of 4 KiB apart."""
+    """Return product, bias, GELU and product of an MLP whose hidden rows are a multiple of 4 KiB apart."""
     if gelu.domain != DOMAIN or gelu.op_type != "Gelu":
         return None
     bias = _producer(gelu, "Add")
@@ -56,7 +56,7 @@ def _mlp(gelu: ir.Node) -> tuple[ir.Node, ir.Node, ir.Node, ir.Node] | None:
 
 
 def _producer(node: ir.Node, kind: str) -> ir.Node | None:
-    """The node behind the first input, if it is of that kind and feeds nothing else."""
+    """Return the node of the first input, if it is of that kind and feeds nothing else."""
     value = node.inputs[0]
     producer = value.producer() if value is not None and _feeds_one(value) else None
     return producer if producer is not None and producer.op_type == kind else None
@@ -74,7 +74,7 @@ def _constant_shape(node: ir.Node) -> tuple[int, ...] | None:
 
 
 def _pad(model: ir.Model, node: ir.Node, widths: tuple[tuple[int, int], ...]) -> None:
-    """Give a node a zero-padded copy of its constant: others may share the one that it has."""
+    """Give a node a zero-padded copy of its constant: other nodes may share the original."""
     value = node.inputs[1]
     assert value is not None and value.const_value is not None  # _constant_shape
     name = f"{node.name}/widened"

@@ -1,4 +1,4 @@
-"""Write down the targets of Reshape nodes that the exporter left to be computed.
+"""Make the targets of Reshape nodes constant that the exporter left to be computed.
 
 onnxscript before 0.7.2 leaves the target of a Reshape with a dynamic batch as the batch, taken from the input's shape,
 joined with constants. Rules that read targets, and runtimes that plan by them, need numbers.
@@ -13,11 +13,11 @@ __all__ = ["settle_reshapes"]
 
 
 def settle_reshapes(model: ir.Model) -> int:
-    """Make the computed targets of Reshape nodes constant, in place, and return how many there were.
+    """Make the computed targets of Reshape nodes constant, in place, and return their number.
 
     Requires: values have shapes.
-    Ensures: the same numbers for every batch; -1 stands for the one size that is not known. A target stays computed
-    where more than one size of the output is unknown, or one is zero. What computed a target is left without use.
+    Ensures: the same numbers for every batch; -1 stands for the one unknown size. A target stays computed if
+    more than one size of the output is unknown, or one is zero. Nodes that computed a target are left unused.
     """
     settled = 0
     for node in list(model.graph):
@@ -36,7 +36,7 @@ def settle_reshapes(model: ir.Model) -> int:
 
 
 def _sizes(shape: ir.Shape | None) -> list[int] | None:
-    """The sizes with -1 for one that is not known; None for more, or where -1 could not be told."""
+    """Return the sizes, with -1 for an unknown one; None if several are unknown, or if -1 would be ambiguous."""
     if shape is None:
         return None
     sizes = [size if isinstance(size, int) else -1 for size in shape]

@@ -1,8 +1,8 @@
-"""Compute only the tokens that the output reads: behind the last attention, those of a class-token head.
+"""Compute only the tokens that the output reads: after the last attention, those of a class-token head.
 
-Where the head takes class tokens, all that the last block does to the others after its keys and values is thrown
-away: queries, projection, MLP, and the reduction itself. The exporter's graph computes it all the same. Where an output
-says what became of each patch, the reduction still decides, but moves no tokens.
+If the head reads class tokens, all that the last block does to other tokens after its keys and values is discarded:
+queries, projection, MLP, and the reduction itself. The exporter's graph computes it nevertheless. If an output says
+what became of each patch, the reduction still decides, but moves no tokens.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _ATTENTION = frozenset({"Attention", "BiasedAttention"})
 
 
 def narrow_tail(model: ir.Model) -> int:
-    """Narrow what leads to the first tokens of a sequence only to these, in place, and return how many nodes that were.
+    """Narrow nodes that lead only to the first tokens of a sequence to these, in place, and return their number.
 
     Requires: a canonical graph, sorted, whose values have shapes.
-    Ensures: every graph output is what it was. A reduction that no output depends on is left without use, and one
-        that only a map depends on without tokens.
+    Ensures: every graph output is unchanged. A reduction that no output depends on is left unused, and one that
+        only a map depends on is left without tokens.
     """
     heads = [node for node in model.graph if _picked(node) is not None]
     if not heads:
@@ -45,7 +45,7 @@ def narrow_tail(model: ir.Model) -> int:
 
 
 def _picked(node: ir.Node) -> int | None:
-    """The token that a node takes out of a sequence, by its place from the front."""
+    """Return the token that a node takes out of a sequence, by its position."""
     if node.op_type != "Gather" or node.domain or node.attributes.get_int("axis", 0) != _TOKENS:
         return None
     rows, index = node.inputs
@@ -56,7 +56,7 @@ def _picked(node: ir.Node) -> int | None:
 
 
 def _narrowable(graph: ir.Graph, heads: set[ir.Node], width: int) -> set[ir.Node]:
-    """Nodes of which nothing but the first `width` tokens is used, and that can be computed for these alone."""
+    """Return the nodes of which only the first `width` tokens are used, and that can be computed for these alone."""
     given_out = set(graph.outputs)
     found: set[ir.Node] = set()
     for node in reversed(list(graph)):
@@ -75,7 +75,7 @@ def _narrowable(graph: ir.Graph, heads: set[ir.Node], width: int) -> set[ir.Node
 
 
 def _companions(node: ir.Node) -> dict[str, ir.Value]:
-    """What a reduction gives besides tokens, by name."""
+    """Return the outputs of a reduction besides tokens, by name."""
     if node.domain != DOMAIN or node.op_type not in _FUSE:
         return {}
     return dict(zip(FuseNode.companions_of(node), node.outputs[1:], strict=True))
@@ -116,14 +116,14 @@ def _fed_by(node: ir.Node, kinds: frozenset[str] | set[str]) -> bool:
 
 
 def _in_step(value: ir.Value | None, shape: ir.Shape) -> bool:
-    """True for a sequence as long as the output, and for what is the same for all tokens."""
+    """True for a sequence as long as the output, and for a value that is the same for all tokens."""
     if value is None or value.shape is None or len(value.shape) > 3:
         return False
     return len(value.shape) < 2 or value.shape[-2] in (1, shape[_TOKENS])
 
 
 def _followed(node: ir.Node) -> tuple[int, ...]:
-    """Inputs whose tokens are the output's tokens."""
+    """Return the inputs whose tokens are those of the output."""
     if node.op_type == "BiasedAttention":
         return (0, 3)
     return tuple(range(len(node.inputs))) if node.op_type in _POINTWISE else (0,)
@@ -146,7 +146,7 @@ def _narrow(
         if (value, axis) not in slices:
             slices[value, axis] = _slice(graph, node, value, axis, width)
         node.replace_input_with(index, slices[value, axis])
-    if node.op_type in _FUSE:  # the prefix comes out as it went in
+    if node.op_type in _FUSE:  # the prefix passes through unchanged
         first = node.inputs[0]
         assert first is not None
         ir.convenience.replace_all_uses_with(node.outputs[0], first)
@@ -167,7 +167,7 @@ def _narrow(
 
 
 def _map_alone(graph: ir.Graph, node: ir.Node, groups: ir.Value) -> None:
-    """Put a reduction that moves no tokens in the place of one of whose outputs only `groups` is read."""
+    """Replace a reduction of which only `groups` is read by one that moves no tokens."""
     groups_in = FuseNode.companions_of(node)["groups"]
     unread = [*FuseNode.companions_of(node).values(), node.inputs[0]]
     inputs = [None if value is not groups_in and value in unread else value for value in node.inputs]

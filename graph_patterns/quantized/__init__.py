@@ -1,1 +1,1 @@
-"""Products in int8 or fp8: smoothing, quantising, checking."""
+"""Products in int8 or fp8: smoothing, quantisation, checks."""

@@ -1,6 +1,6 @@
-"""Quantise what attention multiplies: queries, keys and values by what they reach, the softmax by what it can reach.
+"""Quantise the factors of attention: queries, keys and values by measured range, the softmax by possible range.
 
-The form is the one that TensorRT fuses into one kernel with 8 bits in: quantised and dequantised right in front of
+The form is the one that TensorRT fuses into one kernel with 8 bits in: quantised and dequantised directly before
 each product, with the scale and the transposition of the keys before that. Source: NVIDIA's recipe for Vision
 Transformers in FP8 (Model-Optimizer, `modelopt.onnx.quantization`).
 """
@@ -19,11 +19,11 @@ from tofu_export.graph_patterns.quantized.pair import quantized_and_back
 __all__ = ["LARGEST_WEIGHT", "factors_of", "has_one_query", "measured", "quantize_attention"]
 
 LARGEST_WEIGHT = 1.0
-"""Of a softmax: the largest number of the form stands for it, whatever the images."""
+"""Largest value of a softmax, which sets its scale for all images."""
 
 
 def factors_of(attention: Attention) -> Iterator[tuple[ir.Node, int, ir.Value]]:
-    """What the products of an attention multiply: node, index of its input, and the value that is there."""
+    """Yield the factors of an attention's products: node, index of its input, and the value there."""
     for node in (attention.scores, attention.attended):
         for index, value in enumerate(node.inputs):
             assert value is not None  # a product has two factors
@@ -31,7 +31,7 @@ def factors_of(attention: Attention) -> Iterator[tuple[ir.Node, int, ir.Value]]:
 
 
 def has_one_query(attention: Attention) -> bool:
-    """True where a class token alone is a query, as in the last block of many models.
+    """True if a class token is the only query, as in the last block of many models.
 
     TensorRT-RTX 1.7.1 has a fused kernel for that in FP16, and none in FP8.
     """
@@ -40,7 +40,7 @@ def has_one_query(attention: Attention) -> bool:
 
 
 def measured(attentions: Sequence[Attention]) -> list[str]:
-    """Names of the factors whose largest value only images tell: queries, keys and values."""
+    """Return the names of the factors whose range is measured on images: queries, keys and values."""
     return [
         str(value.name)
         for attention in attentions
@@ -56,7 +56,7 @@ def quantize_attention(
 
     Args:
         model: the graph of the attention, in float16.
-        attentions: as from `attentions_of`.
+        attentions: result of `attentions_of`.
         largest: by the name of each factor of `measured`, its largest absolute value.
         form: the type of the quantised numbers.
     """

@@ -1,4 +1,4 @@
-"""Hold a quantised graph against the numbers that it was made of, constant by constant.
+"""Check a quantised graph against the numbers that it was made from, constant by constant.
 
 Rounding makes an int8 model differ from the float32 one by a percent, and a mistake in a few scales by no more, so the
 outputs alone do not show it. The constants do: a stored weight is the original one to half a step. The original numbers
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _ROUNDING, _HALF_ROUNDING = 1e-5, 2e-3
-"""Relative error that arithmetic on the way adds in float32, and where scales and norms are float16."""
+"""Relative error of intermediate arithmetic in float32, and with scales and norms in float16."""
 
 
 def first_difference(
@@ -40,14 +40,14 @@ def first_difference(
     factors: Mapping[str, Floats],
     form: Form,
 ) -> str | None:
-    """What is wrong first in the quantised graph `written`, None if nothing is.
+    """Return the first error in the quantised graph `written`, None if there is none.
 
     Args:
-        products: those of the graph in float32 or float16 that are quantised.
-        attentions: likewise.
+        products: quantised products of the graph in float32 or float16.
+        attentions: quantised attentions of that graph.
         written: the quantised graph made of it; names of nodes are the same.
         largest: by the name of each activation, the largest absolute value of every channel, float32 [K].
-        factors: as from `smooth`.
+        factors: result of `smooth`.
         form: the type of the quantised numbers.
     """
     nodes = {node.name: node for node in written.graph}
@@ -63,7 +63,7 @@ def first_difference(
             return f"{product.name}: {problem}"
         norm = activation.producer()
         if factor is not None:
-            assert norm is not None  # what was smoothed comes out of a norm
+            assert norm is not None  # a smoothed activation is the output of a norm
             found = nodes.get(norm.name)
             if found is None or found.op_type != norm.op_type:
                 return f"{norm.name} is not there"
@@ -79,12 +79,12 @@ def first_difference(
 
 
 def difference_of_factor(node: ir.Node | None, index: int, reach: float | None, form: Form) -> str | None:
-    """What is wrong with a quantised activation in front of a product, None if nothing is.
+    """Return the error in a quantised activation that a product reads, None if there is none.
 
     Args:
-        node: the product; None where there is no such node.
-        index: which of its inputs.
-        reach: the largest value there; None where that is not known.
+        node: the product; None if there is no such node.
+        index: index of the input.
+        reach: the largest value there; None if not known.
         form: the type of the quantised numbers.
     """
     if node is None or node.op_type != "MatMul":
@@ -93,12 +93,12 @@ def difference_of_factor(node: ir.Node | None, index: int, reach: float | None, 
 
 
 def range_name(node: ir.Node, index: int) -> str:
-    """How the metadata call what a product of two activations takes as its input of this index."""
+    """Return the name in the metadata of the range of one input of a product of two activations."""
     return f"{node.name}:{index}"
 
 
 def is_activation(value: ir.Value | None) -> bool:
-    """True for what comes out of a QuantizeLinear and a DequantizeLinear."""
+    """True for the result of a QuantizeLinear and a DequantizeLinear."""
     wide = _producer(value, "DequantizeLinear")
     return wide is not None and _producer(wide.inputs[0], "QuantizeLinear") is not None
 
@@ -106,13 +106,13 @@ def is_activation(value: ir.Value | None) -> bool:
 def difference_of_product(
     node: ir.Node | None, weight: Floats, factor: Floats | None, reach: float | None, form: Form
 ) -> str | None:
-    """What is wrong with a quantised product, None if nothing is.
+    """Return the error in a quantised product, None if there is none.
 
     Args:
-        node: the product; None where there is no such node.
+        node: the product; None if there is no such node.
         weight: its original weight, float32 [K, N].
-        factor: of the channels of its input, float32 [K], where they were smoothed.
-        reach: the largest value of its input; None where that is not known.
+        factor: smoothing factors of the channels of its input, float32 [K], if smoothed.
+        reach: the largest value of its input; None if not known.
         form: the type of the quantised numbers.
     """
     if problem := difference_of_factor(node, 0, reach, form):
@@ -122,12 +122,12 @@ def difference_of_product(
 
 
 def difference_of_norm(norm: ir.Node, before: Sequence[Floats | None], factor: Floats) -> str | None:
-    """What is wrong with a norm whose scale and bias were divided by the factors of its channels, None if nothing is.
+    """Return the error in a norm whose scale and bias were divided by channel factors, None if there is none.
 
     Args:
         norm: the node as it is now.
-        before: its scale and bias, [K], as they were.
-        factor: of its channels, float32 [K].
+        before: its original scale and bias, [K].
+        factor: factors of its channels, float32 [K].
     """
     now = [_array(value) for value in norm.inputs[1:]]
     fits = len(now) == len(before) and all(
@@ -138,7 +138,7 @@ def difference_of_norm(norm: ir.Node, before: Sequence[Floats | None], factor: F
 
 
 def scaled_steps(node: ir.Node) -> Floats | None:
-    """The second factor of a product as it is stored, numbers times scales, float32 [K, N]; None without one."""
+    """Return the stored second factor of a product, numbers times scales, float32 [K, N]; None without one."""
     wide = _producer(node.inputs[1], "DequantizeLinear")
     steps, scales = (None, None) if wide is None else (_array(value) for value in wide.inputs[:2])
     if steps is None or scales is None or steps.ndim != 2 or scales.shape != steps.shape[1:]:
@@ -148,13 +148,13 @@ def scaled_steps(node: ir.Node) -> Floats | None:
 
 
 def _is_divided(now: NDArray[Any], before: NDArray[Any], factor: Floats) -> bool:
-    """True if `now` is `before` over `factor`, as far as its type can tell."""
+    """True if `now` is `before` over `factor`, within the precision of its type."""
     wide, right = now.astype(np.float32) * factor, before.astype(np.float32)
     return bool((np.abs(wide - right) <= _rounding(now) * np.abs(right) + _least(now) * factor).all())
 
 
 def _activation(node: ir.Node, reach: float | None, form: Form, index: int) -> str | None:
-    """What is wrong with a factor of a product, whose largest value is `reach`, if that is known."""
+    """Return the error in a factor of a product, whose largest value is `reach`, if known."""
     wide = _producer(node.inputs[index], "DequantizeLinear")
     narrow = None if wide is None else _producer(wide.inputs[0], "QuantizeLinear")
     if wide is None or narrow is None:
@@ -171,7 +171,7 @@ def _activation(node: ir.Node, reach: float | None, form: Form, index: int) -> s
 
 
 def _weight(node: ir.Node, weight: Floats, factor: Floats | None, form: Form) -> str | None:
-    """What is wrong with the second factor of a product, which was `weight`."""
+    """Return the error in the second factor of a product, whose original is `weight`."""
     wide = _producer(node.inputs[1], "DequantizeLinear")
     if wide is None or wide.attributes.get_int("axis", 1) != 1:
         return "its weight is not dequantised by column"
@@ -200,12 +200,12 @@ def _rounding(constant: NDArray[Any]) -> float:
 
 
 def _least(constant: NDArray[Any]) -> float:
-    """The distance between neighbours around 0, where a rounding is not relative."""
+    """Return the distance between neighbouring numbers at 0, where rounding is not relative."""
     return float(np.finfo(constant.dtype).smallest_subnormal)
 
 
 def _least_reach(reach: Any, scales: NDArray[Any], form: Form) -> Any:
-    """What the largest number has to stand for: `reach`, or what the smallest scale makes of it."""
+    """Return the value that the largest number must represent: `reach`, or what the smallest scale makes of it."""
     return np.maximum(reach, float(np.finfo(scales.dtype).tiny) * form.largest)
 
 

@@ -1,4 +1,4 @@
-"""The types of numbers that products are quantised to, and the arithmetic of their scales."""
+"""Number types of quantised products, and the arithmetic of their scales."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Form:
-    """A type of numbers that both factors of a product are stored in, symmetric around 0.
+    """Number type of both factors of a product, symmetric around 0.
 
     Attributes:
-        name: as in the names of constants.
+        name: name in the names of constants.
         numbers: the ONNX type.
         largest: the largest number in use.
-        mantissa_bits: those behind the leading one of floating-point numbers; None for whole ones.
-        least_exponent: of the smallest number that has a leading one.
+        mantissa_bits: bits after the leading one of floating-point numbers; None for integers.
+        least_exponent: exponent of the smallest normal number.
     """
 
     name: str
@@ -36,9 +36,9 @@ class Form:
     least_exponent: int = 0
 
     def scales(self, largest: Floats, rest: np.dtype[Any]) -> NDArray[Any]:
-        """What 1 stands for, so that `largest` is within reach: of the type `rest`, rounded up to it.
+        """Return the scales at which `largest` is representable, in the type `rest`, rounded up to it.
 
-        Not below the smallest normal number, also where everything is 0: its inverse is finite in the same type.
+        A scale is at least the smallest normal number, also if everything is 0: its inverse is finite in the same type.
         """
         exact = np.asarray(largest, np.float32) / np.float32(self.largest)
         scales = exact.astype(rest)
@@ -48,12 +48,12 @@ class Form:
         return found
 
     def quantized(self, values: Floats, scales: NDArray[Any]) -> NDArray[Any]:
-        """The nearest numbers to `values / scales`."""
+        """Return the nearest numbers to `values / scales`."""
         shares = np.clip(values / scales.astype(np.float32), -self.largest, self.largest)
         return (np.rint(shares) if self.mantissa_bits is None else shares).astype(self.numbers.numpy())
 
     def half_steps(self, numbers: Floats) -> Floats:
-        """Half the way from each of `numbers` to the next larger one: no further has rounding moved it."""
+        """Return half the distance from each of `numbers` to the next larger one, the largest rounding error."""
         if self.mantissa_bits is None:
             return np.full(numbers.shape, 0.5, np.float32)
         led = np.maximum(np.abs(numbers), 2.0**self.least_exponent)
@@ -62,10 +62,10 @@ class Form:
 
 
 INT8 = Form("int8", ir.DataType.INT8, 127)
-"""-128 would make the range lopsided."""
+"""INT8 without -128, which would make the range asymmetric."""
 
 FP8 = Form("fp8", ir.DataType.FLOAT8E4M3FN, 448, mantissa_bits=3, least_exponent=-6)
 """E4M3. Source: arXiv 2209.05433, table 1."""
 
 FORMS: Mapping[Precision, Form] = {Precision.INT8: INT8, Precision.INT8_FP16: INT8, Precision.FP8: FP8}
-"""What the products of a file are quantised to, by its precision."""
+"""Number type of the quantised products of a file, by its precision."""

@@ -1,4 +1,4 @@
-"""A pair of QuantizeLinear and DequantizeLinear around an activation."""
+"""Insert a pair of QuantizeLinear and DequantizeLinear for an activation."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["quantized_and_back"]
 def quantized_and_back(
     model: ir.Model, before: ir.Node, value: ir.Value, stage: str, scale: NDArray[Any], form: Form
 ) -> ir.Value:
-    """Quantise an activation and dequantise it with one scale, in front of a node.
+    """Quantise an activation and dequantise it with one scale, before a node.
 
     Args:
         model: the graph.
         before: the node.
         value: the activation, of the type of the scale.
-        stage: beginning of the new names.
-        scale: [] what 1 stands for.
+        stage: prefix of the new names.
+        scale: [] value of one step.
         form: the type of the quantised numbers.
 
     Returns:
-        The activation as it is now.
+        The dequantised activation.
     """
     rest = ir.DataType.from_numpy(scale.dtype)
     name = f"{form.name}_zero"

@@ -1,7 +1,7 @@
-"""Quantise both factors of the blocks' products with weights, multiply, go on in the type of the lowered graph.
+"""Quantise both factors of the blocks' products with weights, and continue in the type of the lowered graph.
 
 A product `x w` becomes `DequantizeLinear(QuantizeLinear(x)) DequantizeLinear(w')`, with w' stored in int8 or fp8.
-onnxruntime (int8 beside float32) and TensorRT turn that into one kernel. Both factors are symmetric, with zero points
+onnxruntime (int8 beside float32) and TensorRT make one kernel of it. Both factors are symmetric, with zero points
 of 0, as TensorRT demands: x has one scale, w one for each of its columns.
 
 What is quantised are the blocks' own layers. Matching and merging, attention's products (of two activations), the patch
@@ -23,20 +23,20 @@ from tofu_export.graph_patterns.quantized.pair import quantized_and_back
 __all__ = ["activations_of", "is_in_block", "is_skipped", "products_of", "quantize_products", "smooth"]
 
 FEW_CHANNELS = 16
-"""What kernels of 8 bits multiply at once. Products over or to no more channels gain nothing: in CaiT they mix
-attention's heads. NVIDIA's recipe leaves out fewer than 16."""
+"""Number of channels that 8-bit kernels multiply at once. Products over or to no more channels gain nothing: in CaiT
+they mix attention's heads. NVIDIA's recipe leaves out fewer than 16."""
 
 _IN_BLOCK = re.compile(r"blocks\w*\.\d+[./]")
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 _LEAST = 1e-5
-"""Share of a tensor's largest value that the range of a channel is never taken to be below."""
+"""Lower bound of a channel's range, as a share of the tensor's largest value."""
 
 _RESTS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 """Types of graphs whose products can be quantised."""
 
 
 def products_of(model: ir.Model) -> list[ir.Node]:
-    """The products that can be quantised: in a block, but not in its reduction, of an activation and a constant [K, N].
+    """Return the products to quantise: in a block, not in its reduction, of an activation and a weight [K, N].
 
     Requires: a lowered graph, whose names carry stages.
     """
@@ -50,7 +50,7 @@ def is_in_block(node: ir.Node) -> bool:
 
 
 def is_skipped(node: ir.Node, skip: Sequence[str]) -> bool:
-    """True if a node of a block belongs to one of these: blocks by number from 0, modules by name.
+    """True if a node of a block is in one of these: blocks by number from 0, modules by name.
 
     `11` is `blocks.11`, `mlp` and `mlp.fc2` are modules of any block.
     """
@@ -69,21 +69,21 @@ def _is_product(node: ir.Node) -> bool:
 
 
 def activations_of(products: Sequence[ir.Node]) -> dict[str, int]:
-    """Names of what the products multiply, and the number K of channels of each."""
+    """Return the names of the activations that the products multiply, and the number of channels K of each."""
     return {_name(node.inputs[0]): _sizes(node.inputs[1])[0] for node in products}
 
 
 def smooth(model: ir.Model, products: Sequence[ir.Node], largest: Mapping[str, Floats]) -> dict[str, Floats]:
-    """Move what makes channels of a norm's output uneven into the weights that follow, in place. No result changes.
+    """Move the unevenness of a norm's output channels into the weights that follow, in place. No result changes.
 
     One scale for a tensor leaves few steps to its small channels, and a few channels of a norm in a vision transformer
     are tens of times larger than the others. So a norm's scale and bias are divided by a factor for each channel, and
     the rows of the weights multiplied by it: the root of the channel's largest value over that of its weights, which
-    makes both equally uneven. Norms that anything but these products reads are left as they are.
+    makes both equally uneven. Norms with other readers than these products are left unchanged.
 
     Args:
         model: the graph of the products.
-        products: as from `products_of`.
+        products: result of `products_of`.
         largest: by the name of each activation, the largest absolute value of every channel, float32 [K].
 
     Returns:
@@ -113,7 +113,7 @@ def smooth(model: ir.Model, products: Sequence[ir.Node], largest: Mapping[str, F
 
 
 def quantize_products(model: ir.Model, products: Sequence[ir.Node], largest: Mapping[str, Floats], form: Form) -> None:
-    """Put both factors of each product in int8 or fp8, in place; one that several products read is quantised once.
+    """Quantise both factors of each product in int8 or fp8, in place; a shared one is quantised once.
 
     Scales have the type of the graph. Beside float32 weights have no zero points, which stand for 0: onnxruntime turns
     weights into uint8 if its option `session.x64quantprecision` asks for exact products, and fails where two weights
@@ -124,7 +124,7 @@ def quantize_products(model: ir.Model, products: Sequence[ir.Node], largest: Map
 
     Args:
         model: the graph of the products.
-        products: as from `products_of`.
+        products: result of `products_of`.
         largest: by the name of each activation, the largest absolute value of every channel, float32 [K].
         form: the type of the quantised numbers.
     """
@@ -152,7 +152,7 @@ def quantize_products(model: ir.Model, products: Sequence[ir.Node], largest: Map
 
 
 def _by_activation(products: Sequence[ir.Node]) -> dict[str, list[ir.Node]]:
-    """The products that read each activation, in the order of the graph."""
+    """Group the products by the activation that they read, in graph order."""
     readers: dict[str, list[ir.Node]] = {}
     for node in products:
         readers.setdefault(_name(node.inputs[0]), []).append(node)
@@ -160,7 +160,7 @@ def _by_activation(products: Sequence[ir.Node]) -> dict[str, list[ir.Node]]:
 
 
 def _floored(largest: Floats) -> Floats:
-    """Ranges by channel, none of them so small that a factor would get out of hand."""
+    """Raise small channel ranges to a lower bound, so that factors stay moderate."""
     return np.maximum(largest, max(_LEAST * float(largest.max()), float(np.finfo(np.float32).tiny)))
 
 
@@ -182,7 +182,7 @@ def _constant(value: ir.Value | None) -> Floats:
 
 
 def _sizes(weight: ir.Value | None) -> tuple[int, ...]:
-    """Rows K and columns N of a weight, without reading it."""
+    """Return rows K and columns N of a weight, without reading it."""
     assert weight is not None and weight.const_value is not None  # _is_product
     return tuple(map(int, weight.const_value.shape))  # type: ignore[arg-type]  # a constant has no symbolic sizes
 
@@ -193,7 +193,7 @@ def _name(value: ir.Value | None) -> str:
 
 
 def _give(model: ir.Model, node: ir.Node, index: int, name: str, array: Floats) -> None:
-    """Give a node a constant of its own, of the type that it has: others may share that one."""
+    """Give a node its own constant, in the type of the original, which other nodes may share."""
     array = array.astype(_type_of(node.inputs[index]).numpy())
     node.replace_input_with(index, initializer(model, name, array))
 

@@ -1,1 +1,1 @@
-"""What makes a model bear pruning or merging, layer by layer: `tofu-export analyze`."""
+"""Measure how well each layer of a model tolerates pruning or merging: `tofu-export analyze`."""

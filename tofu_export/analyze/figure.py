@@ -25,7 +25,7 @@ _METHODS = (
 
 
 def check_name(path: Path) -> None:
-    """Pass if a figure can have this name.
+    """Check that a figure can have this file name.
 
     Raises:
         OptionError: the suffix is none of `SUFFIXES`.
@@ -35,11 +35,11 @@ def check_name(path: Path) -> None:
 
 
 def draw(analysis: AnalysisDocument, path: Path) -> None:
-    """Write the figure; it appears when complete.
+    """Write the figure; the file appears when complete.
 
     Raises:
         OptionError: the suffix is none of `SUFFIXES`.
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
     check_name(path)
     if path.is_dir():

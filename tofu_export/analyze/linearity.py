@@ -3,8 +3,8 @@
     linearity(f; x1, x2) = ||f(x1) - f(x2)|| / sum_k ||f(p_k) - f(p_k+1)||,   p_k = x1 + (k / K) (x2 - x1), k = 0 .. K-1
 
 It is 1 where f is linear along the segment, and smaller the longer the detour: the output of an average of two tokens
-then lies off the average of their outputs, which is why early layers had better prune. Never over 1, by the triangle
-inequality. Of a branch without its residual; with it, the straight part of the sum hides the bend.
+then differs from the average of their outputs, which is why early layers should prune. It is never over 1, by the
+triangle inequality. It is measured without the residual, whose linear part would hide the nonlinearity.
 
 Axes: K steps, n pairs, C channels.
 """
@@ -18,13 +18,13 @@ __all__ = ["functional_linearity", "interpolate"]
 
 
 def interpolate(first: Tensor, second: Tensor, steps: int) -> Tensor:
-    """The points p_0 = first ... p_K = second on the segment between tokens [n, C], as [n, K+1, C]."""
+    """Return the points p_0 = first ... p_K = second on the segment between tokens [n, C], as [n, K+1, C]."""
     share = torch.linspace(0, 1, steps + 1, dtype=first.dtype, device=first.device).view(1, -1, 1)
     return first.unsqueeze(1) * (1 - share) + second.unsqueeze(1) * share
 
 
 def functional_linearity(path: Tensor) -> Tensor:
-    """The ratio of each pair, [n], from the outputs along its segment [n, K+1, C]; NaN where nothing moves.
+    """Return the linearity of each pair, [n], from the outputs along its segment [n, K+1, C]; NaN if they are equal.
 
     Source: arXiv 2312.01026, equation 8.
     """

@@ -1,4 +1,4 @@
-"""What merging does to the length of tokens: of a merged token against its group's, and of all tokens, block by block.
+"""Effect of merging on token length: of a merged token relative to its group, and of all tokens, block by block.
 
 Axes: B batch, N tokens, P prefix tokens, C channels.
 """
@@ -20,9 +20,9 @@ __all__ = ["block_norms", "merged_norms"]
 
 
 def merged_norms(view: LayerView, method: Method) -> Tensor:
-    """Length of each merged token as a share of the longest token of its group, [joined destinations] float64.
+    """Return the length of each merged token as a share of the longest of its group, [joined destinations] float64.
 
-    Between the halves of a block of the full model, under its own matching. MLERP keeps it at 1.
+    Measured between the halves of a block of the full model, under its own matching. MLERP keeps the length at 1.
 
     Source: arXiv 2312.01026, section 3.2.
     """
@@ -37,7 +37,7 @@ def merged_norms(view: LayerView, method: Method) -> Tensor:
 
 @torch.no_grad()
 def block_norms(model: nn.Module, pixels: Tensor, prefix: int) -> list[Tensor]:
-    """Length of the unprotected tokens that leave each block of a model, patched or not: [B, N' - P] per block."""
+    """Return the length of the unprotected tokens that leave each block of a model: [B, N' - P] per block."""
     found: list[Tensor] = []
 
     def note(_block: nn.Module, _args: Any, output: Tensor | TokenState) -> None:

@@ -1,4 +1,4 @@
-"""The full model, block by block: what goes in, what the matching would pair, and the halves of a block.
+"""Run the full model block by block: inputs, the pairs that matching would make, and the halves of a block.
 
 Blocks run in float64 on copies: with a small layer scale a branch is tiny beside the token that it is added to.
 Axes: B batch, N tokens, P prefix tokens, R pairs of an image, C channels.
@@ -26,7 +26,7 @@ __all__ = ["Halves", "LayerView", "views"]
 
 @dataclass(frozen=True)
 class LayerView:
-    """One block of the full model on a batch, and the pairs that its reduction would match.
+    """Block of the full model on a batch, and the pairs that its reduction would match.
 
     Attributes:
         layer: index of the block.
@@ -48,16 +48,16 @@ class LayerView:
 
     @property
     def source_rows(self) -> Tensor:
-        """Where the matched sources are in the sequence, [B, R]."""
+        """Positions of the matched sources in the sequence, [B, R]."""
         return torch.tensor(self.roles.sources)[self.matching.matched]
 
     @property
     def target_rows(self) -> Tensor:
-        """Where their destinations are, [B, R]."""
+        """Positions of their destinations in the sequence, [B, R]."""
         return torch.tensor(self.roles.destinations)[self.matching.target]
 
     def pairs_of(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Sources and their destinations in a sequence [B, N, C], each [B * R, C]."""
+        """Return the sources and their destinations in a sequence [B, N, C], each [B * R, C]."""
         return (
             gather_rows(tokens, self.source_rows).flatten(0, 1),
             gather_rows(tokens, self.target_rows).flatten(0, 1),
@@ -66,11 +66,11 @@ class LayerView:
 
 @dataclass(frozen=True)
 class Halves:
-    """A float64 copy of a block, as its adapter takes it apart.
+    """Float64 copy of a block, split by its adapter.
 
     Attributes:
         attend: the attention half with its residual, [B, N, C] -> [B, N, C].
-        feed: the MLP half with its residual, token by token; None where the block has no half of that kind.
+        feed: the MLP half with its residual, token by token; None if the block has no such half.
     """
 
     attend: Callable[[Tensor], Tensor]
@@ -78,7 +78,7 @@ class Halves:
 
     @classmethod
     def of(cls, block: nn.Module, adapter: BlockAdapter, kwargs: dict[str, Any]) -> Halves:
-        """The halves of `block`, called with `kwargs` as upstream's model does."""
+        """Copy the halves of a block, called with `kwargs` as in upstream's model."""
         wide = copy.deepcopy(block).double()
         given = {name: value.double() if _is_floating(value) else value for name, value in kwargs.items()}
 
@@ -94,7 +94,7 @@ class Halves:
 
 @torch.no_grad()
 def views(model: nn.Module, pixels: Tensor, r: int, name: str = "the model") -> Iterator[LayerView]:
-    """Each block of the untouched model on a batch [B, channels, H, W], with at most `r` pairs of each image.
+    """Yield each block of the untouched model on a batch [B, channels, H, W], with at most `r` pairs of each image.
 
     Raises:
         UnsupportedModelError: the model cannot be reduced.
@@ -125,7 +125,7 @@ def views(model: nn.Module, pixels: Tensor, r: int, name: str = "the model") -> 
 
 
 def _inputs_of(architecture: Any, pixels: Tensor) -> list[tuple[Tensor, dict[str, Any]]]:
-    """Tokens and keyword arguments that enter each block."""
+    """Return the tokens and keyword arguments that enter each block."""
     entered: list[tuple[Tensor, dict[str, Any]]] = []
 
     def note(_block: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:

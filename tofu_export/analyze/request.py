@@ -1,4 +1,4 @@
-"""What to analyze, on what. Importing this module loads neither torch nor numpy."""
+"""Requests to analyze a model. Importing this module loads neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["AnalyzeRequest"]
 
 @dataclass(frozen=True)
 class AnalyzeRequest:
-    """What to measure, on what.
+    """Request to analyze a model.
 
     Attributes:
         model: timm name, alias, hub name or the demo model.
         images: folder of images; None for the demo model's own.
-        weights: where the weights come from.
-        seed: of random weights.
+        weights: source of the weights.
+        seed: seed of random weights.
         image_size: height and width in pixels; None for the model's own.
         limit: the most images to use, spread evenly over all.
-        batch: images at a time.
-        r: pairs of an image in each layer, and tokens that each layer removes where the length of tokens is measured.
+        batch: batch size.
+        r: pairs of an image in each layer, and tokens that each layer removes when token length is measured.
         steps: K of equation 8.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Measure a model on real images: linearity of its halves on matched pairs, and the length of its tokens."""
+"""Measure a model on real images: linearity of its halves on matched pairs, and token length."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FUNCTIONS: Mapping[str, str] = {
     "attention": "the attention branch, without its residual: all matched sources move together, read at each of them",
     "attention_residual": "the attention half with its residual, likewise",
 }
-"""What f is."""
+"""Functions whose linearity is measured, with their descriptions."""
 
 _METHODS = (Method.PRUNE, Method.AVERAGE, Method.MLERP)
 _PAIRS_AT_ONCE = 512
@@ -46,11 +46,11 @@ _MERGED = "merged_norm."
 
 
 def analyze(request: AnalyzeRequest, on_progress: Callable[[str], None] = lambda text: None) -> AnalysisDocument:
-    """Do what `request` asks for, on features of the full model; only the length of all tokens needs reduced ones.
+    """Run the analysis on features of the full model; only the length of all tokens needs reduced models.
 
     Args:
-        request: what to measure, on what.
-        on_progress: is told what is being done.
+        request: the measurements to make.
+        on_progress: called with the current step.
 
     Raises:
         OptionError: no images are given, or one cannot be read.
@@ -87,10 +87,10 @@ def analyze(request: AnalyzeRequest, on_progress: Callable[[str], None] = lambda
 
 
 def real_images(loaded: LoadedModel, images: Path | None) -> ImageSource:
-    """The images of a folder, without classes, or the demo model's own.
+    """Return the images of a folder, without classes, or the demo model's own.
 
     Raises:
-        OptionError: there are none; generated ones would say nothing here.
+        OptionError: there are none; generated images would be meaningless here.
     """
     prepared = loaded.preprocessing
     if images is not None:
@@ -102,7 +102,7 @@ def real_images(loaded: LoadedModel, images: Path | None) -> ImageSource:
 
 @torch.no_grad()
 def linearity_of(view: LayerView, steps: int) -> dict[str, Tensor]:
-    """Linearity [B * R] of each of `FUNCTIONS` that the block has, on the pairs of `view`."""
+    """Return the linearity [B * R] of each of `FUNCTIONS` that the block has, on the pairs of `view`."""
     found: dict[str, Tensor] = {}
     if view.halves.feed is not None:
         first, second = view.pairs_of(view.attended)
@@ -148,7 +148,7 @@ def _token_norms(
     request: AnalyzeRequest,
     on_progress: Callable[[str], None],
 ) -> TokenNorms:
-    """Length of tokens behind each block: full, and pruned, averaged or merged by MLERP in every block."""
+    """Return the length of tokens after each block: full, and pruned, averaged or merged by MLERP in every block."""
     full = _norms(loaded.model, source, request.batch)
     means = [float(rows.mean()) for rows in full]
     ratios: dict[str, tuple[float | None, ...]] = {}
@@ -173,7 +173,7 @@ def _norms(model: nn.Module, source: ImageSource, batch: int) -> list[NDArray[np
 
 
 def _summary(values: NDArray[np.float64]) -> Summary:
-    """Number, mean and spread; pairs of equal outputs (NaN) are counted apart."""
+    """Return number, mean and spread; pairs of equal outputs (NaN) are counted separately."""
     known = values[np.isfinite(values)]
     undefined = len(values) - len(known)
     if not len(known):

@@ -1,1 +1,1 @@
-"""ONNX files: reading, writing, feeding, and what they say about themselves."""
+"""ONNX files: reading, writing, inputs, and metadata."""

@@ -1,7 +1,7 @@
-"""What a file of this project says about the model in it, read in one place.
+"""Model cards: the metadata of files written by this project, read in one place.
 
-An ONNX file has it in its `metadata_props`, the sidecar of an engine keeps those of the file that the engine was built
-from. Files of others say nothing: their card is empty.
+An ONNX file holds them in its `metadata_props`; the sidecar of an engine keeps those of the ONNX file that the engine
+was built from. Foreign files have none: their card is empty.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from tofu_export.options import BatchRange, OutputKind, Precision
 __all__ = ["ModelCard"]
 
 _TEXTS = frozenset({"version", "model", "precision", "target", "batch"})
-"""Entries that are plain text; the others are JSON (`onnx_file.save`)."""
+"""Entries that are plain text; others are JSON (`onnx_file.save`)."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """The metadata of a file of this project.
+    """Metadata of a file written by this project.
 
     Attributes:
         file: name of the file, for messages.
-        entries: values by name, without `METADATA_PREFIX`: text, or what JSON has. Empty for a file of others.
+        entries: values by name, without `METADATA_PREFIX`: text, or JSON values. Empty for a foreign file.
     """
 
     file: str
@@ -41,18 +41,18 @@ class ModelCard:
 
     @classmethod
     def of_model(cls, model: onnx.ModelProto, file: str) -> ModelCard:
-        """The card of an ONNX model."""
+        """Read the card of an ONNX model."""
         return cls.of_texts({entry.key: entry.value for entry in model.metadata_props}, file)
 
     @classmethod
     def of_texts(cls, texts: Mapping[str, str], file: str) -> ModelCard:
-        """The card in `metadata_props`, names with their prefix; those of others are left out."""
+        """Read the card from `metadata_props`, whose names have a prefix; foreign entries are left out."""
         names = {key: key.removeprefix(METADATA_PREFIX) for key in texts if key.startswith(METADATA_PREFIX)}
         return cls(file, {name: _decoded(name, texts[key]) for key, name in names.items()})
 
     @property
     def texts(self) -> dict[str, str]:
-        """As `metadata_props` has it: names with their prefix, anything but text as JSON."""
+        """Entries for `metadata_props`: names with their prefix, anything but text as JSON."""
         return {
             f"{METADATA_PREFIX}{key}": value if isinstance(value, str) else json.dumps(value)
             for key, value in self.entries.items()
@@ -60,25 +60,25 @@ class ModelCard:
 
     @property
     def is_ours(self) -> bool:
-        """True if this project wrote the file, of a model."""
+        """True if this project wrote the file, from a model."""
         return "model" in self.entries
 
     def __contains__(self, key: str) -> bool:
         return key in self.entries
 
     def find(self, key: str, kind: type[_T]) -> _T | None:
-        """One entry; None where the file lacks it.
+        """Return an entry, or None if the file lacks it.
 
         Raises:
-            VerificationError: it is something else than a `kind`.
+            VerificationError: the entry is not of type `kind`.
         """
         return None if self.entries.get(key) is None else self.part(key, kind)
 
     def part(self, key: str, kind: type[_T]) -> _T:
-        """One entry.
+        """Return an entry that the file must have.
 
         Raises:
-            VerificationError: the file lacks it, or it is something else than a `kind`.
+            VerificationError: the file lacks the entry, or it is not of type `kind`.
         """
         if key not in self.entries:
             raise self.missing(key)
@@ -89,10 +89,10 @@ class ModelCard:
 
     @property
     def preprocessing(self) -> dict[str, Any] | None:
-        """How images are prepared for the file; None where it does not say.
+        """How images are prepared for the file; None if not stated.
 
         Raises:
-            VerificationError: it says something else.
+            VerificationError: the entry is damaged.
         """
         found: dict[str, Any] | None = self.find("preprocessing", dict)
         if found is not None and not all(_numbers(found.get(key)) for key in ("mean", "std")):
@@ -101,20 +101,20 @@ class ModelCard:
 
     @property
     def batch(self) -> BatchRange | None:
-        """The batch sizes that the file serves; None where it does not say.
+        """Batch sizes that the file serves; None if not stated.
 
         Raises:
-            OptionError: it says what is no range.
+            OptionError: the entry is not a range.
         """
         text = self.find("batch", str)
         return None if text is None else BatchRange.parse(text)
 
     @property
     def precision(self) -> Precision | None:
-        """The precision that was asked for; None where the file does not say.
+        """Precision that the file was made in; None if not stated.
 
         Raises:
-            VerificationError: this version does not know it.
+            VerificationError: this version does not know the precision.
         """
         known = {precision.value: precision for precision in Precision}
         said = self.entries.get("precision")
@@ -126,10 +126,10 @@ class ModelCard:
 
     @property
     def output(self) -> OutputKind | None:
-        """What the file of a ViT gives; None where it does not say.
+        """Output kind of a file of a ViT; None if not stated.
 
         Raises:
-            VerificationError: this version does not know it.
+            VerificationError: this version does not know the kind.
         """
         said: dict[str, Any] | None = self.find("output", dict)
         if said is None:
@@ -144,10 +144,10 @@ class ModelCard:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classes; empty where the file has none.
+        """Names of the classes; empty if the file has none.
 
         Raises:
-            VerificationError: they are no texts.
+            VerificationError: the names are not text.
         """
         found: list[Any] = self.find("labels", list) or []
         if not all(isinstance(label, str) for label in found):
@@ -156,13 +156,13 @@ class ModelCard:
 
     @property
     def gmacs(self) -> float | None:
-        """10^9 multiply-accumulates for one image; None where the file does not say, or nothing sensible."""
+        """Multiply-accumulates for one image, in 10^9; None if not stated, or not sensible."""
         value = self.entries.get("gmacs")
         sensible = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
         return float(value) if sensible else None  # type: ignore[arg-type]
 
     def missing(self, key: str) -> VerificationError:
-        """The error that says that the file lacks an entry."""
+        """Return the error for an entry that the file lacks."""
         by = f" by tofu-export {self.entries['version']}" if "version" in self.entries else ""
         return VerificationError(
             f"{self.file} was written{by} without metadata {METADATA_PREFIX}{key}: export it again, or compare it with "
@@ -178,7 +178,7 @@ class ModelCard:
 
 def _decoded(key: str, text: str) -> Any:
     if key not in _TEXTS:
-        with contextlib.suppress(ValueError, RecursionError):  # `part` sees whether it is what it should be
+        with contextlib.suppress(ValueError, RecursionError):  # `part` checks its type
             return json.loads(text)
     return text
 

@@ -1,7 +1,7 @@
 """External data of ONNX files: which files hold it, and a hash of a file together with it.
 
-A file of a few hundred kilobytes may keep gigabytes of weights in other files. Its own hash says nothing about them:
-with other weights beside it, it is another model of the same hash.
+A file of a few hundred kilobytes may keep gigabytes of weights in other files. Its own hash does not cover them:
+with other weights beside it, it is another model with the same hash.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ __all__ = ["data_files", "external_files", "leaves_folder", "sha256_of_model", "
 
 
 def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """All constants of a model, those in attributes, sub-graphs and functions included."""
+    """Yield all constants of a model, including those in attributes, sub-graphs and functions."""
     yield from _tensors_of_graph(model.graph)
     for function in model.functions:
         yield from _tensors_of_nodes(function.node)
 
 
 def external_files(model: onnx.ModelProto) -> set[str]:
-    """Names of the files that hold constants of a model, relative to its folder, as the model gives them."""
+    """Return the names of the files that hold constants of a model, relative to its folder, as stored in the model."""
     return {
         entry.value
         for tensor in tensors_of(model)
@@ -38,13 +38,13 @@ def external_files(model: onnx.ModelProto) -> set[str]:
 
 
 def leaves_folder(location: str) -> bool:
-    """True if a relative path would lead out of its folder, on any system."""
+    """True if a relative path leads out of its folder, on any system."""
     posix, windows = PurePosixPath(location), PureWindowsPath(location)
     return posix.is_absolute() or bool(windows.drive or windows.root) or ".." in (*posix.parts, *windows.parts)
 
 
 def data_files(path: Path) -> list[str]:
-    """Names of the files with external data of the ONNX file at `path`, sorted; none for what is no ONNX file."""
+    """Return the sorted names of the external data files of an ONNX file; empty for other files."""
     try:
         model = load_without_weights(path)
     except ExportError:
@@ -53,13 +53,13 @@ def data_files(path: Path) -> list[str]:
 
 
 def sha256_of_model(path: Path) -> str:
-    """SHA-256 of an ONNX file and of its external data, in hexadecimal.
+    """Return the SHA-256 of an ONNX file and of its external data, in hexadecimal.
 
-    For a file without external data, or one that is no ONNX file, it is the hash of the file. Otherwise it is that of a
-    list: the hash of the file, then a line with hash and name for each file of external data, sorted by name.
+    For a file without external data, or one that is not ONNX, the hash is that of the file. Otherwise it is that of a
+    list: the hash of the file, then a line with hash and name for each external data file, sorted by name.
 
     Raises:
-        ExportError: external data is not there, or not inside the file's folder.
+        ExportError: external data is missing, or outside the file's folder.
         OptionError: there is no such file.
     """
     require_file(path, "an ONNX file")
@@ -71,7 +71,7 @@ def sha256_of_model(path: Path) -> str:
 
 
 def _data_file(path: Path, location: str) -> Path:
-    """Where external data of the file at `path` lies."""
+    """Return the path of an external data file, checked to be inside the folder."""
     if leaves_folder(location):
         raise ExportError(
             f"{path.name} keeps weights in {location!r}, which is not inside its folder: move them beside the file"

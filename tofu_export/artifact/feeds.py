@@ -1,4 +1,4 @@
-"""Inputs to time a file with, made from what the file itself says about them."""
+"""Random inputs to time a file with, made from its input types and shapes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["as_asked", "fixed_batch", "make_feeds"]
 
 
 def fixed_batch(inputs: Mapping[str, TensorSpec]) -> int | None:
-    """The batch size that a file is fixed to: its first input's first size; None where any input leaves that open."""
+    """Return the batch size that a file is fixed to, the first size of its first input; None if any input is open."""
     sizes = [spec.shape[0] for spec in inputs.values() if spec.shape]
     return sizes[0] if sizes and None not in sizes else None
 
@@ -28,17 +28,17 @@ def make_feeds(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """Random inputs of the types and shapes that a file asks for; the same seed gives the same to every file.
+    """Return random inputs of the types and shapes of a file; equal seeds give equal inputs to every file.
 
     Floating-point inputs are unit normal, 8-bit ones pixels from 0 to 127 or 255, wider integers are 1 (a valid index
     and an open mask), booleans are true.
 
     Args:
-        label: how messages call the file.
-        inputs: what the file asks for.
+        label: name of the file in messages.
+        inputs: type and shape of each input of the file.
         batch: the first size of every input that leaves it open.
         shapes: all sizes of an input, for those that leave others than the first one open.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
 
     Returns:
         Arrays by input name.
@@ -60,7 +60,7 @@ def make_feeds(
 
 
 def as_asked(feeds: Mapping[str, npt.NDArray[Any]], inputs: Mapping[str, TensorSpec]) -> dict[str, npt.NDArray[Any]]:
-    """Feeds with those of a floating-point type in the one that a file asks for."""
+    """Convert floating-point inputs to the types that a file expects."""
     return {
         name: feed.astype(inputs[name].dtype, copy=False)
         if name in inputs and np.issubdtype(feed.dtype, np.floating) and np.issubdtype(inputs[name].dtype, np.floating)
@@ -70,7 +70,7 @@ def as_asked(feeds: Mapping[str, npt.NDArray[Any]], inputs: Mapping[str, TensorS
 
 
 def _sizes(label: str, name: str, spec: TensorSpec, batch: int, given: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The sizes of one input."""
+    """Return the sizes of an input."""
     if given is not None and spec.shape and not _fits(given, spec.shape):
         raise OptionError(f"--shape gives {name} {_text(given)}, but {label} asks for {spec}")
     sizes = list(given if given is not None else spec.shape)

@@ -1,8 +1,8 @@
-"""Write graphs as ONNX files, and read a file without its weights: these stay where they are.
+"""Write graphs as ONNX files, and read a file without loading its weights.
 
-A graph of a hundred kilobytes comes with hundreds of megabytes of weights. Whoever needs the graph alone, to change a
-copy of it, would otherwise hold the weights two times over. In protocol buffers a message is a row of fields, each of
-them a key (number and kind), then a length, then its bytes; so a field can be stepped over without reading it.
+A graph of a hundred kilobytes comes with hundreds of megabytes of weights. Code that needs only the graph, to change a
+copy of it, would otherwise hold the weights twice. In protocol buffers a message is a sequence of fields, each a key
+(number and kind), then a length, then its bytes; so a field can be skipped without reading it.
 
 Source: https://protobuf.dev/programming-guides/encoding, and the field numbers of onnx.proto3.
 """
@@ -24,20 +24,20 @@ from tofu_export.system.files import require_file
 __all__ = ["METADATA_PREFIX", "load_without_weights", "save", "write"]
 
 METADATA_PREFIX = "tofu_export."
-"""What this project writes into `metadata_props` starts with it."""
+"""Prefix of the entries that this project writes into `metadata_props`."""
 
 EXTERNAL_DATA_BYTES = 1_900_000_000
-"""Weights beyond this go beside the file: protobuf cannot hold 2 GiB."""
+"""Weights beyond this go into a file of their own: protobuf cannot hold 2 GiB."""
 
 LARGE_BYTES = 1 << 20
-"""Weights from this size on stay in the file."""
+"""Size from which weights are not loaded with the graph."""
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 class _Field(NamedTuple):
-    """One field of a message: its number, kind, where it starts with its key, and where its content lies."""
+    """One field of a message: number, kind, start of its key, and position of its content."""
 
     number: int
     kind: int
@@ -47,7 +47,7 @@ class _Field(NamedTuple):
 
 
 class _DamagedError(ValueError):
-    """The bytes are not a message, or only a part of one."""
+    """Error for bytes that are not a message, or only a part of one."""
 
 
 def save(model: ir.Model, path: Path, metadata: Mapping[str, Any]) -> list[Path]:
@@ -68,7 +68,7 @@ def save(model: ir.Model, path: Path, metadata: Mapping[str, Any]) -> list[Path]
 
 
 def write(model: ir.Model, path: Path) -> list[Path]:
-    """Write a graph as it is; as `save` otherwise."""
+    """Write a graph without changing its metadata; otherwise as `save`."""
     weight_bytes = sum(
         value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
     )
@@ -81,13 +81,13 @@ def write(model: ir.Model, path: Path) -> list[Path]:
 
 
 def load_without_weights(path: Path) -> onnx.ModelProto:
-    """The model in `path`, whose large weights are declared as external data that lies in `path` itself.
+    """Read a model whose large weights are declared as external data located in `path` itself.
 
-    Loaded from its folder it is the same model. Weights that lie beside the file are declared as they were.
+    Loaded from its folder, it is the same model. Existing external data keeps its declaration.
 
     Raises:
         OptionError: there is no such file.
-        ExportError: it is not a whole ONNX file.
+        ExportError: it is not a complete ONNX file.
     """
     require_file(path, "an ONNX file")
     try:
@@ -121,7 +121,7 @@ def _read(data: mmap.mmap, name: str) -> onnx.ModelProto:
 
 
 def _check_types(model: onnx.ModelProto) -> None:
-    """Refuse numbers in the place of types that no version of the format knows: readers behind us stumble over them."""
+    """Refuse type numbers that no version of the format defines, which later readers fail on."""
     known = set(onnx.TensorProto.DataType.values())
     graph = model.graph
     found = {
@@ -150,7 +150,7 @@ def _tensor(data: mmap.mmap, whole: _Field, name: str) -> onnx.TensorProto:
 
 
 def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[_Field]:
-    """The fields of the message between two places."""
+    """Yield the fields of the message between two positions."""
     place = start
     while place < end:
         key, content = _varint(data, place, end)
@@ -171,7 +171,7 @@ def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[_Field]:
 
 
 def _varint(data: mmap.mmap, place: int, end: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, lowest first, and the place behind it."""
+    """Read a number of 7 bits per byte, lowest first; return it and the position after it."""
     value = shift = 0
     while place < end and shift < 64:
         byte = data[place]

@@ -1,4 +1,4 @@
-"""A copy of a file in half precision that computes in FP32.
+"""Copy a half-precision file so that it computes in FP32.
 
 onnxruntime's CPU provider has no BF16 kernels at all, and lacks some of those for FP16.
 """
@@ -18,13 +18,13 @@ BFLOAT16 = frozenset({TensorProto.BFLOAT16})
 HALVES = frozenset({TensorProto.BFLOAT16, TensorProto.FLOAT16})
 
 _EXTERNAL_BYTES = 1024
-"""Larger tensors go into a file of their own: a whole model may exceed what one can hold."""
+"""Larger tensors go into a separate file: a whole model may exceed the limit of one file."""
 _TYPES = frozenset({"to", "dtype", "output_dtype"})
-"""Attributes that are a type."""
+"""Attributes that name a type."""
 
 
 def holds(model: ModelProto, types: Collection[int]) -> bool:
-    """True if inputs, outputs or weights of a model are of one of these types, or it casts to one."""
+    """True if inputs, outputs or weights of a model have one of these types, or it casts to one."""
     graph = model.graph
     return (
         any(value.type.tensor_type.elem_type in types for value in (*graph.input, *graph.output, *graph.value_info))
@@ -34,15 +34,15 @@ def holds(model: ModelProto, types: Collection[int]) -> bool:
 
 
 def widened(path: Path, folder: Path, types: Collection[int] = BFLOAT16, numbers: Sequence[float] = ()) -> Path:
-    """Copy the file at `path` into `folder` with float32 wherever it has one of `types`, and the same numbers.
+    """Copy a file with float32 in place of `types`, and the same numbers.
 
     Weights keep their rounded values; what is computed from them is no longer rounded. Nothing else changes.
 
     Args:
         path: the file.
-        folder: where the copy goes.
+        folder: folder for the copy.
         types: ONNX types that become float32.
-        numbers: what a single constant may be the rounding of: it becomes the first of them of which it is.
+        numbers: exact values; a single constant that is the rounding of one is replaced by the first such value.
 
     Returns:
         The copy, under the same name.

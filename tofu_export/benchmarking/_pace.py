@@ -1,4 +1,4 @@
-"""How long a benchmark warms up and measures, and who is told about it."""
+"""Warm-up and measurement rules of a benchmark, and its progress reports."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tofu_export.errors import OptionError
 __all__ = ["CAP_FACTOR", "Progress", "Rules", "Teller"]
 
 CAP_FACTOR = 2.0
-"""A batch size ends after this many times `min_seconds` per contender, even if a much faster one has not yet run for
-`min_seconds` of its own."""
+"""Limit on the time of a batch size, as a multiple of `min_seconds` per contender, even if a much faster contender has
+not yet run for `min_seconds`."""
 
 _PROGRESS_EVERY_NS = 100_000_000
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a benchmark stands; told about ten times a second, never during a timed call.
+    """Progress of a benchmark; reported about ten times a second, never during a timed call.
 
     Attributes:
-        batch: batch size at work.
+        batch: current batch size.
         phase: warming up or measuring.
         iterations: rounds measured so far at this batch size.
         fraction: estimated share of this batch size that is done, 0 to 1.
@@ -37,7 +37,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Rules:
-    """When warming up and measuring end."""
+    """Rules on when warming up and measuring end."""
 
     warmup_ms: float
     min_seconds: float
@@ -52,14 +52,14 @@ class Rules:
             raise OptionError(f"min_iterations is {self.min_iterations!r}, expected a whole number >= 1")
 
     def done(self, iterations: int, spent_ns: Sequence[int]) -> float:
-        """Share of the work that is done; 1 or more ends it."""
+        """Return the share of the work that is done; 1 or more ends it."""
         capped = _ratio(sum(spent_ns) / 1e9, CAP_FACTOR * self.min_seconds * len(spent_ns))
         in_time = max(_ratio(min(spent_ns) / 1e9, self.min_seconds), capped)
         return min(iterations / self.min_iterations, in_time)
 
 
 class Teller:
-    """Passes progress on, about ten times a second."""
+    """Reporter that passes progress on, about ten times a second."""
 
     def __init__(self, batch: int, on_progress: Callable[[Progress], None] | None, clock: Callable[[], int]) -> None:
         self._batch, self._on_progress, self._clock = batch, on_progress, clock

@@ -1,4 +1,4 @@
-"""What can run a contender of a benchmark, by name."""
+"""Backends that can run a contender of a benchmark, by name."""
 
 from __future__ import annotations
 
@@ -37,42 +37,42 @@ __all__ = [
 BACKENDS: Mapping[str, str] = MappingProxyType(
     dict(zip(ORT_BACKENDS, (CPU_PROVIDER, "CUDAExecutionProvider", "TensorrtExecutionProvider"), strict=True))
 )
-"""Name on the command line and in reports -> execution provider of onnxruntime."""
+"""Execution providers of onnxruntime, by name on the command line and in reports."""
 
 
 class Session(Protocol):
-    """What a file is once it is loaded (`OrtSession`, `EngineSession`, `torch_contenders.EagerSession`)."""
+    """Loaded contender (`OrtSession`, `EngineSession`, `torch_contenders.EagerSession`)."""
 
     @property
     def inputs(self) -> Mapping[str, TensorSpec]:
-        """What `run` expects, by name."""
+        """Inputs of `run`, by name."""
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the file says about itself."""
+        """Metadata of the file."""
 
     def run(self, feeds: Feeds) -> Mapping[str, npt.NDArray[Any]]:
-        """All outputs by name."""
+        """Run the contender and return all outputs by name."""
 
     def bind(self, feeds: Feeds) -> Callable[[], object] | Bound:
-        """A call that runs it on these feeds."""
+        """Return a function that runs the contender on these feeds."""
 
 
 class FileSession(Session, Protocol):
-    """A session that knows its outputs before it ran."""
+    """Session that knows its outputs before it runs."""
 
     @property
     def label(self) -> str:
-        """How messages call it."""
+        """Name in messages."""
 
     @property
     def outputs(self) -> Mapping[str, TensorSpec]:
-        """What `run` returns, by name."""
+        """Outputs of `run`, by name."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A file that is loaded where it runs.
+    """Contender that is loaded where it runs.
 
     Attributes:
         session: the file, in onnxruntime, TensorRT or PyTorch.
@@ -83,29 +83,29 @@ class Loaded:
     device: str
 
     def bind(self, feeds: Feeds) -> Callable[[], object] | Bound:
-        """A call that runs the file: inputs are handed over from, and outputs come back to, the host's memory.
+        """Return a function that runs the file, with inputs from and outputs to the host's memory.
 
-        Floating-point feeds are converted to the type that the file asks for, outside of the call.
+        Floating-point feeds are converted to the type that the file needs, outside of the call.
         """
         return self.session.bind(as_asked(feeds, self.session.inputs))
 
 
 @dataclass(frozen=True)
 class LoadedFile(Loaded):
-    """An ONNX file or a plan that is loaded where it runs."""
+    """ONNX file or engine that is loaded where it runs."""
 
     session: FileSession
 
 
 def suits(path: Path, backend: str) -> bool:
-    """True if a backend runs this: plans by their suffix, models of timm by their name, everything else is ONNX."""
+    """True if a backend runs this: engines are known by suffix, timm models by name, everything else is ONNX."""
     if is_model_name(path):
         return backend in TORCH_BACKENDS
     return (path.suffix in PLAN_SUFFIXES) is (backend in PLAN_BACKENDS)
 
 
 def is_model_name(path: Path) -> bool:
-    """True for what can be no file but a name of timm's, such as `vit_base` or `vit_base_patch16_224.mae`."""
+    """True if the text can only be a name of timm's, such as `vit_base` or `vit_base_patch16_224.mae`, not a file."""
     return not path.exists() and len(path.parts) == 1 and path.suffix not in (".onnx", *PLAN_SUFFIXES)
 
 
@@ -113,15 +113,15 @@ def open_backend(path: Path, backend: str, threads: int | None, gpu: GpuOptions 
     """Load a file on a backend.
 
     Args:
-        path: an ONNX file, or a plan.
-        backend: what runs it.
+        path: an ONNX file, or an engine.
+        backend: name of the backend.
         threads: threads inside an operator on a CPU; None for the default.
-        gpu: how a plan is timed.
+        gpu: how an engine is timed.
 
     Raises:
         OptionError: the backend is unknown.
         ExportError: the ONNX file cannot be loaded.
-        EngineBuildError: the plan cannot be loaded.
+        EngineBuildError: the engine cannot be loaded.
         BackendMissingError: the backend is not installed, or does not start here.
     """
     if backend in PLAN_BACKENDS:
@@ -139,6 +139,6 @@ def open_contender(contender: Contender, threads: int | None) -> Loaded:
     """Load a contender of a benchmark on its backend.
 
     Raises:
-        TofuError: as `open_backend`.
+        TofuError: as in `open_backend`.
     """
     return open_backend(contender.path, contender.backend, threads)

@@ -1,4 +1,4 @@
-"""Measurements as comma-separated values, one line each, with the names that report.json has."""
+"""Measurements as comma-separated values, one line each, with the names of report.json."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["csv_text"]
 
 
 def csv_text(measurements: Sequence[Measurement]) -> str:
-    """The lines, headings first; what was not measured is empty.
+    """Return the lines, headings first; values that were not measured are empty.
 
-    `latency_ms.p99` and the like become columns of their own, as do the quartiles of the speed-up; notes are joined
+    `latency_ms.p99` and the like become separate columns, as do the quartiles of the speed-up; notes are joined
     with `; `.
     """
     rows = [_flat(measurement) for measurement in measurements]

@@ -1,8 +1,8 @@
-"""Honest comparison of model files: one process, interleaved runs, ratios of paired samples.
+"""Compare model files fairly: one process, interleaved runs, ratios of paired samples.
 
-Noise of the machine (other processes, clock frequency, heat) changes within seconds. Timing one model after the other
-puts it all on one of them, so here every round runs each contender once, the first of a round changes each time,
-and a speed-up comes with the spread of the ratios within the rounds.
+Noise of the machine (other processes, clock frequency, heat) changes within seconds. If models are timed one after the
+other, it may affect only one of them, so here every round runs each contender once, the first of a round changes each
+time, and a speed-up comes with the spread of the ratios within the rounds.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ Feeds = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Contender:
-    """One file to time.
+    """File to time.
 
     Attributes:
-        name: what tables and reports call it, unique in a benchmark.
+        name: name in tables and reports, unique in a benchmark.
         path: the file.
-        backend: what runs it.
+        backend: backend that runs it.
     """
 
     name: str
@@ -53,14 +53,14 @@ class Contender:
 
 @dataclass(frozen=True)
 class Bound:
-    """A contender that is ready to run on some feeds.
+    """Contender that is ready to run on some feeds.
 
     Attributes:
-        call: runs it and returns when the result is there. What it returns is looked at if it is a list of
+        call: runs it and returns when the result is there. Its return value is used if it is a list of
             `QueryTimes`, one for each of `queries`.
-        queries: that a call answers.
-        notes: what a reader of its times must know.
-        remedy: what to do if enqueueing holds the GPU up.
+        queries: number of queries that a call answers.
+        notes: notes for the reader of its times.
+        remedy: advice if enqueueing is the bottleneck.
     """
 
     call: Callable[[], object]
@@ -70,18 +70,18 @@ class Bound:
 
 
 class Runner(Protocol):
-    """A loaded contender."""
+    """Loaded contender."""
 
     @property
     def device(self) -> str:
         """Name of the hardware that runs it."""
 
     def bind(self, feeds: Feeds) -> Callable[[], object] | Bound:
-        """A call that runs it on these feeds and returns when the result is there."""
+        """Return a function that runs the contender on these feeds and returns when the result is there."""
 
 
 Opener = Callable[[Contender, "int | None"], Runner]
-"""Loads a contender, with a number of threads or the default."""
+"""Loader of a contender, with a number of threads or the default."""
 
 
 def run_benchmark(
@@ -98,10 +98,10 @@ def run_benchmark(
     on_progress: Callable[[Progress], None] | None = None,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> tuple[Measurement, ...]:
-    """Time all contenders against each other, by batch size and then in the order given.
+    """Time all contenders against each other; results are by batch size and then in the order given.
 
     At each batch size every contender warms up, then rounds follow until each has run `min_iterations` times and
-    for `min_seconds` of its own time. A cap ends it earlier where speeds differ much, never before `min_iterations`.
+    for `min_seconds` of its own time. A cap ends it earlier if speeds differ much, never before `min_iterations`.
 
     Args:
         contenders: files to time; all are loaded before the first run.
@@ -113,7 +113,7 @@ def run_benchmark(
         min_iterations: least number of samples.
         threads: threads inside an operator; None for the default.
         baseline: contender that speed-ups refer to.
-        on_progress: told where the benchmark stands.
+        on_progress: called with the progress.
         clock: monotonic time in nanoseconds.
 
     Raises:
@@ -146,7 +146,7 @@ def _bound(ready: Callable[[], object] | Bound) -> Bound:
 
 @dataclass
 class _Samples:
-    """What was taken of one contender: by round, host time of the call in nanoseconds and times on the GPU, if any."""
+    """Samples of one contender: by round, host time of the call in nanoseconds and times on the GPU, if any."""
 
     bound: Bound
     calls_ns: list[int] = field(default_factory=list)
@@ -162,7 +162,7 @@ class _Samples:
         return [query for taken in self.gpu for query in taken]
 
     def by_round(self, *, gpu: bool) -> list[float]:
-        """Latency of a query in each round, in nanoseconds."""
+        """Return the latency of a query in each round, in nanoseconds."""
         if gpu:
             return [1e6 * statistics.fmean(query.latency_ms for query in taken) for taken in self.gpu]
         return [taken / self.bound.queries for taken in self.calls_ns]
@@ -178,7 +178,7 @@ def _warm_up(calls: Sequence[Callable[[], object]], rules: Rules, clock: Callabl
 
 
 def _interleave(bound: Sequence[Bound], rules: Rules, clock: Callable[[], int], teller: Teller) -> list[_Samples]:
-    """Samples per contender. Entries at the same index were taken within one round."""
+    """Return samples per contender. Entries at the same index were taken within one round."""
     samples = [_Samples(ready) for ready in bound]
     spent = [0] * len(bound)
     rounds = 0
@@ -224,7 +224,7 @@ def _measurement(
     )
     if reference is None:
         return found
-    gpu = bool(samples.gpu and reference.gpu)  # else what the host waits for, of both
+    gpu = bool(samples.gpu and reference.gpu)  # else the host's time, for both
     ratios = sorted(
         full / own for full, own in zip(reference.by_round(gpu=gpu), samples.by_round(gpu=gpu), strict=True)
     )
@@ -264,7 +264,7 @@ def _feeds(
     contenders: Sequence[Contender],
     batch: int,
 ) -> list[Feeds]:
-    """What each contender is fed."""
+    """Return the feeds of each contender."""
     if isinstance(make_feeds, Mapping):
         feeds = [make_feeds[contender.name](batch) for contender in contenders]
     else:

@@ -1,4 +1,4 @@
-"""Compare files by speed: load them, feed each what it asks for, time them against each other, profile them."""
+"""Compare files by speed: load them, make their inputs, time them against each other, profile them."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from tofu_export.system.typed_json import JsonObject
 __all__ = ["BenchFile", "BenchResult", "OpenTorch", "Realised", "compare_files", "short_names"]
 
 OpenTorch = Callable[[Path, str, "int | None"], Loaded]
-"""Loads a file's eager model, or one of timm by its name, for one of `TORCH_BACKENDS`, with a number of threads."""
+"""Loader of a file's eager model, or a timm model by name, for one of `TORCH_BACKENDS`, with a number of threads."""
 
 _MODEST = 0.005
-"""GMACs that differ by less than this share are called equal."""
+"""Relative difference in GMACs below which files are called equal."""
 
 
 @dataclass(frozen=True)
 class BenchFile:
-    """One file that was timed.
+    """File that was timed.
 
     Attributes:
-        name: what tables call it.
-        path: where it lies, as it was given.
-        gmacs: 10^9 multiply-accumulates for one image; None where the file does not say.
+        name: name in tables.
+        path: its path, as given.
+        gmacs: 10^9 multiply-accumulates for one image; None if the file does not state them.
         inputs: type and shape of each input, as text.
         outputs: shape of each output at the first batch size.
     """
@@ -56,7 +56,7 @@ class BenchFile:
     outputs: Mapping[str, tuple[int, ...]]
 
     def to_dict(self) -> JsonObject:
-        """As JSON values."""
+        """Return the file as JSON values."""
         return {
             "artifact": self.name,
             "path": str(self.path),
@@ -68,14 +68,14 @@ class BenchFile:
 
 @dataclass(frozen=True)
 class Realised:
-    """How much of the work that a file saves it saves in time.
+    """Share of the saved work that a file saves in time.
 
     Attributes:
         artifact: the file.
         reference: the file that it is compared with.
         batch: images per query.
-        speedup: latency of the reference divided by this one's.
-        gmacs_ratio: GMACs of the reference divided by this one's.
+        speedup: latency of the reference divided by that of the file.
+        gmacs_ratio: GMACs of the reference divided by those of the file.
     """
 
     artifact: str
@@ -86,7 +86,7 @@ class Realised:
 
     @property
     def share(self) -> float:
-        """Speed-up over the ratio of GMACs; 1 where time falls as work does."""
+        """Speed-up over the ratio of GMACs; 1 if time falls as work does."""
         return self.speedup / self.gmacs_ratio
 
     def __str__(self) -> str:
@@ -98,7 +98,7 @@ class Realised:
         return f"{at} for {self.gmacs_ratio:.2f}x fewer GMACs ({100 * self.share:.0f} %)"
 
     def to_dict(self) -> JsonObject:
-        """As JSON values."""
+        """Return the record as JSON values."""
         return {
             "artifact": self.artifact,
             "reference": self.reference,
@@ -111,17 +111,17 @@ class Realised:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What a comparison found.
+    """Result of a comparison.
 
     Attributes:
         files: the files.
         baseline: name of the one that ratios refer to; None with a single one.
         measurements: by batch size, then in the order given.
         profiles: by file, then batch size; empty unless asked for.
-        alone: what the products of each file take, likewise.
-        warnings: what speaks against comparing the files.
+        alone: times of the products of each file, by file, then batch size; empty unless asked for.
+        warnings: reasons against comparing the files.
         recorded: measurements of runs elsewhere, from trtexec's records.
-        recorded_baseline: name of the one among them that their ratios refer to.
+        recorded_baseline: name of the recorded run that their ratios refer to.
     """
 
     files: tuple[BenchFile, ...]
@@ -135,9 +135,9 @@ class BenchResult:
 
     @property
     def realised(self) -> tuple[Realised, ...]:
-        """Speed-ups beside ratios of GMACs, among files that say theirs and run on the same backend.
+        """Speed-ups beside ratios of GMACs, for files that state theirs and run on the same backend.
 
-        They refer to the baseline, or to the file with the most GMACs where the baseline does not say its own.
+        They refer to the baseline, or to the file with the most GMACs if the baseline does not state its own.
         """
         gmacs = {entry.name: entry.gmacs for entry in self.files if entry.gmacs is not None}
         if not gmacs:
@@ -157,7 +157,7 @@ class BenchResult:
         )
 
     def to_dict(self) -> JsonObject:
-        """As JSON values; `benchmark` has the fields of report.json."""
+        """Return the result as JSON values; `benchmark` has the fields of report.json."""
         return {
             "baseline": self.baseline,
             "recorded_baseline": self.recorded_baseline,
@@ -171,7 +171,7 @@ class BenchResult:
 
 
 def _speedup(row: Measurement, reference: Measurement, baseline: str | None) -> float:
-    """How much faster a file is than the reference: by rounds, if that is what it was compared with."""
+    """Return the speed-up over the reference: by rounds, if the file was compared with it."""
     if row.speedup_vs_full is not None and reference.artifact == baseline:
         return row.speedup_vs_full
     return reference.latency_ms.median / row.latency_ms.median
@@ -189,15 +189,15 @@ def compare_files(
     """Time files against each other in one process, and profile them if asked to.
 
     Timing runs are never profiled, and profiled runs are never timed. Each file runs once before anything is measured,
-    so that one that fails is known at once.
+    so that failures show at once.
 
     Args:
-        paths: ONNX files, plans, and for torch names of models.
+        paths: ONNX files, engines, and for torch names of models.
         options: how to compare.
-        open_torch: loads what runs on `TORCH_BACKENDS`.
-        on_progress: told where the timing stands.
-        on_profile: told the file and batch size that is profiled next.
-        on_products: told those of the products that are timed next.
+        open_torch: loads contenders of `TORCH_BACKENDS`.
+        on_progress: called with the progress of timing.
+        on_profile: called with the file and batch size that is profiled next.
+        on_products: called with the file and batch size whose products are timed next.
 
     Raises:
         OptionError: options contradict each other or do not fit a file.
@@ -217,7 +217,7 @@ def compare_files(
         for who in contenders
     }
     for name, batch in ((who.name, batch) for who in contenders for batch in batches):
-        feeds[name](batch)  # what a file cannot be fed is said before the first second is spent
+        feeds[name](batch)  # refuse unsuitable feeds before any time is spent
     files = tuple(_describe(who, runners[who.name], feeds[who.name](batches[0])) for who in contenders)
     measurements = run_benchmark(
         contenders,
@@ -231,7 +231,7 @@ def compare_files(
         on_progress=on_progress,
         open_runner=lambda who, _: runners[who.name],
     )
-    runners.clear()  # the profiler loads files anew
+    runners.clear()  # the profiler loads files again
     profiles = []
     for who, batch in ((who, batch) for who in contenders for batch in batches if options.profile):
         if on_profile is not None:
@@ -264,7 +264,7 @@ def _open(who: Contender, options: BenchOptions, open_torch: OpenTorch | None) -
 
 
 def short_names(paths: Sequence[Path]) -> tuple[str, ...]:
-    """The shortest ends of paths that tell them apart: file names, with as many folders as it takes.
+    """Return the shortest ends of paths that distinguish them: file names, with as many folders as needed.
 
     Raises:
         OptionError: a path is given twice.
@@ -294,7 +294,7 @@ def _contenders(paths: Sequence[Path], backends: Sequence[str]) -> list[Contende
 
 
 def _unsuited(name: str, path: Path, backends: Sequence[str]) -> str:
-    """That none of these backends runs it, and what does."""
+    """Return the message that none of these backends runs a file, and which do."""
     if is_model_name(path):
         return (
             f"there is no file {name} to run on {', '.join(backends)}: give a file's path, or for a model of timm's of "
@@ -317,7 +317,7 @@ def _baseline(asked: str | None, contenders: Sequence[Contender]) -> str | None:
 
 
 def _usual_batches(inputs: Mapping[str, Mapping[str, TensorSpec]]) -> tuple[int, ...]:
-    """The batch that files are fixed to, else 1."""
+    """Return the batch that files are fixed to, else 1."""
     fixed = {name: batch for name, specs in inputs.items() if (batch := fixed_batch(specs)) is not None}
     if len(set(fixed.values())) > 1:
         text = ", ".join(f"{name} to {batch}" for name, batch in fixed.items())

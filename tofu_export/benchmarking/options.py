@@ -1,4 +1,4 @@
-"""What to time, and how. Importing this module loads neither onnx nor numpy."""
+"""Options of benchmarks. Importing this module loads neither onnx nor numpy."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ __all__ = ["CPU", "ORT_BACKENDS", "PLAN_BACKENDS", "TORCH_BACKENDS", "BenchOptio
 CPU = "ort-cpu"
 
 ORT_BACKENDS = (CPU, "ort-cuda", "ort-tensorrt")
-"""What runs ONNX files in onnxruntime."""
+"""Backends that run ONNX files in onnxruntime."""
 
 PLAN_BACKENDS: Mapping[str, Flavour] = MappingProxyType({"trt": TENSORRT, "trt-rtx": RTX})
-"""Name on the command line and in reports -> the TensorRT that runs plans."""
+"""TensorRT flavours that run engines, by name on the command line and in reports."""
 
 TORCH_BACKENDS = ("torch", "torch-compile")
-"""What runs the eager model that a file was made from, or one of timm by its name: in
+"""Backends that run the eager model that a file was made from, or a timm model by name: in
 `tofu_export.benchmarking.torch_contenders`, above this package."""
 
 
 def parse_backends(text: str) -> tuple[str, ...]:
-    """Backends from a comma list.
+    """Read backends from a comma list.
 
     Raises:
-        OptionError: one is unknown or given twice.
+        OptionError: a backend is unknown or given twice.
     """
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     known = (*ORT_BACKENDS, *PLAN_BACKENDS, *TORCH_BACKENDS)
@@ -43,10 +43,10 @@ def parse_backends(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """How to compare.
+    """Options of a comparison by speed.
 
     Attributes:
-        backends: what runs each file.
+        backends: backends to run each file on.
         batches: batch sizes; empty for the one that the files are fixed to, or else 1.
         baseline: name or path of the file that the others are compared with; None for the first one.
         threads: threads inside an operator; None for onnxruntime's default.
@@ -54,10 +54,10 @@ class BenchOptions:
         min_seconds: shortest measured time of each file and batch size.
         min_iterations: least number of samples.
         shapes: all sizes of inputs that leave more than the batch open, by input name.
-        seed: of the random inputs.
+        seed: seed of the random inputs.
         profile: also run every file under onnxruntime's profiler.
-        products: also time the matrix products of every file alone.
-        gpu: how plans are timed.
+        products: also time the matrix products of every file by themselves.
+        gpu: how engines are timed.
     """
 
     backends: tuple[str, ...] = opt(

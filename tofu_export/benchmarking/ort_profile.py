@@ -1,8 +1,8 @@
-"""Where the time of a query goes, by part of the model, from onnxruntime's own profiler.
+"""Profile the time of a query by part of the model, with onnxruntime's own profiler.
 
-The profiler notes the time of every kernel, which slows a run down: its times say how a query divides, `benchmark` says
-how long one takes. A kernel's time is its median over the runs, so that the parts add up and one disturbed run does
-not count. Runs without the profiler take turns with those under it, and tell what the profiler itself costs.
+The profiler records the time of every kernel, which slows a run down: its times show how a query divides, `benchmark`
+how long one takes. A kernel's time is its median over the runs, so that the parts add up and one disturbed run does not
+count. Runs without the profiler alternate with those under it, and show what the profiler itself costs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Kernel", "Profile", "Slice", "assign", "profile", "read_trace"]
 WARMUP_RUNS = 2
 MIN_RUNS, MAX_RUNS = 5, 50
 MAX_EVENTS = 100_000
-"""The profiler keeps a million events and drops the rest; reading this many takes about a second."""
+"""Number of events to record: the profiler keeps a million and drops the rest; reading this many takes about 1 s."""
 SECONDS = 1.0
 
 _KERNEL = "_kernel_time"
@@ -40,10 +40,10 @@ _UNNAMED = Located(Place("", Kind.OTHER))
 
 @dataclass(frozen=True)
 class Kernel:
-    """One node of the graph that onnxruntime runs.
+    """Node of the graph that onnxruntime runs.
 
     Attributes:
-        name: its name, made of operator and number by onnxruntime where the file gives none.
+        name: its name, made of operator and number by onnxruntime if the file gives none.
         op_type: its operator.
         ms: median time over the runs, in milliseconds.
     """
@@ -55,7 +55,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Slice:
-    """A part of a query's time.
+    """Part of a query's time.
 
     Attributes:
         ms: milliseconds per query.
@@ -68,22 +68,22 @@ class Slice:
     kernels: int
 
     def to_dict(self) -> JsonObject:
-        """As JSON values."""
+        """Return the part as JSON values."""
         return {"ms": round(self.ms, 6), "share": round(self.share, 6), "kernels": self.kernels}
 
 
 @dataclass(frozen=True)
 class Profile:
-    """How one file's queries divide at one batch size.
+    """Profile of one file's queries at one batch size.
 
     Attributes:
         artifact: name of the file.
         batch: images per query.
         runs: profiled runs, without those for warming up.
         query_ms: median time of a query under the profiler, in milliseconds.
-        plain_ms: median time of a query without it, from runs that took turns with those under it.
+        plain_ms: median time of a query without the profiler, from alternating runs.
         kernels: the graph's kernels in the order of execution.
-        located: where each of them stands.
+        located: place of each kernel in the model.
     """
 
     artifact: str
@@ -101,23 +101,22 @@ class Profile:
 
     @property
     def reduction(self) -> Slice:
-        """What matching and merging take together."""
+        """Time of matching and merging together."""
         return self._slice([where.place.kind.reduces for where in self.located])
 
     @property
     def profiler_us(self) -> float:
-        """What the profiler adds to each kernel, in microseconds, at least.
+        """Time that the profiler adds to each kernel, in microseconds, at least.
 
-        All kernels together cannot take longer than a query without the profiler; what they exceed it by is spread
-        evenly.
+        All kernels together cannot take longer than a query without the profiler; the excess is spread evenly.
         """
         return max(self.kernels_ms - self.plain_ms, 0.0) * 1e3 / max(len(self.kernels), 1)
 
     @property
     def net_reduction(self) -> Slice:
-        """The reduction, and its share, without what the profiler adds to each kernel.
+        """Time of the reduction, and its share, without what the profiler adds to each kernel.
 
-        An estimate, and rather too high than too low, because `profiler_us` is rather too low.
+        This is an estimate, more likely too high, because `profiler_us` is more likely too low.
         """
         part, each = self.reduction, self.profiler_us / 1e3
         ms = max(part.ms - part.kernels * each, 0.0)
@@ -126,29 +125,29 @@ class Profile:
 
     @property
     def inferred(self) -> Slice:
-        """What the optimiser put in and was counted with its neighbours; part of the other figures."""
+        """Time of nodes that the optimiser added, which is included in the other figures by their neighbours."""
         return self._slice([where.inferred for where in self.located])
 
     def by_kind(self) -> dict[Kind, Slice]:
-        """Time by what it is spent on, every kind that the model has, in the order of `Kind`."""
+        """Return the time by kind, for every kind that the model has, in the order of `Kind`."""
         present = {where.place.kind for where in self.located}
         return {
             kind: self._slice([where.place.kind is kind for where in self.located]) for kind in Kind if kind in present
         }
 
     def by_place(self) -> dict[Place, Slice]:
-        """Time by block and kind, in the order of execution."""
+        """Return the time by block and kind, in the order of execution."""
         found = dict.fromkeys(where.place for where in self.located)
         return {place: self._slice([where.place == place for where in self.located]) for place in found}
 
     def by_operator(self) -> dict[str, Slice]:
-        """Time by operator, the longest first."""
+        """Return the time by operator, longest first."""
         operators = {kernel.op_type for kernel in self.kernels}
         parts = {op: self._slice([kernel.op_type == op for kernel in self.kernels]) for op in sorted(operators)}
         return dict(sorted(parts.items(), key=lambda part: -part[1].ms))
 
     def to_dict(self) -> JsonObject:
-        """The profile as JSON values."""
+        """Return the profile as JSON values."""
         return {
             "artifact": self.artifact,
             "batch": self.batch,
@@ -178,8 +177,8 @@ def profile(path: Path, name: str, feeds: Feeds, batch: int, *, threads: int | N
 
     Args:
         path: the file.
-        name: what the result calls it.
-        feeds: its inputs, of the types that it asks for.
+        name: name in the result.
+        feeds: its inputs, in the types that it needs.
         batch: images per query.
         threads: threads inside an operator; None for the default.
 
@@ -201,7 +200,7 @@ def profile(path: Path, name: str, feeds: Feeds, batch: int, *, threads: int | N
 
 
 def _take_turns(profiled: Callable[[], object], plain: Callable[[], object], kernels: int) -> list[int]:
-    """Run both for about a second, after warming up; returns the times of the plain runs in nanoseconds."""
+    """Run both alternately for about a second, after warming up; return the plain runs' times in nanoseconds."""
     most = min(MAX_RUNS, max(MIN_RUNS, MAX_EVENTS // max(kernels, 1)))
     for _ in range(WARMUP_RUNS):
         profiled()
@@ -217,7 +216,7 @@ def _take_turns(profiled: Callable[[], object], plain: Callable[[], object], ker
 
 
 def read_trace(text: str, *, skip: int = 0) -> tuple[tuple[Kernel, ...], float, int]:
-    """Kernels, median time of a query in milliseconds, and number of runs, from the JSON that the profiler writes.
+    """Read kernels, median query time in milliseconds, and number of runs from the profiler's JSON.
 
     Kernels inside of another one (the body of a loop) are part of its time and not listed.
 
@@ -226,7 +225,7 @@ def read_trace(text: str, *, skip: int = 0) -> tuple[tuple[Kernel, ...], float, 
         skip: number of runs to leave out at the start.
 
     Raises:
-        ExportError: it is not such a trace, holds too few runs, or its runs differ in their kernels.
+        ExportError: the text is not such a trace, holds too few runs, or its runs differ in their kernels.
     """
     try:
         events = json.loads(text)
@@ -236,7 +235,7 @@ def read_trace(text: str, *, skip: int = 0) -> tuple[tuple[Kernel, ...], float, 
             key=lambda kernel: (
                 kernel[0],
                 -kernel[1],
-            ),  # of those that begin together, the longest is around the others
+            ),  # of those that begin together, the longest encloses the others
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ExportError(f"onnxruntime's profile cannot be read: {type(error).__name__}: {error}") from error
@@ -263,15 +262,15 @@ def read_trace(text: str, *, skip: int = 0) -> tuple[tuple[Kernel, ...], float, 
 
 
 def assign(kernels: Sequence[Kernel], graph: onnx.GraphProto, located: Sequence[Located]) -> tuple[Located, ...]:
-    """The place of each kernel.
+    """Return the place of each kernel.
 
-    onnxruntime saves the nodes of a graph in the order in which it runs them. Where the two agree in number and
+    onnxruntime saves the nodes of a graph in the order in which it runs them. If the two agree in number and
     operators, kernel i is node i; otherwise only kernels with a name that no other node has are placed.
 
     Args:
         kernels: as they ran.
         graph: the graph that ran.
-        located: where each of its nodes stands.
+        located: place of each of its nodes.
     """
     if [kernel.op_type for kernel in kernels] == [node.op_type for node in graph.node]:
         return tuple(located)
@@ -283,7 +282,7 @@ def assign(kernels: Sequence[Kernel], graph: onnx.GraphProto, located: Sequence[
 
 
 def _span(event: Mapping[str, Any]) -> tuple[float, float]:
-    """Begin and end of an event, in microseconds."""
+    """Return begin and end of an event, in microseconds."""
     return float(event["ts"]), float(event["ts"]) + float(event["dur"])
 
 

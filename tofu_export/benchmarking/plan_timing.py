@@ -1,7 +1,7 @@
-"""Queries of a plan as trtexec times them: on streams, between events, with or without copies and CUDA graphs.
+"""Time queries of an engine as trtexec does: on streams, between events, with or without copies and CUDA graphs.
 
-Polygraphy runs a plan right but not fast: it does not tell kernels from copies. So a plan that is timed is driven here
-through TensorRT's own interface. Nothing of this was run on a GPU so far; the tests drive it with stand-ins.
+Polygraphy runs an engine correctly but cannot time it: it does not separate kernels from copies. So timed engines are
+run here through TensorRT's own interface. Nothing of this was run on a GPU so far; the tests use stand-ins.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ __all__ = ["TimedPlan"]
 Array = npt.NDArray[Any]
 
 _WARM_RUNS = 2
-"""Runs before a graph is captured: TensorRT loads kernels and allocates at the first one."""
+"""Runs before a graph is captured: TensorRT loads kernels and allocates in the first one."""
 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """An input or output: where it is on the device and on the host, and how many bytes it has."""
+    """Input or output: its addresses on the device and on the host, and its size in bytes."""
 
     device: int
     host: int
@@ -43,7 +43,7 @@ class _Tensor:
 
 @dataclass
 class _Lane:
-    """All that one stream needs. Events: start, inputs are there, kernels are done, outputs are back."""
+    """Everything that one stream needs. Events: start, inputs copied, kernels done, outputs copied."""
 
     context: Any
     stream: int
@@ -54,11 +54,11 @@ class _Lane:
 
 
 class TimedPlan:
-    """A loaded plan whose bound calls return the times of their queries (`backends.Session`).
+    """Loaded engine whose bound calls return the times of their queries (`backends.Session`).
 
     Args:
-        session: the plan.
-        options: how it is timed.
+        session: the engine.
+        options: options of the timing.
         cudart: the CUDA runtime.
     """
 
@@ -70,30 +70,30 @@ class TimedPlan:
 
     @property
     def label(self) -> str:
-        """How messages call it."""
+        """Name in messages."""
         return self._session.label
 
     @property
     def inputs(self) -> Mapping[str, TensorSpec]:
-        """What `run` expects, by name."""
+        """Inputs of `run`, by name."""
         return self._session.inputs
 
     @property
     def outputs(self) -> Mapping[str, TensorSpec]:
-        """What `run` returns, by name."""
+        """Outputs of `run`, by name."""
         return self._session.outputs
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the file beside the plan says."""
+        """Metadata from the sidecar of the engine."""
         return self._session.metadata
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs by name, not timed."""
+        """Run the engine and return all outputs by name, not timed."""
         return self._session.run(feeds)
 
     def bind(self, feeds: Mapping[str, Array]) -> Bound:
-        """A call that puts one query on each stream and waits for all; what an earlier one held is given back.
+        """Return a function that puts one query on each stream and waits for all; resources of earlier ones are freed.
 
         Raises:
             EngineBuildError: TensorRT or CUDA fails.
@@ -147,7 +147,7 @@ class TimedPlan:
             raise EngineBuildError(f"{self._session.label} fails when it runs: TensorRT cannot enqueue its kernels")
 
     def _lane(self, feeds: Mapping[str, Array]) -> _Lane:
-        """A context with its memory, warmed up, and with its graph captured if there is to be one."""
+        """Return a context with its memory, warmed up, and with its graph captured if asked for."""
         context, captures = self._context()
         lane = _Lane(context, self._cuda.stream())
         try:
@@ -165,7 +165,7 @@ class TimedPlan:
         return lane
 
     def _fill(self, lane: _Lane, feeds: Mapping[str, Array]) -> None:
-        """Events, and memory of all inputs and outputs; the inputs are on the device then."""
+        """Create events, and memory of all inputs and outputs; copy the inputs to the device."""
         lane.events += [self._cuda.event() for _ in range(4)]
         for name, feed in feeds.items():
             self._must(lane.context.set_input_shape(name, tuple(feed.shape)), f"{name} {list(feed.shape)}")
@@ -183,9 +183,9 @@ class TimedPlan:
             self._tensor(lane, lane.outputs, name, math.prod(shape) * spec.dtype.itemsize)
 
     def _context(self) -> tuple[Any, bool]:
-        """An execution context, and whether it captures graphs by itself, as TensorRT-RTX does.
+        """Return an execution context, and whether it captures graphs by itself, as in TensorRT-RTX.
 
-        TensorRT-RTX also compiles kernels for the shapes that it gets. That is to happen at once, not while timing.
+        TensorRT-RTX also compiles kernels for the shapes that it gets. That must happen here, not while timing.
         """
         engine, trt = self._session.engine, self._session.trt
         if not hasattr(trt, "CudaGraphStrategy"):

@@ -1,8 +1,8 @@
-"""A file's matrix products alone: the least time that its arithmetic can take in a runtime.
+"""Time the matrix products of a file by themselves: the least time that its arithmetic can take in a runtime.
 
-What a graph adds to its products (norms, softmax, layout, the reduction of tokens) is what export can save. How much
-that is at most says a second file, which makes the same products of the same sizes, with weights of its own for each
-(so that they come from memory as in the model), and nothing else.
+Everything else in a graph (norms, softmax, layout, the reduction of tokens) is what export can save. A second file
+shows its share: it makes the same products of the same sizes, each with its own weights (so that they come from memory
+as in the model), and nothing else.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tofu_export.system.typed_json import JsonObject
 __all__ = ["PRODUCTS", "Alone", "Product", "measure_alone", "products_of", "write_products"]
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
-"""Operators that are products. Others that multiply matrices make a file one that this cannot speak of."""
+"""Operators that are products. Files with other operators that multiply matrices are refused."""
 
 _OTHER_PRODUCTS = frozenset(
     {
@@ -39,19 +39,19 @@ _OTHER_PRODUCTS = frozenset(
 )  # fmt: skip
 _ALONE = "(its products alone)"
 _MAX_BYTES = 1_900_000_000
-"""Weights that one file of protobuf can hold."""
+"""Largest size of weights in one protobuf file."""
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Product:
-    """One product of a graph at one batch size.
+    """Product of a graph at one batch size.
 
     Attributes:
         node: the node, with its attributes.
         left: shape of the first factor, an activation.
-        right: shape of the second one.
+        right: shape of the second factor.
         weight: the second factor is a constant.
         output: shape of the result.
     """
@@ -74,14 +74,14 @@ class Product:
 
 @dataclass(frozen=True)
 class Alone:
-    """How long a file's products take by themselves, beside the file.
+    """Time of a file's products by themselves, relative to the file.
 
     Attributes:
         artifact: name of the file.
         batch: images per query.
-        products: how many there are.
-        gmacs: what they compute for one image, in 10^9 multiply-accumulates, the reduction's own included.
-        share: of the file's time that they take, median over the rounds.
+        products: number of products.
+        gmacs: their multiply-accumulates for one image, in 10^9, those of the reduction included.
+        share: share of the file's time that they take, median over the rounds.
         share_iqr: first and third quartile of that share.
     """
 
@@ -101,7 +101,7 @@ class Alone:
         )
 
     def to_dict(self) -> JsonObject:
-        """As JSON values."""
+        """Return the record as JSON values."""
         return {
             "artifact": self.artifact,
             "batch": self.batch,
@@ -122,20 +122,20 @@ def measure_alone(
     min_seconds: float = 3.0,
     min_iterations: int = 10,
 ) -> Alone:
-    """Time the products of a file against the file, in turns, in onnxruntime on the CPU.
+    """Time the products of a file against the file, alternately, in onnxruntime on the CPU.
 
     Args:
         path: the file.
-        name: what the result calls it.
-        feeds: its inputs, of the types that it asks for.
+        name: name in the result.
+        feeds: its inputs, in the types that it needs.
         batch: images per query.
         threads: threads inside an operator; None for the default.
         min_seconds: shortest measured time of each.
         min_iterations: least number of rounds.
 
     Raises:
-        OptionError: as `products_of` and `write_products`.
-        EngineBuildError: it is not an ONNX file.
+        OptionError: as in `products_of` and `write_products`.
+        EngineBuildError: the file is not an ONNX file.
         ExportError: onnxruntime cannot run it.
     """
     products = products_of(path, feeds)
@@ -158,11 +158,11 @@ def measure_alone(
 
 
 def products_of(path: Path, feeds: Mapping[str, Array]) -> tuple[Product, ...]:
-    """The products of the file at `path`, with the shapes that they have for `feeds`, found by running it once.
+    """Return the products of a file, with their shapes for `feeds`, found by running it once.
 
     Raises:
-        OptionError: it has none, or multiplies matrices in another way than `PRODUCTS`.
-        EngineBuildError: it is not an ONNX file.
+        OptionError: the file has none, or multiplies matrices by other operators than `PRODUCTS`.
+        EngineBuildError: the file is not an ONNX file.
         ExportError: onnxruntime cannot run it.
     """
     model = read_graph_file(path)
@@ -189,10 +189,10 @@ def products_of(path: Path, feeds: Mapping[str, Array]) -> tuple[Product, ...]:
 
 
 def write_products(products: tuple[Product, ...], path: Path) -> dict[str, Array]:
-    """Write a float32 file that makes these products and nothing else; returns what to feed it.
+    """Write a float32 file that computes only these products; return its feeds.
 
-    Each factor that is an activation is an input, shared by all of that shape. Of each result one number is kept, so
-    that no product can be left out.
+    Each activation factor is an input, shared by all factors of that shape. One number of each result is an output, so
+    that no product can be optimised away.
 
     Raises:
         OptionError: the weights do not fit one file.
@@ -250,7 +250,7 @@ def write_products(products: tuple[Product, ...], path: Path) -> dict[str, Array
 def _shapes(
     model: onnx.ModelProto, path: Path, names: set[str], feeds: Mapping[str, Array]
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes of values of the model read from `path`, from a run in which it gives them out, and nothing else."""
+    """Return shapes of values of a model, from one run with these values as the only outputs."""
     constant = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     asked = sorted(names - constant.keys())
     for number, name in enumerate(asked):

@@ -1,4 +1,4 @@
-"""When a measured time varies too much to be compared with another, and how a note says so."""
+"""Detect and report measured times that vary too much to be compared."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from tofu_export.engines.running.gpu_times import UNSTABLE_CV_PERCENT
 __all__ = ["UNSTABLE", "UNSTABLE_GPU", "unstable_note"]
 
 UNSTABLE = "latency is unstable"
-"""How the note begins that says so."""
+"""Beginning of the note on an unstable latency."""
 
 UNSTABLE_GPU = "GPU compute time is unstable"
-"""The same of a contender whose kernels were timed."""
+"""Beginning of the note on an unstable time of kernels."""
 
 
 def unstable_note(cv_percent: float, *, gpu: bool = False, remedy: str = "") -> tuple[str, ...]:
-    """The note of a time that varies too much; none of one that does not.
+    """Return the note on a time that varies too much; empty for a stable time.
 
     Args:
         cv_percent: coefficient of variation.
-        gpu: it is that of kernels.
-        remedy: what to do.
+        gpu: the time is that of kernels.
+        remedy: advice.
     """
     if cv_percent <= UNSTABLE_CV_PERCENT:
         return ()

@@ -1,7 +1,7 @@
-"""Time PyTorch itself beside files: the eager model that a file was made from, or one of timm, also compiled.
+"""Time PyTorch beside files: the eager model that a file was made from, or a timm model, also compiled.
 
-Weights are random, as they change no time. Inputs come from the host's memory and outputs go back to it in every query,
-as with the other backends. Compiling happens when a contender is bound to its inputs, so before warming up and timing.
+Weights are random, as they do not affect time. Every query copies inputs from and outputs to the host's memory, as with
+the other backends. Compiling happens when a contender is bound to its inputs, so before warming up and timing.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ MODES = ("default", "reduce-overhead", "max-autotune")
 
 @dataclass(frozen=True)
 class TorchOptions:
-    """How PyTorch runs.
+    """Options of PyTorch as a backend.
 
     Attributes:
         device: cpu or cuda.
-        mode: of torch.compile; `reduce-overhead` and `max-autotune` use CUDA graphs on a GPU.
+        mode: mode of torch.compile; `reduce-overhead` and `max-autotune` use CUDA graphs on a GPU.
 
     Raises:
-        OptionError: one is unknown.
+        OptionError: a value is unknown.
     """
 
     device: str = "cpu"
@@ -68,12 +68,12 @@ class TorchOptions:
             raise OptionError(f"--compile-mode is {self.mode!r}, expected one of {', '.join(MODES)}")
 
     def to_dict(self) -> JsonObject:
-        """As JSON values."""
+        """Return the options as JSON values."""
         return {"device": self.device, "compile_mode": self.mode, "weights": "random"}
 
 
 class _Form(nn.Module):
-    """A model as its file has it: images in, a tuple of outputs out."""
+    """Model in the form of its file: images in, a tuple of outputs out."""
 
     def __init__(self, model: nn.Module, kind: OutputKind, *, token_map: bool) -> None:
         super().__init__()
@@ -87,17 +87,17 @@ class _Form(nn.Module):
 
 @dataclass(frozen=True)
 class EagerSession:
-    """An eager model that takes the feeds of its file.
+    """Eager model that takes the feeds of its file.
 
     Attributes:
-        label: how messages call it.
+        label: name in messages.
         form: the model in its precision, on its device.
-        outputs: names of what it gives.
-        dtype: of its weights.
-        compiled: compile it.
-        inputs: what `run` expects, by name.
-        metadata: its GMACs, under the name that ONNX files have it.
-        options: how it runs.
+        outputs: names of its outputs.
+        dtype: type of its weights.
+        compiled: compile the model.
+        inputs: inputs of `run`, by name.
+        metadata: its GMACs, under their name in ONNX files.
+        options: options of PyTorch.
     """
 
     label: str
@@ -110,7 +110,7 @@ class EagerSession:
     options: TorchOptions = field(default_factory=TorchOptions)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs by name, of the model as it is, not compiled."""
+        """Run the model, not compiled, and return all outputs by name."""
         outputs = self._call(self.form, feeds)()
         return {
             name: (value.float() if value.is_floating_point() else value).numpy()
@@ -118,10 +118,10 @@ class EagerSession:
         }
 
     def bind(self, feeds: Mapping[str, Array]) -> Bound:
-        """A call that runs the model on these feeds; if it is to be compiled, it is when this returns.
+        """Return a function that runs the model on these feeds, compiled before returning if asked for.
 
         Raises:
-            BackendMissingError: it cannot be compiled here.
+            BackendMissingError: the model cannot be compiled here.
         """
         if not self.compiled:
             return Bound(self._call(self.form, feeds))
@@ -153,16 +153,16 @@ class EagerSession:
 
 
 def open_torch(path: Path, backend: str, threads: int | None, options: TorchOptions | None = None) -> Loaded:
-    """The eager model of a file, or one of timm by its name, not reduced.
+    """Load the eager model of a file, or a timm model by name, not reduced.
 
     Args:
         path: an ONNX file of this project, or the name of a model.
         backend: one of `TORCH_BACKENDS`.
-        threads: of all of PyTorch in this process; None for its default.
-        options: how it runs.
+        threads: threads of all of PyTorch in this process; None for its default.
+        options: options of PyTorch.
 
     Raises:
-        OptionError: the file does not say what model it is, or no model goes by that name.
+        OptionError: the file does not name its model, or no model has that name.
         BackendMissingError: there is no such device.
         TofuError: the model cannot be built.
     """
@@ -213,14 +213,14 @@ def open_torch(path: Path, backend: str, threads: int | None, options: TorchOpti
 
 
 def _graphs() -> int:
-    """Graphs that dynamo has traced in this process."""
+    """Return the number of graphs that dynamo has traced in this process."""
     from torch._dynamo.utils import counters
 
     return int(counters["stats"]["unique_graphs"])
 
 
 def _as_often_as_needed() -> Any:
-    """A context in which code is compiled for every model and batch size; after 8 times dynamo would give up silently.
+    """Return a context that compiles for every model and batch size; by default dynamo silently stops after 8 times.
 
     Reason: `torch._dynamo.config.recompile_limit`; read in torch 2.14, where its default is 8.
     """

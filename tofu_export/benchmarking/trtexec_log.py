@@ -1,7 +1,7 @@
-"""Measurements from what trtexec left behind, so that numbers of a device without Python come into the same report.
+"""Read measurements from trtexec's output, so that numbers of a device without Python come into the same report.
 
 Two records are read: what trtexec prints (`trtexec ... | tee run.log`), and the JSON of `--exportTimes`. Their form is
-that of trtexec 10, whose times leave warming up out; its latency is the copy to the device, the kernels, the copy back.
+that of trtexec 10, whose times exclude warming up; its latency is the copy to the device, the kernels, the copy back.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tofu_export.report.measurement import LatencyMs, Measurement
 __all__ = ["BACKEND", "Records", "against", "read_log", "read_records", "read_times"]
 
 BACKEND = "trt"
-"""What reports call TensorRT's own runtime."""
+"""Name of TensorRT's own runtime in reports."""
 
 UNKNOWN_DEVICE = "unknown GPU"
 
@@ -42,8 +42,8 @@ class Records(NamedTuple):
     """Recorded runs.
 
     Attributes:
-        rows: one each, with speed-ups against the baseline.
-        baseline: name of the run that ratios refer to; None where there is only one.
+        rows: one measurement per run, with speed-ups against the baseline.
+        baseline: name of the run that ratios refer to; None if there is only one.
         asked: True if that run was asked for, False if it is just the first one.
     """
 
@@ -55,7 +55,7 @@ class Records(NamedTuple):
 def read_records(
     logs: Sequence[Path], times: Sequence[Path], *, batches: Sequence[int] = (), baseline: str | None = None
 ) -> Records:
-    """All runs, with speed-ups against one of them.
+    """Read all runs, with speed-ups against one of them.
 
     Args:
         logs: outputs of trtexec.
@@ -64,7 +64,7 @@ def read_records(
         baseline: name or path of the run to refer to; the first one if it is not among them.
 
     Raises:
-        OptionError: as `read_log` and `read_times`, or the batch size of the times is not known.
+        OptionError: as in `read_log` and `read_times`, or the batch size of the times is unknown.
     """
     paths = (*logs, *times)
     names = short_names(paths)
@@ -78,11 +78,11 @@ def read_records(
 
 
 def read_log(path: Path, name: str) -> Measurement:
-    """The run that trtexec reports in its output.
+    """Read the run that trtexec reports in its output.
 
     Args:
         path: the output, in a file.
-        name: what tables call the run.
+        name: name of the run in tables.
 
     Raises:
         OptionError: the file cannot be read, is of a run that failed or of several runs, or lacks a figure.
@@ -98,7 +98,7 @@ def read_log(path: Path, name: str) -> Measurement:
         )
     start = said.index(_SUMMARY)
     before = said[:start]
-    # With --verbose an explanation of each line follows, which begins as the line itself does: the first one counts.
+    # With --verbose an explanation of each line follows, which begins like the line itself: the first one counts.
     rows = dict(_row(line) for line in reversed(said[start:]) if ": " in line)
     batch = _first(_BINDING, before)
     if batch is None:
@@ -135,12 +135,12 @@ def read_log(path: Path, name: str) -> Measurement:
 
 
 def read_times(path: Path, name: str, batch: int) -> Measurement:
-    """The run whose queries trtexec wrote with `--exportTimes`.
+    """Read the run whose queries trtexec wrote with `--exportTimes`.
 
     Args:
         path: the JSON.
-        name: what tables call the run.
-        batch: images per query, which the file does not say.
+        name: name of the run in tables.
+        batch: images per query, which the file does not state.
 
     Raises:
         OptionError: the file cannot be read, is no such JSON, or holds no query.
@@ -184,9 +184,9 @@ def read_times(path: Path, name: str, batch: int) -> Measurement:
 
 
 def against(rows: Sequence[Measurement], baseline: str) -> tuple[Measurement, ...]:
-    """The same measurements with speed-ups against the one of this name, where batch size and device are the same.
+    """Return the measurements with speed-ups against the named one, if batch size and device are equal.
 
-    They were not taken in turns, so the ratios of medians come without a spread.
+    They were not interleaved, so the ratios of medians have no spread.
     """
     full = {(row.batch, row.device): row.latency_ms.median for row in rows if row.artifact == baseline}
     return tuple(
@@ -198,7 +198,7 @@ def against(rows: Sequence[Measurement], baseline: str) -> tuple[Measurement, ..
 
 
 def _read(path: Path) -> str:
-    """The text; PowerShell redirects output as UTF-16."""
+    """Read the text of a file; PowerShell redirects output as UTF-16."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -224,7 +224,7 @@ def _row(line: str) -> tuple[str, str]:
 
 
 def _figures(path: Path, rows: dict[str, str], row: str) -> dict[str, float]:
-    """Figures of a row in milliseconds, the median among them."""
+    """Return the figures of a row in milliseconds, the median among them."""
     try:
         found = {name: _finite(value) for name, value in _FIGURE.findall(rows.get(row, ""))}
     except ValueError:

@@ -1,4 +1,4 @@
-"""Measurements as text, in the words of trtexec's performance summary, and what they mean for the user."""
+"""Measurements as text, in the words of trtexec's performance summary, with verdicts for the user."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tofu_export.report.measurement import LatencyMs, Measurement
 __all__ = ["WORTHWHILE_SPEEDUP", "render", "summary", "verdict"]
 
 WORTHWHILE_SPEEDUP = 1.05
-"""Below this a reduction costs accuracy for nothing that anybody would notice."""
+"""Speed-up below which a reduction is not worth its loss of accuracy."""
 
 
 def render(measurements: Sequence[Measurement], *, baseline: str | None = None) -> str:
-    """Summaries of all measurements, then a verdict on each that has a baseline to beat."""
+    """Return summaries of all measurements, then a verdict on each that has a baseline."""
     verdicts = [line for line in (verdict(item, baseline=baseline) for item in measurements) if line is not None]
     blocks = [summary(item) for item in measurements]
     if verdicts:
@@ -22,7 +22,7 @@ def render(measurements: Sequence[Measurement], *, baseline: str | None = None) 
 
 
 def summary(measurement: Measurement) -> str:
-    """One measurement in trtexec's layout; figures that the backend does not measure are left out, and named."""
+    """Return one measurement in trtexec's layout; figures that the backend does not measure are left out, and named."""
     device_only = {
         "Enqueue Time": measurement.enqueue_ms,
         "H2D Latency": measurement.h2d_ms,
@@ -45,11 +45,11 @@ def summary(measurement: Measurement) -> str:
 
 
 def verdict(measurement: Measurement, *, baseline: str | None = None) -> str | None:
-    """What the speed-up means, in one line; None for the baseline itself and where there is none.
+    """Return a verdict on the speed-up in one line; None for the baseline itself and without a baseline.
 
     A gain under `WORTHWHILE_SPEEDUP` is called not worth it, and a loss only where three quarters of the rounds show
-    it. A gain that more than a quarter of the rounds do not show (first quartile below 1) is called uncertain. Where
-    there were no rounds, because runs were recorded apart from each other, the line says so.
+    it. A gain that more than a quarter of the rounds do not show (first quartile below 1) is called uncertain. If
+    there were no rounds, because runs were recorded separately, the line says so.
     """
     speedup, quartiles = measurement.speedup_vs_full, measurement.speedup_iqr
     if speedup is None or measurement.artifact == baseline:

@@ -1,4 +1,4 @@
-"""Failure bundles: all that is needed to see elsewhere what went wrong with a file."""
+"""Failure bundles: all that is needed to debug a failed file elsewhere."""
 
 from tofu_export.bundle.engine import bundle_engine_failure
 from tofu_export.bundle.readme import EngineFailure

@@ -27,15 +27,15 @@ def bundle_engine_failure(
     engine: EngineFailure,
     feeds: Mapping[str, NDArray[Any]],
 ) -> TofuError:
-    """Write a bundle to `folder`, and return an error of the failure's class with a word about it.
+    """Write a bundle, and return an error of the failure's class with a message about the bundle.
 
     Args:
-        folder: new or empty.
+        folder: a new or empty folder.
         model: the ONNX file that no engine could be built from.
-        failure: what was said about it.
+        failure: the error that describes the failure.
         report: the document that is printed or written.
-        engine: what was to be built.
-        feeds: inputs of one batch, by name; what onnxruntime makes of them is the reference, where it can run them.
+        engine: the engine that was to be built.
+        feeds: inputs of one batch, by name; their outputs in onnxruntime are the reference, if it can run the model.
 
     Raises:
         OutputError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""Inputs and outputs in the JSON that Polygraphy reads with --load-inputs and --load-outputs, written without it.
+"""Write inputs and outputs in the JSON of Polygraphy's --load-inputs and --load-outputs, without Polygraphy.
 
 Source: Polygraphy 0.49.24 to 0.53.6, `polygraphy/json/serde.py` and `polygraphy/comparator/struct.py`.
 """
@@ -20,12 +20,12 @@ _CLASS = "polygraphy_class"
 
 
 def inputs_json(feeds: Mapping[str, NDArray[Any]]) -> str:
-    """One iteration of inputs, by name."""
+    """Return one iteration of inputs, by name."""
     return json.dumps([{name: _array(value) for name, value in feeds.items()}])
 
 
 def outputs_json(outputs: Mapping[str, NDArray[Any]], runner: str) -> str:
-    """The outputs of one iteration, by name, as those of a runner of this name."""
+    """Return the outputs of one iteration, by name, as those of a runner of this name."""
     values = {name: {"values": _array(value), _CLASS: "LazyArray"} for name, value in outputs.items()}
     iteration = {"outputs": values, "runtime": None, "runner_name": runner, _CLASS: "IterationResult"}
     return json.dumps({"lst": [[runner, [iteration]]], _CLASS: "RunResults"})

@@ -1,4 +1,4 @@
-"""What a failure bundle says to whoever opens it: what failed, and the commands to see it and to narrow it down."""
+"""README of a failure bundle: what failed, and commands to reproduce and narrow it down."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _RTX = "tensorrt-rtx"
 
 @dataclass(frozen=True)
 class EngineFailure:
-    """The engine that could not be built.
+    """Engine that could not be built.
 
     Attributes:
         flavour: tensorrt or tensorrt-rtx.
         batch: batch sizes of its profile.
-        compute_capabilities: what it was to run on, such as SM89; empty for the GPU of the machine.
+        compute_capabilities: those it was built for, such as SM89; empty for the GPU of the machine.
     """
 
     flavour: str
@@ -35,27 +35,27 @@ class EngineFailure:
 
 
 def blob_name(index: int) -> str:
-    """Name of the raw bytes of an input, as trtexec reads them."""
+    """Return the name of the raw bytes of an input, as trtexec reads them."""
     return f"input{index}.bin"
 
 
 @dataclass(frozen=True)
 class BundleText:
-    """The README of a bundle.
+    """README of a bundle.
 
     Attributes:
-        file: how the model was called.
-        error: what the user was told.
+        file: name of the model.
+        error: message to the user.
         feeds: inputs, by name.
         outputs: names of the model's outputs.
         expected: names of the values that are known to be right.
-        agree: the outputs of this batch are within what is allowed.
+        agree: the outputs of this batch are within the tolerance.
         allowed: largest difference that is allowed.
         reference: what the file was compared with.
-        has_reference_file: that is in the bundle.
+        has_reference_file: the reference is in the bundle.
         engine: the engine that could not be built.
-        versions: of packages.
-        command: what was run.
+        versions: versions of packages.
+        command: command that was run.
     """
 
     file: str
@@ -72,7 +72,7 @@ class BundleText:
     command: str
 
     def markdown(self) -> str:
-        """The text."""
+        """Return the text in Markdown."""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items() if version)
         return "\n".join(
             [
@@ -166,7 +166,7 @@ class BundleText:
         return lines
 
     def _builds(self) -> list[str]:
-        """Commands that build the engine, and that find the smallest part of the model that does not build."""
+        """Return commands that build the engine, and that find the smallest part of the model that does not build."""
         assert self.engine is not None
         before = "POLYGRAPHY_USE_TENSORRT_RTX=1 " if self.engine.flavour == _RTX else ""
         options = ["--convert-to", "trt"]
@@ -188,7 +188,7 @@ class BundleText:
         return [*data, "--atol", f"{allowed:.3g}", "--rtol", "0"]
 
     def _shapes(self) -> list[str]:
-        """Polygraphy's options for a profile."""
+        """Return Polygraphy's options for a profile."""
         if not self.feeds:
             return []
         sizes = self._sizes()
@@ -205,7 +205,7 @@ class BundleText:
         return batch, batch, batch
 
     def _at(self, batch: int) -> list[str]:
-        """Shapes of the inputs at a batch size, as Polygraphy reads them."""
+        """Return the shapes of the inputs at a batch size, as Polygraphy reads them."""
         return [f"{name}:[{','.join(map(str, (batch, *value.shape[1:])))}]" for name, value in self.feeds.items()]
 
     def _trtexec(self) -> str:

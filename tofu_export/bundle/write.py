@@ -29,18 +29,18 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong with a file.
+    """Failure of a file.
 
     Attributes:
         model: the file.
-        error: what the user was told.
+        error: message to the user.
         report: the document that the command prints or writes.
         feeds: inputs of one batch, by name.
-        got: what the file gives for them in onnxruntime, by name; empty where it did not run.
-        expected: what it should give, by the names in the file; also of values inside of it.
+        got: outputs of the file for them in onnxruntime, by name; empty if it did not run.
+        expected: correct outputs, by the names in the file; also of inner values.
         allowed: largest difference that is allowed.
         reference: name of what the file was compared with.
-        reference_file: the same where it is a file.
+        reference_file: that reference, if it is a file.
         engine: the engine that could not be built.
     """
 
@@ -57,10 +57,10 @@ class Failure:
 
 
 def check_folder(folder: Path) -> None:
-    """Look whether a bundle could be written to `folder`, before any work is done.
+    """Check that a bundle could be written to a folder, before any work is done.
 
     Raises:
-        OptionError: it is a file, or a folder that is not empty.
+        OptionError: the path is a file, or a folder that is not empty.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OptionError(f"--bundle {folder} exists and is not a folder: give a new one")
@@ -69,7 +69,7 @@ def check_folder(folder: Path) -> None:
 
 
 def write_bundle(folder: Path, failure: Failure) -> None:
-    """Write everything about `failure` to `folder`, which must be new or empty.
+    """Write everything about a failure to `folder`, which must be new or empty.
 
     Raises:
         OptionError: the folder is not new.
@@ -110,7 +110,7 @@ def write_bundle(folder: Path, failure: Failure) -> None:
 
 
 def _copy_model(source: Path, destination: Path) -> None:
-    """Copy a file and the weights beside it, which keep their names."""
+    """Copy a file and its external weights, which keep their names."""
     proto = load_without_weights(source)
     shutil.copyfile(source, destination)
     for name in sorted(external_files(proto) - {source.name}):
@@ -136,7 +136,7 @@ def _write_arrays(draft: Path, failure: Failure) -> None:
 
 
 def _write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
-    """What numpy.savez writes, which takes no array that is called `file`."""
+    """Write arrays as numpy.savez does, which takes no array named `file`."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, value in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
@@ -144,7 +144,7 @@ def _write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 def _agree(failure: Failure) -> bool:
-    """True if nothing is wrong with the outputs of this batch themselves."""
+    """True if the outputs of this batch are correct."""
     if failure.allowed is None or not failure.got:
         return False
     for name, value in failure.got.items():

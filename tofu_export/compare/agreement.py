@@ -1,4 +1,4 @@
-"""How far a reduced model agrees with the full one, image by image, without labels. Numpy only.
+"""Agreement of a reduced model with the full one, image by image, without labels. Numpy only.
 
 Axes: B images, K classes, C channels of the pooled features.
 """
@@ -19,7 +19,7 @@ Wide = NDArray[np.float64]
 
 
 class ModelOutputs(NamedTuple):
-    """What a model says about images; what it does not give is None.
+    """Outputs of a model on images; an output that it lacks is None.
 
     Attributes:
         logits: [B, K].
@@ -32,7 +32,7 @@ class ModelOutputs(NamedTuple):
 
 @dataclass(frozen=True)
 class AgreementEntry:
-    """Agreement as documents have it: number of images, means over them, and the worst one; None where unknown."""
+    """Agreement as documents have it: number of images, means over them, and the worst value; None if unknown."""
 
     images: int
     top1_agreement: float | None
@@ -46,7 +46,7 @@ class AgreementEntry:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of one model with another, one number per image; what cannot be compared is None.
+    """Agreement of one model with another, one value per image; None for what cannot be compared.
 
     Attributes:
         same_top1: [B] bool, both have the same best class.
@@ -62,7 +62,7 @@ class Agreement:
 
     @classmethod
     def join(cls, parts: Sequence[Agreement]) -> Agreement:
-        """The agreement on all images of all parts; a number that one part lacks is None."""
+        """Join agreements on several sets of images; a value that one of them lacks is None."""
 
         def joined(name: str) -> Any:
             found = [getattr(part, name) for part in parts]
@@ -71,7 +71,7 @@ class Agreement:
         return cls(*(joined(name) for name in ("same_top1", "kl", "logit_cosine", "feature_cosine")))
 
     def entry(self) -> AgreementEntry:
-        """Means over the images, and the worst one of each."""
+        """Return means over the images, and the worst value of each."""
         rows = next((of for of in vars(self).values() if of is not None), np.empty(0))
         return AgreementEntry(
             images=len(rows),
@@ -86,7 +86,7 @@ class Agreement:
 
 
 def measure_agreement(got: ModelOutputs, full: ModelOutputs) -> Agreement:
-    """Compare `got` with what the full model says about the same images.
+    """Compare a model's outputs with those of the full model on the same images.
 
     Raises:
         ValueError: the shapes differ, or nothing can be compared.
@@ -105,14 +105,14 @@ def measure_agreement(got: ModelOutputs, full: ModelOutputs) -> Agreement:
 
 
 def kl_rows(reference: Floats, other: Floats) -> Wide:
-    """KL(softmax(reference) || softmax(other)) of each row, in nats, never below 0, float64 [B]."""
+    """Return KL(softmax(reference) || softmax(other)) of each row, in nats, never below 0, float64 [B]."""
     first, second = _log_softmax(reference), _log_softmax(other)
     found: Wide = (np.exp(first) * (first - second)).sum(axis=1)
     return np.maximum(found, 0.0)
 
 
 def cosine_rows(left: Floats, right: Floats) -> Wide:
-    """Cosine of each pair of rows, float64 [B]; two zero rows are alike, one zero row is at 0."""
+    """Return the cosine of each pair of rows, float64 [B]; 1 for two zero rows, 0 for one zero row."""
     one, other = left.astype(np.float64), right.astype(np.float64)
     norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     alike = (one == other).all(axis=1)

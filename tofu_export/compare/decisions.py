@@ -1,8 +1,8 @@
-"""Judge matching decisions: equal, flipped between near equals, or wrong. Numpy only.
+"""Judge matching decisions: equal, flipped between near ties, or wrong. Numpy only.
 
 A flip is judged by its margin under the reference's own scores: how much more similar the candidate was that the
-reference would have taken. Axes: B batch, S sources, T destinations, R removed; which tokens these are say
-`tofu_export.options.Roles`.
+reference would have taken. Axes: B batch, S sources, T destinations, R removed; `tofu_export.options.Roles` defines
+which tokens these are.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Scores:
-    """What a reference decides by, as `patch.matching.Scores` has it.
+    """Scores that a reference decides by, as in `patch.matching.Scores`.
 
     Attributes:
-        pairs: [B, S, T] cosine similarity, [B, S, S] in a pool; None where all that leave join one token.
-        order: [B, S], by which sources are ranked, the first to leave being the largest; None for the largest of each
-            source's `pairs`.
-        threshold: cosine at which `order` jumps, by so much for each pair; None where it is continuous.
+        pairs: [B, S, T] cosine similarity, [B, S, S] in a pool; None if all that leave join one token.
+        order: [B, S], by which sources are ranked, the largest leaving first; None for the maximum of each source's
+            `pairs`.
+        threshold: cosine at which `order` is discontinuous in each pair; None if it is continuous.
     """
 
     pairs: Floats | None
@@ -36,15 +36,15 @@ class Scores:
     threshold: float | None = None
 
     def ranked(self) -> NDArray[np.float64]:
-        """What sources are ranked by, [B, S]."""
+        """Return the values that sources are ranked by, [B, S]."""
         if self.order is not None:
             return self.order.astype(np.float64)
-        assert self.pairs is not None  # one of both is there
+        assert self.pairs is not None  # one of both is given
         best: NDArray[np.float64] = self.pairs.max(axis=2).astype(np.float64)
         return best
 
     def slack(self, near_tie: float) -> NDArray[np.float64]:
-        """How far `order` moves, [B, S], if pairs pass the threshold that are nearer to it than `near_tie`."""
+        """Return how far `order` moves, [B, S], if pairs within `near_tie` of the threshold cross it."""
         ranked = self.ranked()
         if self.threshold is None or self.pairs is None:
             return np.zeros_like(ranked)
@@ -54,13 +54,13 @@ class Scores:
 
 @dataclass(frozen=True)
 class Decisions:
-    """What one runtime decided in one layer.
+    """Decisions of one runtime in one layer.
 
     Attributes:
         kept: [B, S-R], sources that stay, ascending.
         matched: [B, R], sources that leave.
-        target: [B, R], what each of them joins, a destination, or in a pool one of `kept`; None where nothing merges.
-        partners: [B, K], sources of a pool that may be joined; None outside of one, or where nothing merges.
+        target: [B, R], what each matched source joins, a destination, or in a pool one of `kept`; None if none merges.
+        partners: [B, K], sources of a pool that may be joined; None without a pool, or if nothing merges.
     """
 
     kept: Ints
@@ -70,11 +70,11 @@ class Decisions:
 
     @classmethod
     def read(cls, found: Mapping[str, Ints], batch: int, sources: int) -> Decisions:
-        """Decisions as a file states them, in one of the forms that `graph_patterns.canonical` lists.
+        """Read decisions of a file, in one of the forms that `graph_patterns.canonical` lists.
 
-        `kept` may be missing if none stays. Without `matched`, what `assigned` gives a destination leaves, or else what
-        is not kept; `nearest` is the destination of every source, and `kept` is in any order beside it. Rows of unequal
-        length, which no file has a reason for, come back empty: a fault.
+        `kept` may be missing if no source stays. Without `matched`, the sources that `assigned` gives a destination
+        leave, or else those not in `kept`; `nearest` is the destination of every source, and `kept` beside it is in any
+        order. Rows of unequal length, which no correct file has, are returned empty: a fault.
         """
         kept = found.get("kept", np.empty((batch, 0), dtype=np.int64))
         if "nearest" in found:
@@ -90,7 +90,7 @@ class Decisions:
         return cls(kept, _stacked([np.setdiff1d(np.arange(sources), row) for row in kept]), None)
 
     def fault(self, sources: int, joinable: int) -> str | None:
-        """What makes these decisions impossible, None if they are a valid matching.
+        """Return why these decisions are impossible, None if they are a valid matching.
 
         Args:
             sources: number of sources.
@@ -113,7 +113,7 @@ class Decisions:
 
     @property
     def joined(self) -> Ints:
-        """In a pool the source that each of `matched` joins, [B, R]."""
+        """Source that each of `matched` joins in a pool, [B, R]."""
         assert self.target is not None  # asked where sources merge
         return np.take_along_axis(self.kept, self.target, axis=1)
 
@@ -124,12 +124,12 @@ class DecisionReport:
 
     Attributes:
         layers: indices of the layers compared.
-        compared: decisions compared: one per removed source, and one more for its destination where it merges.
+        compared: decisions compared: one per removed source, and one more for its destination if it merges.
         flips: decisions that differ.
-        near_tie_flips: those between candidates that the precision cannot tell apart.
-        wrong: the others, and impossible ones.
+        near_tie_flips: flips between candidates that the precision cannot distinguish.
+        wrong: all other flips, and impossible decisions.
         largest_margin: largest margin of any flip, in cosine similarity.
-        faults: what was impossible, by layer.
+        faults: impossible decisions, by layer.
     """
 
     layers: tuple[int, ...] = ()
@@ -141,7 +141,7 @@ class DecisionReport:
     faults: tuple[str, ...] = ()
 
     def right(self, strays: float) -> bool:
-        """True if no decision is wrong, or, if all are possible ones, no more than a share of them."""
+        """True if no decision is wrong, or if all are possible and at most the share `strays` is wrong."""
         return not self.wrong or (not self.faults and self.wrong <= strays * self.compared)
 
     def __add__(self, other: DecisionReport) -> DecisionReport:
@@ -162,8 +162,8 @@ def judge(layer: int, got: Decisions, scores: Scores, reference: Decisions, near
     Args:
         layer: index of the block.
         got: the decisions to judge.
-        scores: what the reference decides by.
-        reference: what the reference decided from them.
+        scores: scores that the reference decides by.
+        reference: decisions of the reference.
         near_tie: largest margin, in cosine similarity, that counts as a tie.
     """
     compared = reference.matched.size
@@ -189,7 +189,7 @@ def judge(layer: int, got: Decisions, scores: Scores, reference: Decisions, near
 
 
 def agreeing(got: Decisions, reference: Decisions, scores: Scores) -> NDArray[np.bool_]:
-    """Images in which `got` takes what the reference takes, [B]. `got` is a valid matching."""
+    """Return the images in which `got`, a valid matching, equals the reference, [B]."""
     same: NDArray[np.bool_] = (np.sort(got.matched, 1) == np.sort(reference.matched, 1)).all(axis=1)
     if got.partners is not None and reference.partners is not None:
         same &= (np.sort(got.partners, 1) == np.sort(reference.partners, 1)).all(axis=1)
@@ -199,7 +199,7 @@ def agreeing(got: Decisions, reference: Decisions, scores: Scores) -> NDArray[np
 
 
 def _passed_over(got: Decisions, reference: Decisions, ranked: NDArray[np.float64]) -> list[float]:
-    """Margin of each source that leaves and should stay: how far it is below the best one that it was taken for."""
+    """Return the margin of each source that wrongly leaves: how far it is below the best that should have left."""
     margins: list[float] = []
     for image, score in enumerate(ranked):
         chosen, expected = set(got.matched[image].tolist()), set(reference.matched[image].tolist())
@@ -211,10 +211,10 @@ def _passed_over(got: Decisions, reference: Decisions, ranked: NDArray[np.float6
 def _roles_taken(
     got: Decisions, reference: Decisions, ranked: NDArray[np.float64], slack: NDArray[np.float64]
 ) -> list[float]:
-    """Margin of each source of a pool that has another role than it should: leaves, may be joined, or is protected.
+    """Return the margin of each source of a pool in a wrong role, of leaving, being joinable, or being protected.
 
-    That is how far its score is from the nearest one whose rank gives that role. If no score moves by more than d, no
-    rank moves by more than 2 d, so that a right runtime stays below that whatever the roles of the ranks are.
+    The margin is the distance of its score from the nearest score whose rank has that role. If no score moves by more
+    than d, no rank moves by more than 2 d, so a right runtime stays below that whatever the roles of the ranks are.
     """
     margins: list[float] = []
     for image, score in enumerate(ranked):
@@ -231,7 +231,7 @@ def _roles_taken(
 
 
 def _role_of(decisions: Decisions, image: int, sources: int, with_partners: bool) -> Ints:
-    """Role of each source in one image: 0 stays, 1 leaves, 2 may be joined."""
+    """Return the role of each source in one image: 0 stays, 1 leaves, 2 may be joined."""
     roles = np.zeros(sources, dtype=np.int64)
     if with_partners and decisions.partners is not None:
         roles[decisions.partners[image]] = 2
@@ -240,13 +240,13 @@ def _role_of(decisions: Decisions, image: int, sources: int, with_partners: bool
 
 
 def _targets_lost(got: Decisions, scores: Scores) -> list[float]:
-    """Margin of each target that is not the one that the reference takes: by how much that is more similar."""
+    """Return the margin of each target other than the reference's: how much more similar the reference's is."""
     differs, lost = _differing(got, scores)
     return [float(margin) for margin in lost[differs]]
 
 
 def _differing(got: Decisions, scores: Scores) -> tuple[NDArray[np.bool_], Floats]:
-    """Which targets [B, R] are not the most similar that may be joined, the first one of equals, and by how much."""
+    """Return which targets [B, R] are not the first of the most similar tokens that may be joined, and by how much."""
     assert got.target is not None  # asked where sources merge
     if scores.pairs is None:  # there is one partner
         return np.zeros(got.target.shape, dtype=bool), np.zeros(got.target.shape)

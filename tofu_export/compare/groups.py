@@ -1,4 +1,4 @@
-"""Which original tokens are one token by now, and which are pruned: decisions followed through the layers. Numpy only.
+"""Follow decisions through the layers: which original tokens share a token, and which are pruned. Numpy only.
 
 Axes: B batch, N0 tokens that entered the first block, prefix included.
 """
@@ -18,7 +18,7 @@ from tofu_export.options import Roles, Selection
 __all__ = ["PRUNED", "GroupState", "Reducing", "follow_groups", "follow_layers", "from_patches", "of_patches"]
 
 PRUNED = -1
-"""Stands for "no row": the token was dropped, alone or with the group that it had joined."""
+"""Marks a token without a row: it was pruned, alone or with the group that it had joined."""
 
 Ints = NDArray[np.int64]
 
@@ -30,9 +30,9 @@ class Reducing:
     Attributes:
         layer: index of the block.
         method: prune, average, mlerp or tome.
-        tokens_in: tokens that go in, prefix included.
+        tokens_in: tokens that enter, prefix included.
         removed: tokens that leave.
-        select: how they are chosen.
+        select: how the tokens that leave are chosen.
     """
 
     layer: int
@@ -43,21 +43,21 @@ class Reducing:
 
     @property
     def tokens_out(self) -> int:
-        """Tokens that are left, prefix included."""
+        """Tokens that remain, prefix included."""
         return self.tokens_in - self.removed
 
     def roles(self, prefix: int) -> Roles:
-        """What the tokens that go in may do."""
+        """Return the roles of the tokens that enter the layer."""
         return self.select.roles(self.tokens_in, prefix, self.removed, self.layer)
 
 
 @dataclass(frozen=True)
 class GroupState:
-    """Where the original tokens are behind one layer.
+    """Groups of the original tokens after one layer.
 
     Attributes:
         step: the layer.
-        groups: [B, N0], the row of the sequence that each original token is part of, `PRUNED` for one that was dropped.
+        groups: [B, N0], the row of the sequence that holds each original token, `PRUNED` for a token without a row.
     """
 
     step: Reducing
@@ -65,15 +65,15 @@ class GroupState:
 
 
 def follow_groups(groups: Ints, step: Reducing, decisions: Decisions, prefix: int) -> GroupState:
-    """Where the original tokens are after one more reduction.
+    """Update the groups of the original tokens for one more reduction.
 
-    What comes out of a layer is prefix, kept sources, destinations. A matched source shares the row of what it joined
+    A layer outputs prefix, kept sources, destinations. A matched source shares the row of what it joined
     if it merged, and has none if it was pruned.
 
     Args:
         groups: [B, N0] before the layer; `np.arange(N0)` for each image at first.
         step: the layer.
-        decisions: what it decided.
+        decisions: decisions of the layer.
         prefix: protected tokens at the front.
 
     Raises:
@@ -90,7 +90,7 @@ def follow_groups(groups: Ints, step: Reducing, decisions: Decisions, prefix: in
             f"layer {step.layer} decides the impossible: {fault}. `tofu-export verify` looks closer"
         )
     batch, staying = decisions.kept.shape
-    row_of = np.full((batch, step.tokens_in + 1), PRUNED, dtype=np.int64)  # the last entry is where PRUNED looks
+    row_of = np.full((batch, step.tokens_in + 1), PRUNED, dtype=np.int64)  # PRUNED indexes the last entry
     row_of[:, :prefix] = np.arange(prefix)
     row_of[:, list(roles.destinations)] = prefix + staying + np.arange(len(roles.destinations))
     places, images = np.array(roles.sources, dtype=np.int64), np.arange(batch)[:, None]
@@ -104,16 +104,16 @@ def follow_groups(groups: Ints, step: Reducing, decisions: Decisions, prefix: in
 def follow_layers(
     groups: Ints, steps: Sequence[Reducing], decided: Mapping[int, Decisions], prefix: int
 ) -> list[GroupState]:
-    """Where the original tokens are after each of these layers that decided something.
+    """Return the groups of the original tokens after each of these layers that decided something.
 
     Args:
-        groups: [B, N0] before them.
+        groups: [B, N0] before the layers.
         steps: layers in their order.
-        decided: what they decided, by layer.
+        decided: their decisions, by layer.
         prefix: protected tokens at the front.
 
     Raises:
-        VerificationError: as `follow_groups`.
+        VerificationError: as in `follow_groups`.
     """
     states: list[GroupState] = []
     for step in steps:
@@ -124,19 +124,19 @@ def follow_layers(
 
 
 def of_patches(groups: Ints, prefix: int, joined: int) -> Ints:
-    """Groups of all tokens, [B, N0], as files state those of patches, [B, N0-P] (`options.PATCH_GROUPS`).
+    """Convert groups of all tokens, [B, N0], to those of patches as in files, [B, N0-P] (`options.PATCH_GROUPS`).
 
     Args:
         groups: as in `GroupState`.
         prefix: protected tokens P at the front.
-        joined: tokens that join at the front after the blocks, by which the rows of the sequence move.
+        joined: tokens that join at the front after the blocks, by which the rows of the sequence are shifted.
     """
     patches = groups[:, prefix:]
     return np.where(patches == PRUNED, PRUNED, patches + joined)
 
 
 def from_patches(patches: Ints, prefix: int, left: int) -> Ints | None:
-    """The reverse of `of_patches`; None if this is no map onto `left` tokens, prefix included, each with a patch."""
+    """Invert `of_patches`; None if this does not map patches onto each of `left` tokens, prefix included."""
     found = []
     for image in patches:
         rows = np.unique(image[image != PRUNED])

@@ -22,7 +22,7 @@ _TINY = np.finfo(np.float64).tiny
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What a file of one precision may differ by from the eager float32 model.
+    """Allowed difference between a file of one precision and the eager float32 model.
 
     Attributes:
         name: the precision.
@@ -30,9 +30,9 @@ class Tolerance:
         cosine_min: smallest cosine of two logit vectors.
         near_tie: two candidates whose cosine similarity to a source differs by less are a tie.
         reason: where the numbers come from.
-        absolute: allowed on top of it, whatever the largest logit is.
+        absolute: absolute difference allowed in addition, whatever the largest logit is.
         relative: largest norm of the difference of an image, as a share of the norm of the reference's; None for any.
-        strays: share of the decisions that may be between candidates further apart than a tie.
+        strays: share of the decisions that may be flips between candidates further apart than a tie.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Tolerance:
     strays: float = 0.0
 
     def allowed(self, scale: float) -> float:
-        """Largest absolute difference where `scale` is max(1, largest logit)."""
+        """Return the largest absolute difference allowed if `scale` is max(1, largest logit)."""
         return self.absolute + self.max_error * scale
 
 
@@ -77,14 +77,14 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class OutputComparison:
-    """How two batches of logits differ.
+    """Difference between two batches of logits.
 
     Attributes:
         max_abs: largest absolute difference.
         scale: max(1, largest absolute reference logit).
         cosine_min: smallest cosine over the images.
         top1_agreement: share of images with the same best class; None for fewer than two classes.
-        finite: no NaN and no infinity in either.
+        finite: neither has a NaN or an infinity.
         images: number of images compared.
         relative: largest norm of the difference of an image, as a share of the norm of the reference's.
     """
@@ -108,7 +108,7 @@ class OutputComparison:
         )
 
     def joined(self, other: OutputComparison) -> OutputComparison:
-        """The comparison of both sets of images taken together."""
+        """Return the comparison of both sets of images taken together."""
         images = self.images + other.images
         top1 = None
         if self.top1_agreement is not None and other.top1_agreement is not None:
@@ -151,15 +151,15 @@ def compare_outputs(got: Array, expected: Array) -> OutputComparison:
 
 
 class Tally:
-    """Outputs of a file against those of a reference, by name, added up over batches.
+    """Accumulated comparison of a file's outputs with a reference's, by name, over batches.
 
     Args:
-        file: how messages call the file.
+        file: name of the file in messages.
 
     Attributes:
-        outputs: how those of real numbers differ, by name.
+        outputs: comparison of the real-valued outputs, by name.
         integers: integers compared.
-        wrong_integers: those that differ.
+        wrong_integers: integers that differ.
     """
 
     def __init__(self, file: str) -> None:
@@ -168,11 +168,11 @@ class Tally:
         self.integers = self.wrong_integers = 0
 
     def add(self, got: Mapping[str, Array], expected: Mapping[str, Array]) -> list[OutputComparison]:
-        """Compare one batch, output by output; how those of real numbers differ in it.
+        """Compare one batch, output by output; return the comparisons of its real-valued outputs.
 
         Args:
-            got: what the file gives.
-            expected: what the reference gives instead, by the same names.
+            got: outputs of the file.
+            expected: outputs of the reference, by the same names.
 
         Raises:
             VerificationError: an output has another shape than it should, or integers in place of real numbers.
@@ -196,14 +196,14 @@ class Tally:
 
 
 def differing(got: Array, expected: Array) -> int:
-    """Integers that differ; all of them where type or shape do."""
+    """Count the integers that differ; all of them if type or shape differ."""
     if (got.dtype, got.shape) != (expected.dtype, expected.shape):
         return expected.size
     return int((got != expected).sum())
 
 
 def settled(got: Mapping[str, Array], expected: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Outputs and what they should be, with 0 where both have the same infinity or NaN, and without equal empty ones.
+    """Return both sets of outputs, with 0 where both have the same infinity or NaN, and without equal empty ones.
 
     Raises:
         KeyError: an output is missing.
@@ -222,7 +222,7 @@ def settled(got: Mapping[str, Array], expected: Mapping[str, Array]) -> tuple[di
 
 
 def is_real(value: Array) -> bool:
-    """True for floating-point numbers."""
+    """True if an array has floating-point values."""
     return np.issubdtype(value.dtype, np.floating)
 
 

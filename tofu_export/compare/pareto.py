@@ -1,4 +1,4 @@
-"""What nothing else beats in both cost and quality."""
+"""Pareto front of cost and quality."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ T = TypeVar("T")
 
 
 def pareto_front(items: Iterable[T], cost: Callable[[T], float], quality: Callable[[T], float]) -> list[T]:
-    """The items that no other beats: none is at least as good and as cheap, and better in one of the two.
+    """Return the items that no other dominates: at least as good and as cheap, and better in one of the two.
 
     Args:
-        items: what competes.
-        cost: less is better.
-        quality: more is better.
+        items: items to compare.
+        cost: cost of an item; less is better.
+        quality: quality of an item; more is better.
 
     Returns:
         The cheapest first; items that are equal in both stay together, in their order.

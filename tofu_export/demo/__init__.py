@@ -1,6 +1,6 @@
 """The demo model and its data: a small ViT that reads handwritten digits, trained by `examples/train_demo_vit.py`.
 
-197 tokens and 12 layers like ViT-B/16, in a few megabytes: what Token Fusion does to accuracy can be seen on it
+It has 197 tokens and 12 layers like ViT-B/16, in a few megabytes: it shows the effect of Token Fusion on accuracy
 without any download. The images are held out from training. Importing the package loads neither torch nor timm.
 """
 
@@ -31,7 +31,7 @@ PREPROCESSING: Final[Mapping[str, Any]] = MappingProxyType(
         "crop_mode": "center",
     }
 )
-"""How images become inputs, with the keys of `timm.data.resolve_model_data_config`."""
+"""Preprocessing of images, with the keys of `timm.data.resolve_model_data_config`."""
 
 _FOLDER: Final = Path(__file__).parent
 
@@ -39,12 +39,12 @@ _HEAD_DIM: Final = 32
 
 
 def build_model(image_size: tuple[int, int] = (28, 28), *, num_classes: int = 10, **arguments: Any) -> nn.Module:
-    """The structure of the demo model, with the random weights that timm gives it.
+    """Build the demo model with random weights as initialised by timm.
 
     Args:
         image_size: height and width in pixels, multiples of 2.
         num_classes: width of the classifier, 0 for none.
-        arguments: further ones of timm's `VisionTransformer`, in place of the demo model's own.
+        arguments: further arguments of timm's `VisionTransformer`, which override the demo model's own.
 
     Raises:
         WeightsError: the weights file, whose width the model takes, is missing or damaged.
@@ -54,14 +54,14 @@ def build_model(image_size: tuple[int, int] = (28, 28), *, num_classes: int = 10
     width = _embed_dim()
     own = {"patch_size": 2, "in_chans": 1, "embed_dim": width, "depth": 12, "num_heads": width // _HEAD_DIM}
     model = VisionTransformer(img_size=image_size, num_classes=num_classes, **{**own, **arguments})
-    # What timm attaches to the models that it registers, and its helpers read.
+    # Attributes that timm sets on registered models, and its helpers read.
     config: dict[str, Any] = {**PREPROCESSING, "num_classes": 10, "classifier": "head", "tag": "demo"}
     model.pretrained_cfg = config  # type: ignore[assignment]  # nn.Module types its attributes as tensors
     return model
 
 
 def weights_path() -> Path:
-    """The weights of the demo model.
+    """Return the path of the demo model's weights.
 
     Raises:
         WeightsError: this installation lacks the file.
@@ -70,7 +70,7 @@ def weights_path() -> Path:
 
 
 def load_images() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The held-out digits: images uint8 [n, 28, 28], 0 is background, and their classes uint8 [n].
+    """Load the held-out digits: images uint8 [n, 28, 28], 0 is background, and their classes uint8 [n].
 
     Raises:
         WeightsError: this installation lacks the file.

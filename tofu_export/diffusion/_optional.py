@@ -1,4 +1,4 @@
-"""Import diffusers, which an installation may lack; nothing else imports it."""
+"""Import diffusers, which is optional; no other module imports it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["load_diffusers", "load_pipeline", "quiet_diffusers", "transformer_bl
 
 
 def load_diffusers() -> Any:
-    """The package diffusers.
+    """Import the package diffusers.
 
     Raises:
-        BackendMissingError: it is not installed, or cannot be imported.
+        BackendMissingError: diffusers is not installed, or cannot be imported.
     """
     try:
         import diffusers
@@ -42,7 +42,7 @@ def load_diffusers() -> Any:
 
 
 def transformer_block_class() -> type[nn.Module]:
-    """The class of diffusers' transformer blocks.
+    """Return the class of diffusers' transformer blocks.
 
     Raises:
         BackendMissingError: diffusers is not installed, or cannot be imported.
@@ -55,15 +55,15 @@ def transformer_block_class() -> type[nn.Module]:
 
 
 def load_pipeline(folder: Path, **parts: Any) -> Any:
-    """The pipeline in `folder`, without download and without progress bars.
+    """Load the pipeline in a folder, without download and without progress bars.
 
     Args:
-        folder: as diffusers saves a pipeline.
-        parts: those that are not to be loaded, each None.
+        folder: a pipeline as saved by diffusers.
+        parts: parts not to load, each None.
 
     Raises:
         BackendMissingError: diffusers or transformers is not installed, or lacks a package.
-        UnsupportedModelError: it cannot be loaded.
+        UnsupportedModelError: the pipeline cannot be loaded.
     """
     diffusers = load_diffusers()
     try:
@@ -78,7 +78,7 @@ def load_pipeline(folder: Path, **parts: Any) -> Any:
         raise BackendMissingError(
             f"a package is missing for {folder} ({_first_line(error)}): pip install 'tofu-export[diffusion]'"
         ) from error
-    except Exception as error:  # damaged files raise whatever the library of the part raises
+    except Exception as error:  # damaged files raise errors of the part's library
         raise UnsupportedModelError(f"diffusers cannot load the pipeline {folder}: {_first_line(error)}") from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -90,7 +90,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def quiet_diffusers() -> Iterator[None]:
-    """Keep advice of diffusers off the user's terminal."""
+    """Suppress advice of diffusers on the terminal."""
     logger = logging.getLogger("diffusers")
     level = logger.level
     logger.setLevel(logging.ERROR)

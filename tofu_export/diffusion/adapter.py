@@ -1,4 +1,4 @@
-"""A UNet of diffusers as the pipeline sees it, and its job."""
+"""Export of diffusers UNets: the adapter, and its job."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run_unet_job(job: UnetJob, listener: Listener) -> UnetReport:
 
 
 def plan_unet(job: UnetJob) -> tuple[UnetSource, UnetInputs, UnetSpec, UnetPlan]:
-    """What a job comes to, without weights.
+    """Plan the reduction of a UNet, without weights.
 
     Raises:
         TofuError: the model is unknown or unsupported, or the options do not fit it.
@@ -56,10 +56,10 @@ def plan_unet(job: UnetJob) -> tuple[UnetSource, UnetInputs, UnetSpec, UnetPlan]
 
 
 class UnetAdapter:
-    """A UNet of diffusers (`tofu_export.job.adapter.ModelAdapter`).
+    """Adapter of a diffusers UNet (`tofu_export.job.adapter.ModelAdapter`).
 
     Args:
-        job: what is asked for.
+        job: the export request.
     """
 
     measures_accuracy = False
@@ -74,7 +74,7 @@ class UnetAdapter:
         self._job = job
 
     def load(self, progress: Progress) -> UnetReport:
-        """Plan, load, and apply the plan."""
+        """Plan the reduction, load the UNet, and apply the plan."""
         job = self._job
         with progress.step("plan", f"planning {job.model}"):
             self._source, self._inputs, spec, self._plan = plan_unet(job)
@@ -91,7 +91,7 @@ class UnetAdapter:
         return self._report
 
     def trace(self, precision: Precision, *, reduced: bool) -> ir.Model:
-        """The canonical graph; that of the plain UNet takes the plan off it."""
+        """Return the canonical graph; for the plain UNet this takes the plan off."""
         job = self._job
         return trace_unet(
             self._unet if reduced else remove_from_unet(self._unet),
@@ -103,11 +103,11 @@ class UnetAdapter:
         )
 
     def gmacs(self, graph: ir.Model, *, reduced: bool) -> float:
-        """As planned."""
+        """Return the planned multiply-accumulates for one image, in 10^9."""
         return round((self._plan.macs_reduced if reduced else self._plan.macs_full) / 1e9, 4)
 
     def metadata(self) -> JsonObject:
-        """Everything needed to use and compare a file without the job."""
+        """Return all metadata needed to use and compare a file without the job."""
         versions = self._report.environment.versions
         return {
             "version": versions["tofu_export"],
@@ -120,27 +120,27 @@ class UnetAdapter:
         }
 
     def quantize(self, draft: Path, path: Path, precision: Precision, metadata: Mapping[str, Any]) -> Calibration:
-        """Not called: a UNet has no quantised precision (`UnetJob`)."""
+        """Do nothing: never called, as a UNet has no quantised precision (`UnetJob`)."""
         raise NotImplementedError
 
     def verify(
         self, path: Path, precision: Precision, *, layers: bool, on_batch: Callable[[int], None]
     ) -> VerificationResult:
-        """Compare a file with the eager UNet on seeded inputs; one in BF16 is computed in FP32."""
+        """Compare a file with the eager UNet on seeded inputs; a BF16 file is computed in FP32."""
         return verify_unet(
             path, self._unet, self._plan, self._inputs, precision=precision, batch=self._job.batch,
             seed=self._job.seed, on_batch=on_batch,
         )  # fmt: skip
 
     def release(self) -> None:
-        """Let go of the UNet."""
+        """Release the UNet."""
         del self._unet
 
     def inspect(self, files: Mapping[Precision, Path], full: Path | None, stage: Staging, progress: Progress) -> None:
-        """Nothing beside outputs and times."""
+        """Do nothing: a UNet has only outputs and times."""
 
     def feeds(self, batch: int) -> dict[str, NDArray[Any]]:
-        """Seeded latents, noise level and text."""
+        """Return seeded latents, noise level and text."""
         return self._inputs.random(batch, self._job.seed)
 
     def verify_engine(self, path: Path, on_step: Callable[[str], None]) -> tuple[VerificationResult, ...]:

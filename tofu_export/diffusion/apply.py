@@ -1,6 +1,6 @@
-"""Put Token Fusion into diffusers' UNet, and take it out again.
+"""Put Token Fusion into diffusers' UNet, and remove it.
 
-The classes of a transformer block and of its parts that see fewer tokens are swapped for subclasses of their own, so
+The classes of a transformer block and of its parts that see fewer tokens are swapped for subclasses, so
 that parameters, their names, `isinstance` and upstream's forward stay. Upstream's forward of a block is not re-typed:
 it runs between a mixin that matches what enters the block and mixins that merge before and restore after each part.
 """
@@ -22,16 +22,16 @@ from tofu_export.patch.mixins import add_mixin, drop_mixin
 __all__ = ["applied_unet_plan", "apply_to_unet", "check_unet", "remove_from_unet", "transformer_blocks"]
 
 _BLOCK = "_tofu_block"
-"""Where a reduced block and its parts keep their `BlockPlan`."""
+"""Attribute of a reduced block and its parts that holds their `BlockPlan`."""
 _PLAN = "_tofu_unet_plan"
-"""Where a reduced UNet keeps its plan."""
+"""Attribute of a reduced UNet that holds its plan."""
 
 _MATCHING: ContextVar[GridMatching | None] = ContextVar("tofu_export_grid_matching", default=None)
-"""Decisions of the block that runs, between its start and its end."""
+"""Decisions of the running block, between its start and its end."""
 
 
 class _MatchingBlock:
-    """In front of a transformer block: match what enters it."""
+    """Mixin in front of a transformer block that matches its input tokens."""
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         plan: BlockPlan = self.__dict__[_BLOCK]
@@ -48,7 +48,7 @@ class _MatchingBlock:
 
 
 class _ReducedPart:
-    """In front of an attention or MLP: merge before it, bring all tokens back after it."""
+    """Mixin in front of an attention or MLP that merges before it and restores all tokens after it."""
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         plan: BlockPlan = self.__dict__[_BLOCK]
@@ -60,7 +60,7 @@ class _ReducedPart:
 
 
 class _ReducedSelfAttention(_ReducedPart):
-    """A mask has a column for each token, and which of them merge is decided at run time."""
+    """Mixin that refuses masks: a mask has a column for each token, and merging is decided at run time."""
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if kwargs.get("attention_mask") is not None:
@@ -69,12 +69,12 @@ class _ReducedSelfAttention(_ReducedPart):
 
 
 def apply_to_unet(unet: nn.Module, plan: UnetPlan, *, name: str = "the UNet") -> nn.Module:
-    """Reduce `unet` in place as `plan` says, and return it.
+    """Reduce a UNet in place as `plan` says, and return it.
 
-    A UNet that already carries a plan gets the new one. If anything fails, the UNet is as it was.
+    A plan that the UNet already carries is replaced. If anything fails, the UNet is left unchanged.
 
     Raises:
-        UnsupportedModelError: it is not diffusers' UNet2DConditionModel, or a block is of an unknown form.
+        UnsupportedModelError: the model is not diffusers' UNet2DConditionModel, or a block has an unknown form.
         ValueError: the plan is for another UNet.
     """
     previous = applied_unet_plan(unet)
@@ -96,7 +96,7 @@ def apply_to_unet(unet: nn.Module, plan: UnetPlan, *, name: str = "the UNet") ->
 
 
 def remove_from_unet(unet: nn.Module) -> nn.Module:
-    """Bring `unet` back to its untouched form, and return it. Does nothing to one that is not patched."""
+    """Restore the unpatched form of a UNet, and return it. Does nothing to a UNet that is not patched."""
     for module in unet.modules():
         if isinstance(module, (_MatchingBlock, _ReducedPart)):
             drop_mixin(module, (_MatchingBlock, _ReducedPart))
@@ -106,22 +106,22 @@ def remove_from_unet(unet: nn.Module) -> nn.Module:
 
 
 def applied_unet_plan(unet: nn.Module) -> UnetPlan | None:
-    """The plan that `unet` carries, None if it is not patched."""
+    """Return the plan that a UNet carries, or None if it is not patched."""
     plan: UnetPlan | None = unet.__dict__.get(_PLAN)
     return plan
 
 
 def transformer_blocks(unet: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Path and module of each transformer block, in the order of the UNet's modules."""
+    """Return path and module of each transformer block, in the order of the UNet's modules."""
     block_class = transformer_block_class()
     return [(path, module) for path, module in unet.named_modules() if isinstance(module, block_class)]
 
 
 def check_unet(unet: nn.Module, name: str) -> None:
-    """Refuse what is not known to be reduced correctly.
+    """Refuse a UNet that is not known to be reduced correctly.
 
     Raises:
-        UnsupportedModelError: with the module that is not known.
+        UnsupportedModelError: names the unknown module.
     """
     diffusers = load_diffusers()
     if not isinstance(unet, diffusers.UNet2DConditionModel):

@@ -12,7 +12,7 @@ from typing import Any
 __all__ = ["CONFIGS", "TEXT_TOKENS"]
 
 TEXT_TOKENS = 77
-"""Text tokens of CLIP, which all of these read."""
+"""Number of text tokens of CLIP, which all of these UNets read."""
 
 _CROSS_DOWN, _PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
 _CROSS_UP, _PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
@@ -60,4 +60,4 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
     }
 )
-"""Keyword arguments of diffusers' UNet2DConditionModel by name. `tiny` is nobody's model: it is for trials."""
+"""Keyword arguments of diffusers' UNet2DConditionModel by name. `tiny` is no published model: it is for trials."""

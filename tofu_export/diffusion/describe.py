@@ -21,15 +21,15 @@ __all__ = ["describe_unet"]
 
 
 def describe_unet(unet: nn.Module, inputs: UnetInputs, name: str) -> UnetSpec:
-    """Transformer blocks and costs of an unpatched UNet.
+    """Return the transformer blocks and costs of an unpatched UNet.
 
     Args:
-        unet: on the meta device (values are never read).
-        inputs: what it takes.
-        name: what to call it.
+        unet: the UNet on the meta device (values are never read).
+        inputs: its inputs.
+        name: its name.
 
     Raises:
-        UnsupportedModelError: it is not a UNet that can be reduced.
+        UnsupportedModelError: the UNet cannot be reduced.
         OptionError: the latent is too small for it.
 
     Source: multiply-accumulates of convolutions, linear layers and the two products of each attention.
@@ -63,14 +63,14 @@ def describe_unet(unet: nn.Module, inputs: UnetInputs, name: str) -> UnetSpec:
 
 
 class _Counter:
-    """What the hooks fill in."""
+    """Results of the hooks."""
 
     def __init__(self) -> None:
         self.macs: dict[str, int] = defaultdict(int)
         self.pairs: dict[str, int] = defaultdict(int)
         self.grid: tuple[int, int] = (0, 0)
         self.order: dict[str, tuple[int, int, int]] = {}
-        """Height, width and channels of each transformer block, in the order in which they run."""
+        """Height, width and channels of each transformer block, in the order of execution."""
 
 
 def _count(hooks: ExitStack, counter: _Counter, path: str, module: nn.Module, *, inside: bool) -> None:

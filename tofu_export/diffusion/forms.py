@@ -1,4 +1,4 @@
-"""A UNet as it stands in a file: plain tensors in and out, under the names of diffusers' ONNX pipelines."""
+"""Form of a UNet in a file: plain tensors in and out, under the names of diffusers' ONNX pipelines."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["UnetForm"]
 
 
 class UnetForm(nn.Module):
-    """Takes the tensors of `UnetInputs.shapes` in their order.
+    """UNet that takes the tensors of `UnetInputs.shapes` in order.
 
     Args:
-        unet: patched or not.
+        unet: the UNet, patched or not.
         dtype: type of its weights.
-        io_dtype: type of images and texts outside; the noise level always is float32.
-        canonical: leave attention and GELU canonical, for a trace.
+        io_dtype: type of image and text inputs and outputs; the noise level is always float32.
+        canonical: keep attention and GELU canonical, for a trace.
     """
 
     def __init__(

@@ -17,14 +17,14 @@ POOLED, TIME_IDS = "text_embeds", "time_ids"
 OUTPUT_NAME = "out_sample"
 
 _STEPS = 1000
-"""Noise levels that a UNet is trained for."""
+"""Number of noise levels that a UNet is trained for."""
 _MICRO_CONDITIONS = 6
-"""Sizes and crops that SDXL is told: original, top left, target, two numbers each."""
+"""Number of size and crop inputs of SDXL: original, top left, target, two numbers each."""
 
 
 @dataclass(frozen=True)
 class UnetInputs:
-    """What a UNet takes.
+    """Inputs of a UNet.
 
     Attributes:
         in_channels: channels of the latent image.
@@ -42,7 +42,7 @@ class UnetInputs:
 
     @property
     def shapes(self) -> dict[str, tuple[int | None, ...]]:
-        """Shape of each input, in their order; None for the batch."""
+        """Shape of each input, in order; None for the batch."""
         shapes: dict[str, tuple[int | None, ...]] = {
             SAMPLE: (None, self.in_channels, self.latent.height, self.latent.width),
             TIMESTEP: (1,),
@@ -53,7 +53,7 @@ class UnetInputs:
         return shapes
 
     def random(self, batch: int, seed: int) -> dict[str, NDArray[Any]]:
-        """Seeded float32 values for a batch: unit normal latents and texts, one noise level."""
+        """Return seeded float32 values for a batch: unit normal latents and texts, one noise level."""
         random = np.random.default_rng((seed, batch))
         feeds: dict[str, NDArray[Any]] = {}
         for name, shape in self.shapes.items():

@@ -1,4 +1,4 @@
-"""What a UNet job is asked to do."""
+"""Requests for a UNet export."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from tofu_export.options.declaration import Section, group, opt
 __all__ = ["DEFAULT_BATCH", "UnetJob"]
 
 DEFAULT_BATCH = BatchRange(1, 2, 8)
-"""One prompt with its unprompted twin at best, up to four of them."""
+"""Default batch sizes: preferably one prompt with its negative, at most four of them."""
 
 _PRECISIONS = (Precision.FP32, Precision.FP16, Precision.BF16)
 
 
 @dataclass(frozen=True)
 class UnetJob(ExportJob):
-    """What is asked for of a UNet: a name of `configs.CONFIGS`, or a diffusers folder of a UNet or a pipeline.
+    """Export request for a UNet: a name of `configs.CONFIGS`, or a diffusers folder of a UNet or a pipeline.
 
     Attributes:
-        weights: `random`, a file, or None for those beside the config.
+        weights: `random`, a file, or None for the weights beside the config.
         latent: the latent size that the files are for; None for the one that the UNet was trained for.
-        text_tokens: text tokens that the files take.
+        text_tokens: number of text tokens of the files.
         reduction: which tokens leave, and where.
     """
 
@@ -53,7 +53,7 @@ class UnetJob(ExportJob):
     bench: bool = shared.bench(False)
 
     def folder_name(self) -> str:
-        """The folder's own name, also where it is given as `.`."""
+        """Return the folder's own name, also if it is given as `.`."""
         return Path(self.model).resolve().name
 
     def __post_init__(self) -> None:

@@ -1,8 +1,7 @@
-"""The eager truth of one grid reduction: match, merge, and bring every token back.
+"""The eager reference of one grid reduction: match, merge, and restore every token.
 
-Attention does not care in which order its tokens come, so the reduced sequence is in the order that is cheapest:
-sources that stay, least similar first, then destinations. Axes: B batch, N tokens, S sources, T destinations,
-R removed, C channels.
+Attention is independent of the order of its tokens, so the reduced sequence is in the cheapest order: sources that
+stay, least similar first, then destinations. Axes: B batch, N tokens, S sources, T destinations, R removed, C channels.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ __all__ = ["GridMatching", "match_grid", "merge_grid", "unmerge_grid"]
 
 
 class GridMatching(NamedTuple):
-    """The decisions of one block.
+    """Decisions of one block.
 
     Attributes:
         places: [B, S-R] int64, positions in the grid of the sources that stay.
         rows: [B, N] int64, the row of the reduced sequence that stands for each token.
-        matching: as indices among sources and destinations; None while a graph is traced.
+        matching: decisions as indices among sources and destinations; None while a graph is traced.
     """
 
     places: Tensor | None
@@ -35,11 +34,11 @@ class GridMatching(NamedTuple):
 
 
 def match_grid(tokens: Tensor, plan: BlockPlan) -> GridMatching:
-    """Match the `plan.removed` sources that resemble a destination most.
+    """Match the `plan.removed` sources that are most similar to a destination.
 
     Args:
-        tokens: [B, N, C] what enters the block; cosine similarity is taken in float32.
-        plan: the block's.
+        tokens: [B, N, C] tokens that enter the block; cosine similarity is computed in float32.
+        plan: plan of the block.
 
     Ties: a source joins the destination of lowest index, and of equally similar sources the lower index stays.
 
@@ -63,7 +62,7 @@ def match_grid(tokens: Tensor, plan: BlockPlan) -> GridMatching:
 
 
 def merge_grid(tokens: Tensor, found: GridMatching, plan: BlockPlan) -> Tensor:
-    """The reduced sequence [B, N - R, C] of `tokens` [B, N, C]: sources that stay, then destinations.
+    """Return the reduced sequence [B, N - R, C] of `tokens` [B, N, C]: sources that stay, then destinations.
 
     Source: arXiv 2312.01026, equations 6, 9 and 10; `tome` is tomesd's mean, in which every token counts once.
     """
@@ -82,7 +81,7 @@ def merge_grid(tokens: Tensor, found: GridMatching, plan: BlockPlan) -> Tensor:
 
 
 def unmerge_grid(reduced: Tensor, found: GridMatching) -> Tensor:
-    """All tokens [B, N, C] again: each one is a copy of the row of `reduced` [B, N - R, C] that stands for it."""
+    """Restore all tokens [B, N, C]: each is a copy of the row of `reduced` [B, N - R, C] that stands for it."""
     if found.matching is None:
         shape = (*found.rows.shape, reduced.shape[-1])
         return torch.onnx.ops.symbolic(
@@ -92,7 +91,7 @@ def unmerge_grid(reduced: Tensor, found: GridMatching) -> Tensor:
 
 
 def _partition(plan: BlockPlan, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Positions of sources and destinations, ascending."""
+    """Return the positions of sources and destinations, ascending."""
     positions = torch.tensor(plan.destinations, dtype=torch.int64, device=device)
     stays = torch.ones(plan.tokens, dtype=torch.bool, device=device)
     stays[positions] = False
@@ -100,7 +99,7 @@ def _partition(plan: BlockPlan, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _placed(matching: Matching, plan: BlockPlan, sources: Tensor, destinations: Tensor) -> GridMatching:
-    """Positions and rows that follow from decisions."""
+    """Return the positions and rows that follow from decisions."""
     kept = matching.kept
     batch = len(kept)
     rows = torch.empty(batch, plan.tokens, dtype=torch.int64, device=kept.device)

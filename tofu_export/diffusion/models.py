@@ -1,4 +1,4 @@
-"""Find a UNet by name or folder, and load its weights, or make random ones."""
+"""Find a UNet by name or folder, and load its weights, or create random ones."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _CLASS = "UNet2DConditionModel"
 
 @dataclass(frozen=True)
 class UnetSource:
-    """Where a UNet comes from.
+    """Source of a UNet.
 
     Attributes:
-        name: as it was asked for.
+        name: name given by the user.
         config: keyword arguments of its class.
         weights: file of its weights, or index of its shards; None for random ones.
     """
@@ -41,23 +41,23 @@ class UnetSource:
 
     @property
     def latent(self) -> LatentSize:
-        """The latent size that it was trained for."""
+        """Latent size that the UNet was trained for."""
         size = self.config.get("sample_size") or 64
         return LatentSize(*size) if isinstance(size, (tuple, list)) else LatentSize(size, size)
 
 
 def find_unet(name: str, weights: str | None = None) -> UnetSource:
-    """Find a UNet.
+    """Find a UNet by name or folder.
 
     Args:
         name: one of `CONFIGS`, or a folder: of a UNet (config.json and its weights), or of a pipeline that has one in
             `unet/`; or a config.json.
-        weights: `random`, a file, or None for those that lie beside the config.
+        weights: `random`, a file, or None for the weights beside the config.
 
     Raises:
         UnknownModelError: there is no such name or folder.
         UnsupportedModelError: the config is not that of a UNet2DConditionModel.
-        WeightsError: weights are asked for that are not there.
+        WeightsError: the requested weights are missing.
     """
     path = Path(name)
     if name in CONFIGS:
@@ -77,7 +77,7 @@ def find_unet(name: str, weights: str | None = None) -> UnetSource:
 def _config_file(path: Path) -> Path:
     candidates = [path] if path.is_file() else [path / _CONFIG, path / _SUBFOLDER / _CONFIG]
     if (path / "model_index.json").is_file():
-        candidates.reverse()  # a pipeline: its UNet is in a folder of its own
+        candidates.reverse()  # a pipeline: its UNet is in a subfolder
     for candidate in candidates:
         if candidate.is_file() and candidate.suffix == ".json":
             return candidate
@@ -99,7 +99,7 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def create_unet(source: UnetSource, *, seed: int = 0, meta: bool = False) -> nn.Module:
-    """The UNet in eval mode, float32; on the meta device without values if `meta`.
+    """Create the UNet in eval mode, float32; on the meta device without values if `meta`.
 
     Raises:
         BackendMissingError: diffusers is not installed.
@@ -120,10 +120,10 @@ def create_unet(source: UnetSource, *, seed: int = 0, meta: bool = False) -> nn.
 
 
 def inputs_of(source: UnetSource, latent: LatentSize | None = None, text_tokens: int = TEXT_TOKENS) -> UnetInputs:
-    """What a UNet takes.
+    """Return the inputs of a UNet.
 
     Raises:
-        UnsupportedModelError: it takes more than latents, a noise level, a text, and what SDXL adds.
+        UnsupportedModelError: the UNet takes more than latents, a noise level, a text, and the inputs of SDXL.
         OptionError: `text_tokens` is not a number >= 1.
     """
     if text_tokens < 1:

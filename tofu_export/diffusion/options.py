@@ -1,4 +1,4 @@
-"""What a user can ask for in a UNet, as frozen values that are checked when they are made. No torch."""
+"""Options of a UNet export, as frozen values that are validated on construction. No torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class UnetMode(str, Enum):
 
     @property
     def method(self) -> Method:
-        """The method of the merging blocks."""
+        """Method of the merging blocks."""
         return Method.MLERP if self is UnetMode.HYBRID else Method[self.name]
 
 
@@ -143,7 +143,7 @@ class UnetReduction:
             raise OptionError(f"cell_seed is {self.cell_seed!r}, expected a whole number >= 0, or none")
 
     def method(self, block: int, down_blocks: int) -> Method:
-        """What transformer block `block` does, of a UNet whose first `down_blocks` ones lie in its down blocks."""
+        """Return the method of a transformer block, in a UNet whose first `down_blocks` blocks are down blocks."""
         boundary = self.boundary
         if boundary is None:
             boundary = down_blocks if self.mode is UnetMode.HYBRID else 0

@@ -1,4 +1,4 @@
-"""Pictures from a diffusers pipeline on the disk, by its own UNet or by exported ones."""
+"""Draw pictures with a diffusers pipeline on disk, with its own UNet or exported ones."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
 @dataclass(frozen=True)
 class DrawOptions:
-    """How a picture is made.
+    """Options for drawing a picture.
 
     Attributes:
         steps: denoising steps.
-        guidance: weight of the prompt against the negative one; at most 1 switches that off.
-        negative: what to keep away from; used with guidance.
+        guidance: weight of the prompt against the negative one; at most 1 disables guidance.
+        negative: negative prompt; used with guidance.
         size: height and width in pixels; None for the size of the UNet.
     """
 
@@ -52,18 +52,18 @@ class DrawOptions:
 
     @property
     def unet_batch(self) -> int:
-        """Images of one call of the UNet: guidance predicts with the prompt and without."""
+        """Images in one call of the UNet: guidance predicts with the prompt and without."""
         return 2 if self.guidance > 1 else 1
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture and how long it took.
+    """Picture, and the time it took.
 
     Attributes:
-        picture: RGB.
+        picture: the picture, RGB.
         step_ms: wall time of each call of the UNet.
-        total_s: wall time of all of it, text encoder and decoder included.
+        total_s: total wall time, text encoder and decoder included.
     """
 
     picture: Image
@@ -72,14 +72,14 @@ class Drawing:
 
 
 class TextToImage:
-    """A text-to-image pipeline in float32 on the CPU, without safety checker, whose UNet can be changed.
+    """Text-to-image pipeline in float32 on the CPU, without safety checker, whose UNet can be changed.
 
     Args:
-        folder: as diffusers saves a pipeline of Stable Diffusion 1.x, 2.x or XL; nothing is downloaded.
+        folder: a pipeline of Stable Diffusion 1.x, 2.x or XL as saved by diffusers; nothing is downloaded.
 
     Raises:
         BackendMissingError: diffusers or transformers is not installed.
-        UnknownModelError: there is no such folder, or it holds no pipeline.
+        UnknownModelError: the folder does not exist, or holds no pipeline.
         UnsupportedModelError: diffusers cannot load it, or its UNet is not one that can be exported.
     """
 
@@ -96,11 +96,11 @@ class TextToImage:
 
     @property
     def scale(self) -> int:
-        """Pixels along a side for each one of the latent."""
+        """Pixels along a side for each pixel of the latent."""
         return int(self._pipeline.vae_scale_factor)
 
     def use_own_unet(self) -> None:
-        """Take the pipeline's own UNet, in eager PyTorch.
+        """Use the pipeline's own UNet, in eager PyTorch.
 
         Raises:
             WeightsError: the folder lacks its weights.
@@ -109,16 +109,16 @@ class TextToImage:
         self._pipeline.unet = create_unet(find_unet(str(self._folder)))
 
     def use_file(self, path: Path, options: DrawOptions, backend: str | None = None) -> None:
-        """Take an exported UNet.
+        """Use an exported UNet.
 
         Args:
-            path: an ONNX file, or a TensorRT plan for the GPU of this machine.
-            options: what it will be asked for.
-            backend: what runs it; None for onnxruntime on the CPU, or TensorRT for a plan.
+            path: an ONNX file, or a TensorRT engine for the GPU of this machine.
+            options: options of the pictures to draw.
+            backend: backend that runs it; None for onnxruntime on the CPU, or TensorRT for an engine.
 
         Raises:
-            OptionError: the file is not for this pipeline, or not for the size or the batch that is asked for.
-            TofuError: it cannot be loaded, as `open_unet`.
+            OptionError: the file does not fit this pipeline, or the size or batch asked for.
+            TofuError: the file cannot be loaded, as in `open_unet`.
         """
         self._let_go()
         session = open_unet(path, backend)
@@ -134,7 +134,7 @@ class TextToImage:
         self._pipeline.unet = unet
 
     def draw(self, prompt: str, seed: int, options: DrawOptions) -> Drawing:
-        """Make one picture; the same arguments give the same pixels.
+        """Draw one picture; equal arguments give equal pixels.
 
         Raises:
             OptionError: no UNet was chosen.
@@ -154,13 +154,13 @@ class TextToImage:
                 width=size[1],
                 num_inference_steps=options.steps,
                 guidance_scale=options.guidance,
-                negative_prompt=options.negative or None,  # XL takes zeros for none, and not an empty text
+                negative_prompt=options.negative or None,  # XL takes zeros for no text, not an empty text
                 generator=torch.Generator("cpu").manual_seed(seed),
             ).images
         return Drawing(picture, tuple(step_ms), time.perf_counter() - started)
 
     def _let_go(self) -> None:
-        """Have no UNet: two would take twice the memory."""
+        """Release the current UNet: two would take twice the memory."""
         if isinstance(self._pipeline.unet, SessionUnet):
             self._pipeline.unet.close()
         self._pipeline.unet = None
@@ -179,7 +179,7 @@ class TextToImage:
 
 
 def _left_out(folder: Path) -> dict[str, Any]:
-    """Parts of the pipeline in `folder` that are not loaded with it, as arguments for diffusers."""
+    """Return the parts of a pipeline that are not loaded with it, as arguments for diffusers."""
     try:
         index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
         named = index["_class_name"]
@@ -200,14 +200,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _latent_of(inputs: Mapping[str, Any]) -> LatentSize | None:
-    """The latent size that a file is fixed to; None where it takes no such input, or leaves its size open."""
+    """Return the latent size that a file is fixed to; None if it has no such input, or leaves the size open."""
     sizes = inputs[SAMPLE].shape[2:] if SAMPLE in inputs else ()
     return LatentSize(*sizes) if len(sizes) == 2 and None not in sizes else None
 
 
 @contextmanager
 def _timed(unet: nn.Module) -> Iterator[list[float]]:
-    """Wall time of each call of `unet` in milliseconds, as a list that grows."""
+    """Record the wall time of each call of a UNet in milliseconds, in a list that grows."""
     found: list[float] = []
     started = 0.0
 

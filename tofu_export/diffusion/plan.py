@@ -1,4 +1,4 @@
-"""The reduction plan of a UNet at one latent size: which blocks, how many tokens, what that saves. Pure, no torch.
+"""The reduction plan of a UNet at one latent size: blocks, token counts, and savings. Pure Python, no torch.
 
 Axes: N tokens of a block (h times w, row by row), S sources, T destinations, R removed.
 """
@@ -22,18 +22,18 @@ __all__ = ["BlockPlan", "BlockSpec", "UnetPlan", "UnetSpec", "destinations_of", 
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """One transformer block of a UNet at one latent size. Costs are multiply-accumulates for one image.
+    """Transformer block of a UNet at one latent size. Costs are multiply-accumulates for one image.
 
     Attributes:
         path: name of the module in the UNet.
-        down: it lies in a down block.
+        down: the block is in a down block.
         height: rows of its token grid.
         width: columns.
         channels: channels of a token.
-        self_token: of the self-attention, for each token: its projections.
-        self_pair: of the self-attention, for each pair of tokens: its two products.
-        cross_token: of the attention to the text, for each token, the products included.
-        feed_token: of the MLP, for each token.
+        self_token: cost of the self-attention per token: its projections.
+        self_pair: cost of the self-attention per pair of tokens: its two products.
+        cross_token: cost of the attention to the text per token, products included.
+        feed_token: cost of the MLP per token.
     """
 
     path: str
@@ -48,7 +48,7 @@ class BlockSpec:
 
     @property
     def tokens(self) -> int:
-        """Tokens, N."""
+        """Number of tokens, N."""
         return self.height * self.width
 
 
@@ -57,10 +57,10 @@ class UnetSpec:
     """What a plan needs to know about a UNet at one latent size.
 
     Attributes:
-        name: how it was asked for.
+        name: name given by the user.
         latent: the latent size.
         in_channels: channels of the latent image.
-        out_channels: channels of what it predicts.
+        out_channels: channels of its prediction.
         text_channels: channels of a text token.
         text_tokens: text tokens.
         params: number of parameters.
@@ -84,24 +84,24 @@ class UnetSpec:
         return sum(block.down for block in self.blocks)
 
     def downsample(self, block: BlockSpec) -> int:
-        """How much smaller than the latent a block's grid is: 1, 2, 4 ... (an odd size rounds up)."""
+        """Return how much smaller than the latent a block's grid is: 1, 2, 4 ... (an odd size rounds up)."""
         factor = max(-(-self.latent.height // block.height), -(-self.latent.width // block.width))
         return 1 << (factor - 1).bit_length()
 
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """What one transformer block does.
+    """Plan of one transformer block.
 
     Attributes:
-        block: its index in the order in which they run.
+        block: its index in the order of execution.
         path: name of the module in the UNet.
         height: rows of its token grid.
         width: columns.
         downsample: how much smaller than the latent the grid is.
-        method: what happens to the sources that leave; NONE for a block that stays as it is.
+        method: what happens to the sources that leave; NONE for an unreduced block.
         removed: tokens that leave before the attention.
-        destinations: positions of the destinations, ascending; empty where nothing leaves.
+        destinations: positions of the destinations, ascending; empty if nothing leaves.
     """
 
     block: int
@@ -131,15 +131,15 @@ class BlockPlan:
 
 @dataclass(frozen=True)
 class UnetPlan:
-    """The reduction of one UNet at one latent size.
+    """Reduction of one UNet at one latent size.
 
     Attributes:
         reduction: the options that the plan was made from.
         latent: the latent size.
         blocks: one entry per transformer block, in the order in which they run.
         macs_full: multiply-accumulates of the unreduced UNet for one image.
-        macs_saved: those that the reduced attention (and what else is reduced) no longer takes.
-        macs_added: those of matching and merging, by matrix products.
+        macs_saved: multiply-accumulates saved in attention and other reduced parts.
+        macs_added: multiply-accumulates of matching and merging, by matrix products.
     """
 
     reduction: UnetReduction
@@ -151,7 +151,7 @@ class UnetPlan:
 
     @property
     def reduced(self) -> tuple[BlockPlan, ...]:
-        """The blocks that remove tokens."""
+        """Blocks that remove tokens."""
         return tuple(block for block in self.blocks if block.removed)
 
     @property
@@ -161,11 +161,11 @@ class UnetPlan:
 
     @property
     def pattern(self) -> str:
-        """One letter per transformer block, `-` where none leaves, for example PP-----------MMM."""
+        """One letter per transformer block, `-` if none leaves, for example PP-----------MMM."""
         return "".join(block.method.value for block in self.blocks)
 
     def entry(self) -> UnetPlanEntry:
-        """The plan as in report.json and in the files; destinations follow from the options."""
+        """Return the plan as in report.json and in files; destinations follow from the options."""
         return UnetPlanEntry(
             **(asdict(self.reduction) | {"mode": self.reduction.mode.value}),
             latent=(self.latent.height, self.latent.width),
@@ -187,12 +187,12 @@ class UnetPlan:
         )  # fmt: skip
 
     def to_dict(self) -> JsonObject:
-        """The plan as JSON values."""
+        """Return the plan as JSON values."""
         return to_object(self.entry())
 
 
 def destinations_of(height: int, width: int, reduction: UnetReduction) -> tuple[int, ...]:
-    """Positions of the destinations in a grid, ascending: one in each whole cell, as tomesd has it.
+    """Return the positions of the destinations in a grid, ascending: one in each whole cell, as in tomesd.
 
     Tokens beyond the last whole cell are sources.
     """
@@ -208,7 +208,7 @@ def destinations_of(height: int, width: int, reduction: UnetReduction) -> tuple[
 
 
 def make_unet_plan(spec: UnetSpec, reduction: UnetReduction) -> UnetPlan:
-    """Plan a reduction of `spec`.
+    """Plan a reduction of a UNet.
 
     Raises:
         OptionError: no block would be reduced by a ratio over 0, or the boundary lies beyond the last block.
@@ -273,13 +273,13 @@ def _saved(block: BlockSpec, removed: int, reduction: UnetReduction) -> int:
 
 
 def _added(block: BlockSpec, plan: BlockPlan, reduction: UnetReduction) -> int:
-    """Similarity of sources and destinations, and one one-hot product for each merge."""
+    """Return the cost of similarities of sources and destinations, and of one one-hot product per merge."""
     merges = (1 + reduction.merge_crossattn + reduction.merge_mlp) * plan.method.merges
     return block.channels * len(plan.destinations) * (plan.sources + merges * plan.tokens)
 
 
 def unet_plan_table(spec: UnetSpec, plan: UnetPlan) -> str:
-    """The plan as text for a terminal."""
+    """Return the plan as text for a terminal."""
     full, reduced = plan.macs_full / 1e9, plan.macs_reduced / 1e9
     lines = [
         f"{spec.name}  latent {spec.latent}  {spec.params / 1e6:.1f} M parameters  {len(plan.blocks)} transformer "
@@ -295,7 +295,7 @@ def unet_plan_table(spec: UnetSpec, plan: UnetPlan) -> str:
 
 
 def _shown(blocks: Sequence[BlockPlan]) -> Sequence[BlockPlan]:
-    """All blocks, or of very many (SDXL) those that are reduced."""
+    """Return all blocks, or if there are many (SDXL) only those that are reduced."""
     return blocks if len(blocks) <= 24 else [block for block in blocks if block.removed]
 
 

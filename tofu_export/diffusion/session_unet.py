@@ -1,4 +1,4 @@
-"""An exported UNet where a diffusers pipeline expects its own: an ONNX file in onnxruntime, or a TensorRT plan."""
+"""Use an exported UNet in a diffusers pipeline: an ONNX file in onnxruntime, or a TensorRT engine."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = ["SessionUnet", "check_fit", "open_unet"]
 
 
 class SessionUnet(nn.Module):
-    """Stands in for diffusers' UNet2DConditionModel in a pipeline; it has no weights in PyTorch.
+    """Replacement of diffusers' UNet2DConditionModel in a pipeline, without weights in PyTorch.
 
     Args:
         session: the loaded file, with the inputs and the output of `UnetInputs`.
-        config: of the UNet that the file was made from, as diffusers completes it; pipelines read it.
+        config: config of the UNet that the file was made from, as completed by diffusers; pipelines read it.
     """
 
     dtype = torch.float32
@@ -55,7 +55,7 @@ class SessionUnet(nn.Module):
         """Predict the noise [B, C, H, W], float32.
 
         Raises:
-            OptionError: the pipeline gives an input that the file does not take, or asks for a dictionary.
+            OptionError: the pipeline passes an input that the file does not take, or asks for a dictionary.
             ExportError: the file fails on this input, or what it predicts is not finite.
         """
         unknown = [name for name, value in others.items() if value is not None]
@@ -72,24 +72,24 @@ class SessionUnet(nn.Module):
         return (torch.from_numpy(noise),)
 
     def close(self) -> None:
-        """Give back what a plan holds on the GPU; a file in onnxruntime goes with this object."""
+        """Free what an engine holds on the GPU; an onnxruntime session is freed with this object."""
         if isinstance(self.session, EngineSession):
             self.session.close()
 
 
 def open_unet(path: Path, backend: str | None = None, threads: int | None = None) -> FileSession:
-    """Load a UNet's file.
+    """Load the file of a UNet.
 
     Args:
-        path: an ONNX file, or a TensorRT plan (`.engine`, `.plan`, `.trt`).
-        backend: a name in `engines.backends`; None for onnxruntime on the CPU, or the TensorRT that built the plan.
-        threads: of onnxruntime inside an operator.
+        path: an ONNX file, or a TensorRT engine (`.engine`, `.plan`, `.trt`).
+        backend: a name in `engines.backends`; None for onnxruntime on the CPU, or the TensorRT that built the engine.
+        threads: threads of onnxruntime inside an operator.
 
     Raises:
         OptionError: the backend does not run such a file.
-        BackendMissingError: what runs it is not installed, or there is no GPU for it.
+        BackendMissingError: the backend is not installed, or there is no GPU for it.
         ExportError: the ONNX file cannot be loaded.
-        EngineBuildError: the plan cannot be loaded.
+        EngineBuildError: the engine cannot be loaded.
     """
     if path.suffix in PLAN_SUFFIXES:
         if backend is not None and backend not in PLAN_BACKENDS:
@@ -106,7 +106,7 @@ def check_fit(session: FileSession, expected: UnetInputs, batch: int) -> None:
 
     Args:
         session: the loaded file.
-        expected: what the pipeline gives it.
+        expected: inputs from the pipeline.
         batch: images in one call: two for each picture with guidance.
 
     Raises:

@@ -24,13 +24,13 @@ def trace_unet(
     batch: BatchRange | None = None,
     opset: int = MINIMUM_OPSET,
 ) -> ir.Model:
-    """Trace `unet` once to its canonical graph.
+    """Trace a UNet once to its canonical graph.
 
     Args:
-        unet: float32, in eval mode, patched or not; it is not changed.
-        inputs: what it takes; the latent size becomes the file's.
+        unet: a float32 UNet in eval mode, patched or not; it is not changed.
+        inputs: its inputs; the latent size becomes that of the file.
         precision: type of weights and activations in the graph.
-        io_dtype: type of images and texts; the noise level, `timestep` [1], always is float32.
+        io_dtype: type of images and texts; the noise level, `timestep` [1], is always float32.
         batch: a range makes the batch dynamic; one number fixes it.
         opset: ONNX opset, at least 18.
 

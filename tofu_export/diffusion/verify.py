@@ -1,4 +1,4 @@
-"""A UNet as the reference of a verification (`tofu_export.verification.reference`)."""
+"""Use a UNet as the reference of a verification (`tofu_export.verification.reference`)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["UNET_TOLERANCES", "UnetReference", "batches_of", "verify_unet"]
 Array = NDArray[Any]
 
 _BATCHES = (1, 2, 3)
-"""One image, one with its unprompted twin, and an odd number."""
+"""Batch sizes to verify: one image, one with its negative, and an odd number."""
 
 UNET_TOLERANCES = {
     Precision.FP32: Tolerance(
@@ -48,10 +48,10 @@ _BF16_IN_FP32 = Tolerance(
 
 
 class UnetReference:
-    """A UNet of diffusers.
+    """UNet of diffusers as a reference.
 
     Args:
-        unet: float32, carrying `plan`.
+        unet: a float32 UNet that carries `plan`.
         plan: the reduction; None for a file of the full UNet.
     """
 
@@ -66,7 +66,7 @@ class UnetReference:
         self._plan = plan
 
     def decisions(self, produced: Set[str], file: str) -> tuple[DecisionNames, tuple[str, ...]]:
-        """Which sources stay in each reduced block, and where each would go (`graph_patterns.grid`)."""
+        """Return which sources stay in each reduced block, and where each would go (`graph_patterns.grid`)."""
         names = {}
         for block in self._plan.reduced if self._plan is not None else ():
             kinds = ("kept", "nearest") if block.kept else ("nearest",)
@@ -77,7 +77,7 @@ class UnetReference:
         return names, ()
 
     def run(self, feeds: Mapping[str, Array], replay: Replay) -> tuple[Array, ...]:
-        """The noise that it predicts, [B, C, H, W]."""
+        """Return the predicted noise, [B, C, H, W]."""
         with torch.no_grad(), observe(replay):
             (noise,) = UnetForm(self.module)(*(torch.from_numpy(value) for value in feeds.values()))
         return (np.asarray(noise.numpy()),)
@@ -85,12 +85,12 @@ class UnetReference:
     def blocks(
         self, feeds: Mapping[str, Array], replay: Replay, *, rounded: bool = False
     ) -> tuple[dict[int, Array], tuple[Array, ...]]:
-        """No blocks, which are not compared one by one in a UNet, and the noise."""
+        """Return no blocks, which are not compared one by one in a UNet, and the noise."""
         return {}, self.run(feeds, replay)
 
 
 def batches_of(batch: BatchRange) -> tuple[int, ...]:
-    """Batch sizes to compare at: 1, 2 and 3 as far as the file serves them, or else its smallest."""
+    """Return the batch sizes to compare at: 1, 2 and 3 as far as the file serves them, or else its smallest."""
     return tuple(size for size in _BATCHES if batch.minimum <= size <= batch.maximum) or (batch.minimum,)
 
 
@@ -105,17 +105,17 @@ def verify_unet(
     seed: int = 0,
     on_batch: Callable[[int], None] = lambda size: None,
 ) -> VerificationResult:
-    """Compare a file with the eager `unet`.
+    """Compare a file with the eager UNet.
 
     Args:
         subject: the ONNX file, or an engine of it.
-        unet: float32, carrying `plan`.
+        unet: a float32 UNet that carries `plan`.
         plan: the reduction; None for a file of the full UNet.
-        inputs: what the UNet takes.
-        precision: the file's.
+        inputs: inputs of the UNet.
+        precision: precision of the file.
         batch: batch sizes that the file serves.
-        seed: of the inputs.
-        on_batch: told each batch size before the eager model runs it.
+        seed: seed of the inputs.
+        on_batch: called with each batch size before the eager model runs it.
 
     Raises:
         VerificationError: the file lacks an output or a decision, or reading its decisions changes its output.

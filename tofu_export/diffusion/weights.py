@@ -1,4 +1,4 @@
-"""The weights of a UNet: which file holds them, whole or in shards, and how they come into the model."""
+"""Weights of a UNet: find their file or shards, and load them."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ RANDOM = "random"
 
 _STEM = "diffusion_pytorch_model"
 _INDEX = ".index.json"
-"""Names of files that say which shard holds which tensor end so."""
+"""Suffix of files that map tensors to shards."""
 _NAMES = tuple(
     f"{_STEM}{suffix}"
     for suffix in (".safetensors", f".safetensors{_INDEX}", ".bin", f".bin{_INDEX}", ".fp16.safetensors")
 )
-"""What diffusers writes, in the order in which it is preferred."""
+"""File names that diffusers writes, in the order of preference."""
 
 
 def find_weights(name: str, folder: Path | None, weights: str | None) -> Path | None:
-    """The file that holds a UNet's weights, or the index of its shards; None for random ones.
+    """Find the file of a UNet's weights, or the index of its shards; None for random weights.
 
     Args:
-        name: of the UNet.
-        folder: where its config lies; None if there is none.
-        weights: `random`, a file, or None for those that lie beside the config.
+        name: name of the UNet.
+        folder: folder of its config; None if there is none.
+        weights: `random`, a file, or None for the weights beside the config.
 
     Raises:
         OptionError: the file asked for does not exist.
-        WeightsError: there are none.
+        WeightsError: there are no weights.
     """
     if weights == RANDOM:
         return None
@@ -53,7 +53,7 @@ def find_weights(name: str, folder: Path | None, weights: str | None) -> Path | 
 
 
 def load_weights(unet: nn.Module, file: Path) -> None:
-    """Put the weights of a file, or of all shards that an index names, into `unet`, as float32.
+    """Load the weights of a file, or of all shards of an index, into a UNet, as float32.
 
     Raises:
         WeightsError: a file is missing, cannot be read, or holds the weights of another UNet.
@@ -68,7 +68,7 @@ def load_weights(unet: nn.Module, file: Path) -> None:
 
 
 def describe_weights(file: Path | None) -> UnetWeights:
-    """What a report says of the weights."""
+    """Describe the weights for a report."""
     if file is None:
         return UnetWeights(RANDOM)
     shards = {part.name: sha256_of(part) for part in _parts(file)} if file.name.endswith(_INDEX) else None
@@ -76,7 +76,7 @@ def describe_weights(file: Path | None) -> UnetWeights:
 
 
 def _parts(file: Path) -> Iterator[Path]:
-    """The file itself, or the shards that an index names, in the order of their names."""
+    """Yield the file itself, or the shards of an index, by name."""
     if not file.name.endswith(_INDEX):
         yield file
         return
@@ -95,7 +95,7 @@ def _parts(file: Path) -> Iterator[Path]:
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    """The tensors in a file, as float32."""
+    """Read the tensors of a file, as float32."""
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -1,1 +1,1 @@
-"""Judge a model, reduced or not, on images: `tofu-export eval`. Importing the package loads nothing."""
+"""Evaluate a model, reduced or not, on images: `tofu-export eval`. Importing the package loads nothing."""

@@ -1,4 +1,4 @@
-"""Top-1 and top-5, against one class per image or against ImageNet's reassessed labels. Numpy only.
+"""Top-1 and top-5 accuracy, against one class per image or ImageNet's reassessed labels. Numpy only.
 
 Axes: B images, K classes.
 """
@@ -24,26 +24,26 @@ from tofu_export.system.typed_json import JsonObject
 __all__ = ["BUNDLED", "RealLabels", "Score", "top_classes"]
 
 BUNDLED = "timm"
-"""Stands for the reassessed labels that timm brings."""
+"""Stands for the reassessed labels included in timm."""
 
 TOP = 5
 _VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+")
 
 
 def top_classes(logits: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    """The five best classes of each image, best first, [B, min(5, K)]; of equals the lower index."""
+    """Return the five best classes of each image, best first, [B, min(5, K)]; of equals the lower index."""
     order = np.argsort(-logits.astype(np.float64), axis=1, kind="stable")
     return order[:, :TOP].astype(np.int64)
 
 
 @dataclass
 class Score:
-    """Counts hits, image by image.
+    """Counter of hits, image by image.
 
     Attributes:
-        counted: images that count.
-        top1: those whose best class is right.
-        top5: those with a right one among the best five.
+        counted: number of images that count.
+        top1: number of images whose best class is right.
+        top5: number of images with a right class among the best five.
         classes: number of classes; with fewer than five there is no top-5.
     """
 
@@ -53,7 +53,7 @@ class Score:
     top5: int = 0
 
     def add(self, best: NDArray[np.int64], right: Sequence[Sequence[int]]) -> list[bool]:
-        """Add images: their best classes [B, <= 5], and the right ones of each; an image without any does not count.
+        """Add images: their best classes [B, <= 5], and the right classes of each; an image without any does not count.
 
         Returns:
             For each image that counts, whether its best class is right.
@@ -69,7 +69,7 @@ class Score:
         return found
 
     def entry(self) -> ScoreEntry:
-        """In percent, under the names and with the four digits of timm's `validate.py`; None where nothing counts."""
+        """Return the score in percent, with names and digits as in timm's `validate.py`; None if nothing counts."""
         top1 = round(100 * self.top1 / self.counted, 4) if self.counted else None
         top5 = round(100 * self.top5 / self.counted, 4) if self.counted and self.classes >= TOP else None
         return ScoreEntry(
@@ -88,14 +88,14 @@ class Score:
 
 
 class RealLabels:
-    """The classes that ImageNet's validation images really show, by file name.
+    """Classes that ImageNet's validation images really show, by file name.
 
     Source: arXiv 2006.07159; the format is that of timm 1.0.31, `data.real_labels`: a JSON list with a list of classes
         for each image, in order of their numbers. An image without a class does not count.
 
     Args:
         by_image: classes of image 1, 2, ...
-        source: where they come from.
+        source: where the labels come from.
     """
 
     def __init__(self, by_image: Sequence[Sequence[int]], source: str) -> None:
@@ -104,10 +104,10 @@ class RealLabels:
 
     @classmethod
     def read(cls, where: str) -> RealLabels:
-        """From a JSON file, or those that timm brings for `timm`.
+        """Read labels from a JSON file, or those included in timm for `timm`.
 
         Raises:
-            OptionError: the file cannot be read or is something else.
+            OptionError: the file cannot be read or has other content.
         """
         try:
             if where == BUNDLED:
@@ -126,7 +126,7 @@ class RealLabels:
         return cls(rows, where)
 
     def of(self, names: Sequence[str], num_classes: int) -> list[Sequence[int]]:
-        """The classes of images, by their file names.
+        """Return the classes of images, by their file names.
 
         Raises:
             OptionError: a name is not that of a validation image, or a class is not one of the model's.
@@ -147,5 +147,5 @@ class RealLabels:
         return found
 
     def to_dict(self, score: Score, images: int) -> JsonObject:
-        """As in the result (`real_labels`)."""
+        """Return the entry `real_labels` of the result."""
         return {"source": self.source, "images": score.counted, "without_class": images - score.counted}

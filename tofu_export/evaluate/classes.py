@@ -1,7 +1,7 @@
-"""Which class index a folder name stands for. A wrong order gives a wrong accuracy without a word: no guessing.
+"""Map folder names to class indices. A wrong order silently gives a wrong accuracy, so nothing is guessed.
 
 The order of folders is that of the training set's loader: torchvision's `ImageFolder` sorts by text (`c10` before
-`c2`), timm by natural order (`c2` before `c10`). Where the two agree, as on ImageNet, nobody has to say which.
+`c2`), timm by natural order (`c2` before `c10`). If the two agree, as on ImageNet, the order need not be given.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ __all__ = ["ClassOrder", "class_indices", "names_of_classes", "read_class_map"]
 
 
 class ClassOrder(str, Enum):
-    """How names of class folders are sorted."""
+    """Sort order of class folders."""
 
     TEXT = "text"
     NATURAL = "natural"
 
     def sort(self, names: Sequence[str]) -> list[str]:
-        """The names in this order."""
+        """Sort names in this order."""
         return sorted(names) if self is ClassOrder.TEXT else sorted(names, key=_natural_key)
 
 
@@ -35,15 +35,15 @@ def class_indices(
     order: ClassOrder | None,
     class_names: Sequence[str] = (),
 ) -> dict[str, int]:
-    """The class index of each folder name.
+    """Return the class index of each folder name.
 
     Args:
-        names: of the folders.
-        num_classes: of the model.
-        class_map: index by name; it settles everything.
-        order: of the names, where they number as many as the classes; None: as long as both orders agree.
-        class_names: of the model, in order, where they are known; folders with these names are these classes, unless
-            an order was asked for.
+        names: names of the folders.
+        num_classes: number of classes of the model.
+        class_map: index by name; overrides everything else.
+        order: order of the names, if as many as the classes; None is allowed if both orders agree.
+        class_names: class names of the model, in order, if known; folders with these names are these classes, unless
+            an order is given.
 
     Names that are all ImageNet's synsets (`n01440764`) get that class, also where folders are missing.
 
@@ -75,10 +75,10 @@ def class_indices(
 
 
 def read_class_map(path: Path) -> dict[str, int]:
-    """Index by name from a text file with one name per line, the first one being class 0.
+    """Read a class map from a text file with one name per line, the first one being class 0.
 
     Raises:
-        OptionError: it cannot be read, or a name is there twice.
+        OptionError: the file cannot be read, or repeats a name.
 
     Source: timm 1.0.31, `data.readers.class_map` (.txt).
     """
@@ -99,7 +99,7 @@ def read_class_map(path: Path) -> dict[str, int]:
 def names_of_classes(
     num_classes: int, *, class_map: Mapping[str, int] | None, class_names: Sequence[str]
 ) -> Mapping[str, int]:
-    """Class index by each name that stands for one class: of a map, or else of the model and ImageNet's synsets."""
+    """Return class indices by name: from a map, or else the model's names and ImageNet's synsets."""
     if class_map is not None:
         return class_map
     own = {name: index for index, name in enumerate(class_names) if class_names.count(name) == 1}
@@ -126,7 +126,7 @@ def _mapped(names: Sequence[str], num_classes: int, class_map: Mapping[str, int]
 
 
 def _synsets(num_classes: int) -> dict[str, int]:
-    """Class index by synset in the ImageNet set that a model of so many classes was trained on; empty if none."""
+    """Return class indices by synset for the ImageNet set with so many classes; empty if none."""
     from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
     subset = infer_imagenet_subset({"num_classes": num_classes})
@@ -137,7 +137,7 @@ def _synsets(num_classes: int) -> dict[str, int]:
 
 
 def _natural_key(name: str) -> list[str | int]:
-    """Source: timm 1.0.31, `utils.misc.natural_key`."""
+    """Return the key for natural order. Source: timm 1.0.31, `utils.misc.natural_key`."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]
 
 

@@ -1,4 +1,4 @@
-"""Classes of images in one flat folder, from a file with a line for each image, as for ImageNet's validation set."""
+"""Read classes of images in one flat folder from a file with a line per image, as for ImageNet's validation set."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _LISTED: Final = 3
 def read_ground_truth(
     path: Path, images: Sequence[str], num_classes: int, classes: Mapping[str, int] | None
 ) -> list[int]:
-    """The class of each image.
+    """Return the class of each image.
 
     Args:
-        path: a text file with lines `image class`, or with a comma between; a first line with headings may be there.
+        path: a text file with lines `image class`, or with a comma between; a first line with headings is allowed.
             An image is its path in the folder, its name, or its name without suffix; a class is a number from 0, or one
             of `classes`.
         images: paths in the folder.
-        num_classes: of the model.
-        classes: class by name; None where only numbers are meant.
+        num_classes: number of classes of the model.
+        classes: class by name; None to accept only numbers.
 
     Raises:
-        OptionError: it cannot be read, has no line for an image, or names what is no class of the model.
+        OptionError: the file cannot be read, lacks a line for an image, or names an unknown class.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

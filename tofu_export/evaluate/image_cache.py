@@ -1,4 +1,4 @@
-"""Decoded images in one file, for a run of many models on the same ones."""
+"""Cache decoded images in one file, for runs of many models on the same images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BATCH = 64
 
 
 def cached(source: ImageSource, folder: Path) -> ImageSource:
-    """The same images, read from a float32 array [n, C, H, W] in `folder`, which is written if it is not there yet.
+    """Return the images read from a float32 array [n, C, H, W] in `folder`, which is written if missing.
 
     The file's name is a hash of all that the array depends on: the image files with their sizes and times of change,
     and how they are prepared. Images that are in memory stay there.

@@ -1,4 +1,4 @@
-"""Images to judge a model by, read batch by batch: class folders, a flat folder, the demo model's, generated ones."""
+"""Images for evaluation, read batch by batch: class folders, a flat folder, the demo model's, generated ones."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from tofu_export.images.inputs import demo_set, natural_statistics, read_images
 __all__ = ["ImageBatch", "ImageSource", "class_folders", "demo_source", "folder_source", "generated_source"]
 
 _SPLITS = ("val", "validation")
-"""Sub-folders that stand for a folder which holds one of them, as in ImageNet's layout and timm's `--split`."""
+"""Sub-folders that are used instead of their parent folder, as in ImageNet's layout and timm's `--split`."""
 
 _NEVER_A_CLASS = frozenset({"train", "training", "test"})
 _READERS = 4
 
 
 class ImageBatch(NamedTuple):
-    """Some images.
+    """Batch of images.
 
     Attributes:
         pixels: normalised, float32 [B, C, H, W].
-        labels: classes, int64 [B]; None where they have none.
-        names: of each image, for messages and real labels.
+        labels: classes, int64 [B]; None without classes.
+        names: name of each image, for messages and real labels.
     """
 
     pixels: NDArray[np.float32]
@@ -43,19 +43,19 @@ class ImageBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images that are read when they are needed. Made by `demo_source`, `folder_source` and `generated_source`.
+    """Images that are read when needed. Made by `demo_source`, `folder_source` and `generated_source`.
 
     Attributes:
-        source: where they come from, for the report.
-        names: of the images.
-        labels: classes, int64 [n]; None where they have none.
-        notes: what a reader of the result should know.
+        source: where the images come from, for the report.
+        names: names of the images.
+        labels: classes, int64 [n]; None without classes.
+        notes: notes for the reader of the result.
         files: the files; empty for images in memory.
         pixels: images in memory, normalised; None for files.
         preprocessing: how files are prepared.
         real: False for generated images.
         skip_unreadable: leave out files that cannot be read.
-        unreadable: what was left out while batches were read: path and reason.
+        unreadable: files left out while batches were read: path and reason.
     """
 
     source: str
@@ -73,7 +73,7 @@ class ImageSource:
         return len(self.names)
 
     def limited(self, limit: int | None) -> ImageSource:
-        """`limit` images spread evenly over all of them, so that every class keeps its share."""
+        """Return `limit` images spread evenly over all of them, so that every class keeps its share."""
         if limit is None or limit >= len(self):
             return self
         if limit < 1:
@@ -81,7 +81,7 @@ class ImageSource:
         return self.chosen([index * len(self) // limit for index in range(limit)])
 
     def chosen(self, index: Sequence[int]) -> ImageSource:
-        """The images at these places, in this order."""
+        """Return the images at these indices, in this order."""
         rows = np.asarray(index, dtype=np.int64)
         return ImageSource(
             self.source,
@@ -96,10 +96,10 @@ class ImageSource:
         )
 
     def batches(self, size: int) -> Iterator[ImageBatch]:
-        """All images in order, `size` at a time; the last batch may be smaller, and one with unreadable images.
+        """Yield all images in order, `size` at a time; the last batch and those with unreadable images may be smaller.
 
         Raises:
-            OptionError: an image cannot be read and is not to be skipped, or none can; the message names it.
+            OptionError: an image cannot be read and may not be skipped, or none can be read; the message names it.
         """
         readable = 0
         with ThreadPoolExecutor(max_workers=_READERS) as pool:
@@ -114,11 +114,11 @@ class ImageSource:
             raise OptionError(f"images {self.source}: none can be read; the first: {self.unreadable[0]}")
 
     def all_pixels(self) -> NDArray[np.float32]:
-        """All images at once, [n, C, H, W]."""
+        """Return all images at once, [n, C, H, W]."""
         return np.concatenate([batch.pixels for batch in self.batches(64)])
 
     def _read(self, rows: list[int], pool: ThreadPoolExecutor) -> tuple[NDArray[np.float32], list[int]]:
-        """The images of some rows, and of which; others cannot be read."""
+        """Read the images of some rows; return them with the rows that could be read."""
         if self.pixels is not None:
             return self.pixels[rows], rows
         preprocessing = self.preprocessing
@@ -140,7 +140,7 @@ class ImageSource:
 
 
 def demo_source() -> ImageSource:
-    """The demo model's 1,000 held-out digits with their classes.
+    """Return the demo model's 1,000 held-out digits with their classes.
 
     Raises:
         WeightsError: this installation lacks them.
@@ -151,12 +151,12 @@ def demo_source() -> ImageSource:
 
 
 def generated_source(count: int, preprocessing: Mapping[str, Any], *, seed: int) -> ImageSource:
-    """Images with the statistics of photographs and nothing to see on them (`inputs.natural_statistics`).
+    """Generate images with the statistics of photographs, but no content (`inputs.natural_statistics`).
 
     Args:
-        count: how many.
+        count: number of images.
         preprocessing: input_size (C, H, W), mean and std.
-        seed: fixes them.
+        seed: seed of the images.
 
     Raises:
         OptionError: count is below 1.
@@ -178,16 +178,16 @@ def folder_source(
     ground_truth: Path | None = None,
     skip_unreadable: bool = False,
 ) -> ImageSource:
-    """The images of a folder: with classes where it holds class folders, without where images lie in it directly.
+    """Return the images of a folder: with classes if it holds class folders, without if it holds images directly.
 
     Args:
         path: the folder, or one with a sub-folder `val` or `validation`, as ImageNet is laid out.
         preprocessing: mean, std, input_size and so on, as timm's data config has them.
-        num_classes: of the model; None where classes do not matter.
+        num_classes: number of classes of the model; None if classes do not matter.
         class_map: class index by folder name.
-        order: of class folders by name.
-        class_names: that the file which is judged has for its classes; folders that have these names are these classes.
-        ground_truth: file with the class of each image; folders are no classes then.
+        order: order of class folders by name.
+        class_names: class names in the evaluated file; folders with these names are these classes.
+        ground_truth: file with the class of each image; then folders are not classes.
         skip_unreadable: leave out files that cannot be read.
 
     Raises:
@@ -240,7 +240,7 @@ def folder_source(
 
 
 def class_folders(root: Path) -> list[Path]:
-    """The visible folders in `root`, by name."""
+    """Return the visible folders in `root`, by name."""
     return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 

@@ -1,4 +1,4 @@
-"""How sure an accuracy is, and which of two is better, when both were measured on the same images: those tell."""
+"""Compare two accuracies on the same images: their difference, its confidence interval, and a sign test."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tofu_export.errors import OptionError
 __all__ = ["Paired", "compare", "from_counts", "share_interval"]
 
 _Z = 1.959964
-"""Two-sided 95 % of the normal distribution."""
+"""Two-sided 95 % quantile of the normal distribution."""
 
 
 @dataclass(frozen=True)
 class Paired:
-    """The difference of two accuracies on the same images.
+    """Difference of two accuracies on the same images.
 
     Attributes:
-        images: how many.
-        only_first: images that the first file alone gets right.
-        only_second: images that the second file alone gets right.
+        images: number of images.
+        only_first: number of images that only the first file gets right.
+        only_second: number of images that only the second file gets right.
         difference: accuracy of the first minus that of the second.
         low: lower end of the 95 % interval of the difference.
         high: its upper end.
@@ -45,7 +45,7 @@ class Paired:
 
     @property
     def separate(self) -> bool:
-        """True if the test tells the two apart at 5 %."""
+        """True if the test separates the two at 5 %."""
         return self.p_value < 0.05
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Paired:
 
 
 def compare(first: NDArray[Any], second: NDArray[Any], labels: NDArray[Any]) -> Paired:
-    """Compare two files by the classes that they give the same images.
+    """Compare two files by their classes on the same images.
 
     Args:
         first: [n], classes by the first file.
@@ -62,7 +62,7 @@ def compare(first: NDArray[Any], second: NDArray[Any], labels: NDArray[Any]) -> 
         labels: [n], the true classes.
 
     Raises:
-        OptionError: the three are not of the same images, or there is none.
+        OptionError: the three differ in length, or are empty.
     """
     if not len(labels) or not first.shape == second.shape == labels.shape:
         raise OptionError(
@@ -73,12 +73,12 @@ def compare(first: NDArray[Any], second: NDArray[Any], labels: NDArray[Any]) -> 
 
 
 def from_counts(images: int, only_first: int, only_second: int) -> Paired:
-    """The same from counts.
+    """Compare two files by counts of images.
 
     Args:
-        images: how many, at least one.
-        only_first: images that the first alone gets right.
-        only_second: images that the second alone gets right.
+        images: number of images, at least one.
+        only_first: number of images that only the first gets right.
+        only_second: number of images that only the second gets right.
     """
     wide = images + 2
     centre = (only_first - only_second) / wide
@@ -95,7 +95,7 @@ def from_counts(images: int, only_first: int, only_second: int) -> Paired:
 
 
 def share_interval(hits: int, images: int) -> tuple[float, float]:
-    """The 95 % interval of a share of images, such as an accuracy.
+    """Return the 95 % interval of a share of images, such as an accuracy.
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
     """
@@ -106,11 +106,11 @@ def share_interval(hits: int, images: int) -> tuple[float, float]:
 
 
 _LONG = 1000
-"""Tosses from which the normal approximation with its correction is as good as the exact sum, which gets slow."""
+"""Number of tosses from which the corrected normal approximation replaces the exact sum, which gets slow."""
 
 
 def _sign_test(first: int, second: int) -> float:
-    """Probability, on a fair coin, of a split at least as uneven, both ways counted."""
+    """Return the probability, for a fair coin, of a split at least as uneven, on both sides."""
     tosses, fewer = first + second, min(first, second)
     tail = sum(math.comb(tosses, count) for count in range(fewer + 1))
     return float(min(2 * tail / 2**tosses, 1.0)) if tosses < _LONG else _normal_tail(first, second)

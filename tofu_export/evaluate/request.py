@@ -1,4 +1,4 @@
-"""What to judge, on what. Importing this module loads neither torch nor numpy."""
+"""Requests to evaluate a model. Importing this module loads neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from tofu_export.zoo.weights import WeightsSource, weights_unless
 __all__ = ["TORCH", "EvalRequest", "is_file"]
 
 TORCH = "torch"
-"""What runs a model."""
+"""Backend of eager models."""
 
 
 def is_file(name: str) -> bool:
-    """True if `name` is meant as a file rather than as a model."""
+    """True if `name` means a file rather than a model."""
     return Path(name).suffix in (".onnx", *PLAN_SUFFIXES)
 
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """What to judge, on what.
+    """Request to evaluate a model or a file.
 
     Attributes:
-        subject: name of a model, which runs in eager PyTorch, or the path of an ONNX file or a TensorRT plan.
+        subject: name of a model, which runs in eager PyTorch, or the path of an ONNX file or a TensorRT engine.
         images: folder of images; None for the demo model's own.
-        reduction: of a model; a file has its own.
-        model: the model behind a file that does not say it.
-        weights: of the model; None for pretrained ones, or those that a file was made with.
-        seed: of random weights.
+        reduction: reduction of a model; a file has its own.
+        model: the model of a file that does not name it.
+        weights: weights of the model; None for pretrained ones, or those that a file was made with.
+        seed: seed of random weights.
         image_size: height and width of a model's input; None for its own.
         num_classes: width of a model's classifier; None for its own.
-        backend: what runs a file; None: see `subjects.file_subject`.
-        threads: of onnxruntime.
-        batch: images at a time, unless the file is fixed to another number.
-        limit: judge on so many images, spread evenly over all; None for all.
+        backend: backend that runs a file; None: see `subjects.file_subject`.
+        threads: threads of onnxruntime.
+        batch: batch size, unless the file is fixed to another one.
+        limit: number of images to use, spread evenly over all; None for all.
         labelled: folders are classes.
         class_map: file with one class name per line.
-        class_order: of class folders, where it matters.
+        class_order: order of class folders, if it matters.
         ground_truth: file with the class of each image of a flat folder.
         skip_unreadable: leave out images that cannot be read.
-        real_labels: JSON of ImageNet's reassessed labels, or `timm` for those that timm brings.
-        agreement: also run the full model and compare; None: if it can be had.
+        real_labels: JSON of ImageNet's reassessed labels, or `timm` for those included in timm.
+        agreement: also run the full model and compare; None: if possible.
 
     Raises:
         OptionError: a value is out of range, or two of them contradict each other.

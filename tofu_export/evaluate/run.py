@@ -1,4 +1,4 @@
-"""Judge a reduced model on images: accuracy where they have classes, agreement with the full model in any case."""
+"""Evaluate a reduced model on images: accuracy if they have classes, agreement with the full model in any case."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ __all__ = ["SCHEMA_VERSION", "EvalResult", "evaluate"]
 SCHEMA_VERSION = 1
 _PRETRAINED = WeightsSource.parse("pretrained")
 _AS_TIMM = ("top1", "top1_err", "top5", "top5_err")
-"""Fields of a score that timm's `validate.py` gives as well."""
+"""Fields of a score that timm's `validate.py` also has."""
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What came out. Percentages are of images that count.
+    """Result of an evaluation. Percentages are of images that count.
 
     Attributes:
-        subject: what was judged.
+        subject: model or file that was evaluated.
         images: number of images run.
-        source: where they came from.
+        source: where the images came from.
         score: accuracy, and images that count.
-        labels: what they were held to: `folders`, `real` or `demo`; None without any.
-        more: accuracy on the folders' classes where real labels were asked for, and facts about these.
-        full: the full model's score; None where it did not run.
-        difference: top-1 less that of the full model on the same images; None without labels, or where it did not run.
-        agreement: with the full model; None where it did not run.
-        notes: what a reader should know.
-        skipped: what was left out, and why.
-        seconds: it took so long.
-        loaded: what was loaded, in one line; None for a file without its full model.
+        labels: kind of labels: `folders`, `real` or `demo`; None without labels.
+        more: accuracy on the folders' classes if real labels were asked for, and facts about these.
+        full: the full model's score; None if it did not run.
+        difference: top-1 minus that of the full model on the same images; None without labels, or if it did not run.
+        agreement: agreement with the full model; None if it did not run.
+        notes: notes for the reader.
+        skipped: steps left out, and why.
+        seconds: wall time.
+        loaded: description of the loaded weights, in one line; None for a file without its full model.
     """
 
     subject: Subject
@@ -75,7 +75,7 @@ class EvalResult:
     loaded: str | None
 
     def to_dict(self, command: str = "") -> JsonObject:
-        """The result as JSON; names and units of the first lines are those of timm's `validate.py`."""
+        """Return the result as JSON; names and units of the first lines are those of timm's `validate.py`."""
         subject, prepared = self.subject, self.subject.preprocessing
         params, score = subject.param_count, to_object(self.score)
         return {
@@ -109,14 +109,14 @@ class EvalResult:
 
 
 def evaluate(request: EvalRequest, on_progress: Callable[[int, int], None] = lambda done, total: None) -> EvalResult:
-    """Do what `request` asks for.
+    """Run an evaluation.
 
     Args:
-        request: what to judge, on what.
-        on_progress: is told images done and in all.
+        request: the model and the images.
+        on_progress: called with the number of images done and in total.
 
     Raises:
-        OptionError: the images or their classes do not fit the model, one cannot be read, or options do not fit.
+        OptionError: the images or their classes do not fit the model, an image cannot be read, or options do not fit.
         TofuError: a model or file cannot be loaded or run.
     """
     start = time.perf_counter()
@@ -147,7 +147,7 @@ def evaluate(request: EvalRequest, on_progress: Callable[[int, int], None] = lam
 
 
 class _Counters:
-    """What is added up, batch by batch, for the subject and the full model."""
+    """Counters for the subject and the full model, filled batch by batch."""
 
     def __init__(self, request: EvalRequest, subject: Subject, full: Subject | None, *, labelled: bool) -> None:
         self.real = None if request.real_labels is None else RealLabels.read(request.real_labels)
@@ -172,7 +172,7 @@ class _Counters:
             self.agreements.append(measure_agreement(got, expected))
 
     def _count(self, who: str, outputs: ModelOutputs, batch: ImageBatch) -> list[bool]:
-        """Count the images of a batch; whether the best class is right, for each that counts in `score`."""
+        """Count the images of a batch; return whether the best class is right, for each that counts in `score`."""
         right: list[bool] = []
         if outputs.logits is None or not (self._labelled or self.real is not None):
             return right
@@ -184,16 +184,16 @@ class _Counters:
         return right
 
     def score(self, who: str) -> Score:
-        """Of `subject` or `full`; against real labels where they were asked for, as timm does."""
+        """Return the score of `subject` or `full`; against real labels if they were asked for, as in timm."""
         return self._scores[who if self.real is None else f"{who} real"]
 
     def difference(self) -> Paired | None:
-        """Top-1 of the subject less that of the full model; None where one of them was not measured."""
+        """Return top-1 of the subject minus that of the full model; None if one of them was not measured."""
         counted = self.score("full").counted
         return from_counts(counted, self._only["subject"], self._only["full"]) if counted else None
 
     def more(self, images: int) -> JsonObject:
-        """Facts about real labels, and the accuracy on the folders' classes beside them."""
+        """Return facts about real labels, and the accuracy on the folders' classes."""
         if self.real is None:
             return {}
         facts = self.real.to_dict(self._scores["subject real"], images)
@@ -203,7 +203,7 @@ class _Counters:
 
 
 def _source(request: EvalRequest, subject: Subject) -> tuple[ImageSource, str | None]:
-    """The images, and what kind of labels they have."""
+    """Return the images, and the kind of their labels."""
     if request.images is not None:
         source = folder_source(
             request.images,
@@ -230,7 +230,7 @@ def _source(request: EvalRequest, subject: Subject) -> tuple[ImageSource, str | 
 
 
 def _subjects(request: EvalRequest) -> tuple[Subject, Subject | None, list[Skipped]]:
-    """What is judged, the full model to compare with if there is one, and what is left out."""
+    """Return the subject, the full model to compare with if there is one, and steps left out."""
     if is_file(request.subject):
         return _file_and_full(request)
     loaded = _load(request, request.subject, request.weights or _PRETRAINED, request.seed)
@@ -279,7 +279,7 @@ def _load(request: EvalRequest, name: str, weights: WeightsSource, seed: int) ->
 
 
 def _in_points(difference: Paired) -> AccuracyDifference:
-    """A difference of accuracies in percentage points, with its 95 % interval."""
+    """Return a difference of accuracies in percentage points, with its 95 % interval."""
     top1, low, high = (round(100 * value, 4) for value in (difference.difference, difference.low, difference.high))
     return AccuracyDifference(top1, low, high, difference.p_value)
 

@@ -1,4 +1,4 @@
-"""What can be judged: an eager model, an ONNX file, a TensorRT plan. Each answers pixels with logits or features."""
+"""Subjects of evaluation: an eager model, an ONNX file, a TensorRT engine. Each maps pixels to logits or features."""
 
 from __future__ import annotations
 
@@ -33,8 +33,6 @@ from tofu_export.zoo.weights import WeightsSource
 
 __all__ = ["Origin", "Subject", "eager_subject", "file_subject", "load_eager"]
 
-"""The backend of eager models; the others are those of `engines.backends`."""
-
 Pixels = NDArray[np.float32]
 
 _BATCH = 32
@@ -42,13 +40,13 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Origin:
-    """The model behind a subject, as far as it is known.
+    """Model behind a subject, as far as known.
 
     Attributes:
         name: resolved name; None for a foreign file.
-        weights: how its weights were loaded, as reports have it.
+        weights: record of its loaded weights, as in reports.
         image_size: height and width.
-        num_classes: of the classifier.
+        num_classes: width of the classifier.
     """
 
     name: str | None = None
@@ -59,21 +57,21 @@ class Origin:
 
 @dataclass(frozen=True)
 class Subject:
-    """Something that is judged.
+    """Model or file to evaluate.
 
     Attributes:
         label: a model's name, or a file's.
-        backend: what runs it.
-        device: where.
-        num_classes: of its logits; None without any.
-        preprocessing: as timm's data config has it.
-        run: outputs for pixels [B, C, H, W].
-        batch: the only batch size that it takes; None for any.
-        plan: its reduction, as in report.json; None if it is not known.
-        param_count: number of parameters; None if it is not known.
+        backend: backend that runs it.
+        device: device that runs it.
+        num_classes: width of its logits; None without logits.
+        preprocessing: preprocessing with the keys of timm's data config.
+        run: returns outputs for pixels [B, C, H, W].
+        batch: the only batch size that it accepts; None for any.
+        plan: its reduction, as in report.json; None if unknown.
+        param_count: number of parameters; None if unknown.
         origin: the model behind it.
-        labels: names of its classes, in order; empty where it has none.
-        loaded: what was loaded, in one line; None for a file.
+        labels: names of its classes, in order; empty if it has none.
+        loaded: description of the loaded weights, in one line; None for a file.
     """
 
     label: str
@@ -90,7 +88,7 @@ class Subject:
     loaded: str | None = None
 
     def outputs(self, pixels: Pixels) -> ModelOutputs:
-        """Outputs for any number of images; a last batch is filled up where the batch size is fixed.
+        """Return outputs for any number of images; the last batch is padded if the batch size is fixed.
 
         Raises:
             ExportError: an output is not finite.
@@ -110,7 +108,7 @@ class Subject:
         return ModelOutputs(logits, features)
 
     def decide(self, source: ImageSource) -> NDArray[Any]:
-        """Classes of all images, int32 [n], or features where there is no classifier, float32 [n, C].
+        """Return classes of all images, int32 [n], or features if there is no classifier, float32 [n, C].
 
         Raises:
             ExportError: an output is not finite.
@@ -134,11 +132,11 @@ def load_eager(
     image_size: tuple[int, int] | None = None,
     num_classes: int | None = None,
 ) -> LoadedModel:
-    """The full model, which pools its tokens.
+    """Load the full model, which must pool its tokens.
 
     Raises:
-        UnsupportedModelError: it has no pooling.
-        TofuError: as `create_model`.
+        UnsupportedModelError: the model has no pooling.
+        TofuError: as in `create_model`.
     """
     loaded = create_model(name, weights=weights, seed=seed, image_size=image_size, num_classes=num_classes)
     patch.choose_output(loaded.model, None, loaded.resolved)
@@ -146,12 +144,12 @@ def load_eager(
 
 
 def eager_subject(loaded: LoadedModel, reduction: Reduction | None, *, num_classes: int | None = None) -> Subject:
-    """A model in eager PyTorch, reduced where there is a reduction; it gives logits, if it has any, and features.
+    """Return a model in eager PyTorch as a subject, reduced if asked for; it gives logits, if any, and features.
 
     Args:
-        loaded: the model; it is patched in place. Not patched at all: the full one.
+        loaded: the model, patched in place for a reduction.
         reduction: None for the full model.
-        num_classes: as the model was created with.
+        num_classes: number of classes that the model was created with.
 
     Raises:
         TofuError: the model cannot be reduced, or the options do not fit it.
@@ -196,17 +194,17 @@ def file_subject(
     threads: int | None = None,
     preprocessing: Mapping[str, Any] | None = None,
 ) -> Subject:
-    """An ONNX file in onnxruntime, or a plan in TensorRT.
+    """Return an ONNX file in onnxruntime, or an engine in TensorRT, as a subject.
 
     Args:
-        path: the file. What a plan is, is read from its sidecar.
-        backend: name in `engines.backends`; None for onnxruntime on the CPU, or the TensorRT that the plan is for.
-        threads: of onnxruntime.
-        preprocessing: for files that do not say how images are prepared.
+        path: the file. An engine is described by its sidecar.
+        backend: name in `engines.backends`; None for onnxruntime on the CPU, or the TensorRT that the engine is for.
+        threads: threads of onnxruntime.
+        preprocessing: preprocessing for files that do not state it.
 
     Raises:
-        OptionError: the backend does not run such a file, or it does not say what images it takes.
-        TofuError: it cannot be loaded.
+        OptionError: the backend does not run such a file, or the file does not state its image input.
+        TofuError: the file cannot be loaded.
     """
     is_plan = path.suffix in PLAN_SUFFIXES
     if backend is not None and is_plan is not (backend in PLAN_BACKENDS):
@@ -256,7 +254,7 @@ def file_subject(
 
 
 def _file_card(path: Path) -> tuple[str, ModelCard]:
-    """What runs a file, and its card: of a TensorRT engine that of the ONNX file that it was built from."""
+    """Return the backend of a file, and its card: for an engine that of the ONNX file that it was built from."""
     if path.suffix not in PLAN_SUFFIXES:
         return CPU, FileFacts.read(path).card
     require_file(path, "a TensorRT plan")

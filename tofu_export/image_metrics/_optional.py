@@ -1,4 +1,4 @@
-"""Import torchmetrics and torch-fidelity, which an installation may lack; nothing else imports them."""
+"""Import torchmetrics and torch-fidelity, which are optional; no other module imports them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _INSTALL = "pip install 'tofu-export[metrics]'"
 
 
 def functional() -> Any:
-    """The functions for images of torchmetrics.
+    """Import the functional image metrics of torchmetrics.
 
     Raises:
-        BackendMissingError: it is not installed, or cannot be imported.
+        BackendMissingError: torchmetrics is not installed, or cannot be imported.
     """
     try:
         import torchmetrics.functional.image as found
@@ -30,7 +30,7 @@ def functional() -> Any:
 
 
 def metric(name: str, **arguments: Any) -> Any:
-    """A metric of `torchmetrics.image`, made without its advice to the user.
+    """Create a metric of `torchmetrics.image`, without its advice to the user.
 
     Raises:
         BackendMissingError: torchmetrics is not installed, or cannot be imported.
@@ -48,14 +48,14 @@ def metric(name: str, **arguments: Any) -> Any:
         "lpips": found.lpip.LearnedPerceptualImagePatchSimilarity,
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # KID says that it keeps all features
+        warnings.simplefilter("ignore", UserWarning)  # KID warns that it keeps all features
         return kinds[name](**arguments)
 
 
 def inception(weights: Path, feature: str) -> nn.Module:
-    """The Inception network that FID is defined by: uint8 [B, 3, H, W] to a tuple of one float32 [B, D].
+    """Load the Inception network that defines FID: uint8 [B, 3, H, W] to a tuple of one float32 [B, D].
 
-    It resizes as the original in TensorFlow does, without antialiasing, so that numbers are comparable with
+    The network resizes as the original in TensorFlow does, without antialiasing, so that numbers are comparable with
     published ones.
 
     Args:
@@ -73,7 +73,7 @@ def inception(weights: Path, feature: str) -> nn.Module:
 
 
 def inception_url() -> str:
-    """Where torch-fidelity gets Inception's weights.
+    """Return the URL of torch-fidelity's Inception weights.
 
     Raises:
         BackendMissingError: torch-fidelity is not installed, or cannot be imported.

@@ -1,4 +1,4 @@
-"""Compare two images, or two folders of them, by every metric that can be had."""
+"""Compare two images, or two folders of images, by every available metric."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ _OF_SETS = (FID, KID)
 
 _BATCH = 16
 _FEW = 2048
-"""Fewer images than Inception has features: their covariance is singular, and FID is far above its limit."""
+"""Number of Inception's features: with fewer images their covariance is singular, and FID far above its limit."""
 
 Progress = Callable[[str, int, int], None]
-"""Is told what is going on, how many are done, and of how many."""
+"""Callback that receives the current activity, the number done, and the total."""
 
 
 @dataclass
 class Comparison:
-    """What was found.
+    """Result of a comparison of images.
 
     Attributes:
         a: number of images of the first side.
-        b: of the second.
-        pairs: of pairs.
-        metrics: by name, what the command's `--json` prints of them.
-        rows: one for each pair: its name and its paired metrics; PSNR is None where it is infinite.
+        b: number of images of the second side.
+        pairs: number of pairs.
+        metrics: entries of the command's `--json`, by name.
+        rows: one for each pair: its name and its paired metrics; PSNR is None if infinite.
         skipped: metrics left out, with the reason.
-        notes: what to know when reading them.
+        notes: notes for the reader.
     """
 
     a: int
@@ -59,7 +59,7 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self, command: str, *, rows: bool = False) -> JsonObject:
-        """The document of `--json`: names are stable, what JSON cannot hold is null."""
+        """Return the document of `--json`: names are stable, values that JSON cannot represent are null."""
         document = {
             "schema_version": 1,
             "command": command,
@@ -73,7 +73,7 @@ class Comparison:
 
 
 def compare_images(request: CompareRequest, on_progress: Progress = lambda *_: None) -> Comparison:
-    """Compare as `request` says.
+    """Compare images.
 
     Raises:
         OptionError: an image cannot be read, sizes or names do not match, or a metric asked for is not possible.
@@ -126,7 +126,7 @@ def _compare_pairs(request: CompareRequest, pairs: tuple[Pair, ...], result: Com
 def _pair_metrics(
     request: CompareRequest, smallest: int, result: Comparison
 ) -> tuple[dict[str, paired.PairMetric], dict[str, JsonObject]]:
-    """The paired metrics that are wanted and possible, and what is said of them beside their values."""
+    """Return the paired metrics that are wanted and possible, and further facts about each."""
     chosen: dict[str, paired.PairMetric] = {}
     about: dict[str, JsonObject] = {}
     fits = {MS_SSIM: smallest >= paired.MS_SSIM_SIDE, SSIM: smallest >= paired.SSIM_SIDE}
@@ -161,7 +161,7 @@ def _lpips(request: CompareRequest, smallest: int) -> tuple[paired.PairMetric, J
 
 
 def _smallest_side(pairs: tuple[Pair, ...]) -> int:
-    """Of all images, whose sizes must be equal pair by pair."""
+    """Return the smallest side of all images, whose sizes must be equal pair by pair."""
     smallest = math.inf
     for pair in pairs:
         a, b = image_size(pair.a), image_size(pair.b)
@@ -209,7 +209,7 @@ def _inception(request: CompareRequest, found: ImageSets) -> tuple[sets.Look, Js
 
 
 def _leave_out(request: CompareRequest, result: Comparison, name: str, error: TofuError) -> None:
-    """Note that a metric is left out; an error if it was asked for by name."""
+    """Record that a metric is left out; raise the error if it was asked for by name."""
     if request.metrics is not None:
         if name in request.metrics:
             raise error

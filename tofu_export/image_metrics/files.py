@@ -1,4 +1,4 @@
-"""Which images are compared with which, read as RGB. Pillow and numpy only."""
+"""Pair images for comparison, and read them as RGB. Pillow and numpy only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tofu_export.images.inputs import image_files, open_image
 __all__ = ["ImageSets", "Pair", "batches_of", "find_images", "read_rgb"]
 
 _SHOWN = 3
-"""Names that a message lists."""
+"""Number of names that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class ImageSets:
-    """The images of both sides.
+    """Images of both sides.
 
     Attributes:
         a: files of the first side, sorted by name.
-        b: those of the second.
-        pairs: files of the same name; empty where the sides have no name in common.
+        b: files of the second side, sorted by name.
+        pairs: files of the same name; empty if the sides have no name in common.
     """
 
     a: tuple[Path, ...]
@@ -44,18 +44,18 @@ class ImageSets:
 
 
 def find_images(a: Path, b: Path, *, paired: bool | None = None) -> ImageSets:
-    """The images of two files, which are one pair, or of two folders, where the same name makes a pair.
+    """Return the images of two files, which are one pair, or of two folders, where equal names make a pair.
 
     A name is the path inside the folder without the suffix: a PNG may be compared with a JPEG.
 
     Args:
         a: a file or a folder, searched recursively.
-        b: the same kind.
-        paired: True: every image must have its pair. False: none is looked for. None: pairs are looked for, and all
-            must be there unless the sides have no name in common.
+        b: a path of the same kind.
+        paired: True: every image must have its pair. False: no pairs. None: pairs if the sides have a name in common,
+            and then every image must have its pair.
 
     Raises:
-        OptionError: a path does not exist or has no images, a file stands against a folder, a name is there twice, or
+        OptionError: a path does not exist or has no images, a file is given with a folder, a name occurs twice, or
             images lack their pair.
     """
     for path in (a, b):
@@ -83,19 +83,19 @@ def find_images(a: Path, b: Path, *, paired: bool | None = None) -> ImageSets:
 
 
 def read_rgb(file: Path) -> NDArray[np.uint8]:
-    """An image as uint8 [3, H, W]; grey becomes RGB, an alpha channel is dropped.
+    """Read an image as uint8 [3, H, W]; grey becomes RGB, an alpha channel is dropped.
 
     Raises:
-        OptionError: it cannot be read, or is larger than Pillow allows.
+        OptionError: the image cannot be read, or is larger than Pillow allows.
     """
     return np.ascontiguousarray(np.asarray(open_image(file, 3)).transpose(2, 0, 1))
 
 
 def batches_of(files: Sequence[Path], size: int) -> Iterator[NDArray[np.uint8]]:
-    """All images as batches [B, 3, H, W] of at most `size` neighbours of equal height and width.
+    """Yield all images as batches [B, 3, H, W] of at most `size` neighbours of equal height and width.
 
     Raises:
-        OptionError: as `read_rgb`.
+        OptionError: as in `read_rgb`.
     """
     held: list[NDArray[np.uint8]] = []
     for file in files:

@@ -1,4 +1,4 @@
-"""Metrics of two images of one size: PSNR, SSIM, MS-SSIM and LPIPS, one value for each pair."""
+"""Metrics of two images of equal size: PSNR, SSIM, MS-SSIM and LPIPS, one value for each pair."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ __all__ = ["LPIPS_SIDE", "MS_SSIM_SIDE", "SSIM_SIDE", "PairMetric", "lpips", "ms
 
 Pixels = NDArray[np.uint8]
 PairMetric = Callable[[Pixels, Pixels], float]
-"""From two images, uint8 [3, H, W], to one number."""
+"""Function from two images, uint8 [3, H, W], to one number."""
 
 SSIM_SIDE = 6
-"""Least height and width: the 11 pixels of its window reach over the border by 5, which are mirrored."""
+"""Smallest side for SSIM: its window of 11 pixels extends over the border by 5, which are mirrored."""
 MS_SSIM_SIDE = 176
-"""The same for the five scales of MS-SSIM, as torchmetrics asks for it."""
+"""Smallest side for MS-SSIM with its five scales, as torchmetrics requires."""
 LPIPS_SIDE = {"alex": 31, "squeeze": 17, "vgg": 16}
-"""The same by network of LPIPS: smaller images vanish in its pooling."""
+"""Smallest side for LPIPS, by network: smaller images vanish in pooling."""
 
 
 def psnr() -> PairMetric:
-    """Peak signal-to-noise ratio in decibels over all pixels and channels, for the peak 255; infinite if equal.
+    """Return the metric PSNR, in decibels over all pixels and channels, for the peak 255; infinite if equal.
 
     Raises:
         BackendMissingError: torchmetrics is not installed.
@@ -41,7 +41,7 @@ def psnr() -> PairMetric:
 
 
 def ssim() -> PairMetric:
-    """Structural similarity: Gaussian window of 11 pixels, sigma 1.5, mean of the channels; 1 if equal.
+    """Return the metric SSIM: Gaussian window of 11 pixels, sigma 1.5, mean of the channels; 1 if equal.
 
     Raises:
         BackendMissingError: torchmetrics is not installed.
@@ -53,7 +53,7 @@ def ssim() -> PairMetric:
 
 
 def ms_ssim() -> PairMetric:
-    """Multi-scale structural similarity over five scales; 1 if equal.
+    """Return the metric MS-SSIM, structural similarity over five scales; 1 if equal.
 
     Raises:
         BackendMissingError: torchmetrics is not installed.
@@ -65,7 +65,7 @@ def ms_ssim() -> PairMetric:
 
 
 def lpips(network: str, weights: Path) -> PairMetric:
-    """Learned perceptual distance, version 0.1, by the features of a network; 0 if equal.
+    """Return the metric LPIPS, version 0.1, the learned perceptual distance by the features of a network; 0 if equal.
 
     Args:
         network: alex, vgg or squeeze.
@@ -101,7 +101,7 @@ def lpips(network: str, weights: Path) -> PairMetric:
 
 
 def _doubles(pixels: Pixels) -> Tensor:
-    """[1, 3, H, W] in float64, from 0 to 1."""
+    """Convert pixels to [1, 3, H, W] in float64, from 0 to 1."""
     if pixels.ndim != 3 or pixels.shape[0] != 3:
         raise OptionError(f"an image has shape {list(pixels.shape)}, expected [3, height, width]")
     return torch.from_numpy(pixels)[None].double() / 255

@@ -1,4 +1,4 @@
-"""Which images to compare, and by what. Importing this module loads neither torch nor numpy."""
+"""Requests to compare images. Importing this module loads neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from tofu_export.options.declaration import Section, group, opt, positional
 __all__ = ["METRICS", "CompareRequest", "parse_metrics"]
 
 PSNR, SSIM, MS_SSIM, LPIPS, FID, KID = METRICS = ("psnr", "ssim", "ms_ssim", "lpips", "fid", "kid")
-"""Names in requests and results. Without a choice SSIM only stands in for MS-SSIM."""
+"""Names in requests and results. By default SSIM is used only in place of MS-SSIM."""
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:
-    """Metrics from a comma list; hyphens count as underscores."""
+    """Read metrics from a comma list; hyphens count as underscores."""
     return tuple(dict.fromkeys(part.strip().lower().replace("-", "_") for part in text.split(",") if part.strip()))
 
 
 @dataclass(frozen=True)
 class CompareRequest:
-    """What to compare.
+    """Request to compare images.
 
     Attributes:
         a: an image, or a folder of images.
-        b: the same kind; for FID and KID the reference.
-        metrics: some of `METRICS`, all of which must be possible; None for all that are.
-        network: what LPIPS looks with: alex, vgg or squeeze.
-        weights: where the networks' weights lie.
-        seed: draws the subsets of KID.
+        b: a path of the same kind; for FID and KID the reference.
+        metrics: some of `METRICS`, all of which must be possible; None for all possible ones.
+        network: network of LPIPS: alex, vgg or squeeze.
+        weights: folder of the networks' weights.
+        seed: seed of the subsets of KID.
 
     Raises:
         OptionError: a metric or the network is unknown.
@@ -57,5 +57,5 @@ class CompareRequest:
             raise OptionError(f"network is {self.network!r}, expected {', '.join(LPIPS_NETWORKS)}")
 
     def wants(self, name: str) -> bool:
-        """True if a metric is asked for, or nothing else is."""
+        """True if a metric is asked for, or none is named."""
         return self.metrics is None or name in self.metrics

@@ -1,4 +1,4 @@
-"""Metrics of two sets of images: FID and KID, on what Inception makes of them."""
+"""Metrics of two sets of images: FID and KID, on features of Inception."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tofu_export.image_metrics._optional import inception, metric
 __all__ = ["FEATURE", "KID_SUBSETS", "LEAST_IMAGES", "Kid", "Look", "fid", "inception_look", "kid"]
 
 FEATURE = "2048"
-"""Inception's layer: its last pooling, which FID and KID are defined on."""
+"""Layer of Inception: its last pooling, which FID and KID are defined on."""
 LEAST_IMAGES = 2
-"""On each side: a covariance and an unbiased estimate need two."""
+"""Least number of images on each side: a covariance and an unbiased estimate need two."""
 KID_SUBSETS = 100
 _KID_SUBSET_SIZE = 1000
-"""Images of one subset, or as many as the smaller side has. Source: the defaults of torchmetrics."""
+"""Number of images of one subset, at most that of the smaller side. Source: the defaults of torchmetrics."""
 
 Look = Callable[[NDArray[np.uint8]], Tensor]
-"""From images, uint8 [B, 3, H, W], to features [B, D]."""
+"""Function from images, uint8 [B, 3, H, W], to features [B, D]."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Kid:
 
     Attributes:
         mean: the distance.
-        std: over the subsets; 0 where each of them is all images.
-        subsets: how many.
-        subset_size: images of each side in one.
+        std: standard deviation over the subsets; 0 if each subset is all images.
+        subsets: number of subsets.
+        subset_size: number of images of each side in a subset.
     """
 
     mean: float
@@ -47,7 +47,7 @@ class Kid:
 
 
 def inception_look(weights: Path) -> Look:
-    """What Inception sees: float64 [B, 2048].
+    """Return the function to Inception's features: float64 [B, 2048].
 
     Raises:
         BackendMissingError: torch-fidelity is not installed.
@@ -68,7 +68,7 @@ def inception_look(weights: Path) -> Look:
 
 
 def fid(a: Iterable[Tensor], b: Iterable[Tensor]) -> float:
-    """Fréchet distance between the features of two sets, given in batches [B, D].
+    """Return the Fréchet distance between the features of two sets, given in batches [B, D].
 
     Source: arXiv 1706.08500, equation 6.
     """
@@ -77,7 +77,7 @@ def fid(a: Iterable[Tensor], b: Iterable[Tensor]) -> float:
 
 
 def kid(a: Iterable[Tensor], b: Iterable[Tensor], seed: int) -> Kid:
-    """Kernel distance between the features of two sets, given in batches [B, D]; `seed` draws the subsets.
+    """Return the kernel distance between the features of two sets, in batches [B, D]; `seed` draws the subsets.
 
     Source: arXiv 1801.01401.
     """
@@ -99,7 +99,7 @@ def _fed(name: str, a: Iterable[Tensor], b: Iterable[Tensor], **arguments: Any) 
 
 
 class _AsGiven(nn.Module):
-    """A network for torchmetrics that gives back the features that it is given: several metrics share them."""
+    """Network for torchmetrics that returns given features, so that several metrics share them."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

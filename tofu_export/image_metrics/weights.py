@@ -1,4 +1,4 @@
-"""The weights of the networks that images are shown to: where they lie, what is missing, and how to get it."""
+"""Weights of the networks behind metrics: their location, what is missing, and how to get it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ __all__ = [
 ]
 
 LPIPS_NETWORKS = {"alex": "alexnet", "squeeze": "squeezenet1_1", "vgg": "vgg16"}
-"""Name in LPIPS -> name in torchvision. The weights that LPIPS itself was trained for come with torchmetrics."""
+"""Names of networks in torchvision, by name in LPIPS. The weights trained for LPIPS come with torchmetrics."""
 
 _HASH = re.compile(r"-([0-9a-f]{8,})\.")
-"""Published weights have the first digits of their SHA-256 in their name."""
+"""First digits of the SHA-256 in the names of published weights."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class WeightsSpec:
     """Published weights.
 
     Attributes:
-        url: where they are published; their name is the last part of it.
+        url: where they are published; the last part is the file name.
     """
 
     url: str
@@ -50,7 +50,7 @@ class WeightsSpec:
 
 
 def inception_weights() -> WeightsSpec:
-    """Inception's, for FID and KID.
+    """Return Inception's weights, for FID and KID.
 
     Raises:
         BackendMissingError: torch-fidelity is not installed.
@@ -59,7 +59,7 @@ def inception_weights() -> WeightsSpec:
 
 
 def lpips_weights(network: str) -> WeightsSpec:
-    """Those of a network of `LPIPS_NETWORKS`."""
+    """Return the weights of a network of `LPIPS_NETWORKS`."""
     import torchvision
 
     return WeightsSpec(str(torchvision.models.get_model_weights(LPIPS_NETWORKS[network]).DEFAULT.url))
@@ -67,11 +67,11 @@ def lpips_weights(network: str) -> WeightsSpec:
 
 @dataclass(frozen=True)
 class WeightsFolder:
-    """A folder that holds weights under the names that they are published by.
+    """Folder that holds weights under their published names.
 
     Attributes:
         given: the folder; None for torch's cache.
-        download: whether what is missing may be downloaded into it.
+        download: whether missing weights may be downloaded into it.
     """
 
     given: Path | None = opt(
@@ -82,16 +82,16 @@ class WeightsFolder:
 
     @property
     def path(self) -> Path:
-        """The folder, which may not exist."""
+        """Path of the folder, which may not exist."""
         import torch
 
         return self.given if self.given is not None else Path(torch.hub.get_dir()) / "checkpoints"
 
     def find(self, wanted: WeightsSpec) -> Path:
-        """The file of these weights, checked to be tensors and nothing that runs.
+        """Return the file of these weights, checked to hold only tensors.
 
         Raises:
-            WeightsError: it is missing and may not or cannot be downloaded, or it is damaged.
+            WeightsError: the file is missing and may not or cannot be downloaded, or is damaged.
         """
         import torch
 
@@ -129,7 +129,7 @@ class WeightsFolder:
 
 @contextmanager
 def served_by_torch(folder: Path) -> Iterator[None]:
-    """Have torch find published weights in `folder` instead of its cache, for libraries that take no path.
+    """Let torch find published weights in `folder` instead of its cache, for libraries that take no path.
 
     Raises:
         WeightsError: this process has chosen a cache by `torch.hub.set_dir`.
@@ -156,7 +156,7 @@ def served_by_torch(folder: Path) -> Iterator[None]:
 
 
 def described(file: Path) -> JsonObject:
-    """A file of weights as a report names it."""
+    """Describe a file of weights for a report."""
     return {"file": file.name, "sha256": sha256_of(file)}
 
 

@@ -1,4 +1,4 @@
-"""The images of a folder: by their suffix, or by their first bytes where a name says nothing."""
+"""Find the images of a folder: by suffix, or by their first bytes if the suffix is unknown."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff", ".ppm",
      ".pgm", ".pbm", ".pnm", ".avif", ".jp2"}
 )  # fmt: skip
-"""What names of images end with."""
+"""Suffixes of image files."""
 
 _BEGINNINGS: Final = (
     b"\xff\xd8\xff", b"\x89PNG\r\n", b"BM", b"GIF8", b"II*\x00", b"MM\x00*", b"P5", b"P6", b"\x00\x00\x00\x0cjP",
 )  # fmt: skip
-"""First bytes of images; those of WebP and AVIF stand behind a length."""
+"""First bytes of images; those of WebP and AVIF follow a length."""
 
 _NAMED: Final = 3
 
@@ -36,16 +36,16 @@ def _formats() -> tuple[str, ...]:
 
 
 FORMATS: Final = _formats()
-"""Decoders that may run, whatever a file is called. Not EPS: Pillow hands that to Ghostscript."""
+"""Decoders that may run, whatever the name of a file. Not EPS: Pillow hands that to Ghostscript."""
 
 
 @dataclass(frozen=True)
 class FoundImages:
-    """What a folder holds, hidden files and folders apart.
+    """Content of a folder, without hidden files and folders.
 
     Attributes:
         images: sorted by their path inside the folder.
-        passed_over: files that are no images.
+        passed_over: files that are not images.
     """
 
     images: tuple[Path, ...]
@@ -53,10 +53,10 @@ class FoundImages:
 
 
 def find_images(folder: Path) -> FoundImages:
-    """Look through a folder, also behind links to folders; each folder once.
+    """Search a folder, following links to folders; each folder once.
 
     Raises:
-        OptionError: no such folder.
+        OptionError: the folder does not exist.
     """
     if not folder.is_dir():
         raise OptionError(f"images {folder}: no such folder, expected one with .jpg, .png or other image files")
@@ -78,7 +78,7 @@ def find_images(folder: Path) -> FoundImages:
 
 
 def passed_over_words(files: tuple[Path, ...]) -> str:
-    """For a note: how many files are no images, and some names."""
+    """Return a note on how many files are not images, with some names."""
     names = ", ".join(file.name for file in files[:_NAMED])
     more = ", ..." if len(files) > _NAMED else ""
     return f"{len(files)} file{'s are' if len(files) != 1 else ' is'} no image and passed over ({names}{more})"

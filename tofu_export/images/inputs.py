@@ -1,6 +1,6 @@
 """Inputs for verification and benchmarks: images with natural statistics, a folder of real ones, or the demo set.
 
-All of them are normalised as the model expects and need numpy and Pillow only.
+All are normalised as the model expects and need only numpy and Pillow.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ __all__ = [
 _RESAMPLING: Final = {mode.name.lower(): mode for mode in Image.Resampling}
 
 _DEFAULT_CROP_PCT: Final = 0.875
-"""Source: timm 1.0.31, `data.constants.DEFAULT_CROP_PCT`."""
+"""Default crop. Source: timm 1.0.31, `data.constants.DEFAULT_CROP_PCT`."""
 
 _CHANNEL_CORRELATION: Final = 0.9
-"""The colour channels of photographs mostly show the same luminance."""
+"""Correlation of colour channels, which in photographs mostly show the same luminance."""
 
 _DISCS: Final = (3, 9)
-"""Fewest and most discs that occlude the background of an image."""
+"""Minimum and maximum number of discs that occlude the background of an image."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class InputSet:
 
     Attributes:
         pixels: normalised images, float32 [B, C, H, W].
-        source: where they come from, for the report.
-        real: False for generated ones.
+        source: where the images come from, for the report.
+        real: False for generated images.
     """
 
     pixels: NDArray[np.float32]
@@ -66,9 +66,10 @@ class InputSet:
 def natural_statistics(
     count: int, channels: int, height: int, width: int, *, seed: int, mean: Sequence[float], std: Sequence[float]
 ) -> InputSet:
-    """Seeded images with the statistics that attention reacts to in photographs, float32 [count, channels, H, W].
+    """Generate seeded images with the statistics that attention reacts to in photos, float32 [count, channels, H, W].
 
-    A 1/f amplitude spectrum with random phases, correlated colours, and discs and an edge that occlude each other.
+    They have a 1/f amplitude spectrum with random phases, correlated colours, and discs and an edge that occlude each
+    other.
     Image i depends on the seed and i only: a larger count begins with the images of a smaller one. White noise would
     make all tokens equally different, and so every match a near tie.
 
@@ -78,8 +79,8 @@ def natural_statistics(
         height: pixels.
         width: pixels.
         seed: fixes the images, on every run and machine up to rounding in the Fourier transform.
-        mean: of each channel, to be subtracted from pixels in [0, 1].
-        std: of each channel, to divide by.
+        mean: mean of each channel, to be subtracted from pixels in [0, 1].
+        std: standard deviation of each channel, to divide by.
 
     Raises:
         OptionError: a size is below 1, or mean and std do not have one value per channel.
@@ -96,9 +97,9 @@ def natural_statistics(
 
 
 def from_folder(path: Path, preprocessing: Mapping[str, Any], limit: int | None = None) -> InputSet:
-    """The images under `path`, prepared as timm's evaluation transform does, float32 [B, C, H, W].
+    """Read the images under a path, prepared as in timm's evaluation transform, float32 [B, C, H, W].
 
-    Sorted by their path inside the folder; hidden files and what is no image are passed over. Like timm, the EXIF
+    Sorted by their path inside the folder; hidden files and files that are not images are ignored. Like timm, the EXIF
     orientation and all frames but the first are ignored and an alpha channel is dropped. 16-bit images are scaled.
 
     Args:
@@ -108,8 +109,8 @@ def from_folder(path: Path, preprocessing: Mapping[str, Any], limit: int | None 
             all.
 
     Raises:
-        OptionError: no such folder, no image in it, an image that cannot be read or is larger than Pillow allows, or
-            a preprocessing that is not implemented.
+        OptionError: the folder does not exist or has no image, an image cannot be read or is larger than Pillow
+            allows, or the preprocessing is not implemented.
     """
     if limit is not None and limit < 1:
         raise OptionError(f"limit is {limit}, expected at least 1 image")
@@ -122,33 +123,33 @@ def from_folder(path: Path, preprocessing: Mapping[str, Any], limit: int | None 
 
 
 def image_files(path: Path) -> list[Path]:
-    """The image files under `path`, sorted by their path inside it; hidden files and others are passed over.
+    """Return the image files under a path, sorted by their path inside it; hidden files and others are ignored.
 
     Raises:
-        OptionError: no such folder.
+        OptionError: the folder does not exist.
     """
     return list(find_images(path).images)
 
 
 def read_images(files: Sequence[Path], preprocessing: Mapping[str, Any]) -> NDArray[np.float32]:
-    """Images prepared and normalised as `from_folder` does, float32 [B, C, H, W].
+    """Read images, prepared and normalised as in `from_folder`, float32 [B, C, H, W].
 
     Raises:
-        OptionError: one cannot be read or is larger than Pillow allows, or a preprocessing is not implemented.
+        OptionError: an image cannot be read or is larger than Pillow allows, or the preprocessing is not implemented.
     """
     images = np.stack([_prepare(open_image(file, preprocessing["input_size"][0]), preprocessing) for file in files])
     return _normalise(images, preprocessing["mean"], preprocessing["std"])
 
 
 def pictures(pixels: NDArray[np.float32], preprocessing: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """Normalised images [B, C, H, W] as a person sees them, uint8 [B, H, W, 3]."""
+    """Convert normalised images [B, C, H, W] to viewable ones, uint8 [B, H, W, 3]."""
     mean, std = (np.asarray(preprocessing[key], dtype=np.float32).reshape(-1, 1, 1) for key in ("mean", "std"))
     seen = np.clip(np.rint((pixels * std + mean) * 255), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
     return np.repeat(seen, 3, axis=3) if seen.shape[3] == 1 else seen
 
 
 def demo_set(limit: int | None = None) -> InputSet:
-    """The first `limit` held-out digits of the demo model, in the order of `demo.load_images`, [B, 1, 28, 28].
+    """Return the first `limit` held-out digits of the demo model, in the order of `demo.load_images`, [B, 1, 28, 28].
 
     Raises:
         WeightsError: this installation lacks them.
@@ -168,7 +169,7 @@ def _normalise(images: NDArray[np.float32], mean: Sequence[float], std: Sequence
 
 
 def _natural_image(rng: np.random.Generator, channels: int, height: int, width: int) -> NDArray[np.float32]:
-    """One image in [0, 1], [C, H, W]."""
+    """Generate one image in [0, 1], [C, H, W]."""
     shared = _pink_noise(rng, 1, height, width)
     texture = math.sqrt(_CHANNEL_CORRELATION) * shared
     texture = texture + math.sqrt(1 - _CHANNEL_CORRELATION) * _pink_noise(rng, channels, height, width)
@@ -192,7 +193,7 @@ def _natural_image(rng: np.random.Generator, channels: int, height: int, width: 
 
 
 def _pink_noise(rng: np.random.Generator, channels: int, height: int, width: int) -> NDArray[np.float64]:
-    """Fields with amplitude 1/f and random phase, mean 0 and variance 1, [channels, H, W]."""
+    """Generate fields with amplitude 1/f and random phase, mean 0 and variance 1, [channels, H, W]."""
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
     amplitude = np.divide(1, frequency, out=np.zeros_like(frequency), where=frequency > 0)
     spectrum = np.fft.rfft2(rng.standard_normal((channels, height, width)))
@@ -204,10 +205,10 @@ def _pink_noise(rng: np.random.Generator, channels: int, height: int, width: int
 
 
 def open_image(file: Path, channels: int) -> Image.Image:
-    """The first frame of `file`, 8 bits a channel, mode L for one channel or RGB for three.
+    """Open the first frame of a file, 8 bits a channel, mode L for one channel or RGB for three.
 
     Raises:
-        OptionError: it cannot be read, is larger than Pillow allows, or the channels are others.
+        OptionError: the file cannot be read, is larger than Pillow allows, or has other channels.
     """
     if channels not in (1, 3):
         raise OptionError(f"the model takes {channels} channels: images can be prepared for 1 or 3")
@@ -216,10 +217,10 @@ def open_image(file: Path, channels: int) -> Image.Image:
 
 
 def image_size(file: Path) -> tuple[int, int]:
-    """Height and width of an image, from its header.
+    """Return height and width of an image, from its header.
 
     Raises:
-        OptionError: it cannot be read, or is larger than Pillow allows.
+        OptionError: the image cannot be read, or is larger than Pillow allows.
     """
     with _decoding(file) as image:
         return image.height, image.width
@@ -227,7 +228,7 @@ def image_size(file: Path) -> tuple[int, int]:
 
 @contextmanager
 def _decoding(file: Path) -> Iterator[Image.Image]:
-    """An open image; what goes wrong with it is one error that names the file."""
+    """Open an image, and turn all its failures into one error that names the file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata
@@ -252,7 +253,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _prepare(image: Image.Image, preprocessing: Mapping[str, Any]) -> NDArray[np.float32]:
-    """Resize and crop, then [C, H, W] in [0, 1]. Source: timm 1.0.31, `data.transforms_imagenet_eval`."""
+    """Resize and crop an image, to [C, H, W] in [0, 1]. Source: timm 1.0.31, `data.transforms_imagenet_eval`."""
     height, width = preprocessing["input_size"][1:]
     resampling = _RESAMPLING.get(str(preprocessing.get("interpolation", "bicubic")))
     if resampling is None:
@@ -272,7 +273,7 @@ def _prepare(image: Image.Image, preprocessing: Mapping[str, Any]) -> NDArray[np
 
 
 def _resized(height: int, width: int, target: tuple[int, int], mode: str) -> tuple[int, int]:
-    """Height and width before the crop, rounded as timm and torchvision do."""
+    """Return height and width before the crop, rounded as in timm and torchvision."""
     if mode == "squash":
         return target
     if mode == "center" and target[0] == target[1]:
@@ -284,7 +285,7 @@ def _resized(height: int, width: int, target: tuple[int, int], mode: str) -> tup
 
 
 def _crop_or_pad(image: Image.Image, height: int, width: int, fill: int | tuple[int, ...]) -> Image.Image:
-    """Centre crop; where the image is smaller, a border of `fill` around it."""
+    """Crop an image at its centre, or pad it with `fill` if it is smaller."""
     if width > image.width or height > image.height:
         padded = Image.new(image.mode, (max(width, image.width), max(height, image.height)), fill)
         padded.paste(image, ((padded.width - image.width) // 2, (padded.height - image.height) // 2))

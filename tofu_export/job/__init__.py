@@ -1,1 +1,1 @@
-"""Export jobs: what is asked for, one pipeline for every kind of model, and an adapter for each kind."""
+"""Export jobs: requests, one pipeline for every kind of model, and an adapter for each kind."""

@@ -1,4 +1,4 @@
-"""What the pipeline needs to know of a kind of model."""
+"""Protocol of what the pipeline needs to know of a kind of model."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ ReportT = TypeVar("ReportT", bound=Report, covariant=True)
 
 
 class ModelAdapter(Protocol[ReportT]):
-    """One model that is exported: a Vision Transformer of timm, a UNet of diffusers.
+    """Adapter of one model to export: a Vision Transformer of timm, a UNet of diffusers.
 
     The pipeline calls `load` first, then traces and verifies one file per precision, traces the unreduced model, and
-    calls `release`; everything behind that works on files.
+    calls `release`; all later steps work on files.
     """
 
     @property
     def measures_accuracy(self) -> bool:
-        """True if `inspect` compares with the unreduced model, which has to be exported for that."""
+        """True if `inspect` compares with the unreduced model, which must be exported for that."""
         ...
 
     def load(self, progress: Progress) -> ReportT:
@@ -46,35 +46,35 @@ class ModelAdapter(Protocol[ReportT]):
         ...
 
     def trace(self, precision: Precision, *, reduced: bool) -> ir.Model:
-        """The canonical graph in the type that `precision` is traced in, of the reduced or of the plain model."""
+        """Return the canonical graph of the reduced or plain model, in the type that `precision` is traced in."""
         ...
 
     def gmacs(self, graph: ir.Model, *, reduced: bool) -> float | None:
-        """Multiply-accumulates of a lowered graph for one image, in 10^9; None if unknown."""
+        """Return the multiply-accumulates of a lowered graph for one image, in 10^9; None if unknown."""
         ...
 
     def metadata(self) -> JsonObject:
-        """What travels inside the ONNX files. No times and no paths: equal runs write equal bytes."""
+        """Return the metadata for the ONNX files. No times and no paths: equal runs write equal bytes."""
         ...
 
     def quantize(self, draft: Path, path: Path, precision: Precision, metadata: Mapping[str, Any]) -> Calibration:
-        """Write the quantised form of a lowered file; called for quantised precisions alone.
+        """Write the quantised form of a lowered file; called only for quantised precisions.
 
         Args:
             draft: the file in the type that `precision` is traced in.
             path: the file to write.
-            precision: which form.
-            metadata: what to write into it.
+            precision: the quantised precision.
+            metadata: metadata to write into the file.
 
         Raises:
-            TofuError: it cannot be calibrated, or what is asked for does not fit it.
+            TofuError: the file cannot be calibrated, or the options do not fit it.
         """
         ...
 
     def verify(
         self, path: Path, precision: Precision, *, layers: bool, on_batch: Callable[[int], None]
     ) -> VerificationResult:
-        """Compare the ONNX file at `path` with the eager model.
+        """Compare an ONNX file with the eager model.
 
         Args:
             path: the file.
@@ -85,28 +85,28 @@ class ModelAdapter(Protocol[ReportT]):
         ...
 
     def release(self) -> None:
-        """Let go of the weights."""
+        """Release the weights."""
         ...
 
     def inspect(self, files: Mapping[Precision, Path], full: Path | None, stage: Staging, progress: Progress) -> None:
-        """Add to the report what a kind of model has beside outputs and times, such as accuracy.
+        """Add to the report what a kind of model has besides outputs and times, such as accuracy.
 
         Args:
             files: the files that onnxruntime can run.
-            full: the file of the unreduced model, where there is one.
-            stage: where further files go.
-            progress: of the job.
+            full: the file of the unreduced model, if there is one.
+            stage: staging folder for further files.
+            progress: progress of the job.
         """
         ...
 
     def feeds(self, batch: int) -> dict[str, NDArray[Any]]:
-        """Inputs of a file for one batch, by name."""
+        """Return inputs of a file for one batch, by name."""
         ...
 
     def verify_engine(self, path: Path, on_step: Callable[[str], None]) -> tuple[VerificationResult, ...]:
-        """Run the engine at `path`, which lies beside its ONNX file, and compare it with all that it can be held to.
+        """Run an engine that lies beside its ONNX file, and compare it with all available references.
 
         Raises:
-            BackendMissingError: it cannot be run here.
+            BackendMissingError: the engine cannot run here.
         """
         ...

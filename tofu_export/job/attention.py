@@ -1,4 +1,4 @@
-"""Engines that are wrong with fused attention, built again with attention in another form."""
+"""Rebuild engines that are wrong with fused attention, with attention in another form."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = ["OtherForms", "write_other_form"]
 
 @dataclass
 class OtherForms:
-    """Builds engines of a job again from files whose attention has another form.
+    """Rebuilder of a job's engines from files whose attention has another form.
 
     Attributes:
-        job: what is asked for.
-        stage: where the files are.
-        report: takes the further ONNX files, and the engines in place of those that were wrong.
-        build: builds an engine and enters it into the report.
+        job: the export request.
+        stage: staging folder with the files.
+        report: receives the further ONNX files, and the engines that replace wrong ones.
+        build: builds an engine and adds it to the report.
     """
 
     job: ExportJob
@@ -41,19 +41,19 @@ class OtherForms:
     _requests: dict[str, tuple[EngineRequest, Precision]] = field(default_factory=dict)
 
     def add(self, request: EngineRequest, precision: Precision) -> None:
-        """Remember how an engine was built."""
+        """Remember the request that an engine was built from."""
         self._requests[request.engine_path.name] = request, precision
 
     def forms_of(self, engine: str) -> tuple[AttentionForm, ...]:
-        """The forms to try for an engine by that name; none in FP32, and none after the last one."""
+        """Return the forms to try for a named engine; none in FP32, and none after the last one."""
         form = self.job.attention_of(self._requests[engine][1]) if engine in self._requests else None
         return () if form is None else form.fallbacks
 
     def rebuild(self, engine: str, form: AttentionForm) -> bool:
-        """Build an engine in the place of the one by that name; False if its file has no attention to write otherwise.
+        """Rebuild a named engine in place; False if its file has no attention to rewrite.
 
         Raises:
-            TofuError: it cannot be built.
+            TofuError: the engine cannot be built.
         """
         request, precision = self._requests[engine]
         name = f"{request.onnx_path.stem}.{form.value}.onnx"
@@ -73,18 +73,18 @@ class OtherForms:
         return True
 
     def drop(self, form: AttentionForm, engine: str) -> None:
-        """Forget a form that did not help."""
+        """Discard a form that did not help."""
         request, _ = self._requests[engine]
         name = f"{request.onnx_path.stem}.{form.value}.onnx"
         self.report.artifacts = tuple(file for file in self.report.artifacts if file.path != name)
 
 
 def write_other_form(source: Path, path: Path, form: AttentionForm) -> Mapping[str, int]:
-    """Write a file of this project with its attention in another form; returns its operators by number.
+    """Write a file of this project with its attention in another form; return its operator counts.
 
     Args:
         source: the file, whose attention is written to be fused.
-        path: the file to write; where there is no attention to change, nothing is written, and nothing returned.
+        path: the file to write; if there is no attention to change, nothing is written, and the result is empty.
         form: the other form.
     """
     model = open_graph(source)

@@ -1,4 +1,4 @@
-"""What is installed and usable here, what is missing, and the command that installs it. torch is not imported."""
+"""Diagnose the installation: what is usable, what is missing, and how to install it. torch is not imported."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ __all__ = ["Diagnosis", "Finding", "FlavourState", "OrtState", "examine"]
 
 _DISTRIBUTION = "tofu-export"
 _EITHER = ("onnxruntime", "onnxruntime-gpu")
-"""They install the same import package: one is enough, and two overwrite each other."""
+"""Distributions that provide the same import package: one is enough, and two overwrite each other."""
 
 _IMPORT_NAMES: Mapping[str, str] = {"pillow": "PIL", "pyyaml": "yaml"}
-"""Where the import name is not the distribution's, with underscores for hyphens."""
+"""Import names that differ from the distribution's name with underscores for hyphens."""
 
 _CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is missing or broken.
+    """Missing or broken part of the installation.
 
     Attributes:
-        required: nothing works without it; else it is an addition.
-        what: what is wrong, and what cannot be done therefore.
-        fix: the command that puts it right; empty if there is none.
+        required: nothing works without the part; otherwise it is optional.
+        what: what is wrong, and what does not work because of it.
+        fix: the command that repairs it; empty if there is none.
     """
 
     required: bool
@@ -43,15 +43,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class FlavourState:
-    """A TensorRT.
+    """State of a TensorRT flavour.
 
     Attributes:
-        name: of the flavour.
-        usable: it builds engines here.
-        version: that is installed; None without one.
-        compute_capabilities: that engines can be built for without their GPU.
+        name: name of the flavour.
+        usable: the flavour can build engines here.
+        version: installed version; None if not installed.
+        compute_capabilities: those that engines can be built for without their GPU.
         reason: why it is not usable; None if it is.
-        install: the command that installs it; None if it is there.
+        install: the command that installs it; None if installed.
     """
 
     name: str
@@ -64,14 +64,14 @@ class FlavourState:
 
 @dataclass(frozen=True)
 class OrtState:
-    """The execution providers of onnxruntime that start here."""
+    """Execution providers of onnxruntime that start here."""
 
     providers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The state of this installation.
+    """State of this installation.
 
     Attributes:
         healthy: nothing required is missing.
@@ -89,7 +89,7 @@ class Diagnosis:
 
 
 def examine() -> Diagnosis:
-    """Look at what is installed, and at what starts."""
+    """Examine what is installed, and what starts."""
     about = environment.collect()
     gpu = about.gpu is not None
     findings = [*_requirements(), *_both_runtimes()]
@@ -118,7 +118,7 @@ def examine() -> Diagnosis:
 
 
 def _requirements() -> list[Finding]:
-    """Required distributions that are missing, too old or without their package, as our own metadata lists them."""
+    """Find required distributions that are missing, too old or without their package, by our own metadata."""
     try:
         wanted = metadata.requires(_DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
@@ -154,7 +154,7 @@ def _both_runtimes() -> Iterable[Finding]:
 
 
 def _flavour(flavour: Flavour, *, gpu: bool) -> tuple[FlavourState, list[Finding]]:
-    """Its state, and what to do about it; what builds for the GPU of this machine is not missed without one."""
+    """Return the state of a flavour and findings; without a GPU here, a builder for it is not reported missing."""
     try:
         version = str(flavours.load(flavour).__version__)
         capabilities = tuple(flavours.known_capabilities(flavour))
@@ -169,7 +169,7 @@ def _flavour(flavour: Flavour, *, gpu: bool) -> tuple[FlavourState, list[Finding
 
 
 def _parsed(requirement: str) -> tuple[str, str]:
-    """Name and least version of a requirement; no name for those of extras."""
+    """Return name and lowest version of a requirement; no name for requirements of extras."""
     match = re.match(r"([\w.-]+)\s*(?:>=\s*([\d.]+))?", requirement)
     if match is None or "extra ==" in requirement:
         return "", ""
@@ -184,7 +184,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """The release as numbers without trailing zeros, so that 2.9 equals 2.9.0."""
+    """Return a release as numbers without trailing zeros, so that 2.9 equals 2.9.0."""
     match = re.match(r"\d+(\.\d+)*", version)
     parts = [int(part) for part in match[0].split(".")] if match else []
     while parts and parts[-1] == 0:
@@ -196,5 +196,5 @@ def _importable(distribution: str) -> bool:
     name = _IMPORT_NAMES.get(distribution, distribution.replace("-", "_"))
     try:
         return importlib.util.find_spec(name) is not None
-    except ValueError:  # already imported by someone who left no __spec__
+    except ValueError:  # already imported by code that set no __spec__
         return True

@@ -1,4 +1,4 @@
-"""What a job would make, after the checks that it begins with; nothing is written."""
+"""Preview a job, after its initial checks; nothing is written."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ __all__ = ["Preview", "preview"]
 
 @dataclass(frozen=True)
 class Preview:
-    """What a job would make.
+    """Preview of a job.
 
     Attributes:
         spec: the model.
         plan: its reduction.
-        output: what the files give.
-        loaded: what was loaded, in one line.
-        images: what the files would be verified on.
+        output: what the files output.
+        loaded: description of the loaded weights, in one line.
+        images: images that the files would be verified on.
         engines: names of the engines.
-        no_engine: why there are none; empty if there are some.
+        no_engine: why no engines are built; empty if some are.
     """
 
     spec: ModelSpec
@@ -43,12 +43,12 @@ class Preview:
 
 
 def preview(job: Job) -> Preview:
-    """Check what a job checks before its work, and say what it would make.
+    """Run the initial checks of a job, and return what it would make.
 
-    Weights are read, but for pretrained ones that would have to be downloaded.
+    Weights are read, except pretrained ones that would have to be downloaded.
 
     Raises:
-        TofuError: what the job would end with.
+        TofuError: the job would fail with this error.
     """
     if job.bundle is not None:
         check_folder(job.bundle)
@@ -82,6 +82,6 @@ def _without_weights(job: Job, engines: tuple[str, ...], no_engine: str) -> Prev
             "input_size": (spec.in_chans, *spec.image_size), "mean": (0.0,) * spec.in_chans,
             "std": (1.0,) * spec.in_chans, "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center",
         }  # fmt: skip
-        images = from_folder(job.images, prepared, image_count(job)).source  # any preparation shows what is unreadable
+        images = from_folder(job.images, prepared, image_count(job)).source  # any preprocessing shows unreadable files
     loaded = "pretrained, not read here: the job downloads what is not in the cache"
     return Preview(spec, plan, output, loaded, images, engines, no_engine)

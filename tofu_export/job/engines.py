@@ -1,4 +1,4 @@
-"""The engines that a job asks for: which TensorRT, which files, for which GPUs, and whether they are right."""
+"""Engines of a job: which TensorRT, which files, which GPUs, and their verification."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOT_BUILT = (
     "int8 files are for CPUs: what is not int8 in them is FP32, slower on a GPU than FP16. For engines there is "
     "--precision int8-fp16, or fp8 from SM89 on"
 )
-"""Why there is no engine of such a file."""
+"""Why int8 files have no engine."""
 
 __all__ = [
     "NOT_BUILT",
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def flavour_of(job: ExportJob) -> Flavour | None:
-    """The TensorRT to build with, None for no engines.
+    """Return the TensorRT to build with, or None for no engines.
 
     Raises:
         BackendMissingError: engines were asked for and none can be built.
@@ -51,14 +51,14 @@ def flavour_of(job: ExportJob) -> Flavour | None:
 
 
 def engine_names_of(job: ExportJob, flavour: Flavour, precision: Precision) -> dict[str, tuple[str, ...]]:
-    """Names of the engines of one precision, and the compute capabilities of each."""
+    """Return the engine names of one precision, and the compute capabilities of each."""
     return engine_names(f"model.{precision.value}.{flavour.name}.engine", job.compute_capabilities)
 
 
 def engine_requests(job: ExportJob, flavour: Flavour, precision: Precision, folder: Path) -> list[EngineRequest]:
-    """The engines to build of one precision; SM75 beside others is left out where it cannot run that precision.
+    """Return the engines to build of one precision; SM75 beside others is left out if it cannot run that precision.
 
-    There are none of a precision that is for CPUs.
+    There are none for a precision that is meant for CPUs.
     """
     if not precision.built:
         return []
@@ -78,10 +78,10 @@ def engine_requests(job: ExportJob, flavour: Flavour, precision: Precision, fold
 
 
 def check_requests(job: ExportJob, flavour: Flavour) -> None:
-    """Say before the work what engines cannot be built for.
+    """Check before the export that the engines can be built.
 
     Raises:
-        TofuError: as `resolve_capabilities`.
+        TofuError: as in `resolve_capabilities`.
     """
     for precision in job.precisions:
         for request in engine_requests(job, flavour, precision, job.output):
@@ -89,7 +89,7 @@ def check_requests(job: ExportJob, flavour: Flavour) -> None:
 
 
 def why_no_engine(job: ExportJob) -> str:
-    """Why a job builds no engines, for its report."""
+    """Return why a job builds no engines, for its report."""
     if job.engine is False:
         return "switched off by --no-engine"
     if job.target is Target.ONNXRUNTIME:
@@ -107,21 +107,20 @@ def verify_engines(
     progress: Progress,
     others: OtherForms | None = None,
 ) -> list[VerificationResult]:
-    """Run engines where they can be run, and compare each with all that it can be held to.
+    """Run engines if possible here, and compare each with all available references.
 
-    One in half precision that is wrong is built again with its attention in other forms, and the first that passes is
-    kept in its place.
+    A wrong half-precision engine is rebuilt with its attention in other forms; the first that passes replaces it.
 
     Args:
         adapter: the model.
-        folder: where the engines are, with their ONNX files and sidecars.
-        names: of the engines.
-        report: takes the results, or why there are none.
-        progress: of the job.
-        others: builds the engines with attention in other forms; None for no second try.
+        folder: folder of the engines, with their ONNX files and sidecars.
+        names: names of the engines.
+        report: receives the results, or why there are none.
+        progress: progress of the job.
+        others: rebuilds engines with attention in other forms; None not to rebuild.
 
     Raises:
-        TofuError: an engine that should run here does not.
+        TofuError: an engine that should run here fails.
     """
     found: list[VerificationResult] = []
     for name in names:
@@ -152,7 +151,7 @@ def _other_form(
     report: Report,
     progress: Progress,
 ) -> tuple[VerificationResult, ...]:
-    """What a wrong engine gives with its attention in the first other form that passes; empty if none does."""
+    """Return the results of a wrong engine in the first other attention form that passes; empty if none does."""
     asked = others.job.attention.value
     what = next(result for result in wrong if not result.passed)
     for form in others.forms_of(engine.name):
@@ -185,7 +184,7 @@ def _is_for_engines(job: ExportJob) -> bool:
 
 
 def _why_not_here(report: Report, engine: Path) -> str | None:
-    """Why an engine that was built cannot be run here; None if it can."""
+    """Return why an engine cannot run here; None if it can."""
     if report.environment.gpu is None:
         return "no NVIDIA GPU with a driver to run it on"
     verdicts = check_engine(engine).verdicts

@@ -1,4 +1,4 @@
-"""What every job does with the files that it made: describe them, put sidecars beside engines."""
+"""Describe the files of a job, and write sidecars of engines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["FileFacts", "describe_file", "record_engine", "with_data"]
 
 
 class FileFacts(TypedDict):
-    """Fields of `tofu_export.report.artifacts.Artifact`, but for its kind."""
+    """Fields of `tofu_export.report.artifacts.Artifact`, except its kind."""
 
     precision: Precision
     target: str
@@ -30,12 +30,12 @@ class FileFacts(TypedDict):
 
 
 def with_data(stage: Staging, name: str) -> list[str]:
-    """A file of the staging folder, after its external weights and before its sidecar, if it has any."""
+    """Return a staged file's external weights, the file, and its sidecar if there is one, in this order."""
     return [file for file in (f"{name}.data", name, f"{name}.json") if stage.path(file).exists()]
 
 
 def describe_file(stage: Staging, precision: Precision, target: str, name: str) -> FileFacts:
-    """What is known of any file of the staging folder; `bytes` and `sha256` cover its external weights."""
+    """Return the facts of any staged file; `bytes` and `sha256` cover its external weights."""
     path, data = stage.path(name), stage.path(f"{name}.data")
     beside = [stage.path(file) for file in with_data(stage, name) if file != name]
     return {
@@ -51,7 +51,7 @@ def describe_file(stage: Staging, precision: Precision, target: str, name: str) 
 def record_engine(
     receipt: EngineReceipt, request: EngineRequest, precision: Precision, report: Report, stage: Staging
 ) -> str:
-    """Write the sidecar of an engine, enter it into the report, and return the result in a line."""
+    """Write the sidecar of an engine, add it to the report, and return the result as a line of text."""
     job = {"model": to_plain(report.model), "plan": to_plain(report.plan), "output": to_plain(report.output)}
     write_sidecar(
         receipt, request.engine_path, {**job, "onnx": request.onnx_path.name, "command": report.command}

@@ -1,4 +1,4 @@
-"""The model of a job with its weights, the reduction that is planned for it, and the images to verify it on."""
+"""Load the model of a job with its weights, its planned reduction, and the images to verify on."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ __all__ = ["JobModel", "calibration_count", "check_labels", "image_count", "imag
 
 @dataclass(frozen=True)
 class JobModel:
-    """What a job exports.
+    """Model that a job exports, with its plan.
 
     Attributes:
         loaded: the untouched model with its weights.
         spec: its structure, as loaded.
         plan: the reduction.
-        output: what the files give.
+        output: what the files output.
     """
 
     loaded: LoadedModel
@@ -42,11 +42,11 @@ class JobModel:
 
 
 def load_job_model(job: Job, live: nn.Module | None = None) -> JobModel:
-    """Load the model of a job; what does not need the weights is refused before they are read.
+    """Load the model of a job; options that do not fit are refused before weights are read, if possible.
 
     Args:
-        job: names the model.
-        live: a model to copy in its place, without the plan that it may carry.
+        job: the request that names the model.
+        live: a model to copy instead, without its plan.
 
     Raises:
         TofuError: the model is unknown or unsupported, the weights cannot be used, or the options do not fit it.
@@ -59,7 +59,7 @@ def load_job_model(job: Job, live: nn.Module | None = None) -> JobModel:
 
 
 def _named(job: Job) -> tuple[ModelSpec, LoadedModel]:
-    """The model of the name that a job gives."""
+    """Load the model that a job names."""
     spec = spec_of(job.model, job.image_size, job.num_classes)
     make_plan(spec, job.reduction)
     if job.weights.kind is not WeightsKind.PATH:  # a file decides on the classifier
@@ -76,7 +76,7 @@ def _named(job: Job) -> tuple[ModelSpec, LoadedModel]:
 
 
 def _given(job: Job, model: nn.Module) -> tuple[ModelSpec, LoadedModel]:
-    """A copy of a live model."""
+    """Copy a live model."""
     spec = describe(on_meta(model), name_of(model), job.image_size)
     loaded = load_live(model, job.preprocessing)
     if job.image_size is not None:
@@ -85,17 +85,17 @@ def _given(job: Job, model: nn.Module) -> tuple[ModelSpec, LoadedModel]:
 
 
 def check_labels(job: Job, spec: ModelSpec) -> None:
-    """Hold the names of classes to their number.
+    """Check the number of class names.
 
     Raises:
-        OptionError: there are more or fewer.
+        OptionError: there are more or fewer names than classes.
     """
     if job.labels and len(job.labels) != spec.num_classes:
         raise OptionError(f"{len(job.labels)} labels for {spec.num_classes} classes: give one line per class")
 
 
 def images_for(job: Job, model: JobModel) -> InputSet:
-    """Real images where there are any, else seeded noise with the statistics of natural images.
+    """Return real images if there are any, else seeded noise with the statistics of natural images.
 
     Raises:
         OptionError: the folder of the job has no images that can be read.
@@ -112,12 +112,12 @@ def images_for(job: Job, model: JobModel) -> InputSet:
 
 
 def image_count(job: Job) -> int:
-    """The most images that a job reads."""
+    """Return the largest number of images that a job reads."""
     count = max(VERIFICATION_IMAGES, sum(batches_to_verify(job.batch)[0]))
     # The last ones calibrate, so that verification has others.
     return count + calibration_count(job) if any(precision.calibrated for precision in job.precisions) else count
 
 
 def calibration_count(job: Job) -> int:
-    """How many images set the ranges of a quantised file's activations, if there are as many."""
+    """Return the number of calibration images of a quantised file, if as many are available."""
     return job.quantization.images or calibration_images(given=job.images is not None)

@@ -1,4 +1,4 @@
-"""What the main job adds for people who would rather look than read: token maps, and the page."""
+"""Visual output of the main job: token maps, and the HTML page."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ TOKENS = "tokens.json"
 
 
 def why_no_token_maps(inputs: InputSet, *, removes: bool) -> str | None:
-    """The reason for which there is nothing to draw, None if there is something."""
+    """Return why there are no token maps to draw, or None if there are."""
     if not removes:
         return "no token is removed"
     return None if inputs.real else "there are no real images: give some with --images DIR"
 
 
 def draw_tokens(path: Path, inputs: InputSet, destination: Path) -> str | None:
-    """Write what the file at `path` decides about the first images; returns why that cannot be drawn.
+    """Write token maps of the first images by the file's decisions; return why that is impossible, if it is.
 
-    A model whose patches fill no grid, or whose only reduction its output does not depend on, has no maps; that is no
-    reason for a job to fail.
+    A model whose patches fill no grid, or whose output does not depend on its only reduction, has no maps; the job does
+    not fail for that.
     """
     pixels = inputs.pixels[:MOST_IMAGES]
     names = [f"image {index + 1} of {inputs.source}" for index in range(len(pixels))]
@@ -48,7 +48,7 @@ def draw_tokens(path: Path, inputs: InputSet, destination: Path) -> str | None:
 
 
 def write_page(report: Report, stage: Staging) -> list[str]:
-    """Write the page of a report and return the names of what there is to publish, token maps first."""
+    """Write the page of a report; return the names of the files to publish, token maps first."""
     tokens = stage.path(TOKENS)
     shown = [tokens] if tokens.is_file() and report.artifacts else []
     stage.path(PAGE).write_text(render(report, read_evidence(shown)), encoding="utf-8")

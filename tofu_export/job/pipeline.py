@@ -48,7 +48,7 @@ ReportT = TypeVar("ReportT", bound=Report)
 
 _FULL_FILE = "full.onnx"
 _DRAFT = "draft.onnx"
-"""The file that a quantised one is made from."""
+"""Name of the file that a quantised file is made from."""
 _NOT_PUBLISHED = "The file was not published; --no-verify keeps it for a closer look"
 _NOT_REAL = (
     "no --images DIR was given, so its ranges are those of generated ones: calibrate on images like those that it will "
@@ -60,12 +60,12 @@ def run_export(job: ExportJob, adapter: ModelAdapter[ReportT], listener: Listene
     """Export a model and write its files; nothing appears in the output folder before all of it is complete.
 
     Args:
-        job: what is asked for.
+        job: the export request.
         adapter: the model.
         listener: receives the progress.
 
     Raises:
-        TofuError: the first thing that went wrong. After a failed verification the report is on disk, no model is.
+        TofuError: a step failed. After a failed verification the report is on disk, but no model.
     """
     if job.bundle is not None:
         check_folder(job.bundle)
@@ -82,7 +82,7 @@ def run_export(job: ExportJob, adapter: ModelAdapter[ReportT], listener: Listene
 
 
 class _Export(Generic[ReportT]):
-    """One export under way: the files so far, and the report that the steps add to."""
+    """Export in progress: the files so far, and the report that the steps add to."""
 
     report: ReportT
 
@@ -95,7 +95,7 @@ class _Export(Generic[ReportT]):
         self._bundle = job.bundle
 
     def run(self, flavour: Flavour | None) -> str:
-        """Do all steps; returns the benchmark as text."""
+        """Run all steps; return the benchmark as text."""
         adapter = self._adapter
         self.report = adapter.load(self._progress)
         self.report.timings_s = self._progress.seconds
@@ -121,7 +121,7 @@ class _Export(Generic[ReportT]):
         stage.publish(*names, "report.md", "report.json")
 
     def _stop_at(self, failures: Sequence[VerificationError]) -> None:
-        """Publish the report and no model, if anything is wrong.
+        """Publish the report without a model, if anything is wrong.
 
         Raises:
             VerificationError: the first failure.
@@ -133,7 +133,7 @@ class _Export(Generic[ReportT]):
             raise failures[0]
 
     def _export_one(self, precision: Precision) -> list[VerificationError]:
-        """Write and verify the file of one precision; returns what is wrong with it."""
+        """Write and verify the file of one precision; return what is wrong with it."""
         job, name = self._job, self._job.onnx_name(precision)
         calibration = None
         with self._progress.step(f"export {precision.value}", f"exporting {name}"):
@@ -164,7 +164,7 @@ class _Export(Generic[ReportT]):
         return self._verify(name, precision)
 
     def _write(self, name: str, precision: Precision, *, reduced: bool) -> tuple[dict[str, int], float | None]:
-        """Trace, lower and save one file; its operators by number, and its work for one image in GMACs."""
+        """Trace, lower and save one file; return its operator counts, and its GMACs for one image."""
         graph = self._adapter.trace(precision, reduced=reduced)
         recipe = recipe_for(self._job.target, precision, self._job.attention)
         graph = lower(graph, self._job.target, precision.traced, recipe)
@@ -173,7 +173,7 @@ class _Export(Generic[ReportT]):
         save(graph, self._stage.path(name), metadata)
         release(graph)
         del graph
-        give_back()  # what the exporter leaves holds itself, and a half-precision copy of the model
+        give_back()  # the exporter's objects form cycles that hold a half-precision copy of the model
         return ops, gmacs
 
     def _metadata(self, precision: Precision, gmacs: float | None) -> JsonObject:
@@ -183,7 +183,7 @@ class _Export(Generic[ReportT]):
         return {**self._adapter.metadata(), **own}
 
     def _quantize(self, name: str, precision: Precision, gmacs: float | None) -> Calibration:
-        """Make the quantised file of the draft, which goes."""
+        """Quantise the draft into its final file, and delete the draft."""
         self._progress.tick(f"calibrating {precision.value}")
         draft, metadata = self._stage.path(_DRAFT), self._metadata(precision, gmacs)
         calibration = self._adapter.quantize(draft, self._stage.path(name), precision, metadata)
@@ -214,15 +214,15 @@ class _Export(Generic[ReportT]):
         failure = result.failure(_NOT_PUBLISHED)
         if self._bundle is not None:
             failure = bundle_failure(self._bundle, path, failure, self.report.to_dict(), result)
-            self._bundle = None  # of several files that are wrong, the first one is bundled
+            self._bundle = None  # of several wrong files, the first one is bundled
         return [failure]
 
     def _timed(self) -> list[str]:
-        """Names of the files whose time on a CPU says something."""
+        """Names of the files that are worth timing on a CPU."""
         return [name for precision, name in self._files.items() if precision.runs_on_cpus]
 
     def _export_full(self) -> Path | None:
-        """Write the unreduced model to measure against; None where nothing would use it."""
+        """Write the unreduced model as the baseline; None if nothing would use it."""
         if not self._timed() or not (self._job.bench or self._adapter.measures_accuracy):
             return None
         with self._progress.step("export full", "exporting the full model, to measure against"):
@@ -231,7 +231,7 @@ class _Export(Generic[ReportT]):
         return self._stage.path(_FULL_FILE)
 
     def _benchmark(self, full: Path | None) -> str:
-        """Time the reduced against the full model; returns the result as text."""
+        """Time the reduced against the full model; return the result as text."""
         job, report = self._job, self.report
         if not job.bench:
             report.skip("benchmark", "switched off by --no-bench")

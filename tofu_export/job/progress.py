@@ -1,4 +1,4 @@
-"""Progress of a job: what a listener is told, and the wall time of each step."""
+"""Progress of a job: messages to a listener, and the wall time of each step."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ __all__ = ["Listener", "Progress"]
 
 
 class Listener(Protocol):
-    """Receives the progress of a job."""
+    """Listener to the progress of a job."""
 
     def step(self, text: str) -> None:
-        """A step begins."""
+        """Report that a step begins."""
         ...
 
     def tick(self, text: str) -> None:
-        """The current step is still running; `text` says where it stands."""
+        """Report that the current step is still running; `text` says how far it is."""
         ...
 
     def done(self, text: str) -> None:
-        """The current step has succeeded."""
+        """Report that the current step has succeeded."""
         ...
 
 
 class Progress:
-    """Reports steps to a listener and measures them.
+    """Reporter of steps that measures their time.
 
     Args:
-        listener: receives the steps.
+        listener: listener to the steps.
 
     Attributes:
         seconds: wall time of each step by name, rounded to 10 ms.
@@ -42,14 +42,14 @@ class Progress:
 
     @contextmanager
     def step(self, name: str, text: str) -> Iterator[None]:
-        """Announce `text`, and time the block as `name`."""
+        """Announce `text`, and time the context as step `name`."""
         self._listener.step(text)
         with self.timed(name):
             yield
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Time the block as `name`, also if it fails."""
+        """Time the context as `name`, also if it fails."""
         start = time.perf_counter()
         try:
             yield
@@ -57,14 +57,14 @@ class Progress:
             self.seconds[name] = round(time.perf_counter() - start, 2)
 
     def tick(self, text: str) -> None:
-        """Say where the current step stands."""
+        """Report how far the current step is."""
         self._listener.tick(text)
 
     def done(self, text: str) -> None:
-        """Say how the last step ended."""
+        """Report how the last step ended."""
         self._listener.done(text)
 
     def note(self, name: str, text: str) -> None:
-        """Say something that takes no time, as a step of its own."""
+        """Report something that takes no time, as a separate step."""
         self._listener.step(name)
         self._listener.done(text)

@@ -1,4 +1,4 @@
-"""What an export is asked for: model, reduction, files, engines, checks."""
+"""Requests for an export: model, reduction, files, engines, checks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["ExportJob", "Job", "read_labels"]
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names, one per line.
+    """Read class names, one per line.
 
     Raises:
         OptionError: the file cannot be read.
@@ -43,27 +43,27 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ExportJob:
-    """What is asked for of any kind of model. Values are checked where their type is defined.
+    """Export request for any kind of model. Values are checked where their type is defined.
 
     Attributes:
         model: name or folder of the model.
         output: folder for the files; created if need be. None: `MODEL-tofu` here.
         batch: batch sizes that files and engines serve.
-        precisions: one ONNX file, and one engine, each.
+        precisions: precisions to write, each as one ONNX file and one engine.
         target: runtime that the ONNX files are written for.
         opset: ONNX opset; files in int8-fp16 and fp8 have 19 at least.
-        attention: form that attention has in files of half precision.
+        attention: form of attention in half-precision files.
         io_type: type of the files' real inputs and outputs.
         engine: build engines: yes, no, or None for "if a TensorRT is installed".
         flavour: which TensorRT; None for the one that is installed.
-        compute_capabilities: what engines run on (TensorRT-RTX); empty for SM80 and newer.
+        compute_capabilities: GPUs that engines run on (TensorRT-RTX); empty for SM80 and newer.
         verify: compare every file with the eager model.
         bench: time the reduced against the full model in onnxruntime.
         bench_batches: batch sizes to time; empty for the preferred one.
         threads: threads of onnxruntime in the benchmark.
-        seed: of random weights and generated inputs.
-        bundle: new folder for all that is needed to look closer, if a file is wrong or an engine cannot be built.
-        command: how the user asked for it, for the report.
+        seed: seed of random weights and generated inputs.
+        bundle: new folder for what is needed to debug, if a file is wrong or an engine cannot be built.
+        command: the user's command line, for the report.
     """
 
     model: str = positional()
@@ -109,39 +109,39 @@ class ExportJob:
                 raise OptionError(f"batch {size} is to be timed, but the files serve {self.batch}: change --batch")
 
     def folder_name(self) -> str:
-        """The model's name, as the default output folder has it."""
+        """Return the model's name as used in the default output folder."""
         return Path(self.model).name.replace(":", "-")
 
     def opset_of(self, precision: Precision) -> int:
-        """Opset of the file of a precision: what was asked for, or the oldest that can say it."""
+        """Return the opset of the file of a precision: as asked for, or the oldest that supports the precision."""
         return max(self.opset, precision.least_opset)
 
     def attention_of(self, precision: Precision) -> AttentionForm | None:
-        """The form that attention has in the file of a precision; None for FP32, where nothing is fused."""
+        """Return the attention form in the file of a precision; None for FP32, where nothing is fused."""
         return None if precision.traced is Precision.FP32 else self.attention
 
     def onnx_name(self, precision: Precision) -> str:
-        """Name of the ONNX file of a precision; one file alone is called `model.onnx`."""
+        """Return the name of the ONNX file of a precision; a single file is called `model.onnx`."""
         return "model.onnx" if len(self.precisions) == 1 else f"model.{precision.value}.onnx"
 
     def file_names(self) -> tuple[str, ...]:
-        """Names of the ONNX files."""
+        """Return the names of the ONNX files."""
         return tuple(self.onnx_name(precision) for precision in self.precisions)
 
 
 @dataclass(frozen=True)
 class Job(ExportJob):
-    """What is asked for of a Vision Transformer: timm name, alias, hub name or the demo model.
+    """Export request for a Vision Transformer: timm name, alias, hub name or the demo model.
 
     Attributes:
         weights: where the weights come from.
-        preprocessing: of images, where it is not as the weights or timm say.
+        preprocessing: preprocessing of images that overrides the weights and timm.
         reduction: how many tokens leave, where and how; a grid output makes it restore the grid.
         image_size: height and width in pixels; None for the model's own.
         num_classes: width of the classifier; None for the model's own.
-        output_kind: what the files give; None for logits, or features where the model has no classifier.
-        token_map: they also give what became of each patch.
-        quantization: how files in int8, int8-fp16 and fp8 are made.
+        output_kind: what the files output; None for logits, or features if the model has no classifier.
+        token_map: the files also output the final row of each patch.
+        quantization: options of int8, int8-fp16 and fp8 files.
         images: folder of images to verify with; None for the demo set or seeded noise.
         labels: class names to store in the files, in order.
     """

@@ -1,4 +1,4 @@
-"""Vision Transformers of timm as the pipeline sees them, and the main job."""
+"""Export of timm Vision Transformers: the adapter, and the main job."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def run_job(job: Job, listener: Listener) -> VitReport:
 
 
 class VitAdapter:
-    """A Vision Transformer of timm (`adapter.ModelAdapter`).
+    """Adapter of a timm Vision Transformer (`adapter.ModelAdapter`).
 
     Args:
-        job: what is asked for.
+        job: the export request.
         model: a live model to export in place of the one that `job` names; it is not changed, and its plan is
-            left out.
+            ignored.
     """
 
     _loaded: LoadedModel
@@ -71,11 +71,11 @@ class VitAdapter:
 
     @property
     def measures_accuracy(self) -> bool:
-        """True for the demo model, which brings labelled images."""
+        """True for the demo model, which has labelled images."""
         return self._report.model.resolved == DEMO_MODEL and self._output is OutputKind.LOGITS
 
     def load(self, progress: Progress) -> VitReport:
-        """Plan, load, and apply the plan."""
+        """Plan the reduction, load the model, and apply the plan."""
         job = self._job
         with progress.step("load", f"loading {job.model}"):
             found = load_job_model(job, self._live)
@@ -95,7 +95,7 @@ class VitAdapter:
         return self._report
 
     def trace(self, precision: Precision, *, reduced: bool) -> ir.Model:
-        """The canonical graph; that of the plain model has no token map, and takes the plan off the model."""
+        """Return the canonical graph; for the plain model this takes the plan off, and there is no token map."""
         job, spec = self._job, self._spec
         if not reduced:
             patch.remove(self._model)
@@ -114,12 +114,12 @@ class VitAdapter:
         return graph
 
     def gmacs(self, graph: ir.Model, *, reduced: bool) -> float | None:
-        """Counted in the graph."""
+        """Count the multiply-accumulates of the graph for one image, in 10^9."""
         macs: int | None = graph.meta[MACS]
         return None if macs is None else round(macs / 1e9, 4)
 
     def metadata(self) -> JsonObject:
-        """Everything needed to verify, evaluate and serve a file without the job."""
+        """Return all metadata needed to verify, evaluate and serve a file without the job."""
         report, loaded = self._report, self._loaded
         versions = report.environment.versions
         return {
@@ -139,7 +139,7 @@ class VitAdapter:
         }
 
     def quantize(self, draft: Path, path: Path, precision: Precision, metadata: Mapping[str, Any]) -> Calibration:
-        """Calibrate on the last images, as verification takes the first ones."""
+        """Quantise a file, calibrated on the last images, as verification takes the first ones."""
         inputs, job = self._inputs, self._job
         return quantize(
             draft, path, inputs.pixels[-calibration_count(job) :], metadata,
@@ -157,11 +157,11 @@ class VitAdapter:
         )  # fmt: skip
 
     def release(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         del self._loaded, self._model
 
     def inspect(self, files: Mapping[Precision, Path], full: Path | None, stage: Staging, progress: Progress) -> None:
-        """Measure accuracy where there are labels, and draw what becomes of the tokens of real images."""
+        """Measure accuracy if there are labels, and draw token maps of real images."""
         if full is not None and self.measures_accuracy:
             self._measure_accuracy({FULL: full, **{path.name: path for path in files.values()}}, progress)
         reason = why_no_token_maps(self._inputs, removes=self._plan.removes)
@@ -174,11 +174,11 @@ class VitAdapter:
             self._report.skip("token maps", reason)
 
     def feeds(self, batch: int) -> dict[str, NDArray[Any]]:
-        """A batch of float32 images, in turn where there are too few."""
+        """Return a batch of float32 images, repeated in turn if there are too few."""
         return {INPUT_NAME: self._inputs.pixels[np.arange(batch) % len(self._inputs)]}
 
     def verify_engine(self, path: Path, on_step: Callable[[str], None]) -> tuple[VerificationResult, ...]:
-        """Compare an engine with the eager model and with its ONNX file; a live model's with its file alone."""
+        """Compare an engine with the eager model and with its ONNX file; for a live model, only with its file."""
         job = self._job
         if self._live is not None:
             reference = path.with_name(job.onnx_name(Precision(path.name.split(".")[1])))
@@ -187,7 +187,7 @@ class VitAdapter:
         return verify_engine(request, on_step)
 
     def _measure_accuracy(self, files: Mapping[str, Path], progress: Progress) -> None:
-        """Top-1 of the full and the reduced files on the demo model's held-out images."""
+        """Measure top-1 of the full and the reduced files on the demo model's held-out images."""
         with progress.step("accuracy", "measuring accuracy on the held-out images"):
             source = demo_source()
             for label, path in files.items():
@@ -208,7 +208,7 @@ def _planned(loaded: LoadedModel, plan: Plan) -> str:
 
 
 def _shapes(graph: ir.Model) -> dict[str, tuple[int | str, ...]]:
-    """The shape of each output, by name; a dynamic batch is `batch`."""
+    """Return the shape of each output, by name; a dynamic batch is `batch`."""
     shapes: dict[str, tuple[int | str, ...]] = {}
     for value in graph.graph.outputs:
         assert value.name is not None and value.shape is not None  # the tracer says both

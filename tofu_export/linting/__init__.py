@@ -1,7 +1,7 @@
-"""What a runtime rejects, ignores or silently changes in an ONNX file, told before the runtime does.
+"""Find what a runtime rejects, ignores or silently changes in an ONNX file, before the runtime does.
 
-`facts` is the one table of what is known, `conditions` reads nodes for it, `graph` walks them, `onnx_files` looks at
-the file around the graph, `authorities` asks onnx's checker and onnxruntime, `linter` puts it together. The pre-flight
+`facts` is the table of known facts, `conditions` checks nodes for them, `graph` walks the nodes, `onnx_files` checks
+the file around the graph, `authorities` asks onnx's checker and onnxruntime, `linter` combines them. The pre-flight
 of the engine builders reads the same table. TensorRT is not started: `parser_table` keeps what its parser said.
 """
 

@@ -1,4 +1,4 @@
-"""What onnx's own checker and onnxruntime say of a file: neither rejects one that the lint passes."""
+"""Findings of onnx's own checker and of onnxruntime: neither rejects a file that the lint passes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _LONGEST = 300
 
 
 def checker_findings(model: onnx.ModelProto) -> Iterator[Finding]:
-    """What `onnx.checker.check_model(full_check=True)` says, without weights that lie elsewhere.
+    """Yield the findings of `onnx.checker.check_model(full_check=True)`, without external weights.
 
-    It asks for a shape of every input and output, which no runtime does: that is a note.
+    The checker requires a shape of every input and output, which no runtime does: that is a note.
     """
     copy = _without_external(model)
     unknown = [value.name for value in (*model.graph.input, *model.graph.output) if _has_no_shape(value)]
@@ -48,9 +48,9 @@ def checker_findings(model: onnx.ModelProto) -> Iterator[Finding]:
 
 
 def onnxruntime_findings(model: onnx.ModelProto, path: Path, found: Sequence[Finding]) -> Iterator[Finding]:
-    """What onnxruntime says where it does not load the file and nothing in `found` tells so.
+    """Yield the error of onnxruntime if it does not load the file and nothing in `found` explains it.
 
-    It opens no path that is not UTF-8, which says nothing about the file: it is not asked then.
+    onnxruntime opens no path that is not UTF-8, which is no fault of the file: then it is not asked.
     """
     if not is_text(path) or any(
         entry.severity is Severity.ERROR and Runtime.ONNXRUNTIME in entry.runtimes for entry in found
@@ -73,7 +73,7 @@ def _has_no_shape(value: onnx.ValueInfoProto) -> bool:
 
 
 def _without_external(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which weights of other files, which the checker would look for, and sparse ones are inputs."""
+    """Copy a model with external weights, which the checker would look for, and sparse ones as inputs."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     given = {value.name for value in copy.graph.input}

@@ -1,4 +1,4 @@
-"""The questions that the table of facts asks about a node. Each answers in words, or None where nothing is wrong."""
+"""Conditions of the table of facts on a node. Each returns the problem in words, or None."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ MAX_TOPK = 3840
 """Largest K of a TopK, in every TensorRT flavour."""
 
 MAX_HEAD_SIZE = 256
-"""Largest head size that TensorRT-RTX has been seen to have a fused attention kernel for."""
+"""Largest head size for which TensorRT-RTX is known to have a fused attention kernel."""
 
 _NOTE = "pkg.torch.onnx.fx_node"
 _MEAN = re.compile(r"aten\.scatter_reduce\.two\]\(args = \(.*, mean\)")
-"""Where torch's exporter notes what a node was, and how a mean reads there."""
+"""Pattern of a mean in the metadata of torch's exporter on the origin of a node."""
 
 CONTRIB_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"})
 ML_DOMAINS = frozenset({"ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training"})
@@ -77,12 +77,12 @@ _NAMES: dict[int, str] = {
 
 
 def always(text: str) -> Condition:
-    """It is wrong wherever it stands."""
+    """Return a condition that every node meets."""
     return lambda node, scope: text
 
 
 def of_type(text: str, *dtypes: int) -> Condition:
-    """It is wrong in one of these element types."""
+    """Return a condition on nodes in one of these element types."""
 
     def problem(node: onnx.NodeProto, scope: Scope) -> str | None:
         dtype = scope.dtype(node)
@@ -92,13 +92,13 @@ def of_type(text: str, *dtypes: int) -> Condition:
 
 
 def reduces(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A scatter that adds, multiplies or compares instead of overwriting."""
+    """Report a scatter that adds, multiplies or compares instead of overwriting."""
     reduction = attribute_text(node, "reduction", "none")
     return None if reduction == "none" else f"reduction {reduction!r} is not supported"
 
 
 def reduces_in(dtype: int, *reductions: str) -> Condition:
-    """A scatter with one of these reductions, or any if none is named, in this element type."""
+    """Return a condition on scatters with one of these reductions, or any if none is named, in this element type."""
 
     def problem(node: onnx.NodeProto, scope: Scope) -> str | None:
         reduction = attribute_text(node, "reduction", "none")
@@ -111,7 +111,7 @@ def reduces_in(dtype: int, *reductions: str) -> Condition:
 
 
 def overwrites_for_a_mean(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A scatter that overwrites where torch's exporter notes that the model takes a mean."""
+    """Report a scatter that overwrites although torch's exporter notes that the model takes a mean."""
     if attribute_text(node, "reduction", "none") != "none":
         return None
     notes = (entry.value for entry in node.metadata_props if entry.key == _NOTE)
@@ -121,7 +121,7 @@ def overwrites_for_a_mean(node: onnx.NodeProto, scope: Scope) -> str | None:
 
 
 def adds_what_overwrites(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A scatter onto zeros that is added to something: as TorchScript writes `index_add` and `accumulate=True`."""
+    """Report a scatter onto zeros that is added to something: TorchScript's `index_add` and `accumulate=True`."""
     if attribute_text(node, "reduction", "none") != "none" or len(node.input) < 3:
         return None
     if "Add" not in scope.readers.get(node.output[0], ()) or not _is_zero(node.input[0], scope):
@@ -141,7 +141,7 @@ def _is_zero(name: str, scope: Scope) -> bool:
 
 
 def more_indices_than_data(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A scatter with more indices along an axis than there are places, which may only overwrite each other."""
+    """Report a scatter with more indices along an axis than entries, which may overwrite each other."""
     data, index = (scope.shapes.get(name, ()) for name in node.input[:2]) if len(node.input) > 1 else ((), ())
     if attribute_text(node, "reduction", "none") != "none":
         return None
@@ -152,38 +152,38 @@ def more_indices_than_data(node: onnx.NodeProto, scope: Scope) -> str | None:
 
 
 def k_too_large(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A TopK beyond what TensorRT allows."""
+    """Report a TopK beyond the limit of TensorRT."""
     k = scope.number(node.input[1]) if len(node.input) > 1 else attribute_int(node, "k")
     return None if k is None or k <= MAX_TOPK else f"K is {k}, TensorRT allows at most {MAX_TOPK}"
 
 
 def antialiases(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A Resize with an antialiasing filter."""
+    """Report a Resize with an antialiasing filter."""
     return "antialias is not supported" if attribute_int(node, "antialias") else None
 
 
 def has_softmax_precision(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """An Attention that says in which type its softmax is computed."""
+    """Report an Attention that states the type of its softmax."""
     named = any(attribute.name == "softmax_precision" for attribute in node.attribute)
     return "attribute softmax_precision is not supported" if named else None
 
 
 def fp32_attention(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """An Attention in FP32."""
+    """Report an Attention in FP32."""
     if scope.dtype(node) != TensorProto.FLOAT or _is_plain(node, scope):
         return None
     return "has no fused FP32 kernel, and the parser does not let it run as several kernels"
 
 
 def _is_plain(node: onnx.NodeProto, scope: Scope) -> bool:
-    """True for three inputs [B, N, C] with as many heads, no mask and no order: these the parser lays out itself."""
+    """True for three inputs [B, N, C] with equal heads, no mask and no causal order, which the parser reshapes."""
     heads = attribute_int(node, "q_num_heads"), attribute_int(node, "kv_num_heads")
     rank = len(scope.shapes.get(node.input[0], ()))
     return rank == 3 and len(node.input) == 3 and heads[0] == heads[1] and not attribute_int(node, "is_causal")
 
 
 def wide_heads(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """An Attention in half precision whose heads are wider than any fused kernel is known for."""
+    """Report an Attention in half precision whose heads are wider than any known fused kernel supports."""
     shape = scope.shapes.get(node.input[0], ()) if node.input else ()
     if scope.dtype(node) == TensorProto.FLOAT or len(shape) not in (3, 4):
         return None
@@ -197,7 +197,7 @@ def wide_heads(node: onnx.NodeProto, scope: Scope) -> str | None:
 
 
 def mask_does_not_broadcast(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """An Attention whose mask has one row for all queries, as a bias per key has."""
+    """Report an Attention whose mask has one row for all queries, as a bias per key has."""
     query = scope.shapes.get(node.input[0]) if node.input else None
     mask = scope.shapes.get(node.input[3]) if len(node.input) > 3 else None
     if not query or not mask or len(query) < 3 or len(mask) < 2:
@@ -208,7 +208,7 @@ def mask_does_not_broadcast(node: onnx.NodeProto, scope: Scope) -> str | None:
 
 
 def no_cpu_kernel_in_bf16(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """An operator in BF16 that only GPU providers run."""
+    """Report an operator in BF16 that only GPU providers run."""
     if node.domain not in DEFAULT_DOMAINS or node.op_type in BF16_CPU_KERNELS:
         return None
     named = [name for name in (*node.input, *node.output) if name]
@@ -218,12 +218,12 @@ def no_cpu_kernel_in_bf16(node: onnx.NodeProto, scope: Scope) -> str | None:
 
 
 def canonical(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A node that stands for a reduction of tokens and is still to be lowered."""
+    """Report a node that represents a token reduction and is not lowered yet."""
     return "is a canonical Token Fusion node, which no runtime knows" if node.domain == "tofu" else None
 
 
 def contrib(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """An operator of onnxruntime's own."""
+    """Report a contrib operator of onnxruntime."""
     if node.domain not in CONTRIB_DOMAINS or (node.domain, node.op_type) in scope.functions:
         return None
     if node.op_type in ("Gelu",):  # looked up by its name, which the default domain has too
@@ -232,7 +232,7 @@ def contrib(node: onnx.NodeProto, scope: Scope) -> str | None:
 
 
 def custom_domain(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """An operator that is in no public set, and that the file does not define itself."""
+    """Report an operator that is in no public set, and that the file does not define itself."""
     known = (*DEFAULT_DOMAINS, "tofu", *CONTRIB_DOMAINS, *ML_DOMAINS)
     if node.domain in known or (node.domain, node.op_type) in scope.functions:
         return None
@@ -240,23 +240,23 @@ def custom_domain(node: onnx.NodeProto, scope: Scope) -> str | None:
 
 
 def is_random(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """An operator whose result is another one in every runtime."""
+    """Report an operator whose result differs between runtimes."""
     return "draws random numbers: every runtime, and mostly every run, gives another result, whatever the seed"
 
 
 def trains(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A Dropout that drops."""
+    """Report a Dropout in training mode."""
     return "is in training mode" if len(node.input) > 2 and scope.number(node.input[2]) else None
 
 
 def zero_point(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A quantisation that is not symmetric."""
+    """Report a quantisation that is not symmetric."""
     value = scope.array(node.input[2]) if len(node.input) > 2 else None
     return None if value is None or not value.any() else "has a zero point other than 0"
 
 
 def reads_what_nobody_computes(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """An input without an origin."""
+    """Report an input that no node computes."""
     missing = [name for name in node.input if name and name not in scope.names]
     return f"reads {', '.join(missing)}, which nothing computes" if missing else None
 

@@ -1,8 +1,8 @@
-"""What is known of the runtimes: one table, read by `tofu-export lint` and by the pre-flight of the builders.
+"""Table of known facts about runtimes, read by `tofu-export lint` and by the pre-flight of the builders.
 
 Measured: with onnxruntime 1.31.1 (CPU provider) and TensorRT-RTX 1.7.1 (parser and ahead-of-time builder, in FP32, FP16
 and BF16 over SM75 to SM121); tests/linting/test_facts.py asks them again. For classic TensorRT, which no test here can
-run, only what its own documentation or sources state. A row that stops applying with a newer version goes.
+run, only what its own documentation or sources state. Remove a row when it no longer applies to newer versions.
 """
 
 from __future__ import annotations
@@ -175,4 +175,4 @@ FACTS: tuple[Fact, ...] = (
     ),
     *PARSER_FACTS,
 )  # fmt: skip
-"""All rows, in the order in which findings about one node are reported."""
+"""All facts, in the order in which findings about one node are reported."""

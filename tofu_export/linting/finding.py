@@ -1,4 +1,4 @@
-"""The words of the lint: runtimes, severities, facts about runtimes, findings about a file."""
+"""Types of the lint: runtimes, severities, facts about runtimes, findings about a file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tofu_export.system.typed_json import JsonObject
 __all__ = ["ANY", "Condition", "Fact", "Finding", "Runtime", "Severity"]
 
 ANY = ("*",)
-"""Operators of a fact that looks at every node, whatever its domain."""
+"""Value of `op_types` for a fact that checks every node, whatever its domain."""
 
 Condition = Callable[[onnx.NodeProto, Scope], str | None]
-"""What is the matter with a node, in words that follow `node 'x' (Op): `; None if nothing is."""
+"""Function that returns a node's problem, in words that follow `node 'x' (Op): `, or None."""
 
 
 class Severity(str, Enum):
-    """How bad it is. `ERROR`: the runtime rejects it. `WARNING`: it ignores or changes it. `NOTE`: worth knowing."""
+    """Severity of a fact. `ERROR`: the runtime rejects it. `WARNING`: it ignores or changes it. `NOTE`: information."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -29,7 +29,7 @@ class Severity(str, Enum):
 
 
 class Runtime(str, Enum):
-    """What runs a file: onnxruntime with its CPU provider, or one of the TensorRT products."""
+    """Runtime of a file: onnxruntime with its CPU provider, or one of the TensorRT products."""
 
     ONNXRUNTIME = "onnxruntime"
     TENSORRT = "tensorrt"
@@ -38,18 +38,18 @@ class Runtime(str, Enum):
 
 @dataclass(frozen=True)
 class Fact:
-    """One row of the table: something that runtimes do with a kind of node.
+    """Row of the table: something that runtimes do with a kind of node.
 
     Attributes:
         rule: its name, for scripts.
-        severity: how bad it is.
-        runtimes: whom it holds for.
-        versions: versions that it is known of.
-        op_types: operators of the default domain that it looks at, or `ANY`.
-        problem: what is the matter with a node, or None.
-        fix: what to do about it, a clause.
+        severity: severity of its findings.
+        runtimes: runtimes that it holds for.
+        versions: versions that it is known to hold for.
+        op_types: operators of the default domain that it checks, or `ANY`.
+        problem: returns the problem of a node, or None.
+        fix: what to do about it, as a clause.
         source: how it is known.
-        build_copes: `tofu-export build` gets around it by itself.
+        build_copes: `tofu-export build` works around it automatically.
         capability: it holds for this compute capability only.
     """
 
@@ -67,19 +67,19 @@ class Fact:
 
 @dataclass(frozen=True)
 class Finding:
-    """One fact that a file meets.
+    """Occurrence of a fact in a file.
 
     Attributes:
         rule: name of the fact.
-        severity: how bad it is.
-        runtimes: those asked about that it holds for.
-        versions: versions of them that it is known of.
-        message: what is the matter.
+        severity: severity of the fact.
+        runtimes: runtimes asked about that it holds for.
+        versions: versions of them that it is known to hold for.
+        message: description of the problem.
         fix: what to do.
         source: how it is known.
         node: name of the node, or what it computes; empty for the file as a whole.
         op_type: its operator, with the domain unless that is the default one.
-        build_copes: `tofu-export build` gets around it by itself.
+        build_copes: `tofu-export build` works around it automatically.
     """
 
     rule: str
@@ -95,14 +95,14 @@ class Finding:
 
     @property
     def place(self) -> str:
-        """Where it is: the node, or the file."""
+        """Place of the finding: the node, or the file."""
         return f"node {self.node!r} ({self.op_type})" if self.node else "file"
 
     def __str__(self) -> str:
         return f"{self.place}: {self.message}; {self.fix}"
 
     def to_dict(self) -> JsonObject:
-        """The finding as plain values; `node` and `op_type` are null for the file as a whole."""
+        """Return the finding as plain values; `node` and `op_type` are null for the file as a whole."""
         return {
             "rule": self.rule,
             "severity": self.severity.value,

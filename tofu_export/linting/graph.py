@@ -1,4 +1,4 @@
-"""Walk all nodes of a model, with what is known of the tensors that each of them sees."""
+"""Walk all nodes of a model, with the known facts about the tensors that each sees."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = ["DEFAULT_DOMAINS", "Axis", "Scope", "attribute_int", "attribute_ints"
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
 Axis = int | str
-"""Size of an axis; a string where it is dynamic (its name, or `?`)."""
+"""Size of an axis; a string if it is dynamic (its name, or `?`)."""
 
 
 @dataclass
 class Scope:
-    """What is known where a node stands.
+    """Facts known at a node.
 
     Attributes:
         constants: tensors with a known value, by name.
         dtypes: element types (`TensorProto.DataType`), by name of the tensor.
         shapes: shapes, by name; a tensor of unknown rank is absent.
-        names: everything that a node here can read.
+        names: names of all values that a node here can read.
         functions: (domain, name) of the functions that the file defines itself.
-        opset: version of the default operator set, 0 where the file imports none.
-        depth: how many sub-graphs it stands in.
-        computable: names of what depends on no input of the graph, sizes that are fixed among them.
+        opset: version of the default operator set, 0 if the file imports none.
+        depth: number of enclosing sub-graphs.
+        computable: names of values that depend on no input of the graph, fixed sizes included.
         results: outputs of this graph.
         makers: the node that computes a value, by its name.
         readers: operators that read a value, by its name.
@@ -50,7 +50,7 @@ class Scope:
     readers: dict[str, list[str]] = field(default_factory=dict)
 
     def inner(self) -> Scope:
-        """A copy for a sub-graph, which sees all of this and adds its own."""
+        """Return a copy for a sub-graph, which inherits everything here and adds its own."""
         return replace(
             self,
             constants=dict(self.constants),
@@ -63,11 +63,11 @@ class Scope:
         )
 
     def is_computable(self, name: str) -> bool:
-        """True if a value is known before the file runs; what is left out is."""
+        """True if a value is known before the file runs, or is a missing optional input."""
         return not name or name in self.constants or name in self.computable
 
     def array(self, name: str) -> npt.NDArray[Any] | None:
-        """The value of a constant, None if it is not known, damaged, or lies in another file."""
+        """Return the value of a constant, None if it is not known, damaged, or in another file."""
         tensor = self.constants.get(name)
         if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
             return None
@@ -77,19 +77,19 @@ class Scope:
             return None
 
     def number(self, name: str) -> int | None:
-        """The value of a constant scalar (or tensor of one element), None if it is not known."""
+        """Return the value of a constant scalar (or tensor of one element), None if it is not known."""
         value = self.array(name)
         if value is None or value.size != 1 or value.dtype.kind not in "biu":
             return None
         return int(value.reshape(-1)[0])
 
     def dtype(self, node: onnx.NodeProto) -> int | None:
-        """Element type of the node's first input, or of its first output, None if neither is known."""
+        """Return the element type of the node's first input, or of its first output, None if neither is known."""
         names = [*node.input[:1], *node.output[:1]]
         return next((self.dtypes[name] for name in names if self.dtypes.get(name)), None)
 
     def add(self, value: onnx.ValueInfoProto) -> None:
-        """Note the type and shape of a value, as far as they are given."""
+        """Record the type and shape of a value, as far as they are given."""
         kind = value.type.tensor_type
         if kind.elem_type:
             self.dtypes[value.name] = kind.elem_type
@@ -100,7 +100,7 @@ class Scope:
 
 
 def infer(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the types and shapes of its values filled in, as far as onnx can tell them."""
+    """Return the model with inferred types and shapes of its values, as far as onnx can infer them."""
     try:
         inferred: onnx.ModelProto = shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # of a damaged graph, in a module without types; what the file itself says is still known
@@ -109,12 +109,12 @@ def infer(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def walk(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, Scope]]:
-    """All nodes in graph order, those of sub-graphs and of the file's own functions included."""
+    """Yield all nodes in graph order, including those of sub-graphs and of the file's own functions."""
     functions = frozenset((function.domain, function.name) for function in model.functions)
     opset = next((int(entry.version) for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS), 0)
     yield from _walk_graph(model.graph, Scope(functions=functions, opset=opset))
     for function in model.functions:
-        known = set(function.input)  # what they are is not known, so that nothing is said about them
+        known = set(function.input)  # their types are unknown, so nothing is reported
         opset = next((int(entry.version) for entry in function.opset_import if entry.domain in DEFAULT_DOMAINS), opset)
         yield from _walk_nodes(function.node, Scope(names=known, functions=functions, opset=opset, computable=known))
 
@@ -153,7 +153,7 @@ def _walk_nodes(nodes: Iterable[onnx.NodeProto], scope: Scope) -> Iterator[tuple
 
 
 def _depends_on_nothing(node: onnx.NodeProto, scope: Scope) -> bool:
-    """True if what a node computes is known before the file runs."""
+    """True if the result of a node is known before the file runs."""
     if node.op_type == "Range":  # the parser does not compute it beforehand
         return False
     if node.op_type in ("Shape", "Size") and node.input:
@@ -173,16 +173,16 @@ def _note_constant(node: onnx.NodeProto, scope: Scope) -> None:
 
 
 def attribute_text(node: onnx.NodeProto, name: str, default: str) -> str:
-    """A text attribute of a node."""
+    """Return a text attribute of a node."""
     values = (a.s.decode(errors="replace") for a in node.attribute if a.name == name and not a.ref_attr_name)
     return next(values, default)
 
 
 def attribute_ints(node: onnx.NodeProto, name: str) -> tuple[int, ...]:
-    """An attribute of whole numbers of a node, empty if it is not set."""
+    """Return an integer-list attribute of a node, empty if it is not set."""
     return next((tuple(a.ints) for a in node.attribute if a.name == name and not a.ref_attr_name), ())
 
 
 def attribute_int(node: onnx.NodeProto, name: str) -> int | None:
-    """A whole-number attribute of a node, None if it is not set."""
+    """Return an integer attribute of a node, None if it is not set."""
     return next((a.i for a in node.attribute if a.name == name and not a.ref_attr_name), None)

@@ -1,4 +1,4 @@
-"""Hold a file against the table of facts."""
+"""Check a file against the table of facts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["LintReport", "lint_file", "lint_model", "runtimes_of"]
 
 @dataclass(frozen=True)
 class LintReport:
-    """What was looked at and what was found.
+    """Result of a lint.
 
     Attributes:
         path: the file.
@@ -40,12 +40,12 @@ class LintReport:
     findings: tuple[Finding, ...]
 
     def of(self, severity: Severity) -> tuple[Finding, ...]:
-        """The findings of one severity."""
+        """Return the findings of one severity."""
         return tuple(finding for finding in self.findings if finding.severity is severity)
 
     @property
     def ranked(self) -> tuple[Finding, ...]:
-        """The findings, the worst ones first."""
+        """Findings, the most severe first."""
         return tuple(finding for severity in Severity for finding in self.of(severity))
 
     @property
@@ -55,11 +55,11 @@ class LintReport:
 
     @property
     def passed(self) -> bool:
-        """True if no runtime asked about rejects the file, as far as is known."""
+        """True if no runtime asked about is known to reject the file."""
         return not self.of(Severity.ERROR)
 
     def to_dict(self) -> JsonObject:
-        """The report as plain values."""
+        """Return the report as plain values."""
         return {
             "file": self.path.name,
             "runtimes": [runtime.value for runtime in self.runtimes],
@@ -73,21 +73,21 @@ class LintReport:
 
 
 def runtimes_of(target: Target) -> tuple[Runtime, ...]:
-    """The runtimes that a target promises: all of them for `portable`."""
+    """Return the runtimes that a target covers: all of them for `portable`."""
     return tuple(Runtime) if target is Target.PORTABLE else (Runtime(target.value),)
 
 
 def lint_file(path: Path, runtimes: Sequence[Runtime], capabilities: Sequence[str] = ()) -> LintReport:
-    """Look at the file in `path` without its weights; onnxruntime, where it is asked about, also has to load it.
+    """Check a file without its weights; if asked about, onnxruntime also has to load it.
 
     Args:
         path: any ONNX file.
-        runtimes: whose facts count.
+        runtimes: runtimes to check for.
         capabilities: compute capabilities that an engine is to run on, `SM75`, …
 
     Raises:
-        OptionError: there is no such file.
-        ExportError: it is not an ONNX graph.
+        OptionError: the file does not exist.
+        ExportError: the file is not an ONNX graph.
     """
     return lint_model(open_graph(path), path, runtimes, capabilities)
 
@@ -95,7 +95,7 @@ def lint_file(path: Path, runtimes: Sequence[Runtime], capabilities: Sequence[st
 def lint_model(
     model: onnx.ModelProto, path: Path, runtimes: Sequence[Runtime], capabilities: Sequence[str] = ()
 ) -> LintReport:
-    """The same for a model that `open_graph` has read."""
+    """Check a model that `open_graph` has read, as `lint_file` does."""
     facts = [
         fact
         for fact in FACTS

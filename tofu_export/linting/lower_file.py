@@ -1,4 +1,4 @@
-"""Rewrite an ONNX file of any origin for a target, and show that it computes what it did."""
+"""Rewrite an ONNX file of any origin for a target, and check that it computes the same."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _NOT_TO_READ = ("external-data-outside", "external-data-missing", "external-data
 
 @dataclass(frozen=True)
 class LoweredFile:
-    """What became of a file.
+    """Result of lowering a file.
 
     Attributes:
         changes: the nodes that were found, rewritten or left.
-        rejected: what the target still does not accept, as far as is known.
-        warned: what it ignores or changes, or what is wrong with the file already, likewise.
+        rejected: what the target is known to still reject.
+        warned: what the target is known to ignore or change, or what is wrong with the original already.
         batches: batch sizes at which original and result were compared.
         max_abs: largest difference of any output.
-        unchecked: why other batch sizes were not compared, empty where all were.
+        unchecked: why other batch sizes were not compared, empty if all were.
     """
 
     changes: tuple[Change, ...]
@@ -48,7 +48,7 @@ class LoweredFile:
     unchecked: str
 
     def to_dict(self) -> JsonObject:
-        """As JSON values."""
+        """Return the result as JSON values."""
         return {
             "rewritten": [
                 {"node": change.node, "op_type": change.op_type} for change in self.changes if not change.left
@@ -70,19 +70,19 @@ def lower_file(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     seed: int = 0,
 ) -> LoweredFile:
-    """Write what `target` accepts of the file at `source` to `path`, and compare both in onnxruntime.
+    """Rewrite the file at `source` for a target, write it to `path`, and compare both in onnxruntime.
 
     Args:
         source: any ONNX file.
         path: the file to write, in a staging folder.
         target: the runtime to write for.
         shapes: all sizes of inputs that leave more than the batch open, by name.
-        seed: of the random inputs that both are run on.
+        seed: seed of the random inputs that both are run on.
 
     Raises:
         ExportError: the source is not an ONNX graph, its weights cannot be read, or a path is not UTF-8.
-        LoweringError: it has canonical nodes of this project.
-        OptionError: it cannot be fed.
+        LoweringError: the source has canonical nodes of this project.
+        OptionError: the source cannot be fed.
         VerificationError: the result computes something else, or the original does not run.
     """
     for place in (source, path):  # else nothing could be compared
@@ -96,7 +96,7 @@ def lower_file(
         model = ir.from_proto(original)
         ir.external_data.set_base_dir(model.graph, source.parent)
         ir.external_data.load_to_model(model)
-    except Exception as error:  # whatever onnx_ir raises on a damaged file
+    except Exception as error:  # onnx_ir raises various errors on a damaged file
         raise ExportError(f"{source} cannot be read: {error}. Copy it again, external data included") from error
     try:
         changes = rewrite(model, target)
@@ -124,7 +124,7 @@ def lower_file(
 
 
 def _copy(model: ir.Model, original: onnx.ModelProto, source: Path, path: Path) -> None:
-    """The file as it is, with weights that lie in other files."""
+    """Copy a file unchanged, with its external weights."""
     if external_files(original) - {source.name}:
         write(model, path)
     else:

@@ -1,4 +1,4 @@
-"""Show in onnxruntime that a rewritten file computes what its original does."""
+"""Check in onnxruntime that a rewritten file computes what its original does."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["BATCHES", "Proof", "prove_equal"]
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 BATCHES = (1, 3)
-"""Batch sizes that a file with a dynamic batch is compared at."""
+"""Batch sizes at which a file with a dynamic batch is compared."""
 
 _RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -34,12 +34,12 @@ _RANDOM = frozenset(
 
 @dataclass(frozen=True)
 class Proof:
-    """What was compared.
+    """Result of comparing two files.
 
     Attributes:
         batches: batch sizes at which original and result were run.
         max_abs: largest difference of any output.
-        missing: why other batch sizes were not compared, empty where all were.
+        missing: why other batch sizes were not compared, empty if all were.
     """
 
     batches: tuple[int, ...]
@@ -50,16 +50,16 @@ class Proof:
 def prove_equal(
     source: Path, path: Path, *, shapes: Mapping[str, tuple[int, ...]] | None = None, seed: int = 0
 ) -> Proof:
-    """Run both files on the same inputs.
+    """Run both files on the same inputs, and compare their outputs.
 
-    Half precision is compared in copies that compute in FP32, where a difference cannot hide behind rounding, and
-    which onnxruntime has all kernels for. Equal infinities and NaN are equal.
+    Half precision is compared in copies that compute in FP32, which shows differences below its rounding, and for
+    which onnxruntime has all kernels. Equal infinities and NaN are equal.
 
     Args:
         source: the original.
         path: the result.
         shapes: all sizes of inputs that leave more than the batch open, by name.
-        seed: of the random inputs.
+        seed: seed of the random inputs.
 
     Raises:
         OptionError: the files cannot be fed.
@@ -85,10 +85,10 @@ def _wide(file: Path, folder: Path) -> Path:
 def _references(
     file: Path, source: Path, shapes: Mapping[str, tuple[int, ...]] | None, seed: int
 ) -> tuple[list[tuple[int, Arrays, Arrays]], str]:
-    """Inputs and outputs of the original with their batch sizes, and why a batch size is missing.
+    """Return inputs and outputs of the original with their batch sizes, and why a batch size is missing.
 
     Raises:
-        VerificationError: it does not run at any.
+        VerificationError: the original runs at no batch size.
     """
     graph = load_without_weights(file)
     try:
@@ -118,7 +118,7 @@ def _references(
 
 
 def _attempt(session: OrtSession, feeds: Arrays) -> Arrays | str:
-    """What a file gives, or why it does not run."""
+    """Run a file, and return its outputs, or why it fails."""
     try:
         return session.run(feeds)
     except ExportError as error:
@@ -126,10 +126,10 @@ def _attempt(session: OrtSession, feeds: Arrays) -> Arrays | str:
 
 
 def _compare(file: Path, label: str, references: list[tuple[int, Arrays, Arrays]]) -> float:
-    """The largest difference of any real output.
+    """Return the largest difference of any real-valued output.
 
     Raises:
-        VerificationError: the result does not run, a difference is larger than its tolerance, or outputs are others.
+        VerificationError: the result does not run, a difference exceeds its tolerance, or the outputs differ in kind.
     """
     tally = Tally(label)
     types: dict[str, np.dtype[Any]] = {}
@@ -160,10 +160,10 @@ def _compare(file: Path, label: str, references: list[tuple[int, Arrays, Arrays]
 
 
 def _check_loads(source: Path, path: Path) -> None:
-    """A file in half precision loads as it is wherever its original does.
+    """Check that a half-precision file loads unchanged if its original does.
 
     Raises:
-        VerificationError: it does not.
+        VerificationError: only the original loads.
     """
     try:
         open_session(source)
@@ -176,7 +176,7 @@ def _check_loads(source: Path, path: Path) -> None:
 
 
 def _open(graph: onnx.ModelProto, path: Path) -> OrtSession:
-    """A session of a copy of the file at `path` in which random numbers are the same in every run of every copy."""
+    """Open a copy of a file in which random numbers are the same in every run of every copy."""
     for node in graph.graph.node:
         if node.op_type in _RANDOM:
             kept = [attribute for attribute in node.attribute if attribute.name != "seed"]

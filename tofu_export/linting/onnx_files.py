@@ -1,4 +1,4 @@
-"""The file around the graph: can it be read, is it whole, does it stay within its folder, how old is its format."""
+"""Check the file around the graph: readable, complete, within its folder, and its format version."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_IR_VERSION = 13
 """Newest version of the file format that onnxruntime 1.31.1 loads."""
 
 MAX_PROTOBUF_BYTES = 2**31 - 1
-"""What a protocol buffer, and so a file with its weights inside, can have."""
+"""Largest size of a protocol buffer, and so of a file with its weights inside."""
 
 _8_BITS = (onnx.TensorProto.UINT8, onnx.TensorProto.INT8)
 _ALL = tuple(Runtime)
@@ -32,11 +32,11 @@ _MEASURED = f"{MEASURED_ORT}; {MEASURED_RTX}"
 
 
 def open_graph(path: Path) -> onnx.ModelProto:
-    """The model in `path` without its large weights.
+    """Read a model without its large weights.
 
     Raises:
-        OptionError: there is no such file.
-        ExportError: it holds no ONNX graph with outputs.
+        OptionError: the file does not exist.
+        ExportError: the file holds no ONNX graph with outputs.
     """
     require_file(path, "an ONNX file")
     size = path.stat().st_size
@@ -53,12 +53,12 @@ def open_graph(path: Path) -> onnx.ModelProto:
 
 
 def default_opset(model: onnx.ModelProto) -> int | None:
-    """Version of the default operator set, None if the file imports none."""
+    """Return the version of the default operator set, None if the file imports none."""
     return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
 
 
 def file_findings(model: onnx.ModelProto, path: Path) -> Iterator[Finding]:
-    """What is the matter with the file as a whole, for all runtimes."""
+    """Yield the findings about the file as a whole, for all runtimes."""
     yield from _versions(model)
     if path.stat().st_size > MAX_PROTOBUF_BYTES:
         yield Finding(
@@ -161,7 +161,7 @@ def _external_data(model: onnx.ModelProto, path: Path) -> Iterator[Finding]:
 
 
 def _makes_8_bit_integers(model: onnx.ModelProto) -> bool:
-    """True if the file rounds activations to int8 or uint8, as those do that multiply in it."""
+    """True if the file rounds activations to int8 or uint8, as files that multiply in it do."""
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
         zero_point = "".join(node.input[2:3])  # uint8 where there is none
@@ -173,7 +173,7 @@ def _makes_8_bit_integers(model: onnx.ModelProto) -> bool:
 
 
 def _texts(model: onnx.ModelProto) -> Iterator[object]:
-    """All names of a model that messages may quote."""
+    """Yield all names of a model that messages may quote."""
     for entry in model.metadata_props:
         yield from (entry.key, entry.value)
     for opset in model.opset_import:

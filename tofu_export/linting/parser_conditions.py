@@ -1,4 +1,4 @@
-"""Questions about a node that TensorRT-RTX's parser answers with no: what it imports, and in which forms."""
+"""Conditions on what TensorRT-RTX's parser imports, and in which forms."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ __all__ = [
 ]
 
 _ELEMENTWISE_OPSET = 7
-"""First opset that broadcasts as numpy does."""
+"""First opset with numpy's broadcasting."""
 
 _UINT8_INPUTS = frozenset(
     {"Cast", "CastLike", "Concat", "Equal", "Expand", "Flatten", "Gather", "GatherElements",
      "GatherND", "Identity", "Reshape", "Shape", "Size", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 )  # fmt: skip
-"""Operators that take 8-bit unsigned numbers."""
+"""Operators that accept 8-bit unsigned integers."""
 
 _COORDINATES = ("align_corners", "asymmetric", "half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn")
 
 
 def not_imported(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """An operator without an importer, neither public nor the file's own."""
+    """Report an operator without an importer, neither public nor the file's own."""
     if (node.domain, node.op_type) in scope.functions or node.domain in ("tofu", *CONTRIB_DOMAINS):
         return None
     if node.domain in DEFAULT_DOMAINS:
@@ -54,12 +54,12 @@ def not_imported(node: onnx.NodeProto, scope: Scope) -> str | None:
 
 
 def needs_plugin(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """An operator that is parsed to a plugin which is not there."""
+    """Report an operator that is parsed to a missing plugin."""
     return "needs a plugin that TensorRT-RTX does not have" if node.op_type in NEEDS_PLUGIN else None
 
 
 def of_no_type(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """An operator that reads or makes a tensor of a type that the parser does not know."""
+    """Report an operator that reads or makes a tensor of a type that the parser does not know."""
     for name in (*node.input, *node.output):
         dtype = scope.dtypes.get(name, 0)
         if dtype and dtype not in TYPES:
@@ -68,7 +68,7 @@ def of_no_type(node: onnx.NodeProto, scope: Scope) -> str | None:
 
 
 def quantized_by_a_cast(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A cast from or to a type that is for quantised numbers only."""
+    """Report a cast from or to a type that is only for quantised numbers."""
     types = {scope.dtypes.get(name, 0) for name in (*node.input[:1], *node.output)}
     found = types & QUANTIZED_TYPES
     if not found:
@@ -78,7 +78,7 @@ def quantized_by_a_cast(node: onnx.NodeProto, scope: Scope) -> str | None:
 
 
 def unsigned(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """Arithmetic in 8-bit unsigned numbers, or such numbers inside of the graph."""
+    """Report arithmetic in 8-bit unsigned integers, or such integers inside the graph."""
     if scope.dtype(node) == TensorProto.UINT8 and node.op_type not in _UINT8_INPUTS:
         return "is not possible in UINT8"
     if node.op_type in ("Cast", "CastLike") and any(
@@ -89,7 +89,7 @@ def unsigned(node: onnx.NodeProto, scope: Scope) -> str | None:
 
 
 def not_constant(place: int, what: str) -> Condition:
-    """It is wrong if an input depends on what the graph is given, though the parser needs its value."""
+    """Return a condition on inputs that depend on the graph's inputs although the parser needs their values."""
 
     def problem(node: onnx.NodeProto, scope: Scope) -> str | None:
         if len(node.input) <= place or scope.is_computable(node.input[place]):
@@ -102,7 +102,7 @@ def not_constant(place: int, what: str) -> Condition:
 
 
 def given_in_fp32(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A Range in FP32 with a bound that is an input of the graph: sizes have to be whole numbers."""
+    """Report a Range in FP32 with a bound that is an input of the graph: sizes must be integers."""
     given = [name for name in node.input if name not in scope.makers and not scope.is_computable(name)]
     if not given or scope.dtype(node) != TensorProto.FLOAT:
         return None
@@ -110,7 +110,7 @@ def given_in_fp32(node: onnx.NodeProto, scope: Scope) -> str | None:
 
 
 def depth_of_no_size(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A OneHot whose depth is known when the file runs and is no whole number, as sizes are."""
+    """Report a OneHot whose depth is known only at run time and is not an integer, as sizes are."""
     if len(node.input) < 2 or scope.is_computable(node.input[1]):
         return None
     whole = scope.dtypes.get(node.input[1]) in (None, TensorProto.INT32, TensorProto.INT64)
@@ -118,14 +118,14 @@ def depth_of_no_size(node: onnx.NodeProto, scope: Scope) -> str | None:
 
 
 def clips_int8(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A Clip of INT8 whose bounds are known when the file runs."""
+    """Report a Clip of INT8 whose bounds are known only at run time."""
     if scope.dtype(node) != TensorProto.INT8 or all(scope.is_computable(name) for name in node.input[1:]):
         return None
     return "is of INT8, with bounds that are known when the file runs, and not before"
 
 
 def whole_remainder(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A Mod as Python has it, of other than INT32 and INT64."""
+    """Report a Mod with Python's semantics, in other types than INT32 and INT64."""
     dtype = scope.dtype(node)
     if attribute_int(node, "fmod") or dtype in (None, TensorProto.INT32, TensorProto.INT64):
         return None
@@ -133,7 +133,7 @@ def whole_remainder(node: onnx.NodeProto, scope: Scope) -> str | None:
 
 
 def other_resize(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A Resize in a mode that the parser does not have."""
+    """Report a Resize in a mode that the parser does not support."""
     mode = attribute_text(node, "coordinate_transformation_mode", "half_pixel")
     if node.op_type == "Resize" and mode not in _COORDINATES:
         return f"has coordinate_transformation_mode {mode!r}, expected one of {', '.join(_COORDINATES)}"
@@ -151,14 +151,14 @@ def other_resize(node: onnx.NodeProto, scope: Scope) -> str | None:
 
 
 def broadcasts_the_old_way(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """Arithmetic of an opset before numpy's rules for shapes."""
+    """Report arithmetic of an opset before numpy's broadcasting rules."""
     if scope.opset >= _ELEMENTWISE_OPSET:
         return None
     return f"is of opset {scope.opset}, before broadcasting was that of numpy"
 
 
 def more_outputs(count: int) -> Condition:
-    """It is wrong with more outputs than that."""
+    """Return a condition on nodes with more than `count` outputs."""
 
     def problem(node: onnx.NodeProto, scope: Scope) -> str | None:
         used = [name for name in node.output[count:] if name]
@@ -168,24 +168,24 @@ def more_outputs(count: int) -> Condition:
 
 
 def trains_batches(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A BatchNormalization that takes its statistics from the batch."""
+    """Report a BatchNormalization that takes its statistics from the batch."""
     return "is in training mode" if attribute_int(node, "training_mode") else None
 
 
 def dilated(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A pooling with gaps."""
+    """Report a pooling with dilation."""
     dilations = attribute_ints(node, "dilations")
     return f"has dilations {list(dilations)}" if any(step != 1 for step in dilations) else None
 
 
 def norm_of_another_order(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A pooling by a norm other than the first two."""
+    """Report a pooling by a norm other than the first two."""
     order = attribute_int(node, "p")
     return None if order in (None, 1, 2) else f"has p = {order}, TensorRT has the norms of order 1 and 2"
 
 
 def circular_cache(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A TensorScatter that TensorRT's cache has no form for."""
+    """Report a TensorScatter that TensorRT's cache does not support."""
     mode = attribute_text(node, "mode", "linear")
     if mode != "linear":
         return f"has mode {mode!r}, TensorRT has 'linear' alone"
@@ -194,11 +194,11 @@ def circular_cache(node: onnx.NodeProto, scope: Scope) -> str | None:
 
 
 def in_a_branch(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """A node in a sub-graph."""
+    """Report a node in a sub-graph."""
     return "stands in a branch or a loop, where the builder fails with it" if scope.depth else None
 
 
 def with_softcap(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """An Attention that bounds its scores, or whose heads are too narrow for a fused kernel."""
+    """Report an Attention that bounds its scores, or whose heads are too narrow for a fused kernel."""
     capped = any(attribute.name == "softcap" and attribute.f for attribute in node.attribute)
     return "attribute softcap is not supported" if capped else None

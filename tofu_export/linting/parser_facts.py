@@ -1,6 +1,6 @@
-"""Facts of TensorRT-RTX's own parser: what it states (`parser_table`), or shows in a form that it refuses.
+"""Facts about TensorRT-RTX's own parser: what it states (`parser_table`), or shows by refusing a form.
 
-Held against its builder by `benchmarks/lint_agreement.py`.
+`benchmarks/lint_agreement.py` compares them with its builder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CONSTANT = "export it as a constant"
 
 
 def _refused(rule: str, op_types: tuple[str, ...], problem: Condition, fix: str, *, build_copes: bool = False) -> Fact:
-    """A row about TensorRT-RTX alone."""
+    """Return a fact about TensorRT-RTX alone."""
     runtimes = (Runtime.TENSORRT_RTX,)
     return Fact(rule, Severity.ERROR, runtimes, _SEEN, op_types, problem, fix, MEASURED_RTX, build_copes)
 
@@ -70,4 +70,4 @@ PARSER_FACTS = (
     _refused("attention-softcap", ("Attention",), p.with_softcap, "decompose the attention before export"),
     _refused("attention-in-branch", ("Attention",), p.in_a_branch, "let `tofu-export lower` decompose it"),
 )  # fmt: skip
-"""Rows, in the order in which findings about one node are reported."""
+"""Facts, in the order in which findings about one node are reported."""

@@ -1,6 +1,6 @@
-"""What TensorRT-RTX's parser imports: asked of the parser itself, operator by operator and type by type.
+"""Table of what TensorRT-RTX's parser imports, queried from the parser, operator by operator and type by type.
 
-`tests/linting/test_parser_table.py` asks it again and prints what changed. Measured with TensorRT-RTX 1.7.1 for all
+`tests/linting/test_parser_table.py` queries it again and prints what changed. Measured with TensorRT-RTX 1.7.1 for all
 operators that onnx 1.23 has a schema for, of any version.
 """
 
@@ -33,10 +33,10 @@ IMPORTED = frozenset(
         "ThresholdedRelu", "Tile", "TopK", "Transpose", "Trilu", "Unsqueeze", "Upsample", "Where", "Xor",
     }
 )  # fmt: skip
-"""Operators of the default domain that it has an importer for."""
+"""Operators of the default domain that the parser has an importer for."""
 
 NEEDS_PLUGIN = frozenset({"CausalConvWithState", "LinearAttention", "NonMaxSuppression", "NonZero", "RoiAlign"})
-"""Those of them whose importer asks for a plugin, or a kernel, that TensorRT-RTX does not have."""
+"""Imported operators that need a plugin, or a kernel, which TensorRT-RTX does not have."""
 
 TYPES = frozenset(
     {
@@ -51,4 +51,4 @@ PLAIN_ZERO_POINTS = frozenset({TensorProto.FLOAT8E4M3FN})
 """Types whose zero points are not read, so that they need not be constant."""
 
 QUANTIZED_TYPES = frozenset({TensorProto.FLOAT4E2M1, TensorProto.FLOAT8E4M3FN, TensorProto.INT4})
-"""Types that only a quantisation may make and only a dequantisation may read."""
+"""Types that only a quantisation may produce and only a dequantisation may read."""

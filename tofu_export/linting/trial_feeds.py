@@ -1,7 +1,7 @@
-"""Inputs on which a rewritten file has to equal its original: drawn from all that the graph can take.
+"""Inputs on which a rewritten file must equal its original, drawn from all that the graph accepts.
 
-Indices that count from the end and that repeat, masks of mixed entries with a row that is closed altogether, both
-values of a condition, infinities where the graph adds them up.
+They include negative and repeated indices, masks of mixed entries with one fully masked row, both values of a
+condition, and infinities if the graph adds them up.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ __all__ = ["Trials"]
 Feeds = dict[str, np.ndarray[Any, Any]]
 
 _INDEX = {"Gather": 1, "GatherElements": 1, "GatherND": 1, "ScatterElements": 1, "ScatterND": 1}
-"""The input of these that holds places of their first one."""
+"""Input of these operators that holds positions in their first input."""
 
 _CARRY = frozenset(
     {"Cast", "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Reshape", "Slice",
      "Squeeze", "Tile", "Transpose", "Unsqueeze"}
 )  # fmt: skip
-"""Operators that hand on what they are given."""
+"""Operators that pass their inputs on."""
 
 _COMPARE = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
 
 _WIDE = 8.0
-"""Factor of the second draw where the graph compares numbers, so that thresholds are passed in both directions."""
+"""Factor of the second draw if the graph compares numbers, so that thresholds are passed in both directions."""
 
 _ANY_NUMBER = 4
-"""Whole numbers of which nothing is known are below this."""
+"""Upper bound of integers without known meaning."""
 
 
 @dataclass
 class _Role:
-    """What an input is used as.
+    """Use of an input.
 
     Attributes:
-        places: sizes of axes that it holds places of; one for each coordinate of a place.
-        masks: it is added to the scores of an Attention.
-        joins: it takes part in a scatter that adds up.
+        places: sizes of axes that it holds positions in; one for each coordinate of a position.
+        masks: the input is added to the scores of an Attention.
+        joins: the input takes part in a scatter that adds up.
     """
 
     places: list[tuple[Axis, ...]] = field(default_factory=list)
@@ -55,14 +55,14 @@ class _Role:
 
 
 class Trials:
-    """Draws feeds for a file.
+    """Generator of feeds for a file.
 
     Args:
-        graph: the file, its weights may be elsewhere.
-        label: how messages call it.
-        inputs: what it asks for.
+        graph: the file, its weights may be external.
+        label: name in messages.
+        inputs: type and shape of its inputs.
         shapes: all sizes of inputs that leave more than the batch open, by name.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Trials:
         self._find_roles(graph)
 
     def draws(self, batch: int) -> Iterator[list[Feeds]]:
-        """Feeds of one batch size, from the widest range of values to the narrowest that any file can take.
+        """Yield feeds of one batch size, from the widest range of values to the narrowest that any file accepts.
 
         Raises:
             OptionError: sizes of inputs are open, unknown or contradicted.
@@ -128,7 +128,7 @@ class Trials:
         return value
 
     def _find_roles(self, graph: onnx.ModelProto) -> None:
-        """Follow every input to where it is used as a place, a mask, or what is added up."""
+        """Find the inputs used as a position, a mask, or a summand."""
         origins = {name: {name} for name in self._inputs}
         for node, scope in walk(infer(graph)):
             if node.domain not in DEFAULT_DOMAINS:
@@ -157,7 +157,7 @@ class Trials:
 
 
 def _bounds(places: list[tuple[Axis, ...]], sizes: Mapping[str, int]) -> list[int]:
-    """The smallest axis that each coordinate is a place of; one number for all where these differ in kind."""
+    """Return the smallest axis for each coordinate of a position; one number for all if these differ in kind."""
     known = [[sizes.get(size, 1) if isinstance(size, str) else max(size, 1) for size in row] for row in places if row]
     if not known:
         return [_ANY_NUMBER]
@@ -167,7 +167,7 @@ def _bounds(places: list[tuple[Axis, ...]], sizes: Mapping[str, int]) -> list[in
 
 
 def _repeating(random: np.random.Generator, shape: tuple[int, ...], low: int, high: int) -> np.ndarray[Any, Any]:
-    """Whole numbers from `low` to `high` - 1, of which some repeat and the lowest is one."""
+    """Return integers from `low` to `high` - 1, some of which repeat and one of which is the lowest."""
     count = int(np.prod(shape))
     pool = random.integers(low, high, max(1, (count + 1) // 2))
     pool[0] = low
@@ -175,7 +175,7 @@ def _repeating(random: np.random.Generator, shape: tuple[int, ...], low: int, hi
 
 
 def _booleans(random: np.random.Generator, shape: tuple[int, ...], number: int) -> np.ndarray[Any, Any]:
-    """Mixed entries; the first row is false and the last one true. A single one is true in every other draw."""
+    """Return mixed entries; the first row is false and the last one true. A single entry alternates between draws."""
     if not shape or int(np.prod(shape)) <= 1:
         return np.full(shape, number % 2 == 0)
     drawn = random.random(shape) < 0.5  # as many of one as of the other

@@ -1,4 +1,6 @@
-"""What a user can ask for, as frozen values that are checked when they are made.
+"""Options that a user can set, as frozen values that are validated on construction.
+
+The command line and the Python API build the same objects, so both refuse the same values with the same messages.
 
 The command line and the Python API build the same objects, so that both refuse the same things in the same words.
 """

@@ -1,7 +1,7 @@
 """Declare an option once, on the dataclass field that holds it.
 
-The field's name, type and default say most; `Option` holds the rest: help, section, how text is read. The command line
-(`tofu_export.cli.derive`) is made from these declarations. Nothing is imported for that here.
+The field gives name, type and default; `Option` adds help, section and how text is read. The command line
+(`tofu_export.cli.derive`) is generated from these declarations. This module imports nothing for that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _KEY = "tofu_export.option"
 
 
 class Section(Enum):
-    """Headings of options, in the order in which help shows them."""
+    """Section headings for options, in the order in which the help shows them."""
 
     MODEL = "Model and input"
     REDUCTION = "Reduction"
@@ -32,7 +32,7 @@ class Section(Enum):
 
 @dataclass(frozen=True)
 class Alias:
-    """A flag that stands for one value of an option.
+    """Flag that stands for one value of an option.
 
     Attributes:
         flag: as it is typed, for example `--no-prop-attn`.
@@ -47,24 +47,24 @@ class Alias:
 
 @dataclass(frozen=True)
 class Option:
-    """What a field's name, type and default do not say of its option.
+    """Metadata of an option that the name, type and default of its field do not give.
 
     Attributes:
         help: one sentence.
         section: heading of the help that it stands under; None for a positional argument.
         flags: as they are typed, `--a/--no-a` for a pair; empty for the name of the field with dashes.
         metavar: placeholder of the value.
-        unless: what holds without the option, where the default does not say it.
-        shown: the default as it would be typed, where its text is another.
+        unless: what happens without the option, if the default does not show it.
+        shown: the default as it would be typed, if that differs from its text.
         parse: reads the text; raises OptionError. None: the type of the field says how.
         choices: words to choose from; a mapping also says which value each stands for.
         minimum: smallest number.
         maximum: largest number.
-        typed: type of what is typed, where it is not that of the field: `Path` for a file that `parse` reads.
-        multiple: it may be given again; `parse` gets a tuple.
+        typed: type of the typed value, if it differs from that of the field: `Path` for a file that `parse` reads.
+        multiple: the option may be repeated; `parse` gets a tuple.
         nargs: of a positional argument, -1 for any number.
-        required: it has to be given.
-        everyday: `--help` shows it also where there are many options.
+        required: the option must be given.
+        everyday: `--help` shows the option even in commands with many options.
         alias: a flag that stands for one of the values.
     """
 
@@ -87,39 +87,39 @@ class Option:
 
     @property
     def text(self) -> str:
-        """The help, with what holds without the option."""
+        """Help text, followed by what happens without the option."""
         return f"{self.help}  [default: {self.unless}]" if self.unless else self.help
 
 
 def opt(default: Any, help: str, section: Section, **details: Any) -> Any:
-    """A dataclass field with its option.
+    """Return a dataclass field that declares an option.
 
     Args:
-        default: of the field, or a function that makes it; MISSING for none.
+        default: default of the field, or a function that makes it; MISSING for none.
         help: one sentence.
-        section: heading that it stands under.
+        section: heading of the help that lists it.
         **details: further fields of `Option`.
     """
     return _field(default, Option(help, section, **details))
 
 
 def positional(default: Any = MISSING, **details: Any) -> Any:
-    """A dataclass field that is given by its place on the command line.
+    """Return a dataclass field for a positional argument of the command line.
 
     Args:
-        default: of the field; MISSING for one that has to be given.
+        default: default of the field; MISSING if the argument is required.
         **details: further fields of `Option`.
     """
     return field(default=default, metadata={_KEY: Option("", None, **details)})
 
 
 def group(default: Any, **changes: Mapping[str, Any]) -> Any:
-    """A field whose type is a dataclass with options of its own.
+    """Return a field whose type is a dataclass with options of its own.
 
     Args:
         default: of the field, or a function that makes it.
-        **changes: for a field of that dataclass, what its option has in place of what is declared there; `default`
-            changes the default that is shown.
+        **changes: by field of that dataclass, what overrides its declared option; `default` changes the default
+            that is shown.
     """
     return _field(default, changes)
 
@@ -130,5 +130,5 @@ def _field(default: Any, declared: Any) -> Any:
 
 
 def option_of(declared: Field[Any]) -> Option | Mapping[str, Mapping[str, Any]] | None:
-    """The option of a field, the changes of a group of them, or None for a field that only Python code sets."""
+    """Return the option of a field, the overrides of an option group, or None for a field that only code sets."""
     return declared.metadata.get(_KEY)

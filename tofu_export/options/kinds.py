@@ -1,4 +1,4 @@
-"""Words and values of options that several requests share, and how they are read from text."""
+"""Enums and values of options that several requests share, and their parsers."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ MINIMUM_OPSET = 18
 """Oldest opset written: LayerNormalization (17) and reductions whose axes are inputs (18)."""
 
 DEFAULT_R = 16
-"""Tokens removed per layer when nothing else is asked for."""
+"""Tokens removed per layer by default."""
 
 PROP_ATTN = {"auto": None, "on": True, "off": False}
-"""What `--prop-attn` says, as `Reduction.prop_attn` has it."""
+"""Values of `--prop-attn`, as `Reduction.prop_attn` holds them."""
 
 PLAN_SUFFIXES = (".engine", ".plan", ".trt")
-"""Names of TensorRT plans end so."""
+"""File name suffixes of TensorRT engines."""
 
 PATCH_GROUPS = "patch_groups"
-"""The output that `--token-map` adds to any kind, [B, patches] int64: the row of the reduced sequence that each input
-patch ended in, alone or merged with others, and -1 if it was pruned."""
+"""Name of the output that `--token-map` adds to any output kind, [B, patches] int64: the row of the reduced sequence
+that holds each input patch, alone or merged with others, or -1 if it was pruned."""
 
 
 class Method(str, Enum):
-    """How the matched sources of one layer leave. The value is the letter used in patterns."""
+    """How one layer removes its matched sources. The value is the letter used in patterns."""
 
     PRUNE = "P"
     AVERAGE = "A"
@@ -58,25 +58,25 @@ class Method(str, Enum):
 
     @property
     def merges(self) -> bool:
-        """True where destinations change."""
+        """True if destinations change."""
         return self not in (Method.PRUNE, Method.NONE)
 
     @property
     def weighs(self) -> bool:
-        """True where the mean is weighted by token sizes."""
+        """True if the mean is weighted by token sizes."""
         return self in (Method.WEIGHTED_MLERP, Method.TOME)
 
     @property
     def keeps_norm(self) -> bool:
-        """True where the mean gets the largest norm of its group."""
+        """True if the mean is rescaled to the largest norm of its group."""
         return self in (Method.MLERP, Method.WEIGHTED_MLERP)
 
 
 class Mode(str, Enum):
-    """What the layers after the pruning ones do; `PRUNE` prunes in all of them.
+    """What the layers after the pruning layers do; `PRUNE` prunes in all layers.
 
-    `WEIGHTED_MLERP` is MLERP of the size-weighted mean, in all but the first quarter of the layers. The others are the
-    paper's, and ToMe.
+    `WEIGHTED_MLERP` is MLERP of the size-weighted mean, in all but the first quarter of the layers. The other modes are
+    those of the paper, and ToMe.
     """
 
     WEIGHTED_MLERP = "weighted-mlerp"
@@ -87,34 +87,34 @@ class Mode(str, Enum):
 
     @property
     def method(self) -> Method:
-        """The method of the merging layers."""
+        """Method of the merging layers."""
         return Method[self.name]
 
 
 class Schedule(str, Enum):
-    """How a single `r` is spread over the layers."""
+    """How a single `r` is distributed over the layers."""
 
     CONSTANT = "constant"
     LINEAR = "linear"
 
     def spread(self, r: int, depth: int) -> tuple[int, ...]:
-        """The amount of each of `depth` layers; none of them falls when r grows."""
+        """Return the number of tokens to remove in each of `depth` layers; no entry falls when r grows."""
         if self is Schedule.CONSTANT or depth == 1:
             return (r,) * depth
         return tuple(round(2 * r * (depth - 1 - layer) / (depth - 1)) for layer in range(depth))
 
 
 class KeySource(str, Enum):
-    """Which keys tokens are compared by, where the attention turns them by a rotary embedding."""
+    """Which keys tokens are compared by in attention with rotary embeddings."""
 
     POST_ROPE = "post-rope"
     PRE_ROPE = "pre-rope"
 
 
 class PrunedSizes(str, Enum):
-    """What becomes of the size of a pruned token: its destination takes it over, or it is lost.
+    """What happens to the size of a pruned token: its destination takes it over, or it is lost.
 
-    The paper is silent. On DeiT-Ti a destination that stands for what was pruned into it keeps 4 points of top-1 at
+    The paper does not say. On DeiT-Ti a destination that stands for what was pruned into it keeps 4 points of top-1 at
     r = 13 (docs/decisions/028).
     """
 
@@ -138,38 +138,38 @@ class Precision(str, Enum):
 
     @property
     def traced(self) -> Precision:
-        """The floating-point type that a file of this precision is traced and lowered in."""
+        """Floating-point type in which a file of this precision is traced and lowered."""
         if self in (Precision.INT8_FP16, Precision.FP8):
             return Precision.FP16
         return Precision.FP32 if self is Precision.INT8 else self
 
     @property
     def calibrated(self) -> bool:
-        """True where ranges of activations are taken from images."""
+        """True if activation ranges are calibrated on images."""
         return self in (Precision.INT8, Precision.INT8_FP16, Precision.FP8)
 
     @property
     def least_opset(self) -> int:
-        """The oldest opset that can say it: FP16 scales and E4M3 came with 19."""
+        """Oldest opset that supports the precision: FP16 scales and E4M3 came with 19."""
         return 19 if self.calibrated and self.traced is Precision.FP16 else MINIMUM_OPSET
 
     @property
     def runs_on_cpus(self) -> bool:
-        """True where CPUs compute in this type, so that its time on one says something."""
+        """True if CPUs compute in this type, so that timing it on a CPU is meaningful."""
         return self.traced is Precision.FP32
 
     @property
     def built(self) -> bool:
-        """True where engines are built from such files: the rest of an int8 file is FP32, slower on a GPU than FP16."""
+        """True if engines are built from such files: the rest of an int8 file is FP32, slower on a GPU than FP16."""
         return self is not Precision.INT8
 
 
 class AttentionForm(str, Enum):
     """How attention is written in half precision.
 
-    `FUSED`: so that TensorRT makes one kernel of it. `FP32_ACCUMULATE`: queries, keys and values are widened to FP32 in
-    front of the products. `UNFUSED`: the softmax is in FP32, of scores less their largest one, which changes no number
-    but makes TensorRT leave products and softmax as kernels of their own.
+    `FUSED`: TensorRT makes one kernel of it. `FP32_ACCUMULATE`: queries, keys and values are widened to FP32 in
+    front of the products. `UNFUSED`: the softmax is in FP32, of scores minus their maximum, which changes no
+    number but makes TensorRT keep products and softmax as separate kernels.
     """
 
     FUSED = "fused"
@@ -178,7 +178,7 @@ class AttentionForm(str, Enum):
 
     @property
     def fallbacks(self) -> tuple[AttentionForm, ...]:
-        """What to try, in this order, where an engine of this form gives wrong numbers."""
+        """Forms to try, in this order, if an engine of this form gives wrong numbers."""
         forms = tuple(AttentionForm)
         return forms[forms.index(self) + 1 :]
 
@@ -200,9 +200,9 @@ class IoType(str, Enum):
 
 
 class OutputKind(str, Enum):
-    """What a file gives. B is the batch, N the tokens of the model, prefix included, C its channels.
+    """What a file outputs. B is the batch, N the tokens of the model, prefix included, C its channels.
 
-    `LOGITS` [B, classes]: the classifier's. `FEATURES` [B, C]: what it reads, pooled and normalised. `TOKENS`
+    `LOGITS` [B, classes]: output of the classifier. `FEATURES` [B, C]: its input, pooled and normalised. `TOKENS`
     [B, N', C]: the reduced sequence after the last norm, and `token_map` [B, N] int64, the row of it that stands for
     each token. `GRID` [B, C, height, width]: all patch tokens, restored.
     """
@@ -218,15 +218,15 @@ class OutputKind(str, Enum):
         return ("tokens", "token_map") if self is OutputKind.TOKENS else (self.value,)
 
     def names_with(self, token_map: bool) -> tuple[str, ...]:
-        """Names of the outputs, with that of `--token-map` behind them if it is asked for."""
+        """Return the names of the outputs, followed by that of `--token-map` if `token_map`."""
         return (*self.names, PATCH_GROUPS) if token_map else self.names
 
     @classmethod
     def choose(cls, asked: OutputKind | None, num_classes: int, name: str) -> OutputKind:
-        """What was asked for, else logits where the model `name` has a classifier, and features where it has none.
+        """Return the kind asked for; by default logits if the model `name` has a classifier, otherwise features.
 
         Raises:
-            OptionError: logits are asked for, but there is no classifier.
+            OptionError: logits are asked for, but the model has no classifier.
         """
         if asked is cls.LOGITS and not num_classes:
             raise OptionError(
@@ -238,7 +238,7 @@ class OutputKind(str, Enum):
 
 @dataclass(frozen=True)
 class BatchRange:
-    """Smallest, preferred and largest batch that a file serves.
+    """Smallest, preferred and largest batch size that a file serves.
 
     Raises:
         OptionError: not 1 <= minimum <= optimum <= maximum.
@@ -287,7 +287,7 @@ def parse_r(text: str) -> int | tuple[int, ...]:
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
-    """Read a comma list of layers, the first of which is 0; nothing gives none.
+    """Read a comma list of layers, numbered from 0; empty text gives an empty tuple.
 
     Raises:
         OptionError: a part is not a whole number >= 0.
@@ -299,7 +299,7 @@ def parse_layers(text: str) -> tuple[int, ...]:
 
 
 def parse_precisions(text: str) -> tuple[Precision, ...]:
-    """Read a comma list of precisions, in the order given, each once.
+    """Read a comma list of precisions, in the order given, without duplicates.
 
     Raises:
         OptionError: a name is not a precision, or none is given.

@@ -1,4 +1,4 @@
-"""How files in int8, int8-fp16 and fp8 are made: what is left out, which images set the ranges, attention."""
+"""Options of int8, int8-fp16 and fp8 files: blocks to skip, calibration images, FP8 attention."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from tofu_export.options.declaration import Section, opt
 __all__ = ["CALIBRATION_IMAGES", "GENERATED_IMAGES", "Quantization", "calibration_images", "parse_skipped"]
 
 CALIBRATION_IMAGES = 128
-"""Real images that ranges of activations are taken from, where nothing else is asked for."""
+"""Number of real images used for calibration by default."""
 
 GENERATED_IMAGES = 32
-"""Likewise of generated images, and of the demo model's: more of them have the same ranges."""
+"""Number of generated or demo images used for calibration by default: more of them give the same ranges."""
 
 
 def calibration_images(*, given: bool) -> int:
-    """How many images set the ranges: more where they are given than where they are generated."""
+    """Return the default number of calibration images: more if images are given than if they are generated."""
     return CALIBRATION_IMAGES if given else GENERATED_IMAGES
 
 
 def parse_skipped(text: str) -> tuple[str, ...]:
-    """Read a comma list of blocks, by number from 0, and of modules inside of blocks.
+    """Read a comma list of blocks, numbered from 0, and of modules inside blocks.
 
     Raises:
-        OptionError: a part is neither.
+        OptionError: a part is neither a block nor a module.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     for part in parts:
@@ -39,10 +39,10 @@ def parse_skipped(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Quantization:
-    """What is asked for of quantised files.
+    """Options of quantised files.
 
     Attributes:
-        skip: blocks, by number from 0, and modules of blocks whose products stay as they are.
+        skip: blocks, by number from 0, and modules of blocks whose products are not quantised.
         images: how many images set the ranges of activations; None for `calibration_images`.
         attention: FP8 files multiply in FP8 inside of attention, too.
     """

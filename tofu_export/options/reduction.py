@@ -1,4 +1,4 @@
-"""How many tokens leave, where and how: one value that is checked when it is made."""
+"""The options of a reduction: how many tokens leave, where and how."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ PAPER_PRUNE_LAYERS = 6
 class Reduction:
     """How many tokens leave, where and how.
 
-    How many is said in one way: `r`, `keep_rate`, `gmacs` or `speedup`. Without any of them r is 16.
+    The amount is given by one of `r`, `keep_rate`, `gmacs` and `speedup`. Without any of them r is 16.
 
     Attributes:
-        r: tokens to remove per layer: one number for all layers, or one per layer. None where another way is given.
+        r: tokens to remove per layer: one number for all layers, or one per layer. None if not given so.
         mode: what the merging layers do.
         prune_layers: layers `l < prune_layers` (0-based) prune, the others merge. None: a quarter of the layers for
             weighted MLERP, 0 for `tome`, which has no pruning layers, and for the others 6 as in the paper, at most
@@ -45,18 +45,18 @@ class Reduction:
             and prune_layers.
         schedule: how a single r is spread over the layers.
         prop_attn: track token sizes and add their logarithm to the attention scores, as ToMe does (arXiv 2210.09461,
-            section 3.3). None: unless the model was trained as a masked autoencoder (`ModelSpec.masked_autoencoder`).
-        pruned_sizes: what becomes of the size of a pruned token, where sizes are tracked.
+            section 3.3). None: on, except for masked autoencoders (`ModelSpec.masked_autoencoder`).
+        pruned_sizes: what happens to the size of a pruned token, if sizes are tracked.
         keep_rate: share of its unprotected tokens that each layer keeps at least, over 0 and up to 1.
-        gmacs: budget: the reduced model needs at most so many GMACs (`tofu_export.planning.budget`).
-        speedup: budget: the reduced model needs at least so many times fewer multiply-accumulates. No time is meant.
+        gmacs: budget: the reduced model needs at most this many GMACs (`tofu_export.planning.budget`).
+        speedup: budget: the reduced model needs at least this many times fewer multiply-accumulates; not a time.
         exclude_layers: layers (0-based) that remove nothing, however the amount is given.
         restore_grid: after the last block every token that left comes back as a copy of the one that stands for it,
             so that norm, pooling and head see the sequence at its full length. None: only for a grid output.
-        keys: tokens are compared by the keys as the attention uses them, turned by their places, or before that.
+        keys: tokens are compared by the keys after or before their rotary embedding.
         select: how the tokens that leave are chosen.
-        plan_file: name of the file that r and pattern come from (`planning.plan_file`): they hold to the token, and are
-            refused where a model cannot follow. None: r is capped to what a layer can remove.
+        plan_file: name of the file that r and pattern come from (`planning.plan_file`): they hold exactly, and are
+            refused if the model cannot remove so many. None: r is capped to what a layer can remove.
 
     Raises:
         OptionError: a value is out of range or two of them contradict each other.
@@ -162,11 +162,11 @@ class Reduction:
 
     @property
     def sizes_of_pruned(self) -> PrunedSizes:
-        """What becomes of the size of a pruned token: what was asked for, where a destination resembles it."""
+        """What happens to the size of a pruned token: lost if the selection finds no similar destination."""
         return self.pruned_sizes if self.select.finds_partners else PrunedSizes.LOST
 
     def amounts(self, depth: int) -> tuple[int, ...]:
-        """Tokens that `r` asks for in each of `depth` layers, before exclusions and the cap of the token count.
+        """Return the tokens that `r` asks for in each of `depth` layers, before exclusions and the cap per layer.
 
         A linear schedule falls from 2r in the first layer to 0 in the last and removes as many in all as a constant
         one (up to rounding).
@@ -185,7 +185,7 @@ class Reduction:
         return self.schedule.spread(self.r, depth)
 
     def methods(self, depth: int) -> tuple[Method, ...]:
-        """The method of each of `depth` layers, none in those that are excluded.
+        """Return the method of each of `depth` layers; excluded layers have none.
 
         Raises:
             OptionError: the pattern does not have one letter per layer, or prune_layers or an excluded layer exceeds
@@ -199,7 +199,7 @@ class Reduction:
         return tuple(Method.NONE if layer in self.exclude_layers else method for layer, method in enumerate(chosen))
 
     def methods_before_exclusion(self, depth: int) -> tuple[Method, ...]:
-        """The method that pattern, mode and prune_layers give each of `depth` layers.
+        """Return the method that pattern, mode and prune_layers give each of `depth` layers.
 
         Raises:
             OptionError: the pattern does not have one letter per layer, or prune_layers exceeds the depth.
@@ -216,7 +216,7 @@ class Reduction:
         return (Method.PRUNE,) * pruning + (self.mode.method,) * (depth - pruning)
 
     def boundary(self, depth: int) -> int:
-        """Number of leading layers that prune when no pattern is given.
+        """Return the number of leading layers that prune when no pattern is given.
 
         Source: for weighted MLERP measured on DeiT-Ti (docs/decisions/029), for the others the paper's d.
         """
@@ -227,10 +227,10 @@ class Reduction:
         return 0 if self.mode is Mode.TOME else min(PAPER_PRUNE_LAYERS, depth // 2)
 
     def restoring_for(self, output: OutputKind | None) -> Reduction:
-        """The same with `restore_grid` settled: a grid needs all tokens.
+        """Return the reduction with `restore_grid` decided for an output kind: a grid needs all tokens.
 
         Raises:
-            OptionError: it is switched off although the output is the grid.
+            OptionError: `restore_grid` is off although the output is a grid.
         """
         needed = output is OutputKind.GRID
         if needed and self.restore_grid is False:
@@ -247,7 +247,7 @@ def _check_r(r: int | tuple[int, ...]) -> None:
 
 
 def _check_number(name: str, value: float | None, least: float, most: float) -> None:
-    """Refuse what is not a finite number in range; `least` itself is in range unless it is 0."""
+    """Refuse a value that is not a finite number in range; `least` itself is in range unless it is 0."""
     if value is None:
         return
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

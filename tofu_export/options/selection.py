@@ -1,4 +1,4 @@
-"""Selections: the rules by which a layer chooses the tokens that leave, and what each of them may join.
+"""Selections: the rules by which a layer chooses the tokens that leave and what each may join.
 
 Axes: N tokens, P prefix tokens, S sources, T destinations, R removed. Positions count from 0 in the whole sequence.
 """
@@ -12,7 +12,7 @@ from enum import Enum
 __all__ = ["Positions", "Roles", "Selection", "energy_margin"]
 
 Positions = range | tuple[int, ...]
-"""Ascending places in the sequence that enters a reduction."""
+"""Ascending positions in the sequence that enters a reduction."""
 
 _FIRST_MARGIN = 0.9
 
@@ -20,16 +20,16 @@ _FIRST_MARGIN = 0.9
 class Selection(str, Enum):
     """How the tokens that leave a layer are chosen.
 
-    `BIPARTITE`: of every second token those that resemble one of the others most. Source: arXiv 2210.09461, section 3,
+    `BIPARTITE`: of every second token, those most similar to one of the others. Source: arXiv 2210.09461, section 3,
     and arXiv 2312.01026, section 3.1.
 
-    `ENERGY`: of the tokens in the largest crowds every second one joins its nearest other one; tokens that stand alone
-    are protected. Source: PiToMe, arXiv 2405.16148.
+    `ENERGY`: of the tokens with the most similar neighbours, every second one joins its nearest other one; isolated
+    tokens are protected. Source: PiToMe, arXiv 2405.16148.
 
-    `CLASS_ATTENTION`: those that the class token attends to least; where they merge, all into one. Source: EViT,
+    `CLASS_ATTENTION`: the tokens that the class token attends to least; if they merge, all into one. Source: EViT,
     arXiv 2202.07800.
 
-    `RANDOM`, `STRIDED`: the same places in every image, drawn once or evenly spaced. Baselines.
+    `RANDOM`, `STRIDED`: the same positions in every image, drawn once or evenly spaced. Baselines.
     """
 
     BIPARTITE = "bipartite"
@@ -40,16 +40,16 @@ class Selection(str, Enum):
 
     @property
     def reads_class_attention(self) -> bool:
-        """True where it needs the attention of a class token, which then weighs the tokens of a merge as well."""
+        """True if the selection needs the attention of a class token, which then also weighs the tokens of a merge."""
         return self is Selection.CLASS_ATTENTION
 
     @property
     def finds_partners(self) -> bool:
-        """True where a token that leaves has a destination that resembles it, which can stand for it."""
+        """True if a token that leaves has a similar destination, which can stand for it."""
         return self is not Selection.CLASS_ATTENTION
 
     def roles(self, tokens: int, prefix: int, removed: int, layer: int) -> Roles:
-        """Which of the tokens that enter layer `layer` may leave, and which may be joined."""
+        """Return which of the tokens that enter layer `layer` may leave, and which may be joined."""
         if self in (Selection.ENERGY, Selection.CLASS_ATTENTION):
             return Roles(tokens, removed, range(prefix, tokens), (), pooled=True)
         if self is Selection.BIPARTITE:
@@ -67,13 +67,13 @@ class Selection(str, Enum):
 
 @dataclass(frozen=True)
 class Roles:
-    """What the tokens that enter one reduction may do. Out come prefix, sources that stay, destinations.
+    """Roles of the tokens that enter one reduction. The output is prefix, sources that stay, destinations.
 
     Attributes:
         tokens: N, prefix included.
         removed: R, sources that leave.
-        sources: places of the S tokens that may leave.
-        destinations: places of the T tokens that stay and may be joined; none in a pool.
+        sources: positions of the S tokens that may leave.
+        destinations: positions of the T tokens that stay and may be joined; none in a pool.
         pooled: sources that leave join sources that stay.
     """
 
@@ -90,17 +90,17 @@ class Roles:
 
     @property
     def joinable(self) -> int:
-        """Number of tokens that can be joined; they are the last rows of what comes out."""
+        """Number of tokens that can be joined; they are the last rows of the output."""
         return self.staying if self.pooled else len(self.destinations)
 
     @property
     def first_row(self) -> int:
-        """Row of what comes out at which those begin."""
+        """First row of the output that can be joined."""
         return self.tokens - self.removed - self.joinable
 
 
 def energy_margin(layer: int, depth: int) -> float:
-    """The cosine from which two tokens of layer `layer` (0-based) of `depth` count as alike.
+    """Return the cosine above which two tokens of layer `layer` (0-based) of `depth` count as similar.
 
     Source: arXiv 2405.16148, section 3.2.
     """
@@ -108,5 +108,5 @@ def energy_margin(layer: int, depth: int) -> float:
 
 
 def _draw(layer: int, place: int) -> bytes:
-    """What stands for a random number: the same on every machine and for ever."""
+    """Return a pseudo-random key that is the same on every machine."""
     return hashlib.sha256(f"{layer} {place}".encode()).digest()

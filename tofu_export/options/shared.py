@@ -1,4 +1,7 @@
-"""Options that several requests have: one name, one type and one wording for each thing.
+"""Options that several requests share: one name, one type and one wording for each.
+
+Arguments cover what differs between commands; `tests/cli/test_shared_options.py` lists other allowed differences.
+Each function returns a dataclass field.
 
 What differs between commands is an argument here; `tests/cli/test_shared_options.py` lists what else may differ. Each
 function gives a dataclass field.
@@ -67,24 +70,24 @@ PROP_ATTN_HELP = "Add the log of token sizes to the attention; auto: but for mas
 
 
 def model_of_file() -> Any:
-    """`--model`, of commands that are given a file."""
+    """Return the field for `--model`, in commands that are given a file."""
     help = "timm name of the model that FILE was made from."
     return opt(None, help, Section.MODEL, metavar="NAME", unless="what FILE says", everyday=True)
 
 
 def image_size() -> Any:
-    """`--image-size`."""
+    """Return the field for `--image-size`."""
     return opt(None, "Input size in pixels.", Section.MODEL, metavar="H[xW]", unless="the model's own", everyday=True)
 
 
 def num_classes(unless: str = "the model's own") -> Any:
-    """`--num-classes`."""
+    """Return the field for `--num-classes`."""
     help = "Width of the classifier; 0 leaves it out."
     return opt(None, help, Section.MODEL, metavar="N", unless=unless, minimum=0)
 
 
 def output_kind(unless: str) -> Any:
-    """`--output-kind`."""
+    """Return the field for `--output-kind`."""
     help = (
         "What a file gives: logits, pooled features, the reduced tokens and where each original one went, or the "
         "restored grid."
@@ -93,12 +96,12 @@ def output_kind(unless: str) -> Any:
 
 
 def seed(of: str) -> Any:
-    """`--seed` of what is drawn, such as `random weights`."""
+    """Return the field for `--seed`; `of` names what is drawn, such as `random weights`."""
     return opt(0, f"Seed of {of}.", Section.MODEL, metavar="N", minimum=0)
 
 
 def shapes() -> Any:
-    """`--shape`, as often as there are inputs."""
+    """Return the field for `--shape`, which is repeated for each input."""
     help = "Sizes of an input that leaves more than the batch open; again for further inputs."
     flags = ("--shape",)
     return opt(
@@ -111,17 +114,17 @@ def shapes() -> Any:
 
 
 def schedule() -> Any:
-    """`--schedule`."""
+    """Return the field for `--schedule`."""
     return opt(Schedule.CONSTANT, "Spread r evenly, or falling from 2r to 0.", Section.REDUCTION)
 
 
 def select() -> Any:
-    """`--select`."""
+    """Return the field for `--select`."""
     return opt(Selection.BIPARTITE, "How the tokens that leave are chosen.", Section.REDUCTION)
 
 
 def exclude_layers() -> Any:
-    """`--exclude-layers`."""
+    """Return the field for `--exclude-layers`."""
     help = "Layers that remove nothing, counted from 0, such as 0,11."
     return opt((), help, Section.REDUCTION, metavar="LIST", parse=parse_layers)
 
@@ -130,34 +133,34 @@ def exclude_layers() -> Any:
 
 
 def images(use: str, *, unless: str, section: Section = Section.IMAGES) -> Any:
-    """`--images`: what `use` says of them, and what stands in for them."""
+    """Return the field for `--images`; `use` says what they are for, `unless` what replaces them."""
     return opt(None, f"Folder of images{use}.", section, metavar="DIR", unless=unless, everyday=True)
 
 
 def limit(default: int | None = None, *, minimum: int = 1, use: str = "") -> Any:
-    """`--limit`."""
+    """Return the field for `--limit`."""
     help = f"Take so many images, spread evenly over all{use}."
     return opt(default, help, Section.IMAGES, metavar="N", minimum=minimum, everyday=True)
 
 
 def image_batch(default: int) -> Any:
-    """`--batch` of commands that put images through a model."""
+    """Return the field for `--batch`, in commands that run a model on images."""
     return opt(default, "Images at a time.", Section.IMAGES, metavar="N", minimum=1, everyday=True)
 
 
 def labelled() -> Any:
-    """`--no-labels`."""
+    """Return the field for `--no-labels`."""
     return opt(True, "Do not read folders as classes.", Section.IMAGES, flags=("--no-labels",))
 
 
 def class_map() -> Any:
-    """`--class-map`."""
+    """Return the field for `--class-map`."""
     help = "Class of each folder: one folder name per line, the first line is class 0."
     return opt(None, help, Section.IMAGES, metavar="FILE")
 
 
 def class_order() -> Any:
-    """`--class-order`."""
+    """Return the field for `--class-order`."""
     return opt(None, "How class folders are sorted, where it matters: as torchvision does, or as timm.", Section.IMAGES)
 
 
@@ -165,7 +168,7 @@ def class_order() -> Any:
 
 
 def served_batch(default: BatchRange | None, *, note: str = "", unless: str = "") -> Any:
-    """`--batch` of commands that write files."""
+    """Return the field for `--batch`, in commands that write files."""
     help = f"Batch sizes to serve{note}."
     return opt(
         default, help, Section.FILES, metavar="MIN:OPT:MAX", unless=unless, parse=BatchRange.parse, everyday=True
@@ -173,30 +176,30 @@ def served_batch(default: BatchRange | None, *, note: str = "", unless: str = ""
 
 
 def precisions(default: tuple[Precision, ...], help: str) -> Any:
-    """`--precision` of commands that write files."""
+    """Return the field for `--precision`, in commands that write files."""
     return opt(
         default, help, Section.FILES, flags=("--precision",), metavar="LIST", parse=parse_precisions, everyday=True
     )
 
 
 def target() -> Any:
-    """`--target`."""
+    """Return the field for `--target`."""
     return opt(Target.PORTABLE, "Runtime that files are for; portable: all of them.", Section.FILES)
 
 
 def opset() -> Any:
-    """`--opset`."""
+    """Return the field for `--opset`."""
     return opt(MINIMUM_OPSET, "ONNX opset.", Section.FILES, metavar="N", minimum=MINIMUM_OPSET)
 
 
 def io_type() -> Any:
-    """`--io-dtype`."""
+    """Return the field for `--io-dtype`."""
     help = "Type of what goes in and out: fp32, or that of the model."
     return opt(IoType.FP32, help, Section.FILES, flags=("--io-dtype",))
 
 
 def attention() -> Any:
-    """`--attention`."""
+    """Return the field for `--attention`."""
     help = (
         "Attention in half precision: one kernel in TensorRT, FP32 sums in it, or products and an FP32 softmax apart."
     )
@@ -204,17 +207,17 @@ def attention() -> Any:
 
 
 def file_precision(unless: str) -> Any:
-    """`--precision` of commands that are given a file."""
+    """Return the field for `--precision`, in commands that are given a file."""
     return opt(None, "Precision that the file has to be of.", Section.CHECK, unless=unless, everyday=True)
 
 
 def verify(note: str = "") -> Any:
-    """`--verify`; `note` says what becomes of a wrong file."""
+    """Return the field for `--verify`; `note` says what happens to a wrong file."""
     return opt(True, f"Compare every file with eager PyTorch{note}.", Section.CHECK)
 
 
 def capabilities() -> Any:
-    """`--compute-capability`."""
+    """Return the field for `--compute-capability`."""
     help = "GPUs that TensorRT-RTX engines run on, such as SM80,SM89; SM75 gets an engine of its own."
     flags = ("--compute-capability",)
     return opt((), help, Section.ENGINE, flags=flags, metavar="LIST", unless="SM80 and newer", parse=parse_names)
@@ -224,7 +227,7 @@ def capabilities() -> Any:
 
 
 def listed_batches(default: tuple[int, ...] = (), *, unless: str = "", section: Section = Section.TIMING) -> Any:
-    """`--batch` of commands that run files."""
+    """Return the field for `--batch`, in commands that run files."""
     help = "Batch sizes, such as 1,8."
     return opt(
         default, help, section, flags=("--batch",), metavar="LIST", unless=unless, parse=parse_batches,
@@ -233,7 +236,7 @@ def listed_batches(default: tuple[int, ...] = (), *, unless: str = "", section: 
 
 
 def bench_batches() -> Any:
-    """`--bench-batch`."""
+    """Return the field for `--bench-batch`."""
     parse = partial(parse_batches, option="--bench-batch")
     flags = ("--bench-batch",)
     return opt(
@@ -242,17 +245,17 @@ def bench_batches() -> Any:
 
 
 def bench(default: bool, help: str = "Time reduced against full in onnxruntime.") -> Any:
-    """`--bench`."""
+    """Return the field for `--bench`."""
     return opt(default, help, Section.TIMING, flags=("--bench/--no-bench",), everyday=True)
 
 
 def threads(section: Section = Section.TIMING) -> Any:
-    """`--threads`."""
+    """Return the field for `--threads`."""
     return opt(None, "Threads of onnxruntime.", section, metavar="N", unless="one per physical core", minimum=1)
 
 
 def seconds() -> Any:
-    """`--seconds`."""
+    """Return the field for `--seconds`."""
     help = "Shortest measured time of each file and batch size."
     return opt(3.0, help, Section.TIMING, flags=("--seconds",), metavar="S", minimum=0)
 
@@ -261,7 +264,7 @@ def seconds() -> Any:
 
 
 def output(help: str, metavar: str, *, default: Path | None = None, unless: str = "", required: bool = False) -> Any:
-    """`-o`: what a command writes."""
+    """Return the field for `-o`, the output of a command."""
     flags = ("-o", "--output")
     return opt(
         default, help, Section.OUTPUT, flags=flags, metavar=metavar, unless=unless, required=required, everyday=True
@@ -269,7 +272,7 @@ def output(help: str, metavar: str, *, default: Path | None = None, unless: str 
 
 
 def bundle() -> Any:
-    """`--bundle`."""
+    """Return the field for `--bundle`."""
     help = (
         "If a file is wrong or an engine cannot be built: write all that is needed to look closer to this new folder."
     )

@@ -1,4 +1,4 @@
-"""Readers of option texts that stand for several values."""
+"""Parsers of option texts that hold several values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHAPE = re.compile(r"(?P<name>.+):(?P<sizes>\d+(x\d+)*)")
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """Read names from a comma list, such as those of `--compute-capability`, in capitals; nothing gives none."""
+    """Read names from a comma list, such as that of `--compute-capability`, in capitals; empty text gives none."""
     return tuple(name.strip().upper() for name in text.split(",") if name.strip())
 
 
@@ -24,11 +24,11 @@ def parse_batches(text: str, option: str = "--batch") -> tuple[int, ...]:
     """Read batch sizes from a comma list.
 
     Args:
-        text: the list; nothing gives none.
-        option: how messages call it.
+        text: the list; may be empty.
+        option: name of the option in error messages.
 
     Raises:
-        OptionError: a part of it is not a number from 1.
+        OptionError: a part is not a whole number >= 1.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
@@ -40,7 +40,7 @@ def whole(text: str) -> int:
     """Read a whole number >= 0.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not one.
     """
     if not text.isdecimal():
         raise ValueError(text)
@@ -48,12 +48,12 @@ def whole(text: str) -> int:
 
 
 def comma_list(convert: Callable[[str], Value], option: str, expected: str) -> Callable[[str], tuple[Value, ...]]:
-    """A reader of comma lists.
+    """Return a parser of comma lists.
 
     Args:
         convert: reads one part; raises KeyError or ValueError.
-        option: how messages call it.
-        expected: what they say was expected.
+        option: name of the option in error messages.
+        expected: what the messages say was expected.
 
     Returns:
         A function from text to the parts, which raises OptionError if one of them cannot be read.
@@ -69,10 +69,10 @@ def comma_list(convert: Callable[[str], Value], option: str, expected: str) -> C
 
 
 def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """Shapes by input name, from texts such as `input:1x3x224x224`.
+    """Read shapes by input name from texts such as `input:1x3x224x224`.
 
     Raises:
-        OptionError: a text is something else, or an input is named twice.
+        OptionError: a text has another form, or an input is named twice.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for text in texts:

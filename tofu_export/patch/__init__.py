@@ -1,6 +1,6 @@
-"""The eager truth: Token Fusion inside an unmodified timm model.
+"""The eager reference: Token Fusion inside an unmodified timm model.
 
-`apply` switches a model to its reduced form and `remove` brings it back. Weights, parameter names and upstream's
+`apply` switches a model to its reduced form and `remove` reverts it. Weights, parameter names and upstream's
 sub-modules stay as they are.
 """
 

@@ -1,4 +1,4 @@
-"""Put Token Fusion into a timm model, and take it out again.
+"""Put Token Fusion into a timm model, and remove it.
 
 Blocks and model get a subclass of their own class (`__class__` is swapped): parameters, names, `isinstance` and
 upstream's sub-modules stay. Each block holds its own frozen `LayerPlan`; nothing mutable is read in `forward`.
@@ -27,14 +27,14 @@ __all__ = ["applied_plan", "apply", "remove"]
 
 
 def apply(model: nn.Module, plan: Plan, *, name: str = "the model") -> nn.Module:
-    """Reduce `model` in place as `plan` says, and return it.
+    """Reduce a model in place as `plan` says, and return it.
 
-    A model that already carries a plan gets the new one. If anything fails, the model is as it was.
+    A plan that the model already carries is replaced. If anything fails, the model is left unchanged.
 
     Raises:
         UnsupportedModelError: the model, one of its blocks or its forward is not known, or it lacks a class token that
             the plan needs.
-        OptionError: the plan asks for keys before a rotary embedding that the model has not.
+        OptionError: the plan asks for keys before a rotary embedding that the model does not have.
         ValueError: the plan is for another depth or prefix.
     """
     previous = applied_plan(model)
@@ -71,14 +71,14 @@ def _install(model: nn.Module, plan: Plan) -> None:
         assert adapter is not None  # check_supported
         fused_attn = _fused_attn(block)
         setattr(block, SETTING, BlockSetting(adapter, layer, plan, fused_attn))
-        if plan.removes:  # else nothing is read off the attention: it stays as its owner chose, to the last bit
+        if plan.removes:  # else no keys are captured: attention stays as its owner chose, bit for bit
             _set_fused_attn(block, dict.fromkeys(fused_attn, True))
         add_mixin(block, FusedBlock)
     add_mixin(model, FusedModel)
 
 
 def remove(model: nn.Module) -> nn.Module:
-    """Bring `model` back to its untouched form, and return it. Does nothing to a model that is not patched."""
+    """Restore the unpatched form of a model, and return it. Does nothing to a model that is not patched."""
     for block in getattr(model, "blocks", ()):
         setting = block.__dict__.pop(SETTING, None)
         if setting is not None:
@@ -89,7 +89,7 @@ def remove(model: nn.Module) -> nn.Module:
 
 
 def applied_plan(model: nn.Module) -> Plan | None:
-    """The plan that `model` carries, None if it is not patched."""
+    """Return the plan that a model carries, or None if it is not patched."""
     if not isinstance(model, FusedModel):
         return None
     blocks: Any = model.blocks
@@ -98,7 +98,7 @@ def applied_plan(model: nn.Module) -> Plan | None:
 
 
 def _fused_attn(block: nn.Module) -> dict[str, bool]:
-    """Whether each attention in a block is fused, by its name in the block."""
+    """Return whether each attention in a block is fused, by its name in the block."""
     return {
         path: part.fused_attn
         for path, part in block.named_modules()
@@ -113,10 +113,10 @@ def _set_fused_attn(block: Any, fused: Mapping[str, bool]) -> None:
 
 @torch.no_grad()
 def _check_block(block: Any, name: str, index: int, width: int) -> None:
-    """Run the two halves in a row and the block's own forward: they must agree bit for bit.
+    """Check that the two halves in sequence equal the block's own forward bit for bit.
 
-    A timm release that changes a block is so refused instead of giving wrong numbers. Both see the first three tokens
-    of the grid, as far as a relative position bias goes.
+    Thereby a timm release that changes a block is refused instead of giving wrong numbers. Both see the first three
+    tokens of the grid, as far as a relative position bias is concerned.
     """
     adapter = adapter_for(block)
     assert adapter is not None  # check_supported

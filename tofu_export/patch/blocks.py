@@ -1,4 +1,4 @@
-"""The table of supported block kinds. Explicit, no registration by import."""
+"""Table of supported block kinds. Explicit, no registration by import."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ ADAPTERS: tuple[BlockAdapter, ...] = (
 
 
 def adapter_for(block: nn.Module) -> BlockAdapter | None:
-    """The adapter of a block's exact class, None where there is none."""
+    """Return the adapter of a block's exact class, or None if there is none."""
     return next((adapter for adapter in ADAPTERS if type(block) is adapter.kind), None)

@@ -1,4 +1,4 @@
-"""Leave attention and GELU in a traced graph as one `tofu::` node each, to be lowered for each target.
+"""Keep attention and GELU in a traced graph as one `tofu::` node each, to be lowered for each target.
 
 Left to the exporter, scaled dot-product attention becomes a chain with shape arithmetic at opset 18, an operator that
 TensorRT-RTX cannot build in float32 at opset 23, and an export failure where the mask is computed. GELU becomes, below
@@ -22,7 +22,7 @@ __all__ = ["CanonicalOperators"]
 
 
 class CanonicalOperators(TorchFunctionMode):
-    """While active, turns each `gelu` into `tofu::Gelu`, each `scaled_dot_product_attention` into `tofu::Attention`.
+    """Torch function mode that traces `gelu` to `tofu::Gelu` and `scaled_dot_product_attention` to `tofu::Attention`.
 
     Attention takes [B, H, N, D]; attribute `scale` multiplies the scores; with a bias, which broadcasts to
     [B, H, N, M], the node is `tofu::BiasedAttention`. Only for tracing: the nodes have no eager implementation.
@@ -31,7 +31,7 @@ class CanonicalOperators(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Replace the two, run anything else unchanged."""
+        """Replace GELU and attention, run any other function unchanged."""
         kwargs = kwargs or {}
         if func is scaled_dot_product_attention:
             return _symbolic_attention(*args, **kwargs)

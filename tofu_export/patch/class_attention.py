@@ -1,4 +1,4 @@
-"""Selection by the attention of the class token: what it attends to least leaves.
+"""Selection by class attention: the tokens that the class token attends to least leave.
 
 Axes as in `matching`; S are all tokens but the prefix.
 
@@ -13,16 +13,20 @@ __all__ = ["attention_scores", "match_by_attention"]
 
 
 def attention_scores(candidates: Candidates) -> Scores:
-    """How little the class token attends to each token, as a share of the least: rounding of logits is of this kind."""
+    """Score tokens by the negative logarithm of their class attention, as a share of the largest score.
+
+    Rounding of logits is relative in the same way.
+    """
     assert candidates.class_attention is not None  # reduce_state
     unseen = -take(candidates.class_attention, candidates.roles.sources).log()
     return Scores(None, unseen / unseen.amax(dim=-1, keepdim=True))
 
 
 def match_by_attention(scores: Scores, removed: int) -> Matching:
-    """The R least attended tokens leave for the one after them, which stands for all of them: R + 1 become one.
+    """Match the R least attended tokens to the next one, which then stands for all: R + 1 become one.
 
-    The paper appends the fused token; here it has the place of its most attended member. Ties go to the lower index.
+    The paper appends the fused token; here it takes the position of its most attended member. Ties go to the lower
+    index.
     """
     assert scores.order is not None  # attention_scores
     order = scores.order.argsort(dim=-1, descending=True, stable=True)

@@ -1,4 +1,4 @@
-"""Measure what a model costs, by running it once on the meta device with counters on its leaves."""
+"""Measure the cost of a model by running it once on the meta device with counters on its leaves."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 
 
 def describe(model: nn.Module, name: str, image_size: tuple[int, int] | None = None) -> ModelSpec:
-    """The cost and token structure of an unpatched model.
+    """Return the cost and token structure of an unpatched model.
 
     Args:
         model: a supported timm model on the meta device (values are never read).
-        name: what to call it in messages and in the spec.
+        name: name of the model in messages and in the spec.
         image_size: height and width in pixels; None: the model's own.
 
     Raises:
@@ -84,7 +84,7 @@ def _input_channels(architecture: Any) -> int:
 
 
 def _image_size(architecture: Any, name: str) -> tuple[int, int]:
-    """The size that a model is made for; that of its weights where it takes any."""
+    """Return the input size of a model; that of its weights if the model takes any size."""
     made_for = getattr(getattr(architecture, "patch_embed", None), "img_size", None)
     if made_for is None:
         made_for = (getattr(architecture, "pretrained_cfg", None) or {}).get("input_size", (None,))[1:]
@@ -94,7 +94,7 @@ def _image_size(architecture: Any, name: str) -> tuple[int, int]:
 
 
 class _Counter(TorchFunctionMode):
-    """Multiply-accumulates per leaf module, and per block for the products between pairs of tokens."""
+    """Torch function mode that counts multiply-accumulates per leaf module, and of token pairs per block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class _Counter(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Count what no leaf module does: the products of the attention, and linear layers called by their weight."""
+        """Count what no leaf module computes: attention products, and linear layers called by their weight."""
         if func is scaled_dot_product_attention:
             query, key, value = args[:3]
             self.pairs[self.where] += query[..., 0].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
@@ -135,7 +135,7 @@ class _Counter(TorchFunctionMode):
         self.count(path, macs, output)
 
     def count(self, path: str, macs: int, output: Tensor) -> None:
-        """Note multiply-accumulates: of tokens, or of pairs of them where the output has a place for each pair."""
+        """Add multiply-accumulates of tokens, or of token pairs if the output has an entry for each pair."""
         if not {"rel_pos", "shared_rel_pos"}.isdisjoint(path.split(".")):
             return  # made from weights alone, the same for every image
         if self.where.startswith("blocks.") and output.shape[1:-1] == (self.block_tokens,) * 2:
@@ -149,7 +149,7 @@ class _Counter(TorchFunctionMode):
 
 @contextmanager
 def _counting(model: nn.Module, counter: _Counter) -> Iterator[None]:
-    """Attach the counter to every leaf; force the fused attention so that its calls are seen."""
+    """Attach a counter to every leaf; force fused attention so that its calls are seen."""
     handles = []
     switched = []
     architecture: Any = model

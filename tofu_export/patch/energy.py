@@ -1,4 +1,4 @@
-"""Selection by energy: tokens in the largest crowds merge, tokens that stand alone are protected.
+"""Selection by energy: tokens with many similar neighbours merge, isolated tokens are protected.
 
 Axes as in `matching`; S are all tokens but the prefix.
 
@@ -17,7 +17,7 @@ __all__ = ["energy_scores", "match_by_energy"]
 
 
 def energy_scores(candidates: Candidates) -> Scores:
-    """Cosines of all pairs, and the energy of each token: the mean of `f(cosine)` over all tokens.
+    """Return the cosines of all pairs, and the energy of each token: the mean of `f(cosine)` over all tokens.
 
     With the margin m of the layer, f(x) is x from m on and exp(x - m) - 1 below. A token's similarity with itself adds
     the same to every energy.
@@ -29,7 +29,7 @@ def energy_scores(candidates: Candidates) -> Scores:
 
 
 def match_by_energy(scores: Scores, removed: int) -> Matching:
-    """Rank tokens by falling energy: of the first 2R every first one joins its nearest among every second one.
+    """Rank tokens by falling energy; of the first 2R, every first one joins its nearest among every second one.
 
     Ties go to the lower index in the ranking, and to the higher rank among partners.
     """
@@ -40,6 +40,6 @@ def match_by_energy(scores: Scores, removed: int) -> Matching:
 
 
 def _between(pairs: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """`pairs` [B, S, S] at `rows` [B, R] and `columns` [B, K], as [B, R, K]."""
+    """Select from `pairs` [B, S, S] the `rows` [B, R] and `columns` [B, K], as [B, R, K]."""
     images = torch.arange(len(pairs), device=pairs.device)[:, None, None]
     return pairs[images, rows[:, :, None], columns[:, None, :]]

@@ -1,6 +1,6 @@
-"""One reduction R between the attention and the MLP of a block: eager tensors in, fewer tokens out.
+"""Token reduction between the attention and the MLP of a block: eager tensors in, fewer tokens out.
 
-While a model is traced for ONNX the same call leaves a single `tofu::Fuse` node, which `graph_patterns` lowers.
+While a model is traced for ONNX, the call leaves a single `tofu::Fuse` node, which `graph_patterns` lowers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tofu_export.planning.plan import removable
 __all__ = ["fuse", "reduce_state"]
 
 _MAPS = ("rows", "groups")
-"""Companions that have an entry for each original token, however few are left."""
+"""Companions that keep an entry for each original token, however few are left."""
 
 
 def fuse(
@@ -45,18 +45,18 @@ def fuse(
 
     Args:
         x: [B, N, C] tokens, the first `prefix` of them protected.
-        metric: [B, N, D] what similarity is measured on: the attention keys averaged over heads.
+        metric: [B, N, D] vectors that tokens are compared by: the attention keys averaged over heads.
         method: what happens to the tokens that leave.
         removed: tokens to remove, 0 <= removed <= (N - prefix) // 2.
         prefix: protected tokens at the front; they come out first and unchanged.
         sizes: [B, N, 1] float32 patches behind each token; None: 1 each.
         track_sizes: also return the sizes of the tokens that stay.
-        pruned_sizes: what becomes of the sizes of pruned tokens.
+        pruned_sizes: what happens to the sizes of pruned tokens.
         select: how the tokens that leave are chosen.
-        class_attention: [B, N] float32, over 0, what the class token attends to, where the selection reads it; it then
-            weighs tokens that merge, too.
+        class_attention: [B, N] float32, over 0, attention of the class token, if the selection reads it; it then also
+            weighs tokens that merge.
         layer: index of the block, for names, observers, and selections that differ by layer.
-        depth: number of blocks, for these.
+        depth: number of blocks, for such selections.
 
     Returns:
         The tokens [B, N - removed, C] in the type of x (prefix, sources that stay, destinations, each in
@@ -93,27 +93,27 @@ def reduce_state(
     layer: int = 0,
     depth: int = 1,
 ) -> TokenState:
-    """Remove tokens together with what travels with them: `fuse`, with positions and token maps.
+    """Remove tokens together with their companions: `fuse`, with positions and token maps.
 
     Args:
         state: tokens [B, N, C] and their companions; sizes of None are 1 each, positions, rows and groups of None
             those of a sequence that no token has left.
-        metric: as in `fuse`, and so are the other arguments.
+        metric: [B, N, D] vectors that tokens are compared by; this and all further arguments as in `fuse`.
         method: what happens to the tokens that leave.
         removed: tokens to remove.
         prefix: protected tokens at the front.
         track_sizes: keep sizes.
-        pruned_sizes: what becomes of the sizes of pruned tokens.
+        pruned_sizes: what happens to the sizes of pruned tokens.
         track_positions: keep positions; a merged token has its destination's.
-        track_rows: keep the map of stand-ins (`tofu_export.patch.token_map`).
-        track_groups: keep the map of groups, there as well.
+        track_rows: keep the row map (`tofu_export.patch.token_map`).
+        track_groups: keep the group map (`tofu_export.patch.token_map`).
         select: how the tokens that leave are chosen.
-        class_attention: what the class token attends to.
+        class_attention: attention of the class token.
         layer: index of the block.
         depth: number of blocks.
 
     Returns:
-        What is left, in the order of `fuse`; companions that are not tracked are None.
+        The remaining tokens, in the order of `fuse`; companions that are not tracked are None.
 
     Raises:
         ValueError: as in `fuse`.
@@ -151,7 +151,7 @@ def reduce_state(
         matching = observer.decide(layer, scores, matching)
 
     def staying(values: Tensor) -> list[Tensor]:
-        """Prefix, kept sources, destinations where these lie apart: the last part can be joined."""
+        """Split values into prefix, kept sources, and destinations if separate: the last part can be joined."""
         kept = gather_rows(take(values, roles.sources), matching.kept)
         apart = [] if roles.pooled else [take(values, roles.destinations)]
         return [values[:, :prefix], kept, *apart]

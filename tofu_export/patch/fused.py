@@ -1,4 +1,4 @@
-"""What a patched block and a patched model do in place of upstream's: mixins in front of upstream's classes."""
+"""Mixins that replace the forward of upstream's blocks and models in a patched model."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tofu_export.planning.plan import LayerPlan, Plan
 __all__ = ["SETTING", "BlockSetting", "FusedBlock", "FusedModel"]
 
 SETTING = "_tofu_setting"
-"""Where a patched block keeps its `BlockSetting`."""
+"""Attribute of a patched block that holds its `BlockSetting`."""
 
 
 class BlockSetting:
-    """What one patched block knows. Immutable after construction."""
+    """Settings of one patched block. Immutable after construction."""
 
     def __init__(self, adapter: BlockAdapter, layer: LayerPlan, plan: Plan, fused_attn: dict[str, bool]) -> None:
         self.adapter = adapter
@@ -39,9 +39,9 @@ class FusedBlock:
     def forward(
         self, x: Tensor | TokenState, attn_mask: Tensor | None = None, is_causal: bool = False, **kwargs: Any
     ) -> Any:
-        """Attention half, reduction, MLP half: [B, N, C] -> [B, N - removed, C], wrapped except in the last block.
+        """Run attention half, reduction and MLP half: [B, N, C] -> [B, N - removed, C], wrapped but in the last block.
 
-        The last block gives all N tokens of the first one where the plan restores them.
+        The last block returns all N tokens of the first one if the plan restores them.
         """
         setting: BlockSetting = getattr(self, SETTING)
         adapter, layer, plan = setting.adapter, setting.layer, setting.plan
@@ -101,7 +101,7 @@ class FusedBlock:
 
 
 class FusedModel:
-    """Mixin in front of an upstream model class: refuses what needs the full token grid."""
+    """Mixin in front of an upstream model class that refuses methods which need the full token grid."""
 
     def forward_intermediates(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: intermediate grids do not exist once tokens have left."""

@@ -1,4 +1,4 @@
-"""A block's own call to scaled dot-product attention: its keys are read off, its mask follows the tokens.
+"""Capture the keys of a block's own scaled dot-product attention, and reduce its mask with the tokens.
 
 Upstream's attention runs untouched: whatever it does to the keys first (bias, qk-norm, rotary positions) is in them,
 and the traced graph gains no node for the capture itself.
@@ -39,15 +39,15 @@ ATTENTION_CALLS: dict[type[nn.Module], int] = {
     RelPosAttention: 1,
     TalkingHeadAttn: 0,
 }
-"""Modules known to attend, and how often one forward calls the fused attention. Matched exactly."""
+"""Known attention modules, and how often one forward calls the fused attention. Matched exactly."""
 
 
 LEAST_ATTENTION = 1e-12
-"""Attention below this counts as this, so that tokens that nothing attends to have a mean, too."""
+"""Floor of attention values, so that tokens that nothing attends to have a mean, too."""
 
 
 class CapturedAttention(TorchFunctionMode):
-    """While active, keeps the keys given to `scaled_dot_product_attention`, and reduces its mask as the tokens were.
+    """Torch function mode that keeps the keys of `scaled_dot_product_attention`, and reduces its mask with the tokens.
 
     Args:
         state: a bias that is added to the scores, and positions, by which rows and columns of a relative position
@@ -73,7 +73,7 @@ class CapturedAttention(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run `func` unchanged, but for the mask of the attention."""
+        """Run `func` unchanged, except for the mask of the attention."""
         kwargs = kwargs or {}
         if func is not scaled_dot_product_attention:
             return func(*args, **kwargs)
@@ -89,7 +89,7 @@ class CapturedAttention(TorchFunctionMode):
         return func(*args[:3], mask, *args[4:], **kwargs) if len(args) > 3 else func(*args, attn_mask=mask, **kwargs)
 
     def scores_bias(self, relative: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        """What is added to the scores: the tokens' part of a relative position bias, and the state's own bias."""
+        """Return the bias of the scores: the tokens' part of a relative position bias, plus the state's own bias."""
         bias = relative
         if bias is not None:
             self.relative = True
@@ -100,7 +100,7 @@ class CapturedAttention(TorchFunctionMode):
         return bias
 
     def check(self, attentions: Sequence[nn.Module], layer: int) -> None:
-        """Pass if everything that the attentions of a block did went through here.
+        """Check that every attention call of a block was captured.
 
         Raises:
             UnsupportedModelError: the block did not call the fused attention as often as its kind does.
@@ -113,7 +113,7 @@ class CapturedAttention(TorchFunctionMode):
             )
 
     def metric(self, attentions: Sequence[nn.Module]) -> Tensor:
-        """The matching metric of a block: its keys averaged over heads, [B, N, D].
+        """Return the matching metric of a block: its keys averaged over heads, [B, N, D].
 
         The keys of parallel attentions, and of the two halves of a differential one, count as further heads.
 
@@ -122,9 +122,9 @@ class CapturedAttention(TorchFunctionMode):
         return mean_over_heads(self.keys)
 
     def class_attention(self) -> Tensor:
-        """What the first token, the class token, attends to: its softmax averaged over heads, [B, N] float32, over 0.
+        """Return the attention of the first token, the class token, averaged over heads, [B, N] float32, over 0.
 
-        Found beside the fused attention from one row of queries. The heads of further calls count as in `metric`.
+        Computed beside the fused attention from one row of queries. Heads of further calls count as in `metric`.
 
         Source: arXiv 2202.07800, section 3.2.
         """
@@ -138,15 +138,15 @@ class CapturedAttention(TorchFunctionMode):
 
 
 def mean_over_heads(heads: Sequence[Tensor]) -> Tensor:
-    """Values [B, H, *] of the heads of one or more attentions as one [B, *]."""
+    """Average values [B, H, *] over the heads of one or more attentions, as one [B, *]."""
     return (heads[0] if len(heads) == 1 else torch.cat(list(heads), dim=1)).mean(dim=1)
 
 
 @contextmanager
 def unrotated_keys(attentions: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Collect the keys [B, H, N, D] of each attention after their norm, before a rotary embedding turns them.
+    """Collect the keys [B, H, N, D] of each attention after their norm, before a rotary embedding is applied.
 
-    Upstream's attentions with such an embedding all pass their keys through `k_norm`, an identity where there is none.
+    Upstream's attentions with such an embedding all pass their keys through `k_norm`, an identity if they have no norm.
 
     Raises:
         UnsupportedModelError: an attention has no `k_norm`.
@@ -171,5 +171,5 @@ def unrotated_keys(attentions: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 
 
 def _calls(attention: nn.Module) -> int:
-    """By the class, or by upstream's where a block that is its own attention is patched."""
+    """Return the number of fused calls, by class, or by upstream's class if a patched block is its own attention."""
     return next(ATTENTION_CALLS[kind] for kind in type(attention).__mro__ if kind in ATTENTION_CALLS)

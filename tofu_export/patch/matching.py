@@ -1,7 +1,7 @@
-"""What every selection decides and from what, and bipartite matching: which source leaves, which destination it joins.
+"""Data that selections share, and bipartite matching: which source leaves, which destination it joins.
 
 Axes: B batch, N tokens, P prefix tokens, S sources, T destinations, R removed, J tokens that can be joined, D channels
-of the metric. Which tokens these are say `tofu_export.options.Roles`.
+of the metric. `tofu_export.options.Roles` defines which tokens these are.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ __all__ = [
 ]
 
 NORM_FLOOR = 1e-12
-"""Norms below this count as this, as in `torch.nn.functional.normalize`: a zero key resembles nothing."""
+"""Floor of norms, as in `torch.nn.functional.normalize`: a zero key is similar to nothing."""
 
 
 class Candidates(NamedTuple):
-    """What a selection chooses from.
+    """Input of a selection.
 
     Attributes:
-        metric: [B, N, D] what similarity is measured on, any floating-point type.
+        metric: [B, N, D] vectors that tokens are compared by, any floating-point type.
         roles: what the tokens may do.
         layer: index of the block.
         depth: number of blocks.
-        class_attention: [B, N] float32, what the class token attends to, averaged over heads; None if not asked for.
+        class_attention: [B, N] float32, attention of the class token, averaged over heads; None if not needed.
     """
 
     metric: Tensor
@@ -49,14 +49,14 @@ class Candidates(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What decisions are taken by. They are judged by it, too (`compare.decisions`).
+    """Scores that decisions are made by, and judged by (`compare.decisions`).
 
     Attributes:
-        pairs: [B, S, T] cosine similarity of sources and destinations, [B, S, S] in a pool; None where all that leave
+        pairs: [B, S, T] cosine similarity of sources and destinations, [B, S, S] in a pool; None if all that leave
             join one token.
-        order: [B, S], by which sources are ranked, the first to leave being the largest; None for the largest of
-            each source's `pairs`.
-        threshold: cosine at which `order` jumps, by so much for each pair; None where it is continuous.
+        order: [B, S], by which sources are ranked, the largest leaving first; None for the maximum of each source's
+            `pairs`.
+        threshold: cosine at which `order` is discontinuous in each pair; None if it is continuous.
     """
 
     pairs: Tensor | None
@@ -65,14 +65,14 @@ class Scores(NamedTuple):
 
 
 class Matching(NamedTuple):
-    """The decisions of one layer. Sources are counted among sources, and what is joined among what can be joined.
+    """Decisions of one layer. Sources are indexed among sources, targets among the tokens that can be joined.
 
     Attributes:
         kept: [B, S-R] int64, sources that stay, in ascending order.
         matched: [B, R] int64, sources that leave, the first choice first.
-        target: [B, R] int64, what each of them joins: a destination, or in a pool one of `kept`.
-        partners: [B, K] int64, sources of a pool that may be joined in this layer, the first choice first; None where
-            all that can be joined may.
+        target: [B, R] int64, what each matched source joins: a destination, or in a pool one of `kept`.
+        partners: [B, K] int64, sources of a pool that may be joined in this layer, the first choice first; None if all
+            tokens that can be joined may be.
     """
 
     kept: Tensor
@@ -82,7 +82,7 @@ class Matching(NamedTuple):
 
 
 def similarity(candidates: Candidates) -> Scores:
-    """Cosine similarity of every source with every destination.
+    """Return the cosine similarity of every source with every destination.
 
     Source: arXiv 2312.01026, section 3.1.
     """
@@ -91,15 +91,15 @@ def similarity(candidates: Candidates) -> Scores:
 
 
 def cosines(metric: Tensor, rows: Positions, columns: Positions) -> Tensor:
-    """Cosine similarity of the tokens at `rows` with those at `columns`, [B, rows, columns] float32.
+    """Return the cosine similarity of the tokens at `rows` with those at `columns`, [B, rows, columns] float32.
 
     The product comes first and is normalised afterwards: products of half-precision keys are then exact in TF32
     matrix units, which pre-normalised keys are not.
 
     Args:
         metric: [B, N, D], any floating-point type; products and norms are taken in float32.
-        rows: places in the sequence.
-        columns: places in the sequence.
+        rows: positions in the sequence.
+        columns: positions in the sequence.
     """
     keys = metric.float()
     inverse = keys.square().sum(-1, keepdim=True).clamp_min(NORM_FLOOR**2).rsqrt()
@@ -108,10 +108,10 @@ def cosines(metric: Tensor, rows: Positions, columns: Positions) -> Tensor:
 
 
 def match(scores: Scores, removed: int) -> Matching:
-    """Match the `removed` sources that resemble a destination most.
+    """Match the `removed` sources that are most similar to a destination.
 
     Args:
-        scores: of sources and destinations that lie apart.
+        scores: scores of disjoint sources and destinations.
         removed: sources to match, at most S.
 
     Ties go to the lower index, among destinations and among sources, as ONNX's ArgMax and TopK do.
@@ -127,12 +127,12 @@ def match(scores: Scores, removed: int) -> Matching:
 
 
 def pooled_matching(order: Tensor, matched: Tensor, partners: Tensor, nearest: Tensor) -> Matching:
-    """Decisions in a pool.
+    """Return the decisions in a pool, where sources join sources.
 
     Args:
         order: [B, S] all sources, in any order.
-        matched: [B, R] those that leave.
-        partners: [B, K] those that may be joined.
+        matched: [B, R] sources that leave.
+        partners: [B, K] sources that may be joined.
         nearest: [B, R] index into `partners` of what each of `matched` joins.
     """
     stays = torch.ones_like(order).scatter(1, matched, 0)
@@ -142,12 +142,12 @@ def pooled_matching(order: Tensor, matched: Tensor, partners: Tensor, nearest: T
 
 
 def take(values: Tensor, positions: Positions) -> Tensor:
-    """What `values` [B, N, *] are at these places of the sequence, [B, K, *]."""
+    """Take `values` [B, N, *] at positions of the sequence, [B, K, *]."""
     if isinstance(positions, range):
         return values[:, positions.start : positions.stop : positions.step]
     return values[:, list(positions)]
 
 
 def gather_rows(tokens: Tensor, index: Tensor) -> Tensor:
-    """Rows `index` [B, K] of `tokens` [B, N, C], as [B, K, C]."""
+    """Gather the rows `index` [B, K] of `tokens` [B, N, C], as [B, K, C]."""
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))

@@ -1,4 +1,4 @@
-"""How tokens that leave join others: a mean, weighted or not, at its own length or MLERP's.
+"""Merging of tokens: a mean, weighted or not, with its own norm or that of MLERP.
 
 All sums run in float32 or wider. Axes as in `matching`; C is the channels of a token.
 """
@@ -16,16 +16,16 @@ __all__ = ["merge", "merge_sizes"]
 def merge(
     tokens: Tensor, leaving: Tensor, target: Tensor, weights: tuple[Tensor, Tensor] | None, *, keeps_norm: bool
 ) -> Tensor:
-    """Tokens after those that leave joined them, [B, T, C] in the type of `tokens`.
+    """Merge the tokens that leave into those that stay, [B, T, C] in the type of `tokens`.
 
     Args:
-        tokens: [B, T, C], those that stay.
-        leaving: [B, R, C].
+        tokens: [B, T, C], tokens that stay.
+        leaving: [B, R, C], tokens that leave.
         target: [B, R] int64, the row of `tokens` that each of `leaving` joins.
-        weights: [B, T, 1] and [B, R, 1] of both in the mean, over 0; None: all alike.
+        weights: [B, T, 1] and [B, R, 1] of both in the mean, over 0; None: all equal.
         keeps_norm: a merged token gets the largest norm of its group.
 
-    A token that nothing joined comes back bit for bit.
+    A token that nothing joined is returned bit for bit.
 
     Source: average: arXiv 2312.01026, equation 6. MLERP: equations 9 and 10. ToMe: arXiv 2210.09461, section 3.
     """
@@ -44,7 +44,7 @@ def merge(
 
 
 def merge_sizes(sizes: Tensor, leaving: Tensor, target: Tensor) -> Tensor:
-    """Sizes [B, T, 1] of the tokens that stay after the sizes [B, R, 1] of those that leave were added."""
+    """Add the sizes [B, R, 1] of tokens that leave to the sizes [B, T, 1] of those that stay."""
     return _add(sizes, leaving, target)
 
 

@@ -1,4 +1,4 @@
-"""Give a module a class of its own: its upstream class with a mixin in front, and back."""
+"""Switch the class of a module to a subclass with a mixin in front, and back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SUBCLASSES: dict[tuple[type, type], type[nn.Module]] = {}
 
 
 def add_mixin(module: nn.Module, mixin: type) -> None:
-    """Switch the class of `module` to the subclass of it with `mixin` in front, which is made once."""
+    """Switch the class of a module to its subclass with `mixin` in front; the subclass is made once."""
     upstream = type(module)
     if (mixin, upstream) not in _SUBCLASSES:
         name = f"Fused{upstream.__name__}"
@@ -19,6 +19,6 @@ def add_mixin(module: nn.Module, mixin: type) -> None:
 
 
 def drop_mixin(module: nn.Module, mixin: type | tuple[type, ...]) -> None:
-    """Switch the class of `module` back, if it has such a mixin in front."""
+    """Switch the class of a module back if it has such a mixin in front."""
     if isinstance(module, mixin):
         module.__class__ = type(module).__bases__[1]

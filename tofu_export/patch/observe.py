@@ -1,4 +1,4 @@
-"""A window on the decisions of a running patched model: record them, or replace them.
+"""Observe the decisions of a running patched model: record them, or replace them.
 
 Verification records what the eager model decides, and replays another runtime's decisions in it so that arithmetic
 can be compared apart from decisions.
@@ -17,10 +17,10 @@ __all__ = ["Observer", "current_observer", "observe"]
 
 
 class Observer(Protocol):
-    """Called once per reducing layer and forward pass."""
+    """Observer that is called once per reducing layer and forward pass."""
 
     def decide(self, layer: int, scores: Scores, proposed: Matching) -> Matching:
-        """Return the matching to use in `layer`, given what it is decided by and what the model would do."""
+        """Return the matching to use in `layer`, given its scores and the matching that the model proposes."""
         ...
 
 
@@ -28,13 +28,13 @@ _OBSERVER: ContextVar[Observer | None] = ContextVar("tofu_export_observer", defa
 
 
 def current_observer() -> Observer | None:
-    """The observer in force, if any."""
+    """Return the active observer, if any."""
     return _OBSERVER.get()
 
 
 @contextmanager
 def observe(observer: Observer) -> Iterator[None]:
-    """Let `observer` see and settle every decision of patched models inside the block."""
+    """Let an observer see and decide every matching of patched models inside the context."""
     token = _OBSERVER.set(observer)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a model gives to whoever runs its file: logits, features, tokens with their map, or the grid."""
+"""Outputs of a model in an exported file: logits, features, tokens with their map, or the grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["check_planned", "choose_output", "grid_shape", "joined_later", "outp
 
 
 def choose_output(model: nn.Module, asked: OutputKind | None, name: str = "the model") -> OutputKind:
-    """What to give: what was asked for, else logits where there is a classifier, and features where there is none.
+    """Return the output kind: as asked, else logits if there is a classifier, and features if there is none.
 
     Raises:
         OptionError: there is no classifier to give the logits that were asked for, or the model carries a plan that
@@ -39,38 +39,38 @@ def choose_output(model: nn.Module, asked: OutputKind | None, name: str = "the m
 
 
 def grid_shape(model: nn.Module, image_size: tuple[int, int], name: str = "the model") -> tuple[int, int]:
-    """Rows and columns of the patches that an image of `image_size` (height, width) is cut into.
+    """Return rows and columns of the patches of an image of `image_size` (height, width).
 
     Raises:
-        UnsupportedModelError: the model does not say.
+        UnsupportedModelError: the model does not define a grid.
     """
     height, width = _patch_embedding(model, name).dynamic_feat_size(image_size)
     return int(height), int(width)
 
 
 def check_planned(model: nn.Module) -> None:
-    """Pass if `model` can say what became of its patches.
+    """Check that a model can tell what became of its patches.
 
     Raises:
-        OptionError: it carries no plan.
+        OptionError: the model carries no plan.
     """
     if applied_plan(model) is None:
         raise OptionError("a token map follows a plan: apply one to the model first, r = 0 if nothing is to leave")
 
 
 def joined_later(model: nn.Module) -> int:
-    """Tokens that join at the front after the blocks, so that the rows of the final sequence lie so much higher."""
+    """Return how many tokens join at the front after the blocks, by which rows of the final sequence are shifted."""
     return whole_prefix(model) - block_prefix(model)
 
 
 def outputs_of(model: nn.Module, kind: OutputKind, pixels: Tensor, *, token_map: bool = False) -> tuple[Tensor, ...]:
-    """Run `model`, patched or not, and return what `kind` names (`OutputKind.names_with`).
+    """Run a model, patched or not, and return the outputs of `kind` (`OutputKind.names_with`).
 
     Args:
         model: a supported timm model.
         kind: what to return, see `OutputKind` for the shapes.
         pixels: [B, channels, height, width].
-        token_map: also return what became of each patch (`PATCH_GROUPS`), [B, patches] int64.
+        token_map: also return the final row of each patch (`PATCH_GROUPS`), [B, patches] int64.
 
     Raises:
         OptionError: a grid is asked for, but the plan of the model does not restore it; or a token map, but it has no
@@ -91,7 +91,7 @@ def outputs_of(model: nn.Module, kind: OutputKind, pixels: Tensor, *, token_map:
 
 
 def _run(model: Any, kind: OutputKind, pixels: Tensor) -> Tensor:
-    """The one output that is computed from pixels, not from decisions."""
+    """Compute the output that depends on pixels, not on decisions."""
     if kind is OutputKind.LOGITS:
         logits: Tensor = model(pixels)
         return logits
@@ -112,7 +112,7 @@ def _check_restored(model: nn.Module) -> None:
 
 
 def _whole_map(tokens: Tensor, found: TokenMap) -> Tensor:
-    """The token map [B, N] of the whole sequence: a class token that joined after the blocks comes first (CaiT)."""
+    """Return the token map [B, N] of the whole sequence; a class token that joined after the blocks is first (CaiT)."""
     batch, count, _ = tokens.shape
     if found.rows is None:
         return torch.arange(count, device=tokens.device).expand(batch, -1)
@@ -125,7 +125,7 @@ def _whole_map(tokens: Tensor, found: TokenMap) -> Tensor:
 
 
 def _patch_groups(model: nn.Module, found: TokenMap, batch: int) -> Tensor:
-    """What became of each patch, [B, patches] int64: its row of the final sequence, -1 for none."""
+    """Return for each patch its row of the final sequence, -1 for none, [B, patches] int64."""
     joined, prefix = joined_later(model), block_prefix(model)
     if found.groups is None:
         device = next(model.parameters()).device
@@ -135,7 +135,7 @@ def _patch_groups(model: nn.Module, found: TokenMap, batch: int) -> Tensor:
 
 
 def _as_grid(model: Any, tokens: Tensor, pixels: Tensor) -> Tensor:
-    """The patch tokens of [B, N, C] as [B, C, height, width]."""
+    """Return the patch tokens of [B, N, C] as [B, C, height, width]."""
     height, width = grid_shape(model, (int(pixels.shape[2]), int(pixels.shape[3])))
     prefix = whole_prefix(model)
     patches = tokens[:, prefix:]

@@ -1,4 +1,4 @@
-"""Bring what belongs to places along with the tokens: rows of rotary embeddings, a relative bias between tokens.
+"""Select what belongs to positions for reduced tokens: rows of rotary embeddings, a relative position bias.
 
 Upstream computes both for the whole grid; a reduced sequence takes the part of its tokens, by their positions.
 Axes: B batch, N0 tokens that entered the first block, N tokens now, P prefix tokens, H heads, D channels.
@@ -15,21 +15,21 @@ __all__ = ["all_positions", "place_bias", "place_rope"]
 
 
 def all_positions(tokens: Tensor) -> Tensor:
-    """Positions [B, N, 1] of a sequence [B, N, C] that no token has left yet."""
+    """Return the positions [B, N, 1] of a sequence [B, N, C] that no token has left yet."""
     batch, count, _ = tokens.shape
     return torch.arange(count, device=tokens.device).view(1, -1, 1).expand(batch, -1, -1)
 
 
 def place_rope(rope: Tensor, positions: Tensor | None, prefix: int) -> Tensor:
-    """The rotary embedding of the patches that are left.
+    """Return the rotary embedding of the patches that are left.
 
     Args:
         rope: [N0-P, D] for all heads, or [H, N0-P, D] for each head.
         positions: [B, N, 1] int64; None: all tokens are left.
-        prefix: tokens at the front that have no place on the grid, and so no embedding.
+        prefix: tokens at the front that are not on the grid, and so have no embedding.
 
     Returns:
-        [B, 1, N-P, D] or [B, H, N-P, D], as upstream shapes it after its own patch dropout; `rope` where all are left.
+        [B, 1, N-P, D] or [B, H, N-P, D], as upstream shapes it after its own patch dropout; `rope` if all are left.
     """
     if positions is None:
         return rope
@@ -44,14 +44,14 @@ def place_rope(rope: Tensor, positions: Tensor | None, prefix: int) -> Tensor:
 
 
 def place_bias(bias: Tensor, positions: Tensor | None) -> Tensor:
-    """The relative position bias between the tokens that are left.
+    """Return the relative position bias between the tokens that are left.
 
     Args:
         bias: [H, N0, N0] or [1, H, N0, N0].
         positions: [B, N, 1] int64; None: all tokens are left.
 
     Returns:
-        [B, H, N, N]; `bias` where all are left.
+        [B, H, N, N]; `bias` if all are left.
     """
     if positions is None:
         return bias

@@ -1,4 +1,4 @@
-"""The table of selections. Explicit, no registration by import."""
+"""Table of selections. Explicit, no registration by import."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["SELECTORS", "Selector"]
 
 
 class Selector(NamedTuple):
-    """How tokens are scored, and how R of them are chosen by these scores."""
+    """Functions of a selection: how tokens are scored, and how R of them are chosen by these scores."""
 
     score: Callable[[Candidates], Scores]
     match: Callable[[Scores, int], Matching]

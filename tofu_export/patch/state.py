@@ -1,4 +1,4 @@
-"""What travels from block to block in a patched model, besides the tokens. Carried by value, never shared.
+"""State that passes from block to block in a patched model besides the tokens. Carried by value, never shared.
 
 A shared mutable object would be cloned by `torch.export`, one copy per module, and the eager model then breaks
 (torch 2.14).
@@ -23,11 +23,11 @@ class TokenState(NamedTuple):
             included; a merged token has its destination's. None while no token has left, or if nothing in the model
             depends on positions between blocks.
         rows: [B, N0, 1] int64, the row of `tokens` that stands for each token that entered the first block, prefix
-            included. None while no token has left, or if nobody asked for it.
+            included. None while no token has left, or if not requested.
         groups: [B, patches, 1] int64, for each patch that entered the first block one more than the row of `tokens`
-            that it is part of, 0 once it was pruned. None while no token has left, or if nobody asked for it.
+            that holds it, 0 once it was pruned. None while no token has left, or if not requested.
         bias: [B, 1, 1, N] in the type of `tokens`, the logarithm of `sizes`, which is added to the attention scores.
-            Found once after each reduction. None where nothing is added.
+            Computed once after each reduction. None if nothing is added.
     """
 
     tokens: Tensor
@@ -38,7 +38,7 @@ class TokenState(NamedTuple):
     bias: Tensor | None = None
 
     def with_bias(self) -> TokenState:
-        """The same with the bias that follows from `sizes`; unchanged where there are none."""
+        """Return the state with the bias that follows from `sizes`, or the state itself if there are no sizes."""
         if self.sizes is None:
             return self
         return self._replace(bias=self.sizes.log().mT.unsqueeze(1).to(self.tokens.dtype))

@@ -1,4 +1,4 @@
-"""Which models can be reduced, and in what words the others are refused."""
+"""Supported models, and the reasons why others are refused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ REFUSED: dict[str, str] = {
 
 
 def block_prefix(model: nn.Module) -> int:
-    """Class, distillation and register tokens at the front of the sequence that enters the blocks of a model.
+    """Count the class, distillation and register tokens at the front of the sequence that enters the blocks of a model.
 
     CaiT has one, but it joins after the blocks.
     """
@@ -57,20 +57,20 @@ def block_prefix(model: nn.Module) -> int:
 
 
 def whole_prefix(model: nn.Module) -> int:
-    """The same of the sequence that leaves the model. CaiT does not say it before timm 1.0.31."""
+    """Count the prefix tokens of the sequence that leaves a model. CaiT has no attribute for it before timm 1.0.31."""
     architecture: Any = model
     return 1 if isinstance(model, Cait) else int(architecture.num_prefix_tokens)
 
 
 def has_class_token(model: nn.Module) -> bool:
-    """True if the first token that enters the blocks is a class token. NaFlexVit keeps it with its embedding."""
+    """True if the first token that enters the blocks is a class token. NaFlexVit keeps it in its embedding module."""
     architecture: Any = model
     holder = getattr(architecture, "embeds", None) if isinstance(model, NaFlexVit) else architecture
     return block_prefix(model) > 0 and getattr(holder, "cls_token", None) is not None
 
 
 def check_supported(model: nn.Module, name: str) -> None:
-    """Pass if `model` (not patched) can be reduced.
+    """Check that an unpatched model can be reduced.
 
     Raises:
         UnsupportedModelError: names the first thing that is not supported.

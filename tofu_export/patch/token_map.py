@@ -1,9 +1,9 @@
-"""Follow the original tokens through the reductions, in two maps. Both are tracked only if somebody asks.
+"""Follow the original tokens through the reductions, in two maps. Both are tracked only on request.
 
-`rows` serves to restore: int64 [B, N0, 1], N0 being the tokens that entered the first block, prefix included. A token
-that merged stands where its destination stands, a pruned one where its most similar destination stands.
+`rows` serves to restore: int64 [B, N0, 1], N0 being the tokens that entered the first block, prefix included. The row
+of a merged token is that of its destination, the row of a pruned one that of its most similar destination.
 
-`groups` says what became of each patch: int64 [B, N0-P, 1], P being the prefix. A patch that merged is part of its
+`groups` says where each patch ended: int64 [B, N0-P, 1], P being the prefix. A patch that merged is part of its
 destination's row, and one that was pruned, alone or with the token that it had joined, is part of none. Rows are
 counted from 1 in it and 0 is none, so that no runtime meets a negative index; `outputs` shifts them.
 """
@@ -25,14 +25,14 @@ __all__ = ["TokenMap", "collect_token_map", "current_token_map", "follow", "foll
 
 
 class TokenMap:
-    """What the last block of a model noted: how its output stands for the original tokens.
+    """Record of how the output of the last block stands for the original tokens.
 
     Attributes:
         wants_rows: track `rows`.
         wants_groups: track `groups`.
         tokens: tokens that left the last block; 0 until it ran.
-        rows: [B, N0, 1] int64; None where each token stands for itself.
-        groups: [B, N0-P, 1] int64; None where each patch is a token of its own.
+        rows: [B, N0, 1] int64; None if each token stands for itself.
+        groups: [B, N0-P, 1] int64; None if each patch is a token of its own.
     """
 
     def __init__(self, *, rows: bool, groups: bool) -> None:
@@ -43,7 +43,7 @@ class TokenMap:
         self.groups: Tensor | None = None
 
     def note(self, state: TokenState) -> None:
-        """Keep what leaves the last block."""
+        """Record the state that leaves the last block."""
         self.tokens = state.tokens.shape[1]
         self.rows = state.rows
         self.groups = state.groups
@@ -53,13 +53,13 @@ _COLLECTOR: ContextVar[TokenMap | None] = ContextVar("tofu_export_token_map", de
 
 
 def current_token_map() -> TokenMap | None:
-    """Where the running model has to note its token map; None if nobody asked."""
+    """Return the record for the token map of the running model; None if none is requested."""
     return _COLLECTOR.get()
 
 
 @contextmanager
 def collect_token_map(*, rows: bool = False, groups: bool = False) -> Iterator[TokenMap]:
-    """Make patched models track these maps inside the block, and note them."""
+    """Make patched models track the requested maps inside the context, and record them."""
     found = TokenMap(rows=rows, groups=groups)
     token = _COLLECTOR.set(found)
     try:
@@ -69,27 +69,27 @@ def collect_token_map(*, rows: bool = False, groups: bool = False) -> Iterator[T
 
 
 def follow(rows: Tensor, matching: Matching, roles: Roles, prefix: int) -> Tensor:
-    """`rows` after one more reduction.
+    """Update `rows` for one more reduction.
 
     Args:
-        rows: [B, N0, 1] int64, the map before it.
-        matching: its decisions.
-        roles: of the tokens that went in.
+        rows: [B, N0, 1] int64, the map before the reduction.
+        matching: decisions of the reduction.
+        roles: roles of its input tokens.
         prefix: protected tokens at the front.
 
     Returns:
-        [B, N0, 1] int64 rows of what comes out: prefix, kept sources, destinations.
+        [B, N0, 1] int64 rows of its output: prefix, kept sources, destinations.
     """
     return gather_rows(_row_of(matching, roles, prefix).unsqueeze(-1), rows.squeeze(-1))
 
 
 def follow_groups(groups: Tensor, matching: Matching, roles: Roles, prefix: int, *, merges: bool) -> Tensor:
-    """`groups` after one more reduction.
+    """Update `groups` for one more reduction.
 
     Args:
-        groups: [B, N0-P, 1] int64, the map before it.
-        matching: its decisions.
-        roles: of the tokens that went in.
+        groups: [B, N0-P, 1] int64, the map before the reduction.
+        matching: decisions of the reduction.
+        roles: roles of its input tokens.
         prefix: protected tokens P at the front.
         merges: matched sources join their destinations; else they are pruned.
 
@@ -104,7 +104,7 @@ def follow_groups(groups: Tensor, matching: Matching, roles: Roles, prefix: int,
 
 
 def _row_of(matching: Matching, roles: Roles, prefix: int) -> Tensor:
-    """Where each token that goes in comes out, [B, N] int64; a matched source where its destination does."""
+    """Return the output row of each input token, [B, N] int64; a matched source has the row of its destination."""
     batch, staying = matching.kept.shape
     row_of = matching.kept.new_zeros(batch, roles.tokens)
     row_of[:, :prefix] = torch.arange(prefix, device=row_of.device)
@@ -116,14 +116,14 @@ def _row_of(matching: Matching, roles: Roles, prefix: int) -> Tensor:
 
 
 def _places(roles: Roles, sources: Tensor) -> Tensor:
-    """Where sources are in the sequence."""
+    """Return the positions of sources in the sequence."""
     return torch.tensor(roles.sources, dtype=torch.int64, device=sources.device)[sources]
 
 
 def restore(state: TokenState) -> TokenState:
-    """All original tokens again, [B, N0, C], each as the one that stands for it, bit for bit.
+    """Restore all original tokens, [B, N0, C], each as a bitwise copy of the one that stands for it.
 
-    Their `rows` are then their own. `groups` goes on to speak of the rows that were there before.
+    In the result `rows` is the identity; `groups` still refers to the rows before the restoration.
     """
     tokens, rows = state.tokens, state.rows
     if rows is None:

@@ -1,1 +1,1 @@
-"""Plan a reduction: layer by layer, by a budget, from a file."""
+"""Plan a reduction: layer by layer, from a budget, from a file."""

@@ -1,4 +1,4 @@
-"""The smallest reduction that meets a budget of multiply-accumulates. Pure integer arithmetic, exact.
+"""Find the smallest reduction that meets a budget of multiply-accumulates. Pure integer arithmetic, exact.
 
 The rule. Let S(r) be the amounts that the schedule gives the layers for one number r, and let the cost of amounts be
 what the model needs once they are capped.
@@ -30,17 +30,17 @@ from tofu_export.errors import OptionError
 __all__ = ["Amounts", "Budget", "smallest_reduction"]
 
 Amounts = tuple[int, ...]
-"""Tokens per layer."""
+"""Number of tokens per layer."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """A limit of multiply-accumulates for one image.
+    """Limit of multiply-accumulates for one image.
 
     Attributes:
         macs: the most that the reduced model may need.
         macs_full: what the unreduced model needs.
-        asked: how the user said it, for messages.
+        asked: the budget as the user gave it, for messages.
     """
 
     macs: int
@@ -49,7 +49,7 @@ class Budget:
 
     @classmethod
     def of(cls, macs_full: int, *, gmacs: float | None = None, speedup: float | None = None) -> Budget:
-        """The limit that `gmacs`, or `speedup` over the unreduced model, sets; decimals count as they are written.
+        """Return the limit that `gmacs`, or `speedup` over the unreduced model, sets; decimals are taken exactly.
 
         Raises:
             OptionError: not exactly one of the two is given.
@@ -69,12 +69,12 @@ def smallest_reduction(
     macs: Callable[[Amounts], int],
     largest_r: int,
 ) -> Amounts:
-    """Tokens that each layer removes, by the rule above.
+    """Return the tokens that each layer removes, by the rule of this module.
 
     Args:
         budget: the limit.
         spread: S(r), none of whose entries falls when r grows.
-        capped: what amounts come to, layer after layer.
+        capped: caps amounts to what each layer can remove.
         macs: cost of capped amounts.
         largest_r: an r beyond which nothing more is removed.
 
@@ -102,7 +102,7 @@ def smallest_reduction(
 
 
 def _lowered(high: Amounts, low: Amounts, steps: int) -> Amounts:
-    """`high` with `steps` tokens taken off, never under `low`, the last layer first."""
+    """Return `high` less `steps` tokens, the last layer first, never under `low`."""
     amounts = []
     for most, least in zip(reversed(high), reversed(low), strict=True):
         taken = min(steps, most - least)
@@ -112,10 +112,10 @@ def _lowered(high: Amounts, low: Amounts, steps: int) -> Amounts:
 
 
 def _round_up(macs: int) -> str:
-    """GMACs that can be asked for: never under what is needed."""
+    """Return a GMACs value that can be met: never under what is needed."""
     return f"{-(-macs // 10**7) / 100:.2f}"
 
 
 def _round_down(full: int, least: int) -> str:
-    """A speedup that can be asked for: never over what is reached."""
+    """Return a speedup that can be met: never over what is reached."""
     return f"{full * 100 // least / 100:.2f}"

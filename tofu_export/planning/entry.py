@@ -1,4 +1,4 @@
-"""A plan as documents hold it: report.json, the metadata of files, what `plan --json` and `tune --json` print."""
+"""Plans as documents hold them: report.json, the metadata of files, what `plan --json` and `tune --json` print."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Amount = int | float | str | tuple[int, ...]
 
 @dataclass(frozen=True)
 class Gmacs:
-    """Multiply-accumulates for one image in 10^9, of the unreduced model and with the plan."""
+    """Multiply-accumulates for one image in 10^9, without and with the plan."""
 
     full: float
     reduced: float
 
     @property
     def ratio(self) -> float:
-        """How many times fewer the reduced model needs."""
+        """How many times fewer multiply-accumulates the reduced model needs."""
         return self.full / self.reduced
 
 
 @dataclass(frozen=True)
 class LayerEntry:
-    """What one block does: its method in lower case, tokens that enter, that leave the model, and that go on."""
+    """Plan of one block: its method in lower case, and the tokens that enter, leave the model, and remain."""
 
     layer: int
     method: str
@@ -38,26 +38,28 @@ class LayerEntry:
 
     @property
     def prunes(self) -> bool:
-        """True if what leaves is gone, and not merged."""
+        """True if the tokens that leave are discarded, not merged."""
         return self.method == Method.PRUNE.name.lower()
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanEntry:
-    """The reduction of a Vision Transformer. Fields with a default are absent in documents of early versions.
+    """Reduction of a Vision Transformer as documents hold it.
+
+    Fields with a default are absent in documents of early versions.
 
     Attributes:
         mode: name of the mode.
         r: tokens asked to be removed per layer: one number, or one for each.
-        asked: how the amount was given, by the name of the option.
+        asked: the amount as it was given, by the name of the option.
         exclude_layers: layers that remove nothing.
         schedule: how r is spread over the layers.
         pattern: one letter per layer.
         prune_layers: leading layers that prune.
         prop_attn: token sizes enter the attention.
-        prop_attn_reason: why they do, or do not.
-        pruned_sizes: what becomes of the size of a pruned token; it was lost before this was written.
-        restore_grid: what follows the blocks sees all tokens again.
+        prop_attn_reason: why token sizes enter the attention, or do not.
+        pruned_sizes: what happens to the size of a pruned token; absent in versions that lost it.
+        restore_grid: all tokens are restored after the blocks.
         keys: which keys tokens are compared by.
         select: how the tokens that leave are chosen; None for bipartite matching, the only way at first.
         layers: one entry per block.
@@ -82,12 +84,12 @@ class PlanEntry:
 
     @property
     def r_words(self) -> str:
-        """The `r` of the plan as JSON has it."""
+        """The `r` of the plan as text."""
         return str(list(self.r)) if isinstance(self.r, tuple) else str(self.r)
 
     @property
     def asked_words(self) -> str:
-        """How the amount was given where r is only what came of it, for example `speedup 1.8`; else empty."""
+        """The option that set the amount if r only follows from it, for example `speedup 1.8`; else empty."""
         ways = [f"{name} {amount_words(value)}" for name, value in self.asked.items() if name != "r"]
         return ", ".join(ways)
 
@@ -101,11 +103,11 @@ class PlanEntry:
 
     @property
     def _loses_sizes(self) -> bool:
-        """True where tokens are pruned and their sizes lost."""
+        """True if tokens are pruned and their sizes lost."""
         lost = self.pruned_sizes == PrunedSizes.LOST.value
         return lost and any(layer.prunes and layer.removed for layer in self.layers)
 
 
 def amount_words(amount: Amount) -> str:
-    """An amount as text: one number, or several with commas between."""
+    """Return an amount as text: one number, or several separated by commas."""
     return ", ".join(map(str, amount)) if isinstance(amount, tuple) else str(amount)

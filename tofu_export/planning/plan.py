@@ -33,6 +33,9 @@ __all__ = [
 class BlockCost:
     """Multiply-accumulates of one transformer block for one image, as functions of its token count N.
 
+    The attention half costs `attend_token * N + attend_pair * N^2`, the other half `feed_token * N'`, where N' is the
+    token count after the reduction between the halves.
+
     The attention half costs `attend_token * N + attend_pair * N^2`, the other half `feed_token * N'`, N' being what
     the reduction between the two leaves.
 
@@ -58,10 +61,10 @@ class ModelSpec:
         prefix_tokens: class, distillation and register tokens, which come first and never leave.
         embed_dim: channels of a token.
         params: number of parameters.
-        stem_macs: everything before the blocks, for one image.
+        stem_macs: cost of everything before the blocks, for one image.
         blocks: cost of each block.
-        tail_token: everything after the blocks that is paid for each token.
-        tail_fixed: everything after the blocks that is paid once.
+        tail_token: cost per token of everything after the blocks.
+        tail_fixed: cost per image of everything after the blocks.
     """
 
     name: str
@@ -84,7 +87,7 @@ class ModelSpec:
 
     @property
     def masked_autoencoder(self) -> bool:
-        """True for weights that were trained as a masked autoencoder and not fine-tuned, by their tag in timm: `mae`.
+        """True if the weights were trained as a masked autoencoder and not fine-tuned, by their tag in timm: `mae`.
 
         Token sizes stay out of the attention of such models.
 
@@ -95,7 +98,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What one block does to the token count."""
+    """Effect of one block on the token count."""
 
     layer: int
     method: Method
@@ -121,11 +124,11 @@ class Plan:
         reduction: the options that the plan was made from.
         prefix_tokens: protected tokens at the front.
         prop_attn: the logarithm of token sizes is added to the attention scores.
-        prop_attn_reason: why it is, or is not.
-        restores_grid: what follows the blocks sees all tokens again.
+        prop_attn_reason: why token sizes are added, or are not.
+        restores_grid: all tokens are restored after the blocks.
         layers: one entry per block.
         macs_full: multiply-accumulates of the unreduced model for one image.
-        macs_reduced: the same with this plan.
+        macs_reduced: multiply-accumulates with this plan.
     """
 
     reduction: Reduction
@@ -144,7 +147,7 @@ class Plan:
 
     @property
     def r(self) -> int | tuple[int, ...]:
-        """The r that gives this plan: as it was asked for, or per layer what a keep rate or a budget came to."""
+        """The r that gives this plan: as it was asked for, or per layer if a keep rate or a budget determined it."""
         return tuple(layer.removed for layer in self.layers) if self.reduction.r is None else self.reduction.r
 
     @property
@@ -158,11 +161,11 @@ class Plan:
         return (self.prop_attn and bool(later)) or any(after.weighs_by_size for after in later)
 
     def needs_targets(self, layer: LayerPlan) -> bool:
-        """True if it matters to the tokens, or to their sizes, which destination a matched source of `layer` has."""
+        """True if the tokens, or their sizes, depend on which destination a matched source of `layer` has."""
         return layer.method.merges or (self.reduction.takes_over and self.passes_sizes(layer))
 
     def roles(self, layer: LayerPlan) -> Roles:
-        """What the tokens that enter `layer` may do."""
+        """Return the roles of the tokens that enter `layer`."""
         return self.reduction.select.roles(layer.tokens_in, self.prefix_tokens, layer.removed, layer.layer)
 
     @property
@@ -186,7 +189,7 @@ class Plan:
         return self.macs_full / self.macs_reduced
 
     def entry(self) -> PlanEntry:
-        """The plan as documents hold it."""
+        """Return the plan as documents hold it."""
         reduction = self.reduction
         chosen = reduction.methods_before_exclusion(len(self.layers))
         return PlanEntry(
@@ -211,19 +214,19 @@ class Plan:
         )
 
     def to_dict(self) -> JsonObject:
-        """The plan as in report.json (`plan`)."""
+        """Return the plan as `plan` in report.json."""
         return to_object(self.entry())
 
 
 def selection_key(select: Selection) -> dict[str, str]:
-    """How plans say it: by a key that those of bipartite matching, the only one at first, do not have."""
+    """Return the JSON entry of a selection; empty for bipartite matching, which older plans do not name."""
     return {} if select is Selection.BIPARTITE else {"select": select.value}
 
 
 def removable(tokens: int, prefix_tokens: int) -> int:
-    """The most tokens that one layer can remove: half of the unprotected ones.
+    """Return the most tokens that one layer can remove: half of the unprotected ones.
 
-    Every selection keeps to it, so that the same amounts mean the same work.
+    Every selection keeps this limit, so that the same amounts mean the same work.
 
     Source: arXiv 2312.01026, section 3.1; bipartite matching removes sources only, and every second token is one.
     """
@@ -231,7 +234,7 @@ def removable(tokens: int, prefix_tokens: int) -> int:
 
 
 def without_class_token(name: str, select: Selection) -> str:
-    """Why a model cannot be reduced so."""
+    """Return why a model without a class token cannot be reduced by `select`."""
     return (
         f"{name} has no class token in its blocks, whose attention {select.value} needs: choose another selection, "
         "such as --select bipartite or --select energy"
@@ -239,12 +242,12 @@ def without_class_token(name: str, select: Selection) -> str:
 
 
 def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
-    """Plan a reduction of `spec`.
+    """Plan a reduction of a model.
 
     Raises:
         OptionError: the options do not fit the model's depth, a budget is out of reach, or a plan file asks a layer for
             more than it can remove.
-        UnsupportedModelError: tokens are selected by a class token that the model has not.
+        UnsupportedModelError: the selection needs a class token that the model does not have.
     """
     _check_depth(spec, reduction)
     methods = reduction.methods(spec.depth)
@@ -272,7 +275,7 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
 
 
 def _prop_attn(spec: ModelSpec, reduction: Reduction, removed: Sequence[int]) -> tuple[bool, str]:
-    """Whether token sizes enter the attention, and why."""
+    """Return whether token sizes enter the attention, and why."""
     if not any(removed):
         return False, "no token leaves"
     if reduction.prop_attn is not None:
@@ -303,7 +306,7 @@ def _check_exact(spec: ModelSpec, reduction: Reduction, removed: Sequence[int]) 
 
 
 def _removed(spec: ModelSpec, reduction: Reduction, methods: Sequence[Method], full: int) -> tuple[int, ...]:
-    """Tokens that each layer removes, capped."""
+    """Return the tokens that each layer removes, capped."""
 
     def capped(amounts: Sequence[int]) -> tuple[int, ...]:
         removed = []
@@ -328,7 +331,7 @@ def _removed(spec: ModelSpec, reduction: Reduction, methods: Sequence[Method], f
 
 
 def _removed_at(keep_rate: float, spec: ModelSpec, methods: Sequence[Method]) -> tuple[int, ...]:
-    """Tokens that leave when each layer keeps `keep_rate` of its unprotected ones, or half if that is more."""
+    """Return the tokens that leave when each layer keeps `keep_rate` of its unprotected ones, at least half."""
     leaving = 1 - Fraction(str(keep_rate))  # exactly what was written: 10 tokens at 0.9 lose 1, in binary they lose 0
     removed = []
     tokens = spec.tokens
@@ -340,7 +343,10 @@ def _removed_at(keep_rate: float, spec: ModelSpec, methods: Sequence[Method]) ->
 
 
 def _macs(spec: ModelSpec, removed: Sequence[int], *, restored: bool) -> int:
-    """Multiply-accumulates for one image when each layer removes so many tokens; `restored`: the tail sees all."""
+    """Return the multiply-accumulates for one image, given the tokens that each layer removes.
+
+    `restored`: the tail sees all tokens.
+    """
     macs = spec.stem_macs + spec.tail_fixed
     tokens = spec.tokens
     for cost, leaving in zip(spec.blocks, removed, strict=True):

@@ -33,9 +33,9 @@ Choice = TypeVar("Choice", bound=Enum)
 
 SCHEMA_VERSION = 2
 _WITHOUT_SIZES = 1
-"""The version whose plans have no `pruned_sizes`."""
+"""Last version whose plans have no `pruned_sizes`."""
 MAX_BYTES = 16_000_000
-"""More than any plan or report takes: what is larger is some other file."""
+"""Size limit in bytes: no plan or report is larger."""
 
 _KEYS = frozenset(
     {"schema_version", "model", "image_size", "tokens", "prefix_tokens", "layers", "prop_attn",
@@ -47,18 +47,18 @@ _METHODS = {name: method for method in Method for name in (method.value, method.
 
 @dataclass(frozen=True)
 class PlanFile:
-    """What a plan file says.
+    """Contents of a plan file.
 
     Attributes:
         path: the file.
         methods: one per layer.
         r: tokens that each layer removes, exactly.
-        prop_attn: token sizes enter the attention; None: unless the model was trained as a masked autoencoder.
-        pruned_sizes: what becomes of the size of a pruned token.
+        prop_attn: token sizes enter the attention; None: yes unless the model was trained as a masked autoencoder.
+        pruned_sizes: what happens to the size of a pruned token.
         keys: which keys tokens are compared by.
         select: how the tokens that leave are chosen.
-        model: name of the model that it was made for, None where it does not say.
-        provenance: how it came about.
+        model: name of the model that the plan was made for; None if the file does not say.
+        provenance: how the plan was made.
     """
 
     path: Path
@@ -73,10 +73,10 @@ class PlanFile:
 
     @classmethod
     def read(cls, path: Path) -> PlanFile:
-        """Read and check `path`.
+        """Read and check a plan file.
 
         Raises:
-            OptionError: it cannot be read, or is no plan file; the message names the place in it.
+            OptionError: it cannot be read, or is not a plan file; the message names the wrong place.
         """
         document = _document(path)
         if "layers" not in document and isinstance(document.get("plan"), dict):
@@ -115,7 +115,7 @@ class PlanFile:
         return "".join(method.value for method in self.methods)
 
     def reduction(self, restore_grid: bool | None = None) -> Reduction:
-        """The options that give this plan, exactly: a layer that cannot remove its `r` is refused, not capped."""
+        """Return options that give exactly this plan: a layer that cannot remove its `r` is refused, not capped."""
         return Reduction(
             r=self.r,
             pattern=self.pattern,
@@ -129,13 +129,13 @@ class PlanFile:
 
 
 def write_plan_file(path: Path, spec: ModelSpec, plan: Plan, provenance: Mapping[str, Any]) -> None:
-    """Write `plan` as a plan file; it appears when complete.
+    """Write a plan as a plan file; the file appears when complete.
 
     Args:
         path: the file.
         spec: the model that the plan is for.
-        plan: what to write: the tokens that each layer really removes, however they were asked for.
-        provenance: how it came about, plain values.
+        plan: the plan to write, with the tokens that each layer really removes, however they were asked for.
+        provenance: how the plan was made, as plain values.
 
     Raises:
         OutputError: it cannot be written.
@@ -160,7 +160,7 @@ def write_plan_file(path: Path, spec: ModelSpec, plan: Plan, provenance: Mapping
 
 
 def _text(document: Mapping[str, Any]) -> str:
-    """JSON with one line per layer, to be read and changed by hand."""
+    """Return JSON with one line per layer, to be read and edited by hand."""
     lines = []
     for key, value in document.items():
         if key == "layers":
@@ -179,7 +179,7 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def _from_report(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan in a report.json, or in what `plan --json` prints, as a plan file has it."""
+    """Convert the plan in a report.json, or in the output of `plan --json`, to the layout of a plan file."""
     plan = document["plan"]
     model = document.get("model")
     name = model.get("resolved", model.get("name")) if isinstance(model, dict) else None
@@ -195,7 +195,7 @@ def _from_report(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _choice(path: Path, document: Mapping[str, Any], key: str, default: Choice) -> Choice:
-    """One of the words of an option, its default where the file does not say it."""
+    """Return the value of an option in the file, or its default if absent."""
     known = {choice.value: choice for choice in type(default)}
     word = document.get(key, default.value)
     if not isinstance(word, str) or word not in known:

@@ -1,4 +1,4 @@
-"""A plan as text for a terminal."""
+"""Plans as text for a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["plan_table"]
 
 
 def plan_table(spec: ModelSpec, plan: Plan) -> str:
-    """Tokens by layer, and what the plan saves."""
+    """Return a table of the tokens by layer and what the plan saves."""
     entry = plan.entry()
     lines = [
         f"{spec.name}  {spec.image_size[0]}x{spec.image_size[1]}  {spec.params / 1e6:.1f} M parameters  "

@@ -1,4 +1,4 @@
-"""What report.json says of the files that a job wrote."""
+"""Records in report.json of the files that a job wrote."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Beside:
-    """A file that belongs to another: external weights, or a sidecar."""
+    """File that belongs to another: external weights, or a sidecar."""
 
     path: str
     sha256: str
@@ -31,19 +31,19 @@ class Beside:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationEntry:
-    """How a quantised file came about.
+    """Calibration of a quantised file.
 
     Attributes:
         images: number of images that ranges were measured on.
-        source: where they came from.
-        real: False for generated ones.
-        method: how ranges follow from them.
+        source: where the images came from.
+        real: False for generated images.
+        method: how ranges are derived from the images.
         numbers: type of the quantised products.
-        products: how many there are.
-        rest: type of the others.
-        left: how many products have it.
+        products: number of these products.
+        rest: type of the other products.
+        left: number of the other products.
         attentions: attentions whose two products are quantised.
-        skip: what was left out by `--quantize-skip`.
+        skip: blocks and modules excluded by `--quantize-skip`.
     """
 
     images: int
@@ -68,7 +68,7 @@ class CalibrationEntry:
 
 @dataclass(frozen=True)
 class FusionCounts:
-    """Things that a file has, how many of them an engine made as wanted, and the nodes of the others."""
+    """Number of patterns in a file, number that an engine fused as wanted, and the nodes of the others."""
 
     in_file: int
     in_engine: int
@@ -77,7 +77,7 @@ class FusionCounts:
 
 @dataclass(frozen=True)
 class FusionsEntry:
-    """What became of quantised products and of attention in an engine.
+    """Fusion of quantised products and of attention in an engine.
 
     Attributes:
         quantized_products: products in 8 bits.
@@ -103,7 +103,7 @@ class FusionsEntry:
 
 @dataclass(frozen=True)
 class KernelSummary:
-    """Kernels of an engine: in all, by type and by ONNX stage, and their share per output data type."""
+    """Kernels of an engine: in total, by type and by ONNX stage, and their share per output data type."""
 
     kernels: int
     host_calls: int = 0
@@ -117,16 +117,16 @@ class KernelSummary:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file.
+    """File that a job wrote.
 
     Attributes:
         kind: which kind of file.
-        precision: its type.
+        precision: its precision.
         target: the runtime that it is for.
         path: its name in the output folder.
         bytes: its size, external weights included.
         sha256: its hash.
-        beside: what lies beside it.
+        beside: files that belong to it.
     """
 
     kind: str
@@ -140,14 +140,14 @@ class Artifact:
 
 @dataclass(frozen=True)
 class OnnxFile(Artifact):
-    """An ONNX file.
+    """ONNX file that a job wrote.
 
     Attributes:
         opset: version of the default operator set.
         gmacs: 10^9 multiply-accumulates for one image.
         nodes: number of nodes.
-        ops: the same by operator.
-        attention: how attention is written, where it was asked for.
+        ops: number of nodes by operator.
+        attention: form of attention, if asked for.
         calibration: how it was quantised.
     """
 
@@ -162,7 +162,7 @@ class OnnxFile(Artifact):
 
 @dataclass(frozen=True)
 class EngineFile(Artifact):
-    """A TensorRT engine: what it runs on, its kernels, layer outputs by data type, and arithmetic by precision."""
+    """TensorRT engine: supported GPUs, kernels, layer outputs by data type, and arithmetic by precision."""
 
     kind: Literal["engine"]
     compute_capabilities: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ FULL = "full"
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share of the labelled images whose best class is right, of a file or of the unreduced model."""
+    """Share of the labelled images whose top class is right, for a file or the unreduced model."""
 
     artifact: str
     images: int
@@ -44,17 +44,17 @@ class Skipped:
 
 @dataclass(kw_only=True)
 class Report(ABC):
-    """Everything a run found out, gathered step by step.
+    """Report of a run, filled step by step.
 
     Attributes:
         model: name, weights, sizes.
         plan: the reduction.
-        output: what the files give.
+        output: what the files output.
         command: the command line that reproduces the run.
         environment: versions and hardware.
         artifacts: files written.
         verification: one entry per comparison of a file.
-        accuracy: top-1 on labelled images, where there are any.
+        accuracy: top-1 on labelled images, if there are any.
         benchmark: one entry per file and batch size.
         skipped: steps that were left out.
         timings_s: wall time of each step, in seconds.
@@ -74,11 +74,11 @@ class Report(ABC):
 
     @classmethod
     def from_dict(cls, document: Mapping[str, object], place: str = "") -> Report:
-        """The report that `to_dict` wrote, by this version or an earlier one.
+        """Read a report that `to_dict` wrote, in this version or an earlier one.
 
         Args:
-            document: what report.json holds.
-            place: the file, for messages.
+            document: content of report.json.
+            place: name of the file, for messages.
 
         Raises:
             OptionError: a field is missing or holds something else.
@@ -88,15 +88,15 @@ class Report(ABC):
         return from_plain(UnetReport, document, place) if of_unet else from_plain(VitReport, document, place)
 
     def skip(self, step: str, reason: str) -> None:
-        """Note that a step was left out."""
+        """Record that a step was left out."""
         self.skipped += (Skipped(step, reason),)
 
     def to_dict(self) -> JsonObject:
-        """The document of report.json."""
+        """Return the document of report.json."""
         return {"schema_version": SCHEMA_VERSION, **to_object(self)}
 
     def to_json(self) -> str:
-        """The text of report.json; numbers that JSON cannot hold are refused.
+        """Return the text of report.json; numbers that JSON cannot represent are refused.
 
         Raises:
             ValueError: a value is NaN or infinite.
@@ -105,15 +105,15 @@ class Report(ABC):
 
     @abstractmethod
     def to_markdown(self, benchmark_text: str = "") -> str:
-        """The text of report.md: what a colleague wants to read first."""
+        """Return the text of report.md: a summary for human readers."""
 
     def _files(self) -> list[str]:
-        """Lines of report.md: the files."""
+        """Return the lines of report.md about the files."""
         rows = [(row.path, row.precision.value, f"{row.bytes / 1e6:.1f} MB", row.sha256[:12]) for row in self.artifacts]
         return ["## Files", "", *markdown_table(("file", "precision", "size", "sha256"), rows)]
 
     def _closing(self, benchmark_text: str) -> list[str]:
-        """The last lines of report.md: timings, what was left out, how to do it again."""
+        """Return the last lines of report.md: timings, steps left out, how to reproduce the run."""
         lines = []
         if benchmark_text:
             lines += ["## Benchmark", "", "```", benchmark_text.rstrip(), "```", ""]
@@ -126,13 +126,13 @@ class Report(ABC):
 
 @dataclass(kw_only=True)
 class VitReport(Report):
-    """The report of a Vision Transformer."""
+    """Report of a Vision Transformer."""
 
     model: ModelEntry
     plan: PlanEntry
 
     def to_markdown(self, benchmark_text: str = "") -> str:
-        """The text of report.md: what a colleague wants to read first."""
+        """Return the text of report.md: a summary for human readers."""
         model, plan = self.model, self.plan
         asked = f" (asked for: {plan.asked_words})" if plan.asked_words else ""
         several = len(self.output.shapes) > 1
@@ -172,13 +172,13 @@ class VitReport(Report):
 
 @dataclass(kw_only=True)
 class UnetReport(Report):
-    """The report of a UNet."""
+    """Report of a UNet."""
 
     model: UnetModelEntry
     plan: UnetPlanEntry
 
     def to_markdown(self, benchmark_text: str = "") -> str:
-        """The text of report.md: what a colleague wants to read first."""
+        """Return the text of report.md: a summary for human readers."""
         model, plan = self.model, self.plan
         height, width = plan.latent
         lines = [
@@ -229,6 +229,6 @@ def _decided(row: Verification) -> tuple[int, int, int]:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """Lines of a table in Markdown, an empty one after it."""
+    """Return the lines of a Markdown table, followed by an empty line."""
     body = [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
     return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *body, ""]

@@ -1,4 +1,4 @@
-"""The document of `tofu-export eval --json`: accuracy, and agreement with the full model."""
+"""Document of `tofu-export eval --json`: accuracy, and agreement with the full model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Ends = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreEntry:
-    """Accuracy in percent with 95 % intervals; None without labels, top-5 also with fewer classes."""
+    """Accuracy in percent with 95 % intervals; None without labels, for top-5 also with too few classes."""
 
     top1: float | None
     top1_err: float | None
@@ -28,7 +28,7 @@ class ScoreEntry:
 
 @dataclass(frozen=True)
 class AccuracyDifference:
-    """Top-1 less that of the full model on the same images, in points, with its 95 % interval."""
+    """Difference of top-1 to the full model on the same images, in points, with its 95 % interval."""
 
     top1: float
     low: float
@@ -38,7 +38,7 @@ class AccuracyDifference:
 
 @dataclass(frozen=True)
 class EvaluatedPlan:
-    """What identifies the plan of what was judged; more of it is in the document."""
+    """Identity of the plan that was evaluated; the document has more about it."""
 
     r: int | tuple[int, ...] | None = None
     pattern: str | None = None
@@ -46,31 +46,31 @@ class EvaluatedPlan:
 
 @dataclass(frozen=True)
 class UsedLabels:
-    """Where reassessed labels came from."""
+    """Source of reassessed labels."""
 
     source: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationDocument(ScoreEntry):
-    """What came out, as far as a report shows it.
+    """Result of an evaluation, as far as a report shows it.
 
     Attributes:
-        kind: what this is.
-        schema_version: of the document.
-        model: model or file that was judged.
-        resolved: name of its model; None where the file does not say.
-        backend: what ran it.
+        kind: kind of document.
+        schema_version: version of the document.
+        model: model or file that was evaluated.
+        resolved: name of its model; None if the file does not state it.
+        backend: backend that ran it.
         images: number of images run.
-        source: where they came from.
-        labels: what they were held to; None without any.
-        real_labels: the reassessed labels that they were held to.
-        full: the full model's accuracy; None where it did not run.
-        difference: top-1 less the full model's.
-        agreement: with the full model.
-        plan: the reduction; None for a file that does not say.
-        notes: what a reader should know.
-        skipped: what was left out.
+        source: where the images came from.
+        labels: source of the labels; None without labels.
+        real_labels: the reassessed labels, if used.
+        full: the full model's accuracy; None if it did not run.
+        difference: top-1 minus the full model's.
+        agreement: agreement with the full model.
+        plan: the reduction; None for a file that does not state it.
+        notes: notes for the reader.
+        skipped: steps that were left out.
     """
 
     kind: Literal["eval"]

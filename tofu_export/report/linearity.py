@@ -1,4 +1,4 @@
-"""The document of `tofu-export analyze`: how straight layers are, and what merging does to the length of tokens."""
+"""Document of `tofu-export analyze`: linearity of layers, and token lengths after merging."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["AnalysisDocument", "LayerLinearity", "Summary", "TokenNorms"]
 
 @dataclass(frozen=True)
 class Summary:
-    """Number of values that are known and of those that are not, mean and spread; None where none is known."""
+    """Summary of values: number known and unknown, mean and spread; None if none is known."""
 
     n: int
     undefined: int
@@ -26,15 +26,15 @@ class Summary:
 
 @dataclass(frozen=True)
 class LayerLinearity:
-    """One block.
+    """Linearity of one block.
 
     Attributes:
         layer: its index.
-        similarity: cosine of the keys of its matched pairs.
-        mlp: linearity of the MLP branch; None where the block has none.
-        mlp_residual: the same with its residual.
+        similarity: cosine similarity of the keys of its matched pairs.
+        mlp: linearity of the MLP branch; None if the block has none.
+        mlp_residual: linearity of the MLP branch with its residual.
         attention: linearity of the attention branch.
-        attention_residual: the same with its residual.
+        attention_residual: linearity of the attention branch with its residual.
         merged_norm: length of a merged token over the longest of its group, by method.
     """
 
@@ -52,7 +52,7 @@ Ratios = tuple[float | None, ...]
 
 @dataclass(frozen=True)
 class TokenNorms:
-    """Length of unprotected tokens behind each block: of the full model, and by method over that of the full one."""
+    """Length of unprotected tokens after each block: of the full model, and by method relative to the full one."""
 
     full: tuple[Summary, ...]
     prune: Ratios
@@ -62,21 +62,21 @@ class TokenNorms:
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisDocument:
-    """What was measured.
+    """Result of an analysis.
 
     Attributes:
-        schema_version: of the document.
+        schema_version: version of the document.
         model: resolved name.
-        loaded: what was loaded, in one line.
+        loaded: description of the loaded weights, in one line.
         images: number of images.
-        source: where they came from.
-        r: pairs of an image per layer, before the cap of the token count.
+        source: where the images came from.
+        r: pairs per image and layer, before the cap of the token count.
         steps: K of equation 8.
-        functions: what each linearity is of.
+        functions: function that each linearity measures.
         layers: one entry per block.
         token_norms: length of all tokens.
         environment: versions and hardware.
-        command: how the user asked for it.
+        command: the user's command line.
     """
 
     schema_version: int

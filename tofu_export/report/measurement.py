@@ -1,4 +1,4 @@
-"""What a benchmark, or a record of one, says of a contender: times, throughput, and what a reader must know of them."""
+"""Benchmark results of a contender: times, throughput, and notes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["LatencyMs", "Measurement", "percentile"]
 
 @dataclass(frozen=True)
 class LatencyMs:
-    """Distribution of one query's latency, in milliseconds; percentiles by nearest rank, as trtexec takes them."""
+    """Distribution of one query's latency, in milliseconds; percentiles by nearest rank, as in trtexec."""
 
     min: float
     max: float
@@ -30,7 +30,7 @@ class LatencyMs:
 
     @classmethod
     def of(cls, samples_ms: Sequence[float]) -> LatencyMs:
-        """The distribution of samples in milliseconds, of which there is one at least."""
+        """Return the distribution of at least one sample, in milliseconds."""
         values = sorted(samples_ms)
         return cls(
             min=values[0],
@@ -45,28 +45,28 @@ class LatencyMs:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One contender at one batch size: an entry of report.json's `benchmark`.
+    """Measurement of one contender at one batch size: an entry of report.json's `benchmark`.
 
     Attributes:
         artifact: name of the contender.
-        backend: what ran it.
+        backend: backend that ran it.
         device: hardware that ran it.
         batch: images per query.
         throughput_qps: queries per second of its own wall time.
-        images_per_sec: the same times the batch.
-        latency_ms: distribution over all queries: what the host waits for one, or, where the GPU's times were taken,
-            the sum of copies and kernels as trtexec has it.
-        enqueue_ms: median host time to enqueue a query; None where it was not taken, as on a CPU.
-        h2d_ms: median time of the copy to the device; None likewise, 0 without transfers.
-        gpu_compute_ms: median time of the kernels; None likewise.
-        d2h_ms: median time of the copy from the device; None likewise.
-        walltime_s: host time of all iterations. The other contenders' turns in between do not count.
+        images_per_sec: images per second: queries per second times the batch.
+        latency_ms: distribution over all queries: host time per query, or, if the GPU's times were measured, the sum of
+            copies and kernels as in trtexec.
+        enqueue_ms: median host time to enqueue a query; None if not measured, as on a CPU.
+        h2d_ms: median time of the copy to the device; None if not measured, 0 without transfers.
+        gpu_compute_ms: median time of the kernels; None if not measured.
+        d2h_ms: median time of the copy from the device; None if not measured.
+        walltime_s: host time of all iterations, without the other contenders' turns between them.
         speedup_vs_full: latency of the baseline divided by this one's, median over the rounds; None without a baseline.
         speedup_iqr: first and third quartile of that ratio over the rounds; None without a baseline.
         iterations: number of queries.
-        cv_percent: standard deviation of the latency (of the kernels' time where it was taken) in percent of its mean;
-            None where a log does not say.
-        notes: what a reader of the numbers must know.
+        cv_percent: standard deviation of the latency (of the kernels' time if measured) in percent of its mean; None if
+            a log does not state it.
+        notes: notes for the reader of the numbers.
     """
 
     artifact: str
@@ -102,19 +102,19 @@ class Measurement:
         cv_percent: float,
         notes: tuple[str, ...],
     ) -> Measurement:
-        """What samples of queries say, without a speed-up.
+        """Return the measurement from samples of queries, without a speed-up.
 
         Args:
             artifact: name of the contender.
-            backend: what ran it.
+            backend: backend that ran it.
             device: hardware that ran it.
             batch: images per query.
             latencies_ms: the samples.
-            count: queries in all; streams answer several for one sample.
-            walltime_s: host time of all.
-            on_gpu: medians of the GPU's times; None where they were not taken.
-            cv_percent: of what was taken as the time.
-            notes: what a reader must know.
+            count: number of queries; streams answer several for one sample.
+            walltime_s: host time of all queries.
+            on_gpu: medians of the GPU's times; None if not measured.
+            cv_percent: coefficient of variation of the time that was used.
+            notes: notes for the reader.
         """
         return cls(
             artifact=artifact,
@@ -137,16 +137,16 @@ class Measurement:
         )
 
     def rounded(self) -> Measurement:
-        """The same with all times and ratios to six decimals (a nanosecond, in milliseconds), as documents have it."""
+        """Return the measurement with all times and ratios rounded to six decimals (a nanosecond, in milliseconds)."""
         return from_plain(Measurement, _rounded(to_plain(self)))
 
     def to_dict(self) -> JsonObject:
-        """The measurement, rounded, as JSON values."""
+        """Return the measurement, rounded, as JSON values."""
         return to_object(self.rounded())
 
 
 def percentile(ascending: Sequence[float], percent: int) -> float:
-    """The smallest value that `percent` of 100 values do not exceed (nearest rank, no interpolation).
+    """Return the smallest value that `percent` of 100 values do not exceed (nearest rank, no interpolation).
 
     Raises:
         OptionError: there are no values, or percent is not in 0..100.

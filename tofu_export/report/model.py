@@ -1,4 +1,4 @@
-"""What report.json says of a Vision Transformer: its weights, its sizes, how images are prepared, and what it gives."""
+"""Records in report.json of a Vision Transformer: weights, sizes, preprocessing, and outputs."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from tofu_export.system.typed_json import optional
 __all__ = ["LoadedWeights", "ModelEntry", "OutputEntry", "PreprocessingValue", "loading_words"]
 
 PreprocessingValue = str | float | tuple[float, ...] | None
-"""A name such as `bicubic`, a share, or a number for each channel or axis."""
+"""Name such as `bicubic`, a share, or a number for each channel or axis."""
 
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """What was loaded, as in report.json (`model.weights`) and the metadata of files.
+    """Loaded weights, as in report.json (`model.weights`) and the metadata of files.
 
     Attributes:
         kind: pretrained, random, path or live.
         path: name of the file.
-        sha256: of the file.
-        seed: of random weights.
+        sha256: hash of the file.
+        seed: seed of random weights.
         tag: timm's pretrained tag.
         url: where pretrained weights were published.
         format: timm, open_clip, jax, or transformers and the family.
-        key: which of several models in the file; empty if it holds one.
-        keys: of all models in the file.
-        set: what of the model was set to what the file says, for example `pooling avg -> token`.
+        key: key of the model among several in the file; empty if it holds one.
+        keys: keys of all models in the file.
+        set: settings of the model changed to those of the file, for example `pooling avg -> token`.
         adapted: tensors that were resampled or reshaped to fit.
         dropped: tensors that the model has no place for.
-        allow_dropped: trained ones were allowed to be among them.
-        notes: what nothing says and was taken for granted.
+        allow_dropped: trained tensors were allowed to be dropped.
+        notes: assumptions about what the file does not state.
     """
 
     kind: str
@@ -52,12 +52,12 @@ class LoadedWeights:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """The model of a report.
+    """Model of a report.
 
     Attributes:
-        name: what the user asked for.
-        resolved: what that stands for, with the pretrained tag if one was given.
-        weights: what was loaded.
+        name: name given by the user.
+        resolved: resolved name, with the pretrained tag if one was given.
+        weights: loaded weights.
         params: number of parameters.
         image_size: height and width in pixels.
         tokens: tokens that enter the first block, prefix included.
@@ -65,7 +65,7 @@ class ModelEntry:
         depth: number of blocks.
         num_classes: width of the classifier, 0 without one.
         preprocessing: mean, std, input_size [C, H, W], interpolation, crop_pct, crop_mode.
-        preprocessing_from: what says each of it; None in reports of before that was written.
+        preprocessing_from: source of each entry; None in reports of early versions.
     """
 
     name: str
@@ -82,19 +82,19 @@ class ModelEntry:
 
     @property
     def loading_words(self) -> str:
-        """What was loaded, in one line."""
+        """Description of the loaded weights, in one line."""
         return loading_words(self.weights, self.preprocessing, self.preprocessing_from or {})
 
 
 @dataclass(frozen=True)
 class OutputEntry:
-    """What the files of a job give.
+    """Outputs of the files of a job.
 
     Attributes:
         kind: an `OutputKind`, or `noise`.
-        names: of the outputs.
-        shapes: of each output; a dynamic size is a word. Empty until the first file was traced.
-        inputs: shapes of the inputs, where there are several.
+        names: names of the outputs.
+        shapes: shape of each output; a dynamic size is a word. Empty until the first file was traced.
+        inputs: shapes of the inputs, if there are several.
     """
 
     kind: str
@@ -111,12 +111,12 @@ class OutputEntry:
 def loading_words(
     weights: LoadedWeights, preprocessing: Mapping[str, PreprocessingValue], said_by: Mapping[str, str]
 ) -> str:
-    """What was loaded, in one line: format, which of several models, what was set, adapted or dropped, and the images.
+    """Describe in one line what was loaded: format, key, settings, adapted or dropped tensors, and preprocessing.
 
     Args:
-        weights: what was loaded.
+        weights: the loaded weights.
         preprocessing: how images are prepared.
-        said_by: what says each of it.
+        said_by: source of each preprocessing entry.
     """
     name = weights.path or weights.kind
     parts = [f"{name} ({weights.format})" if weights.format else name]

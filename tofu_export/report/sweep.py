@@ -1,4 +1,4 @@
-"""The document of `tofu-export sweep`: a row for each file and batch size."""
+"""Document of `tofu-export sweep`: a row for each file and batch size."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tofu_export.system.environment import Environment
 __all__ = ["PATTERN", "SweepDocument", "SweepFailure", "SweepImages", "SweepRow", "compact", "label_of"]
 
 PATTERN = "pattern"
-"""What the `mode` of a row says whose pattern was given letter by letter."""
+"""Value of `mode` in a row whose pattern was given letter by letter."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRow:
-    """One file at one batch size; None is what was not measured.
+    """One file at one batch size; None for what was not measured.
 
     Attributes:
-        model: name of the model, as it was asked for.
+        model: name of the model, as given by the user.
         r: tokens asked to be removed per layer.
         mode: the mode asked for, `pattern`, or `full`.
         pattern: one letter per layer.
@@ -31,22 +31,22 @@ class SweepRow:
         precision: type of the file.
         batch: images per query.
         gmacs: multiply-accumulates for one image, in 10^9, as the paper counts them.
-        gmacs_full: the same of the full model.
+        gmacs_full: multiply-accumulates of the full model.
         images_per_sec: throughput.
-        images_per_sec_full: the full model's in the same run, which tells how fast the machine was just then.
+        images_per_sec_full: throughput of the full model in the same run, which shows how fast the machine was then.
         latency_ms: `median` and `p95`.
-        speedup_vs_full: time of the full model in FP32 divided by this one's, both interleaved.
+        speedup_vs_full: time of the full model in FP32 divided by this file's, both interleaved.
         speedup_iqr: first and third quartile of that ratio over the rounds.
-        agreement: share of the images that get the class that the full model in FP32 gives them; without a classifier
-            the mean cosine of their features.
+        agreement: share of the images with the class of the full model in FP32; without a classifier the mean cosine of
+            their features.
         top1: share of the images whose class is right; None without labels.
-        images: how many.
-        verified: the file was compared with the eager model and computes the same; where it computes something else
-            there is no row.
+        images: number of images.
+        verified: the file was compared with the eager model and computes the same; a file that computes something else
+            has no row.
         comparable_images_per_sec: `speedup_vs_full` times the median of the full model's throughput over all runs: a
-            machine that got slower in between does not count against those that came later.
+            machine that got slower meanwhile does not count against later rows.
         pareto: no other row is at least as good and as cheap, and better in one of the two.
-        notes: what a reader of the numbers must know.
+        notes: notes for the reader of the numbers.
         select: how the tokens that leave were chosen.
     """
 
@@ -75,12 +75,12 @@ class SweepRow:
 
     @property
     def quality(self) -> float | None:
-        """Accuracy where there are labels, agreement elsewhere."""
+        """Accuracy if there are labels, else agreement."""
         return self.agreement if self.top1 is None else self.top1
 
     @property
     def label(self) -> str:
-        """What tables and charts call it."""
+        """Label in tables and charts."""
         return FULL if self.mode == FULL else label_of(self.pattern, self.prop_attn, self.select)
 
 
@@ -90,10 +90,10 @@ class SweepFailure:
 
     Attributes:
         model: name of the model.
-        what: what was tried: the cell in words, or `all`.
+        what: the cell in words, or `all`.
         kind: class of the error.
         reason: its message.
-        exit_code: what the command line ends with for it.
+        exit_code: exit code of the command line for it.
     """
 
     model: str
@@ -104,7 +104,7 @@ class SweepFailure:
 
     @classmethod
     def of(cls, model: str, what: str, error: BaseException) -> SweepFailure:
-        """The failure that an error makes."""
+        """Return the failure for an error."""
         code = int(error.exit_code) if isinstance(error, TofuError) else 1
         lines = str(error).strip().splitlines()
         return cls(model, what, type(error).__name__, lines[0] if lines else "no message", code)
@@ -112,7 +112,7 @@ class SweepFailure:
 
 @dataclass(frozen=True)
 class SweepImages:
-    """What a model was measured on, and whether these images were generated."""
+    """Source of the images that a model was measured on, and whether they were generated."""
 
     model: str
     source: str
@@ -121,18 +121,18 @@ class SweepImages:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepDocument:
-    """Everything a sweep found.
+    """Result of a sweep.
 
     Attributes:
-        kind: what this is.
-        schema_version: of the document.
+        kind: kind of document.
+        schema_version: version of the document.
         rows: finished cells, in the order of the grid.
-        failures: the others.
-        grid: what was asked for.
+        failures: cells that could not be measured.
+        grid: grid that was asked for.
         images: where the images of each model come from.
-        loaded: what was loaded of each model, in one line.
+        loaded: description of the loaded weights of each model, in one line.
         environment: versions and hardware.
-        command: how the user asked for it.
+        command: the user's command line.
     """
 
     kind: Literal["sweep"] = "sweep"
@@ -151,19 +151,19 @@ class SweepDocument:
         return any(row.images_per_sec is not None for row in self.rows)
 
     def images_of(self, model: str) -> SweepImages:
-        """What a model was measured on."""
+        """Return the images that a model was measured on."""
         return next(images for images in self.images if images.model == model)
 
 
 def label_of(pattern: str, prop_attn: bool, select: Selection) -> str:
-    """What tables and charts call a reduction: its pattern, and where it is not the usual one how it selects.
+    """Return the label of a reduction in tables and charts: its pattern, and its selection unless bipartite.
 
-    It also says where token sizes stay out of the attention.
+    The label also says if token sizes stay out of the attention.
     """
     chosen = compact(pattern) if select is Selection.BIPARTITE else f"{compact(pattern)} {select.value}"
     return chosen if prop_attn else f"{chosen} without sizes"
 
 
 def compact(pattern: str | Iterable[str]) -> str:
-    """A pattern with runs counted: `PPPPPPMMMMMM` becomes `P6M6`."""
+    """Return a pattern with runs counted: `PPPPPPMMMMMM` becomes `P6M6`."""
     return "".join(f"{letter}{len(list(run))}" for letter, run in groupby(pattern))

@@ -1,4 +1,4 @@
-"""The document of `tofu-export tokens --json`: what became of the patches of some images, layer by layer."""
+"""Document of `tofu-export tokens --json`: what became of the patches of some images, layer by layer."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ __all__ = ["TokenDocument", "TokenImage", "TokenState"]
 
 @dataclass(frozen=True, kw_only=True)
 class TokenState:
-    """One image after one layer.
+    """State of one image after one layer.
 
     Attributes:
         layer: index of the block.
-        method: what it does with tokens that leave.
+        method: method for tokens that leave.
         tokens: tokens that are left, prefix included.
-        pruned: patches that are gone; None where an early version did not count.
-        merged: patches that share a token; None likewise.
-        alone: patches that have one of their own; None likewise.
+        pruned: number of pruned patches; None in documents of early versions.
+        merged: number of patches that share a token; None in documents of early versions.
+        alone: number of patches with a token of their own; None in documents of early versions.
         groups: the token that each original one is part of, prefix included; -1 for none.
     """
 
@@ -33,7 +33,7 @@ class TokenState:
 
 @dataclass(frozen=True)
 class TokenImage:
-    """One image: its name, a PNG in base64, and its states."""
+    """Token maps of one image: its name, a PNG in base64, and its states."""
 
     name: str
     png: str
@@ -45,17 +45,17 @@ class TokenDocument:
     """Token maps of some images.
 
     Attributes:
-        schema_version: of the document.
-        kind: what it is.
-        file: name of the file that decided.
+        schema_version: version of the document.
+        kind: kind of document.
+        file: name of the file whose decisions are shown.
         model: name of its model.
-        backend: what ran it.
-        output: the file's own output that the last state is; None where only decisions say it.
+        backend: backend that ran the file.
+        output: output of the file that gives the last state; None if only decisions do.
         grid: rows and columns of patches.
         prefix_tokens: protected tokens at the front.
         tokens: tokens that enter the first block, prefix included.
         pattern: one letter per layer.
-        notes: what a reader must know.
+        notes: notes for the reader.
         images: the images.
     """
 

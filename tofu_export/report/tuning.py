@@ -1,4 +1,4 @@
-"""The document of `tofu-export tune --json`: the plans that were tried, and the chosen one beside the fixed one."""
+"""Document of `tofu-export tune --json`: the plans that were tried, and the chosen plan beside the fixed one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["BothPlans", "LossDifference", "TriedPlan", "TuningDocument"]
 
 @dataclass(frozen=True, kw_only=True)
 class TriedPlan:
-    """One plan of the search: what it is, its mean loss, and its cost; `prop_attn` is None where it was not varied."""
+    """Plan tried by the search, its mean loss, and its cost; `prop_attn` is None if it was not varied."""
 
     pattern: str
     r: tuple[int, ...]
@@ -25,7 +25,7 @@ class TriedPlan:
 
 @dataclass(frozen=True)
 class LossDifference:
-    """Mean loss of the chosen plan less that of the fixed one, with its 95 % interval; below 0 is better."""
+    """Difference of mean loss, chosen minus fixed plan, with its 95 % interval; below 0 is better."""
 
     mean: float
     low: float
@@ -34,7 +34,7 @@ class LossDifference:
 
 @dataclass(frozen=True)
 class BothPlans:
-    """A number of the chosen plan and of the fixed one."""
+    """Value for the chosen and for the fixed plan."""
 
     chosen: float
     baseline: float
@@ -42,27 +42,27 @@ class BothPlans:
 
 @dataclass(frozen=True, kw_only=True)
 class TuningDocument:
-    """What was found.
+    """Result of a tuning.
 
     Attributes:
-        kind: what this is.
-        schema_version: of the document.
+        kind: kind of document.
+        schema_version: version of the document.
         model: name of the model.
-        loaded: what was loaded, in one line.
+        loaded: description of the loaded weights, in one line.
         plan: the chosen plan.
         baseline: the fixed one.
         made_by: the command.
         tofu_export: version of this library.
-        command: how the user asked for it.
-        objective: what was minimised.
-        budget: how it was given.
+        command: the user's command line.
+        objective: loss that was minimised.
+        budget: budget, as it was given.
         images: number of images by part: `calibration`, `validation`, `held_out`.
-        source: where they came from.
-        seed: of everything.
+        source: where the images came from.
+        seed: random seed.
         evaluations: number of plans that were tried.
         losses: mean loss by part.
         held_out: agreement with the full model on the held-out images, of `chosen` and `baseline`.
-        difference: of the losses on the held-out images.
+        difference: difference of the losses on the held-out images.
         verdict: `better`, `worse` or `not told apart` from the fixed plan.
         latency_ms: measured time of `full`, `chosen` and `baseline`; None for a budget of GMACs.
         history: plans that were tried, in their order; the first is the fixed one.

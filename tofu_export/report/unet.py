@@ -1,4 +1,4 @@
-"""What report.json says of a UNet: the model, and the reduction of its transformer blocks."""
+"""Records in report.json of a UNet: the model, and the reduction of its transformer blocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["BlockEntry", "UnetGmacs", "UnetModelEntry", "UnetPlanEntry", "UnetWe
 
 @dataclass(frozen=True)
 class UnetWeights:
-    """The weights: `random`, or the name and hash of a file, and of the shards that it lists."""
+    """Weights of a UNet: `random`, or the name and hash of a file, and of its shards."""
 
     kind: str
     file: str | None = optional()
@@ -23,7 +23,7 @@ class UnetWeights:
 
 @dataclass(frozen=True)
 class UnetModelEntry:
-    """The model: name as asked for and as found, parameters, sizes of latent and text, number of blocks."""
+    """UNet of a report: name as given and as resolved, parameters, sizes of latent and text, number of blocks."""
 
     name: str
     resolved: str
@@ -49,7 +49,7 @@ class BlockEntry:
 
     @property
     def prunes(self) -> bool:
-        """True if what leaves is gone, and not merged."""
+        """True if the tokens that leave are discarded, not merged."""
         return self.method == Method.PRUNE.name.lower()
 
 
@@ -64,13 +64,13 @@ class UnetGmacs:
 
     @property
     def ratio(self) -> float:
-        """How many times fewer the reduced UNet needs."""
+        """How many times fewer multiply-accumulates the reduced UNet needs."""
         return self.full / self.reduced
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnetPlanEntry:
-    """The reduction of a UNet: the options that it was made from (`UnetReduction`), and what came of them."""
+    """Reduction of a UNet: its options (`UnetReduction`), and the resulting blocks and cost."""
 
     ratio: float
     mode: str
@@ -88,5 +88,5 @@ class UnetPlanEntry:
 
     @property
     def reduced(self) -> tuple[BlockEntry, ...]:
-        """The blocks that remove tokens."""
+        """Blocks that remove tokens."""
         return tuple(block for block in self.blocks if block.removed)

@@ -1,4 +1,4 @@
-"""What report.json says of a file that was compared with its model, or with another file."""
+"""Records in report.json of a file that was compared with its model, or with another file."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass, field
 __all__ = ["EAGER", "DecisionCounts", "InFp32", "LayerCheck", "TokenMapCheck", "ToleranceEntry", "Verification"]
 
 EAGER = "the eager model"
-"""What a file is compared with where nothing else is said."""
+"""Name of the default reference."""
 
 
 @dataclass(frozen=True)
 class DecisionCounts:
-    """Matching decisions.
+    """Counts of matching decisions.
 
     Attributes:
         layers: number of layers compared.
         compared: decisions compared.
         flips: decisions that differ.
-        near_tie_flips: those between candidates that the precision cannot tell apart.
-        wrong: the others, and impossible ones.
+        near_tie_flips: flips between candidates that the precision cannot distinguish.
+        wrong: all other flips, and impossible decisions.
         largest_margin: largest margin of any flip, in cosine similarity.
-        faults: what was impossible, by layer.
+        faults: impossible decisions, by layer.
     """
 
     layers: int
@@ -36,7 +36,7 @@ class DecisionCounts:
 
 @dataclass(frozen=True)
 class TokenMapCheck:
-    """Entries of a token map that were compared, and those that are wrong."""
+    """Number of token map entries that were compared, and of those that are wrong."""
 
     compared: int
     wrong: int
@@ -47,7 +47,7 @@ class TokenMapCheck:
 
 @dataclass(frozen=True)
 class LayerCheck:
-    """One block: its decisions, and its values under the same decisions; these are None where not compared."""
+    """Comparison of one block: its decisions, and its values under the same decisions; None if not compared."""
 
     layer: int
     compared: int
@@ -62,15 +62,15 @@ class LayerCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class ToleranceEntry:
-    """What was allowed, and why.
+    """Tolerance, and its reason.
 
     Attributes:
-        name: of the tolerance.
+        name: name of the tolerance.
         max_abs: largest difference of an output.
         cosine_min: smallest cosine of two outputs.
         relative: largest norm of a difference, as a share of that of the reference; None for any.
         near_tie: largest margin of a tie.
-        strays: share of the decisions that may be no ties.
+        strays: share of the decisions that may be flips without being ties.
         reason: where the numbers come from.
     """
 
@@ -85,16 +85,16 @@ class ToleranceEntry:
 
 @dataclass(frozen=True)
 class InFp32:
-    """The same comparison of a copy that computes in FP32, with how many times as far off it is as rounding explains.
+    """Comparison of a copy of the file that computes in FP32, with its error as a multiple of what rounding explains.
 
     Attributes:
-        max_abs: largest difference; None where it is not finite.
-        allowed: that was allowed.
-        first_bad_layer: the first block that is not as it should be; None where there is none.
+        max_abs: largest difference; None if not finite.
+        allowed: largest difference allowed.
+        first_bad_layer: the first wrong block; None if there is none.
         wrong: wrong decisions.
-        excess: of the outputs.
-        excess_by_layer: of the blocks.
-        excess_allowed: that was allowed.
+        excess: error of the outputs as a multiple of what rounding explains.
+        excess_by_layer: excess of the blocks.
+        excess_allowed: largest excess allowed.
     """
 
     max_abs: float | None
@@ -108,29 +108,29 @@ class InFp32:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """One comparison. Fields with a default are absent in reports of early versions.
+    """Comparison of a file with a reference. Fields with a default are absent in reports of early versions.
 
     Attributes:
         artifact: name of the file.
-        reference: what it was compared with.
+        reference: what the file was compared with.
         batches: batch sizes run.
         images: number of images.
-        inputs: where these came from.
-        output: what the file gives.
-        max_abs: largest difference of an output; None where it is not finite.
-        relative: largest norm of the difference, as a share of the reference's; None likewise.
-        cosine_min: smallest cosine of two output vectors; None likewise.
+        inputs: where the images came from.
+        output: what the file outputs.
+        max_abs: largest difference of an output; None if not finite.
+        relative: largest norm of the difference, as a share of the reference's; None if not finite.
+        cosine_min: smallest cosine of two output vectors; None if not finite.
         top1_agreement: share of the images with the same best class; None without classes.
         finite: all outputs are finite.
         images_with_flips: images in which any decision differs.
         images_undecided: images whose decisions are not known.
         decisions: the file's decisions against the reference's.
-        token_map: its token map; None where it gives none.
-        layers: the same block by block.
-        tolerance: what was allowed.
-        notes: what a reader must know.
+        token_map: check of its token map; None if it has none.
+        layers: comparison block by block.
+        tolerance: differences that were allowed.
+        notes: notes for the reader.
         wrong_constant: what is wrong with the constants of a quantised file.
-        in_fp32: the same computed in FP32.
+        in_fp32: comparison of a copy that computes in FP32.
         passed: the file computes what the reference computes.
     """
 
@@ -158,5 +158,5 @@ class Verification:
 
     @property
     def result_word(self) -> str:
-        """Whether it passed, as tables say it."""
+        """Result as a word for tables."""
         return "passed" if self.passed else "FAILED"

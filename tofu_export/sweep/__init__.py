@@ -1,5 +1,5 @@
-"""Measure a grid of reductions: what each costs, how fast it is, how often it still decides as the full model does.
+"""Measure a grid of reductions: cost, speed, and agreement with the full model.
 
-`grid` says what is asked for, `evaluate` and `timing` measure one cell, `workers` and `on_ray` spread cells over
-processes and machines, `store` keeps what is finished, `run` puts it together, `tables` and `chart` show it.
+`grid` defines the cells, `evaluate` and `timing` measure one cell, `workers` and `on_ray` distribute cells over
+processes and machines, `store` keeps finished cells, `run` combines them, `tables` and `chart` show the results.
 """

@@ -1,4 +1,4 @@
-"""Quality against cost, with the rows that nothing else beats joined by a line: the paper's figure 4."""
+"""Chart of quality against cost, with a line through the Pareto front: the paper's figure 4."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from tofu_export.report.sweep import PATTERN, SweepDocument, SweepRow
 __all__ = ["AXES", "pareto_chart"]
 
 AXES = ("images/s", "gmacs")
-"""What the horizontal axis can show."""
+"""Quantities of the horizontal axis."""
 
 _MOST_SERIES = 10
-"""Curves that get a colour and a name of their own; with more of them the chart only tells the best from the rest."""
+"""Number of curves that get their own colour and name; with more, the chart only separates the best from the rest."""
 
 _MARKS = "osD^vPX<>*"
 _METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "png": {"Software": None}}
 
 
 def pareto_chart(result: SweepDocument, axis: str | None = None) -> dict[str, bytes]:
-    """The chart as `svg` and `png`; nothing where no row can be drawn. Equal results give equal bytes.
+    """Draw the chart as `svg` and `png`; nothing if no row can be drawn. Equal results give equal bytes.
 
     Args:
-        result: what to draw; one panel for each model and batch size.
-        axis: one of `AXES`; None for throughput where it was measured.
+        result: the sweep; one panel for each model and batch size.
+        axis: one of `AXES`; None for throughput if measured.
     """
     axis = axis or ("images/s" if result.timed else "gmacs")
     panels: dict[tuple[str, int | None], list[SweepRow]] = defaultdict(list)
@@ -81,7 +81,7 @@ def _panel(place: Any, rows: Sequence[SweepRow], axis: str) -> None:
 
 
 def _series(row: SweepRow) -> str:
-    """Rows that differ in r only make one curve."""
+    """Return the name of a row's curve: rows that differ only in r share one."""
     asked = "" if row.mode in (FULL, PATTERN) else f"{row.mode} "
     return f"{asked}{row.label}, {row.precision}"
 
@@ -91,6 +91,6 @@ def _cost(row: SweepRow, axis: str) -> float | None:
 
 
 def _front(rows: Sequence[SweepRow], axis: str) -> list[SweepRow]:
-    """Rows of one panel that no other one beats on this axis."""
+    """Return the rows of one panel that no other dominates on this axis."""
     sign = 1 if axis == "gmacs" else -1
     return pareto_front(rows, lambda row: sign * (_cost(row, axis) or 0), lambda row: row.quality or 0)

@@ -1,4 +1,4 @@
-"""One cell: make its file as the main job does, verify it, run it in onnxruntime, and see what it decides."""
+"""Evaluate one cell: make its file as the main job does, verify it, and run it in onnxruntime on all images."""
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ from tofu_export.zoo.specs import spec_as_loaded, spec_of
 __all__ = ["Evaluation", "evaluate", "feeds_for", "write_file"]
 
 GENERATED_IMAGES = 64
-"""Images to make where none are given."""
+"""Number of images to generate if none are given."""
 
 VERIFIED_BATCHES = (1, 3)
-"""Batch sizes at which a file is verified: one, and an odd one that shows whether the batch is really free."""
+"""Batch sizes at which a file is verified: one, and an odd one that shows whether the batch is really dynamic."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a cell's file decides on all images.
+    """Decisions of a cell's file on all images.
 
     Attributes:
         outputs: int32 [n], the class of each image, or float32 [n, C], its features.
         top1: share of the images whose class is right; None without labels.
         source: where the images come from.
         real: False for generated images.
-        file_gmacs: what the file computes for one image, in 10^9 multiply-accumulates.
-        file_bytes: its size.
-        verification: how it compared with the eager model, as in report.json; None where that was switched off.
-        seconds: wall time of making and running it.
-        loaded: what was loaded, in one line.
+        file_gmacs: multiply-accumulates of the file for one image, in 10^9.
+        file_bytes: size of the file.
+        verification: comparison with the eager model, as in report.json; None if disabled.
+        seconds: wall time of making and running the file.
+        loaded: description of the loaded weights, in one line.
     """
 
     outputs: NDArray[Any]
@@ -72,7 +72,7 @@ class Evaluation:
     loaded: str
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the outputs, as JSON values."""
+        """Return everything but the outputs, as JSON values."""
         values = {name: value for name, value in vars(self).items() if name != "outputs"}
         return {**values, "images": len(self.outputs), "seconds": round(self.seconds, 2)}
 
@@ -86,8 +86,8 @@ def evaluate(cell: Cell, settings: Settings, threads: int | None = None) -> Eval
         threads: threads of onnxruntime inside an operator; None for its default.
 
     Raises:
-        TofuError: the model, its weights or the images cannot be had, the file cannot be made or run, or gives what is
-            not a number.
+        TofuError: the model, its weights or the images are not available, or the file cannot be made or run, or
+            outputs NaN.
         VerificationError: the file does not compute what the eager model computes.
     """
     start = time.perf_counter()
@@ -109,7 +109,7 @@ def write_file(cell: Cell, settings: Settings, path: Path) -> float | None:
     """Write the file of a cell and return its GMACs for one image.
 
     Raises:
-        TofuError: as `evaluate`.
+        TofuError: as in `evaluate`.
     """
     spec, loaded = _spec(cell.model, settings), _loaded(cell.model, settings)
     output = _output(cell, settings)
@@ -136,7 +136,7 @@ def write_file(cell: Cell, settings: Settings, path: Path) -> float | None:
 
 
 def _traced(cell: Cell, settings: Settings) -> ir.Model:
-    """The canonical graph of a cell, or of the last one if that differs in its methods alone."""
+    """Return the canonical graph of a cell, reusing the last trace if only the methods differ."""
     key = (cell.trace, settings)
     if key not in _last_trace:
         while _last_trace:  # gone before there is another one: in half precision each has its own weights
@@ -160,7 +160,7 @@ def _verified(cell: Cell, settings: Settings, path: Path) -> dict[str, Any]:
     """Compare the file of a cell with the eager model, as the main job does, at fewer batch sizes.
 
     Raises:
-        VerificationError: it computes something else.
+        VerificationError: the file computes something else.
     """
     output = _output(cell, settings)
     source = _images(cell.model, settings)
@@ -181,7 +181,7 @@ def _verified(cell: Cell, settings: Settings, path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _reduced(cell: Cell, settings: Settings) -> Iterator[nn.Module]:
-    """The eager model, which carries the plan of a cell within this block."""
+    """Provide the eager model with the plan of a cell inside the context."""
     spec, model = _spec(cell.model, settings), _loaded(cell.model, settings).model
     patch.apply(model, make_plan(spec, cell.reduction), name=spec.name)
     try:
@@ -191,13 +191,13 @@ def _reduced(cell: Cell, settings: Settings) -> Iterator[nn.Module]:
 
 
 def feeds_for(cell: Cell, settings: Settings, batch: int) -> dict[str, NDArray[np.float32]]:
-    """A batch of images by the name of the input, in turn where there are too few."""
+    """Return a batch of images by the name of the input, repeated in turn if there are too few."""
     pixels = _first(_images(cell.model, settings), batch)
     return {INPUT_NAME: np.ascontiguousarray(pixels[np.arange(batch) % len(pixels)])}
 
 
 def _first(source: ImageSource, count: int) -> NDArray[np.float32]:
-    """At most `count` images, float32 [B, C, H, W]."""
+    """Return at most `count` images, float32 [B, C, H, W]."""
     return source.chosen(range(min(count, len(source)))).all_pixels()
 
 
@@ -208,7 +208,7 @@ def _spec(model: str, settings: Settings) -> ModelSpec:
 
 @lru_cache(maxsize=1)
 def _loaded(model: str, settings: Settings) -> LoadedModel:
-    """A model at a time: cells come model by model."""
+    """Load a model; only one is kept, as cells come model by model."""
     return create_model(model, weights=settings.weights, seed=settings.seed, image_size=settings.image_size)
 
 

@@ -1,4 +1,4 @@
-"""What a sweep is asked for, and the cells that it comes to. No weights and, for models of the catalogue, no torch."""
+"""The grid of a sweep, and its cells. No weights and, for models of the catalogue, no torch."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ _RUN = re.compile(rf"([{re.escape(_LETTERS)}])(\d*)")
 
 @dataclass(frozen=True)
 class Grid:
-    """Models times reductions times precisions times batch sizes.
+    """Grid of models, reductions, precisions and batch sizes.
 
     Attributes:
         models: timm names, aliases or the demo model.
         r: tokens to remove per layer; 0 is the full model, in each precision.
         modes: what the merging layers do; None for weighted MLERP, unless patterns or splits are given.
-        prune_layers: how many layers prune before them; None for the default.
+        prune_layers: number of leading layers that prune; None for the default.
         patterns: besides the modes, one method per layer each: `PPPPPPMMMMMM` or shorter `P6M6`.
         splits: besides the modes, pairs of letters: `PA` stands for all patterns that prune in the first d layers and
             average in the others, d from 0 to the depth.
         schedule: how r is spread over the layers.
-        prop_attn: whether token sizes enter the attention; None as `Reduction` has it.
+        prop_attn: whether token sizes enter the attention; None as in `Reduction`.
         selections: how the tokens that leave are chosen.
         precisions: types of the files.
         batches: batch sizes to time.
         image_size: height and width in pixels; None for each model's own.
 
     Raises:
-        OptionError: nothing of something is given, a value repeats or cannot be used, or a precision does not
-            run here.
+        OptionError: a list is empty, a value repeats or cannot be used, or a precision does not run
+            here.
     """
 
     models: tuple[str, ...] = positional(nargs=-1, metavar="MODEL...")
@@ -130,7 +130,7 @@ class Grid:
             expand_pattern(pattern)
 
     def to_dict(self) -> JsonObject:
-        """The grid as JSON values."""
+        """Return the grid as JSON values."""
         return {
             "models": list(self.models),
             "r": list(self.r),
@@ -148,7 +148,7 @@ class Grid:
 
 
 def _modes(asked: tuple[Mode, ...] | None, *, alone: bool) -> tuple[Mode, ...]:
-    """What was asked for, or the default where modes are all there is."""
+    """Return the modes asked for, or the default if neither patterns nor splits are given."""
     if asked is not None:
         return asked
     return (Mode.WEIGHTED_MLERP,) if alone else ()
@@ -156,10 +156,10 @@ def _modes(asked: tuple[Mode, ...] | None, *, alone: bool) -> tuple[Mode, ...]:
 
 @dataclass(frozen=True)
 class Cell:
-    """One file to make and to measure.
+    """File to make and to measure.
 
     Attributes:
-        model: what the user calls it.
+        model: name given by the user.
         r: tokens asked to be removed per layer.
         mode: the mode asked for, `PATTERN` or `FULL`.
         pattern: one letter per layer.
@@ -167,7 +167,7 @@ class Cell:
         prop_attn: token sizes enter the attention.
         precision: type of the file.
         gmacs: multiply-accumulates of the reduced model for one image, in 10^9, counted as in the paper.
-        gmacs_full: the same without a reduction.
+        gmacs_full: multiply-accumulates without a reduction.
         select: how the tokens that leave are chosen.
     """
 
@@ -184,17 +184,17 @@ class Cell:
 
     @property
     def full(self) -> bool:
-        """True where no token leaves."""
+        """True if no token leaves."""
         return not any(self.removed)
 
     @property
     def reduction(self) -> Reduction:
-        """The options that make this cell's plan."""
+        """Options that give this cell's plan."""
         return Reduction(r=self.removed, pattern=self.pattern, prop_attn=self.prop_attn, select=self.select)
 
     @property
     def trace(self) -> Hashable:
-        """What cells have in common that can be written from one trace: all but their methods."""
+        """Key that is equal for cells that can be written from one trace: everything but their methods."""
         sized = self.prop_attn or any(Method(letter).weighs for letter in self.pattern)
         file = self.precision.traced, self.precision.least_opset
         return self.model, self.removed, self.prop_attn, sized, self.select, *file
@@ -205,10 +205,10 @@ class Cell:
 
 
 def expand(grid: Grid) -> tuple[tuple[Cell, ...], tuple[SweepFailure, ...]]:
-    """The cells of a grid, those of a model together and its full one in FP32 first, and what cannot be planned.
+    """Return the cells of a grid, per model with the full FP32 cell first, and what cannot be planned.
 
-    Two ways to ask for the same reduction make one cell, called as the first of them; a model's full cell is there
-    although nobody asks for it, because everything is compared with it.
+    Two ways to ask for the same reduction make one cell, named after the first; a model's full cell is always
+    included, because everything is compared with it.
     """
     cells: dict[tuple[Any, ...], Cell] = {}
     failures: list[SweepFailure] = []
@@ -252,7 +252,7 @@ def _add(cells: dict[tuple[Any, ...], Cell], model: str, r: int, mode: str, plan
 
 
 def _reductions(grid: Grid, r: int, depth: int) -> Iterator[tuple[str, str, Reduction]]:
-    """The mode as reported, words for messages, and the reduction, for one r and a model of this depth."""
+    """Yield the reported mode, words for messages, and the reduction, for one r and a model of this depth."""
     for mode in grid.modes:
         for layers in grid.prune_layers:
             label = mode.value if layers is None else f"{mode.value}, {layers} layers pruning"
@@ -265,16 +265,16 @@ def _reductions(grid: Grid, r: int, depth: int) -> Iterator[tuple[str, str, Redu
 
 
 def split_patterns(split: str, depth: int) -> tuple[str, ...]:
-    """All patterns of `depth` layers that change once from the first letter to the second: `AAA`, `PAA`, ..., `PPP`."""
+    """Return all patterns of `depth` layers with at most one switch between two letters: `AAA`, `PAA`, ..., `PPP`."""
     first, second = split[0], split[1]
     return tuple(first * d + second * (depth - d) for d in range(depth + 1))
 
 
 def expand_pattern(text: str) -> str:
-    """A pattern in full: `P6M6` becomes `PPPPPPMMMMMM`, a letter without a number stands for one layer.
+    """Expand a pattern: `P6M6` becomes `PPPPPPMMMMMM`, a letter without a number stands for one layer.
 
     Raises:
-        OptionError: something else than letters of methods and numbers behind them.
+        OptionError: the text has anything but letters of methods, each with an optional number.
     """
     runs = _RUN.findall(text)
     if not text or "".join(letter + number for letter, number in runs) != text:

@@ -1,4 +1,4 @@
-"""Evaluations as tasks of a Ray cluster; nothing else imports Ray."""
+"""Evaluate cells as tasks of a Ray cluster; no other module imports Ray."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tofu_export.sweep.workers import Outcome, Pool, attempt
 __all__ = ["LOCAL", "check_address", "on_ray"]
 
 LOCAL = "local"
-"""Address for a cluster of its own on this machine, which ends with the sweep."""
+"""Address that starts a new cluster on this machine, which ends with the sweep."""
 
 _PATIENCE_S = 10.0
 
 
 def on_ray(address: str, jobs: int | None = None) -> Pool:
-    """Evaluate cells on a Ray cluster, one core each.
+    """Return a pool that evaluates cells on a Ray cluster, one core each.
 
-    tofu-export has to be installed on its nodes, and files (weights, images) have to be there under the same path.
+    tofu-export must be installed on its nodes, and files (weights, images) must exist there under the same path.
 
     Args:
-        address: of the cluster, `auto`, or `LOCAL`.
+        address: address of the cluster, `auto`, or `LOCAL`.
         jobs: number of cores of a local cluster; None for all.
 
     Raises:
@@ -56,8 +56,8 @@ def check_address(address: str) -> None:
     """Check that a cluster answers: Ray itself tries for many minutes, and prints each of its attempts (2.60).
 
     Raises:
-        BackendMissingError: nothing answers.
-        OptionError: neither a known word nor HOST:PORT.
+        BackendMissingError: no cluster answers.
+        OptionError: the address is neither a known word nor HOST:PORT.
     """
     if address in (LOCAL, "auto"):
         return
@@ -100,7 +100,7 @@ def _no_cluster(address: str, error: Exception) -> BackendMissingError:
 
 
 def _task(cell: Cell, settings: Settings) -> Outcome:
-    """Runs on a node, which is shared with other cells: one thread."""
+    """Evaluate a cell on a node, which is shared with other cells: one thread."""
     import torch
 
     torch.set_num_threads(1)
@@ -110,6 +110,6 @@ def _task(cell: Cell, settings: Settings) -> Outcome:
 def _outcome(ray: Any, reference: Any, cell: Cell) -> Outcome:
     try:
         outcome: Outcome = ray.get(reference)
-    except ray.exceptions.RayError as error:  # the node or its process is gone, also the second time
+    except ray.exceptions.RayError as error:  # the node or its process was lost, also on retry
         return SweepFailure.of(cell.model, str(cell), error)
     return outcome

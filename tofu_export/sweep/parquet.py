@@ -1,4 +1,4 @@
-"""The rows of a sweep as a Parquet file; nothing else imports pyarrow."""
+"""Write the rows of a sweep as a Parquet file; no other module imports pyarrow."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["load", "parquet_bytes"]
 
 
 def load() -> Any:
-    """The package pyarrow.
+    """Import the package pyarrow.
 
     Raises:
-        BackendMissingError: it is not installed.
+        BackendMissingError: pyarrow is not installed.
     """
     try:
         import pyarrow as pa
@@ -29,7 +29,7 @@ def load() -> Any:
 
 
 def parquet_bytes(result: SweepDocument) -> bytes:
-    """The rows with typed columns, the same as in the CSV file.
+    """Return the rows with typed columns, the same as in the CSV file, in the Parquet format.
 
     Raises:
         BackendMissingError: pyarrow is not installed.

@@ -1,4 +1,4 @@
-"""Write what a sweep found: all files of one run, complete, or none."""
+"""Write the results of a sweep: all files of one run, complete, or none."""
 
 from __future__ import annotations
 

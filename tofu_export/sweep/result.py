@@ -1,4 +1,4 @@
-"""What a sweep found: a row for each file and batch size, and which rows nothing else beats."""
+"""Rows of a sweep, one for each file and batch size, and their Pareto front."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ NOT_VERIFIED = "not verified: switched off by --no-verify"
 
 
 def agreement_of(outputs: NDArray[Any], reference: NDArray[Any]) -> float | None:
-    """How far outputs agree with those of the full model: equal classes [n], or the mean cosine of features [n, C].
+    """Return the agreement with the full model: share of equal classes [n], or mean cosine of features [n, C].
 
-    None where they are not of the same images.
+    The result is None if the outputs are not of the same images.
     """
     if outputs.shape != reference.shape:
         return None
@@ -38,7 +38,7 @@ def row_of(
     agreement: float | None,
     timing: Mapping[str, Any] | None,
 ) -> SweepRow:
-    """The row of a finished cell; `timing` as in report.json (`benchmark`)."""
+    """Return the row of a finished cell; `timing` as in report.json (`benchmark`)."""
     notes = list(timing["notes"]) if timing is not None else []
     if evaluation["verification"] is None:
         notes.append(NOT_VERIFIED)
@@ -71,7 +71,7 @@ def row_of(
 
 
 def compared(rows: Sequence[SweepRow]) -> tuple[SweepRow, ...]:
-    """The rows with `comparable_images_per_sec` and `pareto` set."""
+    """Return the rows with `comparable_images_per_sec` and `pareto` set."""
     speeds: dict[tuple[str, int | None], list[float]] = defaultdict(list)
     for row in rows:
         if row.images_per_sec_full is not None:
@@ -90,9 +90,9 @@ def compared(rows: Sequence[SweepRow]) -> tuple[SweepRow, ...]:
 
 
 def _with_pareto(rows: Sequence[SweepRow]) -> tuple[SweepRow, ...]:
-    """The rows with `pareto` set.
+    """Return the rows with `pareto` set.
 
-    The cost is the time for an image where it was measured, GMACs elsewhere. Rows compete within their batch size;
+    The cost is the time for an image if measured, else GMACs. Rows compete within their batch size;
     those without labels within their model as well, since agreement with one model says nothing about another.
     """
 

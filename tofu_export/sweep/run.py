@@ -1,4 +1,4 @@
-"""Run a sweep: what is not finished yet is evaluated, then timed one by one, and written down cell by cell."""
+"""Run a sweep: evaluate unfinished cells, then time them one by one, and save each when done."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ __all__ = ["Listener", "check", "run_sweep"]
 
 
 class Listener(Protocol):
-    """Is told what a sweep does, for a person who waits."""
+    """Listener to the progress of a sweep."""
 
     def begin(self, stage: str, todo: int, finished: int) -> None:
-        """A stage begins: so many cells are to be done, so many were finished in an earlier run."""
+        """Report that a stage begins, with the number of cells to do and of those finished in an earlier run."""
         ...
 
     def working(self, what: str, fraction: float) -> None:
-        """A cell of the stage is so far."""
+        """Report the progress of a cell of the stage."""
         ...
 
     def done(self, what: str, result: str, seconds: float) -> None:
-        """A cell of the stage has ended, well or not."""
+        """Report that a cell of the stage has ended, successfully or not."""
         ...
 
     def note(self, text: str) -> None:
-        """Something a reader of the result should know."""
+        """Report a note for the reader of the result."""
         ...
 
 
 @dataclass(frozen=True)
 class _Timed:
-    """A cell at a batch size, for a clock."""
+    """Cell at a batch size, to be timed."""
 
     cell: Cell
     batch: int
@@ -55,10 +55,10 @@ class _Timed:
 
 
 def check(grid: Grid, settings: Settings) -> None:
-    """Refuse what does not fit together, before any work.
+    """Refuse options that do not fit together, before any work.
 
     Raises:
-        OptionError: one weights file for several models.
+        OptionError: one weights file is given for several models.
     """
     if settings.weights.kind is WeightsKind.PATH and len(grid.models) > 1:
         raise OptionError(f"weights {settings.weights} belong to one model, but the sweep has {len(grid.models)}")
@@ -74,21 +74,21 @@ def run_sweep(
     fresh: bool = False,
     command: str = "",
 ) -> SweepDocument:
-    """Measure all cells of a grid that are not yet in `folder`, and return the whole.
+    """Measure all cells of a grid that are not yet in `folder`, and return all results.
 
-    Evaluations may run beside each other; timings never do, and not while anything is evaluated.
+    Evaluations may run in parallel; timings never do, and not during evaluations.
 
     Args:
-        grid: what to measure.
-        settings: how.
-        folder: where finished cells are kept; created if need be.
+        grid: cells to measure.
+        settings: settings of the measurement.
+        folder: folder that keeps finished cells; created if needed.
         pool: runs the evaluations.
-        listener: is told what happens.
-        fresh: measure again what is finished.
-        command: how the user asked for it.
+        listener: receives the progress.
+        fresh: measure finished cells again.
+        command: the user's command line.
 
     Raises:
-        OptionError: grid and settings do not fit together, or images or weights are not there.
+        OptionError: grid and settings do not fit together, or images or weights are missing.
         OutputError: the folder cannot be written.
     """
     check(grid, settings)
@@ -143,7 +143,7 @@ def _evaluate(
 
 
 def _by_trace(cells: Iterable[Cell]) -> list[Cell]:
-    """The cells in the order in which their traces first occur: a process holds one trace at a time."""
+    """Sort cells by the first occurrence of their traces: a process holds one trace at a time."""
     groups: dict[Hashable, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.trace, []).append(cell)
@@ -156,14 +156,14 @@ def _tell(store: Store, kind: str, missing: Sequence[Key], present: Sequence[Key
 
 
 def _is_reference(cell: Cell) -> bool:
-    """True for what all cells of its model are compared with."""
+    """True for the cell that all cells of its model are compared with."""
     return cell.full and cell.precision is Precision.FP32
 
 
 def _time(
     cells: Sequence[Cell], grid: Grid, settings: Settings, store: Store, listener: Listener, *, fresh: bool
 ) -> tuple[dict[tuple[Cell, int], Record], list[SweepFailure]]:
-    """Timings by cell and batch size; those that cannot be had as failures."""
+    """Return timings by cell and batch size, and failures."""
     conditions = settings.timing()
     full = {cell.model: cell for cell in cells if _is_reference(cell)}
     clocked = [

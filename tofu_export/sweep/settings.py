@@ -1,4 +1,4 @@
-"""What all cells of a sweep have in common, and what a finished cell depends on besides itself."""
+"""Settings that all cells of a sweep share, and the conditions that a finished cell depends on."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from tofu_export.zoo.weights import WeightsSource, pretrained
 __all__ = ["Settings"]
 
 _VERSIONS = ("tofu_export", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
-"""Packages whose version can change what a cell comes to."""
+"""Packages whose version can change the result of a cell."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How cells are made and measured.
+    """Settings for making and measuring cells.
 
     Attributes:
-        weights: where weights come from.
+        weights: source of the weights.
         image_size: height and width in pixels; None for each model's own.
         target: runtime that the files are written for.
         images: folder of images; None for the demo model's, or generated ones.
         labelled: folders in it are classes.
         class_map: file with one class name per line.
-        class_order: of class folders, where it matters.
+        class_order: order of class folders, if it matters.
         limit: the most images to decide on; None for all.
         image_cache: folder in which the decoded images are kept for all cells; None to decode them for each.
-        seed: of random weights and generated images.
+        seed: seed of random weights and generated images.
         verify: compare each file with the eager model before its numbers count.
         bench: time the files.
         seconds: shortest measured time of a file.
@@ -73,10 +73,10 @@ class Settings:
             raise OptionError(f"seconds is {self.seconds}, expected a number >= 0")
 
     def evaluation(self) -> JsonObject:
-        """What the decisions of a cell depend on besides the cell, as JSON values: a change makes another cell.
+        """Return what a cell's decisions depend on besides the cell, as JSON values: a change makes another cell.
 
         Raises:
-            OptionError: there is no weights file, or no image in the folder.
+            OptionError: the weights file is missing, or the folder has no image.
         """
         self.weights.check()
         weights = str(self.weights) if self.weights.path is None else _fingerprint(self.weights, self.weights.path)
@@ -95,7 +95,7 @@ class Settings:
         }
 
     def timing(self) -> JsonObject:
-        """What the time of a cell depends on besides the cell: what makes its file, and the machine."""
+        """Return what a cell's time depends on besides the cell: everything that makes its file, and the machine."""
         made = self.evaluation()
         return {
             **{name: made[name] for name in ("versions", "weights", "image_size", "target", "seed")},
@@ -112,7 +112,7 @@ def _versions() -> Mapping[str, str | None]:
 
 
 def _digest(folder: Path) -> str:
-    """Names and sizes of the images of a folder, in one number: whether they are still the same."""
+    """Return a hash of names and sizes of the images of a folder, to detect changes."""
     from tofu_export.images.inputs import image_files  # loads numpy
 
     digest = hashlib.sha256()

@@ -1,8 +1,8 @@
-"""Finished cells on disk, one file each, so that a sweep that was killed goes on where it was.
+"""Store finished cells on disk, one file each, so that an interrupted sweep can continue.
 
-A file's name is a hash of all that its content depends on: the cell, the settings, the versions. What was measured
-under other conditions is another file and is never taken for this one; it is only counted, so that a user learns why
-a cell is measured again.
+A file's name is a hash of all that its content depends on: the cell, the settings, the versions. A measurement under
+other conditions is another file and is never used instead; it is only counted, so that a user learns why a cell is
+measured again.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ __all__ = ["Key", "Record", "Store"]
 FOLDER = "cells"
 
 _FORMAT = 3
-"""Of the files. A change makes those of before unknown, so that their cells are measured again."""
+"""Version of the file format. Files of other versions are ignored, so that their cells are measured again."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """What a measurement is of.
+    """Identity of a measurement.
 
     Attributes:
         kind: `evaluation` or `timing`.
         cell: the cell.
         batch: images per query of a timing; None for an evaluation.
-        settings: what else it depends on.
+        settings: further conditions.
     """
 
     kind: str
@@ -50,7 +50,7 @@ class Key:
 
     @property
     def identity(self) -> JsonObject:
-        """What is measured, whatever the conditions. How it was asked for (mode, r) does not count."""
+        """What is measured, regardless of conditions. How it was asked for (mode, r) does not count."""
         return {
             "kind": self.kind,
             "model": self.cell.model,
@@ -71,11 +71,11 @@ class Key:
 
 @dataclass(frozen=True)
 class Record:
-    """A finished measurement.
+    """Finished measurement.
 
     Attributes:
         result: its numbers.
-        outputs: what an evaluation's file gave; None for a timing.
+        outputs: outputs of an evaluation's file; None for a timing.
     """
 
     result: dict[str, Any]
@@ -83,7 +83,7 @@ class Record:
 
 
 class Store:
-    """The finished cells in a folder, which is created with the first of them.
+    """Store of finished cells in a folder, which is created with the first of them.
 
     Args:
         folder: the output folder of the sweep.
@@ -93,7 +93,7 @@ class Store:
         self._folder = folder / FOLDER
 
     def get(self, key: Key) -> Record | None:
-        """What was measured for a key; None where nothing was, or its file is damaged."""
+        """Return the measurement for a key; None if there is none, or its file is damaged."""
         path = self._folder / f"{key.name}.json"
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
@@ -106,7 +106,7 @@ class Store:
             return None
 
     def put(self, key: Key, record: Record) -> None:
-        """Keep a measurement: complete, or not at all.
+        """Save a measurement: complete, or not at all.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -128,12 +128,12 @@ class Store:
             stage.publish(*filter(None, (outputs, name)))
 
     def notes(self, kind: str, missing: Iterable[Key], present: Iterable[Key]) -> list[str]:
-        """What a user should know about files that are there and do not count: other conditions, other cells.
+        """Return notes on stored files that are not used: other conditions, other cells.
 
         Args:
             kind: the kind of measurement to look at.
-            missing: what is to be measured.
-            present: what is taken as it is.
+            missing: measurements to make.
+            present: measurements that are reused.
         """
         wanted = {_text(key.identity): key for key in missing}
         taken = {_text(key.identity) for key in present}
@@ -169,7 +169,7 @@ def _text(identity: Mapping[str, Any]) -> str:
 
 
 def _difference(old: Any, new: Mapping[str, Any]) -> str:
-    """What differs between two settings, in words."""
+    """Describe the difference between two settings."""
     if not isinstance(old, dict):
         return "the file is damaged"
     flat_old, flat_new = _flat(old), _flat(new)

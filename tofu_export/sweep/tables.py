@@ -19,12 +19,12 @@ _PIVOTS: Mapping[str, Callable[[SweepRow], float | None]] = {
 
 
 def flat_rows(result: SweepDocument) -> list[JsonObject]:
-    """The rows with nothing nested in them; what was not measured is None."""
+    """Return the rows without nesting; values that were not measured are None."""
     return [_flat(row) for row in result.rows]
 
 
 def csv_text(result: SweepDocument) -> str:
-    """The rows as comma-separated values, headings first."""
+    """Return the rows as comma-separated values, headings first."""
     rows = flat_rows(result)
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
@@ -34,7 +34,7 @@ def csv_text(result: SweepDocument) -> str:
 
 
 def markdown(result: SweepDocument) -> str:
-    """The text of sweep.md: for each model what it was measured on, quality by pattern and r, all rows, failures."""
+    """Return the text of sweep.md: for each model its images, quality by pattern and r, all rows, failures."""
     lines = ["# Sweep", ""]
     for model in dict.fromkeys(row.model for row in result.rows):
         rows = [row for row in result.rows if row.model == model]
@@ -57,9 +57,9 @@ def markdown(result: SweepDocument) -> str:
 
 
 def pivot(rows: Sequence[SweepRow], name: str) -> list[str]:
-    """A Markdown table of `top-1` or `agreement with the full model`: a line for each pattern, a column for each r.
+    """Return a Markdown table of `top-1` or `agreement with the full model`, with patterns as rows and r as columns.
 
-    Of one model and precision. Empty where there are fewer than two patterns or no values.
+    The rows are of one model and precision. The table is empty with fewer than two patterns or no values.
     """
     value = _PIVOTS[name]
     rows = [row for row in rows if value(row) is not None]
@@ -123,7 +123,7 @@ def _warning(result: SweepDocument, model: str) -> str:
 
 
 def gmacs_text(value: float) -> str:
-    """GMACs with as many digits as tell a small model's values apart."""
+    """Return GMACs with enough digits to distinguish a small model's values."""
     return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""The time of one cell against the full model: both files in one process, their runs interleaved, nothing beside."""
+"""Time one cell against the full model: both files in one process, their runs interleaved, nothing in parallel."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _OWN = "cell"
 
 
 class Stopwatch:
-    """Times cells one by one. The full model's file is kept until a cell of another model comes.
+    """Timer of cells, one by one. The full model's file is kept until a cell of another model comes.
 
     Args:
-        settings: what the cells have in common.
+        settings: settings that the cells share.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -41,13 +41,13 @@ class Stopwatch:
     def time(
         self, cell: Cell, full: Cell, batch: int, on_progress: Callable[[float], None] | None = None
     ) -> dict[str, Any]:
-        """The measurement of a cell at a batch size as in report.json (`benchmark`), and the full model's throughput.
+        """Return the measurement of a cell at a batch size (`benchmark` in report.json), and the full throughput.
 
         Args:
             cell: the cell.
             full: the full model in FP32, which speed-ups refer to. It may be the cell itself.
             batch: images per query.
-            on_progress: told the share of the work that is done.
+            on_progress: called with the share of the work that is done.
 
         Raises:
             TofuError: a file cannot be made, loaded or run.

@@ -1,4 +1,4 @@
-"""Spread evaluations over processes. A worker that dies costs its cell, not the sweep."""
+"""Distribute evaluations over processes. A worker that dies loses its cell, not the sweep."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ Outcome: TypeAlias = Evaluation | SweepFailure
 _PATIENCE_S = 10.0
 
 Pool: TypeAlias = Callable[[Sequence[Cell], Settings], "Iterator[tuple[Cell, Outcome]]"]
-"""Evaluates cells in any order and gives each with what came of it."""
+"""Pool that evaluates cells in any order and yields each with its outcome."""
 
 
 def attempt(cell: Cell, settings: Settings, threads: int | None = None) -> Outcome:
-    """Evaluate a cell; whatever goes wrong becomes a failure with its reason."""
+    """Evaluate a cell; any error becomes a failure with its reason."""
     try:
         return evaluate(cell, settings, threads)
     except TofuError as error:
         return SweepFailure.of(cell.model, str(cell), error)
     except MemoryError:
         return SweepFailure.of(cell.model, str(cell), MemoryError("out of memory: try fewer --jobs"))
-    except Exception as error:  # one cell of many: the others go on, and the exit code tells
+    except Exception as error:  # one cell of many: the others continue, and the exit code tells
         return SweepFailure.of(cell.model, str(cell), error)
 
 
@@ -46,7 +46,7 @@ def in_process(cells: Sequence[Cell], settings: Settings) -> Iterator[tuple[Cell
 
 
 def in_processes(jobs: int) -> Pool:
-    """Evaluate cells in `jobs` processes that share the cores."""
+    """Return a pool that evaluates cells in `jobs` processes that share the cores."""
 
     def run(cells: Sequence[Cell], settings: Settings) -> Iterator[tuple[Cell, Outcome]]:
         return _spread(list(cells), settings, min(jobs, len(cells)), max(environment.logical_cores() // jobs, 1))
@@ -56,14 +56,14 @@ def in_processes(jobs: int) -> Pool:
 
 @dataclass
 class _Worker:
-    """A process, the line to it, and what it works on."""
+    """Worker process, its connection, and its current cell."""
 
     process: Any  # of the spawn context, whose classes have no public name
     line: Connection
     cell: Cell | None = None
 
     def stop(self) -> None:
-        """End the process: by itself if it waits for a cell, else at once."""
+        """End the process: gracefully if it waits for a cell, else at once."""
         self.line.close()
         if self.cell is None:
             self.process.join(_PATIENCE_S)
@@ -110,17 +110,17 @@ def _start(settings: Settings, threads: int) -> _Worker:
 def _give(worker: _Worker, waiting: list[Cell]) -> None:
     worker.cell = waiting.pop() if waiting else None
     if worker.cell is not None:
-        with contextlib.suppress(OSError):  # it is dead, which is noticed when it is waited for
+        with contextlib.suppress(OSError):  # it has ended, which is noticed when waiting for it
             worker.line.send(worker.cell)
 
 
 def _serve(line: Connection, settings: Settings, threads: int) -> None:
-    """The life of a worker: cells in, outcomes out, until the line is closed."""
+    """Run a worker: receive cells and send outcomes until the connection is closed."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     torch.set_num_threads(threads)
-    with contextlib.suppress(EOFError, OSError):  # the parent has closed it, or is gone
+    with contextlib.suppress(EOFError, OSError):  # the parent has closed it, or has ended
         while True:
             line.send(attempt(line.recv(), settings, threads))
 

@@ -1,4 +1,4 @@
-"""What a measurement was made with: versions and hardware, without names of users, hosts or folders.
+"""Record the environment of a measurement: versions and hardware, without names of users, hosts or folders.
 
 Versions come from package metadata, so nothing heavy is imported.
 """
@@ -29,7 +29,7 @@ _DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
     "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
 }
-"""Import name -> distributions that provide it; the first one installed counts."""
+"""Distributions that provide an import name; the first one installed counts."""
 
 _OF_EXTRAS: Mapping[str, tuple[str, ...]] = {
     "diffusers": ("diffusers",),
@@ -39,21 +39,21 @@ _OF_EXTRAS: Mapping[str, tuple[str, ...]] = {
     "torchvision": ("torchvision",),
     "transformers": ("transformers",),
 }
-"""The same for packages that only some commands use: `collect` names them where it is asked to."""
+"""Distributions of packages that only some commands use: `collect` includes them on request."""
 
 _CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What something was made or measured with, as in report.json (`environment`); what is absent is None.
+    """Environment of a file or measurement, as in report.json (`environment`); None for what is absent.
 
     Attributes:
-        versions: of Python and of packages, by import name.
+        versions: versions of Python and of packages, by import name.
         cpu: marketing name of the processor.
-        logical_cores: that this process may use.
+        logical_cores: logical cores that this process may use.
         gpu: names of the NVIDIA GPUs; None without a working driver.
-        driver: its version.
+        driver: version of the NVIDIA driver.
         platform: operating system.
     """
 
@@ -66,15 +66,15 @@ class Environment:
 
     @property
     def version_words(self) -> str:
-        """What is installed, for example `python 3.12.1, torch 2.10.0`."""
+        """Installed versions, for example `python 3.12.1, torch 2.10.0`."""
         return ", ".join(f"{name} {version}" for name, version in self.versions.items() if version)
 
 
 def collect(*also: str) -> Environment:
-    """The environment of this process.
+    """Return the environment of this process.
 
     Args:
-        also: import names of packages of an extra that are used, such as `diffusers`.
+        also: import names of further packages that are used, such as `diffusers`.
     """
     gpu, driver = _nvidia_gpu()
     wanted = {**_DISTRIBUTIONS, **{name: _OF_EXTRAS[name] for name in also}}
@@ -90,7 +90,7 @@ def collect(*also: str) -> Environment:
 
 
 def cpu_name() -> str:
-    """Marketing name of the processor, or its architecture where the system does not tell."""
+    """Return the marketing name of the processor, or its architecture if the system does not tell."""
     try:
         lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -102,7 +102,7 @@ def cpu_name() -> str:
 
 
 def logical_cores() -> int:
-    """Logical cores that this process may use."""
+    """Return the number of logical cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -116,14 +116,14 @@ def _version(distribution: str) -> str | None:
 
 
 def gpu_capabilities() -> tuple[str, ...]:
-    """Compute capabilities of the NVIDIA GPUs, such as `SM89`, in their order; none without a working driver."""
+    """Return the compute capabilities of the NVIDIA GPUs, such as `SM89`, in order; none without a working driver."""
     values = (row[0].replace(".", "") for row in _nvidia_smi("compute_cap"))
     return tuple(f"SM{value}" for value in values if value.isdecimal())
 
 
 def _nvidia_gpu() -> tuple[str | None, str | None]:
-    """Names of the NVIDIA GPUs, joined by commas, and the driver's version; None without a working driver."""
-    # Without a device the command may still end well, with a sentence instead of a table.
+    """Return the names of the NVIDIA GPUs, joined by commas, and the driver's version; None if no driver works."""
+    # Without a device the command may still succeed, with a sentence instead of a table.
     rows = [row for row in _nvidia_smi("name,driver_version") if len(row) > 1]
     if not rows:
         return None, None
@@ -131,7 +131,7 @@ def _nvidia_gpu() -> tuple[str | None, str | None]:
 
 
 def _nvidia_smi(fields: str) -> list[list[str]]:
-    """One row for each line of its answer, the last field apart from what is before it; none if it does not work."""
+    """Return one row per line of nvidia-smi's answer, with the last field split off; none if it does not work."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return []

@@ -24,11 +24,11 @@ _DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, e
 
 
 class Staging:
-    """A folder for files in the making.
+    """Folder for unfinished files.
 
     Args:
         folder: the hidden folder, which exists.
-        destination: where finished files go.
+        destination: folder for finished files.
     """
 
     def __init__(self, folder: Path, destination: Path) -> None:
@@ -36,13 +36,13 @@ class Staging:
         self.destination = destination
 
     def path(self, name: str) -> Path:
-        """Where to write the file that will be called `name`."""
+        """Return the path at which to write the file that will be called `name`."""
         return self.folder / name
 
     def publish(self, *names: str) -> list[Path]:
         """Move finished files to the destination under their names, in the order given.
 
-        Older files of these names go first, the last one before the others: no moment shows files of two runs together.
+        Older files of these names are removed first, the last one before the others: files of two runs never coexist.
         Of two processes that publish into one folder the second waits.
 
         Raises:
@@ -60,7 +60,7 @@ class Staging:
 
 @contextlib.contextmanager
 def staging(destination: Path) -> Iterator[Staging]:
-    """Open a staging folder in `destination`, which is created if need be; remove what is left of it at the end.
+    """Open a staging folder in `destination`, which is created if needed; remove what is left of it at the end.
 
     A destination that had to be created and is still empty at the end is removed too.
 
@@ -85,10 +85,10 @@ def staging(destination: Path) -> Iterator[Staging]:
 
 
 def check_writable(destination: Path) -> None:
-    """Look whether `staging` could open a folder there, without making one.
+    """Check that `staging` could open a folder in a destination, without making one.
 
     Raises:
-        OutputError: the destination, or the folder that it would be made in, is no folder or cannot be written.
+        OutputError: the destination, or its nearest existing parent, is not a folder or cannot be written.
     """
     with _output_errors(destination):
         there = next(place for place in (destination.absolute(), *destination.absolute().parents) if place.exists())
@@ -102,7 +102,7 @@ def write_text(path: Path, text: str) -> None:
     """Write one file, complete or not at all.
 
     Raises:
-        OutputError: it cannot be written, or is a folder.
+        OutputError: the path cannot be written, or is a folder.
     """
     if path.is_dir():
         raise OutputError(f"{path} is a folder, expected the name of a file to write")
@@ -113,7 +113,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def _output_errors(destination: Path, numbers: frozenset[int] | None = None) -> Iterator[None]:
-    """Turn the file system's refusals, all or those of these numbers, into an error that names the folder."""
+    """Turn errors of the file system, all or those of these numbers, into an error that names the folder."""
     try:
         yield
     except OutputError:
@@ -127,7 +127,7 @@ def _output_errors(destination: Path, numbers: frozenset[int] | None = None) -> 
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block for this folder; without a wait where there are no locks."""
+    """Wait until no other process is in this context for the folder; without locks there is no wait."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -143,10 +143,10 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def require_file(path: Path, expected: str) -> None:
-    """Refuse a path where nothing is, or something else than a file.
+    """Refuse a path that does not exist, or is not a file.
 
     Args:
-        path: what was given.
+        path: the path to check.
         expected: what it should be, with its article.
 
     Raises:
@@ -167,7 +167,7 @@ def is_text(path: Path) -> bool:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Wait until a file's content, or a folder's entries, are on the disk."""
+    """Wait until a file's content, or a folder's entries, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -176,7 +176,7 @@ def flush_to_disk(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
@@ -185,7 +185,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _clear_abandoned(destination: Path) -> None:
-    """Remove staging folders whose process is gone; another run's live one stays."""
+    """Remove staging folders of ended processes; those of running processes stay."""
     for folder in destination.glob(f"{_PREFIX}*"):
         owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
         if owner.isdecimal() and not _is_running(int(owner)):

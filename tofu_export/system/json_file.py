@@ -1,4 +1,4 @@
-"""Read JSON that somebody else may have written or cut: never more than it can be, and refused in one sentence."""
+"""Read JSON files of unknown origin: with a size limit, and with one-sentence errors."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["read_json"]
 
 
 def read_json(path: Path, expected: str, *, most_bytes: int) -> object:
-    """What a file holds.
+    """Read the content of a JSON file.
 
     Args:
         path: the file.
-        expected: what it should be, with its article, and where to get one; ends the messages.
-        most_bytes: a larger file is not read.
+        expected: what the file should be, with its article, and where to get one; ends the messages.
+        most_bytes: size limit in bytes.
 
     Raises:
-        OptionError: it cannot be read, is too large, or is not JSON.
+        OptionError: the file cannot be read, is too large, or is not JSON.
     """
     try:
         size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""Give memory that is free back to the system, before the next large thing is loaded."""
+"""Return free memory to the system, before the next large model is loaded."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["give_back"]
 
 
 def give_back() -> None:
-    """Collect garbage, and return what the C library holds on to.
+    """Collect garbage, and release memory that the C library holds.
 
     After a session of onnxruntime with 1 billion parameters glibc keeps 1 GB of freed weights, which the next session
-    does not fit into. Elsewhere than on glibc only the garbage is collected.
+    does not fit into. Without glibc only garbage is collected.
     """
     gc.collect()
     try:

@@ -1,4 +1,4 @@
-"""The only import of onnxruntime: sessions that either run where they were asked to run, or say why not.
+"""The only import of onnxruntime: sessions that run on the requested provider, or fail with the reason.
 
 onnxruntime answers a provider that cannot start with a session on the CPU and no exception, and wraps every other
 failure in its own exceptions. Here both become a `TofuError` of one line, and a good run prints nothing.
@@ -44,16 +44,16 @@ _logger = logging.getLogger(__name__)
 
 NO_BFLOAT16 = "onnxruntime's CPU provider has no bfloat16 kernels"
 HALF_THROUGH_CASTS = "onnxruntime's CPU provider computes half precision through casts"
-"""Why a file is left out of what runs on a CPU, for reports."""
+"""Reason why a file is not run on a CPU, for reports."""
 
 CPU_PROVIDER = "CPUExecutionProvider"
 
 EXACT_INT8 = "session.x64quantprecision"
-"""Session option that keeps int8 products exact on x86-64 without VNNI, where onnxruntime's own choice adds pairs of
-them in 16 bits, which overflow. Elsewhere it changes nothing. Source: `onnxruntime_session_options_config_keys.h`."""
+"""Session option that keeps int8 products exact on x86-64 without VNNI, where onnxruntime's default adds pairs of them
+in 16 bits, which overflow. Elsewhere it has no effect. Source: `onnxruntime_session_options_config_keys.h`."""
 
 OPTIMIZED_NAME = "optimized.onnx"
-"""The graph that a profiled session runs, in the folder of its profile."""
+"""Name of the graph that a profiled session runs, in the folder of its profile."""
 
 Array = npt.NDArray[Any]
 
@@ -61,10 +61,10 @@ _REMOTE_PROVIDERS = frozenset({"AzureExecutionProvider"})
 """Providers that send tensors to a service; they accept any model and run none of it here."""
 
 _SHARED_ZEROS = ("Attempt to replace the existing tensor", "Initializer with same name exists")
-"""What onnxruntime (1.31, 1.23) says where it should make weights with common zero points exact."""
+"""Errors of onnxruntime (1.31, 1.23) when it makes weights with common zero points exact."""
 
 _FLOAT8 = "tensor(float8"
-"""In what onnxruntime says of a graph with FP8 that it has broken itself: beyond the basic level its optimiser moves
+"""Part of onnxruntime's error on an FP8 graph that it has broken itself: beyond the basic level its optimiser moves
 operators without FP8 kernels, such as Transpose, between QuantizeLinear and DequantizeLinear (1.31)."""
 
 _LOG_ERROR, _LOG_FATAL = 3, 4
@@ -90,8 +90,8 @@ class TensorSpec(NamedTuple):
 
     Attributes:
         dtype: numpy type.
-        shape: one size per axis, None where it is dynamic. `()` stands for a scalar and for a shape that the file
-            does not state, because onnxruntime reports both alike.
+        shape: one size per axis, None if dynamic. `()` stands for a scalar and for a shape that the file does not
+            state, because onnxruntime reports both alike.
     """
 
     dtype: np.dtype[Any]
@@ -103,14 +103,14 @@ class TensorSpec(NamedTuple):
 
 @dataclass(frozen=True)
 class OrtSession:
-    """A model loaded in onnxruntime, on the provider that was asked for. Made by `open_session`.
+    """Model loaded in onnxruntime, on the requested provider. Made by `open_session`.
 
     Attributes:
-        label: how messages call the model.
+        label: name of the model in messages.
         provider: execution provider in use.
-        inputs: what `run` expects, by name.
-        outputs: what `run` returns, by name.
-        metadata: what the file says about itself (`metadata_props`).
+        inputs: inputs of `run`, by name.
+        outputs: outputs of `run`, by name.
+        metadata: metadata of the file (`metadata_props`).
         native: the `onnxruntime.InferenceSession`.
     """
 
@@ -122,7 +122,7 @@ class OrtSession:
     native: Any
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs by name.
+        """Run the model and return all outputs by name.
 
         Raises:
             OptionError: a feed is missing, unknown, or has another dtype, rank or fixed size than the model states.
@@ -131,10 +131,10 @@ class OrtSession:
         return self.bind(feeds)()
 
     def bind(self, feeds: Mapping[str, Array]) -> Callable[[], dict[str, Array]]:
-        """A call that runs the model on these feeds; they are checked here, so a timed call holds no checks.
+        """Return a function that runs the model on these feeds; they are checked here, so a timed call holds no checks.
 
         Raises:
-            OptionError: as `run`.
+            OptionError: as in `run`.
         """
         _check_feeds(self.label, self.inputs, feeds)
         ready = {name: np.ascontiguousarray(feed) for name, feed in feeds.items()}
@@ -226,10 +226,10 @@ def open_copy(model: onnx.ModelProto, path: Path) -> OrtSession:
 
 
 def rejection(model: onnx.ModelProto, path: Path) -> str:
-    """Why onnxruntime does not load a copy of the file at `path`, empty where it does. It is not optimised for that.
+    """Return why onnxruntime does not load a copy of a file, empty if it does. The copy is not optimised for that.
 
     Args:
-        model: the copy, as `open_copy` takes it.
+        model: the copy, as for `open_copy`.
         path: the file that the copy was made from.
 
     Raises:
@@ -252,7 +252,7 @@ def check_path(path: Path) -> None:
     """Refuse a path that onnxruntime cannot open.
 
     Raises:
-        ExportError: it is not UTF-8.
+        ExportError: the path is not UTF-8.
     """
     if not is_text(path):
         raise ExportError(f"onnxruntime cannot open {str(path)!r}, a path that is not UTF-8: rename the file or folder")
@@ -292,10 +292,10 @@ def _open(ort: Any, label: str, model: Path | bytes, provider: str, options: Any
 
 
 def providers_usable() -> tuple[str, ...]:
-    """The providers that start here, best first.
+    """Return the providers that start here, best first.
 
-    Each one is tried on a one-node model: the list that onnxruntime gives names what was compiled in (onnxruntime-gpu
-    lists CUDA without any GPU).
+    Each one is tried on a one-node model: onnxruntime's own list names what was compiled in (onnxruntime-gpu lists
+    CUDA without any GPU).
 
     Raises:
         BackendMissingError: onnxruntime is not installed or broken.
@@ -310,7 +310,7 @@ def providers_usable() -> tuple[str, ...]:
 
 
 def version() -> str:
-    """Version of the installed onnxruntime.
+    """Return the version of the installed onnxruntime.
 
     Raises:
         BackendMissingError: onnxruntime is not installed or broken.
@@ -372,7 +372,7 @@ def _load(ort: Any, label: str, model: Path | bytes, provider: str, options: Any
 
 
 def _settle(ort: Any, label: str, options: Any, reason: str) -> bool:
-    """Change the options so that a good file loads that onnxruntime's optimiser breaks; False if it is not to blame."""
+    """Change the options so that a valid file loads despite onnxruntime's optimiser; False if that is not the cause."""
     if _FLOAT8 in reason:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         return True
@@ -388,18 +388,18 @@ def _settle(ort: Any, label: str, options: Any, reason: str) -> bool:
 
 
 def _is_native(error: Exception) -> bool:
-    """True for what onnxruntime raises itself; its exceptions share no base class, and pybind11 adds RuntimeError.
+    """True for an error of onnxruntime itself; its exceptions share no base class, and pybind11 adds RuntimeError.
 
-    Where a name that is not UTF-8 stands in a message, pybind11 makes a UnicodeDecodeError of it.
+    If a message has a name that is not UTF-8, pybind11 raises UnicodeDecodeError instead.
     """
     return type(error).__module__.startswith("onnxruntime") or type(error) in (RuntimeError, UnicodeDecodeError)
 
 
 def _reason(error: Exception) -> str:
-    """The message on one line, without onnxruntime's prefixes."""
+    """Return the message on one line, without onnxruntime's prefixes."""
     if isinstance(error, UnicodeDecodeError):
         return "it holds a name that is not text"
-    if not str(error).strip():  # what 1.23 makes of such a message
+    if not str(error).strip():  # form of such a message in 1.23
         return "it gives no reason, as for a name that is not text"
     line = " ".join(str(error).split())
     line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
@@ -409,7 +409,7 @@ def _reason(error: Exception) -> str:
 
 def _load_hint(reason: str) -> str:
     lowered = reason.lower()
-    if "external data" in lowered or "filesystem error" in lowered:  # as 1.21 to 1.23 say it
+    if "external data" in lowered or "filesystem error" in lowered:  # message of 1.21 to 1.23
         return "Weights over 2 GB lie in a second file: keep it beside the .onnx file under the name it had"
     if "protobuf" in lowered:
         return "It is not an ONNX file, or it is cut short: copy or export it again"

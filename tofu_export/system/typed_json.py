@@ -1,8 +1,8 @@
-"""Dataclasses as JSON values and back: what is written is what is declared, and what is read is checked against it.
+"""Convert dataclasses to JSON values and back, checked against their declarations.
 
-Fields may hold other dataclasses, tuples, mappings, enums, literals, plain values and unions of these. A union of
-dataclasses is told apart by a field of each whose type is a `Literal`. Keys that nothing declares are passed over, so
-that a document with more in it can still be read.
+Fields may hold other dataclasses, tuples, mappings, enums, literals, plain values and unions of these. Dataclasses of a
+union are distinguished by a field of each whose type is a `Literal`. Undeclared keys are ignored, so that a document
+with more in it can still be read.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ __all__ = ["JsonObject", "from_plain", "optional", "to_object", "to_plain"]
 T = TypeVar("T")
 
 JsonObject = dict[str, object]
-"""A JSON object to be written; who wants a value out of one reads it with `from_plain`."""
+"""JSON object to be written; to read a value from one, use `from_plain`."""
 
 _OPTIONAL = "left out where it is None"
 
 
 def optional() -> Any:
-    """A field that is None by default, and whose key is left out while it is."""
+    """Return a field that is None by default, and whose key is then left out."""
     return field(default=None, metadata={_OPTIONAL: True})
 
 
 def to_plain(value: Any) -> Any:
-    """A value as `json` writes it: dataclasses and mappings become dicts, tuples lists, and enums their values."""
+    """Convert a value for `json`: dataclasses and mappings become dicts, tuples lists, and enums their values."""
     if is_dataclass(value) and not isinstance(value, type):
         held = ((entry, getattr(value, entry.name)) for entry in fields(value))
         return {entry.name: to_plain(one) for entry, one in held if one is not None or _OPTIONAL not in entry.metadata}
@@ -44,17 +44,17 @@ def to_plain(value: Any) -> Any:
 
 
 def to_object(record: Any) -> JsonObject:
-    """A dataclass or mapping as a JSON object."""
+    """Convert a dataclass or mapping to a JSON object."""
     return cast(JsonObject, to_plain(record))
 
 
 def from_plain(kind: type[T], value: object, place: str = "") -> T:
-    """The value of type `kind` that `to_plain` wrote as `value`, also after a trip through JSON.
+    """Read a value of type `kind` that `to_plain` wrote, also after a round trip through JSON.
 
     Args:
-        kind: a dataclass, or another type of those above.
-        value: what was parsed.
-        place: where it stands, for messages: a file, or a file and the keys down to it.
+        kind: a dataclass, or another supported type.
+        value: the parsed value.
+        place: its place, for messages: a file, or a file and the keys down to the value.
 
     Raises:
         OptionError: a field is missing or holds something else; the message names it.
@@ -106,7 +106,7 @@ def _read_tuple(inner: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ..
 
 
 def _member(members: tuple[Any, ...], value: Any, place: str) -> Any:
-    """The member of a union that a value is to be read as."""
+    """Return the member of a union that a value should be read as."""
     classes: list[Any] = [member for member in members if is_dataclass(member)]
     if isinstance(value, Mapping) and len(classes) > 1:
         tag = next(name for name, (_, declared) in _declared(classes[0]).items() if get_origin(declared) is Literal)
@@ -130,7 +130,7 @@ def _member(members: tuple[Any, ...], value: Any, place: str) -> Any:
 
 @cache
 def _declared(kind: Any) -> dict[str, tuple[Field[Any], Any]]:
-    """Fields of a dataclass by name, with their types."""
+    """Return the fields of a dataclass by name, with their types."""
     hints = get_type_hints(kind)
     return {entry.name: (entry, hints[entry.name]) for entry in fields(kind) if entry.init}
 
@@ -156,7 +156,7 @@ def _key(kind: type, key: str, place: str) -> Any:
 
 
 def _under(place: str, name: object) -> str:
-    """A key below a place; a file and the first key in it have a colon between them."""
+    """Return the place of a key below another place; a colon separates a file from its first key."""
     return f"{place}{'.' if place and not place.endswith(': ') else ''}{name}"
 
 

@@ -1,4 +1,4 @@
-"""Token maps: which patches of an image are one token by now, and which are pruned, as the exported file decided."""
+"""Token maps: which patches of an image share a token, and which are pruned, as the exported file decided."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ __all__ = ["TokenRun", "TokenSource", "read_source"]
 
 
 def read_source(path: Path) -> TokenSource:
-    """The ONNX file or TensorRT plan at `path`, told apart by its suffix.
+    """Read an ONNX file or a TensorRT engine, distinguished by suffix.
 
     Raises:
-        TofuError: as `TokenFile.read` and `TokenEngine.read`.
+        TofuError: as in `TokenFile.read` and `TokenEngine.read`.
     """
     return TokenEngine.read(path) if path.suffix in PLAN_SUFFIXES else TokenFile.read(path)

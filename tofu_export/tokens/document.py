@@ -1,4 +1,4 @@
-"""Token maps as one JSON document, which holds the images too: what `tokens --json` prints and `report` reads."""
+"""Token maps as one JSON document with the images: printed by `tokens --json`, read by `report`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SCHEMA_VERSION = 1
 def token_document(
     file: TokenSource, run: TokenRun, names: Sequence[str], pictures: NDArray[np.uint8], labels: Sequence[str] = ()
 ) -> TokenDocument:
-    """Groups of every image after every layer.
+    """Return the document with the groups of every image after every layer.
 
     Args:
-        file: what was run.
-        run: what it decided.
-        names: what each image is called.
-        pictures: the images as the model sees them, uint8 [B, H, W, 3].
-        labels: how captions call the images, if not by their names.
+        file: file that was run.
+        run: its decisions.
+        names: name of each image.
+        pictures: images as the model sees them, uint8 [B, H, W, 3].
+        labels: names of the images in captions, if different.
     """
     shown = zip(labels or names, pictures, strict=True)
     return TokenDocument(

@@ -23,12 +23,12 @@ __all__ = ["COLOURS", "draw_sheet", "draw_state"]
 COLOURS = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
 )  # fmt: skip
-"""Colours of borders. Source: Okabe and Ito, "Color Universal Design", 2008: told apart by colour-blind people."""
+"""Colours of borders, distinguishable with colour blindness. Source: Okabe and Ito, "Color Universal Design", 2008."""
 
 _PANEL = 224
-"""Pixels that a panel has at least."""
+"""Least size of a panel in pixels."""
 _CELL = 10
-"""Pixels that a patch has at least."""
+"""Least size of a patch in pixels."""
 _PAPER = (255, 255, 255)
 _INK, _FAINT = (29, 35, 41), (90, 98, 107)
 _DIM, _HATCH = (236, 236, 232), (196, 80, 60)
@@ -39,11 +39,11 @@ Picture = NDArray[np.uint8]
 
 
 def draw_state(picture: Picture, groups: NDArray[np.int64] | None, grid: tuple[int, int]) -> Picture:
-    """One panel, uint8 [h, w, 3].
+    """Draw one panel, uint8 [h, w, 3].
 
     Args:
         picture: the image as the model sees it, [H, W, 3].
-        groups: [patches], the group of each or `PRUNED`; None draws the image alone.
+        groups: [patches], the group of each patch or `PRUNED`; None draws the image alone.
         grid: rows and columns of the patches.
     """
     rows, columns = grid
@@ -78,15 +78,15 @@ def draw_sheet(
     title: str,
     names: Sequence[str],
 ) -> Image.Image:
-    """All images, one below the other, each with its panels.
+    """Draw all images, one below the other, each with its panels.
 
     Args:
         pictures: uint8 [B, H, W, 3].
-        states: after each layer that is to be drawn.
+        states: state after each layer to draw.
         grid: rows and columns of the patches.
         prefix: protected tokens, which are not drawn.
         title: the line at the top.
-        names: what each image is called.
+        names: name of each image.
     """
     blocks = []
     for index, picture in enumerate(pictures):
@@ -121,7 +121,7 @@ def _caption(state: GroupState) -> str:
 
 
 def _fitting(text: str, width: int, font: Any) -> str:
-    """The text, shortened at its front where it is wider than its panel."""
+    """Return the text, shortened at its front if it is wider than its panel."""
     if font.getlength(text) <= width:
         return text
     while len(text) > 1 and font.getlength(f"\u2026{text}") > width:
@@ -140,7 +140,7 @@ def _enlarged(cells: NDArray[np.bool_], cell: int) -> NDArray[np.bool_]:
 
 
 def _border(members: NDArray[np.bool_], cell: int, line: int) -> NDArray[np.bool_]:
-    """Pixels of the members that lie within `line` of a patch that is none."""
+    """Return the pixels of the members within `line` of a patch that is not a member."""
     inside = np.pad(_enlarged(members, cell), line)
     core = inside.copy()
     for shift in range(-line, line + 1):

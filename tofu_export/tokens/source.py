@@ -1,4 +1,4 @@
-"""What token maps are drawn from: an exported file, what it says about itself, and how images go through it."""
+"""Sources of token maps: an exported file, its metadata, and how to run images through it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ Array = NDArray[Any]
 Found = TypeVar("Found", bound="TokenSource")
 
 _DAMAGED = (KeyError, TypeError, ValueError, IndexError, RecursionError)
-"""What reading metadata of the wrong shape raises."""
+"""Errors of reading metadata with the wrong structure."""
 
 
 @dataclass(frozen=True)
 class TokenRun:
-    """What a file decided about some images.
+    """Decisions of a file about some images.
 
     Attributes:
-        states: where the original tokens are after each reducing layer; of an engine after the last one only.
-        notes: what a reader must know.
-        backend: what ran the file, by the name it has in reports.
-        output: the file's own output that the last state is; None where only decisions say it.
+        states: groups of the original tokens after each reducing layer; for an engine only after the last one.
+        notes: notes for the reader.
+        backend: backend that ran the file, by its name in reports.
+        output: output of the file that gives the last state; None if only decisions do.
     """
 
     states: tuple[GroupState, ...]
@@ -46,16 +46,16 @@ class TokenRun:
 
 @dataclass(frozen=True)
 class TokenSource(ABC):
-    """A file of this project.
+    """File of this project that removes tokens.
 
     Attributes:
         path: the file.
         model: name of the model.
-        preprocessing: how images are prepared, its `input_size` being the file's.
+        preprocessing: how images are prepared, with the file's `input_size`.
         prefix: protected tokens at the front.
         steps: the layers that remove tokens.
         tokens: tokens that enter the first block, prefix included, N0.
-        pattern: the method of each layer in a letter.
+        pattern: one letter per layer.
     """
 
     path: Path
@@ -68,15 +68,15 @@ class TokenSource(ABC):
 
     @classmethod
     def parsed(cls: type[Found], path: Path, card: ModelCard, size: Sequence[int | None] = ()) -> Found:
-        """The file at `path`.
+        """Read the source from the metadata of a file.
 
         Args:
             path: the file.
-            card: what it says of its model.
-            size: channels, height and width of its input; what is open, or not given, is that of the preprocessing.
+            card: its model card.
+            size: channels, height and width of its input; open or missing sizes are those of the preprocessing.
 
         Raises:
-            OptionError: they do not say what it removes, or it removes nothing.
+            OptionError: the metadata do not state what the file removes, or it removes nothing.
         """
         facts = card.entries
         try:
@@ -133,34 +133,34 @@ class TokenSource(ABC):
 
     @abstractmethod
     def run(self, pixels: NDArray[np.float32]) -> TokenRun:
-        """Run the file on images [B, C, H, W], normalised, and find out what became of their patches.
+        """Run the file on images [B, C, H, W], normalised, and follow their patches.
 
         Raises:
-            VerificationError: the file does not show it, or decides the impossible.
-            TofuError: it cannot be run.
+            VerificationError: the file does not show its decisions, or they are impossible.
+            TofuError: the file cannot be run.
         """
 
 
 class Runnable(Protocol):
-    """A file that is loaded where it runs."""
+    """File that is loaded where it runs."""
 
     @property
     def label(self) -> str:
-        """How messages call it."""
+        """Name in messages."""
 
     @property
     def inputs(self) -> Mapping[str, TensorSpec]:
-        """What `run` expects, by name."""
+        """Inputs of `run`, by name."""
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        """All outputs by name."""
+        """Run the file and return all outputs by name."""
 
 
 def in_batches(session: Runnable, pixels: NDArray[np.float32], smallest: int = 1) -> dict[str, Array]:
-    """All outputs for all images, in batches of the size that the file is fixed to, or of the smallest that it serves.
+    """Return all outputs for all images, in batches of the file's fixed size, or of the smallest that it serves.
 
     Raises:
-        OptionError: it takes something else than images.
+        OptionError: the file takes something else than images.
     """
     if len(session.inputs) != 1:
         raise OptionError(f"{session.label} has inputs {', '.join(session.inputs)}, expected one: images")

@@ -1,4 +1,4 @@
-"""A TensorRT plan as a source of token maps: it shows its outputs only, so it must have been exported with the map."""
+"""Use a TensorRT engine as a source of token maps: it must have been exported with the map as an output."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ["TokenEngine"]
 
 @dataclass(frozen=True)
 class TokenEngine(TokenSource):
-    """A plan that was built from an ONNX file of this project, with the file beside it that says so."""
+    """Engine that was built from an ONNX file of this project, with its sidecar."""
 
     @classmethod
     def read(cls, path: Path) -> TokenEngine:
-        """What is known of the plan at `path`, which is not loaded yet.
+        """Read the facts about an engine, without loading it.
 
         Raises:
-            OptionError: there is no such plan, what is beside it does not say what it removes, it removes nothing, or
-                it has no map to show.
+            OptionError: there is no such engine, its sidecar does not state what it removes, it removes nothing, or it
+                has no map.
         """
         require_file(path, "a TensorRT plan")
         sidecar = read_sidecar(path)
@@ -44,13 +44,13 @@ class TokenEngine(TokenSource):
         return found
 
     def run(self, pixels: NDArray[np.float32]) -> TokenRun:
-        """Run the plan on the GPU of this machine on images [B, C, H, W], normalised, and take the map that it gives.
+        """Run the engine on the GPU of this machine on images [B, C, H, W], normalised, and read its map.
 
         Raises:
-            BackendMissingError: there is no GPU or runtime for the plan here.
-            EngineBuildError: the plan cannot be loaded or run.
-            OptionError: it has no map to show.
-            VerificationError: what it gives is no map.
+            BackendMissingError: there is no GPU or runtime for the engine here.
+            EngineBuildError: the engine cannot be loaded or run.
+            OptionError: the engine has no map.
+            VerificationError: its output is not a map.
         """
         engine = read_engine_file(self.path)
         session = open_engine(self.path, engine.flavour)

@@ -1,7 +1,7 @@
-"""An ONNX file as a source of token maps.
+"""Use an ONNX file as a source of token maps.
 
-It states its decisions in named values (`graph_patterns.canonical`), which a copy of it gives out. If it was exported
-with `--token-map`, what became of each patch is an output as well, which must be what the decisions make.
+The decisions are named values (`graph_patterns.canonical`), which a copy of the file outputs. A file exported with
+`--token-map` also has the final row of each patch as an output, which must agree with the decisions.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ class TokenFile(TokenSource):
 
     @classmethod
     def read(cls, path: Path) -> TokenFile:
-        """What `path` says about itself.
+        """Read the metadata of a file.
 
         Raises:
-            OptionError: there is no such file, it does not say what it removes, or removes nothing.
-            ExportError: it is not a whole ONNX file.
+            OptionError: the file does not exist, does not state what it removes, or removes nothing.
+            ExportError: the file is not a complete ONNX file.
         """
         model = load_without_weights(path)
         return cls.parsed(path, ModelCard.of_model(model, path.name), _size(model))
 
     def run(self, pixels: NDArray[np.float32]) -> TokenRun:
-        """Run the file in onnxruntime on images [B, C, H, W], normalised, and follow what it decides.
+        """Run the file in onnxruntime on images [B, C, H, W], normalised, and follow its decisions.
 
         Raises:
-            VerificationError: the file does not show its decisions, decides the impossible, or has an output that
-                contradicts them.
-            TofuError: it cannot be run.
+            VerificationError: the file does not show its decisions, they are impossible, or an output contradicts
+                them.
+            TofuError: the file cannot be run.
         """
         model = load_without_weights(self.path)
         kinds, notes = self._decisions_in(model)
@@ -76,7 +76,7 @@ class TokenFile(TokenSource):
         return TokenRun(tuple(states), notes, CPU, PATCH_GROUPS)
 
     def _check_map(self, states: Sequence[GroupState], given: Array) -> None:
-        """Pass if the map that the file gives, [B, patches], is the last of those that its decisions make."""
+        """Check that the map in the file's output, [B, patches], equals the last one that its decisions give."""
         mapped = from_patches(given, self.prefix, self.steps[-1].tokens_out)
         if mapped is None or states[-1].step != self.steps[-1] or not np.array_equal(mapped, states[-1].groups):
             raise VerificationError(
@@ -85,7 +85,7 @@ class TokenFile(TokenSource):
             )
 
     def _decisions_in(self, model: onnx.ModelProto) -> tuple[dict[int, dict[str, str]], tuple[str, ...]]:
-        """Names of the decisions by layer and kind, and a note if the last block has none."""
+        """Return the names of the decisions by layer and kind, and a note if the last block has none."""
         produced = {name for node in model.graph.node for name in node.output}
         kinds: dict[int, dict[str, str]] = {}
         for step in self.steps:
@@ -107,6 +107,6 @@ class TokenFile(TokenSource):
 
 
 def _size(model: onnx.ModelProto) -> tuple[int | None, ...]:
-    """Channels, height and width of the images that a model takes, None where open; () for other inputs."""
+    """Return channels, height and width of the images that a model takes, None if open; () for other inputs."""
     shapes = [[size.dim_value or None for size in value.type.tensor_type.shape.dim] for value in model.graph.input]
     return tuple(shapes[0][1:]) if len(shapes) == 1 and len(shapes[0]) == 4 else ()

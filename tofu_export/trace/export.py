@@ -1,4 +1,4 @@
-"""Trace a model, reduced or not, to its canonical ONNX graph, and save lowered graphs."""
+"""Trace a model, reduced or not, to its canonical ONNX graph, and release its weights."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ INPUT_NAME = "input"
 TORCH_TYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
 
 _COPY = "tofu_export.copy"
-"""Where the `meta` of a half-precision graph holds the converted model, whose weights are the graph's."""
+"""Key of a half-precision graph's `meta` for the converted model that owns its weights."""
 
 _logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class InputShape:
 
 
 class _FileForm(nn.Module):
-    """A model as it stands in a file: images and real outputs in `io_dtype`, attention and GELU left canonical."""
+    """Model as in a file: images and real-valued outputs in `io_dtype`, attention and GELU left canonical."""
 
     def __init__(
         self, model: nn.Module, kind: OutputKind, dtype: torch.dtype, io_dtype: torch.dtype, *, token_map: bool
@@ -76,7 +76,7 @@ class _FileForm(nn.Module):
 
 
 def in_precision(model: nn.Module, precision: Precision) -> nn.Module:
-    """`model` itself in FP32, a converted copy otherwise. Matching and norms stay in float32 inside (see `patch`).
+    """Return the model itself in FP32, a converted copy otherwise. Matching and norms stay in float32 (see `patch`).
 
     Each tensor is converted as it is copied: a whole float32 copy would double the peak for a large model.
     """
@@ -105,20 +105,20 @@ def trace(
     batch: BatchRange | None = None,
     opset: int = MINIMUM_OPSET,
 ) -> ir.Model:
-    """Trace `model` once to its canonical graph.
+    """Trace a model once to its canonical graph.
 
     Args:
         model: a float32 model in eval mode, patched or not; it is not changed.
         shape: shape of one image.
-        output: what the graph gives; None for logits, or features where the model has no classifier.
-        token_map: it also gives what became of each patch (`PATCH_GROUPS`).
+        output: what the graph outputs; None for logits, or features if the model has no classifier.
+        token_map: the graph also outputs the final row of each patch (`PATCH_GROUPS`).
         precision: type of weights and activations in the graph.
         io_dtype: type of the graph's input and of its real outputs.
         batch: a range makes the batch dynamic; one number (minimum equal to maximum) fixes it.
         opset: ONNX opset, at least 18.
 
     Returns:
-        A graph from `input` [B, C, H, W] to what `OutputKind` says, with `tofu::` nodes (see `graph_patterns`).
+        A graph from `input` [B, C, H, W] to the outputs of `OutputKind`, with `tofu::` nodes (see `graph_patterns`).
 
     Raises:
         ExportError: the exporter failed; the message holds its first cause.
@@ -150,7 +150,7 @@ def trace(
 
 
 def hold_copy(canonical: ir.Model, form: nn.Module, precision: Precision) -> None:
-    """Note in a half-precision graph which module its weights belong to, for `release`."""
+    """Record in a half-precision graph which module owns its weights, for `release`."""
     if precision is not Precision.FP32:
         canonical.meta[_COPY] = form
 
@@ -164,14 +164,14 @@ def trace_form(
     dynamic_shapes: Any,
     opset: int,
 ) -> ir.Model:
-    """Trace a module whose submodule `model` is the model: initializers get the names that parameters have in it.
+    """Trace a module whose submodule `model` is the model: initializers get the names of its parameters.
 
     Args:
-        form: in eval mode.
-        examples: its arguments.
-        input_names: names of the graph's inputs, in their order.
+        form: the module in eval mode.
+        examples: example arguments.
+        input_names: names of the graph's inputs, in order.
         output_names: names of its outputs.
-        dynamic_shapes: as `torch.export.export` takes them.
+        dynamic_shapes: dynamic shapes as for `torch.export.export`.
         opset: ONNX opset.
 
     Raises:
@@ -207,7 +207,7 @@ def trace_form(
 
 
 def release(model: ir.Model) -> None:
-    """Let go of the weights of a graph that is saved. It cannot be used any more.
+    """Release the weights of a saved graph, which cannot be used any more.
 
     onnxscript's shared rewrite rules remember the last graph that they saw (`SimplePatternMatcher._graph`, 0.7.2), and
     with it a copy of all weights.
@@ -232,7 +232,7 @@ def _strip_wrapper_prefix(model: ir.Model) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress and advice off the user's terminal, and off stdout, which is for documents."""
+    """Keep the exporter's progress and advice off the terminal, and off stdout, which is for documents."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,9 +1,9 @@
-"""Turn a file into a quantised one: the blocks' products with weights in int8 or fp8, everything else as it is.
+"""Quantise a file: the blocks' products with weights in int8 or fp8, everything else unchanged.
 
-The file says so by QuantizeLinear and DequantizeLinear (`graph_patterns.quantized`), which onnxruntime and TensorRT
-turn into kernels of that type. The range of each activation is the largest value that it has on images, once the uneven
-channels behind norms have been smoothed. See docs/decisions/012-int8.md for what was measured, and why this is not
-onnxruntime's own quantizer, and docs/decisions/030-quantised-engines.md for files in float16.
+The file has QuantizeLinear and DequantizeLinear nodes (`graph_patterns.quantized`), of which onnxruntime and TensorRT
+make kernels of that type. The range of each activation is its largest value on images, once the uneven channels after
+norms have been smoothed. See docs/decisions/012-int8.md for what was measured, and why this is not onnxruntime's own
+quantizer, and docs/decisions/030-quantised-engines.md for files in float16.
 """
 
 from __future__ import annotations
@@ -50,30 +50,30 @@ from tofu_export.system.ort import open_copy
 __all__ = ["RANGES", "Calibration", "open_graph", "quantize"]
 
 RANGES = "activation_ranges"
-"""The metadata with the largest value of the input of each product, by the product's name."""
+"""Metadata key of the largest value of the input of each product, by the product's name."""
 
 _DEFAULT = Quantization()
 METHOD = "minmax, norms smoothed"
 _BATCH = 4
-"""Images at a time, where the file leaves that open."""
+"""Batch size for calibration if the file leaves it open."""
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a quantised file came about.
+    """Calibration of a quantised file.
 
     Attributes:
         images: number of images that the ranges of activations were taken from.
-        source: where these came from.
-        real: they are real images, not generated ones.
-        method: how a range follows from what was seen.
+        source: where the images came from.
+        real: True for real images, False for generated ones.
+        method: how ranges are derived from the images.
         numbers: type of the quantised numbers, int8 or fp8.
-        products: matrix products in it.
+        products: number of quantised matrix products.
         rest: precision of everything else.
-        left: matrix products and convolutions that stayed in that.
+        left: number of matrix products and convolutions in that precision.
         attentions: attentions whose own two products are quantised, too; `products` does not count these.
-        skip: what was asked to be left out.
+        skip: blocks and modules excluded on request.
         ops: number of nodes by operator in the file.
     """
 
@@ -90,7 +90,7 @@ class Calibration:
     ops: Mapping[str, int]
 
     def entry(self) -> CalibrationEntry:
-        """As in report.json (`artifacts[].calibration`)."""
+        """Return the entry of report.json (`artifacts[].calibration`)."""
         return CalibrationEntry(**{name: value for name, value in vars(self).items() if name != "ops"})
 
     def __str__(self) -> str:
@@ -113,20 +113,20 @@ def quantize(
     real: bool,
     wanted: Quantization = _DEFAULT,
 ) -> Calibration:
-    """Write the quantised form of a file, and hold what was written against the file.
+    """Write the quantised form of a file, and check its constants against the file.
 
     Args:
         source: a lowered file with one input, an image, in the type that `precision` is traced in.
         path: the file to write.
-        pixels: [n, C, H, W] float32, normalised images that ranges are taken from.
+        pixels: [n, C, H, W] float32, normalised images for calibration.
         metadata: as for `tofu_export.artifact.onnx_file.save`.
-        precision: which form, one that is calibrated.
+        precision: the quantised precision.
         origin: where the images came from, for the report.
-        real: they are real images.
-        wanted: what is left out, and whether attention is quantised, too.
+        real: True for real images.
+        wanted: what to leave out, and whether to quantise attention, too.
 
     Raises:
-        OptionError: there is no image, or what is to be left out is not in the file.
+        OptionError: there is no image, or a block or module to leave out is not in the file.
         ExportError: the file has no product to quantise, cannot be run, or has values that are not finite.
         VerificationError: the constants written are not those of the file to half a step.
     """
@@ -145,7 +145,7 @@ def quantize(
     quantize_products(model, products, largest, form)
     quantize_attention(model, attentions, reaches, form)
     common.RemoveUnusedNodesPass()(model)
-    ir.external_data.load_to_model(model)  # what stays as it is
+    ir.external_data.load_to_model(model)  # what stays unquantised
     ops = census(model)
     made = Calibration(
         len(pixels), origin, real, METHOD, form.name, len(products), precision.traced.value,
@@ -163,10 +163,10 @@ def quantize(
 def _chosen(
     model: ir.Model, name: str, precision: Precision, wanted: Quantization
 ) -> tuple[list[ir.Node], list[Attention]]:
-    """The products and attentions of a lowered graph that are quantised.
+    """Return the products and attentions of a lowered graph to quantise.
 
     Raises:
-        OptionError: what is to be left out is not in the graph.
+        OptionError: a block or module to leave out is not in the graph.
         ExportError: there is nothing to quantise.
     """
     candidates, attentions = products_of(model), []
@@ -194,7 +194,7 @@ def _chosen(
 def _ranges(
     products: Sequence[ir.Node], attentions: Sequence[Attention], reaches: Mapping[str, float]
 ) -> dict[str, float]:
-    """The metadata `RANGES`: what each product takes, and what attention multiplies, reach."""
+    """Return the metadata `RANGES`: the ranges of the products' inputs, and of the factors in attention."""
     ranges = {str(node.name): reaches[str(node.inputs[0].name)] for node in products if node.inputs[0]}
     for attention in attentions:
         for node, index, value in factors_of(attention):
@@ -203,7 +203,7 @@ def _ranges(
 
 
 def open_graph(path: Path) -> ir.Model:
-    """The graph of a file; each of its large weights is read when its turn comes."""
+    """Read the graph of a file; its large weights are loaded when needed."""
     model = ir.from_proto(load_without_weights(path))
     ir.external_data.set_base_dir(model.graph, path.parent)
     return model
@@ -212,10 +212,10 @@ def open_graph(path: Path) -> ir.Model:
 def _largest(
     source: Path, activations: Mapping[str, int], pixels: NDArray[np.float32], precision: Precision
 ) -> dict[str, NDArray[np.float32]]:
-    """The largest absolute value of each channel of the activations on the images, float32 [K] by name.
+    """Return the largest absolute value of each channel of the activations on the images, float32 [K] by name.
 
-    A copy of the file finds it on the way, so that no activation is kept. What is not a number cannot be seen in a
-    maximum, but it reaches the outputs.
+    A copy of the file computes the values, so that no activation is kept. NaN does not show in a maximum, but reaches
+    the outputs.
     """
     proto = load_without_weights(source)
     size = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value or min(_BATCH, len(pixels))

@@ -1,7 +1,7 @@
-"""What amounts cost in time: each kind of block measured once over a row of token counts, in eager PyTorch.
+"""Model the latency of reductions: each kind of block timed once over several token counts, in eager PyTorch.
 
-The time of a plan is the sum of its blocks' halves at the token counts that they see, and a rest that is measured
-once with the whole model. It orders plans in microseconds; the plan that is chosen is timed as a whole afterwards.
+The time of a plan is the sum of its blocks' halves at their token counts, and a rest that is measured once with the
+whole model. This ranks plans in microseconds; the chosen plan is timed as a whole afterwards.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from tofu_export.planning.plan import ModelSpec, Plan, make_plan
 __all__ = ["LatencyTable", "measure_table", "time_plans"]
 
 POINTS = 9
-"""Token counts at which blocks are timed."""
+"""Number of token counts at which blocks are timed."""
 
 REPEATS = 7
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Milliseconds of a whole block by tokens, with and without a reduction, for one batch.
+    """Milliseconds of a block by token count, with and without a reduction, for one batch.
 
     Attributes:
-        batch: images at a time.
+        batch: batch size.
         tokens: token counts, ascending.
-        block_ms: a block with so many tokens throughout.
-        fuse_ms: what a reduction with so many tokens adds to a block.
-        rest_ms: everything but the blocks.
-        scale: what the sum is multiplied by to give the whole model's time.
+        block_ms: time of a block with that many tokens throughout.
+        fuse_ms: time that a reduction of that many tokens adds to a block.
+        rest_ms: time of everything but the blocks.
+        scale: factor from the sum to the whole model's time.
     """
 
     batch: int
@@ -51,7 +51,7 @@ class LatencyTable:
     scale: float = 1.0
 
     def predict(self, spec: ModelSpec, removed: Sequence[int]) -> float:
-        """Milliseconds of a plan. A block counts at the mean of the tokens before and behind its reduction."""
+        """Return the milliseconds of a plan. A block counts at the mean of token counts before and after reduction."""
         total, tokens = self.rest_ms, spec.tokens
         for leaving in removed:
             total += self._at(tokens - leaving / 2, self.block_ms)
@@ -69,7 +69,7 @@ class LatencyTable:
 def time_plans(
     model: nn.Module, plans: Sequence[Plan | None], pixels: NDArray[np.float32], name: str, rounds: int = 5
 ) -> list[float]:
-    """Median milliseconds of a batch under each plan (None: untouched), their runs interleaved."""
+    """Return the median milliseconds of a batch under each plan (None: unpatched), their runs interleaved."""
     batch = torch.from_numpy(pixels)
     times: list[list[float]] = [[] for _ in plans]
     for number in range(rounds + 1):  # the first round warms up
@@ -83,11 +83,11 @@ def time_plans(
 
 
 def measure_table(model: nn.Module, spec: ModelSpec, pixels: NDArray[np.float32]) -> LatencyTable:
-    """Time the first block of an untouched model over token counts, then fit the sum to two whole models.
+    """Time the first block of an unpatched model over token counts, then fit the sum to two whole models.
 
     Args:
-        model: it is left untouched.
-        spec: what it is.
+        model: the model; it is not changed.
+        spec: its spec.
         pixels: one batch.
     """
     patch.remove(model)
@@ -112,7 +112,7 @@ def measure_table(model: nn.Module, spec: ModelSpec, pixels: NDArray[np.float32]
 
 
 def _whole(architecture: Any, spec: ModelSpec, tokens: Tensor, count: int, *, fused: bool) -> float:
-    """Median milliseconds of the first block with so many tokens; with a reduction by one of them."""
+    """Return the median milliseconds of the first block at a token count; with a reduction by one token if `fused`."""
     from tofu_export.patch.fuse import fuse
 
     block, part = architecture.blocks[0], tokens[:, :count]

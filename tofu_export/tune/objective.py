@@ -1,4 +1,4 @@
-"""The loss of a candidate: how far the reduced model is from the full one on images, without labels."""
+"""Loss of a candidate plan: distance of the reduced model from the full one on images, without labels."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Pixels = NDArray[np.float32]
 
 
 class Judge:
-    """Compares plans with the full model on fixed images.
+    """Judge that compares plans with the full model on fixed images.
 
     Args:
-        model: an untouched model, which carries the plan that was judged last.
-        pixels: [n, C, H, W].
-        batch: images at a time.
-        name: what to call the model in messages.
+        model: an unpatched model; it then carries the last judged plan.
+        pixels: images [n, C, H, W].
+        batch: batch size.
+        name: name of the model in messages.
     """
 
     def __init__(self, model: nn.Module, pixels: Pixels, batch: int, name: str) -> None:
@@ -37,7 +37,7 @@ class Judge:
         return len(self._pixels)
 
     def agreement(self, plan: Plan) -> Agreement:
-        """Agreement of the reduced model with the full one, image by image."""
+        """Return the agreement of the reduced model with the full one, image by image."""
         patch.apply(self._model, plan, name=self._name)
         return Agreement.join(
             [measure_agreement(got, full) for got, full in zip(self._outputs(), self._full, strict=True)]

@@ -1,4 +1,4 @@
-"""What to tune, for what, on what. Importing this module loads neither torch nor numpy."""
+"""Requests to tune a reduction. Importing this module loads neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["Objective", "TuneRequest"]
 
 _TIE = 0.01
-"""Weight of the KL beside top-1, which alone leaves most changes without a difference."""
+"""Weight of the KL besides top-1, which alone does not distinguish most changes."""
 
 
 class Objective(str, Enum):
-    """What is kept close to the full model."""
+    """Output to keep close to the full model's."""
 
     KL = "kl"
     LOGITS = "logits"
@@ -33,10 +33,10 @@ class Objective(str, Enum):
     TOP1 = "top1"
 
     def losses(self, agreement: Agreement) -> NDArray[np.float64]:
-        """Loss of each image, [B], 0 for perfect agreement.
+        """Return the loss of each image, [B], 0 for perfect agreement.
 
-        `kl`: divergence of the class probabilities, in nats. `logits`, `features`: 1 - cosine. `top1`: 1 where the
-        best class differs, plus a hundredth of the KL, which settles ties.
+        `kl`: divergence of the class probabilities, in nats. `logits`, `features`: 1 - cosine. `top1`: 1 if the
+        best class differs, plus a hundredth of the KL, which breaks ties.
         """
         if self is Objective.FEATURES:
             assert agreement.feature_cosine is not None  # eager models give them
@@ -52,25 +52,25 @@ class Objective(str, Enum):
 
 @dataclass(frozen=True)
 class TuneRequest:
-    """What to find, for what, on what. One of `gmacs`, `speedup` and `latency_ms` is the budget.
+    """Request to tune a reduction. One of `gmacs`, `speedup` and `latency_ms` is the budget.
 
     Attributes:
         model: timm name, alias, hub name or the demo model.
-        gmacs: the most that the reduced model may need.
-        speedup: the same as a share of the full model: so many times fewer.
-        latency_ms: the most that a batch may take in eager PyTorch on this machine.
+        gmacs: largest cost of the reduced model.
+        speedup: cost of the full model divided by the largest cost of the reduced one.
+        latency_ms: largest time of a batch in eager PyTorch on this machine.
         images: folder of images, without classes; None for the demo model's own.
         limit: the most images to use, spread evenly over all.
         objective: what to keep close to the full model; None: KL with a classifier, features without.
-        methods: letters to choose from.
+        methods: letters of the methods to choose from.
         exclude_layers: layers that remove nothing.
         select: how the tokens that leave are chosen, in all layers.
         evaluations: the most plans to try.
-        batch: images at a time, also where time is measured.
-        seed: of the split, the search and random weights.
-        weights: where the weights come from.
+        batch: batch size, also for timing.
+        seed: seed of the split, the search and random weights.
+        weights: source of the weights.
         image_size: height and width in pixels; None for the model's own.
-        state: file that keeps what was measured; None: nothing is kept.
+        state: file that keeps measured losses; None to keep nothing.
 
     Raises:
         OptionError: a value is out of range, or there is not exactly one budget.

@@ -35,23 +35,23 @@ __all__ = ["SCHEMA_VERSION", "Tried", "TuneResult", "tune"]
 
 SCHEMA_VERSION = 1
 FINALISTS = 6
-"""Best candidates of the search that are compared again on images which it did not see."""
+"""Number of candidates of the search that are compared again on images unseen by it."""
 
 _NOT_PROVENANCE = frozenset({"kind", "schema_version", "model", "loaded", "plan", "baseline", "history"})
 _RESAMPLES = 2000
 _PARTS = ("calibration", "validation", "held_out")
 _SHARES = (0.4, 0.2)
-"""Of the images: for the search, and for the choice among its finalists; the rest is for the report alone."""
+"""Shares of the images for the search, and for the choice among finalists; the rest is only for the report."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One plan of the search.
+    """Plan tried by the search.
 
     Attributes:
-        candidate: what it is.
+        candidate: the plan's method and amount of each layer.
         loss: mean loss on the images of the search.
-        gmacs: what it costs for one image, in 10^9 multiply-accumulates.
+        gmacs: its multiply-accumulates for one image, in 10^9.
     """
 
     candidate: Candidate
@@ -59,7 +59,7 @@ class Tried:
     gmacs: float
 
     def entry(self) -> TriedPlan:
-        """As in the document (`history`)."""
+        """Return the entry of the document (`history`)."""
         one = self.candidate
         return TriedPlan(
             pattern=one.pattern, r=one.r, prop_attn=one.prop_attn, loss=self.loss, gmacs=round(self.gmacs, 4)
@@ -68,25 +68,25 @@ class Tried:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What was found.
+    """Result of a tuning.
 
     Attributes:
         spec: the model.
         chosen: the plan that is proposed: the best finalist on the images for choosing, if it is better than the
             baseline there by two standard errors, else the baseline.
         baseline: the default reduction with a constant r, as small as the budget allows.
-        objective: what was minimised.
-        budget: how it was given.
+        objective: loss that was minimised.
+        budget: budget, as it was given.
         images: number of images by part: `calibration`, `validation`, `held_out`.
-        source: where they came from.
+        source: where the images came from.
         losses: mean loss by part, of `chosen` and `baseline`.
         held_out: agreement with the full model on the held-out images, of both.
-        difference: mean loss of chosen less baseline on the held-out images, with its 95 % interval from resampling
+        difference: mean loss of chosen minus baseline on the held-out images, with its 95 % interval from resampling
             images; below 0 is better.
         history: plans that were tried, in their order; the first is the baseline.
         latency_ms: measured time of the full model, the baseline and the chosen plan; None for a budget of GMACs.
-        seed: of everything.
-        loaded: what was loaded, in one line.
+        seed: random seed.
+        loaded: description of the loaded weights, in one line.
     """
 
     spec: ModelSpec
@@ -111,12 +111,12 @@ class TuneResult:
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse` or `not told apart` from the baseline on held-out images."""
+        """Verdict against the baseline on held-out images: `better`, `worse` or `not told apart`."""
         found = self.difference
         return "better" if found.high < 0 else "worse" if found.low > 0 else "not told apart"
 
     def document(self, command: str = "") -> TuningDocument:
-        """The result as `tune --json` prints it."""
+        """Return the result as `tune --json` prints it."""
         return TuningDocument(
             kind="tune",
             schema_version=SCHEMA_VERSION,
@@ -141,20 +141,20 @@ class TuneResult:
         )
 
     def provenance(self, command: str = "") -> JsonObject:
-        """What the plan file says about how it came about: the document without the plans."""
+        """Return the provenance for the plan file: the document without the plans."""
         document = to_object(self.document(command))
         return {name: value for name, value in document.items() if name not in _NOT_PROVENANCE}
 
 
 def tune(request: TuneRequest, on_progress: Callable[[str], None] = lambda text: None) -> TuneResult:
-    """Do what `request` asks for.
+    """Run a tuning.
 
     Args:
-        request: what to find.
-        on_progress: is told what is being done.
+        request: the model, the budget and the images.
+        on_progress: called with the current step.
 
     Raises:
-        OptionError: the budget is out of reach, there are too few images, or the state file is of another run.
+        OptionError: the budget is out of reach, there are too few images, or the state file belongs to another run.
         TofuError: the model cannot be loaded or reduced.
     """
     size = request.image_size
@@ -221,7 +221,7 @@ def tune(request: TuneRequest, on_progress: Callable[[str], None] = lambda text:
 
 
 def _split(loaded: LoadedModel, request: TuneRequest) -> tuple[list[NDArray[np.float32]], str, str]:
-    """Images for the search, for the choice and for the report, drawn by the seed; where from; and their digest."""
+    """Return images for the search, the choice and the report, drawn by the seed; their source; and their digest."""
     source = real_images(loaded, request.images).limited(request.limit)
     if len(source) < 10:
         raise OptionError(f"{len(source)} images from {source.source}: tuning needs at least 10, better some hundred")
@@ -252,7 +252,7 @@ def _space(spec: ModelSpec, request: TuneRequest, table: LatencyTable | None) ->
 
 
 def _baseline(space: Space, request: TuneRequest) -> Plan:
-    """The default reduction with a constant r, as `--gmacs` and `--speedup` give it.
+    """Return the default reduction with a constant r, as `--gmacs` and `--speedup` give it.
 
     Raises:
         OptionError: the budget is out of reach.
@@ -270,16 +270,16 @@ def _baseline(space: Space, request: TuneRequest) -> Plan:
 
 
 def _losses(judge: Judge, space: Space, candidate: Candidate, objective: Objective) -> NDArray[np.float64]:
-    """Loss of each image."""
+    """Return the loss of each image."""
     return objective.losses(judge.agreement(make_plan(space.spec, candidate.reduction(space.select))))
 
 
 def _choice(
     judge: Judge, space: Space, finalists: Sequence[Candidate], first: Candidate, objective: Objective
 ) -> Candidate:
-    """The best finalist if its mean loss is below that of `first` by two standard errors of the paired difference.
+    """Return the best finalist if its mean loss is below that of `first` by two standard errors of the difference.
 
-    Else `first`: what is better on the images of the search by chance shall not win.
+    Otherwise return `first`, so that a candidate does not win by chance on the images of the search.
     """
     fixed = _losses(judge, space, first, objective)
     losses = {one: _losses(judge, space, one, objective) for one in finalists if one != first}
@@ -291,7 +291,7 @@ def _choice(
 
 
 def _difference(of: Mapping[str, Agreement], objective: Objective, seed: int) -> LossDifference:
-    """Mean of the losses' difference, and the interval that 95 % of its means over redrawn images fall in."""
+    """Return the mean difference of the losses, and its 95 % interval from resampling images."""
     paired = objective.losses(of["chosen"]) - objective.losses(of["baseline"])
     drawn = np.random.default_rng(seed).integers(0, len(paired), (_RESAMPLES, len(paired)))
     low, high = np.quantile(paired[drawn].mean(axis=1), (0.025, 0.975))
@@ -301,7 +301,7 @@ def _difference(of: Mapping[str, Agreement], objective: Objective, seed: int) ->
 def _settings(
     request: TuneRequest, spec: ModelSpec, loaded: LoadedModel, objective: Objective, digest: str
 ) -> JsonObject:
-    """Everything that a loss depends on, but for the number of plans to try."""
+    """Return everything that a loss depends on, except the number of plans to try."""
     return {
         "schema_version": SCHEMA_VERSION, "model": spec.name, "image_size": list(spec.image_size),
         "weights": {key: value for key, value in to_object(loaded.weights).items() if key != "path"},

@@ -1,7 +1,7 @@
-"""The search: a table of plain schedules first, then small changes to the best ones. Pure Python, seeded.
+"""Search for a plan: a table of plain schedules first, then small changes to the best ones. Pure Python, seeded.
 
-It is a function of the seed and of the losses alone, so that a run which was cut off goes on where it was once the
-losses that it had measured are known again (`tofu_export.tune.state`).
+The search depends only on the seed and the losses, so that an interrupted run can continue once its measured losses are
+known again (`tofu_export.tune.state`).
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from tofu_export.tune.space import Candidate, Space
 __all__ = ["Found", "patterns", "schedules", "search"]
 
 BEAM = 4
-"""Candidates that changes start from."""
+"""Number of candidates that changes start from."""
 
 STEPS = (1, 2, 4, 8)
-"""Tokens that move between two layers at once."""
+"""Numbers of tokens to move between two layers at once."""
 
 KNOTS = 4
-"""Places, even over the depth, between which a schedule bends."""
+"""Number of positions, evenly spaced over the depth, at which a schedule can bend."""
 
 FACTORS = (0.5, 0.67, 0.8, 1.25, 1.5, 2.0)
-"""What the amounts around a knot are multiplied by."""
+"""Factors for the amounts around a knot."""
 
 _SIZES_SHARE = 0.2
-"""How often a change may be that of token sizes in the attention."""
+"""Probability of changing whether token sizes enter the attention."""
 
 _IDLE_DRAWS = 200
-"""Draws in a row that bring nothing new before the search ends: a small space is used up."""
+"""Number of draws in a row without a new candidate that ends the search: a small space is exhausted."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A candidate and its loss on the calibration images."""
+    """Candidate and its loss on the calibration images."""
 
     candidate: Candidate
     loss: float
@@ -50,21 +50,21 @@ def search(
     evaluations: int,
     seed: int,
 ) -> list[Found]:
-    """All candidates that were measured, best first; of equals the earlier one.
+    """Return all measured candidates, best first; of equals the earlier one.
 
     Args:
-        space: what may be chosen.
-        first: the plan to beat, which is measured first.
-        measure: the loss of a candidate.
+        space: candidates to choose from.
+        first: the baseline plan, which is measured first.
+        measure: returns the loss of a candidate.
         evaluations: the most candidates to measure.
-        seed: of all draws.
+        seed: seed of all draws.
     """
     rng = random.Random(seed)
     found: list[Found] = []
     seen: set[Candidate] = set()
 
     def consider(candidate: Candidate | None) -> bool:
-        """Measure what is new; True if it was."""
+        """Measure a candidate if it is new; True if it was."""
         if candidate is None or candidate in seen or len(found) >= evaluations:
             return False
         seen.add(candidate)
@@ -77,13 +77,13 @@ def search(
     idle = 0
     while len(found) < evaluations and idle < _IDLE_DRAWS:
         best = sorted(found, key=lambda entry: entry.loss)[:BEAM]
-        parent = rng.choice(best[: rng.randint(1, len(best))])  # the better, the more often
+        parent = rng.choice(best[: rng.randint(1, len(best))])  # better ones more often
         idle = 0 if consider(_changed(space, parent.candidate, rng)) else idle + 1
     return sorted(found, key=lambda entry: entry.loss)
 
 
 def schedules(depth: int) -> dict[str, list[float]]:
-    """Shares of the tokens by layer, by name: constant, falling, rising, and parts of the depth alone."""
+    """Return shares of the tokens by layer, by name: constant, falling, rising, and parts of the depth alone."""
     last = max(depth - 1, 1)
     third = max(depth // 3, 1)
     return {
@@ -97,7 +97,7 @@ def schedules(depth: int) -> dict[str, list[float]]:
 
 
 def patterns(depth: int, letters: str) -> list[str]:
-    """Plain patterns of the letters: each of them alone, and pruning before each other one with a few boundaries."""
+    """Return plain patterns of the letters: each alone, and pruning before each other one at some boundaries."""
     found = [letter * depth for letter in letters]
     if Method.PRUNE.value in letters:
         for letter in letters.replace(Method.PRUNE.value, ""):
@@ -107,9 +107,9 @@ def patterns(depth: int, letters: str) -> list[str]:
 
 
 def _table(space: Space, rng: random.Random) -> Iterator[Candidate | None]:
-    """Every schedule with the pattern of the default, then every pattern with a constant and with a falling one.
+    """Yield every schedule with the default pattern, then every pattern with a constant and a falling schedule.
 
-    The best of what is usual comes first, and once more without token sizes in the attention, or with them.
+    Between these comes the default pattern with a constant schedule and the other choice for token sizes.
     """
     depth = space.spec.depth
     plain = patterns(depth, space.letters)
@@ -125,7 +125,7 @@ def _table(space: Space, rng: random.Random) -> Iterator[Candidate | None]:
 
 
 def _least(space: Space, shares: list[float]) -> list[int]:
-    """The smallest multiple of the shares that meets the budget, or the largest that there is."""
+    """Return the smallest multiple of the shares that meets the budget, or the largest possible."""
     low, high = 0, space.spec.tokens
     while low < high:
         middle = (low + high) // 2
@@ -137,13 +137,13 @@ def _least(space: Space, shares: list[float]) -> list[int]:
 
 
 def _changed(space: Space, parent: Candidate, rng: random.Random) -> Candidate | None:
-    """A small change: the schedule bends, tokens move between two layers, or a run of layers takes another method.
+    """Make a small change: bend the schedule, move tokens between two layers, or change the method of a run of layers.
 
     A few parameters for many layers: changes of single layers follow the noise of the images (docs/tuning.md).
     """
     letters, r, prop_attn = list(parent.pattern), list(parent.r), parent.prop_attn
     for layer, letter in enumerate(letters):
-        if letter == Method.NONE.value:  # the method of its neighbour, should it get tokens
+        if letter == Method.NONE.value:  # the method of its neighbour, if it gets tokens
             near = sorted(range(len(letters)), key=lambda other: abs(other - layer))
             letters[layer] = next((letters[other] for other in near if letters[other] != letter), space.letters[0])
     kinds = ["bend", "bend", "move"]
@@ -167,7 +167,7 @@ def _changed(space: Space, parent: Candidate, rng: random.Random) -> Candidate |
 
 
 def _bent(r: Sequence[int], knot: int, factor: float) -> list[int]:
-    """`r` with the amounts around one of `KNOTS` places, even over the depth, multiplied: less the further away."""
+    """Return `r` with the amounts around one of `KNOTS` evenly spaced positions multiplied, less at a distance."""
     spacing = max((len(r) - 1) / (KNOTS - 1), 1)
     near = [max(0.0, 1 - abs(layer - knot * spacing) / spacing) for layer in range(len(r))]
     return [round(amount * (1 + (factor - 1) * share)) for amount, share in zip(r, near, strict=True)]

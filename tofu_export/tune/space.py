@@ -1,4 +1,4 @@
-"""What can be chosen: a method and an amount for each layer, as little as meets the budget. Pure Python."""
+"""Space of candidates: a method and an amount for each layer, as little as meets the budget. Pure Python."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Candidate", "Space"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One choice for all layers.
+    """Method and amount for every layer.
 
     Attributes:
-        pattern: a letter per layer, `-` where nothing leaves.
+        pattern: a letter per layer, `-` if nothing leaves.
         r: tokens that leave each layer, exactly.
         prop_attn: token sizes enter the attention.
     """
@@ -28,24 +28,24 @@ class Candidate:
 
     @classmethod
     def of(cls, letters: Sequence[str], r: Sequence[int], prop_attn: bool = True) -> Candidate:
-        """The candidate, with `-` for layers that remove nothing: their method does not matter."""
+        """Return the candidate, with `-` for layers that remove nothing: their method does not matter."""
         pairs = zip(letters, r, strict=True)
         return cls("".join(letter if amount else Method.NONE.value for letter, amount in pairs), tuple(r), prop_attn)
 
     def reduction(self, select: Selection = Selection.BIPARTITE) -> Reduction:
-        """The options that give it."""
+        """Return the options that give this candidate."""
         return Reduction(r=self.r, pattern=self.pattern, prop_attn=self.prop_attn, select=select)
 
 
 @dataclass(frozen=True)
 class Space:
-    """All candidates that meet a budget.
+    """Candidates that meet a budget.
 
     Attributes:
         spec: the model.
-        letters: methods to choose from.
-        cost: what amounts cost; it never rises when a layer removes more.
-        limit: the most that it may cost.
+        letters: letters of the methods to choose from.
+        cost: cost of amounts; it never rises when a layer removes more.
+        limit: largest cost.
         excluded: layers that remove nothing.
         prop_attn: whether token sizes may enter the attention, the first choice first.
         select: how the tokens that leave are chosen.
@@ -61,11 +61,11 @@ class Space:
 
     @property
     def layers(self) -> list[int]:
-        """Layers that may remove something."""
+        """Layers that may remove tokens."""
         return [layer for layer in range(self.spec.depth) if layer not in self.excluded]
 
     def capped(self, amounts: Sequence[int]) -> list[int]:
-        """What amounts come to, layer after layer."""
+        """Cap amounts to what each layer can remove."""
         removed: list[int] = []
         tokens = self.spec.tokens
         for layer, amount in enumerate(amounts):
@@ -79,10 +79,10 @@ class Space:
         return self.cost(r) <= self.limit
 
     def fitted(self, amounts: Sequence[int], rng: random.Random) -> tuple[int, ...] | None:
-        """Amounts near the given ones that just meet the budget; None if nothing does.
+        """Return amounts near the given ones that just meet the budget; None if impossible.
 
-        Where they cost too much, layers drawn at random remove one more token until the budget is met. Then every
-        layer, in a random order, gives tokens back for as long as it still is.
+        If they cost too much, layers drawn at random remove one more token until the budget is met. Then every
+        layer, in a random order, keeps more tokens as long as the budget is met.
         """
         r = self.capped(amounts)
         while not self.meets(r):

@@ -1,7 +1,6 @@
-"""Losses that were measured, one per line, so that a run which was killed goes on instead of starting again.
+"""Save measured losses, one per line, so that an interrupted run can continue.
 
-The first line says what they hold for. A line is written at once and in one piece; a last line that was cut short is
-dropped.
+The first line states the settings that they hold for. A line is written at once; an incomplete last line is dropped.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ __all__ = ["StateFile"]
 
 
 class StateFile:
-    """Losses by candidate, kept in a file.
+    """Losses by candidate, saved in a file.
 
     Args:
-        path: the file; created if need be.
+        path: the file; created if needed.
         settings: everything that a loss depends on, plain values.
 
     Raises:
-        OptionError: the file holds for other settings, or is something else.
-        OutputError: it cannot be written.
+        OptionError: the file belongs to other settings, or is not such a file.
+        OutputError: the file cannot be written.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
@@ -44,11 +43,11 @@ class StateFile:
         return len(self._losses)
 
     def find(self, candidate: Candidate) -> float | None:
-        """The loss of a candidate that was measured before."""
+        """Return the saved loss of a candidate, None if there is none."""
         return self._losses.get(candidate)
 
     def add(self, candidate: Candidate, loss: float) -> None:
-        """Keep a loss."""
+        """Save a loss."""
         self._losses[candidate] = loss
         self._append({**asdict(candidate), "loss": loss})
 
@@ -63,7 +62,7 @@ class StateFile:
         try:
             text = self._path.read_text(encoding="utf-8")
             lines = text.splitlines(keepends=True)
-            if lines and not lines[-1].endswith("\n"):  # the run was killed while it wrote
+            if lines and not lines[-1].endswith("\n"):  # the run was killed while writing
                 lines.pop()
                 self._path.write_text("".join(lines), encoding="utf-8")
             rows = [json.loads(line) for line in lines]

@@ -1,4 +1,4 @@
-"""Compare two files of any inputs, in onnxruntime alone: several of them, token rows, whole numbers, open sizes."""
+"""Compare two files with any inputs, in onnxruntime alone: several inputs, token rows, integers, open sizes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["verify_any_pair"]
 Feeds = Mapping[str, np.ndarray[Any, Any]]
 
 BATCHES = (1, 3)
-"""Batch sizes of files that leave theirs open."""
+"""Batch sizes for files that leave the batch open."""
 
 _IMAGE = (3, 224, 224)
-"""Sizes of an image [B, C, H, W] that a file leaves open."""
+"""Sizes of an image [B, C, H, W], used for axes that a file leaves open."""
 
 _OPEN = 16
 """Size of any other axis that a file leaves open."""
@@ -42,18 +42,18 @@ def verify_any_pair(
     seed: int = 0,
     on_batch: Callable[[int], None] | None = None,
 ) -> VerificationResult:
-    """Compare the file at `path` with the one at `reference` on generated inputs.
+    """Compare a file with a reference file on generated inputs.
 
     Inputs and outputs are matched by name, or by their order where names differ. Equal infinities and NaN are equal.
 
     Args:
         path: the file to judge.
-        reference: what is right.
-        tolerance: what to allow.
-        batches: batch sizes to run; empty for 1 and 3, or what the files are fixed to. Those that the reference does
-            not take are left out, and noted.
+        reference: the file that defines correct outputs.
+        tolerance: the differences to allow.
+        batches: batch sizes to run; empty for 1 and 3, or what the files are fixed to. Sizes that the
+            reference rejects are left out, and noted.
         shapes: all sizes of inputs that leave more than the batch open, by name; others are guessed.
-        seed: of the inputs.
+        seed: seed of the inputs.
         on_batch: called with each batch size before it runs.
 
     Raises:
@@ -87,10 +87,10 @@ def verify_any_pair(
 
 
 def _twins(mine: OrtSession, right: OrtSession, what: str) -> dict[str, str]:
-    """The reference's name of each input or output of the file.
+    """Map each input or output of the file to its name in the reference.
 
     Raises:
-        VerificationError: their numbers differ.
+        VerificationError: the two files have different numbers of them.
     """
     names, others = (list(getattr(session, what)) for session in (mine, right))
     if set(names) == set(others):
@@ -104,7 +104,7 @@ def _twins(mine: OrtSession, right: OrtSession, what: str) -> dict[str, str]:
 
 
 def _guess(spec: TensorSpec) -> tuple[int, ...]:
-    """Sizes of an input: those that the file states, and an image's or a few for those that it leaves open."""
+    """Return the sizes of an input: as stated by the file, else those of an image or small ones."""
     usual: Sequence[int] = (1, *_IMAGE) if len(spec.shape) == len(_IMAGE) + 1 else (1, *[_OPEN] * len(spec.shape))
     return tuple(known if size is None else size for size, known in zip(spec.shape, usual, strict=False))
 
@@ -112,7 +112,7 @@ def _guess(spec: TensorSpec) -> tuple[int, ...]:
 def _first_that_runs(
     reference: OrtSession, draws: Iterable[Sequence[Feeds]], inputs: Mapping[str, str]
 ) -> list[tuple[Feeds, Feeds]] | str:
-    """The widest inputs that the reference takes, with what it gives; or why it takes none."""
+    """Return the widest inputs that the reference accepts, with its outputs; or why it accepts none."""
     reason = ""
     for drawn in draws:
         found = [(feeds, _attempt(reference, feeds, inputs)) for feeds in drawn]

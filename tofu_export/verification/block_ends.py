@@ -1,4 +1,4 @@
-"""Which value of a graph is what a block gives, and what the eager model gives there."""
+"""Find the value of a graph that is the output of a block, and record the eager model's block outputs."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ __all__ = ["Candidates", "block_ends", "choose_end", "collect_blocks"]
 Array = NDArray[Any]
 
 Candidates = Mapping[int, Sequence[str]]
-"""Names of the values that may be what a block gives, by its index."""
+"""Names of the values that may be the output of a block, by block index."""
 
 _BLOCK = re.compile(r"(?:^|[./])blocks\.(\d+)(?:[./]|$)")
 
 
 def block_ends(graph: onnx.GraphProto) -> dict[int, list[str]]:
-    """The values that leave each block: made in it, read behind it.
+    """Return the values that leave each block: computed inside it, read after it.
 
-    The block of a node is in its name (`blocks.3.attn.qkv/MatMul`, `/blocks/blocks.3/Add`) or in what torch's exporter
-    notes about it. A graph that says neither gives none. Sizes and places of tokens leave blocks as well; which value
-    is the tokens shows in its shape (`choose_end`).
+    The block of a node is in its name (`blocks.3.attn.qkv/MatMul`, `/blocks/blocks.3/Add`) or in the metadata of
+    torch's exporter. A graph without either gives none. Sizes and positions of tokens leave blocks as well; the shape
+    shows which value is the tokens (`choose_end`).
     """
     made_in: dict[str, int] = {}
     ends: dict[int, list[str]] = defaultdict(list)
@@ -53,9 +53,9 @@ def block_ends(graph: onnx.GraphProto) -> dict[int, list[str]]:
 
 
 def choose_end(names: Sequence[str], values: Mapping[str, Array], shape: Sequence[int]) -> str | None:
-    """The one of `names` whose value has real numbers and the `shape` [B, N, C] of a block's tokens, else None.
+    """Return the name in `names` whose value is real-valued with the `shape` [B, N, C] of a block's tokens, else None.
 
-    A file may hold only the first of the N tokens, where nothing else reads the last block.
+    A file may hold only the first of the N tokens, if nothing else reads the last block.
     """
     fitting = [
         name
@@ -72,7 +72,7 @@ def choose_end(names: Sequence[str], values: Mapping[str, Array], shape: Sequenc
 
 @contextmanager
 def collect_blocks(model: nn.Module) -> Iterator[dict[int, Array]]:
-    """Inside the block, fill a dictionary with what each block of `model` gives, [B, N, C], at every forward pass."""
+    """Collect the output [B, N, C] of each block of a model at every forward pass inside the context."""
     found: dict[int, Array] = {}
 
     def keep(index: int) -> Any:
@@ -92,7 +92,7 @@ def collect_blocks(model: nn.Module) -> Iterator[dict[int, Array]]:
 
 
 def _block_of(node: onnx.NodeProto) -> int | None:
-    """The index of the block that a node stands in, None outside of blocks and where it says nothing."""
+    """Return the block index of a node, or None outside of blocks and for nodes that do not tell."""
     note = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), None)
     path = node.name if note is None else "/".join(modules_of(note)[-1:])
     found = _BLOCK.search(path)

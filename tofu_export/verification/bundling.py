@@ -1,4 +1,4 @@
-"""Bundle what a failed verification saw."""
+"""Bundle the inputs and outputs of a failed verification."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def bundle_failure(
     result: VerificationResult | None = None,
     reference: Path | None = None,
 ) -> VerificationError:
-    """Write a bundle to `folder`, and return the failure with a word about it.
+    """Write a bundle, and return the failure with a message about the bundle.
 
     Args:
-        folder: new or empty.
+        folder: a new or empty folder.
         path: the file that failed.
-        failure: what is said about it.
+        failure: the error that describes the failure.
         report: the document that is printed or written.
-        result: what was compared; None where it did not come to that.
+        result: the comparison; None if there was none.
         reference: the file that it was compared with.
 
     Raises:

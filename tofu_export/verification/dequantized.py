@@ -1,4 +1,4 @@
-"""A copy of a quantised file without its quantising: weights keep their steps, activations are no longer rounded."""
+"""Copy a quantised file without its quantisation: weights keep their steps, activations are no longer rounded."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _EXTERNAL_BYTES = 1024
 def dequantized(path: Path, folder: Path) -> Path:
     """Copy the quantised file at `path` into `folder`, without any QuantizeLinear and DequantizeLinear.
 
-    A constant behind a DequantizeLinear becomes what it stands for, in FP32: what else is FP16 has to be widened, too
-    (`artifact.widened`). An activation that is quantised and dequantised passes as it is: its scale and zero point are
+    A constant behind a DequantizeLinear becomes its dequantised value in FP32: other FP16 parts must be widened, too
+    (`artifact.widened`). An activation that is quantised and dequantised passes unchanged: its scale and zero point are
     lost, see `graph_patterns.quantized.check` for these.
 
     Returns:
@@ -54,7 +54,7 @@ def dequantized(path: Path, folder: Path) -> Path:
 
 
 def _values(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> NDArray[np.float32]:
-    """What the output of a DequantizeLinear of constants is."""
+    """Return the dequantised value of a DequantizeLinear of constants."""
     steps, scales, *zeros = (numpy_helper.to_array(constants[name]) for name in node.input)
     axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 1)
 

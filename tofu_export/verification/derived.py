@@ -19,7 +19,7 @@ from torch import nn
 __all__ = ["derived_constants", "shaken"]
 
 _STEP = 2.0**-11
-"""Relative error of a constant that was computed in FP16: a unit in the last place, at most."""
+"""Relative error of a constant computed in FP16: at most one unit in the last place."""
 _FEW_BITS = 4
 
 
@@ -29,7 +29,7 @@ def derived_constants(path: Path, model: nn.Module, numbers: Sequence[float]) ->
     Args:
         path: a file in FP16.
         model: the eager model.
-        numbers: what single constants may be the rounding of.
+        numbers: values that single constants may be rounded from.
     """
     known = {_fingerprint(np.asarray(each, np.float16)) for each in numbers}
     for tensor in (*model.parameters(), *model.buffers()):
@@ -45,9 +45,9 @@ def derived_constants(path: Path, model: nn.Module, numbers: Sequence[float]) ->
 
 
 def shaken(path: Path, folder: Path, names: Sequence[str], seed: int = 0) -> Path:
-    """Copy an FP32 file into `folder` with these constants off by `_STEP`, up or down at random.
+    """Copy an FP32 file into `folder` with the named constants changed by `_STEP`, up or down at random.
 
-    How far its outputs move is what the rounding of these constants explains.
+    The change of its outputs is what the rounding of these constants explains.
 
     Returns:
         The copy, under the same name.
@@ -66,12 +66,12 @@ def shaken(path: Path, folder: Path, names: Sequence[str], seed: int = 0) -> Pat
 
 
 def _is_exact(values: NDArray[Any]) -> bool:
-    """True for numbers of few bits, such as 0, 1/2 or 10: they were meant so."""
+    """True for numbers of few bits, such as 0, 1/2 or 10, which are exact."""
     mantissas = np.frexp(values.astype(np.float32))[0] * 2.0**_FEW_BITS
     return bool((mantissas == np.rint(mantissas)).all())
 
 
 def _fingerprint(values: NDArray[Any]) -> tuple[int, bytes]:
-    """The same for a tensor in any layout: its numbers in order, as far as the first 4,096 of them tell."""
+    """Return a fingerprint that is equal for a tensor in any layout: its size, and some 4,096 of its sorted numbers."""
     flat = np.sort(values, axis=None)
     return flat.size, flat[:: max(1, flat.size // 4096)].tobytes()

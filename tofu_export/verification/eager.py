@@ -1,4 +1,4 @@
-"""Verify a file in onnxruntime against the eager model: decisions apart from arithmetic.
+"""Verify a file in onnxruntime against the eager model: decisions separately from arithmetic.
 
 The file's matching decisions are read out of it and replayed in the eager model. Each decision is then judged under
 the eager model's own similarities, and the outputs of both are compared under the same decisions, so that a flip
@@ -44,7 +44,7 @@ Array = NDArray[Any]
 
 
 def batches_to_verify(batch: BatchRange | tuple[int, ...]) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Batch sizes to run (minimum, optimum, maximum within the CPU cap, one odd size), and notes about them.
+    """Return the batch sizes to run (minimum, optimum, maximum within the CPU cap, one odd size), and notes about them.
 
     Sizes that are given one by one are run as they are.
     """
@@ -81,14 +81,14 @@ def verify(
         subject: a lowered ONNX file that this library wrote, a foreign one of a plain model, or an engine of either.
         model: the eager float32 model, carrying the plan that the file was made with (or none for a plain file).
         pixels: [n, C, H, W] float32, normalised images; reused in turn where a batch needs more.
-        precision: the file's.
+        precision: precision of the file.
         batch: batch sizes that the file serves, or those to run.
         source: where the images came from, for the report.
-        output: what the file gives; None for logits, or features where the model has no classifier.
-        token_map: it also gives what became of each patch.
-        tolerance: what to allow; None for that of the precision.
-        by_position: take the file's outputs in their order, whatever they are called.
-        layers: also compare what each block gives, where the file tells.
+        output: what the file outputs; None for logits, or features if the model has no classifier.
+        token_map: the file also outputs the final row of each patch.
+        tolerance: the differences to allow; None for the tolerance of the precision.
+        by_position: match the file's outputs by order, not by name.
+        layers: also compare the output of each block, if it can be found in the file.
         on_batch: called with each batch size before it runs.
 
     Raises:
@@ -129,18 +129,18 @@ def compare_with(
 ) -> VerificationResult:
     """Compare a file with an eager model.
 
-    A file of this library is compared once more with its rounding taken away (`in_fp32`), where the reference can tell
-    what rounding does. One in BF16, for which onnxruntime has no kernels, is compared as a copy in FP32 alone.
+    A file of this library is compared once more without its rounding (`in_fp32`), if the reference can measure what
+    rounding does. One in BF16, for which onnxruntime has no kernels, is compared as a copy in FP32 alone.
 
     Args:
         subject: the file.
         reference: the model.
         batches: float32 inputs by name for each batch, the batch as the first axis of the first one.
-        precision: the file's.
+        precision: precision of the file.
         source: where the inputs came from, for the report.
-        tolerance: what to allow; None for that of the precision.
-        by_position: take the file's outputs in their order, whatever they are called.
-        layers: also compare what each block gives, where the file tells.
+        tolerance: the differences to allow; None for the tolerance of the precision.
+        by_position: match the file's outputs by order, not by name.
+        layers: also compare the output of each block, if it can be found in the file.
         on_batch: called with each batch size before it runs.
         notes: what a reader must know.
 
@@ -160,7 +160,7 @@ def compare_with(
 
         return compare_bf16(subject.graph_path, reference.module, bf16).noted(f"computed in FP32: {NO_BFLOAT16}")
     result = compare(subject, batches=batches, tolerance=allowed, layers=layers, on_batch=on_batch, notes=notes)
-    ours = isinstance(subject, OnnxFile) and not by_position  # what others round is not known
+    ours = isinstance(subject, OnnxFile) and not by_position  # rounding in foreign files is unknown
     if ours and named and reference.measures_rounding:
         once = [max(batches, key=_size)]
 
@@ -190,7 +190,7 @@ def _compare(
 ) -> VerificationResult:
     """Compare a file as it is (`compare_with`); `measured`: block by block, with what rounding explains.
 
-    `shaken` is the file with its derived constants off by their rounding, where it has any.
+    `shaken` is the file with its derived constants changed by their rounding, if it has any.
     """
     feeds, given = _run(subject, reference.names, batches, by_position=by_position)
     give_back()
@@ -234,10 +234,10 @@ def _compare_blocks(
     measured: bool,
     shaken: Path | None,
 ) -> None:
-    """Compare block by block, in a copy of its own; `measured`: also outputs, and all with what rounding explains.
+    """Compare block by block, in a separate copy; `measured`: also outputs, and all with what rounding explains.
 
-    A copy that gives out more values is fused less, and in half precision may decide otherwise between near equals.
-    So it is followed in its own decisions, and decides nothing about the file.
+    A copy with more outputs is fused less, and in half precision may decide near ties otherwise. So the reference
+    follows the copy's own decisions, and the copy decides nothing about the file.
     """
     wanted = [name for kinds in names.values() for name in kinds.values()]
     wanted += [name for candidates in ends.values() for name in candidates]
@@ -264,10 +264,10 @@ def _size(feeds: Mapping[str, Array]) -> int:
 def _run(
     subject: Subject, names: Sequence[str], batches: Sequence[Mapping[str, Array]], *, by_position: bool
 ) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
-    """What the file is given and what it gives for each batch, by name.
+    """Return the inputs and outputs of the file for each batch, by name.
 
     Raises:
-        VerificationError: the file does not give what it should and nothing else.
+        VerificationError: the file does not have exactly the expected outputs.
     """
     session = subject.open()
     right = len(session.outputs) == len(names) if by_position else set(session.outputs) == set(names)

@@ -1,8 +1,8 @@
-"""Verify a TensorRT plan: run it on the GPU, and compare it as its ONNX file is compared.
+"""Verify a TensorRT engine: run it on the GPU, and compare it as its ONNX file is compared.
 
-A plan shows its outputs, not what it decides. So its decisions are read out of a copy: an engine that is built from the
-same graph for the same GPU, and gives them out. Where the two give the same outputs for an image they are taken to have
-decided alike there, and the reference follows those decisions (docs/decisions/016).
+An engine exposes its outputs, not its decisions. So the decisions are read from a copy: an engine built from the same
+graph for the same GPU, with decisions as outputs. If both give the same outputs for an image, they are taken to have
+decided alike, and the reference follows those decisions (docs/decisions/016).
 """
 
 from __future__ import annotations
@@ -43,29 +43,29 @@ TF32 = (
     "products of an fp32 engine may be in TF32, whose numbers are as short as those of fp16: the tolerance is that of "
     "fp16, and --tolerance fp32 is for GPUs without it"
 )
-"""TensorRT allows TF32 unless it is told otherwise, and a plan does not show whether its kernels use it."""
+"""Note on TF32: TensorRT allows it by default, and an engine does not show whether its kernels use it."""
 
 
 def verify_engine(
     request: VerifyRequest, on_step: Callable[[str], None] = lambda _: None
 ) -> tuple[VerificationResult, ...]:
-    """Compare a plan with the eager model and with its ONNX file in onnxruntime, or with `request.reference` alone.
+    """Compare an engine with the eager model and with its ONNX file in onnxruntime, or with `request.reference` alone.
 
     Args:
-        request: `path` is the plan. Its ONNX file lies beside it, as its sidecar says; without a sidecar `reference`
-            is that file.
-        on_step: is told what begins.
+        request: `path` is the engine. Its sidecar names the ONNX file beside it; without a sidecar `reference` is that
+            file.
+        on_step: called with the name of each step.
 
     Returns:
-        One result for each comparison. There is none with the eager model of a file of others unless `model` names it,
+        One result for each comparison. There is none with the eager model of a foreign file unless `model` names it,
         and none with onnxruntime in bf16.
 
     Raises:
-        BackendMissingError: there is no GPU or runtime for the plan here.
-        EngineBuildError: the plan cannot be loaded or run, or its copy not be built.
-        OptionError: it is not known which ONNX file it was built from.
-        VerificationError: it lacks what must be compared.
-        TofuError: as `verify_file`.
+        BackendMissingError: there is no GPU or runtime for the engine here.
+        EngineBuildError: the engine cannot be loaded or run, or its copy cannot be built.
+        OptionError: it is not known which ONNX file the engine was built from.
+        VerificationError: the engine lacks what must be compared.
+        TofuError: as in `verify_file`.
     """
     plan = read_engine_file(request.path, request.reference)
     on_step(f"loading {plan.path.name}")
@@ -105,22 +105,22 @@ def verify_engine(
 
 
 def tolerated(precision: Precision) -> Precision:
-    """The precision whose tolerance an engine is held to: that of FP16 for FP32, whose products may be in TF32."""
+    """Return the precision whose tolerance an engine is held to: FP16 for FP32, whose products may be in TF32."""
     return Precision.FP16 if precision is Precision.FP32 else precision
 
 
 class EngineVerification:
-    """A plan that is loaded on the GPU, and once decisions are asked for, its copy (`verify.Subject`).
+    """Engine that is loaded on the GPU and, once decisions are asked for, its copy (`verify.Subject`).
 
     Args:
-        plan: what to run.
-        open_session: loads a plan.
-        on_step: is told what begins.
+        plan: the engine to run.
+        open_session: loads an engine.
+        on_step: called with the name of each step.
 
     Raises:
-        BackendMissingError: there is no GPU or runtime for the plan here.
-        EngineBuildError: the plan cannot be loaded.
-        OptionError: it is not known which ONNX file it was built from.
+        BackendMissingError: there is no GPU or runtime for the engine here.
+        EngineBuildError: the engine cannot be loaded.
+        OptionError: it is not known which ONNX file the engine was built from.
     """
 
     def __init__(
@@ -149,32 +149,32 @@ class EngineVerification:
         self.close()
 
     def close(self) -> None:
-        """Give back what is held on the GPU."""
+        """Free what is held on the GPU."""
         while self._sessions:
             self._sessions.pop().close()
 
     @property
     def name(self) -> str:
-        """File name of the plan."""
+        """File name of the engine."""
         return self._plan.path.name
 
     @property
     def graph_path(self) -> Path:
-        """The ONNX file that the plan was built from."""
+        """ONNX file that the engine was built from."""
         return self._graph_path
 
     def open(self) -> Runnable:
-        """The plan, without outputs that are decisions."""
+        """Return the engine, without outputs that are decisions."""
         return _Plain(self._sessions[0])
 
     def watch(self, feeds: Sequence[Mapping[str, Array]], names: Sequence[str]) -> list[dict[str, Array]]:
-        """Run the plan itself if it gives these values, else a copy that does."""
+        """Run the engine itself if it outputs these values, else a copy that does."""
         watched = next((entry for entry in self._sessions if set(names) <= set(entry.outputs)), None)
         watched = watched or self._copy(names)
         return [watched.run(batch) for batch in feeds]
 
     def same(self, seen: Mapping[str, Array], got: Mapping[str, Array], tolerance: Tolerance) -> NDArray[np.bool_]:
-        """For each image, whether the copy gives the outputs of the plan within the tolerance."""
+        """Return for each image whether the copy gives the outputs of the engine within the tolerance."""
         count = len(next(iter(got.values())))
         same = np.ones(count, dtype=np.bool_)
         for name, value in got.items():
@@ -187,7 +187,7 @@ class EngineVerification:
         return same
 
     def _copy(self, names: Sequence[str]) -> EngineSession:
-        """Build an engine of the same graph that also gives out these decisions, load it and keep it."""
+        """Build an engine of the same graph with decisions as outputs, load it and keep it."""
         plan, source = self._plan, self._graph_path.absolute()
         self._on_step(f"building a copy of {self.name} that gives out its decisions")
         model = load_without_weights(source)
@@ -214,7 +214,7 @@ class EngineVerification:
 
 @dataclass(frozen=True)
 class _Plain:
-    """A loaded plan as its ONNX file is: what a plan gives out beside that are decisions."""
+    """Loaded engine with the outputs of its ONNX file only: the others are decisions."""
 
     session: EngineSession
 

@@ -1,4 +1,4 @@
-"""What an ONNX file says about itself: inputs, outputs, precision, and its model card."""
+"""Facts that an ONNX file states: inputs, outputs, precision, and its model card."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _PRECISIONS = {
     "UINT8": "int8",
     "FLOAT8E4M3FN": "fp8",
 }
-"""Precision of a file most of whose weights are of this ONNX type."""
+"""Precision of a file by the ONNX type of most of its weights."""
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a file says about itself.
+    """Facts that a file states.
 
     Attributes:
         path: the file.
         inputs: type and shape of each input, by name.
-        outputs: the same of each output.
-        card: what this project wrote into it; empty for a foreign file.
-        precision: as the metadata or most of the weights say; None where there are no weights of a known type.
+        outputs: type and shape of each output, by name.
+        card: metadata written by this project; empty for a foreign file.
+        precision: from the metadata or most of the weights; None if no weights have a known type.
     """
 
     path: Path
@@ -51,12 +51,12 @@ class FileFacts:
 
     @classmethod
     def read(cls, path: Path) -> FileFacts:
-        """Read `path` without its weights.
+        """Read a file without its weights.
 
         Raises:
             OptionError: there is no such file.
-            ExportError: it is not a whole ONNX file.
-            VerificationError: it says that it is of a precision that this version does not know.
+            ExportError: it is not a complete ONNX file.
+            VerificationError: its metadata name a precision that this version does not know.
         """
         model = load_without_weights(path)
         if not model.graph.output:
@@ -73,12 +73,12 @@ class FileFacts:
 
     @property
     def fixed_batch(self) -> int | None:
-        """The batch size that the file is fixed to, None where it leaves that open."""
+        """Batch size that the file is fixed to; None if it is open."""
         return self._image.shape[0]
 
     @property
     def image_shape(self) -> tuple[int | None, int | None, int | None]:
-        """Channels, height and width of the input; None where the file leaves one open."""
+        """Channels, height and width of the input; None for each that the file leaves open."""
         _, channels, height, width = self._image.shape
         return channels, height, width
 
@@ -98,7 +98,7 @@ class FileFacts:
 
 
 def _precision(model: onnx.ModelProto) -> Precision | None:
-    """That of most of the weights."""
+    """Return the precision of most of the weights."""
     known = {precision.value: precision for precision in Precision}
     numbers: Counter[str] = Counter()
     for tensor in model.graph.initializer:

@@ -1,4 +1,4 @@
-"""Verify any file on request: find out what to compare it with, on which images, and what to allow."""
+"""Verify any file on request: determine its reference, the images, and the tolerance."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ __all__ = ["verify_file"]
 def verify_file(
     request: VerifyRequest, on_step: Callable[[str], None] = lambda _: None, subject: Subject | None = None
 ) -> VerificationResult:
-    """Do what `request` asks for.
+    """Verify the file of a request.
 
     Args:
         request: the file, and what to compare it with.
-        on_step: is told what begins.
-        subject: an engine that was built from the file, to be compared in its place.
+        on_step: called with the name of each step.
+        subject: an engine built from the file, to be compared instead of the file.
 
     Raises:
-        OptionError: it does not say what to compare the file with, or how to make inputs for it.
+        OptionError: the request does not say what to compare the file with, or how to make its inputs.
         VerificationError: the file lacks what must be compared.
         TofuError: a file or model cannot be read, built or run.
     """
@@ -122,7 +122,7 @@ def _against_file(
 
 
 def _takes_images(facts: FileFacts, other: FileFacts) -> bool:
-    """True if both files take images [B, C, H, W] alone, and one of them says of what size."""
+    """True if both files take only images [B, C, H, W], and one of them states their size."""
     for file in (facts, other):
         specs = list(file.inputs.values())
         if len(specs) != 1 or len(specs[0].shape) != 4 or not np.issubdtype(specs[0].dtype, np.floating):
@@ -131,7 +131,7 @@ def _takes_images(facts: FileFacts, other: FileFacts) -> bool:
 
 
 def _are_logits(facts: FileFacts) -> bool:
-    """True if the file gives classes: it says so, or it is foreign and gives one vector for each image."""
+    """True if the file outputs logits: its metadata say so, or it is foreign and gives one vector per image."""
     output = facts.card.find("output", dict)
     if output is not None:
         return bool(output.get("kind") == OutputKind.LOGITS.value)
@@ -139,7 +139,7 @@ def _are_logits(facts: FileFacts) -> bool:
 
 
 def _sizes(request: VerifyRequest, facts: FileFacts, fixed: int | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Batch sizes to run, and notes: those asked for, the one that a file is fixed to, or some of what it serves."""
+    """Return the batch sizes to run, and notes: sizes asked for, the fixed one of a file, or some that it serves."""
     if request.batches or fixed is not None:
         return request.batches or (fixed or 1,), ()
     batch = facts.card.batch
@@ -148,12 +148,12 @@ def _sizes(request: VerifyRequest, facts: FileFacts, fixed: int | None) -> tuple
 
 
 def _filled(shape: Sequence[int | None], other: Sequence[int | None]) -> tuple[int | None, ...]:
-    """A shape whose open sizes are taken from another one."""
+    """Fill the open sizes of a shape from another shape."""
     return tuple(size if size is not None else known for size, known in zip(shape, other, strict=True))
 
 
 def _precision(facts: FileFacts, asked: Precision | None) -> Precision:
-    """The precision of a file: as asked for, or as it says."""
+    """Return the precision of a file: as asked for, or as the file states."""
     precision = asked or facts.precision
     if precision is None:
         raise OptionError(
@@ -176,7 +176,7 @@ def _inputs(
             f"the input of {request.path.name} leaves its size open ([batch, {sizes}]): compare it with a file of a "
             "fixed image size, or export it with one"
         )
-    if preprocessing is None:  # no file says: values from -1 to 1
+    if preprocessing is None:  # no file states it: values from -1 to 1
         preprocessing = {"mean": (0.5,) * channels, "std": (0.5,) * channels}
     count = max(VERIFICATION_IMAGES, largest)
     return pixels_for(count, model, (channels, height, width), preprocessing, images=request.images, seed=request.seed)

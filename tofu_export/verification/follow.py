@@ -1,4 +1,4 @@
-"""Make a file follow the decisions of another one: run it in a copy whose decisions are inputs."""
+"""Make a file follow the decisions of another file: run a copy whose decisions are inputs."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ Array = NDArray[Any]
 
 _DECISION = re.compile(rf"blocks\.(\d+)/fuse/match/({'|'.join(DECISIONS)})")
 _OWN = "/own"
-"""Suffix of what the copy decides by itself, where the value of that name is an input."""
+"""Suffix of the copy's own decisions, whose original names are inputs."""
 
 
 @dataclass(frozen=True)
 class Inside:
-    """Values inside of a file that a comparison asks for.
+    """Values inside a file that a comparison needs.
 
     Attributes:
         path: the file.
-        decisions: its decisions, by layer and kind.
-        ends: what may be the end of each block; empty where it was not asked for.
+        decisions: names of its decisions, by layer and kind.
+        ends: values that may be the output of each block; empty if not asked for.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Inside:
 
     @classmethod
     def find(cls, path: Path, *, layers: bool) -> Inside:
-        """Look for them by their names.
+        """Find the values of a file by their names.
 
         Raises:
             ExportError: the file cannot be read.
@@ -62,22 +62,22 @@ class Inside:
         return cls(path, dict(sorted(names.items())), block_ends(graph) if layers else {})
 
     def followable(self) -> Inside:
-        """The same with those decisions alone that a `Follower` can judge: where all sources leave, none are ranked."""
+        """Return only the decisions that a `Follower` can judge: if all sources leave, none are ranked."""
         judged = scores_in(load_without_weights(self.path).graph, self.decisions)
         return replace(self, decisions={layer: self.decisions[layer] for layer in judged})
 
     @property
     def names(self) -> list[str]:
-        """All of these values."""
+        """Names of all of these values."""
         decisions = [name for kinds in self.decisions.values() for name in kinds.values()]
         return decisions + [name for names in self.ends.values() for name in names]
 
 
 class Follower:
-    """The reference of a comparison: runs under the decisions that it is given, and judges them.
+    """Reference file of a comparison: runs under given decisions, and judges them.
 
     Args:
-        inside: of the reference, with the layers to follow only.
+        inside: values of the reference, with only the layers to follow.
     """
 
     def __init__(self, inside: Inside) -> None:
@@ -90,15 +90,15 @@ class Follower:
     def follow(
         self, names: DecisionNames, seen: Mapping[str, Array], feeds: Mapping[str, Array], judged: Judge
     ) -> dict[str, Array]:
-        """Outputs and ends of blocks of the reference under the decisions of the file, which are judged on the way.
+        """Run the reference under the decisions of the file, judging them; return its outputs and block outputs.
 
-        If one of them is impossible, the reference cannot follow: it then decides by itself.
+        If a decision is impossible, the reference cannot follow it and decides by itself.
 
         Args:
             names: the file's decisions.
             seen: their values, by name.
             feeds: inputs of the reference.
-            judged: takes the verdicts.
+            judged: receives the verdicts.
         """
         batch = len(next(iter(feeds.values())))
         if self._sizes is None:
@@ -121,7 +121,7 @@ class Follower:
         return values
 
     def _sizes_of(self, layer: int, values: Mapping[str, Array]) -> tuple[int, int]:
-        """Number of sources of a layer, and of tokens that can be joined."""
+        """Return the number of sources of a layer, and of tokens that can be joined."""
         scores, kinds = self._scores[layer].read(values), self._inside.decisions[layer]
         pooled = scores.order is not None
         joinable = values[kinds["kept"]].shape[1] if pooled or scores.pairs is None else scores.pairs.shape[2]
@@ -154,7 +154,7 @@ class Follower:
         return self._forced.run({**feeds, **decided})
 
     def _score_names(self, model: onnx.ModelProto) -> list[str]:
-        """Names of what decisions are taken by; `_scores` says what they make."""
+        """Return the names of the scores that decisions are made by, for `_scores`."""
         self._scores = scores_in(model.graph, self._inside.decisions)
         if missing := [layer for layer in self._inside.decisions if layer not in self._scores]:
             raise VerificationError(
@@ -165,12 +165,12 @@ class Follower:
 
 
 def form(kinds: Mapping[str, str]) -> tuple[bool, bool]:
-    """Whether these kinds of decisions say where sources go, and whether it is to partners in a pool."""
+    """Return whether decisions of these kinds have targets, and whether these are partners in a pool."""
     return "target" in kinds or "assigned" in kinds, "partners" in kinds
 
 
 def _cut(graph: onnx.GraphProto, layer: int, name: str) -> None:
-    """Make the value `name` an input for all that reads it behind the matching; what was `name` gets a suffix."""
+    """Make the value `name` an input for all its readers after the matching; the original value gets a suffix."""
     matching = f"blocks.{layer}/fuse/match/"
     for node in graph.node:
         for index, made in enumerate(node.output):
@@ -184,7 +184,7 @@ def _cut(graph: onnx.GraphProto, layer: int, name: str) -> None:
 
 
 def _encoded(kind: str, decisions: Decisions, sources: int) -> Array:
-    """One kind of decisions as a file states it (`graph_patterns.canonical.decision_name`)."""
+    """Return one kind of decisions in the encoding of a file (`graph_patterns.canonical.decision_name`)."""
     if kind == "kept":
         return decisions.kept
     if kind == "matched":

@@ -1,4 +1,4 @@
-"""Add up what the batches of a verification show, whatever the reference is."""
+"""Accumulate the results of the batches of a verification, for any reference."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Array = NDArray[Any]
 
 
 class Gathered:
-    """What was compared so far.
+    """Accumulated results of a comparison.
 
     Args:
         file: name of the file, for messages and the result.
-        tolerance: what is allowed.
+        tolerance: the differences that are allowed.
 
     Attributes:
-        excess: how many times as far as rounding explains an output is off, at most; None where that was not found.
+        excess: largest error of an output as a multiple of what rounding explains; None if not measured.
     """
 
     def __init__(self, file: str, tolerance: Tolerance) -> None:
@@ -54,15 +54,15 @@ class Gathered:
         judged: Judge,
         rows: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Compare the outputs of one batch, and take over its decisions.
+        """Compare the outputs of one batch, and add its decisions.
 
         Args:
             feeds: inputs of the file.
-            got: its outputs.
-            expected: the reference's, by the same names.
-            judged: decisions.
-            rows: for each image, whether those are the decisions that its outputs were made with; None for all. The
-                outputs of the others are not compared, and counted.
+            got: outputs of the file.
+            expected: outputs of the reference, by the same names.
+            judged: the judged decisions.
+            rows: for each image, whether its outputs were made with these decisions; None for all. Outputs of other
+                images are not compared, but counted.
 
         Raises:
             VerificationError: an output has another shape than it should, or integers in place of real numbers.
@@ -88,15 +88,15 @@ class Gathered:
         rounded: Mapping[int, Array] | None = None,
         moved: Mapping[str, Array] | None = None,
     ) -> None:
-        """Compare what blocks give in a batch that was added.
+        """Compare the block outputs of a batch that was added.
 
         Args:
-            batch: its number, from 0.
-            ends: what may be the value at the end of each block of the file.
+            batch: number of the batch, from 0.
+            ends: names of values that may be the output of each block of the file.
             seen: these values, by name.
-            blocks: [B, N, C], what each block of the reference gives, under the decisions among `seen`.
-            rounded: the same with `noise.rounded_activations`, where that was found.
-            moved: `seen` once derived constants are off by their rounding, where there are any.
+            blocks: [B, N, C], output of each block of the reference, under the decisions among `seen`.
+            rounded: `blocks` with `noise.rounded_activations`, if measured.
+            moved: `seen` with derived constants changed by their rounding, if there are any.
         """
         inside: dict[str, Array] = {}
         for layer, right in blocks.items():
@@ -122,12 +122,12 @@ class Gathered:
         *,
         reference: str = EAGER,
     ) -> VerificationResult:
-        """All of it.
+        """Return the result of all batches.
 
         Args:
             sizes: batch sizes run.
             source: where the inputs came from.
-            output: what the file gives, in a word.
+            output: the kind of output, in a word.
             notes: what a reader must know.
             reference: what the file was compared with.
 
@@ -170,7 +170,7 @@ class Gathered:
 def _of_rows(
     got: Mapping[str, Array], expected: Mapping[str, Array], rows: NDArray[np.bool_]
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Both for these images of a batch alone; an output of which none is left goes."""
+    """Return outputs of these images of a batch only; an output without any is dropped."""
     mine, right = dict(got), dict(expected)
     for name, value in expected.items():
         if len(got[name]) == len(value) == len(rows):

@@ -1,9 +1,9 @@
-"""Compare a file once more with its rounding taken away: what is left can be told from a mistake.
+"""Compare a file once more without its rounding, so that the remaining differences can be told from a mistake.
 
-What half precision, int8 or fp8 adds to logits hides mistakes: another activation, a bias or a scale left out, an
-average in the place of another one. So a copy of the file computes in FP32 with the file's rounded weights, and the
-eager model gets the same rounded weights. What rounding in FP32 explains of the difference is measured
-(`verify.noise`), in the outputs and behind every block.
+What half precision, int8 or fp8 adds to logits hides mistakes: another activation, a missing bias or scale, one mean
+instead of another. So a copy of the file computes in FP32 with the file's rounded weights, and the eager model gets
+the same rounded weights. What rounding in FP32 explains of the difference is measured (`verify.noise`), in the outputs
+and after every block.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["BF16_IN_FP32", "IN_FP32", "compare_bf16", "with_fp32"]
 
 IN_FP32 = replace(TOLERANCES[Precision.FP32], name="in fp32")
-"""What may differ at most once rounding is taken away, besides what rounding explains."""
+"""Largest difference allowed without rounding, besides what rounding explains."""
 BF16_IN_FP32 = Tolerance(
     "bf16 in fp32",
     1e-2,
@@ -40,12 +40,12 @@ BF16_IN_FP32 = Tolerance(
     TOLERANCES[Precision.FP16].near_tie,
     "constants rounded to 2^-8, no activations",
 )
-"""What a BF16 file may differ by, computed in FP32."""
+"""Tolerance of a BF16 file that is computed in FP32."""
 _DERIVED = replace(TOLERANCES[Precision.FP16], name="in fp32, constants derived in fp16")
-"""The same where constants were computed in FP16: what their rounding explains is the bound there."""
+"""Tolerance without rounding for files with constants computed in FP16: what their rounding explains is the bound."""
 
 _NUMBERS = (math.sqrt(2), math.sqrt(0.5), math.sqrt(2 / math.pi), 0.044715, 1.702)
-"""What approximations of GELU are made of."""
+"""Constants in approximations of GELU."""
 
 Compare = Callable[[Path, Tolerance, Path | None], "VerificationResult"]
 
@@ -53,15 +53,15 @@ Compare = Callable[[Path, Tolerance, Path | None], "VerificationResult"]
 def with_fp32(
     result: VerificationResult, path: Path, model: nn.Module, precision: Precision, compare: Compare
 ) -> VerificationResult:
-    """`result` with the comparison of a copy of the file at `path` that computes in FP32 (`in_fp32`).
+    """Add the comparison of a copy of the file that computes in FP32 (`in_fp32`) to a result.
 
     Args:
-        result: of the file itself.
+        result: result of the file itself.
         path: the file, in any precision but BF16.
         model: the eager float32 model; its weights are rounded meanwhile.
-        precision: the file's.
-        compare: compares a file with the model, and measures what rounding explains; last, the file with its derived
-            constants off by their rounding, if it has any.
+        precision: precision of the file.
+        compare: compares a file with the model, and measures what rounding explains; its last argument is the file
+            with its derived constants changed by their rounding, if it has any.
     """
     with tempfile.TemporaryDirectory(prefix="tofu-export-verify-") as name:
         folder, copy, other = Path(name), path, None
@@ -91,14 +91,14 @@ def with_fp32(
 
 
 def _numbers(model: nn.Module) -> Sequence[float]:
-    """Single numbers that a file of `model` may hold, besides its weights: scales of attention, their roots, others."""
+    """Return the scalars that a file of a model may hold besides its weights: attention scales, their roots, others."""
     own = {value for module in model.modules() for value in vars(module).values() if isinstance(value, float)}
     scales = sorted(value for value in own if 0 < value < math.inf)
     return (*scales, *map(math.sqrt, scales), *_NUMBERS)
 
 
 def compare_bf16(path: Path, model: nn.Module, compare: Callable[[Path], VerificationResult]) -> VerificationResult:
-    """The comparison of a copy of a BF16 file that computes in FP32: onnxruntime has no kernels for the file itself.
+    """Compare a copy of a BF16 file that computes in FP32: onnxruntime has no kernels for the file itself.
 
     Args:
         path: the file.
@@ -110,14 +110,14 @@ def compare_bf16(path: Path, model: nn.Module, compare: Callable[[Path], Verific
 
 
 def _rounded(model: nn.Module, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
-    """The real tensors of a model, and what `dtype` makes of them."""
+    """Return the floating-point tensors of a model, and their values rounded to `dtype`."""
     tensors = [tensor.detach() for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
     return [(tensor, tensor.to(dtype)) for tensor in tensors]
 
 
 @contextmanager
 def _holding(rounded: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Each first tensor holds the values of the second one inside the block, and its own again behind it."""
+    """Give each first tensor the values of the second inside the context, and restore them after it."""
     kept = [tensor.clone() for tensor, _ in rounded]
     try:
         with torch.no_grad():

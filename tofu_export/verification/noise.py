@@ -1,10 +1,9 @@
-"""What rounding explains of the difference between a file and its model, block by block.
+"""Measure what rounding explains of the difference between a file and its model, block by block.
 
-One tolerance for all blocks and models has to leave room for the deepest and most sensitive of them, and hides small
-mistakes in all others. So the rounding is measured: the eager model runs twice under the same decisions, as it is and
-with what every block takes and gives changed by about as much as the arithmetic inside of a block rounds it. How far
-the second run ends from the first, anywhere in the model, is what rounding alone does there, however the model
-amplifies it.
+One tolerance for all blocks and models must leave room for the deepest and most sensitive of them, and hides small
+mistakes in all others. So rounding is measured: the eager model runs twice under the same decisions, as it is and with
+the input and output of every block changed by about as much as the arithmetic inside a block rounds it. The distance
+between the two runs, anywhere in the model, is what rounding alone does there, however the model amplifies it.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ ROUNDING = 4 * 2.0**-24
 The blocks of the models in docs/verification.md add 1e-7 to 3e-7."""
 
 MOST_EXCESS = 5.0
-"""How many times the expected rounding a file may be off. Kernels differ by the order in which they add up; right files
+"""Allowed error as a multiple of the expected rounding. Kernels differ by the order in which they add up; right files
 are 0.3 to 1.6 times off (docs/verification.md)."""
 
 
 @contextmanager
 def rounded_activations(model: nn.Module, seed: int = 0) -> Iterator[None]:
-    """Inside the block, change the tokens that enter and leave the blocks of `model` by `ROUNDING`, at random."""
+    """Change the tokens that enter and leave the blocks of a model by `ROUNDING`, at random, inside the context."""
     generator = torch.Generator().manual_seed(seed)
 
     def changed(tokens: Tensor) -> Tensor:
@@ -62,13 +61,13 @@ def rounded_activations(model: nn.Module, seed: int = 0) -> Iterator[None]:
 
 
 def excess(got: Array, expected: Array, rounded: Array, shaken: Array | None = None) -> float:
-    """How many times as far as rounding explains a file is from its model, as root mean squares.
+    """Return the distance of a file from its model as a multiple of what rounding explains, as root mean squares.
 
     Args:
-        got: what the file gives.
-        expected: what the model gives.
-        rounded: what the model gives with `rounded_activations`.
-        shaken: what the file gives once its derived constants are off by their rounding (`verify.derived`).
+        got: output of the file.
+        expected: output of the model.
+        rounded: output of the model with `rounded_activations`.
+        shaken: output of the file with its derived constants changed by their rounding (`verify.derived`).
     """
     error, noise = (_rms(np.asarray(value, np.float64) - expected) for value in (got, rounded))
     derived = 0.0 if shaken is None else _rms(np.asarray(shaken, np.float64) - got)

@@ -1,4 +1,4 @@
-"""Compare a file with another one, in onnxruntime alone: decisions apart from arithmetic, as with the eager model."""
+"""Compare a file with another file, in onnxruntime alone: decisions separately from arithmetic."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def verify_pair(
     layers: bool = False,
     on_batch: Callable[[int], None] | None = None,
 ) -> VerificationResult:
-    """Compare a file with the one at `reference`.
+    """Compare a file with a reference file.
 
-    Outputs are matched by name, or by their order where names differ. In layers in which both files decide alike, the
+    Outputs are matched by name, or by their order if names differ. In layers in which both files decide alike, the
     reference follows the file's decisions, which are judged by its similarities.
 
     Args:
         subject: the file to judge, or an engine.
-        reference: what is right.
+        reference: the file that defines correct outputs.
         pixels: [n, C, H, W] float32, normalised images; reused in turn where a batch needs more.
-        tolerance: what to allow.
+        tolerance: the differences to allow.
         batches: batch sizes to run.
         source: where the images came from, for the report.
-        layers: also compare what each block gives, where both files tell.
+        layers: also compare the output of each block, if it can be found in both files.
         on_batch: called with each batch size before it runs.
 
     Raises:
@@ -84,7 +84,7 @@ def verify_pair(
         theirs = other.feeds[index]
         values = follower.follow(tested.decisions, seen, theirs, judged) if wanted else other.given[index]
         gathered.add(mine.feeds[index], got, {name: values[twin] for name, twin in pairs.items()}, judged, rows)
-    if tested.ends:  # in copies of their own: see `eager`
+    if tested.ends:  # in separate copies: see `eager`
         follower = Follower(right)
         for index, seen in enumerate(subject.watch(mine.feeds, tested.names)):
             values = follower.follow(tested.decisions, seen, other.feeds[index], Judge(tolerance))
@@ -93,15 +93,15 @@ def verify_pair(
 
 
 class _Ran:
-    """A file, what it was given and what it gave for each batch of images.
+    """File with its inputs and outputs for each batch of images.
 
     Args:
         subject: the file.
         images: the batches.
-        skip: pass over those that it does not run, unless it runs none; `failed` says why, by their number.
+        skip: pass over batches that the file rejects, unless it rejects all; `failed` gives the reasons by batch.
 
     Raises:
-        ExportError: it does not run.
+        ExportError: the file does not run.
     """
 
     def __init__(self, subject: Subject, images: Sequence[Array], *, skip: bool = False) -> None:
@@ -129,10 +129,10 @@ class _Ran:
 
 
 def _matched(file: _Ran, reference: _Ran) -> dict[str, str]:
-    """The reference's name of each output of the file.
+    """Map each output of the file to its name in the reference.
 
     Raises:
-        VerificationError: the numbers of outputs differ.
+        VerificationError: the two files have different numbers of outputs.
     """
     if set(file.outputs) == set(reference.outputs):
         return {name: name for name in file.outputs}
@@ -145,7 +145,7 @@ def _matched(file: _Ran, reference: _Ran) -> dict[str, str]:
 
 
 def _comparable(tested: Inside, right: Inside) -> tuple[Inside, Inside, tuple[str, ...]]:
-    """Both with the layers in which they decide alike, and blocks only if both tell them; and what is left out."""
+    """Return the layers in which both decide alike, blocks only if both have them, and notes on what is left out."""
     common = {
         layer
         for layer in tested.decisions.keys() & right.decisions.keys()
@@ -169,7 +169,7 @@ def _comparable(tested: Inside, right: Inside) -> tuple[Inside, Inside, tuple[st
 
 
 def _blocks(right: Inside, values: Mapping[str, Array]) -> dict[int, Array]:
-    """What the blocks of the reference give, [B, N, C]: of the values that leave them the one that can be tokens."""
+    """Return the block outputs of the reference, [B, N, C]: the value that leaves a block and is shaped as tokens."""
     blocks = {}
     for layer, names in right.ends.items():
         tokens = [name for name in names if is_real(values[name]) and values[name].ndim == 3]

@@ -1,4 +1,4 @@
-"""The images that a file is compared on."""
+"""Images that a file is compared on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tofu_export.zoo.names import DEMO_MODEL
 __all__ = ["VERIFICATION_IMAGES", "pixels_for"]
 
 VERIFICATION_IMAGES = 32
-"""Images to have, unless batches need more; they are taken in turn."""
+"""Number of images to prepare, unless batches need more; they are used in turn."""
 
 
 def pixels_for(
@@ -24,15 +24,15 @@ def pixels_for(
     images: Path | None = None,
     seed: int = 0,
 ) -> InputSet:
-    """Real images where there are any, else seeded noise with the statistics of natural images.
+    """Return real images if there are any, else seeded noise with the statistics of natural images.
 
     Args:
         count: the most images to read, or how many to make.
-        model: resolved name; the demo model brings its images.
+        model: resolved name of the model; the demo model has its own images.
         shape: channels, height and width.
-        preprocessing: mean and std; all that `from_folder` asks for where there is a folder.
+        preprocessing: mean and std; with a folder, all that `from_folder` needs.
         images: folder of images.
-        seed: of generated images.
+        seed: seed of generated images.
 
     Raises:
         OptionError: the folder has no images that can be read.

@@ -1,4 +1,4 @@
-"""Hold the constants of a quantised file against the eager model, and give the model the file's rounded weights."""
+"""Check the constants of a quantised file against the eager model, and give the model the file's rounded weights."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 
 @dataclass(frozen=True)
 class QuantizedWeights:
-    """What a quantised file makes of a model's weights.
+    """Weights of a model as a quantised file holds them.
 
     Attributes:
         problem: the first constant that is not what it should be; None if all are.
-        unknown: the first product whose weight cannot be told in the model; None if all can.
-        rounded: weights of the model, norms in front of them, and what they are in the file, of the same shape.
-        norms: names of the file's constants of these norms.
+        unknown: the first product whose weight is not found in the model; None if all are.
+        rounded: weights of the model and norms in front of them, with their values in the file, of the same shape.
+        norms: names of the constants of these norms in the file.
     """
 
     problem: str | None
@@ -50,15 +50,15 @@ class QuantizedWeights:
 
 
 def read_quantized_weights(path: Path, model: nn.Module, precision: Precision) -> QuantizedWeights:
-    """Find the model's weight for every quantised product, and hold the file's constants against it.
+    """Find the model's weight for every quantised product, and check the file's constants against it.
 
-    A product `blocks.3.attn.qkv/MatMul` has a weight of the module in its name, or of one inside of that: the one of
-    its shape that is nearest. The factors by which a norm in front was smoothed show in the norm's own parameters.
+    A product `blocks.3.attn.qkv/MatMul` has a weight of the module in its name, or of a sub-module: the nearest one of
+    its shape. The factors by which a norm in front was smoothed show in the norm's own parameters.
 
     Args:
         path: a quantised file of this library.
         model: the model that it was made from.
-        precision: the file's.
+        precision: precision of the file.
 
     Raises:
         VerificationError: the file's metadata are damaged.
@@ -70,7 +70,7 @@ def read_quantized_weights(path: Path, model: nn.Module, precision: Precision) -
     held: set[str] = set()
 
     def known(tensor: Tensor) -> Floats:
-        """A tensor of the model as the file was made from it."""
+        """Return a tensor of the model as the file was made from it."""
         values: Floats = tensor.to(TORCH_TYPES[precision.traced]).float().numpy()
         return values
 
@@ -125,7 +125,7 @@ def _is_dequantized(value: ir.Value | None) -> bool:
 
 
 def _norm_before(product: ir.Node) -> ir.Node | None:
-    """The norm whose output is quantised for a product."""
+    """Return the norm whose output is quantised for a product."""
     value = product.inputs[0]
     for kind in ("DequantizeLinear", "QuantizeLinear"):
         producer = None if value is None else value.producer()
@@ -141,7 +141,7 @@ def _module_of(node: ir.Node) -> str:
 
 
 def _candidates(model: nn.Module, path: str, shape: Sequence[int]) -> list[Tensor]:
-    """Weights [N, K] of a module and those inside of it that fit a product with [K, N]."""
+    """Return the weights [N, K] of a module and its sub-modules that fit a product with [K, N]."""
     inside = f"{path}."
     return [
         parameter.detach()
@@ -151,7 +151,7 @@ def _candidates(model: nn.Module, path: str, shape: Sequence[int]) -> list[Tenso
 
 
 def _parameters(model: nn.Module, norm: ir.Node) -> list[Tensor | None] | None:
-    """Scale and bias of a norm in the model, as many as its node has; None where the model has no such norm."""
+    """Return scale and bias of a norm in the model, as many as its node has; None if the model has no such norm."""
     module = dict(model.named_modules()).get(_module_of(norm))
     if module is None:
         return None
@@ -170,7 +170,7 @@ def _parameters(model: nn.Module, norm: ir.Node) -> list[Tensor | None] | None:
 
 
 def _factor(norm: ir.Node, before: Sequence[Floats | None]) -> Floats:
-    """By what the parameters of a norm were divided, channel by channel; 1 where they do not tell."""
+    """Return the factors that divide the parameters of a norm, per channel; 1 where they cannot be determined."""
     factor: Floats | None = None
     for value, once in zip(norm.inputs[1:], before, strict=True):
         if value is None or value.const_value is None or once is None:

@@ -1,4 +1,4 @@
-"""The eager model that a file was made from, from what the file says about itself."""
+"""Rebuild the eager model that a file was made from, from the file's metadata."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ __all__ = ["Rebuilt", "rebuild"]
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """A model to compare a file with.
+    """Model to compare a file with.
 
     Attributes:
-        model: it carries the file's plan; a foreign file's has none.
-        resolved: its name.
-        preprocessing: as the file says, or else the model.
-        output: what the file gives.
-        token_map: it also gives what became of each patch.
+        model: the model, with the file's plan; without a plan for a foreign file.
+        resolved: name of the model.
+        preprocessing: as stated by the file, or else the model.
+        output: what the file outputs.
+        token_map: the file also outputs the final row of each patch.
         notes: what makes the comparison less sure.
-        contradictions: what the file's metadata say that is not so.
+        contradictions: statements of the file's metadata that are wrong.
     """
 
     model: nn.Module
@@ -58,17 +58,17 @@ def rebuild(
     """Build the model of a file and, for a file of this library, reduce it by the file's plan.
 
     Args:
-        facts: what the file says; it decides whatever is None below.
+        facts: facts of the file; they determine whatever is None below.
         name: name of the model.
         weights: where its weights come from.
-        seed: of random weights, where `weights` asks for them.
+        seed: seed of random weights, if `weights` asks for them.
         num_classes: width of the classifier.
-        output: what the file gives.
+        output: what the file outputs.
 
     Raises:
         OptionError: neither the file nor the arguments say what model it is, or where its weights are.
         VerificationError: the file's metadata are incomplete or do not fit the model.
-        TofuError: the model cannot be built or its weights not be loaded.
+        TofuError: the model cannot be built or its weights cannot be loaded.
     """
     resolved = resolve(_name(facts) if name is None else name)
     kept = facts.card.find("weights", dict) or {}
@@ -111,7 +111,7 @@ def _name(facts: FileFacts) -> str:
 
 
 def _weights(facts: FileFacts, kept: Mapping[str, Any]) -> tuple[WeightsSource, int]:
-    """The weights that the metadata name, and their seed, where they can be had again."""
+    """Return the weights that the metadata name, and their seed, if they can be obtained again."""
     if (found := WeightsSource.recorded(kept)) is not None:
         return found
     if kept.get("kind") == WeightsKind.PATH.value:
@@ -126,9 +126,9 @@ def _weights(facts: FileFacts, kept: Mapping[str, Any]) -> tuple[WeightsSource, 
 
 
 def _contradictions(facts: FileFacts, loaded: LoadedModel) -> tuple[str, ...]:
-    """What the file says of its images in another way than the model's weights, or timm; options may differ."""
+    """List what the file states about its images that differs from the model's weights, or timm; options may differ."""
     said, origins = facts.card.preprocessing, facts.card.find("preprocessing_from", dict)
-    if not facts.card.is_ours or said is None or origins is None:  # files of before that was written
+    if not facts.card.is_ours or said is None or origins is None:  # files of early versions lack it
         return ()
     return tuple(
         f"it says {name} {said.get(name)} in its metadata, {where} says {loaded.preprocessing[name]}: images would be "
@@ -146,13 +146,13 @@ def _same(value: Any, own: Any) -> bool:
 
 
 def _classes(facts: FileFacts) -> int | None:
-    """Width of the classifier; None for the model's own."""
+    """Return the width of the classifier; None for the model's own."""
     if not facts.card.is_ours:
         return None
     if "num_classes" in facts.card:
         width: int = facts.card.part("num_classes", int)
         return width
-    shape = next(iter(facts.outputs.values())).shape  # files of before that was written
+    shape = next(iter(facts.outputs.values())).shape  # files of early versions lack it
     return shape[-1] if _output(facts) is OutputKind.LOGITS and shape else None
 
 
@@ -164,7 +164,7 @@ def _output(facts: FileFacts) -> OutputKind:
 
 
 def _plan(facts: FileFacts, spec: Any) -> Plan:
-    """The plan in the metadata, made again and held to what is written there, layer by layer.
+    """Rebuild the plan of the metadata, and check it layer by layer.
 
     Raises:
         VerificationError: it does not fit the model.
@@ -176,7 +176,7 @@ def _plan(facts: FileFacts, spec: Any) -> Plan:
             r=tuple(layer["removed"] for layer in layers),
             pattern=written["pattern"],
             prop_attn=bool(written["prop_attn"]),
-            pruned_sizes=PrunedSizes(written.get("pruned_sizes", PrunedSizes.LOST.value)),  # lost before that was said
+            pruned_sizes=PrunedSizes(written.get("pruned_sizes", PrunedSizes.LOST.value)),  # lost in early versions
             restore_grid=bool(written["restore_grid"]),
             keys=KeySource(written.get("keys", KeySource.POST_ROPE.value)),
             select=Selection(written.get("select", Selection.BIPARTITE.value)),
@@ -199,7 +199,7 @@ def _plan(facts: FileFacts, spec: Any) -> Plan:
 
 
 def _other_preprocessing(facts: FileFacts, loaded: LoadedModel) -> tuple[str, ...]:
-    """A note for what the file says of preparing images that the model does not."""
+    """Return a note on preprocessing stated by the file that differs from the model's."""
     found, own = facts.card.preprocessing, loaded.preprocessing
     if found is None:
         return ()

@@ -1,4 +1,4 @@
-"""The eager model that a file is compared with, of whatever kind it is."""
+"""Eager models that a file is compared with, of any kind."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Reference(Protocol):
 
     Attributes:
         module: the model.
-        names: what its outputs are called in a file, in their order.
-        kind: the same in a word, for messages.
-        tolerances: what a file of each precision may differ by.
-        bf16_in_fp32: the same of a BF16 file, which is computed in FP32.
-        measures_rounding: `blocks` tells what rounding does, so that files can be compared without theirs.
+        names: names of its outputs in a file, in their order.
+        kind: its outputs in a word, for messages.
+        tolerances: tolerance for a file of each precision.
+        bf16_in_fp32: tolerance for a BF16 file, which is computed in FP32.
+        measures_rounding: `blocks` can measure rounding, so that files can be compared without their rounding.
     """
 
     module: nn.Module
@@ -46,41 +46,41 @@ class Reference(Protocol):
     measures_rounding: bool
 
     def decisions(self, produced: Set[str], file: str) -> tuple[DecisionNames, tuple[str, ...]]:
-        """Which of the values `produced` in a file are its decisions, and what a reader must know about that.
+        """Return which of the values `produced` in a file are its decisions, and notes about them.
 
         Raises:
-            VerificationError: a decision is missing, or there is one that the plan knows nothing of.
+            VerificationError: a decision is missing, or there is one that is not in the plan.
         """
         ...
 
     def run(self, feeds: Mapping[str, Array], replay: Replay) -> tuple[Array, ...]:
-        """Its outputs for one batch, under the decisions of `replay`."""
+        """Return the model's outputs for one batch, under the decisions of `replay`."""
         ...
 
     def blocks(
         self, feeds: Mapping[str, Array], replay: Replay, *, rounded: bool = False
     ) -> tuple[dict[int, Array], tuple[Array, ...]]:
-        """What each of its blocks gives for one batch, [B, N, C], and its outputs, under the decisions of `replay`.
+        """Return the model's block outputs [B, N, C] and outputs for one batch, under the decisions of `replay`.
 
         Args:
             feeds: the batch.
             replay: decisions to follow.
-            rounded: with the rounding of every block taken up twice (`noise.rounded_activations`).
+            rounded: add the rounding of every block (`noise.rounded_activations`).
         """
         ...
 
 
 class VitReference:
-    """A Vision Transformer, with or without a plan.
+    """Vision Transformer, with or without a plan, as a reference.
 
     Args:
         model: the eager float32 model, carrying the plan that the file was made with (or none for a plain file).
-        output: what the file gives; None for logits, or features where the model has no classifier.
-        token_map: it also gives what became of each patch.
-        file: its name, for messages.
+        output: what the file outputs; None for logits, or features if the model has no classifier.
+        token_map: the file also outputs the final row of each patch.
+        file: name of the file, for messages.
 
     Raises:
-        VerificationError: the file gives token maps, but the model has no plan.
+        VerificationError: the file outputs token maps, but the model has no plan.
     """
 
     tolerances: Mapping[Precision, Tolerance] = TOLERANCES
@@ -98,7 +98,7 @@ class VitReference:
             raise VerificationError(f"{file} gives {PATCH_GROUPS}, but the model to compare it with has no plan")
 
     def decisions(self, produced: Set[str], file: str) -> tuple[DecisionNames, tuple[str, ...]]:
-        """The decisions that the plan makes."""
+        """Return the decisions that the plan makes."""
         plan = self._plan
         names = planned_decisions(plan, produced, file, mapped=self._output is OutputKind.TOKENS)
         notes: tuple[str, ...] = ()
@@ -108,7 +108,7 @@ class VitReference:
         return names, notes
 
     def run(self, feeds: Mapping[str, Array], replay: Replay) -> tuple[Array, ...]:
-        """Outputs for the images."""
+        """Return the outputs for the images."""
         (images,) = feeds.values()
         with torch.inference_mode(), observe(replay):
             found: list[Array] = [
@@ -121,7 +121,7 @@ class VitReference:
     def blocks(
         self, feeds: Mapping[str, Array], replay: Replay, *, rounded: bool = False
     ) -> tuple[dict[int, Array], tuple[Array, ...]]:
-        """What its transformer blocks and it give for the images; no token map."""
+        """Return the outputs of the transformer blocks and of the model for the images; no token map."""
         (images,) = feeds.values()
         noise = rounded_activations(self.module) if rounded else nullcontext()
         with torch.inference_mode(), noise, observe(replay), collect_blocks(self.module) as found:

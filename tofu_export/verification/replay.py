@@ -1,4 +1,4 @@
-"""A file's matching decisions: where they are in it, how they are judged, and how the eager model follows them."""
+"""Replay the matching decisions of a file: find them, judge them, and make the eager model follow them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DecisionNames = Mapping[int, Mapping[str, str]]
 
 
 class Judge:
-    """Judges decisions layer by layer and keeps count."""
+    """Judge of decisions, layer by layer, that keeps count."""
 
     def __init__(self, tolerance: Tolerance) -> None:
         self._tolerance = tolerance
@@ -37,7 +37,7 @@ class Judge:
 
     @property
     def report(self) -> DecisionReport:
-        """All layers together."""
+        """Report on all layers together."""
         return sum(self.by_layer.values(), DecisionReport())
 
     def judge(self, layer: int, got: Decisions, scores: Scores, reference: Decisions) -> bool:
@@ -57,7 +57,7 @@ class Replay(Judge):
     Args:
         names: the file's decisions.
         seen: their values, by name.
-        tolerance: says what is a tie.
+        tolerance: defines what is a tie.
 
     Attributes:
         followed: the decisions that the model followed, by layer, with targets.
@@ -94,12 +94,12 @@ class Replay(Judge):
         return got if merges else replace(got, target=proposed.target, partners=None)
 
     def patch_groups(self, plan: Plan, joined: int, images: int) -> NDArray[np.int64]:
-        """What became of each patch under the decisions that were followed, [B, patches] (`options.PATCH_GROUPS`).
+        """Return the row of each patch under the decisions that were followed, [B, patches] (`options.PATCH_GROUPS`).
 
-        Found in numpy, by none of what makes the file.
+        Computed in numpy, independently of the code that makes the file.
 
         Args:
-            plan: of the model.
+            plan: plan of the model.
             joined: tokens that join at its front after the blocks.
             images: batch size B.
         """
@@ -114,16 +114,16 @@ class Replay(Judge):
 
 
 def planned_decisions(plan: Plan | None, produced: Set[str], file: str, *, mapped: bool) -> DecisionNames:
-    """Names of the decisions among the values `produced` in a file, by layer and kind; no `kept` where no source stays.
+    """Return the names of the decisions among the values `produced` in a file, by layer and kind.
 
-    Pruned tokens have a target too where it takes over their size, or where the map of stand-ins is followed, for an
-    output (`mapped`) or to restore the grid.
+    There is no `kept` if no source stays. Pruned tokens have a target, too, if it takes over their size, or if the row
+    map is followed, for an output (`mapped`) or to restore the grid.
 
-    The last layer's may be missing altogether: where the head takes class tokens, lowering leaves out a reduction that
-    the output does not depend on. If it does depend on it, the outputs differ.
+    The decisions of the last layer may be missing altogether: if the head reads class tokens, lowering drops a
+    reduction that the output does not depend on. If the output does depend on it, the outputs differ.
 
     Raises:
-        VerificationError: a layer's decisions are not in the file, or there are some that the plan does not know of.
+        VerificationError: a layer's decisions are not in the file, or there are some that are not in the plan.
     """
     names: dict[int, dict[str, str]] = {}
     if plan is not None:

@@ -1,4 +1,4 @@
-"""What to verify, and how. Importing this module loads neither torch nor numpy."""
+"""Requests to verify a file. Importing this module loads neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["ToleranceChoice", "VerifyRequest"]
 
 @dataclass(frozen=True)
 class ToleranceChoice:
-    """What to allow: a named tolerance, parts of which may be set apart.
+    """Choice of a tolerance: a named one, parts of which may be overridden.
 
     Attributes:
-        name: of the tolerance (`compare.TOLERANCES`); None for that of the file's precision.
+        name: name of the tolerance (`compare.TOLERANCES`); None for that of the file's precision.
         atol: largest absolute difference.
-        rtol: the same as a share of max(1, largest value of the reference); both add up.
+        rtol: largest difference as a share of max(1, largest value of the reference), added to `atol`.
         cosine: smallest cosine of two output vectors.
 
     Raises:
@@ -58,7 +58,7 @@ class ToleranceChoice:
                 raise OptionError(f"{label} is {value}, expected a number of at least 0{', at most 1' * (most == 1)}")
 
     def of(self, *precisions: Precision) -> Tolerance:
-        """The tolerance for files of these precisions: the widest of theirs, unless another is named."""
+        """Return the tolerance for files of these precisions: the widest of theirs, unless another is named."""
         from tofu_export.compare.outputs import TOLERANCES
 
         if self.name is None:
@@ -77,21 +77,21 @@ class ToleranceChoice:
 
 @dataclass(frozen=True)
 class VerifyRequest:
-    """What to compare, and how.
+    """Request to verify a file.
 
     Attributes:
         path: the file.
-        model: name of its model; None for what the file says.
-        weights: where the model's weights come from; None for what the file says.
-        seed: of random weights, where `weights` asks for them, and of generated images.
-        num_classes: width of the classifier; None for what the file says, or the model's own.
-        output_kind: what the file gives; None for what the file says, or logits.
+        model: name of its model; None for the one that the file names.
+        weights: source of the model's weights; None for the one that the file names.
+        seed: seed of random weights, if `weights` asks for them, and of generated images.
+        num_classes: width of the classifier; None for the one stated in the file, or the model's own.
+        output_kind: what the file outputs; None for the kind that it states, or logits.
         reference: another file to compare with, in place of a model.
         images: folder of images; None for the demo set or seeded noise.
         batches: batch sizes to run; empty for what the file serves.
-        precision: of the file; None for what it says, or the type of its weights.
-        tolerance: what to allow.
-        layers: also compare what each block gives.
+        precision: precision of the file; None for the one that it states, or the type of its weights.
+        tolerance: the differences to allow.
+        layers: also compare the output of each block.
         shapes: all sizes of inputs that leave more than the batch open, by name; for two files of any inputs.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a verification found: outputs, decisions, layers; whether it passes; and what failed by how much."""
+"""Results of a verification: outputs, decisions, layers; whether it passes; what failed and by how much."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from tofu_export.verification.noise import MOST_EXCESS
 __all__ = ["MOST_UNDECIDED", "Evidence", "LayerResult", "VerificationResult", "worst"]
 
 MOST_UNDECIDED = 0.25
-"""Share of the images whose decisions may be unknown. An engine is watched in a copy of its own, built from the same
-graph; where kernels of the two round differently, near equals may fall otherwise. What is wrong with an engine itself
-is wrong for more than a few images."""
+"""Largest share of images whose decisions may be unknown. An engine is watched in a separate copy, built from the same
+graph; if kernels of the two round differently, near ties may be decided otherwise. A mistake in the engine itself
+affects more than a few images."""
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class LayerResult:
-    """One block of the file against the same block of the reference.
+    """Comparison of one block of the file with the same block of the reference.
 
     Attributes:
         layer: index of the block.
-        decisions: its decisions; nothing compared where it removes no token.
-        values: what the block gives, under the decisions of the file; None where that was not asked for or the file
-            does not tell which value it is.
-        excess: how many times as far as rounding explains `values` are off (`verify.noise`); None where not measured.
+        decisions: its decisions; nothing is compared if it removes no token.
+        values: output of the block, under the decisions of the file; None if not asked for or not found in the
+            file.
+        excess: error of `values` as a multiple of what rounding explains (`verify.noise`); None if not measured.
     """
 
     layer: int
@@ -65,7 +65,7 @@ class LayerResult:
         return near and self.decisions.right(tolerance.strays) and _explained(self.excess)
 
     def entry(self) -> LayerCheck:
-        """As in report.json (`verification[].layers`)."""
+        """Return the record of this layer in report.json (`verification[].layers`)."""
         found, values = self.decisions, self.values
         counts = (self.layer, found.compared, found.flips, found.wrong, found.largest_margin)
         if values is None:
@@ -77,13 +77,13 @@ class LayerResult:
 
 @dataclass(frozen=True)
 class Evidence:
-    """One batch of a comparison, to look at it closer elsewhere.
+    """One batch of a comparison, kept for closer inspection.
 
     Attributes:
-        feeds: what the file was given, by name.
-        got: what it gave, by name.
-        expected: what the reference gives instead, under the decisions of the file, by the file's names. Also what its
-            blocks give, where layers were compared.
+        feeds: inputs of the file, by name.
+        got: outputs of the file, by name.
+        expected: outputs of the reference, under the decisions of the file, by the file's names. Also outputs of its
+            blocks, if layers were compared.
     """
 
     feeds: Mapping[str, Array]
@@ -93,29 +93,29 @@ class Evidence:
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """What was compared, how it differs, and whether it passes.
+    """Result of one comparison: what was compared, how it differs, whether it passes.
 
     Attributes:
         artifact: name of the file.
         batches: batch sizes run.
         inputs: where the images came from.
-        output: what the file gives: an `OutputKind`, or the names of its outputs.
-        outputs: its real values against the reference's under the file's decisions; of several the worst.
+        output: what the file outputs: an `OutputKind`, or the names of its outputs.
+        outputs: its real-valued outputs against the reference's under the file's decisions; of several the worst.
         mapped: integers compared, which are entries of the token map; None without any.
-        mismapped: those that differ.
+        mismapped: number of these integers that differ.
         images_with_flips: images in which any decision differs.
         decisions: the file's decisions against the reference's.
         tolerance: what was allowed.
-        notes: what a reader must know, such as a capped batch.
-        layers: the same block by block.
+        notes: notes for the reader, such as a capped batch.
+        layers: comparison block by block.
         reference: what the file was compared with.
         evidence: the batch that differs most.
-        undecided: images of which only the decisions of a copy are known, which gives other outputs: not compared.
-        in_fp32: the same of a copy that computes in FP32, with what rounding explains; None for foreign files, or
-            where another tolerance was asked for.
-        excess: how many times as far as rounding explains the outputs are off; None where not measured.
+        undecided: images that are not compared, since only a copy with other outputs tells its decisions.
+        in_fp32: result of a copy that computes in FP32, with what rounding explains; None for foreign files, or if
+            another tolerance was asked for.
+        excess: error of the outputs as a multiple of what rounding explains; None if not measured.
         wrong_constant: what is wrong with the constants of an int8 file; None if nothing is known to be.
-        contradictions: what the file's metadata say that is not so.
+        contradictions: statements of the file's metadata that are wrong.
     """
 
     artifact: str
@@ -140,9 +140,9 @@ class VerificationResult:
 
     @property
     def passed(self) -> bool:
-        """True if outputs and decisions are within tolerance, token map and metadata are as they should be.
+        """True if outputs and decisions are within tolerance, and token map and metadata are correct.
 
-        Of nearly all images, that is: `MOST_UNDECIDED`.
+        Up to a share of `MOST_UNDECIDED`, images may be left out of this.
         """
         mapped = self.mapped is None or (self.mapped > 0 and self.mismapped == 0)
         decided = self.decisions.right(self.tolerance.strays)
@@ -152,11 +152,11 @@ class VerificationResult:
         return right and inside and _explained(self.excess) and self.wrong_constant is None
 
     def noted(self, note: str) -> VerificationResult:
-        """The same with one more note."""
+        """Return the result with one more note."""
         return replace(self, notes=(*self.notes, note))
 
     def with_strays_noted(self) -> VerificationResult:
-        """The same with a note of decisions that the tolerance lets pass although they are no ties."""
+        """Return the result with a note on decisions that the tolerance accepts although they are not ties."""
         found, allowed = self.decisions, self.tolerance
         if not self.passed or not found.wrong:
             return self
@@ -172,12 +172,12 @@ class VerificationResult:
 
     @property
     def first_bad_layer(self) -> int | None:
-        """The first block whose values or decisions are not as they should be; None where none is known to be."""
+        """First block whose values or decisions are wrong; None if none is known to be."""
         return next((entry.layer for entry in self.layers if not entry.right(self.tolerance)), None)
 
     @property
     def _beyond_rounding(self) -> str:
-        """How far outputs and blocks are off, of a copy in FP32."""
+        """Text on how far outputs and blocks are off, of a copy in FP32."""
         bad = next((entry for entry in self.layers if not entry.right(self.tolerance)), None)
         times = "" if self.excess is None else f", {self.excess:.2g} times what rounding explains"
         parts = [f"{self.output} differ by {self.outputs.max_abs:.3g}{times} (allowed {MOST_EXCESS:g} times)"]
@@ -189,7 +189,7 @@ class VerificationResult:
         return ", and ".join(parts)
 
     def entry(self) -> Verification:
-        """The comparison as report.json has it (`verification`)."""
+        """Return the comparison as report.json has it (`verification`)."""
         outputs, found, allowed = self.outputs, self.decisions, self.tolerance
         finite = outputs.finite
         return Verification(
@@ -228,7 +228,7 @@ class VerificationResult:
         )  # fmt: skip
 
     def to_dict(self) -> JsonObject:
-        """As in report.json (`verification`)."""
+        """Return the comparison as plain JSON values for report.json (`verification`)."""
         return to_object(self.entry())
 
     def __str__(self) -> str:
@@ -240,7 +240,7 @@ class VerificationResult:
         )
 
     def failure(self, advice: str = "") -> VerificationError:
-        """The error that says what failed and by how much.
+        """Return the error that says what failed and by how much.
 
         Args:
             advice: what to do about it, a sentence without its full stop.
@@ -286,12 +286,12 @@ class VerificationResult:
 
 
 def _explained(excess: float | None) -> bool:
-    """True if rounding explains a difference, or nobody asked."""
+    """True if rounding explains a difference, or if it was not measured."""
     return excess is None or excess <= MOST_EXCESS
 
 
 def _summary(found: VerificationResult) -> InFp32:
-    """A comparison in FP32, in short."""
+    """Summarise a comparison in FP32."""
     outputs = found.outputs
     return InFp32(
         max_abs=outputs.max_abs if outputs.finite else None,
@@ -305,7 +305,7 @@ def _summary(found: VerificationResult) -> InFp32:
 
 
 def worst(comparisons: Sequence[OutputComparison], tolerance: Tolerance) -> OutputComparison:
-    """The comparison that is farthest from being within tolerance: if it passes, all do."""
+    """Return the comparison that is farthest from being within tolerance: if it passes, all do."""
 
     def badness(entry: OutputComparison) -> tuple[bool, float]:
         allowed = tolerance.allowed(entry.scale)

@@ -1,4 +1,4 @@
-"""What a file decides by: the values in it that sources are ranked and paired by, by selection."""
+"""Find the scores in a file: the values that sources are ranked and paired by, per selection."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class FileScores:
-    """Where the scores of one layer are in a file.
+    """Location of the scores of one layer in a file.
 
     Attributes:
-        names: values in it.
-        made: scores from these, and from the layer's margin.
-        margin: of the selection by energy; None for others.
+        names: names of the values in the file.
+        made: makes scores from these values and the margin.
+        margin: margin of the layer for selection by energy; None for others.
     """
 
     names: tuple[str, ...]
@@ -33,24 +33,24 @@ class FileScores:
     margin: float | None = None
 
     def read(self, values: Mapping[str, Array]) -> Scores:
-        """The scores among the values of a run, by name."""
+        """Return the scores from the values of a run, by name."""
         return self.made([values[name] for name in self.names], self.margin)
 
 
 def _of_two_sets(values: list[Array], _margin: float | None) -> Scores:
-    """From products of keys [B, S, T] over the norms of destinations, and one over those of sources [B, S, 1]."""
+    """Make scores from products of keys [B, S, T] over destination norms, and inverse source norms [B, S, 1]."""
     scaled, inverse = values
     return Scores(scaled * inverse)
 
 
 def _of_energy(values: list[Array], margin: float | None) -> Scores:
-    """From cosines [B, S, S] and energies [B, S]."""
+    """Make scores from cosines [B, S, S] and energies [B, S]."""
     pairs, energy = values
     return Scores(pairs, energy, margin)
 
 
 def _of_attention(values: list[Array], _margin: float | None) -> Scores:
-    """From what the class token attends to, [B, S, ...]; as `patch.class_attention` has it."""
+    """Make scores from the attention of the class token, [B, S, ...], as `patch.class_attention` does."""
     unseen = -np.log(values[0].reshape(len(values[0]), -1))
     return Scores(None, unseen / unseen.max(axis=1, keepdims=True))
 
@@ -60,11 +60,11 @@ _FORMS: tuple[tuple[tuple[str, ...], Callable[[list[Array], float | None], Score
     (("pairs", "energy"), _of_energy),
     (("attention",), _of_attention),
 )
-"""Values behind `blocks.N/fuse/match/` (`graph_patterns.fuse`), and what they make."""
+"""Names of values under `blocks.N/fuse/match/` (`graph_patterns.fuse`), and the function that makes scores of them."""
 
 
 def scores_in(graph: onnx.GraphProto, layers: Iterable[int]) -> dict[int, FileScores]:
-    """Where the scores of these layers are in a file; layers without any are left out."""
+    """Return the location of the scores of these layers in a file; layers without scores are left out."""
     produced = {name for node in graph.node for name in node.output}
     constants = {tensor.name: tensor for tensor in graph.initializer}
     found: dict[int, FileScores] = {}

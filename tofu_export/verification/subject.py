@@ -1,4 +1,4 @@
-"""What is verified: something that runs, and the ONNX graph that tells what happens inside of it."""
+"""Subjects of verification: something that runs, and the ONNX graph that describes it."""
 
 from __future__ import annotations
 
@@ -19,79 +19,79 @@ Array = NDArray[Any]
 
 
 class Runnable(Protocol):
-    """A file that is loaded where it runs (`ort.OrtSession`, `engines.engine_session.EngineSession`)."""
+    """File that is loaded where it runs (`ort.OrtSession`, `engines.engine_session.EngineSession`)."""
 
     @property
     def label(self) -> str:
-        """How messages call it."""
+        """Name in messages."""
 
     @property
     def inputs(self) -> Mapping[str, TensorSpec]:
-        """What `run` expects, by name."""
+        """Inputs that `run` expects, by name."""
 
     @property
     def outputs(self) -> Mapping[str, TensorSpec]:
-        """What `run` returns, by name."""
+        """Outputs that `run` returns, by name."""
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs by name."""
+        """Run a batch and return all outputs by name."""
 
 
 class Subject(Protocol):
-    """A file or an engine on trial."""
+    """File or engine to verify."""
 
     @property
     def name(self) -> str:
-        """How results and messages call it."""
+        """Name in results and messages."""
 
     @property
     def graph_path(self) -> Path:
-        """The ONNX file with its graph."""
+        """ONNX file that holds the graph."""
 
     def open(self) -> Runnable:
-        """Load it where it runs."""
+        """Load the subject where it runs."""
 
     def watch(self, feeds: Sequence[Mapping[str, Array]], names: Sequence[str]) -> list[dict[str, Array]]:
-        """Its outputs, and values called `names` from inside of it, for each batch."""
+        """Return its outputs, and the inner values called `names`, for each batch."""
 
     def same(self, seen: Mapping[str, Array], got: Mapping[str, Array], tolerance: Tolerance) -> NDArray[np.bool_]:
-        """For each image of a batch, whether what was watched gave the same outputs.
+        """Return for each image of a batch whether the watched run gave the same outputs.
 
         Args:
-            seen: of `watch`.
-            got: outputs of the file itself.
-            tolerance: what may differ.
+            seen: values from `watch`.
+            got: outputs of the subject itself.
+            tolerance: the differences to allow.
 
         Raises:
-            VerificationError: watching must not change anything, and did.
+            VerificationError: watching changed the outputs.
         """
 
 
 class OnnxFile:
-    """An ONNX file in onnxruntime; watched in a copy of it, which must give the same outputs."""
+    """ONNX file in onnxruntime; its inner values are read from a copy, which must give the same outputs."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     @property
     def name(self) -> str:
-        """Its file name."""
+        """File name."""
         return self._path.name
 
     @property
     def graph_path(self) -> Path:
-        """The file itself."""
+        """Path of the file itself."""
         return self._path
 
     def open(self) -> Runnable:
-        """Load it in onnxruntime."""
+        """Load the file in onnxruntime."""
         return open_session(self._path)
 
     def watch(self, feeds: Sequence[Mapping[str, Array]], names: Sequence[str]) -> list[dict[str, Array]]:
-        """Run a copy that gives out these values."""
+        """Run a copy that outputs these values."""
         return run_copy(self._path, feeds, names)
 
     def same(self, seen: Mapping[str, Array], got: Mapping[str, Array], tolerance: Tolerance) -> NDArray[np.bool_]:
-        """True for all images, or an error."""
+        """Return True for all images, or raise if outputs differ."""
         check_same(seen, got, tolerance, self.name)
         return np.ones(len(next(iter(got.values()))), dtype=np.bool_)

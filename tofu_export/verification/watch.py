@@ -1,4 +1,4 @@
-"""Run a file, and a copy of it that gives out values from its inside."""
+"""Run a file, and a copy of it that outputs inner values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 
 def mark_as_outputs(model: onnx.ModelProto, names: Iterable[str]) -> None:
-    """Make values of a graph outputs of it, in place; onnxruntime finds out their types."""
+    """Make values of a graph its outputs, in place; onnxruntime infers their types."""
     present = {value.name for value in model.graph.output}
     for name in names:
         if name not in present:
@@ -34,13 +34,13 @@ def mark_as_outputs(model: onnx.ModelProto, names: Iterable[str]) -> None:
 
 
 def batched(pixels: Array, sizes: Sequence[int]) -> list[Array]:
-    """Batches of these sizes, images [n, C, H, W] taken in turn."""
+    """Return batches of these sizes, with images [n, C, H, W] used in turn."""
     starts = np.cumsum((0, *sizes[:-1]))
     return [pixels[(start + np.arange(size)) % len(pixels)] for start, size in zip(starts, sizes, strict=True)]
 
 
 def run_copy(path: Path, feeds: Sequence[Mapping[str, Array]], names: Iterable[str]) -> list[dict[str, Array]]:
-    """Outputs, and the values called `names`, of a copy of the file at `path`, for each batch."""
+    """Return the outputs, and the values called `names`, of a copy of a file, for each batch."""
     model = load_without_weights(path)
     mark_as_outputs(model, names)
     session = open_copy(model, path)
@@ -48,10 +48,10 @@ def run_copy(path: Path, feeds: Sequence[Mapping[str, Array]], names: Iterable[s
 
 
 def feed(session: Runnable, images: Array) -> dict[str, Array]:
-    """Images [B, C, H, W] as the only input of a file.
+    """Return images [B, C, H, W] as the only input of a file.
 
     Raises:
-        VerificationError: it takes something else.
+        VerificationError: the file takes something else.
     """
     if len(session.inputs) != 1:
         raise VerificationError(f"{session.label} has inputs {', '.join(session.inputs)}, expected one: images")
@@ -62,7 +62,7 @@ def feed(session: Runnable, images: Array) -> dict[str, Array]:
 
 
 def fed(session: Runnable, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """Inputs of a batch in the types that a file asks for; one alone goes by whatever name the file has.
+    """Return the inputs of a batch in the types that a file needs; a single input takes the file's own name for it.
 
     Raises:
         VerificationError: the file has other inputs.
@@ -75,7 +75,7 @@ def fed(session: Runnable, feeds: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def check_same(seen: Mapping[str, Array], got: Mapping[str, Array], tolerance: Tolerance, file: str) -> None:
-    """Hold the outputs of a copy to those of the file itself.
+    """Check that a copy gives the same outputs as the file itself.
 
     Raises:
         VerificationError: giving out values changed the outputs.

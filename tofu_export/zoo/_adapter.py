@@ -1,6 +1,6 @@
-"""LoRA adapters of peft, merged with the weights that they change: W + alpha / r * B A.
+"""Merge LoRA adapters of peft with the weights that they change: W + alpha / r * B A.
 
-An adapter is read by its names and its configuration. What changes the result in another way than this is refused by
+An adapter is read by its names and its configuration. A setting that changes the result in another way is refused by
 name.
 
 Source: peft 0.21, `LoraConfig`, `tuners.lora.layer.Linear.get_delta_weight`, `utils.other.get_pattern_key`.
@@ -27,7 +27,7 @@ __all__ = ["Adapter", "merge_inside", "read_adapter"]
 
 _PAIR: Final = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])(?:\.(?P<name>\w+))?\.weight")
 _ANY: Final = re.compile(r"lora_|\.hada_|lokr_|ia3_l|oft_|boft_|vera_|randlora_|\.trainable_tokens_")
-"""Tensors of adapters of every kind."""
+"""Names of tensors of any kind of adapter."""
 
 _WRAPPED: Final = "base_model.model."
 
@@ -38,10 +38,10 @@ _WITHOUT_EFFECT: Final = frozenset(
      "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules",
      "task_type", "use_rslora"}
 )  # fmt: skip
-"""Settings that are read here, or show in the tensors, or matter while an adapter is trained."""
+"""Settings that are read here, or show in the tensors, or matter only in training."""
 
 _PLAIN_STARTS: Final = (True, False, None, "gaussian", "eva", "orthogonal")
-"""Ways to start training that leave the base as it is; others take from it what the adapter starts with."""
+"""Initialisations that leave the base unchanged; others take the initial adapter from it."""
 
 _ADVICE: Final = (
     "Merge it with its base in peft, model.merge_and_unload(), save the state dict of what that returns, and give that "
@@ -49,18 +49,18 @@ _ADVICE: Final = (
 )
 
 _DEEPEST: Final = 4
-"""Dictionaries in dictionaries, as deep as `choose` looks."""
+"""Depth of nested dictionaries that `choose` searches."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter, ready to be added.
+    """LoRA adapter, ready to be merged.
 
     Attributes:
-        path: of its file.
-        changes: what is added to a weight, by the name of that.
-        others: tensors that take the place of the base's (`modules_to_save`, biases), by name.
-        saved: names of the modules that were saved as a whole; the base may lack them.
+        path: path of its file.
+        changes: summand of each changed weight, by the name of the weight.
+        others: tensors that replace those of the base (`modules_to_save`, biases), by name.
+        saved: names of the modules that were saved completely; the base may lack them.
     """
 
     path: Path
@@ -69,16 +69,16 @@ class Adapter:
     saved: tuple[str, ...]
 
     def merge(self, base: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """Add it to the weights of the model that it was trained on.
+        """Merge the adapter with the weights of the model that it was trained on.
 
         Args:
-            base: the weights, in float32; other names for them, of another version of transformers, are known.
+            base: the weights, in float32; names of other versions of transformers are recognised.
 
         Returns:
-            The merged weights, and the names of what belongs to a part that has no part in the output.
+            The merged weights, and the names of adapter tensors that do not affect the output.
 
         Raises:
-            WeightsError: it changes or replaces a tensor that the base does not have, or has in another shape.
+            WeightsError: the adapter changes or replaces a tensor that the base lacks, or has in another shape.
         """
         find, merged, unused = _finder(base), dict(base), []
         wrappings = set()
@@ -101,19 +101,19 @@ class Adapter:
         return merged, tuple(unused)
 
     def summary(self, base: Path) -> str:
-        """What was merged with what, for reports."""
+        """Describe for reports what was merged with what."""
         return f"an adapter (LoRA of {len(self.changes)} layers) merged with its base, {base.parent.name}/{base.name}"
 
     def _is_saved(self, name: str) -> bool:
-        """True for a tensor of `modules_to_save`: these are names of modules, or ends of their paths."""
+        """True for a tensor of `modules_to_save`, which lists modules, or ends of their paths."""
         return any(f".{module}." in f".{name}" for module in self.saved)
 
 
 def read_adapter(tensors: Mapping[str, Tensor], path: Path) -> Adapter:
-    """The adapter among some tensors; what is left of them are its `others`.
+    """Read the adapter among some tensors; the remaining tensors are its `others`.
 
     Args:
-        tensors: by name.
+        tensors: tensors by name.
         path: the file that they are from, beside its configuration.
 
     Raises:
@@ -136,15 +136,15 @@ def read_adapter(tensors: Mapping[str, Tensor], path: Path) -> Adapter:
 
 
 def merge_inside(found: Mapping[Any, Any], path: Path, deep: int = _DEEPEST) -> Mapping[Any, Any]:
-    """What a checkpoint holds, with every adapter in it merged with the weights that lie beside it.
+    """Return the content of a checkpoint with every adapter merged with the weights beside it.
 
     Args:
         found: state dicts, in dictionaries.
         path: the file.
-        deep: dictionaries in dictionaries to look into.
+        deep: depth of nested dictionaries to search.
 
     Raises:
-        WeightsError: as `read_adapter`, or the weights that an adapter changes are not in the same state dict.
+        WeightsError: as in `read_adapter`, or the weights that an adapter changes are not in the same state dict.
     """
     tensors = {name: value for name, value in found.items() if isinstance(name, str) and isinstance(value, Tensor)}
     result = dict(found)
@@ -164,7 +164,7 @@ def merge_inside(found: Mapping[Any, Any], path: Path, deep: int = _DEEPEST) -> 
 
 
 def _pairs(tensors: Mapping[str, Tensor], file: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """A [r, in] and B [out, r] by the name of the layer."""
+    """Return A [r, in] and B [out, r] by the name of the layer."""
     sides: dict[str, dict[str, Tensor]] = {}
     adapters = set()
     for name, tensor in tensors.items():
@@ -184,7 +184,7 @@ def _pairs(tensors: Mapping[str, Tensor], file: str) -> dict[str, tuple[Tensor, 
 
 
 def _check(config: Mapping[str, Any], path: Path) -> None:
-    """Refuse what has another effect than alpha / r * B A."""
+    """Refuse an adapter with another effect than alpha / r * B A."""
     kind = str(config.get("peft_type", "")).upper()
     named = [f"peft_type {kind}"] if kind != "LORA" else []
     named += [f"{name} {value}" for name, value in config.items() if value and name not in _WITHOUT_EFFECT]
@@ -196,7 +196,7 @@ def _check(config: Mapping[str, Any], path: Path) -> None:
 
 
 def _product(layer: str, a: Tensor, b: Tensor, config: Mapping[str, Any], file: str) -> Tensor:
-    """What is added to the weight of a layer: [out, in], or [out, in, height, width] of a convolution."""
+    """Return the summand of a layer's weight: [out, in], or [out, in, height, width] of a convolution."""
     rank = len(a)
     path = layer.rpartition(_WRAPPED)[2]
     alpha, r = (_of_layer(config, path, *names) for names in (("alpha_pattern", "lora_alpha"), ("rank_pattern", "r")))
@@ -210,13 +210,13 @@ def _product(layer: str, a: Tensor, b: Tensor, config: Mapping[str, Any], file: 
 
 
 def _of_layer(config: Mapping[str, Any], layer: str, patterns: str, usual: str) -> Any:
-    """A setting of one layer: the first pattern that the end of its path matches, or else the usual one."""
+    """Return a setting of one layer: by the first pattern that matches the end of its path, or else the default."""
     found = config.get(patterns) or {}
     return next((found[key] for key in found if re.match(rf"(.*\.)?({key})$", layer)), config.get(usual))
 
 
 def _others(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors beside the pairs, by the names that they have without peft."""
+    """Yield the tensors beside the pairs, by the names that they have without peft."""
     names = {part["name"] for part in map(_PAIR.fullmatch, tensors) if part}
     own = rf"\.modules_to_save(?:\.(?:{'|'.join(re.escape(name) for name in names if name)}))?(?=\.)"
     for name, tensor in tensors.items():
@@ -225,10 +225,10 @@ def _others(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 
 def _finder(base: Mapping[str, Tensor]) -> Callable[[str], tuple[str | None, str | None]]:
-    """Where the tensors of an adapter are in its base, whose names lack some of their first parts.
+    """Return a function that finds the tensors of an adapter in its base, whose names lack some leading parts.
 
-    The function gives those parts and the name in the base; no name for what has no part in the output, and no parts
-    either for what is not known at all.
+    It returns those parts and the name in the base; no name for a tensor that does not affect the output, and no parts
+    either for an unknown tensor.
     """
     place = places_in(base)
     known = {place(name): name for name in base}
@@ -247,7 +247,7 @@ def _finder(base: Mapping[str, Tensor]) -> Callable[[str], tuple[str | None, str
 
 
 def _plain(tensor: Tensor, name: str, file: str) -> Tensor:
-    """In float32; numbers that need a scale are refused."""
+    """Convert a tensor to float32; numbers that need a scale are refused."""
     if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
         raise WeightsError(f"{name} in {file} is {tensor.dtype}, expected floating-point numbers. {_ADVICE}")
     return tensor.float()

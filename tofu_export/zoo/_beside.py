@@ -1,4 +1,4 @@
-"""What lies beside or inside a checkpoint of timm, Lightning or open_clip and describes its model and its images."""
+"""Read descriptions of a model and its images, beside or inside a checkpoint of timm, Lightning or open_clip."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["OPEN_CLIP", "Settings", "read_open_clip", "read_timm_args", "read_ti
 OPEN_CLIP: Final = "open_clip_config.json"
 _TIMM: Final = "config.json"
 _TIMM_ARGS: Final = "args.yaml"
-"""What timm's training script writes to the folder of its checkpoints."""
+"""File that timm's training script writes to the folder of its checkpoints."""
 
 _INSIDE: Final = ("args", "hyper_parameters", "hparams", "config", "cfg")
 """Entries of a checkpoint that training scripts keep their options under; the second is Lightning's."""
@@ -35,20 +35,20 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "image_size": ("img_size", "image_size", "input_size"),
     "in_chans": ("in_chans", "in_channels", "num_channels"),
 }
-"""What scripts call a setting, timm's own names first."""
+"""Names of a setting in scripts, timm's own names first."""
 
 _OPENAI_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
 _OPENAI_STD: Final = (0.26862954, 0.26130258, 0.27577711)
-"""Source: open_clip, `constants`; what it uses where a configuration says nothing."""
+"""Default of open_clip. Source: open_clip, `constants`."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A description of a model from one place.
+    """Description of a model from one place.
 
     Attributes:
-        description: of the model.
-        preprocessing: of its images.
+        description: description of the model.
+        preprocessing: preprocessing of its images.
         where: the place, for messages.
     """
 
@@ -58,14 +58,14 @@ class Settings:
 
 
 def settings_inside(found: Mapping[Any, Any], *, file: str) -> Settings | None:
-    """Options that a training script stored beside its weights: timm's `args`, Lightning's hyper-parameters.
+    """Return options that a training script stored beside its weights: timm's `args`, Lightning's hyper-parameters.
 
     Args:
-        found: what the checkpoint holds.
-        file: its name.
+        found: content of the checkpoint.
+        file: name of the checkpoint.
 
     Raises:
-        WeightsError: they say what no model or image can be.
+        WeightsError: an option is impossible for a model or image.
     """
     for name in _INSIDE:
         values = _mapping(found.get(name))
@@ -75,10 +75,10 @@ def settings_inside(found: Mapping[Any, Any], *, file: str) -> Settings | None:
 
 
 def read_timm_args(folder: Path) -> Settings | None:
-    """Options that timm's training script wrote to `args.yaml` in the folder of a checkpoint; None without them.
+    """Read the options in timm's `args.yaml` in the folder of a checkpoint; None without the file.
 
     Raises:
-        WeightsError: they say what no model or image can be.
+        WeightsError: an option is impossible for a model or image.
     """
     try:
         values = yaml.safe_load((folder / _TIMM_ARGS).read_text(encoding="utf-8"))
@@ -88,10 +88,10 @@ def read_timm_args(folder: Path) -> Settings | None:
 
 
 def read_timm_config(folder: Path) -> Settings | None:
-    """What timm wrote to `config.json` in the folder of a checkpoint; None without one.
+    """Read timm's `config.json` in the folder of a checkpoint; None without the file.
 
     Raises:
-        WeightsError: it says what no model or image can be, or names an architecture that timm does not have.
+        WeightsError: an entry is impossible for a model or image, or names an architecture that timm does not have.
     """
     values = _read(folder / _TIMM)
     if values is None or not isinstance(values.get("architecture"), str):
@@ -110,10 +110,10 @@ def read_timm_config(folder: Path) -> Settings | None:
 
 
 def read_open_clip(folder: Path) -> Settings | None:
-    """`open_clip_config.json` in the folder of a checkpoint; None without one.
+    """Read `open_clip_config.json` in the folder of a checkpoint; None without the file.
 
     Raises:
-        WeightsError: it describes a vision tower that timm does not have, or a preprocessing that it does not do.
+        WeightsError: the file describes a vision tower or a preprocessing that timm does not have.
 
     Source: open_clip, `model.CLIPVisionCfg`, `model._build_vision_tower`, `transform.PreprocessCfg`.
     """
@@ -177,7 +177,7 @@ def _open_clip_tower(config: Mapping[str, Any], vision: Mapping[str, Any], path:
 
 
 def _settings(values: Mapping[str, Any], where: str) -> Settings:
-    """What a mapping of options says, and what the architecture that it names has."""
+    """Return the settings in a mapping of options, with those of the architecture that it names."""
     nested = _mapping(values.get("model")) or _mapping(values.get("model_cfg")) or {}
     flat = {**nested, **{key: value for key, value in values.items() if not isinstance(value, Mapping)}}
     if isinstance(nested.get("name"), str) and not isinstance(flat.get("model"), str):
@@ -195,7 +195,7 @@ def _settings(values: Mapping[str, Any], where: str) -> Settings:
 
 
 def _sizes(values: Mapping[str, Any]) -> Description:
-    """What options say that arguments of `timm.create_model` say too."""
+    """Return the options that are also arguments of `timm.create_model`."""
     pool, classes = _first(values, "global_pool"), _first(values, "num_classes")
     if isinstance(pool, bool):  # MAE's: the mean of the patch tokens, or else the class token
         pool = "avg" if pool else "token"
@@ -208,17 +208,17 @@ def _sizes(values: Mapping[str, Any]) -> Description:
 
 
 def _of_architecture(name: Any, arguments: Mapping[str, Any], where: str) -> Description:
-    """What a timm architecture is with some options. Sizes are left out: options or tensors say them.
+    """Describe a timm architecture with some options. Sizes are left out: options or tensors give them.
 
     Raises:
-        WeightsError: timm cannot build it so.
+        WeightsError: timm cannot build it with these options.
     """
     if not isinstance(name, str) or not _is_known(name):
         return Description()
     try:
         with quiet(), torch.device("meta"):
             model = timm.create_model(name.removeprefix("timm/"), pretrained=False, **arguments)
-    except Exception as error:  # whatever options of another model or version lead to
+    except Exception as error:  # options of another model or version may raise anything
         options = ", ".join(f"{option} {value}" for option, value in arguments.items())
         raise WeightsError(
             f"{where} says that the model is {name} with {options or 'no options'}, which timm cannot build "
@@ -241,7 +241,7 @@ def _number(value: Any) -> int | None:
 
 
 def _size(value: Any) -> tuple[int, int] | None:
-    """Height and width from a number, a pair, or timm's (channels, height, width)."""
+    """Read height and width from a number, a pair, or timm's (channels, height, width)."""
     if isinstance(value, list | tuple) and len(value) in (2, 3) and all(isinstance(side, int) for side in value):
         return int(value[-2]), int(value[-1])
     number = _number(value)

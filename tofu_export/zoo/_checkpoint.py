@@ -1,4 +1,4 @@
-"""Checkpoint files as they are: mappings of tensors and settings, nothing unpickled that could run code."""
+"""Read checkpoint files as mappings of tensors and settings, without unpickling anything that could run code."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from tofu_export.zoo._unreadable import why_unreadable
 __all__ = ["INDEX_SUFFIX", "files_of", "first_not_finite", "read_checkpoint", "sha256_of"]
 
 INDEX_SUFFIX: Final = ".index.json"
-"""Of the file that says which shard holds which tensor."""
+"""Suffix of the file that maps tensors to shards."""
 
 
 def read_checkpoint(path: Path) -> Mapping[Any, Any]:
-    """What a `.safetensors` or PyTorch file holds, or all shards of an index, on the CPU.
+    """Read a `.safetensors` or PyTorch file, or all shards of an index, on the CPU.
 
     Raises:
-        WeightsError: truncated, not a checkpoint, a shard that is missing, or pickled objects other than weights and
-            plain settings; such a file is refused before any of its code could run.
+        WeightsError: the file is truncated or not a checkpoint, a shard is missing, or it pickles objects other than
+            weights and plain settings; such a file is refused before any of its code could run.
     """
     if path.name.endswith(INDEX_SUFFIX):
         return {name: tensor for shard in files_of(path) for name, tensor in _read(shard).items()}
@@ -38,7 +38,7 @@ def read_checkpoint(path: Path) -> Mapping[Any, Any]:
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """The file itself, the shards that an index names, in its order, or an adapter and the files of its base.
+    """Return the file itself, the shards of an index in its order, or an adapter and the files of its base.
 
     Raises:
         WeightsError: the index cannot be read, a shard is not beside it, or an adapter has no base here.
@@ -62,7 +62,7 @@ def files_of(path: Path) -> tuple[Path, ...]:
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """Name of the first tensor with a NaN or an infinity, None without one."""
+    """Return the name of the first tensor with a NaN or an infinity, None without one."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             return name
@@ -70,7 +70,7 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of all files that `path` stands for (`files_of`), one after the other, as 64 hexadecimal digits."""
+    """Return the SHA-256 of all files of a checkpoint (`files_of`) in sequence, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in files_of(path):
         with part.open("rb") as file:
@@ -95,7 +95,7 @@ def _read(path: Path) -> Mapping[Any, Any]:
 
 
 def _plain_types() -> list[Any]:
-    """Types that training scripts store beside weights: options in a Namespace, scores as numpy's numbers."""
+    """Return types that training scripts store beside weights: options in a Namespace, scores as numpy numbers."""
     kinds = [np.float64, np.float32, np.float16, np.int64, np.int32, np.bool_]
     # numpy 1 pickles numbers by the module name that numpy 2 made private.
     scalar = np.float64(0).__reduce__()[0]

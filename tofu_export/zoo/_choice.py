@@ -1,7 +1,7 @@
-"""Which model of a checkpoint: a file can hold several (weights and their average, teacher and student).
+"""Choose one model of a checkpoint, which can hold several (weights and their average, teacher and student).
 
-A model is found by the name of its patch embedding, whatever it is wrapped in: the path to that name is the path to the
-model. What lies beside it is sorted into what belongs to it, what has no part in its output, and the rest.
+A model is found by the name of its patch embedding, whatever wraps it: the path to that name is the path to the model.
+Tensors beside it are sorted into those that belong to it, those that do not affect its output, and the rest.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _ANCHORS: Final = (
     "embeds.linear.weight",
     "embeds.proj.weight",
 )
-"""The patch embedding of timm, of `transformers` (three), of CLIP's releases and of timm's NaFlexViT (two)."""
+"""Names of the patch embedding in timm, `transformers` (three), CLIP's releases and timm's NaFlexViT (two)."""
 
 _WRAPPERS: Final = re.compile(
     r"(^|\.)(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module|_forward_module)(?=\.)"
 )
-"""What torch.compile, activation checkpointing, FSDP and Lightning put into the middle of a name."""
+"""Parts that torch.compile, activation checkpointing, FSDP and Lightning insert into a name."""
 
 _NOT_IN_THE_OUTPUT: Final = re.compile(
     r"(?:text|textual|text_\w+|token_embedding|positional_embedding|transformer|ln_final|logit_\w+|decoder\w*|predictor"
@@ -39,16 +39,16 @@ _NOT_IN_THE_OUTPUT: Final = re.compile(
     r"|dino_head|ibot_head|lm_head|projectors|local_cls_norm|prototypes|momentum_\w+|queue\w*|optimizer\w*|scaler"
     r"|input_resolution|context_length|vocab_size)(?:\.|$)"
 )
-"""Neighbours of a vision model that its output does not depend on: text towers, losses and metrics of training, heads
-and decoders of pretraining."""
+"""Tensors beside a vision model that do not affect its output: text towers, losses and metrics of training, heads and
+decoders of pretraining."""
 
 _PREFERRED: Final = (("ema", "averaged", "swa"), ("teacher",))
-"""Words in the path of the model to take, best first; training evaluates averages."""
+"""Words in the path of the preferred model, best first; training scripts evaluate averages."""
 
 _LAST: Final = ("student", "predictor", "target_encoder")
 
 _DEEPEST: Final = 4
-"""A pickled dict can contain itself."""
+"""Limit of depth, since a pickled dict can contain itself."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class Chosen:
     """One model of a checkpoint.
 
     Attributes:
-        key: where it lies, for example `model_ema` or `teacher.backbone`; empty if it is all of the file.
-        keys: of all models in the file.
-        tensors: by their names in the model. What lies beside it and may belong to it keeps its name from there.
-        beside: names of tensors that lie beside it and have no part in its output; others are counted by their first
+        key: path of the model, for example `model_ema` or `teacher.backbone`; empty if it is all of the file.
+        keys: keys of all models in the file.
+        tensors: tensors by their names in the model. Tensors beside it that may belong to it keep their names.
+        beside: names of tensors beside it that do not affect its output; others are counted by their first
             part.
     """
 
@@ -77,17 +77,17 @@ class _Candidate:
 
 
 def choose(found: Mapping[Any, Any], *, file: str, key: str | None = None) -> Chosen:
-    """The model in a checkpoint that is meant.
+    """Choose the model of a checkpoint.
 
     Args:
-        found: what the file holds.
-        file: its name, for messages.
+        found: content of the file.
+        file: name of the file, for messages.
         key: path of one of several models; None: averaged weights before others, a teacher before its student, or else
             the first.
 
     Raises:
-        OptionError: no model, or several, lie under the key.
-        WeightsError: there are no tensors in it.
+        OptionError: the key leads to no model, or to several.
+        WeightsError: the file has no tensors.
     """
     states = list(_states(found))
     if not states:
@@ -105,14 +105,14 @@ def choose(found: Mapping[Any, Any], *, file: str, key: str | None = None) -> Ch
 
 
 def has_no_part(name: str) -> bool:
-    """True for a tensor that the output of a vision model does not depend on, by its name there."""
+    """True for a tensor that does not affect the output of a vision model, by its name in the file."""
     return _NOT_IN_THE_OUTPUT.match(name) is not None
 
 
 def _states(
     found: Mapping[Any, Any], path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """Every mapping with tensors in it, by its path, outer ones first."""
+    """Yield every mapping that holds tensors, with its path, outer ones first."""
     tensors = {name: value for name, value in found.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if tensors:
         yield path, {_WRAPPERS.sub(r"\1", name).replace("..", ".").removeprefix("."): t for name, t in tensors.items()}
@@ -136,7 +136,7 @@ def _models_in(path: tuple[str, ...], tensors: Mapping[str, Tensor]) -> list[_Ca
 
 
 def _unknown(path: tuple[str, ...], tensors: Mapping[str, Tensor]) -> tuple[str, str, Mapping[str, Tensor]]:
-    """Tensors without a patch embedding of a known name: what all names begin with is a wrapping."""
+    """Handle tensors without a known patch embedding: a common start of all names is a wrapper."""
     prefix = ""
     while True:
         parts = {name.removeprefix(prefix).partition(".") for name in tensors}
@@ -168,7 +168,7 @@ def _rank(candidate: _Candidate) -> int:
 
 
 def _with_neighbours(chosen: _Candidate, others: Sequence[_Candidate]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors of a model with those beside it that may belong to it, and what lies there without a part in it."""
+    """Return the tensors of a model with those beside it that may belong to it, and the unused ones."""
     prefix = chosen.prefix
     own = {name.removeprefix(prefix): t for name, t in chosen.tensors.items() if name.startswith(prefix)}
     elsewhere = tuple(other.prefix for other in others if other.tensors is chosen.tensors and other.prefix)
@@ -187,7 +187,7 @@ def _with_neighbours(chosen: _Candidate, others: Sequence[_Candidate]) -> tuple[
 
 
 def _relative(name: str, prefix: str) -> str:
-    """The name without the parts that it shares with the prefix, both seen from the outside."""
+    """Return a name without the leading parts that it shares with the prefix."""
     shared = 0
     parts, wrapping = name.split("."), prefix.split(".")
     while shared < min(len(parts) - 1, len(wrapping)) and parts[shared] == wrapping[shared]:
@@ -196,7 +196,7 @@ def _relative(name: str, prefix: str) -> str:
 
 
 def _counted(names: Sequence[str]) -> tuple[str, ...]:
-    """Names, those with the same first part as one entry with their number."""
+    """Group names by their first part, with counts."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.partition(".")[0], []).append(name)

@@ -1,4 +1,4 @@
-"""timm's own conversions of state dicts, and which tensors of a file reach the model through them."""
+"""Convert state dicts with timm's own filters, and track which tensors of a file reach the model."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Converted:
 
     Attributes:
         tensors: by the model's names, as far as timm knows them.
-        adapted: what was resampled or reshaped, as `name [old shape] -> [new shape]`.
-        lost: names of tensors that reach nothing: timm left them out.
+        adapted: resampled or reshaped tensors, as `name [old shape] -> [new shape]`.
+        lost: names of tensors that timm left out.
     """
 
     tensors: dict[str, Tensor]
@@ -55,7 +55,7 @@ def convert(model: nn.Module, found: Mapping[str, Tensor]) -> Converted:
 
 
 def architecture_of(model: nn.Module) -> str:
-    """The timm architecture that `model` was created as; empty for a model that timm does not know."""
+    """Return the timm architecture that a model was created as; empty for a model that timm does not know."""
     return str(getattr(model, "pretrained_cfg", {}).get("architecture", ""))
 
 
@@ -76,7 +76,7 @@ def _conversion_of(
 
 
 def _filter_of(model: nn.Module) -> Callable[..., Mapping[str, Tensor]] | None:
-    """The conversion of the module that makes the model, or else of the one that defines its class."""
+    """Return the conversion of the module that creates the model, or else of the one that defines its class."""
     architecture = architecture_of(model)
     modules = [model_entrypoint(architecture).__module__] if timm.is_model(architecture) else []
     for module in (*modules, type(model).__module__):
@@ -87,7 +87,7 @@ def _filter_of(model: nn.Module) -> Callable[..., Mapping[str, Tensor]] | None:
 
 
 def _filter_options(function: Callable[..., Any], architecture: str, found: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Options that timm binds for some families.
+    """Return options that timm binds for some families.
 
     Source: timm 1.0.31, `deit._create_deit` and `vision_transformer._create_vision_transformer`.
     """
@@ -103,10 +103,10 @@ def _filter_options(function: Callable[..., Any], architecture: str, found: Mapp
 def _origins(
     run: Callable[[Mapping[str, Tensor]], dict[str, Tensor]], found: Mapping[str, Tensor], result: Mapping[str, Tensor]
 ) -> dict[str, list[str]]:
-    """Names in the file of what each converted tensor was made from.
+    """Return the names in the file that each converted tensor was made from.
 
-    Most are the tensors themselves or views of them. Where memory does not tell, a tensor is replaced by NaN and the
-    conversion done again: what becomes NaN was made from it.
+    Most are the tensors themselves or views of them. If memory does not tell, a tensor is replaced by NaN and the
+    conversion repeated: tensors that become NaN were made from it.
     """
     spans = sorted((tensor.data_ptr(), tensor.nbytes, name) for name, tensor in found.items() if tensor.numel())
     starts = [start for start, _, _ in spans]

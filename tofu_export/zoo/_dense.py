@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint as dense float32: quantised ones are dequantised by their own scales, or refused."""
+"""Convert tensors of a checkpoint to dense float32: quantised ones are dequantised by their own scales, or refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SCALES: Final = ("{name}_scale", "{name}.scale", "{stem}.scale", "{stem}.scales
 _ZERO_POINTS: Final = ("{name}_zero_point", "{name}.zero_point", "{stem}.zero_point", "{stem}.weight_zero_point")
 
 _COUNTS: Final = ("position_ids", "relative_position_index", "num_batches_tracked", "n_averaged", "epoch", "step")
-"""Last parts of names of tensors that hold whole numbers in models that are not quantised."""
+"""Last name parts of integer tensors in models that are not quantised."""
 
 _FLOAT8: Final = tuple(
     getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
@@ -27,17 +27,17 @@ _WAY_ON: Final = "save the model's own weights as float32, before it is quantise
 
 
 def dense(tensors: Mapping[str, Tensor], *, file: str) -> dict[str, Tensor]:
-    """The same tensors in float32; those of whole numbers that are no weights stay as they are.
+    """Return tensors in float32; integer tensors that are not weights stay unchanged.
 
-    Integer and 8-bit floating weights are multiplied by the scale that lies beside them (per tensor, or per row), less
-    their zero point, and those companions go.
+    Integer and 8-bit floating weights are multiplied by the scale beside them (per tensor, or per row), less their
+    zero point; scales and zero points are dropped.
 
     Args:
-        tensors: by name.
+        tensors: tensors by name.
         file: name of the file, for messages.
 
     Raises:
-        WeightsError: a weight is quantised and its scale is not there or of another shape, it is complex, or has no
+        WeightsError: a weight is quantised and its scale is missing or of another shape, it is complex, or has no
             values (meta device).
     """
     found: dict[str, Tensor] = {}
@@ -92,7 +92,7 @@ def _scaled(name: str, values: Tensor, scale: Tensor | None, zero: Tensor | None
 
 
 def _rowwise(name: str, companion: Tensor, values: Tensor, file: str) -> Tensor:
-    """A scale or zero point as it is broadcast: one number, one a row, or already so."""
+    """Return a scale or zero point for broadcasting: one number, one per row, or the full shape."""
     numbers = companion.to(torch.float32)
     if numbers.numel() == 1:
         return numbers.reshape(())

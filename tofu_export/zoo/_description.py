@@ -1,7 +1,7 @@
-"""What a set of weights says about the model that it belongs to, compared with the model that timm builds.
+"""Describe the model that a set of weights belongs to, and compare it with the model that timm builds.
 
-Each field is None where nobody says it. Fields with an argument of `timm.create_model` are set before the model is
-built, activation and epsilon in the built model; whatever still differs then is refused by name (`check`).
+Each field is None if unknown. Fields with an argument of `timm.create_model` are set before the model is built,
+activation and epsilon in the built model; remaining differences are refused by name (`check`).
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Description:
-    """The facts about a Vision Transformer that decide its numbers; None where they are not known.
+    """Facts about a Vision Transformer that determine its numbers; None if not known.
 
     Attributes:
         depth: number of blocks.
         embed_dim: width C of a token.
         heads: attention heads of a block.
         mlp_width: hidden width of a block's MLP.
-        activation: of the MLPs, a name in `ACTIVATIONS`.
+        activation: activation of the MLPs, a name in `ACTIVATIONS`.
         norm_eps: epsilon of all layer norms.
         pooling: `token`, `avg`, `map` and so on, as timm's `global_pool`.
-        pool_norm: where the last norm stands: `before` the pooling, `after` it, or `none`.
-        class_token: there is one.
+        pool_norm: position of the last norm: `before` the pooling, `after` it, or `none`.
+        class_token: the model has a class token.
         reg_tokens: number of register tokens.
         qkv_bias: queries and values have a bias.
         rope_theta: base period of rotary position embeddings.
@@ -74,14 +74,14 @@ class Description:
     num_classes: int | None = None
 
     def said(self) -> Iterator[tuple[str, Any]]:
-        """Name and value of each field that is known."""
+        """Yield name and value of each known field."""
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None:
                 yield field.name, value
 
     def differences(self, other: Description) -> dict[str, tuple[Any, Any]]:
-        """Own and other value of each field that both know and in which they differ."""
+        """Return own and other value of each field that is known in both and differs."""
         found = {name: (value, getattr(other, name)) for name, value in self.said()}
         return {name: pair for name, pair in found.items() if pair[1] is not None and not _equal(*pair)}
 
@@ -93,10 +93,10 @@ ACTIVATIONS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
     "relu": torch.relu,
     "silu": lambda x: x * torch.sigmoid(x),
 }
-"""By timm's names."""
+"""Activations by timm's names."""
 
 _SAME_VALUES: Final = 1e-5
-"""Largest difference of two activations that are one: GELU and its tanh approximation are 5e-4 apart."""
+"""Largest difference of two equal activations: GELU and its tanh approximation are 5e-4 apart."""
 
 _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "class_token": ("class_token",),
@@ -107,7 +107,7 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "in_chans": ("in_chans",),
     "num_classes": ("num_classes",),
 }
-"""What timm's classes call a field, as an argument of `timm.create_model`."""
+"""Names of a field in timm's classes, as an argument of `timm.create_model`."""
 
 _WORDS: Final = {
     "norm_eps": "layer norm epsilon",
@@ -118,11 +118,11 @@ _WORDS: Final = {
 }
 
 _FC_NORM: Final = ("fc_norm", "use_fc_norm")
-"""What timm's classes call a norm after the pooling."""
+"""Names of a norm after the pooling in timm's classes."""
 
 
 def describe_model(model: nn.Module) -> Description:
-    """The facts about a timm model, also one on the meta device; None where it has no such part."""
+    """Describe a timm model, also one on the meta device; None for parts that it lacks."""
     architecture: Any = model
     block: Any = next(iter(getattr(model, "blocks", ())), None)
     attention = getattr(block, "attn", None)
@@ -152,12 +152,12 @@ def describe_model(model: nn.Module) -> Description:
 
 
 def merge(first: Description, second: Description, *, names: tuple[str, str]) -> Description:
-    """All that two sources say.
+    """Merge the descriptions of two sources.
 
     Args:
-        first: what one says.
-        second: what the other says.
-        names: of the two, for the message.
+        first: description of one source.
+        second: description of the other source.
+        names: names of the two, for the message.
 
     Raises:
         WeightsError: they contradict each other.
@@ -171,12 +171,12 @@ def merge(first: Description, second: Description, *, names: tuple[str, str]) ->
 
 
 def arguments_for(wanted: Description, model: nn.Module, *, keep: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """Arguments of `timm.create_model` that make `model` what is wanted, as far as there are such arguments.
+    """Return arguments of `timm.create_model` that adapt `model` to a description, as far as there are such arguments.
 
     Args:
-        wanted: what the weights say.
-        model: as timm builds it by itself.
-        keep: fields that were asked for in another way.
+        wanted: description of the weights.
+        model: the model as timm builds it by default.
+        keep: fields that options set.
     """
     known = _parameters(type(model))
     differing = {name: value for name, (value, _) in wanted.differences(describe_model(model)).items()}
@@ -198,7 +198,7 @@ def arguments_for(wanted: Description, model: nn.Module, *, keep: frozenset[str]
 
 
 def apply(wanted: Description, model: nn.Module) -> None:
-    """Set activation and epsilon in `model`, in place, where they are not as wanted."""
+    """Set activation and epsilon of a model, in place, where they differ from the description."""
     has = describe_model(model)
     if wanted.activation is not None and wanted.activation != has.activation:
         layer: Any = get_act_layer(wanted.activation)
@@ -210,17 +210,17 @@ def apply(wanted: Description, model: nn.Module) -> None:
 
 
 def check(wanted: Description, model: nn.Module, *, name: str, where: str, keep: frozenset[str] = frozenset()) -> None:
-    """Hold `model` to what is wanted.
+    """Check a model against a description.
 
     Args:
-        wanted: what the weights say.
+        wanted: description of the weights.
         model: the model that they are loaded into.
-        name: of the model, for the message.
-        where: what says it.
-        keep: fields that were asked for in another way.
+        name: name of the model, for the message.
+        where: source of the description.
+        keep: fields that options set.
 
     Raises:
-        WeightsError: a field differs that could not be set.
+        WeightsError: a field differs and cannot be set.
     """
     differing = wanted.differences(describe_model(model))
     refused = [
@@ -236,14 +236,14 @@ def check(wanted: Description, model: nn.Module, *, name: str, where: str, keep:
 
 
 def changes(before: Description, after: Description) -> tuple[str, ...]:
-    """What was set, for example `pooling avg -> token`."""
+    """List the changes between two descriptions, for example `pooling avg -> token`."""
     return tuple(
         f"{_words(name)} {_text(was)} -> {_text(now)}" for name, (now, was) in after.differences(before).items()
     )
 
 
 def activation_name(function: Callable[[Tensor], Tensor]) -> str:
-    """The name that timm has for an activation; its type where it is none of `ACTIVATIONS`."""
+    """Return timm's name of an activation; its type if it is not in `ACTIVATIONS`."""
     points = torch.linspace(-4, 4, 161)
     with torch.no_grad():
         values = function(points)
@@ -259,7 +259,7 @@ def _activation_of(model: nn.Module) -> str | None:
 
 
 def _owners_of_activations(model: nn.Module) -> list[Any]:
-    """MLPs of the blocks and of a pooling attention."""
+    """Return MLPs of the blocks and of a pooling attention."""
     parts = [*getattr(model, "blocks", ()), *filter(None, [getattr(model, "attn_pool", None)])]
     return [
         module
@@ -274,7 +274,7 @@ def _norms(model: nn.Module) -> list[Any]:
 
 
 def _eps_of(model: nn.Module) -> float | None:
-    """Epsilon of the norms; NaN, which equals nothing, where they have several."""
+    """Return the epsilon of the norms; NaN, which equals nothing, if they differ."""
     found = {norm.eps for norm in _norms(model)}
     if len(found) == 1:
         eps: float | None = found.pop()
@@ -304,7 +304,7 @@ def _has_bias(attention: Any) -> bool:
 
 
 def _parameters(kind: type) -> set[str]:
-    """Names of the arguments of a class and its parents, which often take the rest as keywords."""
+    """Return the argument names of a class and its parents, which often take the rest as keywords."""
     return {name for parent in kind.__mro__ for name in inspect.signature(parent.__init__).parameters}  # type: ignore[misc]
 
 

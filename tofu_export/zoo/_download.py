@@ -1,4 +1,4 @@
-"""Files from the model hub or a URL: from the local cache if they are there, else after one quick check.
+"""Get files from the model hub or a URL: from the local cache if present, else after one quick check.
 
 The hub's client retries an unreachable host for half a minute per file. So each download starts with a single HEAD
 request with a short timeout; when that fails, nothing is retried. No setting of the client is changed. Clients without
@@ -23,11 +23,11 @@ from tofu_export.zoo._quiet import quiet
 __all__ = ["hub_file", "page", "url_file"]
 
 PROBE_TIMEOUT_S: Final = 5.0
-"""How long a host may take to answer the first request."""
+"""Seconds that a host may take to answer the first request."""
 
 
 def hub_file(repository: str, filenames: Sequence[str]) -> Path:
-    """The first of `filenames` that `repository` has, as a local file. Cached files win and need no network.
+    """Return the first of `filenames` in a repository as a local file. Cached files win and need no network.
 
     Args:
         repository: `organisation/name`, or `organisation/name@revision`.
@@ -57,7 +57,7 @@ def hub_file(repository: str, filenames: Sequence[str]) -> Path:
 
 
 def url_file(url: str, filename: str | None = None) -> Path:
-    """The file behind `url`, in torch's checkpoint cache.
+    """Return the file at a URL, in torch's checkpoint cache.
 
     Raises:
         WeightsError: the host cannot be reached or refuses. The caller adds what to do.
@@ -77,7 +77,7 @@ def url_file(url: str, filename: str | None = None) -> Path:
 
 
 def page(repository: str) -> str:
-    """Where people read about `repository`."""
+    """Return the web page of a repository."""
     return f"https://huggingface.co/{repository.partition('@')[0]}"
 
 

@@ -1,4 +1,4 @@
-"""Fitting a state dict to a model: timm's conversions first, then a strict comparison that says what differs."""
+"""Fit a state dict to a model: timm's conversions first, then a strict comparison that reports differences."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from tofu_export.zoo._convert import convert
 __all__ = ["Fit", "Mismatch", "Rules", "classifiers_of", "fit"]
 
 _LISTED: Final = 5
-"""Keys of each kind that a message names; the rest is counted."""
+"""Number of keys of each kind that a message names; the rest is counted."""
 
 _COMPUTED: Final = re.compile(r"(.*\.)?(rope\w*|periods|bias_mask|relative_position_index|position_ids)(\.|$)")
-"""Buffers of other implementations that timm computes, and DINOv3's mask of a bias that is not used."""
+"""Buffers of other implementations that timm computes, and DINOv3's mask of an unused bias."""
 
 _QKV_BIAS: Final = re.compile(r"(?:qkv|[qkv]_proj)\.bias$|\b[qkv]_bias$")
-"""One of zeros is as good as none."""
+"""Biases of queries, keys and values, which may be missing if they are zero."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What may be left out without a counterpart in the model.
+    """Rules on tensors that may be dropped.
 
     Attributes:
-        features: the classifier; the model was asked for without one.
-        trained: anything, also what changes the output (`--allow-dropped`, and files of timm's own hub).
+        features: the classifier may be dropped, as the model was asked for without one.
+        trained: any tensor may be dropped, also if it affects the output (`--allow-dropped`, and files of timm's hub).
     """
 
     features: bool = True
@@ -41,11 +41,11 @@ class Rules:
 
 @dataclass(frozen=True)
 class Fit:
-    """What fitting changed.
+    """Changes made by fitting.
 
     Attributes:
         adapted: tensors that timm reshaped or resampled, as `name [old shape] -> [new shape]`.
-        dropped: tensors in the file that the model has no place for, allowed.
+        dropped: allowed tensors of the file that the model has no place for.
     """
 
     adapted: tuple[str, ...]
@@ -54,7 +54,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """How the tensors of a file differ from those of a model, name to shape."""
+    """Differences between the tensors of a file and those of a model, name to shape."""
 
     missing: Mapping[str, tuple[int, ...]]
     unexpected: Mapping[str, tuple[int, ...]]
@@ -62,7 +62,7 @@ class Mismatch:
 
     @classmethod
     def between(cls, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mismatch:
-        """Compare the tensors `found` in a file with those that a model has."""
+        """Compare the tensors in a file with those of a model."""
         return cls(
             missing={name: tuple(wanted[name].shape) for name in wanted if name not in found},
             unexpected={name: tuple(found[name].shape) for name in found if name not in wanted},
@@ -75,7 +75,7 @@ class Mismatch:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every tensor that differs."""
+        """Names of all tensors that differ."""
         return (*self.missing, *self.unexpected, *self.reshaped)
 
     def __str__(self) -> str:
@@ -91,14 +91,14 @@ class Mismatch:
 
 
 def fit(model: nn.Module, found: Mapping[str, Tensor], *, name: str, file: str, rules: Rules = Rules()) -> Fit:
-    """Load `found` into `model`, after timm's own conversions (position embedding, patch embedding, foreign keys).
+    """Load tensors into a model, after timm's own conversions (position embedding, patch embedding, foreign keys).
 
     Args:
         model: receives the weights, in place.
         found: tensors by name, floating ones in float32.
-        name: what the user calls the model, for messages.
-        file: what the user calls the file, for messages.
-        rules: what may be left out.
+        name: name of the model, for messages.
+        file: name of the file, for messages.
+        rules: tensors that may be dropped.
 
     Raises:
         WeightsError: a tensor is missing, unknown, of another shape, or has a NaN or an infinity.
@@ -130,7 +130,7 @@ def fit(model: nn.Module, found: Mapping[str, Tensor], *, name: str, file: str, 
 
 
 def classifiers_of(model: nn.Module) -> tuple[str, ...]:
-    """Names of the sub-modules that classify, for example `head`."""
+    """Return the names of the sub-modules that classify, for example `head`."""
     names = getattr(model, "pretrained_cfg", {}).get("classifier") or "head"
     return (names,) if isinstance(names, str) else tuple(names)
 

@@ -1,4 +1,4 @@
-"""Which file of a folder holds its weights, and the base model of an adapter that peft wrote. Needs no torch."""
+"""Find the weights file of a folder, and the base model of a peft adapter. Needs no torch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tofu_export.errors import WeightsError
 __all__ = ["ADAPTER_CONFIG", "HUB_FILES", "adapter_in", "base_of", "checkpoint_in", "read_adapter_config"]
 
 HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")
-"""Names that timm's repositories use, best first."""
+"""File names in timm's repositories, best first."""
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
-"""What peft writes beside an adapter."""
+"""File that peft writes beside an adapter."""
 
 _ADAPTERS: Final = ("adapter_model.safetensors", "adapter_model.bin")
 _CHECKPOINTS: Final = (
@@ -27,18 +27,18 @@ _CHECKPOINTS: Final = (
 
 
 def checkpoint_in(folder: Path) -> Path | None:
-    """The checkpoint in a folder, by the names that libraries give it; None without one."""
+    """Return the checkpoint in a folder, by the names that libraries use; None without one."""
     return next((folder / name for name in _CHECKPOINTS if (folder / name).is_file()), None)
 
 
 def adapter_in(folder: Path) -> Path | None:
-    """The adapter in a folder that peft wrote; None where there is none, or no configuration of it."""
+    """Return the peft adapter in a folder; None without one, or without its configuration."""
     found = (folder / name for name in _ADAPTERS if (folder / name).is_file())
     return next(found, None) if (folder / ADAPTER_CONFIG).is_file() else None
 
 
 def read_adapter_config(folder: Path) -> Mapping[str, Any] | None:
-    """The configuration of the adapter in a folder; None without one.
+    """Read the configuration of the adapter in a folder; None without one.
 
     Raises:
         WeightsError: it is not a JSON object.
@@ -56,10 +56,10 @@ def read_adapter_config(folder: Path) -> Mapping[str, Any] | None:
 
 
 def base_of(path: Path) -> Path | None:
-    """The checkpoint that an adapter changes; None for a file that is not an adapter with its configuration.
+    """Return the checkpoint that an adapter changes; None for a file that is not an adapter with a configuration.
 
     Raises:
-        WeightsError: the configuration names no base that lies on this machine.
+        WeightsError: the configuration names no base on this machine.
     """
     config = read_adapter_config(path.parent) if path.name in _ADAPTERS else None
     if config is None:

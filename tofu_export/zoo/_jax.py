@@ -1,7 +1,7 @@
 """Original JAX/Flax ViT weights (`.npz`), read by the model's own loader in timm, and checked for what it skips.
 
-timm's loader fills what it finds: it leaves a classifier of another width, a deeper checkpoint and layers that JAX
-never had without a word. So every parameter starts as NaN here, and one that still is NaN afterwards was not loaded.
+timm's loader fills what it finds: it silently skips a classifier of another width, a deeper checkpoint and layers that
+JAX never had. So every parameter starts as NaN here, and one that is still NaN afterwards was not loaded.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ __all__ = ["load_npz"]
 def load_npz(
     model: nn.Module, path: Path, *, name: str, trained: bool = False
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Load `path` into `model`, in place. After an error the weights of `model` are undefined.
+    """Load an archive into a model, in place. After an error the weights of the model are undefined.
 
     Args:
         model: receives the weights.
         path: the archive.
-        name: of the model, for messages.
-        trained: leave out a layer before the classifier (`pre_logits`), which timm's models have not.
+        name: name of the model, for messages.
+        trained: drop a layer before the classifier (`pre_logits`), which timm's models lack.
 
     Returns:
-        What was resampled, and what was left out.
+        Names of resampled tensors, and of dropped ones.
 
     Raises:
-        WeightsError: not an `.npz` archive, pickled objects in it, no loader in the model, or weights that do not fill
-            the model exactly or not all of which it takes.
+        WeightsError: the file is not an `.npz` archive or holds pickled objects, the model has no loader, or the
+            weights and the model do not match exactly.
     """
     load = getattr(model, "load_pretrained", None)
     if not callable(load):
@@ -75,7 +75,7 @@ def load_npz(
 
 
 def _adapted(model: nn.Module, shapes: dict[str, tuple[int, ...]]) -> tuple[str, ...]:
-    """What timm's loader resampled: positions and patches of another number."""
+    """Return what timm's loader resampled: position and patch embeddings of another size."""
     found = []
     for key, shape in shapes.items():
         if key.endswith("posembed_input/pos_embedding"):
@@ -91,7 +91,7 @@ def _adapted(model: nn.Module, shapes: dict[str, tuple[int, ...]]) -> tuple[str,
 
 
 def _check_archive(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of each array of the archive, all of them plain finite numbers."""
+    """Return the shape of each array of an archive, after checking that all are plain finite numbers."""
     try:
         # Opened here: numpy leaves the file open when the archive is damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:

@@ -1,4 +1,4 @@
-"""Silence for libraries that chatter while everything goes well."""
+"""Silence libraries that log while nothing is wrong."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TALKERS: Final = ("timm", "huggingface_hub")
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within the block timm and the hub client log only errors, and no warning is shown. Exceptions pass through."""
+    """Let timm and the hub client log only errors, and show no warnings, in the context. Exceptions pass through."""
     loggers = [logging.getLogger(name) for name in _TALKERS]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""A checkpoint with all that lies beside and inside it, read once: tensors, a description of the model, its images."""
+"""Read a checkpoint with all that lies beside and inside it: tensors, model description, preprocessing."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ __all__ = ["Source", "read_source"]
 
 @dataclass(frozen=True)
 class Source:
-    """A file of weights, understood.
+    """Weights file with its description.
 
     Attributes:
-        file: its name.
-        written: who wrote it: timm, open_clip, or transformers and the family.
-        key: which of several models in it; empty if it is all of the file.
-        keys: of all models in it.
-        tensors: by names that timm's conversions know, in float32.
-        description: what it says about the model.
-        where: what says it, for messages.
-        preprocessing: what it says about images.
-        images_from: what says each of it.
-        unused: names of tensors that have no part in the output.
-        notes: what nobody says and the model's own is taken for.
+        file: name of the file.
+        written: library that wrote it: timm, open_clip, or transformers and the family.
+        key: key of the model among several; empty if it is all of the file.
+        keys: keys of all models in the file.
+        tensors: tensors by names that timm's conversions know, in float32.
+        description: description of the model.
+        where: source of the description, for messages.
+        preprocessing: preprocessing of images.
+        images_from: source of each preprocessing entry.
+        unused: names of tensors that do not affect the output.
+        notes: facts that are not stated, for which the model's own are assumed.
         undecided: its activation is GELU or QuickGELU, and nothing says which.
-        adapter: the file is the base of one, which can have brought another classifier.
+        adapter: an adapter was merged, which can have replaced the classifier.
     """
 
     file: str
@@ -62,17 +62,17 @@ class Source:
 
 
 def read_source(path: Path, *, key: str | None = None, beside: bool = True) -> Source:
-    """Read a checkpoint of PyTorch or `.safetensors`, and what describes it.
+    """Read a PyTorch or `.safetensors` checkpoint, and its description.
 
     Args:
         path: the file, the index of several, or an adapter of peft.
-        key: which of several models in it.
-        beside: read what lies in its folder, and its own options.
+        key: key of the model among several.
+        beside: also read descriptions in its folder, and options inside it.
 
     Raises:
-        OptionError: no model lies under the key.
-        WeightsError: it cannot be read or trusted, holds no model, or describes one that contradicts its tensors or
-            that timm cannot be.
+        OptionError: the key leads to no model.
+        WeightsError: the file cannot be read or trusted, holds no model, or describes one that contradicts its
+            tensors or that timm cannot build.
     """
     base, found = base_of(path), read_checkpoint(path)
     try:
@@ -143,7 +143,7 @@ def _of_transformers(source: Source, family: str, folder: Path) -> Source:
 
 
 def _with_settings(source: Source, found: Mapping[Any, Any], path: Path) -> Source:
-    """Add what options inside the file and timm's and open_clip's configurations beside it say."""
+    """Add the options inside the file, and timm's and open_clip's configurations beside it."""
     if source.written.startswith("transformers"):
         return source
     clip = source.written == "open_clip" or path.name.startswith("open_clip")
@@ -158,7 +158,7 @@ def _add(source: Source, settings: Settings | None, *, options: bool = False) ->
     if settings is None:
         return source
     said = settings.description
-    if options:  # what tensors show is not asked of them: they can be about something else
+    if options:  # not for facts that tensors show: options can describe something else
         said = replace(said, **{name: None for name, _ in source.description.said()})
     if source.adapter:
         said = replace(said, num_classes=None)
@@ -186,7 +186,7 @@ def _with_images(source: Source, folder: Path) -> Source:
 
 
 def _describe_tensors(tensors: Mapping[str, Tensor]) -> Description:
-    """What names and shapes show; nothing about a state dict without a patch embedding."""
+    """Describe a model by names and shapes; empty for a state dict without a patch embedding."""
     clip = "visual.conv1.weight" in tensors
     patches = tensors.get("visual.conv1.weight" if clip else "patch_embed.proj.weight")
     if patches is None:
@@ -212,7 +212,7 @@ def _describe_tensors(tensors: Mapping[str, Tensor]) -> Description:
 def _image_size(
     position: Tensor | None, patch_size: tuple[int, int] | None, extra: tuple[int, ...]
 ) -> tuple[int, int] | None:
-    """Of a square grid; the first number of extra positions that leaves one counts."""
+    """Return the image size for a square grid, by the first number of extra positions that leaves one."""
     if position is None or patch_size is None or position.ndim not in (2, 3):
         return None
     for count in (int(position.shape[-2]) - number for number in extra):
@@ -223,7 +223,7 @@ def _image_size(
 
 
 def _classes(tensors: Mapping[str, Tensor], width: int) -> int | None:
-    """Width of a linear classifier on C features; None without one, or with another kind."""
+    """Return the width of a linear classifier on C features; None without one, or for another kind."""
     for name, across in (("head.weight", 1), ("visual.head.weight", 1), ("visual.proj", 0)):
         weight = tensors.get(name)
         if weight is not None and weight.ndim == 2 and weight.shape[across] == width:
@@ -232,7 +232,7 @@ def _classes(tensors: Mapping[str, Tensor], width: int) -> int | None:
 
 
 def _qkv_bias(tensors: Mapping[str, Tensor]) -> bool | None:
-    """Queries and values have a bias; None for one of zeros, which a model needs not have."""
+    """Return whether queries and values have a bias; None for one of zeros, which a model need not have."""
     biases = [t for name, t in tensors.items() if re.search(r"attn\.(qkv\.bias|in_proj_bias|q_bias|v_bias)$", name)]
     if not biases:
         return False if any(name.endswith("attn.qkv.weight") for name in tensors) else None
@@ -252,5 +252,5 @@ def _has_head(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _is_openai(found: Mapping[Any, Any]) -> bool:
-    """The state dict of OpenAI's own CLIP, whose activation is always QuickGELU."""
+    """True for the state dict of OpenAI's own CLIP, whose activation is always QuickGELU."""
     return "input_resolution" in found and "context_length" in found

@@ -1,8 +1,8 @@
-"""Checkpoints in the format of Hugging Face's `transformers`, renamed to what timm and its own conversions know.
+"""Rename checkpoints of Hugging Face's `transformers` to names that timm and its own conversions know.
 
-Names of version 4, which version 5 still writes with `save_pretrained`, and those that its modules have
-(`state_dict()`). Where timm converts the original release of a family (CLIP, DINOv2), names become those of that
-release and timm does the rest.
+Covers names of version 4, which version 5 still writes with `save_pretrained`, and those of its modules
+(`state_dict()`). If timm converts the original release of a family (CLIP, DINOv2), names become those of that release
+and timm does the rest.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _DINOV3: Final[Rules] = (
     (r"classifier\.", "head."),
 )
 _GATED: Final = (rf"{_LAYER}mlp\.up_proj\.", r"blocks.\1.mlp.fc1_x.")
-"""What DINOv3's second projection is where the first one gates it."""
+"""Renaming of DINOv3's second projection if the MLP is gated."""
 _CLIP: Final[Rules] = (
     (r"embeddings\.class_embedding", "visual.class_embedding"),
     (r"embeddings\.patch_embedding\.", "visual.conv1."),
@@ -113,14 +113,14 @@ _JOINED: Final = re.compile(r"(.*\.)(query|key|value|q_proj|k_proj|v_proj)\.(wei
 _ORDER: Final = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"))
 
 _NO_PART: Final = re.compile(r"(.*\.)?(position_ids|relative_position_index)$")
-"""Tables of indices that both libraries compute."""
+"""Index tables that both libraries compute."""
 
 _MASK: Final = "embeddings.mask_token"
-"""It stands for patches that are hidden while a model is pretrained."""
+"""Token that stands for hidden patches in pretraining."""
 
 
 _BESIDE_A_CLASSIFIER: Final[Mapping[str, tuple[str, ...]]] = {"siglip": ("head.",), "clip": ("post_layernorm.",)}
-"""What image classifiers of a family have and do not read: they average the tokens as they leave the encoder.
+"""Tensors that image classifiers of a family have but do not read: they average the tokens that leave the encoder.
 
 Source: transformers 5.24, `SiglipForImageClassification`, `CLIPForImageClassification`.
 """
@@ -128,12 +128,12 @@ Source: transformers 5.24, `SiglipForImageClassification`, `CLIPForImageClassifi
 
 @dataclass(frozen=True)
 class Renamed:
-    """A state dict under names that timm's conversions know.
+    """State dict under names that timm's conversions know.
 
     Attributes:
         family: vit, beit, dinov2, dinov3, clip or siglip.
-        tensors: by their new names.
-        unused: names in the file of what has no part in the output.
+        tensors: tensors by their new names.
+        unused: names in the file of tensors that do not affect the output.
     """
 
     family: str
@@ -142,19 +142,19 @@ class Renamed:
 
 
 def rename(tower: Mapping[str, Tensor]) -> Renamed | None:
-    """Rename the state dict of a vision model of `transformers`; None if it is none.
+    """Rename the state dict of a vision model of `transformers`; None for another model.
 
-    Queries, keys and values are joined to one projection. What belongs to no rule keeps its name, for the comparison
-    with the model to report.
+    Queries, keys and values are joined to one projection. A tensor without a rule keeps its name, and the
+    comparison with the model reports it.
 
     Raises:
-        WeightsError: a linear patch embedding that is not of square patches of three channels.
+        WeightsError: a linear patch embedding is not of square patches of three channels.
     """
     family, rules = _family(tower)
     if not family:
         return None
     unused = [name for name in tower if _NO_PART.match(name)]
-    if family != "dinov2" and _MASK in tower:  # by its mask token timm knows a release of DINOv2
+    if family != "dinov2" and _MASK in tower:  # timm recognises a release of DINOv2 by its mask token
         unused.append(_MASK)
     kept = {name: tensor for name, tensor in tower.items() if name not in unused}
     if any(name.startswith("classifier.") for name in kept):
@@ -169,13 +169,13 @@ def rename(tower: Mapping[str, Tensor]) -> Renamed | None:
 
 
 def places_in(tower: Mapping[str, Tensor]) -> Callable[[str], tuple[str, str]]:
-    """How to tell that two names mean one tensor of a vision model, whatever version of `transformers` wrote them.
+    """Return a function that maps names of the same tensor to the same place, for any version of `transformers`.
 
     Args:
-        tower: its state dict; names of other libraries stand for themselves.
+        tower: state dict of the vision model; names of other libraries stay unchanged.
 
     Returns:
-        A function of a name: the one that it gets here, and which of queries, keys and values it is.
+        A function from a name to its new name and, for queries, keys and values, to `q`, `k` or `v`, else empty.
     """
     _, rules = _family(tower)
 
@@ -210,7 +210,7 @@ def _family(tower: Mapping[str, Tensor]) -> tuple[str, Rules]:
 
 
 def _join(tower: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Queries, keys and values as one tensor `qkv`; SigLIP's pooling attention as `q` and `kv`, as timm has it.
+    """Join queries, keys and values to one tensor `qkv`; SigLIP's pooling attention to `q` and `kv`, as in timm.
 
     Keys without a bias beside queries and values with one stay `q_bias` and `v_bias`.
     """
@@ -243,10 +243,10 @@ def _as_it_is(tensor: Tensor) -> Tensor:
 
 
 def _patches_as_a_convolution(weight: Tensor) -> Tensor:
-    """SigLIP 2's linear embedding [O, P*P*3] of patches, channels last, as a convolution [O, 3, P, P].
+    """Convert SigLIP 2's linear embedding [O, P*P*3] of patches, channels last, to a convolution [O, 3, P, P].
 
     Raises:
-        WeightsError: its patches are not square ones of three channels.
+        WeightsError: the patches are not square with three channels.
     """
     if weight.ndim == 4:
         return weight
@@ -263,4 +263,4 @@ _SHAPED: Final[Mapping[tuple[str, str], Callable[[Tensor], Tensor]]] = {
     ("siglip", "pos_embed"): lambda table: table.unsqueeze(0),
     ("siglip", "patch_embed.proj.weight"): _patches_as_a_convolution,
 }
-"""What the original releases shape in another way than `transformers`."""
+"""Conversions of tensors that the original releases shape differently from `transformers`."""

@@ -1,7 +1,7 @@
-"""`config.json` of Hugging Face's `transformers`, read as a description of the model.
+"""Read `config.json` of Hugging Face's `transformers` as a description of the model.
 
-That library leaves out of a configuration what equals its defaults (always so in nested ones of versions before 5), so
-the defaults stand here, by `model_type`; a test holds them to the installed library.
+A configuration omits values that equal the library's defaults (before version 5 always in nested ones), so the
+defaults are listed here, by `model_type`; a test compares them with the installed library.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tofu_export.zoo._description import Description
 __all__ = ["CONFIG", "DEFAULTS", "describe_config", "describe_family", "is_transformers"]
 
 CONFIG: Final = "config.json"
-"""Stands beside a checkpoint and says what its tensors cannot: activation, epsilon and number of heads."""
+"""File beside a checkpoint with what its tensors do not show: activation, epsilon and number of heads."""
 
 _COMMON: Final = {
     "num_attention_heads": 12,
@@ -72,7 +72,7 @@ DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "siglip_vision_model": _SIGLIP,
     "siglip2_vision_model": {name: value for name, value in _SIGLIP.items() if name != "image_size"},
 }
-"""What the configuration classes of transformers 5.24 have where a file says nothing."""
+"""Defaults of the configuration classes of transformers 5.24."""
 
 _TOWERS: Final = {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "siglip2": "siglip2_vision_model"}
 """`model_type` of the vision part of a model with a text tower."""
@@ -85,7 +85,7 @@ _FAMILIES: Final[Mapping[str, frozenset[str]]] = {
     "clip": frozenset({"clip_vision_model"}),
     "siglip": frozenset({"siglip_vision_model", "siglip2_vision_model"}),
 }
-"""Types whose tensors have the names of a family."""
+"""Model types whose tensors have the names of a family."""
 
 _ACTIVATIONS: Final = {
     "gelu": "gelu",
@@ -99,16 +99,16 @@ _ACTIVATIONS: Final = {
     "silu": "silu",
     "swish": "silu",
 }
-"""timm's name of an activation of `transformers`."""
+"""Activations of `transformers`, with their names in timm."""
 
 
 def is_transformers(folder: Path) -> bool:
-    """True if the folder has a configuration of `transformers`, and not timm's."""
+    """True if the folder has a configuration of `transformers`, not of timm."""
     return _read(folder / CONFIG) is not None
 
 
 def describe_family(family: str, *, classifier: bool, class_token: bool) -> Description:
-    """What a family pools, with or without a classifier; its code says so and no configuration.
+    """Describe the pooling of a family, with or without a classifier, which is only in its code.
 
     Source: transformers 5.24, `CLIPForImageClassification`, `SiglipForImageClassification`,
     `IJepaForImageClassification`, `BeitPooler`.
@@ -123,15 +123,15 @@ def describe_family(family: str, *, classifier: bool, class_token: bool) -> Desc
 
 
 def describe_config(folder: Path, family: str) -> Description | None:
-    """What `config.json` in the folder says of the vision model, defaults included; None without one.
+    """Describe the vision model by `config.json` in the folder, defaults included; None without the file.
 
     Args:
-        folder: where the checkpoint lies.
-        family: of its tensors (`zoo._transformers.Renamed`).
+        folder: folder of the checkpoint.
+        family: family of its tensors (`zoo._transformers.Renamed`).
 
     Raises:
-        WeightsError: it cannot be read, belongs to another kind of model, or names an activation that timm does not
-            have.
+        WeightsError: the file cannot be read, belongs to another kind of model, or names an activation that timm
+            lacks.
     """
     config = _read(folder / CONFIG)
     if config is None:
@@ -195,7 +195,7 @@ def _mlp_width(values: Mapping[str, Any], swiglu: bool) -> int | None:
 
 
 def _labels(values: Mapping[str, Any]) -> int | None:
-    """Number of classes where they are named; without names there may be no classifier."""
+    """Return the number of classes if they are named; without names there may be no classifier."""
     labels = values.get("id2label")
     return len(labels) if isinstance(labels, Mapping) and labels else None
 
@@ -207,7 +207,7 @@ def _pair(value: Any) -> tuple[int, int] | None:
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:
-    """A configuration of `transformers`; None where there is none."""
+    """Read a configuration of `transformers`; None without one."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

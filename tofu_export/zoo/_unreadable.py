@@ -1,4 +1,4 @@
-"""Why a file is no checkpoint that can be read: what it is instead, and what to do."""
+"""Explain why a file is not a readable checkpoint: what it is instead, and what to do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PLAIN_WEIGHTS: Final = (
     "numpy.dtype",
     "_codecs.encode",
 )
-"""What a pickle of tensors and numbers names."""
+"""Globals that a pickle of tensors and numbers names."""
 
 _ADVICE: Final = "Expected .safetensors, or a file written by torch.save(model.state_dict(), PATH)"
 
@@ -44,7 +44,7 @@ _PACKED: Final[tuple[tuple[bytes, str, str], ...]] = (
 
 
 def why_unreadable(path: Path, error: Exception) -> str:
-    """What to tell a person whose file could not be read.
+    """Return a message for a file that could not be read.
 
     Args:
         path: the file.
@@ -56,7 +56,7 @@ def why_unreadable(path: Path, error: Exception) -> str:
 
 
 def _other_kind(path: Path, head: bytes) -> str:
-    """What the file is in place of a checkpoint of its suffix; empty if that is not to be seen."""
+    """Return what the file is instead of a checkpoint of its suffix; empty if unknown."""
     name, suffix = path.name, path.suffix.lower()
     text = head.lstrip().lower()
     for beginning, words in _TEXTS:
@@ -117,7 +117,7 @@ def _damaged(path: Path, error: Exception) -> str:
 
 
 def _unsafe_objects(path: Path) -> list[str]:
-    """Names that a pickle asks for and plain weights do not, found without running it; empty if it has none."""
+    """Return globals in a pickle that plain weights do not need, found without running it; empty if none."""
     try:
         names = list(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # not a zip archive: a bare pickle, several in a row, or anything at all
@@ -127,7 +127,7 @@ def _unsafe_objects(path: Path) -> list[str]:
 
 
 def _globals(file: BinaryIO) -> Iterator[str]:
-    """Every `module.name` in a row of pickles, up to the first byte that is not a pickle's."""
+    """Yield every `module.name` in a series of pickles, up to the first byte that is not part of a pickle."""
     texts: list[str] = []
     try:
         while True:

@@ -24,30 +24,30 @@ FILE_NAME = "catalog.json"
 
 
 def find(name: str) -> ModelSpec | None:
-    """The spec of a model at its own image size and class count, None if the catalogue cannot tell."""
+    """Return the spec of a model at its own image size and class count, None if not in the catalogue."""
     entry = _entries().get(name)
     return None if entry is None else _from_entry(name, entry)
 
 
 def names() -> tuple[str, ...]:
-    """The models in the catalogue; none if another timm is installed."""
+    """Return the models in the catalogue; none if another timm is installed."""
     return tuple(_entries())
 
 
 def others() -> tuple[str, ...]:
-    """All other architectures of timm, which cannot be reduced; none if another timm is installed."""
+    """Return all other architectures of timm, which cannot be reduced; none if another timm is installed."""
     return tuple(_document()["others"]) if _entries() else ()
 
 
 def search(text: str, among: Iterable[str] | None = None) -> tuple[str, ...]:
-    """Names, those of the catalogue by default, that contain `text`, or match its wildcards (`*`, `?`, `[...]`)."""
+    """Return names, by default of the catalogue, that contain `text` or match its wildcards (`*`, `?`, `[...]`)."""
     text = text.strip().lower()
     pattern = text if any(letter in text for letter in "*?[") else f"*{text}*"
     return tuple(name for name in (names() if among is None else among) if fnmatchcase(name.lower(), pattern))
 
 
 def timm_version() -> str:
-    """The timm version that the catalogue holds for."""
+    """Return the timm version that the catalogue holds for."""
     return str(_document()["timm"])
 
 
@@ -73,7 +73,7 @@ def _from_entry(name: str, entry: dict[str, Any]) -> ModelSpec:
 
 
 def to_entry(spec: ModelSpec) -> dict[str, Any]:
-    """A spec as JSON holds it; equal blocks in a row are one list that ends with their number."""
+    """Convert a spec to JSON; equal blocks in a row are one list that ends with their number."""
     runs = [[*astuple(cost), len(list(group))] for cost, group in groupby(spec.blocks)]
     entry = {**asdict(spec), "image_size": list(spec.image_size), "blocks": runs}
     del entry["name"]

@@ -1,6 +1,6 @@
-"""Models ready to be patched and exported: created, filled, frozen.
+"""Create models ready to be patched and exported: created, loaded, frozen.
 
-Every name goes through here: timm's, our aliases, hub repositories, local folders and the demo model.
+Every kind of name is handled here: timm's, our aliases, hub repositories, local folders and the demo model.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ __all__ = ["BY_OPTIONS", "LoadedModel", "create_meta", "create_model", "own_imag
 
 TIMM_DEFAULT = "timm's default"
 BY_OPTIONS = "options"
-"""What says a part of the preprocessing, beside names of files."""
+"""Source of a preprocessing entry that an option set; other sources are file names."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with its weights, in evaluation mode, float32, without gradients, on the CPU.
+    """Model with its weights, in evaluation mode, float32, without gradients, on the CPU.
 
     Attributes:
         model: the untouched upstream module.
-        name: what the user asked for.
-        resolved: what it stands for, with the pretrained tag if one was given.
-        weights: what was loaded.
+        name: name given by the user.
+        resolved: resolved name, with the pretrained tag if one was given.
+        weights: record of the loaded weights.
         preprocessing: mean, std, input_size (C, H, W), interpolation, crop_pct, crop_mode.
-        preprocessing_from: what says each of it: a file, options, or timm's default.
-        asked_image_size: height and width that were asked for; None for the model's own.
-        asked_classes: that were asked for; None for the model's own.
-        arguments: further ones of `timm.create_model`, which the weights asked for.
+        preprocessing_from: source of each entry: a file, options, or timm's default.
+        asked_image_size: height and width asked for; None for the model's own.
+        asked_classes: number of classes asked for; None for the model's own.
+        arguments: further arguments of `timm.create_model` that the weights need.
     """
 
     model: nn.Module
@@ -61,11 +61,11 @@ class LoadedModel:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def summary(self) -> str:
-        """What was loaded, in one line."""
+        """Describe what was loaded, in one line."""
         return loading_words(self.weights, self.preprocessing, self.preprocessing_from)
 
     def meta(self) -> nn.Module:
-        """The structure of the untouched model on the meta device."""
+        """Create the structure of the untouched model on the meta device."""
         return create_meta(self.resolved, self.asked_image_size, self.asked_classes, self.arguments)
 
 
@@ -78,7 +78,7 @@ def create_model(
     num_classes: int | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> LoadedModel:
-    """Create `name` with `weights`, as these say that it is. The caller's random state stays as it is.
+    """Create a model with weights, adapted to their description. The caller's random state is unchanged.
 
     Args:
         name: timm name with or without tag, alias, `hf-hub:`, `local-dir:` or the demo model.
@@ -86,10 +86,10 @@ def create_model(
         seed: fixes random weights.
         image_size: height and width in pixels; None for the model's own.
         num_classes: width of the classifier, 0 for none; None for the weights' or the model's own.
-        preprocessing: of images, where it is to be another than the weights or timm say.
+        preprocessing: preprocessing of images that overrides the weights and timm.
 
     Raises:
-        UnknownModelError: nothing goes by that name.
+        UnknownModelError: no model has that name.
         OptionError: the image size, class count or preprocessing cannot be used, or the weights file does not exist.
         UnsupportedModelError: timm fails to build the model.
         WeightsError: the weights cannot be downloaded, read, trusted or fitted.
@@ -125,16 +125,16 @@ def create_meta(
     num_classes: int | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """The structure of `name` on the meta device, in evaluation mode: shapes without memory or weights.
+    """Create the structure of a model on the meta device, in evaluation mode: shapes without memory or weights.
 
     Args:
-        name: as `create_model` takes it.
+        name: name of the model, as for `create_model`.
         image_size: height and width in pixels; None for the model's own.
         num_classes: width of the classifier, 0 for none; None for the model's own.
-        arguments: further ones of `timm.create_model`.
+        arguments: further arguments of `timm.create_model`.
 
     Raises:
-        UnknownModelError: nothing goes by that name.
+        UnknownModelError: no model has that name.
         OptionError: the image size or class count cannot be used.
         UnsupportedModelError: timm fails to build the model.
         WeightsError: the description of a hub repository cannot be downloaded.
@@ -145,10 +145,10 @@ def create_meta(
 
 
 def own_image_size(name: str) -> tuple[int, int]:
-    """Height and width in pixels that `name` takes where no other size is asked for.
+    """Return height and width in pixels of a model's default input.
 
     Raises:
-        TofuError: as `create_meta`.
+        TofuError: as in `create_meta`.
     """
     _, height, width = _timm_preprocessing(create_meta(name), None)["input_size"]
     return int(height), int(width)
@@ -187,7 +187,7 @@ def _builder(
 
 
 def _local_name(resolved: str) -> str:
-    """A hub name as the folder that its config.json was downloaded to: timm itself would retry for half a minute."""
+    """Return a hub name as the folder of its downloaded config.json: timm itself would retry for half a minute."""
     source, _, repository = resolved.partition(":")
     if source.replace("_", "-") != "hf-hub":
         return resolved
@@ -227,7 +227,7 @@ def _call(
         raise
     except FileNotFoundError as error:
         raise OptionError(f"model {resolved}: {error}; expected a folder with config.json and weights") from error
-    except Exception as error:  # whatever the constructor of one of 1,400 models raises
+    except Exception as error:  # constructors of 1,400 models may raise anything
         place = resolved.removeprefix("local-dir:")
         if place != resolved and is_transformers(Path(place)):
             raise OptionError(
@@ -243,7 +243,7 @@ def _call(
 
 
 def _patch_size(model: nn.Module) -> tuple[int, int] | None:
-    """Pixels that one token covers, height and width; None for a model that is not cut into equal patches."""
+    """Return the pixels that one token covers, height and width; None without equal patches."""
     embed = getattr(model, "patch_embed", None) or getattr(model, "embeds", None)
     ratio = getattr(embed, "feat_ratio", None)
     if not callable(ratio):
@@ -253,7 +253,7 @@ def _patch_size(model: nn.Module) -> tuple[int, int] | None:
 
 
 def _timm_preprocessing(model: nn.Module, image_size: tuple[int, int] | None) -> dict[str, Any]:
-    """The data config of timm with the channels of the model, and the image size asked for or the model's own."""
+    """Return timm's data config with the channels of the model, and the image size asked for or the model's own."""
     config = dict(resolve_model_data_config(model))  # type: ignore[no-untyped-call]  # timm types it partly
     channels, *usual = config["input_size"]
     own = describe_model(model)
@@ -267,7 +267,7 @@ def _preprocessing(
     source: Source | None,
     asked: Preprocessing | None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """How images are prepared, and what says each of it: options, else what came with the weights, else timm."""
+    """Return the preprocessing and the source of each entry: options, else the weights, else timm."""
     config = _timm_preprocessing(model, image_size)
     channels = config["input_size"][0]
     said = Preprocessing() if source is None else source.preprocessing

@@ -1,4 +1,4 @@
-"""Models that a Python program already holds."""
+"""Models that a Python program already holds, as input of plans and exports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BY_CALLER = "the caller"
 
 
 def name_of(model: nn.Module) -> str:
-    """Timm's name of a model with its pretrained tag, or else the name of its class."""
+    """Return timm's name of a model with its pretrained tag, or else the name of its class."""
     config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     name, tag = config.get("architecture"), config.get("tag")
     if not name:
@@ -30,7 +30,7 @@ def name_of(model: nn.Module) -> str:
 
 
 def on_meta(model: nn.Module) -> nn.Module:
-    """A copy of a model's structure on the meta device, without its plan, in evaluation mode; no weight is copied."""
+    """Copy a model's structure to the meta device, without its plan, in evaluation mode; no weight is copied."""
     tensors = [*model.parameters(), *model.buffers()]
     memo: dict[int, Any] = {}
     for tensor in tensors:
@@ -40,16 +40,16 @@ def on_meta(model: nn.Module) -> nn.Module:
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """A copy of a model without its plan: float32, on the CPU, in evaluation mode, without gradients."""
+    """Copy a model without its plan: float32, on the CPU, in evaluation mode, without gradients."""
     return patch.remove(copy.deepcopy(model)).to("cpu", torch.float32).eval().requires_grad_(False)
 
 
 def load_live(model: nn.Module, preprocessing: Preprocessing | None = None) -> LoadedModel:
-    """A copy of a live model, ready to be patched and exported: float32, on the CPU, in evaluation mode.
+    """Copy a live model, ready to be patched and exported: float32, on the CPU, in evaluation mode.
 
     Args:
         model: a timm model; it is not changed.
-        preprocessing: of images, where it is to be another than timm says for the model.
+        preprocessing: preprocessing of images that overrides timm's for the model.
     """
     config = dict(resolve_model_data_config(model))  # type: ignore[no-untyped-call]  # timm types it partly
     origins = {name: _ORIGIN for name in config if name != "input_size"}

@@ -1,6 +1,6 @@
-"""Model names: our aliases, timm's names and tags, and suggestions for what is neither.
+"""Model names: our aliases, timm's names and tags, and suggestions for unknown names.
 
-Neither torch nor timm is imported with this module, so that the command line can list the aliases quickly.
+This module imports neither torch nor timm, so that the command line can list the aliases quickly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tofu_export.zoo import catalog
 __all__ = ["ALIASES", "DEMO_MODEL", "resolve"]
 
 DEMO_MODEL: Final = "demo_vit"
-"""The model inside this package: it needs no download and no timm registry."""
+"""Name of the model inside this package, which needs no download and no timm registry."""
 
 ALIASES: Final = MappingProxyType(
     {
@@ -27,7 +27,7 @@ ALIASES: Final = MappingProxyType(
         "vit_huge": "vit_huge_patch14_224",
     }
 )
-"""Short names for the models of the paper, and what timm calls them."""
+"""Short names for the models of the paper, with their names in timm."""
 
 _SOURCES: Final = ("hf-hub:", "hf_hub:", "local-dir:")
 """Prefixes that timm resolves itself, to a hub repository or a folder with config.json."""
@@ -36,10 +36,10 @@ _CHECKPOINT_SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", "
 
 
 def resolve(name: str) -> str:
-    """The name that timm knows a model by: white space stripped, alias followed, architecture and tag checked.
+    """Return the name that timm knows a model by: white space stripped, alias followed, architecture and tag checked.
 
-    An alias may carry a pretrained tag (`vit_base.augreg2_in21k_ft_in1k`). `hf-hub:REPO` and `local-dir:FOLDER` come
-    back as they are: what they hold is known only when they are opened.
+    An alias may carry a pretrained tag (`vit_base.augreg2_in21k_ft_in1k`). `hf-hub:REPO` and `local-dir:FOLDER` are
+    returned unchanged: their content is known only when they are opened.
 
     Raises:
         UnknownModelError: neither an alias nor a model of the installed timm, or the architecture lacks the tag.
@@ -86,7 +86,7 @@ def _check_timm(name: str, architecture: str, tag: str) -> str:
 def _unknown(name: str, architecture: str, architectures: Iterable[str]) -> str:
     from timm.models import get_deprecated_models
 
-    reducible = catalog.names() or tuple(architectures)  # of another timm, all may be
+    reducible = catalog.names() or tuple(architectures)  # with another timm, all may be
     renamed = get_deprecated_models().get(architecture)
     close = [renamed] if renamed and renamed.partition(".")[0] in reducible else []
     close += _close(architecture, [*ALIASES, DEMO_MODEL, *reducible])

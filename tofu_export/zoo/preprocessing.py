@@ -1,4 +1,4 @@
-"""How images are prepared for a model: what its weights say wins over timm's default, and options over both."""
+"""Preprocessing of images for a model: the weights' own overrides timm's default, and options override both."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tofu_export.options.declaration import Section, opt
 __all__ = ["PROCESSOR", "Preprocessing", "for_channels", "read_processor"]
 
 PROCESSOR: Final = "preprocessor_config.json"
-"""What `transformers` writes beside a checkpoint."""
+"""File that `transformers` writes beside a checkpoint."""
 
 _RESAMPLING: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-"""By Pillow's numbers."""
+"""Names of Pillow's filters by its numbers."""
 
 _SAID: Final = "what the weights say, or timm"
 _TO_ONE: Final = 1 / 255
@@ -26,13 +26,13 @@ _DEFAULT_STD: Final = 1.0
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Some of the facts that timm's data config has; None where nothing is said.
+    """Part of the facts in timm's data config; None if not stated.
 
     Attributes:
-        mean: of each channel, of pixels in [0, 1].
-        std: of each channel.
+        mean: mean of each channel, of pixels in [0, 1].
+        std: standard deviation of each channel.
         interpolation: name of Pillow's filter.
-        crop_pct: share of the resized image that is cut out.
+        crop_pct: share of the resized image that the crop keeps.
         crop_mode: `center`, `squash` or `border`.
 
     Raises:
@@ -62,17 +62,17 @@ class Preprocessing:
             raise OptionError(f"crop-pct is {self.crop_pct:g}, expected a share of the image, for example 0.9")
 
     def said(self) -> dict[str, Any]:
-        """Name and value of what is known."""
+        """Return name and value of each known entry."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in found.items() if value is not None}
 
     def over(self, other: Preprocessing) -> Preprocessing:
-        """This, and what only the other knows."""
+        """Return this preprocessing, completed by entries that only the other has."""
         return replace(other, **self.said())
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """What a mapping with timm's names says; what is empty or of another kind is nothing.
+        """Read preprocessing from a mapping with timm's names; empty values and other types are ignored.
 
         Raises:
             OptionError: a value that no image can be prepared with.
@@ -88,17 +88,17 @@ class Preprocessing:
 
 
 def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """A mean or std for another number of channels: one number for all, or the average of those of RGB."""
+    """Adapt a mean or std to another number of channels: one number for all, or the average of those of RGB."""
     if len(values) == channels:
         return tuple(values)
     return (round(sum(values) / len(values), 6),) * channels
 
 
 def read_processor(folder: Path) -> Preprocessing | None:
-    """What `preprocessor_config.json` in the folder says; None without one.
+    """Read `preprocessor_config.json` in a folder; None without it.
 
     Raises:
-        WeightsError: it asks for what timm's transform does not do.
+        WeightsError: the file asks for something that timm's transform cannot do.
     """
     path = folder / PROCESSOR
     try:
@@ -128,7 +128,7 @@ def _processor(values: Mapping[str, Any]) -> Preprocessing:
 
 
 def _crop(values: Mapping[str, Any]) -> tuple[float | None, str | None]:
-    """Share and mode of the crop. A size of height and width is reached without regard to the image's ratio."""
+    """Return share and mode of the crop. A size of height and width is reached regardless of the image's ratio."""
     size = values.get("size")
     if size is None or values.get("do_resize") is False:
         return None, None

@@ -16,7 +16,7 @@ __all__ = ["plan_model", "spec_as_loaded", "spec_of"]
 
 
 def spec_of(name: str, image_size: tuple[int, int] | None = None, num_classes: int | None = None) -> ModelSpec:
-    """The spec of a model, measured on the meta device.
+    """Return the spec of a model, measured on the meta device.
 
     Raises:
         TofuError: the model is unknown or unsupported, or the size does not fit it.
@@ -29,10 +29,10 @@ def spec_of(name: str, image_size: tuple[int, int] | None = None, num_classes: i
 
 
 def spec_as_loaded(spec: ModelSpec, loaded: LoadedModel) -> ModelSpec:
-    """The spec of a model with its weights: another one, if these asked for other sizes, channels or classes.
+    """Return the spec of a model with its weights, measured again if they changed sizes, channels or classes.
 
     Args:
-        spec: of the model as timm builds it.
+        spec: spec of the model as timm builds it.
         loaded: the same model, loaded.
     """
     from tofu_export.patch.describe import describe
@@ -43,7 +43,7 @@ def spec_as_loaded(spec: ModelSpec, loaded: LoadedModel) -> ModelSpec:
 def plan_model(
     name: str, reduction: Reduction, image_size: tuple[int, int] | None = None, num_classes: int | None = None
 ) -> tuple[ModelSpec, Plan]:
-    """The plan of a model; at once if the catalogue knows it, else after importing torch.
+    """Plan the reduction of a model; at once if the catalogue has it, else after importing torch.
 
     Raises:
         TofuError: the model is unknown or unsupported, or the options do not fit it.

@@ -31,7 +31,7 @@ _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def survey(names: Sequence[str]) -> tuple[list[ModelSpec], dict[str, str]]:
-    """Sort models into supported ones, measured, and refused ones with the reason."""
+    """Sort models into supported ones, with their specs, and refused ones, with the reason."""
     specs, refused = [], {}
     for name in names:
         spec = _measured(name)
@@ -50,7 +50,7 @@ def _measured(name: str) -> ModelSpec | str:
 
 
 def _reason(message: str, name: str) -> str:
-    """What a table says: the kind of model or block, and what keeps it from being reduced."""
+    """Return the reason for a table: the kind of model or block, and what prevents its reduction."""
     kind, _, why = message.removeprefix(f"{name}: ").removeprefix(f"{name} is ").partition(", which Token Fusion ")
     return f"{kind}: {why.partition(': ')[2].partition('. Supported')[0]}" if why else kind
 

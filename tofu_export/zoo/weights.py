@@ -1,7 +1,7 @@
-"""Where the weights of a model come from, and loading them with nothing left to chance.
+"""Sources of a model's weights, and loading them strictly.
 
-Three sources: the pretrained ones that timm names, seeded random ones, or a file. What was loaded is returned as a
-record for the report. Importing this module loads neither torch nor timm.
+There are three sources: the pretrained weights that timm names, seeded random ones, or a file. Loading returns a record
+for the report. Importing this module loads neither torch nor timm.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _WAYS_ON: Final = "Give a file with --weights PATH, or --weights random for untr
 
 
 class WeightsKind(str, Enum):
-    """The three sources of weights."""
+    """Kind of weights source."""
 
     PRETRAINED = "pretrained"
     RANDOM = "random"
@@ -52,16 +52,16 @@ class WeightsKind(str, Enum):
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """Where weights come from: `--weights pretrained|random|PATH`.
+    """Source of weights: `--weights pretrained|random|PATH`.
 
     Attributes:
-        kind: which of the three.
+        kind: one of the three kinds.
         path: the file, for `PATH` only.
-        key: which of several models in the file; None for the one that is evaluated after training.
-        allow_dropped: leave out tensors that the model has no place for, also trained ones.
+        key: key of the model among several in the file; None for the one that is evaluated after training.
+        allow_dropped: drop tensors that the model has no place for, also trained ones.
 
     Raises:
-        OptionError: a path without that kind, or that kind without a path.
+        OptionError: a path is given without the kind `PATH`, or that kind without a path.
     """
 
     kind: WeightsKind = opt(
@@ -91,8 +91,8 @@ class WeightsSource:
 
         Args:
             text: the source.
-            key: which of several models in the file.
-            allow_dropped: leave out what the model has no place for.
+            key: key of the model among several in the file.
+            allow_dropped: drop tensors that the model has no place for.
 
         Raises:
             OptionError: the text is empty.
@@ -107,10 +107,10 @@ class WeightsSource:
 
     @classmethod
     def recorded(cls, recorded: Mapping[str, Any]) -> tuple[WeightsSource, int] | None:
-        """The weights that a file was made with, and their seed; None where they cannot be had again.
+        """Return the weights that a file was made with, and their seed; None if they cannot be obtained again.
 
         Args:
-            recorded: the fields of `LoadedWeights`, as a file has them in its metadata.
+            recorded: the fields of `LoadedWeights`, as in the metadata of a file.
         """
         kind, seed = recorded.get("kind"), recorded.get("seed")
         if kind == WeightsKind.RANDOM.value and isinstance(seed, int) and 0 <= seed < 2**63:
@@ -118,10 +118,10 @@ class WeightsSource:
         return (cls(WeightsKind.PRETRAINED), 0) if kind == WeightsKind.PRETRAINED.value else None
 
     def like(self, recorded: Mapping[str, Any]) -> WeightsSource:
-        """The same source, read as it was before: the same one of several models, the same leave to drop tensors.
+        """Return this source with the recorded choices: key among several models, and permission to drop tensors.
 
         Args:
-            recorded: the fields of `LoadedWeights`, as a file has them in its metadata.
+            recorded: the fields of `LoadedWeights`, as in the metadata of a file.
         """
         if self.kind is not WeightsKind.PATH:
             return self
@@ -130,10 +130,10 @@ class WeightsSource:
         return replace(self, key=self.key or (key if isinstance(key, str) else None), allow_dropped=allowed)
 
     def check(self) -> None:
-        """Look whether the file is there, before any work is done.
+        """Check that the file exists, before any work is done.
 
         Raises:
-            OptionError: no such file, a folder, or a suffix that no reader knows.
+            OptionError: the file does not exist, is a folder, or has an unknown suffix.
         """
         if self.path is None:
             return
@@ -151,22 +151,22 @@ class WeightsSource:
 
 
 PRETRAINED: Final = WeightsSource(WeightsKind.PRETRAINED)
-"""What is taken where nothing is said."""
+"""Default source of weights."""
 
 
 def pretrained() -> Any:
-    """A field for the source of weights, with its options: pretrained ones unless others are given."""
+    """Return a field for the source of weights, with its options; pretrained by default."""
     return group(PRETRAINED, kind={"default": PRETRAINED})
 
 
 def weights_unless(unless: str) -> Any:
-    """A field for the source of weights, with its options; None, which stands for `unless`, where none is given."""
+    """Return a field for the source of weights, with its options; the default None stands for `unless`."""
     return group(None, kind={"default": None, "unless": unless})
 
 
 @dataclass(frozen=True)
 class PretrainedFile:
-    """A pretrained checkpoint on this machine.
+    """Pretrained checkpoint on this machine.
 
     Attributes:
         path: the file.
@@ -181,13 +181,13 @@ class PretrainedFile:
 
 @dataclass(frozen=True)
 class Located:
-    """A file of weights, opened and understood, or none for random weights.
+    """Weights file, opened and described, or random weights.
 
     Attributes:
-        record: what is known before it is loaded.
+        record: what is known before loading.
         path: the file; None for random weights.
-        source: what it holds; None for random weights and `.npz`, which timm's own loaders read.
-        trained: tensors that change the output may be dropped.
+        source: its content; None for random weights and `.npz`, which timm's own loaders read.
+        trained: tensors that affect the output may be dropped.
     """
 
     record: LoadedWeights
@@ -197,16 +197,16 @@ class Located:
 
 
 def open_weights(source: WeightsSource, *, name: str, seed: int) -> Located:
-    """Find a file of weights and read all that it says, before a model is built for it.
+    """Find a weights file and read its description, before a model is built for it.
 
     Args:
         source: where the weights come from.
         name: resolved name of the model; its tag chooses among the pretrained weights.
-        seed: of random weights, for the record.
+        seed: seed of random weights, for the record.
 
     Raises:
-        OptionError: the file does not exist, or no model lies under the key.
-        WeightsError: the weights cannot be downloaded, read or trusted, or contradict what lies beside them.
+        OptionError: the file does not exist, or the key leads to no model.
+        WeightsError: the weights cannot be downloaded, read or trusted, or contradict the files beside them.
     """
     source.check()
     if source.kind is WeightsKind.RANDOM:
@@ -230,15 +230,15 @@ def open_weights(source: WeightsSource, *, name: str, seed: int) -> Located:
 
 
 def load_weights(model: nn.Module, source: WeightsSource, *, name: str, seed: int) -> LoadedWeights:
-    """Load weights into `model`, in place, and return what was loaded, for the report.
+    """Load weights into a model, in place, and return a record of them for the report.
 
-    Random weights are the ones that the model was created with (`create_model` seeds them): it is left as it is.
+    Random weights are those that the model was created with (`create_model` seeds them), so nothing is changed.
 
     Args:
-        model: a timm model, or the demo model, of the image size and class count that are wanted.
+        model: a timm model, or the demo model, with the wanted image size and class count.
         source: where the weights come from.
         name: resolved name of the model; its tag chooses among the pretrained weights.
-        seed: what the model was created with, for the record.
+        seed: seed that the model was created with, for the record.
 
     Raises:
         OptionError: the file does not exist.
@@ -251,16 +251,16 @@ def load_weights(model: nn.Module, source: WeightsSource, *, name: str, seed: in
 def fill(
     model: nn.Module, located: Located, *, name: str, keep: frozenset[str] = frozenset(), features: bool = True
 ) -> LoadedWeights:
-    """Load an opened file into `model`, in place.
+    """Load an opened file into a model, in place.
 
-    Activation and epsilon are set to what the file says.
+    Activation and epsilon are set to those of the file.
 
     Args:
-        model: built for the file (`zoo._description.arguments_for`).
-        located: what `open_weights` gave.
-        name: of the model, for messages.
-        keep: fields of its description that were asked for in another way than the file says.
-        features: the classifier of the file may be left out, if the model has none.
+        model: a model built for the file (`zoo._description.arguments_for`).
+        located: result of `open_weights`.
+        name: name of the model, for messages.
+        keep: fields of its description that options override.
+        features: the classifier of the file may be dropped, if the model has none.
 
     Raises:
         WeightsError: the file does not fit the model.
@@ -296,14 +296,14 @@ def fill(
 
 
 def locate_pretrained(name: str) -> PretrainedFile:
-    """The pretrained checkpoint of `name`, downloaded if it is not in a cache already.
+    """Return the pretrained checkpoint of a model, downloaded if it is not cached.
 
     Args:
         name: resolved name; its tag chooses among the weights of an architecture.
 
     Raises:
         OptionError: the folder of a `local-dir:` name does not exist.
-        WeightsError: there is none, or it cannot be downloaded.
+        WeightsError: there is no checkpoint, or it cannot be downloaded.
     """
     if name == DEMO_MODEL:
         from tofu_export import demo

@@ -1,4 +1,4 @@
-"""How each supported block kind is cut in two halves: one kind, or a kind and its near relatives, per module.
+"""Adapters that split each supported block kind into two halves: one kind, or closely related kinds, per module.
 
-`tofu_export.patch.blocks` has the table of them all.
+The table of all adapters is in `tofu_export.patch.blocks`.
 """

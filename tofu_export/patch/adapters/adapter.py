@@ -1,4 +1,4 @@
-"""What an adapter is.
+"""Definition of an adapter.
 
 An adapter calls upstream's sub-modules in upstream's order; it re-types the two residual lines and nothing below
 them. `apply` runs each adapter against the block's own forward before it trusts it.
@@ -23,15 +23,15 @@ def _only_attention(block: Any) -> Sequence[nn.Module]:
 
 @dataclass(frozen=True)
 class BlockAdapter:
-    """The two halves of a block kind, each `[B, N, C] -> [B, N, C]` with its residual; tokens leave in between.
+    """Two halves of a block kind, each `[B, N, C] -> [B, N, C]` with its residual; tokens leave between them.
 
     Attributes:
         kind: the upstream class, matched exactly: a subclass may have another forward.
         attend: the attention half; keyword arguments go to the attention.
         feed: the MLP half.
         feed_modules: names of the sub-modules that only the MLP half uses, for cost accounting.
-        attentions: the attention modules of a block, which are told apart by `keys.ATTENTION_CALLS`.
-        capture: watches the attention half, makes it follow the tokens, and gives the matching metric.
+        attentions: the attention modules of a block, identified by `keys.ATTENTION_CALLS`.
+        capture: records the attention half, makes it follow the tokens, and returns the matching metric.
     """
 
     kind: type[nn.Module]

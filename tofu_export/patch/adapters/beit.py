@@ -1,4 +1,4 @@
-"""BEiT's block: both layer scales or none, and a relative position bias that its attention makes itself."""
+"""Adapter for BEiT's block: two layer scales or none, and attention that adds its own relative position bias."""
 
 from __future__ import annotations
 

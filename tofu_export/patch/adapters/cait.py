@@ -1,4 +1,4 @@
-"""CaiT's block: two layer scales, one drop path, and attention whose heads talk, written out as matrix products.
+"""Adapter for CaiT's block: two layer scales, one drop path, and talking-heads attention written as matrix products.
 
 No fused attention is called, so the keys are read off the projection, and sizes are added where the softmax is taken.
 The class token joins after these blocks: they have no prefix.
@@ -23,7 +23,7 @@ __all__ = ["CAIT"]
 
 
 class _CapturedProjection(CapturedAttention):
-    """While active, keeps the outputs [B, N, K] of linear layers in `keys`, and adds sizes before the softmax."""
+    """Torch function mode that keeps linear outputs [B, N, K] in `keys`, and adds sizes before the softmax."""
 
     softmaxes = 0
 
@@ -41,7 +41,7 @@ class _CapturedProjection(CapturedAttention):
         return result
 
     def check(self, attentions: Sequence[Any], layer: int) -> None:
-        """Pass if the attention projected first, and took one softmax."""
+        """Check that the attention projected first, and took one softmax."""
         width = attentions[0].qkv.out_features
         if not self.keys or self.keys[0].shape[-1] != width or self.softmaxes != 1:
             raise UnsupportedModelError(
@@ -50,7 +50,7 @@ class _CapturedProjection(CapturedAttention):
             )
 
     def metric(self, attentions: Sequence[Any]) -> Tensor:
-        """The middle third of the projection, averaged over heads."""
+        """Return the middle third of the projection, averaged over heads."""
         batch, tokens, width = self.keys[0].shape
         heads = attentions[0].num_heads
         return self.keys[0].reshape(batch, tokens, 3, heads, width // 3 // heads)[:, :, 1].mean(dim=2)

@@ -1,4 +1,4 @@
-"""EVA's blocks, also those of DINOv3, PE and Sapiens: layer scales that may be missing one by one, rotary positions."""
+"""Adapter for EVA's blocks, also in DINOv3, PE and Sapiens: layer scales optional one by one, rotary positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several attentions side by side, then several MLPs side by side: `ParallelThingsBlock`.
+"""Adapter for `ParallelThingsBlock`: several attentions in parallel, then several MLPs in parallel.
 
 Source: arXiv 2203.09795.
 """

@@ -1,4 +1,4 @@
-"""Attention or MLP, then the norm, inside the residual: `ResPostBlock`."""
+"""Adapter for `ResPostBlock`: attention or MLP, then the norm, inside the residual."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ FEED_MODULES = ("norm2", "mlp", "drop_path2")
 
 
 def attend(block: Any, x: Tensor, **kwargs: Tensor | None) -> Tensor:
-    """The attention half."""
+    """Run the attention half."""
     attended: Tensor = x + block.drop_path1(block.norm1(block.attn(x, **kwargs)))
     return attended
 
 
 def feed(block: Any, x: Tensor) -> Tensor:
-    """The MLP half."""
+    """Run the MLP half."""
     fed: Tensor = x + block.drop_path2(block.norm2(block.mlp(x)))
     return fed
 

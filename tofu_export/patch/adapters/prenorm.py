@@ -1,4 +1,4 @@
-"""Norm, attention or MLP, layer scale, residual: timm's `Block`, which most vision transformers are made of."""
+"""Adapter for timm's `Block`, which most vision transformers use: norm, attention or MLP, layer scale, residual."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ FEED_MODULES = ("norm2", "mlp", "ls2", "drop_path2")
 
 
 def attend(block: Any, x: Tensor, **kwargs: Tensor | None) -> Tensor:
-    """The attention half."""
+    """Run the attention half."""
     attended: Tensor = x + block.drop_path1(block.ls1(block.attn(block.norm1(x), **kwargs)))
     return attended
 
 
 def feed(block: Any, x: Tensor) -> Tensor:
-    """The MLP half."""
+    """Run the MLP half."""
     fed: Tensor = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
     return fed
 

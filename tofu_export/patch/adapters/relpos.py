@@ -1,4 +1,4 @@
-"""Blocks with a relative position bias, each its own or one for all: pre-norm, and post-norm inside the residual."""
+"""Adapters for blocks with a relative position bias, own or shared: pre-norm, and post-norm inside the residual."""
 
 from __future__ import annotations
 

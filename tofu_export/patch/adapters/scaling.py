@@ -1,4 +1,4 @@
-"""Attention and MLP from one projection of one input: `ParallelScalingBlock` and its differential twin.
+"""Adapter for `ParallelScalingBlock` and its differential variant: attention and MLP from one projection of one input.
 
 Nothing lies between the halves, so the reduction follows the whole block: its MLP sees all tokens that came in.
 

@@ -1,4 +1,4 @@
-"""`report.html`: one page that holds everything and asks the network for nothing."""
+"""`report.html`: one self-contained page that loads nothing from the network."""
 
 from tofu_export.report.html.evidence import Evidence, read_evidence
 from tofu_export.report.html.page import read_report, render

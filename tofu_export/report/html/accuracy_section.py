@@ -1,4 +1,4 @@
-"""Accuracy: what the job measured itself, and what `tofu-export eval` found on images of the user's."""
+"""Accuracy section: results of the job itself, and of `tofu-export eval` on the user's images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["accuracy_headline", "accuracy_section"]
 
 
 def accuracy_section(report: VitReport, evidence: Evidence) -> Section:
-    """Top-1 and top-5 with their intervals, beside the full model's, and agreement with it."""
+    """Return the section with top-1, top-5 and their intervals, beside the full model, and agreement with it."""
     own, judged = report.accuracy, evidence.evaluations
     if not own and not judged:
         files = [row.path for row in report.artifacts if row.kind == "onnx"]
@@ -52,9 +52,9 @@ def accuracy_section(report: VitReport, evidence: Evidence) -> Section:
 
 
 def accuracy_headline(report: VitReport, evidence: Evidence) -> Headline | None:
-    """Accuracy after the reduction in FP32, the default, or else in the first file that was judged.
+    """Return the accuracy after the reduction in FP32, the default, or else in the first evaluated file.
 
-    Measured by the job, or by an evaluation of the same plan.
+    The value is from the job, or from an evaluation of the same plan.
     """
     own = {row.artifact: row for row in report.accuracy}
     full = own.pop(FULL, None)
@@ -76,7 +76,7 @@ def accuracy_headline(report: VitReport, evidence: Evidence) -> Headline | None:
 
 
 def _in_default_precision(report: VitReport, names: Sequence[str]) -> str:
-    """The first of these files that is of FP32, or else the first one."""
+    """Return the first of these files in FP32, or else the first file."""
     precisions = {file.path: file.precision for file in report.artifacts}
     return next((name for name in names if precisions.get(name) is Precision.FP32), names[0])
 
@@ -95,7 +95,7 @@ def _own(rows: Sequence[Accuracy]) -> Table:
 
 
 def _with_full(judged: Sequence[EvaluationDocument]) -> list[tuple[str, ScoreEntry, EvaluationDocument]]:
-    """Name, accuracy and document of all that was judged on labels, each full model once, before its first one."""
+    """Return name, accuracy and document of every labelled evaluation, each full model once, before its reductions."""
     found: list[tuple[str, ScoreEntry, EvaluationDocument]] = []
     seen: list[tuple[str, ScoreEntry]] = []
     for row in judged:
@@ -109,7 +109,7 @@ def _with_full(judged: Sequence[EvaluationDocument]) -> list[tuple[str, ScoreEnt
 
 
 def _name(row: EvaluationDocument, judged: Sequence[EvaluationDocument]) -> str:
-    """Model or file; with its pattern and r where several have the same name."""
+    """Return the name of the model or file, with pattern and r if several have this name."""
     plan = row.plan
     if plan is None or plan.r is None or sum(one.model == row.model for one in judged) < 2:
         return row.model
@@ -175,7 +175,7 @@ def _notes(report: VitReport, row: EvaluationDocument) -> list[str]:
 
 
 def _of_another(report: VitReport, row: EvaluationDocument) -> str:
-    """`model` or `plan` where an evaluation is not of what the report is about; empty if it is."""
+    """Return `model` or `plan` if an evaluation differs from the report in it; empty if in neither."""
     if row.resolved != report.model.resolved:
         return "model"
     return "" if row.plan == EvaluatedPlan(report.plan.r, report.plan.pattern) else "plan"

@@ -1,4 +1,4 @@
-"""The charts of the report: tokens by layer, latency, speed-up."""
+"""Charts of the report: tokens by layer, latency, speed-up."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ WIDTH = 760
 _LEFT, _RIGHT = 54, 16
 _ROW = 34
 _DENSE = 16
-"""Bars up to which each carries its number."""
+"""Largest number of bars that are labelled with their values."""
 
 
 def tokens_chart(name: str, layers: Sequence[LayerEntry], against: Sequence[LayerEntry] = ()) -> Markup:
-    """Tokens that leave each block, and those that it takes away, coloured by what happens to them.
+    """Draw the tokens that leave each block and those that it removes, coloured by method.
 
     Args:
         name: id of the chart.
-        layers: of the plan.
+        layers: layers of the plan.
         against: layers of another plan of the same model, whose tokens are drawn as a line.
     """
     highest = max(row.tokens_in for row in layers)
@@ -64,7 +64,7 @@ def tokens_chart(name: str, layers: Sequence[LayerEntry], against: Sequence[Laye
 
 
 def latency_chart(rows: Sequence[Measurement], names: Sequence[str]) -> Markup:
-    """For each row of the benchmark a bar from the fastest query to the 95th percentile, a dot at the median."""
+    """Draw each benchmark row as a bar from the fastest query to the 95th percentile, with a dot at the median."""
     left, right = 214, 84
     height = 44 + _ROW * len(rows)
     highest = max(row.latency_ms.p95 for row in rows) * 1.04
@@ -92,7 +92,7 @@ def latency_chart(rows: Sequence[Measurement], names: Sequence[str]) -> Markup:
 
 
 class Speedup(NamedTuple):
-    """A speed-up over the full model: what is called so, its median over the rounds, and their quartiles."""
+    """Speed-up over the full model: name, median over the rounds, and quartiles."""
 
     name: str
     median: float
@@ -100,10 +100,10 @@ class Speedup(NamedTuple):
 
 
 def speedup_chart(rows: Sequence[Speedup], work: float) -> Markup:
-    """Speed-up over the full model with the quartiles of its rounds; a mark where the saved work alone would put it.
+    """Draw speed-ups over the full model with quartiles of their rounds, and a mark at the speed-up expected from work.
 
     Args:
-        rows: of the benchmark, without the full model.
+        rows: speed-ups of the benchmark, without the full model.
         work: how many times fewer multiply-accumulates the plan has.
     """
     left, right = 214, 84

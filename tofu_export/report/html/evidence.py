@@ -1,4 +1,4 @@
-"""Evidence for the report that other commands wrote: evaluations, sweeps, analyses, tunings, token maps."""
+"""Evidence from other commands for the report: evaluations, sweeps, analyses, tunings, token maps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tofu_export.system.typed_json import JsonObject, from_plain
 __all__ = ["BESIDE", "Evidence", "read_document", "read_evidence"]
 
 BESIDE = ("tokens.json", "eval.json", "sweep.json", "linearity.json", "tune.json")
-"""Names under which evidence that lies beside a report is found."""
+"""File names of evidence that is found beside a report."""
 
 SCHEMA_VERSION = 1
 _COMMANDS = "eval, sweep, analyze, tune or tokens"
@@ -39,7 +39,7 @@ _NAMES: Mapping[type[Document], str] = {
 
 @dataclass(frozen=True)
 class Evidence:
-    """What there is besides the report; the last one given of each kind, and of each that was evaluated.
+    """Evidence besides the report; the last of each kind, and of each evaluated subject.
 
     Attributes:
         sweep: document of `tofu-export sweep`.
@@ -47,7 +47,7 @@ class Evidence:
         tokens: document of `tofu-export tokens`.
         tuning: document of `tofu-export tune`.
         evaluations: documents of `tofu-export eval`, one for each model or file, plan and set of images.
-        names: kind and file of each.
+        names: kind and file of each document.
     """
 
     sweep: SweepDocument | None = None
@@ -58,10 +58,10 @@ class Evidence:
     names: tuple[tuple[str, str], ...] = ()
 
     def adding(self, document: Mapping[str, object], path: Path) -> Evidence:
-        """The same with one more document, which was read from `path`.
+        """Return the evidence with one more document, which was read from `path`.
 
         Raises:
-            OptionError: it is none of the kinds that a report shows, or damaged.
+            OptionError: the document is damaged, or of a kind that a report does not show.
         """
         kind = _kind(document)
         if kind is None:
@@ -83,11 +83,11 @@ class Evidence:
 
 
 def read_evidence(paths: Iterable[Path]) -> Evidence:
-    """Read evidence, later files in place of earlier ones of their kind; evaluations of different things add up.
+    """Read evidence; later files replace earlier ones of their kind, evaluations of different subjects accumulate.
 
     Raises:
-        OptionError: a file cannot be read, is of another version or damaged, or is none of the kinds that a report
-            shows.
+        OptionError: a file cannot be read, has another version, is damaged, or is of a kind that a report does not
+            show.
     """
     found = Evidence()
     for path in paths:
@@ -96,12 +96,12 @@ def read_evidence(paths: Iterable[Path]) -> Evidence:
 
 
 def _judged(document: EvaluationDocument) -> tuple[object, ...]:
-    """What an evaluation is of: model or file, what ran it, plan and images."""
+    """Return what identifies the subject of an evaluation: model or file, backend, plan and images."""
     return document.model, document.backend, document.source, document.labels, document.plan
 
 
 def _hint(document: Mapping[str, object]) -> str:
-    """What to do about a file that is nearly evidence."""
+    """Return advice on a file that is similar to evidence."""
     made = document.get("provenance")
     if isinstance(made, Mapping) and made.get("made_by") == "tune":
         return ". This is the plan that tune wrote: give the same command again with --json, and add what it prints"
@@ -109,10 +109,10 @@ def _hint(document: Mapping[str, object]) -> str:
 
 
 def read_document(path: Path, expected: str) -> JsonObject:
-    """The JSON object in `path`.
+    """Read the JSON object in a file.
 
     Raises:
-        OptionError: it cannot be read, holds something else, or is of another version.
+        OptionError: the file cannot be read, holds something else, or has another version.
     """
     document = read_json(path, expected, most_bytes=_LARGEST_BYTES)
     version = document.get("schema_version") if isinstance(document, dict) else None
@@ -126,7 +126,7 @@ def read_document(path: Path, expected: str) -> JsonObject:
 
 
 def _kind(document: Mapping[str, object]) -> type[Document] | None:
-    """What a document is; analyses, which do not say so, are known by what they hold."""
+    """Return the kind of a document; analyses, which do not state it, are recognised by their fields."""
     kind, layers = document.get("kind"), document.get("layers")
     if kind is not None:
         return _KINDS.get(kind)

@@ -1,4 +1,4 @@
-"""The charts of added evidence: quality against cost, accuracies, what layers do to their matched pairs, searches."""
+"""Charts of evidence: quality against cost, accuracies, effects of layers on their matched pairs, searches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 20, 16, 320
 SERIES = ("merge", "prune", "violet", "blue", "rose", "full")
-"""Colours of series that have none of their own, in their order."""
+"""Colours for series that have no colour of their own, in order."""
 _OWN = {
     "weighted-mlerp": "rose",
     "mlerp": "merge",
@@ -43,13 +43,13 @@ _OWN = {
 
 @dataclass(frozen=True)
 class Point:
-    """One measured way to reduce a model.
+    """One measured reduction of a model.
 
     Attributes:
         cost: GMACs, or images per second.
         quality: accuracy or agreement, from 0 to 1.
-        series: what it is a point of, such as a mode.
-        label: what it is called.
+        series: name of its series, such as a mode.
+        label: its label.
     """
 
     cost: float
@@ -59,7 +59,7 @@ class Point:
 
 
 def colours_of(names: Sequence[str]) -> list[str]:
-    """A colour for each series: that of its method, or one that no other has as long as there are any."""
+    """Return a colour for each series: that of its method, or an unused one as long as there are any."""
     left = [colour for colour in SERIES if colour not in {_OWN.get(name) for name in names}] or list(SERIES)
     others = [name for name in names if name not in _OWN]
     return [_OWN.get(name) or left[others.index(name) % len(left)] for name in names]
@@ -67,10 +67,10 @@ def colours_of(names: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Line:
-    """A series by layer.
+    """Series of values by layer.
 
     Attributes:
-        name: what it is called.
+        name: name of the series.
         values: layer, mean and spread, which may be unknown.
     """
 
@@ -80,14 +80,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Interval:
-    """A measured value.
+    """Measured value with its interval.
 
     Attributes:
-        name: what it is of.
-        value: it, in percent.
+        name: name of the measured subject.
+        value: measured value, in percent.
         low: lower end of its interval.
         high: upper end.
-        series: `full`, or `merge` for what is reduced.
+        series: `full`, or `merge` for a reduced model.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Interval:
 
 
 def frontier(points: Sequence[Point], *, cheap_is_low: bool) -> list[Point]:
-    """The points that no other beats in both cost and quality, cheapest first; one of those that lie on each other."""
+    """Return the points of the Pareto front, cheapest first; one of those that coincide."""
     sign = 1 if cheap_is_low else -1
     named = sorted(points, key=lambda one: one.label)
     front = pareto_front(named, lambda one: sign * one.cost, lambda one: one.quality)
@@ -106,7 +106,7 @@ def frontier(points: Sequence[Point], *, cheap_is_low: bool) -> list[Point]:
 
 
 def pareto_chart(name: str, points: Sequence[Point], *, axis: str, quality: str, cheap_is_low: bool) -> Markup:
-    """Quality over cost, a line through what nothing else beats."""
+    """Draw quality over cost, with a line through the Pareto front."""
     best = frontier(points, cheap_is_low=cheap_is_low)
     series = list(dict.fromkeys(point.series for point in points))
     colours = colours_of(series)
@@ -132,7 +132,7 @@ def pareto_chart(name: str, points: Sequence[Point], *, axis: str, quality: str,
 
 
 def line_chart(name: str, lines: Sequence[Line], *, title: str, axis: str, reference: float | None = 1.0) -> Markup:
-    """Means by layer with their spread, and a line at the value that would be ideal."""
+    """Draw means by layer with their spread, and a line at the ideal value."""
     known = [value for line in lines for value in line.values]
     values = [mean + sign * (spread or 0) for _, mean, spread in known for sign in (-1, 1)]
     layers = [layer for layer, _, _ in known]
@@ -166,7 +166,7 @@ def line_chart(name: str, lines: Sequence[Line], *, title: str, axis: str, refer
 
 
 def interval_chart(name: str, rows: Sequence[Interval], *, title: str, axis: str) -> Markup:
-    """Percentages with their intervals, one below the other."""
+    """Draw percentages with their intervals, one below the other."""
     left, right, row_height = 214, 84, 34
     height = 44 + row_height * len(rows)
     said = [f"{row.name}: {row.value:.2f} %, {row.low:.2f} to {row.high:.2f}" for row in rows]
@@ -186,12 +186,12 @@ def interval_chart(name: str, rows: Sequence[Interval], *, title: str, axis: str
 
 
 def search_chart(name: str, losses: Sequence[float], chosen: int | None, axis: str) -> Markup:
-    """Losses in the order in which a search measured them, the best so far, and a line at the first: the one to beat.
+    """Draw losses in the order of a search, the best so far, and a line at the first, which is the baseline.
 
     Args:
         name: id of the chart.
-        losses: at least one; on a logarithmic scale where all are over 0.
-        chosen: index of the one that was taken in the end; None if it is none of them.
+        losses: at least one; on a logarithmic scale if all are over 0.
+        chosen: index of the finally chosen one; None if it is none of them.
         axis: what the losses are.
     """
     logarithmic = min(losses) > 0
@@ -223,7 +223,7 @@ def search_chart(name: str, losses: Sequence[float], chosen: int | None, axis: s
 
 
 def _decades(low: float, high: float) -> list[tuple[float, float]]:
-    """Places and values of 1, 2 and 5 times powers of ten between two logarithms."""
+    """Return positions and values of 1, 2 and 5 times powers of ten between two logarithms."""
     found = []
     for power in range(math.floor(low), math.ceil(high) + 1):
         for factor in (1, 2, 5):
@@ -259,6 +259,6 @@ def _said(point: Point, axis: str) -> str:
 def by_layer(
     layers: Sequence[LayerLinearity], measure: Callable[[LayerLinearity], Summary | None]
 ) -> list[tuple[int, float, float | None]]:
-    """Layer, mean and standard deviation of a measure, where a layer has it."""
+    """Return layer, mean and standard deviation of a measure, for layers that have it."""
     found = ((row.layer, measure(row)) for row in layers)
     return [(layer, one.mean, one.std) for layer, one in found if one is not None and one.mean is not None]

@@ -1,4 +1,4 @@
-"""Sections that other commands fill: token maps, trade-off, linearity. Without evidence they say how to get it."""
+"""Sections filled by other commands: token maps, trade-off, linearity. Without evidence they say how to get it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_ROWS = 60
 
 
 def tokens_section(report: VitReport, evidence: Evidence) -> Section:
-    """What each layer kept of some images."""
+    """Return the section on the tokens that each layer kept of some images."""
     document, title = evidence.tokens, "Token maps"
     if document is None:
         reason = next((row.reason for row in report.skipped if row.step == "token maps"), "")
@@ -53,7 +53,7 @@ def tokens_section(report: VitReport, evidence: Evidence) -> Section:
 
 
 def tradeoff_section(report: VitReport, evidence: Evidence) -> Section:
-    """Quality against cost of many reductions."""
+    """Return the section on quality against cost of many reductions."""
     document, title = evidence.sweep, "Quality against cost"
     name = report.model.resolved
     if document is None:
@@ -102,7 +102,7 @@ def tradeoff_section(report: VitReport, evidence: Evidence) -> Section:
 
 
 def linearity_section(report: VitReport, evidence: Evidence) -> Section:
-    """How straight layers are between the tokens that they would match, and what merging does to lengths."""
+    """Return the section on the linearity of layers between matched tokens, and on token lengths after merging."""
     document, title = evidence.analysis, "Linearity"
     name = report.model.resolved
     if document is None:
@@ -148,7 +148,7 @@ def _merged(method: str, row: LayerLinearity) -> Summary | None:
 
 
 def _drift(norms: TokenNorms) -> list[Line]:
-    """Length of tokens by method, where every block has one."""
+    """Return the length of tokens by method, if every block has one."""
     ways = {"prune": norms.prune, "average": norms.average, "mlerp": norms.mlerp}
     known = {way: [ratio for ratio in of if ratio is not None] for way, of in ways.items()}
     return [

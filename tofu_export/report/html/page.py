@@ -1,4 +1,4 @@
-"""Put a report and its evidence together into one page."""
+"""Render a report and its evidence as one page."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ __all__ = ["read_report", "render"]
 
 
 def read_report(path: Path) -> Report:
-    """The report in a `report.json`.
+    """Read the report in a `report.json`.
 
     Raises:
-        OptionError: it cannot be read, is something else, or of another version.
+        OptionError: the file cannot be read, is not a report, or has another version.
     """
     return Report.from_dict(read_document(path, "a report.json that tofu-export wrote"), f"{path}: ")
 
 
 def render(report: Report, evidence: Evidence | None = None) -> str:
-    """The page. Equal input gives equal bytes.
+    """Render the page. Equal input gives equal bytes.
 
     Args:
-        report: what a job found.
-        evidence: what else to show.
+        report: report of a job.
+        evidence: further evidence to show.
 
     Raises:
         OptionError: token maps cannot be drawn.

@@ -1,4 +1,4 @@
-"""What a page is made of: big numbers, sections, tables and charts, as plain values for the template."""
+"""Parts of a page: headline numbers, sections, tables and charts, as plain values for the template."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tofu_export.report.unet import BlockEntry
 __all__ = ["NOTHING", "Cell", "Chart", "Headline", "Section", "Table", "colour_of", "table"]
 
 NOTHING = "\u2013"
-"""What a cell holds that has no value."""
+"""Text of a cell without a value."""
 
 
 @dataclass(frozen=True)
 class Headline:
-    """A big number.
+    """Headline number.
 
     Attributes:
         value: the number, or a word.
-        label: what it is of.
-        detail: what it rests on.
+        label: what it measures.
+        detail: what it is based on.
         mood: good, bad or plain.
     """
 
@@ -37,7 +37,7 @@ class Headline:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table; `mood` colours it, `code` sets it as a name."""
+    """Cell of a table; `mood` colours it, `code` sets it as a name."""
 
     text: str
     mood: str = ""
@@ -46,10 +46,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """Table with a caption.
 
     Attributes:
-        caption: what it holds.
+        caption: what the table shows.
         head: names of the columns, and whether they hold numbers.
         rows: cells, the first of each row being its name.
     """
@@ -61,12 +61,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing.
+    """Drawing with caption and legend.
 
     Attributes:
-        svg: it.
+        svg: the drawing.
         caption: what it shows and how to read it.
-        legend: class of a colour, and what it stands for.
+        legend: class of each colour, and its meaning.
     """
 
     svg: Markup
@@ -76,20 +76,20 @@ class Chart:
 
 @dataclass(frozen=True)
 class Section:
-    """One section.
+    """Section of a page.
 
     Attributes:
         name: its id in the page.
         title: its heading.
-        lead: what it comes to, in a sentence or two.
-        missing: why there is nothing in it; empty where there is something.
-        hint: a command that would fill it.
+        lead: its conclusion, in a sentence or two.
+        missing: why the section is empty; empty text if it is not.
+        hint: a command that would fill the section.
         charts: drawings.
-        tables: tables, behind the drawings.
+        tables: tables, after the drawings.
         maps: token maps.
-        definitions: what the token maps share.
-        notes: what a reader must know.
-        items: a list of things and what is to be said about each.
+        definitions: SVG definitions that the token maps share.
+        notes: notes for the reader.
+        items: a list of terms with a text on each.
         code: a command.
     """
 
@@ -108,11 +108,11 @@ class Section:
 
 
 def colour_of(row: LayerEntry | BlockEntry) -> str:
-    """The mood of a cell with a layer's method: what happens to tokens that leave it; empty where none does."""
+    """Return the mood of a cell for a layer's method, by what happens to its tokens; empty if none leaves."""
     return "" if not row.removed else "prune" if row.prunes else "merge"
 
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]], *, text: Sequence[int] = (0,)) -> Table:
-    """A table whose columns hold numbers, but for those of the indices `text`."""
+    """Return a table whose columns hold numbers, except those at the indices `text`."""
     cells = tuple(tuple(one if isinstance(one, Cell) else Cell(str(one)) for one in row) for row in rows)
     return Table(caption, tuple((name, index not in text) for index, name in enumerate(head)), cells)

@@ -1,4 +1,4 @@
-"""The sections that a report always has, from `report.json`."""
+"""Sections that every report has, from `report.json`."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _BARS = "Height of a bar: tokens that enter a block. Number: tokens that leave i
 
 @dataclass(frozen=True)
 class Sections:
-    """All of a page.
+    """Content of a page.
 
     Attributes:
-        model: its name.
-        subtitle: what was done to it, in a sentence.
-        headlines: big numbers.
-        sections: the rest, in order.
-        version: of this library, that wrote the report.
+        model: name of the model.
+        subtitle: how the model was reduced, in a sentence.
+        headlines: headline numbers.
+        sections: sections, in order.
+        version: version of the library that wrote the report.
     """
 
     model: str
@@ -44,7 +44,7 @@ class Sections:
 
 
 def sections_of(report: Report, evidence: Evidence) -> Sections:
-    """Everything that the page shows.
+    """Return everything that the page shows.
 
     Raises:
         OptionError: token maps cannot be drawn.
@@ -325,7 +325,7 @@ def _files(report: Report) -> Section:
 
 
 def _parts(file: OnnxFile | EngineFile) -> str:
-    """Nodes of a graph, or kernels of an engine."""
+    """Describe nodes of a graph, or kernels of an engine."""
     if isinstance(file, OnnxFile):
         return NOTHING if file.nodes is None else f"{file.nodes:,} nodes"
     return NOTHING if file.kernels is None else f"{file.kernels.kernels:,} kernels"
@@ -362,7 +362,7 @@ def _reproduce(report: Report, evidence: Evidence) -> Section:
 
 
 def _reason(report: Report, step: str) -> str:
-    """Why a step was left out, empty if nothing says so."""
+    """Return why a step was left out, empty if unknown."""
     return next((row.reason for row in report.skipped if row.step.startswith(step)), "")
 
 

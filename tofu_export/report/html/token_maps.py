@@ -23,7 +23,7 @@ __all__ = ["MOST_IMAGES", "ImageMaps", "Panel", "image_maps", "shared_definition
 MOST_IMAGES = 3
 _MOST_STATES = 11
 _COLOURS = 7
-"""Classes `g0` to `g6` of borders in the style sheet."""
+"""Number of border classes, `g0` to `g6`, in the style sheet."""
 _PRUNED = -1
 _LINE = 0.14
 """Width of a border, in patches."""
@@ -32,7 +32,7 @@ _LARGEST_PIXELS = 4096 * 4096
 
 @dataclass(frozen=True)
 class Panel:
-    """One small drawing.
+    """Small drawing of one state of an image.
 
     Attributes:
         svg: the drawing.
@@ -50,7 +50,7 @@ class ImageMaps:
     """All drawings of one image.
 
     Attributes:
-        name: what the image is called.
+        name: name of the image.
         panels: the image, then its states.
         definition: the image itself, for `shared_definitions`.
         left_out: states that are not drawn.
@@ -63,7 +63,7 @@ class ImageMaps:
 
 
 def image_maps(document: TokenDocument) -> list[ImageMaps]:
-    """The drawings of the first images of a document of `tofu-export tokens --json`.
+    """Return the drawings of the first images of a document of `tofu-export tokens --json`.
 
     Raises:
         OptionError: an image in it is not a PNG, or a map does not fill the grid.
@@ -89,7 +89,7 @@ def image_maps(document: TokenDocument) -> list[ImageMaps]:
 
 
 def shared_definitions(maps: Sequence[ImageMaps]) -> Markup:
-    """What the drawings share, to be put into the page once, before them."""
+    """Return the definitions that the drawings share, to be put into the page once, before them."""
     hatch = Markup(
         '<pattern id="hatch" width="0.34" height="0.34" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
         '<rect class="hatch-ground" width="0.34" height="0.34"/><rect class="hatch-line" width="0.09" height="0.34"/>'
@@ -101,7 +101,7 @@ def shared_definitions(maps: Sequence[ImageMaps]) -> Markup:
 
 
 def _picture(entry: TokenImage) -> tuple[NDArray[np.uint8], str]:
-    """The image [H, W, 3], and its data URI."""
+    """Return the image [H, W, 3], and its data URI."""
     try:
         data = base64.b64decode(entry.png, validate=True)
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
@@ -116,7 +116,7 @@ def _picture(entry: TokenImage) -> tuple[NDArray[np.uint8], str]:
 
 
 def _chosen(states: Sequence[TokenState]) -> list[TokenState]:
-    """At most so many states, evenly over the layers, the last one among them."""
+    """Select states evenly over the layers, the last one included, up to a limit."""
     if len(states) <= _MOST_STATES:
         return list(states)
     places = np.unique(np.linspace(0, len(states) - 1, _MOST_STATES).round().astype(int))
@@ -124,10 +124,10 @@ def _chosen(states: Sequence[TokenState]) -> list[TokenState]:
 
 
 def _patches(state: TokenState, document: TokenDocument) -> NDArray[np.int64]:
-    """The token that each patch is part of, [rows, columns].
+    """Return the token that each patch is part of, [rows, columns].
 
     Raises:
-        OptionError: there are more or fewer than patches in the grid.
+        OptionError: the number of groups differs from the patches in the grid.
     """
     rows, columns = document.grid
     groups = np.array(state.groups[document.prefix_tokens :], dtype=np.int64)
@@ -155,7 +155,7 @@ def _svg(identity: str, grid: tuple[int, int], overlay: Markup, said: str) -> Ma
 
 
 def _overlay(picture: NDArray[np.uint8], groups: NDArray[np.int64]) -> Markup:
-    """Pruned patches, then merged ones with their borders."""
+    """Draw pruned patches, then merged ones with their borders."""
     parts = []
     pruned = groups == _PRUNED
     if pruned.any():
@@ -176,14 +176,14 @@ def _overlay(picture: NDArray[np.uint8], groups: NDArray[np.int64]) -> Markup:
 
 
 def _patch_colours(picture: NDArray[np.uint8], grid: tuple[int, ...]) -> NDArray[np.float64]:
-    """The mean colour of each patch, [rows, columns, 3]."""
+    """Return the mean colour of each patch, [rows, columns, 3]."""
     rows, columns = grid
     image = Image.fromarray(picture).resize((columns, rows), Image.Resampling.BOX)
     return np.asarray(image).astype(np.float64)
 
 
 def _area(cells: NDArray[np.bool_]) -> str:
-    """A path over these cells, run by run."""
+    """Return a path over these cells, run by run."""
     runs = []
     for row, line in enumerate(cells):
         edges = np.flatnonzero(np.diff(np.concatenate([[0], line.astype(np.int8), [0]])))
@@ -192,7 +192,7 @@ def _area(cells: NDArray[np.bool_]) -> str:
 
 
 def _edges(members: NDArray[np.bool_]) -> str:
-    """Lines just inside the outline of these cells."""
+    """Return lines just inside the outline of these cells."""
     padded = np.pad(members, 1)
     half = _LINE / 2
     steps = []

@@ -1,4 +1,4 @@
-"""What `tofu-export tune` tried, what it chose for each layer, and how that compares with the fixed plan."""
+"""Tuning section: the plans that `tofu-export tune` tried, its choice per layer, a comparison with the fixed plan."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _VERDICTS = {
 
 
 def tuning_section(report: VitReport, evidence: Evidence) -> Section:
-    """The search, and the plan that came of it beside the fixed one."""
+    """Return the section on the search, with the chosen plan beside the fixed one."""
     document, title = evidence.tuning, "Tuned plan"
     name = report.model.resolved
     if document is None:
@@ -118,12 +118,12 @@ def _notes(document: TuningDocument, report: VitReport) -> list[str]:
 
 
 def _is(row: TriedPlan, plan: PlanEntry) -> bool:
-    """True if a plan of the history is this one."""
+    """True if a row of the history is this plan."""
     amounts = tuple(layer.removed for layer in plan.layers)
-    same_sizes = row.prop_attn in (None, plan.prop_attn)  # rows of before sizes were searched do not say
+    same_sizes = row.prop_attn in (None, plan.prop_attn)  # rows of early versions lack it
     return row.r == amounts and row.pattern == plan.pattern and same_sizes
 
 
 def _amounts(plan: PlanEntry) -> list[tuple[str, int]]:
-    """Method and amount of each layer, whatever it was called where nothing leaves."""
+    """Return method and amount of each layer, with no method if nothing leaves."""
     return [(row.method if row.removed else "", row.removed) for row in plan.layers]
