@@ -47,6 +47,13 @@ def test_an_early_report_gets_what_was_usual_then() -> None:
     assert again(early) == early
 
 
+def test_a_selection_is_named_beside_the_pattern() -> None:
+    usual = samples.report()["plan"]
+    for select, words in ((None, "`PM`, r = "), ("energy", "`PM`, chosen by energy, r = ")):
+        plan = {**usual, "pattern": "PM"} | ({} if select is None else {"select": select})
+        assert f"pattern {words}" in Report.from_dict(samples.report(plan=plan)).to_markdown()
+
+
 def test_what_a_later_version_adds_is_passed_over() -> None:
     assert Report.from_dict(samples.report(colour="green")) == Report.from_dict(samples.report())
 

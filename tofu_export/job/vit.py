@@ -201,9 +201,10 @@ class VitAdapter:
 def _planned(loaded: LoadedModel, plan: Plan) -> str:
     if not plan.removes:
         return f"{loaded.resolved}: no token is removed, this is the plain model ({plan.gmacs_full:.2f} GMACs)"
+    entry = plan.entry()
     return (
-        f"{loaded.resolved}, pattern {plan.pattern}: {plan.gmacs_full:.2f} GMACs become "
-        f"{plan.gmacs_reduced:.2f}, {plan.flop_ratio:.2f}x fewer; token sizes: {plan.entry().sizes_words}"
+        f"{loaded.resolved}, pattern {plan.pattern}{entry.select_words}: {plan.gmacs_full:.2f} GMACs become "
+        f"{plan.gmacs_reduced:.2f}, {plan.flop_ratio:.2f}x fewer; token sizes: {entry.sizes_words}"
     )
 
 

@@ -94,6 +94,11 @@ class PlanEntry:
         return ", ".join(ways)
 
     @property
+    def select_words(self) -> str:
+        """The selection, to follow the pattern, for example `, chosen by energy`; empty for bipartite."""
+        return "" if self.select is None else f", chosen by {self.select}"
+
+    @property
     def sizes_words(self) -> str:
         """Whether token sizes enter the attention, and why, for example `on (default)`."""
         words = "on" if self.prop_attn else "off"

@@ -140,7 +140,7 @@ class VitReport(Report):
             f"# {model.resolved} with Token Fusion",
             "",
             f"{model.params / 1e6:.1f} M parameters, weights: {model.weights.kind}, "
-            f"{model.tokens} tokens, pattern `{plan.pattern}`, r = {plan.r_words}{asked}.",
+            f"{model.tokens} tokens, pattern `{plan.pattern}`{plan.select_words}, r = {plan.r_words}{asked}.",
             f"{plan.gmacs.full:.2f} GMACs become {plan.gmacs.reduced:.2f} ({plan.gmacs.ratio:.2f}x fewer). "
             f"Token sizes: {plan.sizes_words}.",
             f"Weights: {model.loading_words}.",

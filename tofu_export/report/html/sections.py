@@ -65,8 +65,8 @@ def sections_of(report: Report, evidence: Evidence) -> Sections:
         height, width = report.model.image_size
         plan = report.plan
         subtitle = (
-            f"{start}{height}\u00d7{width} pixels in {report.model.tokens} tokens. Pattern {plan.pattern}, "
-            f"r = {amount_words(plan.r)}. Token sizes: {plan.sizes_words}."
+            f"{start}{height}\u00d7{width} pixels in {report.model.tokens} tokens. Pattern {plan.pattern}"
+            f"{plan.select_words}, r = {amount_words(plan.r)}. Token sizes: {plan.sizes_words}."
         )
         sections = (
             _plan(plan),
