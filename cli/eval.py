@@ -55,7 +55,11 @@ def eval_command(request: EvalRequest, written: EvalOutput, run: Run) -> None:
 def _text(result: EvalResult) -> str:
     """Return the result as text: what was measured, then the full model beside the reduced one."""
     subject = result.subject
-    removed = "" if subject.plan is None else f", {subject.plan['pattern']}, r = {subject.plan['r']}"
+    plan = subject.plan
+    removed = ""
+    if plan is not None:
+        chosen = f", chosen by {plan['select']}" if "select" in plan else ""
+        removed = f", {plan['pattern']}{chosen}, r = {plan['r']}"
     lines = [f"{subject.label}{removed}, {subject.backend}; {result.images} images, {result.source}"]
     lines += [] if result.loaded is None else [f"  weights: {result.loaded}"]
     if result.labels is not None:

@@ -19,7 +19,9 @@ def summary(report: VitReport, output: Path) -> Group:
     """Return a comparison of the full and the reduced model, then the files."""
     plan, gmacs = report.plan, report.plan.gmacs
     precisions = {file.path: file.precision.value for file in report.artifacts}
-    table = Table(title=f"{report.model.resolved}, r = {plan.r_words}, {plan.pattern}", title_justify="left")
+    table = Table(
+        title=f"{report.model.resolved}, r = {plan.r_words}, {plan.pattern}{plan.select_words}", title_justify="left"
+    )
     for column, justify in (("", "left"), ("full model", "right"), ("with Token Fusion", "right"), ("", "left")):
         table.add_column(column, justify="right" if justify == "right" else "left")
     table.add_row("work per image", f"{gmacs.full:.2f} GMACs", f"{gmacs.reduced:.2f} GMACs", f"{gmacs.ratio:.2f}x less")

@@ -111,7 +111,7 @@ def _pool(work: SweepWork) -> Pool:
 
 def _show(grid: Grid, settings: Settings, run: Run) -> tuple[SweepFailure, ...]:
     """Show for a dry run what would be measured."""
-    from tofu_export.report.sweep import compact
+    from tofu_export.report.sweep import label_of
     from tofu_export.sweep.grid import expand
     from tofu_export.sweep.run import check
     from tofu_export.sweep.tables import gmacs_text
@@ -123,20 +123,23 @@ def _show(grid: Grid, settings: Settings, run: Run) -> tuple[SweepFailure, ...]:
         rows = [
             {
                 "model": cell.model, "r": cell.r, "mode": cell.mode, "pattern": cell.pattern,
-                "precision": cell.precision.value, "gmacs": cell.gmacs, "gmacs_full": cell.gmacs_full,
+                "select": cell.select.value, "precision": cell.precision.value,
+                "gmacs": cell.gmacs, "gmacs_full": cell.gmacs_full,
                 "batches": [batch for batch in batches if cell.precision.runs_on_cpus],
             }
             for cell in cells
         ]  # fmt: skip
         run.document({"kind": "sweep-plan", "schema_version": 1, "cells": rows, "failures": list(map(vars, failures))})
     else:
-        width = max([5, *(len(cell.model) for cell in cells)])
-        click.echo(f"{'model':<{width}}  {'r':>3}  {'mode':<8}  {'pattern':<14}  {'type':<4}  {'GMACs':>8}  less")
-        for cell in cells:
-            pattern = "" if cell.full else compact(cell.pattern)
+        names = ["" if cell.full else label_of(cell.pattern, cell.prop_attn, cell.select) for cell in cells]
+        model = max([5, *(len(cell.model) for cell in cells)])
+        mode = max([4, *(len(cell.mode) for cell in cells)])
+        name = max(9, *map(len, names))
+        click.echo(f"{'model':<{model}}  {'r':>3}  {'mode':<{mode}}  {'reduction':<{name}}  type       GMACs  less")
+        for cell, own in zip(cells, names, strict=True):
             click.echo(
-                f"{cell.model:<{width}}  {cell.r:>3}  {cell.mode:<8}  {pattern:<14}  {cell.precision.value:<4}  "
-                f"{gmacs_text(cell.gmacs):>8}  {cell.gmacs_full / cell.gmacs:.2f}x"
+                f"{cell.model:<{model}}  {cell.r:>3}  {cell.mode:<{mode}}  {own:<{name}}  {cell.precision.value:<9}  "
+                f"{gmacs_text(cell.gmacs)}  {cell.gmacs_full / cell.gmacs:.2f}x"
             )
         timings = sum(cell.precision.runs_on_cpus for cell in cells) * len(batches)
         click.echo(f"\n{len(cells)} files to make and evaluate, {timings} timings")

@@ -15,6 +15,7 @@ from tofu_export.engines.flavours import RTX, available
 from tofu_export.errors import OptionError, OutputError, TofuError, WeightsError
 from tofu_export.job.dry_run import preview
 from tofu_export.job.request import Job
+from tofu_export.options import Precision, Quantization
 from tofu_export.zoo.create import create_model
 from tofu_export.zoo.weights import WeightsSource
 
@@ -63,6 +64,10 @@ def bundle(tmp_path: Path) -> dict[str, Any]:
     return {"bundle": tmp_path / "full"}
 
 
+def skipping(part: str) -> Any:
+    return lambda at: {"precisions": (Precision.FP8,), "quantization": Quantization(skip=(part,))}
+
+
 @pytest.mark.parametrize(
     ("prepare", "kind", "words"),
     [
@@ -72,6 +77,8 @@ def bundle(tmp_path: Path) -> dict[str, Any]:
         (in_a_file, OutputError, "cannot write to .*Not a directory"),
         (bundle, OptionError, "not empty"),
         (lambda at: {"labels": ("a", "b")}, OptionError, "2 labels for 1000 classes"),
+        (skipping("99"), OptionError, r"names block 99, but .* has blocks 0 to 5"),
+        (skipping("6.mlp"), OptionError, "names block 6"),
     ],
 )
 @pytest.mark.parametrize("read", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from tests.cli.running import run
 from tofu_export.errors import ExitCode, OptionError
 from tofu_export.job.model import calibration_count, image_count
 from tofu_export.job.request import Job
-from tofu_export.options import Precision, Quantization
+from tofu_export.options import AttentionForm, Precision, Quantization
 from tofu_export.options.quantization import CALIBRATION_IMAGES, GENERATED_IMAGES, parse_skipped
 
 
@@ -69,3 +70,16 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     err = capsys.readouterr().err
     assert "--quantize-attention is for fp8 files" in err
     assert "numbers of blocks and names of modules" in err
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"quantization": Quantization(skip=("0",))}, "--quantize-skip is for int8 and fp8 files"),
+        ({"quantization": Quantization(images=8)}, "--calibration-images is for int8 and fp8 files"),
+        ({"attention": AttentionForm.UNFUSED}, "--attention unfused is for files in half precision"),
+    ],
+)
+def test_what_no_file_would_follow_is_refused(tmp_path: Path, asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        Job("test_vit", tmp_path, precisions=(Precision.FP32,), **asked)

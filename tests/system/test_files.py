@@ -15,7 +15,7 @@ import pytest
 
 from tofu_export.errors import OutputError
 from tofu_export.system import files
-from tofu_export.system.files import Staging, sha256_of, staging
+from tofu_export.system.files import Staging, sha256_of, staging, write_text
 
 CONTENT = {"model.onnx.data": b"w" * 300_000, "model.onnx": b"g" * 70_000, "report.json": b"{}"}
 
@@ -365,6 +365,23 @@ def test_folders_that_only_look_alike_stay(tmp_path: Path, name: str) -> None:
     with staging(tmp_path):
         pass
     assert (tmp_path / name).is_dir()
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_text(pipe, "text")
+    assert os.read(reader, 100) == b"text"
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no such device")
+def test_a_full_device_is_an_output_error_and_stays_one() -> None:
+    with pytest.raises(OutputError, match="cannot write to /dev/full: No space left"):
+        write_text(Path("/dev/full"), "text")
+    assert Path("/dev/full").is_char_device()
 
 
 # --- Digests -----------------------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ def test_blocks_and_modules_that_are_left_out(tmp_path: Path) -> None:
         (
             ("3",),
             OptionError,
-            r"names '3', which is no block of source\.onnx.*there are attn\.proj, attn\.qkv",
+            r"names '3', which is no block and no module.*there are attn\.proj, attn\.qkv",
         ),
         (("0", "head"), OptionError, "names 'head'"),
         (("attn", "mlp"), ExportError, "no product with weights in a block that is not skipped: leave int8 out"),

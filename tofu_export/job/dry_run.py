@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tofu_export.bundle import check_folder
 from tofu_export.images.inputs import from_folder
 from tofu_export.job.engines import check_requests, engine_requests, flavour_of, why_no_engine
-from tofu_export.job.model import check_labels, image_count, images_for, load_job_model
+from tofu_export.job.model import check_labels, check_skipped, image_count, images_for, load_job_model
 from tofu_export.job.request import Job
 from tofu_export.options import OutputKind
 from tofu_export.planning.plan import ModelSpec, Plan
@@ -75,6 +75,7 @@ def _is_downloaded(job: Job) -> bool:
 def _without_weights(job: Job, engines: tuple[str, ...], no_engine: str) -> Preview:
     spec, plan = plan_model(job.model, job.reduction, job.image_size, job.num_classes)
     check_labels(job, spec)
+    check_skipped(job, spec)
     output = OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
     images = "generated images"
     if job.images is not None:

@@ -21,7 +21,15 @@ from tofu_export.zoo.live import load_live, name_of, on_meta
 from tofu_export.zoo.specs import spec_as_loaded, spec_of
 from tofu_export.zoo.weights import WeightsKind
 
-__all__ = ["JobModel", "calibration_count", "check_labels", "image_count", "images_for", "load_job_model"]
+__all__ = [
+    "JobModel",
+    "calibration_count",
+    "check_labels",
+    "check_skipped",
+    "image_count",
+    "images_for",
+    "load_job_model",
+]
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ def load_job_model(job: Job, live: nn.Module | None = None) -> JobModel:
     plan = make_plan(spec, job.reduction)
     output = patch.choose_output(loaded.model, job.output_kind, spec.name)
     check_labels(job, spec)
+    check_skipped(job, spec)
     return JobModel(loaded, spec, plan, output)
 
 
@@ -92,6 +101,20 @@ def check_labels(job: Job, spec: ModelSpec) -> None:
     """
     if job.labels and len(job.labels) != spec.num_classes:
         raise OptionError(f"{len(job.labels)} labels for {spec.num_classes} classes: give one line per class")
+
+
+def check_skipped(job: Job, spec: ModelSpec) -> None:
+    """Check the blocks that are not quantised; names of modules are checked when the graph is there.
+
+    Raises:
+        OptionError: the model has no block of such a number.
+    """
+    for part in job.quantization.skip:
+        number = part.split(".")[0]
+        if number.isdecimal() and int(number) >= spec.depth:
+            raise OptionError(
+                f"--quantize-skip names block {number}, but {spec.name} has blocks 0 to {spec.depth - 1}: leave it out"
+            )
 
 
 def images_for(job: Job, model: JobModel) -> InputSet:

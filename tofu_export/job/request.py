@@ -102,6 +102,11 @@ class ExportJob:
                 "--engine builds none of int8 files, which are for CPUs: what is not int8 in them is FP32, slower on a "
                 "GPU than FP16. Ask for --precision int8-fp16 or fp8 in its place, or leave out --engine"
             )
+        if self.attention is not AttentionForm.FUSED and not any(map(self.attention_of, self.precisions)):
+            raise OptionError(
+                f"--attention {self.attention.value} is for files in half precision, and none is asked for: add fp16 "
+                "to --precision, or leave it out"
+            )
         if self.opset < MINIMUM_OPSET:
             raise OptionError(f"opset is {self.opset}, expected {MINIMUM_OPSET} or newer")
         for size in self.bench_batches:
@@ -173,6 +178,12 @@ class Job(ExportJob):
         if self.labels and self.output_kind not in (None, OutputKind.LOGITS):
             raise OptionError(
                 f"labels name the classes of logits, the output is {self.output_kind.value}: leave out --labels"
+            )
+        asked = {"--quantize-skip": self.quantization.skip, "--calibration-images": self.quantization.images}
+        unused = [flag for flag, value in asked.items() if value]
+        if unused and not any(precision.calibrated for precision in self.precisions):
+            raise OptionError(
+                f"{unused[0]} is for int8 and fp8 files, and none is asked for: add one to --precision, or leave it out"
             )
         if self.quantization.attention and Precision.FP8 not in self.precisions:
             raise OptionError(

@@ -113,7 +113,7 @@ def _lowered(high: Amounts, low: Amounts, steps: int) -> Amounts:
 
 def _round_up(macs: int) -> str:
     """Return a GMACs value that can be met: never under what is needed."""
-    return f"{-(-macs // 10**7) / 100:.2f}"
+    return f"{-(-macs // 10**5) / 10**4:g}"
 
 
 def _round_down(full: int, least: int) -> str:

@@ -34,6 +34,8 @@ Choice = TypeVar("Choice", bound=Enum)
 SCHEMA_VERSION = 2
 _WITHOUT_SIZES = 1
 """Last version whose plans have no `pruned_sizes`."""
+_OF_REPORTS = 1
+"""Schema version of reports, whose plans are read as well."""
 MAX_BYTES = 16_000_000
 """Size limit in bytes: no plan or report is larger."""
 
@@ -80,7 +82,9 @@ class PlanFile:
         """
         document = _document(path)
         if "layers" not in document and isinstance(document.get("plan"), dict):
-            document = _from_report(document)
+            document = _from_report(path, document)
+        elif "artifacts" in document and "layers" not in document:
+            _refuse(path, "it is a report without a plan of layers")
         elif unknown := sorted(set(document) - _KEYS):
             _refuse(path, f"unknown key {unknown[0]!r}, known are {', '.join(sorted(_KEYS))}")
         version = document.get("schema_version")
@@ -90,6 +94,9 @@ class PlanFile:
         if not isinstance(rows, list) or not rows:
             _refuse(path, "expected a list `layers` with one entry per layer")
         methods, r = zip(*(_layer(path, index, row) for index, row in enumerate(rows)), strict=True)
+        letters, pattern = "".join(method.value for method in methods), document.get("pattern")
+        if pattern not in (None, letters):
+            _refuse(path, f"its layers have the pattern {letters}, but `pattern` is {pattern!r}: change the layers")
         prop_attn, model = document.get("prop_attn"), document.get("model")
         if prop_attn not in (None, True, False):
             _refuse(path, f"prop_attn is {prop_attn!r}, expected true, false or null")
@@ -178,8 +185,11 @@ def _document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _from_report(document: Mapping[str, Any]) -> dict[str, Any]:
+def _from_report(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
     """Convert the plan in a report.json, or in the output of `plan --json`, to the layout of a plan file."""
+    version = document.get("schema_version", _OF_REPORTS)
+    if version != _OF_REPORTS:
+        _refuse(path, f"schema_version is {version!r}, this version of tofu-export reads reports of {_OF_REPORTS}")
     plan = document["plan"]
     model = document.get("model")
     name = model.get("resolved", model.get("name")) if isinstance(model, dict) else None
@@ -189,7 +199,7 @@ def _from_report(document: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(rows, list)
         else rows
     )
-    found = {key: plan[key] for key in ("prop_attn", "pruned_sizes", "keys", "select") if key in plan}
+    found = {key: plan[key] for key in ("pattern", "prop_attn", "pruned_sizes", "keys", "select") if key in plan}
     version = SCHEMA_VERSION if "pruned_sizes" in plan else _WITHOUT_SIZES
     return {**found, "schema_version": version, "model": name, "layers": layers}
 

@@ -14,10 +14,10 @@ def plan_table(spec: ModelSpec, plan: Plan) -> str:
         f"{spec.name}  {spec.image_size[0]}x{spec.image_size[1]}  {spec.params / 1e6:.1f} M parameters  "
         f"{spec.tokens} tokens ({spec.prefix_tokens} protected)  pattern {plan.pattern}",
         "",
-        "layer  method   tokens in  removed  tokens out",
+        "layer  method          tokens in  removed  tokens out",
     ]
     lines += [
-        f"{row.layer:>5}  {row.method:<8} {row.tokens_in:>8} {row.removed:>8} {row.tokens_out:>11}"
+        f"{row.layer:>5}  {row.method:<15} {row.tokens_in:>8} {row.removed:>8} {row.tokens_out:>11}"
         for row in entry.layers
     ]
     asked = f"r      {','.join(str(layer.removed) for layer in plan.layers)} (asked for: {entry.asked_words})"

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tofu_export.errors import OptionError
 from tofu_export.planning.entry import PlanEntry
 from tofu_export.report.artifacts import EngineFile, OnnxFile
 from tofu_export.report.measurement import Measurement
@@ -84,8 +85,14 @@ class Report(ABC):
             OptionError: a field is missing or holds something else.
         """
         plan = document.get("plan")
-        of_unet = isinstance(plan, Mapping) and "blocks" in plan
-        return from_plain(UnetReport, document, place) if of_unet else from_plain(VitReport, document, place)
+        if isinstance(plan, Mapping) and "blocks" in plan:
+            return from_plain(UnetReport, document, place)
+        report = from_plain(VitReport, document, place)
+        if not report.plan.layers:
+            raise OptionError(f"{place}plan.layers is empty, expected one entry for each block")
+        if min(report.plan.gmacs.full, report.plan.gmacs.reduced) <= 0:
+            raise OptionError(f"{place}plan.gmacs has a number that is not above 0")
+        return report
 
     def skip(self, step: str, reason: str) -> None:
         """Record that a step was left out."""

@@ -99,13 +99,17 @@ def check_writable(destination: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write one file, complete or not at all.
+    """Write one file, complete or not at all; a device or a pipe is written to and stays what it is.
 
     Raises:
         OutputError: the path cannot be written, or is a folder.
     """
     if path.is_dir():
         raise OutputError(f"{path} is a folder, expected the name of a file to write")
+    if path.exists() and not path.is_file():
+        with _output_errors(path), path.open("w", encoding="utf-8") as device:
+            device.write(text)
+        return
     with staging(path.parent) as stage:
         stage.path(path.name).write_text(text, encoding="utf-8")
         stage.publish(path.name)

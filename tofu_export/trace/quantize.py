@@ -179,7 +179,7 @@ def _chosen(
         if not any(is_skipped(node, (part,)) for node in nodes):
             modules = sorted({re.sub(r"^blocks\w*\.\d+[./]", "", str(node.name)).rpartition("/")[0] for node in nodes})
             raise OptionError(
-                f"--quantize-skip names {part!r}, which is no block of {name} and no module of its blocks: there are "
+                f"--quantize-skip names {part!r}, which is no block and no module of the blocks: there are "
                 f"{', '.join(modules)}"
             )
     products = [node for node in candidates if not is_skipped(node, wanted.skip)]
