@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 import timm
-import torch
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
@@ -16,13 +14,6 @@ State = dict[str, Tensor]
 def make(name: str = "test_vit", **options: Any) -> nn.Module:
     model: nn.Module = timm.create_model(name, pretrained=False, **options)
     return model.eval()
-
-
-@pytest.fixture(scope="module")
-def state() -> State:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        return make().state_dict()
 
 
 def jax_arrays(state: State, depth: int = 6, heads: int = 2) -> dict[str, np.ndarray]:

@@ -40,6 +40,13 @@ def refusal(path: Path, model: nn.Module | None = None, name: str = "test_vit") 
     return str(caught.value)
 
 
+@pytest.fixture(scope="module")
+def state() -> State:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        return make().state_dict()
+
+
 def same(model: nn.Module, state: State) -> bool:
     loaded = model.state_dict()
     return loaded.keys() == state.keys() and all(torch.equal(loaded[name], state[name]) for name in state)
