@@ -105,7 +105,7 @@ def test_the_plan_that_a_live_model_carries_is_exported(tmp_path: Path) -> None:
 
 
 def test_options_are_read_as_on_the_command_line(tmp_path: Path) -> None:
-    with pytest.raises(tofu.errors.OptionError, match="colour: no such option, expected some of batch, bench"):
+    with pytest.raises(tofu.errors.OptionError, match="colour: no such option, expected some of attention, batch"):
         tofu.export("test_vit", tmp_path / "out", colour="red")
     with pytest.raises(tofu.errors.OptionError, match="'onnx' is no target, expected one of portable"):
         tofu.export("test_vit", tmp_path / "out", target="onnx")

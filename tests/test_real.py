@@ -17,7 +17,8 @@ from tests.report.html import samples
 from tofu_export.evaluate.images import folder_source
 from tofu_export.evaluate.subjects import eager_subject, load_eager
 from tofu_export.options import Precision, Reduction
-from tofu_export.sweep.grid import Cell, Failure, compact, expand_pattern
+from tofu_export.report.sweep import SweepFailure, compact
+from tofu_export.sweep.grid import Cell, expand_pattern
 from tofu_export.sweep.settings import Settings
 from tofu_export.sweep.store import Record
 from tofu_export.zoo.weights import WeightsSource
@@ -195,7 +196,7 @@ def test_precisions_are_compared_with_the_same_reduction_in_fp32(
 ) -> None:
     half, int8 = cell("P6M6", 8, True, Precision.FP16, "mlerp"), cell("P6M6", 8, True, Precision.INT8, "mlerp")
     made = canned(scripts["real"], {**right, half: 7, int8: 6})
-    failed = Failure("a_vit", "r=8 int8", "ExportError", "a | b", 3)
+    failed = SweepFailure("a_vit", "r=8 int8", "ExportError", "a | b", 3)
     found = {one: got for one, got in made.found.items() if one != int8}
     table = section(scripts["real_tables"].page(made, "f.svg"), "Precision")
     assert "| r = 8, `P6M6`, sizes on | FP32 | 5.0 MB | 70.0% | the same |" in table

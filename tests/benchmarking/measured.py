@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tofu_export.benchmarking.measurement import LatencyMs, Measurement
 from tofu_export.benchmarking.ort_profile import Kernel, Profile
 from tofu_export.engines.describing.stages import Kind, Located, Place
+from tofu_export.report.measurement import LatencyMs, Measurement
 
 FULL = Measurement(
     artifact="full",

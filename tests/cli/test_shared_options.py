@@ -31,6 +31,7 @@ DIFFER = {
     "--quiet": "check and lint print nothing else",
     "--r": "sweep takes several, analyze counts pairs",
     "--seed": "it says what is drawn",
+    "--select": "sweep takes several",
     "--speedup": "as --gmacs",
     "--verify": "sweep goes on without wrong files",
     "--verbose": "it says what more there is",

@@ -126,10 +126,10 @@ def test_every_form_in_which_diffusers_saves_weights(form: str, tmp_path: Path) 
     loaded, expected = create_unet(source, seed=9).state_dict(), unet.state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in loaded.items())
     described = describe_weights(source.weights)
-    assert (described["kind"], described["file"]) == ("file", names[form])
+    assert (described.kind, described.file) == ("file", names[form])
     if "sharded" in form:
-        assert len(described["shards"]) > 2
-        assert all(sha256_of(folder / name) == digest for name, digest in described["shards"].items())
+        assert len(described.shards) > 2
+        assert all(sha256_of(folder / name) == digest for name, digest in described.shards.items())
 
 
 def test_damaged_shards(tmp_path: Path) -> None:
