@@ -82,6 +82,7 @@ def test_a_reduced_model_is_trained() -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.e2e
 def test_a_live_model_is_exported_as_it_stands(tmp_path: Path) -> None:
     live = model(num_classes=7).double()
     before = {name: value.clone() for name, value in live.state_dict().items()}
@@ -95,6 +96,7 @@ def test_a_live_model_is_exported_as_it_stands(tmp_path: Path) -> None:
     assert np.abs(found - expected).max() < 1e-4
 
 
+@pytest.mark.e2e
 def test_the_plan_that_a_live_model_carries_is_exported(tmp_path: Path) -> None:
     live = tofu.apply(model(), tofu.Reduction(r=5, pattern="PAMTW-"))
     plan = applied_plan(live)
@@ -114,6 +116,7 @@ def test_options_are_read_as_on_the_command_line(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.e2e
 def test_a_file_is_verified_linted_and_lowered(tmp_path: Path) -> None:
     source = exported.folder() / "model.fp32.onnx"
     (result,) = tofu.verify(source, batches=(2,))
@@ -132,6 +135,7 @@ def test_files_are_timed_against_each_other() -> None:
     assert [row.batch for row in result.measurements] == [1]
 
 
+@pytest.mark.e2e
 @pytest.mark.rtx
 def test_an_engine_is_built(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")

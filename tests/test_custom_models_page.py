@@ -36,6 +36,7 @@ def test_it_is_short_and_has_commands() -> None:
     assert len(COMMANDS) >= 4
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_works(command: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made)

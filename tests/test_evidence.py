@@ -136,6 +136,7 @@ def test_the_seconds_of_the_steps_add_up(evidence: ModuleType) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.e2e
 def test_a_command_runs_once_and_fresh_forgets_what_was_kept(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
     runs = scripts["evidence_runs"].Runs(tmp_path / "out", jobs=1, fresh=False)
     command = "tofu-export plan demo_vit --r 4"

@@ -39,6 +39,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.e2e
 def test_onnxruntime_reads_digits(exported: Path, tmp_path: Path) -> None:
     images, labels = demo.load_images()
     for index in (1, 3, 4):  # which the model reads right
@@ -80,7 +81,6 @@ def test_onnxruntime_prepares_images_as_timm_does(
 
 
 @pytest.mark.rtx
-@pytest.mark.slow
 @pytest.mark.skipif(RTX not in available(), reason="tensorrt-rtx is not installed")
 def test_tensorrt_reads_digits_or_misses_the_driver(exported: Path, tmp_path: Path) -> None:
     images = tmp_path / "images.npy"

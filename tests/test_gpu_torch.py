@@ -44,6 +44,7 @@ def script(scripts: dict[str, ModuleType]) -> ModuleType:
     return scripts["gpu_torch"]
 
 
+@pytest.mark.e2e
 def test_it_needs_pytorch_and_timm_alone(tmp_path: Path) -> None:
     """A process of its own, in which nothing else can be imported, measures and writes both files."""
     page = tmp_path / "gpu.md"
@@ -101,6 +102,7 @@ def test_what_a_cell_compares(cells: ModuleType) -> None:
     assert {one.r for one in methods} == {16}
 
 
+@pytest.mark.e2e
 def test_the_time_is_kept(script: ModuleType, cells: ModuleType) -> None:
     """A cell begins if what its backend took so far still fits; one that fails is said and the others go on."""
     now = 0.0

@@ -34,6 +34,7 @@ def test_commands_parse(command: str) -> None:
     cli.commands[name].make_context(name, arguments, parent=click.Context(cli), resilient_parsing=False)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
 def test_the_python_blocks_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -58,6 +58,7 @@ def stop_at(script: ModuleType, batch: int, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(script, "augment", stopping)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("batch", [2, 7, 10], ids=["teacher", "low resolution", "full resolution"])
 def test_a_stopped_run_ends_with_the_same_weights(
     batch: int, script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -26,6 +26,7 @@ def folder() -> str:
     return str(tiny_pipeline.folder())
 
 
+@pytest.mark.e2e
 def test_full_and_reduced_side_by_side(
     example: ModuleType, folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,6 +31,7 @@ def exported(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray], int]:
     return path, {INPUT_NAME: pixels}, graph.meta[MACS]
 
 
+@pytest.mark.e2e
 def test_the_products_are_the_multiply_accumulates_of_the_graph_and_those_of_matching(
     exported: tuple[Path, dict[str, np.ndarray], int],
 ) -> None:

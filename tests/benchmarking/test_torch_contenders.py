@@ -31,6 +31,7 @@ def pixels(batch: int) -> dict[str, np.ndarray]:
     return {"input": np.random.default_rng(0).standard_normal((batch, 3, 160, 160), dtype=np.float32)}
 
 
+@pytest.mark.e2e
 def test_it_is_the_model_of_the_file() -> None:
     """The seed of the weights is another, and nothing else: reduced by the same plan, it has the same outputs."""
     path = exported.folder() / "model.fp32.onnx"
@@ -62,6 +63,7 @@ def test_a_name_is_the_model_unreduced() -> None:
     assert float(session.metadata["tofu_export.gmacs"]) > float(exported.metadata_of("plan")["gmacs"]["reduced"])
 
 
+@pytest.mark.e2e
 def test_compiling_is_done_when_it_is_bound(eagerly: None, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = open_torch(exported.folder() / "model.fp32.onnx", "torch-compile", None)
     session = loaded.session
@@ -154,7 +156,6 @@ def test_what_cannot_be_used(arguments: tuple[str, ...], words: str, capsys: pyt
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_the_real_compiler() -> None:
     loaded = open_torch(Path("test_vit"), "torch-compile", None)
     (got,) = loaded.bind(pixels(1)).call()  # type: ignore[union-attr]

@@ -100,6 +100,7 @@ def test_the_readme_warns_of_weights_and_names_what_failed(bundle: Path) -> None
     assert set(programs) == {"tofu-export", "polygraphy", "trtexec"}
 
 
+@pytest.mark.e2e
 @needs_polygraphy
 def test_its_commands_for_onnxruntime_show_the_difference(bundle: Path) -> None:
     whole, blocks = (line for line in commands(bundle) if line.startswith("polygraphy run model.onnx --onnxrt"))
@@ -117,6 +118,7 @@ def test_its_commands_for_onnxruntime_show_the_difference(bundle: Path) -> None:
     assert execute(blocks, bundle).returncode == 0
 
 
+@pytest.mark.e2e
 @needs_polygraphy
 def test_with_another_file_every_value_can_be_compared(tmp_path: Path) -> None:
     for name in ("one", "two"):
@@ -143,6 +145,7 @@ def test_with_another_file_every_value_can_be_compared(tmp_path: Path) -> None:
     assert first[1] == product.output[0]
 
 
+@pytest.mark.e2e
 def test_where_decisions_are_wrong_it_says_that_outputs_agree(tmp_path: Path) -> None:
     path = file_of(tmp_path, mutation=least_similar)
     result = failed(path)

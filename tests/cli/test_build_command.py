@@ -58,6 +58,7 @@ def test_engine_sidecar_and_receipt(tmp_path, out, capsys):
     assert document["engine"]["file"] == "model.tensorrt-rtx.engine"
 
 
+@pytest.mark.e2e
 def test_json_is_one_document_and_turing_has_its_own(tmp_path, out, capsys):
     proto = models.block("fp16")
     proto.metadata_props.add(key="tofu_export.precision", value="fp16")
@@ -90,6 +91,7 @@ def test_dynamic_axes_by_name(tmp_path, out, capsys):
     assert "note: file: input 'x' leaves more than its batch open" in err
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("proto", "arguments", "code", "words"),
     [
@@ -137,6 +139,7 @@ def test_broken_input(content, tmp_path, out, capsys):
     assert left(out) == []
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_cancelled(sent, code, tmp_path, out):
     """The signal comes while the builder process runs: it goes too, and nothing stays."""
@@ -156,6 +159,7 @@ def test_cancelled(sent, code, tmp_path, out):
     assert left(out) == []
 
 
+@pytest.mark.e2e
 def test_full_disk(tmp_path, out, capsys):
     """A file system with room for the request, and none for the plan."""
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tofu-export-test", str(out)]
@@ -191,6 +195,7 @@ def test_what_cannot_be_built_is_bundled(tmp_path, out, capsys):
     assert "is not empty" in capsys.readouterr().err
 
 
+@pytest.mark.e2e
 def test_the_inputs_of_a_bundle_are_those_of_the_profile(tmp_path, out):
     path, bundle = models.save(models.block(tokens="tokens"), tmp_path), tmp_path / "bundle"
     shapes = ("--min-shapes", "x:1x4x32", "--opt-shapes", "x:2x16x32", "--max-shapes", "x:4x64x32")
@@ -200,6 +205,7 @@ def test_the_inputs_of_a_bundle_are_those_of_the_profile(tmp_path, out):
     assert np.load(bundle / "expected.npz")["y"].shape == (2, 16, 32)
 
 
+@pytest.mark.e2e
 def test_no_bundle_where_nothing_fails_or_nothing_can_be_read(tmp_path, out, capsys):
     bundle = tmp_path / "bundle"
     path = models.save(models.block(), tmp_path)

@@ -27,6 +27,7 @@ def built(tmp_path_factory):
 class TestRtx:
     pytestmark = rtx
 
+    @pytest.mark.e2e
     def test_all_but_the_gpu(self, built, capsys):
         assert run("check", str(built / "m.engine")) == 5
         out, err = capsys.readouterr()

@@ -90,6 +90,7 @@ def test_every_file_is_verified(demo_run: tuple[dict[str, Any], Path]) -> None:
         assert row["decisions"]["wrong"] == 0
 
 
+@pytest.mark.e2e
 def test_accuracy_is_that_of_the_files(demo_run: tuple[dict[str, Any], Path]) -> None:
     document, out = demo_run
     rows = {row["artifact"]: row for row in document["accuracy"]}
@@ -133,6 +134,7 @@ def test_the_markdown_report_reads(demo_run: tuple[dict[str, Any], Path]) -> Non
         assert heading in text
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("options", "pattern"),
     [
@@ -156,6 +158,7 @@ def test_other_methods(
     assert (tmp_path / "out" / "model.onnx").exists()
 
 
+@pytest.mark.e2e
 def test_r_0_is_the_plain_model_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("test_vit", "--r", "0", *QUICK, "-o", str(tmp_path / "out")) == 0
     assert "no token is removed, this is the plain model" in capsys.readouterr().err
@@ -163,6 +166,7 @@ def test_r_0_is_the_plain_model_and_says_so(tmp_path: Path, capsys: pytest.Captu
     assert not kinds & {"TopK", "GatherND", "ArgMax"}
 
 
+@pytest.mark.e2e
 def test_without_a_classifier_features_are_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert run("test_vit", "--r", "12", "--num-classes", "0", *QUICK, "-o", str(out), "--json", "-q") == 0
@@ -196,6 +200,7 @@ def test_a_grid_is_restored_verified_timed_and_built(tmp_path: Path, capsys: pyt
     assert "all tokens are restored after the last layer" in (out / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.e2e
 def test_the_token_map_is_verified_in_every_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     arguments = ("--r", "12", "--token-map", "--precision", "fp32,fp16,int8", "--batch", "1:2:3")
@@ -224,6 +229,7 @@ def test_a_dry_run_says_what_comes_out(capsys: pytest.CaptureFixture[str]) -> No
     assert "grid   restored after the last layer\n" in capsys.readouterr().out
 
 
+@pytest.mark.e2e
 def test_labels_travel(tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join(f"class {index}" for index in range(5)))
@@ -250,6 +256,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.e2e
 def test_a_wrong_file_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -279,6 +286,7 @@ def test_a_wrong_file_is_not_published(
     assert f"--bundle {bundle} is not empty" in capsys.readouterr().err
 
 
+@pytest.mark.e2e
 @pytest.mark.skipif(RTX not in available(), reason="needs tensorrt-rtx")
 def test_an_engine_that_cannot_be_built_is_bundled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -298,6 +306,7 @@ def test_an_engine_that_cannot_be_built_is_bundled(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.e2e
 def test_the_same_command_writes_the_same_files(tmp_path: Path) -> None:
     """In a process of its own, in which strings hash differently; FP32 and FP16."""
     out = tmp_path / "again"
@@ -322,6 +331,7 @@ def test_engine_asked_for_but_missing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.e2e
 def test_without_tensorrt_the_step_is_skipped_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tofu_export.job.engines.available", lambda: ())
     out = tmp_path / "out"
@@ -331,6 +341,7 @@ def test_without_tensorrt_the_step_is_skipped_and_said(tmp_path: Path, monkeypat
     assert "tofu-export[rtx]" in skipped["engines"]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("how", sampled([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], [signal.SIGKILL]))
 def test_killed_while_it_works(how: signal.Signals, tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -31,6 +31,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("command", COMMANDS)
 def test_on_the_console_and_in_the_document(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     expected = create_model("demo_vit", weights=WeightsSource.parse("pretrained")).summary()

@@ -40,6 +40,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.e2e
 def test_a_token_merging_trace(traced: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "ours.onnx"
     assert run("lower", str(traced), "-o", str(path), "--json") == 0
@@ -56,6 +57,7 @@ def test_a_token_merging_trace(traced: Path, tmp_path: Path, capsys: pytest.Capt
     assert [entry.name for entry in tmp_path.iterdir()] == ["ours.onnx"]
 
 
+@pytest.mark.e2e
 @pytest.mark.rtx
 @pytest.mark.skipif(RTX not in available(), reason="tensorrt-rtx is not installed")
 def test_what_tensorrt_rtx_rejects_it_builds_afterwards(traced: Path, tmp_path: Path) -> None:
@@ -67,6 +69,7 @@ def test_what_tensorrt_rtx_rejects_it_builds_afterwards(traced: Path, tmp_path: 
     assert receipt.kernels.summary()["kernels"] > 0
 
 
+@pytest.mark.e2e
 def test_what_stays_rejected_is_said_by_the_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = models.save(scatter("max", 3_000_000, rows=4), tmp_path, "theirs.onnx")
     assert run("lower", str(source), "-o", str(tmp_path / "out" / "ours.onnx")) == 7

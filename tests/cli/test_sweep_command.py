@@ -22,6 +22,7 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.e2e
 def test_a_grid_with_a_model_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("sweep", "test_vit", "swin_tiny_patch4_window7_224", "--r", "8", *QUICK)
     assert run(*arguments, "--jobs", "2", "--parquet", "--json") == 3
@@ -64,6 +65,7 @@ def test_a_grid_with_a_model_that_fails(capsys: pytest.CaptureFixture[str]) -> N
     ] * 2
 
 
+@pytest.mark.e2e
 def test_a_kill_loses_only_the_cell_at_work(tmp_path: Path) -> None:
     grid = ("--r", "2", "--pattern", "A6,P6,M6")
     command = [sys.executable, "-m", "tofu_export.cli", "sweep", "test_vit", *grid, *QUICK, "--no-bench"]

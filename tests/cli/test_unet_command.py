@@ -24,6 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.e2e
 def test_the_whole_way(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     arguments = ["--latent-size", "8", "--text-tokens", "5", "--batch", "1:2:4", "--precision", "fp32", "--bench"]
@@ -49,6 +50,7 @@ def test_the_whole_way(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     )
 
 
+@pytest.mark.e2e
 def test_bf16_is_typed_and_compared_in_float32(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["--latent-size", "8", "--text-tokens", "5", "--batch", "1:2:4", "--precision", "bf16", "-q"]
@@ -106,6 +108,7 @@ def test_refused(
     assert not out.exists()
 
 
+@pytest.mark.e2e
 def test_a_wrong_file_is_not_published(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if tracing had lost the reduction of one block: exit code 4, the report alone, no model."""
     from tofu_export.diffusion import adapter as unet_run

@@ -43,6 +43,7 @@ def test_a_right_file(good: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "block by block" not in err
 
 
+@pytest.mark.e2e
 def test_block_by_block(bad: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("verify", bad, "--batch", "2", "-v") == 4
     err = capsys.readouterr().err
@@ -54,6 +55,7 @@ def test_block_by_block(bad: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert err.splitlines()[-1].endswith("the first block that differs is 5")
 
 
+@pytest.mark.e2e
 def test_json_is_one_document_with_the_fields_of_the_report(
     good: str, bad: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,6 +101,7 @@ def test_an_output_too_many_is_in_the_document(tmp_path: Path, good: str, capsys
     assert not (bundle / "expected.json").exists()
 
 
+@pytest.mark.e2e
 def test_images_of_a_folder(tmp_path: Path, good: str, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 
@@ -142,6 +145,7 @@ def test_what_cannot_be_used(
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.e2e
 def test_a_bundle_appears_only_if_it_fails(good: str, bad: str, tmp_path: Path) -> None:
     bundle = tmp_path / "new" / "bundle"
     assert run("verify", good, "--batch", "1", "--bundle", str(bundle), "-q") == 0

@@ -72,6 +72,7 @@ def test_the_eager_picture_is_diffusers_own(eager: np.ndarray[Any, Any]) -> None
     assert eager.std() > 5  # not one grey
 
 
+@pytest.mark.e2e
 def test_the_full_file_makes_the_eager_picture(pipeline: TextToImage, eager: np.ndarray[Any, Any]) -> None:
     pipeline.use_file(tiny_pipeline.full(), FEW)
     drawing = pipeline.draw("a red fox", 0, FEW)
@@ -80,6 +81,7 @@ def test_the_full_file_makes_the_eager_picture(pipeline: TextToImage, eager: np.
     assert all(0 < step < drawing.total_s * 1e3 for step in drawing.step_ms)
 
 
+@pytest.mark.e2e
 def test_the_same_arguments_give_the_same_pixels(pipeline: TextToImage) -> None:
     pipeline.use_file(tiny_pipeline.reduced(), FEW)
     one, same, seed, prompt = (
@@ -115,6 +117,7 @@ def test_guidance_takes_two_of_a_batch(
     assert set(seen) == {batch} == {options.unet_batch}
 
 
+@pytest.mark.e2e
 def test_stable_diffusion_xl() -> None:
     """Two text encoders, added conditions, transformer blocks in a row: exported, verified and drawn with."""
     options = DrawOptions(steps=3)

@@ -49,6 +49,7 @@ def verify(
     )  # fmt: skip
 
 
+@pytest.mark.e2e
 def test_equals_eager_at_1_2_3_and_an_odd_size(full_precision: Path) -> None:
     result = verify(full_precision)
     assert result.passed, str(result)
@@ -59,6 +60,7 @@ def test_equals_eager_at_1_2_3_and_an_odd_size(full_precision: Path) -> None:
     assert result.decisions.flips == 0
 
 
+@pytest.mark.e2e
 def test_half_precision(half_precision: Path) -> None:
     result = verify(half_precision, reduction=UnetReduction(), precision=Precision.FP16, latent="8")
     assert result.passed, str(result)
@@ -85,6 +87,7 @@ def test_nothing_that_tensorrt_rejects(full_precision: Path) -> None:
     assert not [node.name for node in nodes if node.domain]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("change", ["weight", "mode", "ratio"])
 def test_another_unet_is_found_out(full_precision: Path, change: str) -> None:
     if change == "weight":
@@ -154,6 +157,7 @@ def test_batches() -> None:
     assert batches_of(BatchRange(4, 8, 8)) == (4,)
 
 
+@pytest.mark.e2e
 @pytest.mark.rtx
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
 def test_tensorrt_rtx_builds_it(

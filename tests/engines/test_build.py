@@ -444,6 +444,7 @@ def test_what_this_version_lacks_is_an_error(classic):
     assert left(classic) == []
 
 
+@pytest.mark.e2e
 def test_timing_cache_is_read_written_and_kept_apart(classic, monkeypatch):
     def build(cache: Path, proto: onnx.ModelProto) -> str | None:
         options = BuilderOptions(timing_cache=cache)

@@ -33,8 +33,8 @@ def kernels_of(folder: Path, reduction: Reduction) -> KernelLog:
     return build_engine(request).kernels
 
 
+@pytest.mark.e2e
 @rtx
-@pytest.mark.slow
 @needs_rtx
 def test_sizes_cost_few_kernels_and_leave_all_attention_fused(tmp_path: Path) -> None:
     without = kernels_of(tmp_path, Reduction(r=16, mode=Mode.MLERP, prop_attn=False))

@@ -181,6 +181,7 @@ class TestNodesOfBlocks:
         assert found[0] == Place("blocks.0", Kind.MLP)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("name", "left"), [("dinov3", set()), ("scaling", {"MatMul", "Add", "Split", "Transpose"})])
 def test_files_of_this_project_are_told_apart(name: str, left: set[str]) -> None:
     """One projection serves attention and MLP in a `ParallelScalingBlock`: it belongs to neither."""

@@ -226,6 +226,7 @@ def test_a_model_of_features_alone(tmp_path: Path) -> None:
         judged("test_vit", real_labels="timm", **options)
 
 
+@pytest.mark.e2e
 def test_a_file_of_another_size_is_compared_with_the_full_model_of_that_size(tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["test_vit", "--r", "2", "--image-size", "96", "--weights", "random", "--precision", "fp32"]

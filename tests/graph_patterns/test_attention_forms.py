@@ -32,6 +32,7 @@ BATCH = BatchRange(1, 2, 3)
 OTHERS = (AttentionForm.FP32_ACCUMULATE, AttentionForm.UNFUSED)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("form", AttentionForm)
 @pytest.mark.parametrize("target", list(Target))
 def test_the_file_passes_verification(form: AttentionForm, target: Target, tmp_path: Path) -> None:
@@ -118,6 +119,7 @@ def request(form: AttentionForm, folder: Path, capability: str = "SM89", **metad
     return EngineRequest(path, path.with_suffix(".engine"), RTX, BATCH, Precision.FP16, (capability,))
 
 
+@pytest.mark.e2e
 @rtx
 @needs_rtx
 @pytest.mark.parametrize(("form", "fused"), [*zip(AttentionForm, (6, 0, 0), strict=True)])
@@ -128,6 +130,7 @@ def test_fused_attentions_of_a_real_build(form: AttentionForm, fused: int, tmp_p
     assert sum("_mha_" in record.tactic for record in receipt.kernels.launched) == fused
 
 
+@pytest.mark.e2e
 @rtx
 @needs_rtx
 def test_fp32_products_are_no_mistake_where_the_file_says_so(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def test_one_in_each_block(target: Target, precision: Precision) -> None:
         assert (each.scores.name, each.attended.name) == (f"{stage}/scores", f"{stage}/attended")
 
 
+@pytest.mark.e2e
 def test_talking_heads_are_none() -> None:
     """CaiT mixes heads between its products; its two queries of a class token alone are ordinary attention."""
     model = lower(trace(families.reduced("cait", Reduction(r=3)), tiny.SHAPE), Target.PORTABLE, Precision.FP32)

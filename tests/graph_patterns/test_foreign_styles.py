@@ -72,6 +72,7 @@ def rejected(proto: onnx.ModelProto) -> list[str]:
     ]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(("name", "dynamo"), FORMS)
 def test_it_computes_what_torch_does(name: str, dynamo: bool, batch: int) -> None:

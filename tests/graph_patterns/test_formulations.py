@@ -138,6 +138,7 @@ def amounts(tokens: int, prefix: int) -> list[int]:
     return sorted({1, cap // 2, cap})
 
 
+@pytest.mark.e2e
 @FORMULATIONS
 @pytest.mark.parametrize("prefix", [0, 1, 2, 5])
 @pytest.mark.parametrize(("method", "sized"), SIZED)

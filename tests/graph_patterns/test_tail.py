@@ -39,6 +39,7 @@ def last_mlp_tokens(model: ir.Model) -> int:
     return int(info.type.tensor_type.shape.dim[1].dim_value)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", sampled(tiny.MODELS, ("cls", "distilled", "registers", "avg", "no-embed-class")))
 @pytest.mark.parametrize("reduction", [R, Reduction(r=0)], ids=["reduced", "full"])
 def test_models_whose_head_reads_class_tokens_are_narrowed(name: str, reduction: Reduction) -> None:

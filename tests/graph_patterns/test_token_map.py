@@ -60,6 +60,7 @@ def mapped(
     return as_model([node], inputs, outputs)
 
 
+@pytest.mark.e2e
 @FORMULATIONS
 @pytest.mark.parametrize("prefix", [0, 1, 2, 5])
 @pytest.mark.parametrize(

@@ -100,7 +100,6 @@ def sets_weights() -> Any:
     return inception_weights()
 
 
-@pytest.mark.slow
 def test_inceptions_last_layer(tmp_path: Path, weights: WeightsFolder) -> None:
     a, b = save_images(tmp_path / "a", range(2)), save_images(tmp_path / "b", range(10, 12))
     result = compare_images(CompareRequest(a, b, metrics=("fid",), weights=weights))

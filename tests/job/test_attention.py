@@ -110,6 +110,7 @@ def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return make
 
 
+@pytest.mark.e2e
 def test_a_right_engine_is_left_alone(trial: Any) -> None:
     found = trial()
     assert all(result.passed for result in found.verify())
@@ -117,6 +118,7 @@ def test_a_right_engine_is_left_alone(trial: Any) -> None:
     assert found.paths == [ONNX, ENGINE]
 
 
+@pytest.mark.e2e
 def test_the_next_form_is_tried_said_and_kept(trial: Any) -> None:
     found = trial(FUSED)
     results = found.verify()
@@ -138,6 +140,7 @@ def test_the_next_form_is_tried_said_and_kept(trial: Any) -> None:
     assert any("trying --attention fp32-accumulate" in text for text in found.heard.texts)
 
 
+@pytest.mark.e2e
 def test_the_last_form_where_the_one_before_is_wrong_too(trial: Any) -> None:
     found = trial(FUSED, WIDE)
     assert all(result.passed for result in found.verify())
@@ -146,6 +149,7 @@ def test_the_last_form_where_the_one_before_is_wrong_too(trial: Any) -> None:
     assert len(found.built) == 2
 
 
+@pytest.mark.e2e
 def test_a_form_that_cannot_be_built_is_passed_over(trial: Any) -> None:
     found = trial(FUSED)
     found.fails = {f"model.fp16.{WIDE.value}.onnx"}
@@ -154,6 +158,7 @@ def test_a_form_that_cannot_be_built_is_passed_over(trial: Any) -> None:
     assert Skipped(f"--attention {WIDE.value} in {ENGINE}", "no kernel for that") in found.report.skipped
 
 
+@pytest.mark.e2e
 def test_where_no_form_helps_the_first_failure_counts(trial: Any) -> None:
     found = trial(*AttentionForm)
     results = found.verify()
@@ -163,6 +168,7 @@ def test_where_no_form_helps_the_first_failure_counts(trial: Any) -> None:
     assert not any("is kept" in entry.reason for entry in found.report.skipped)
 
 
+@pytest.mark.e2e
 def test_what_was_asked_for_is_where_it_begins(trial: Any) -> None:
     found = trial(FUSED, asked=APART)
     assert not all(result.passed for result in found.verify())

@@ -70,6 +70,7 @@ def test_an_int8_file_gets_no_engine() -> None:
     assert mixed.opset_of(Precision.INT8) == 18
 
 
+@pytest.mark.e2e
 def test_rows_of_the_report(
     gpu: None, machine: Machine, adapter: vit.VitAdapter, report: Report, tmp_path: Path
 ) -> None:
@@ -86,6 +87,7 @@ def test_rows_of_the_report(
     assert "against model.fp32.onnx: verified at batch 1, 2" in heard.texts[-1]
 
 
+@pytest.mark.e2e
 def test_a_wrong_engine(gpu: None, machine: Machine, adapter: vit.VitAdapter, report: Report, tmp_path: Path) -> None:
     machine.disturb = lambda found: found["logits"].__imul__(np.float32(np.nan))
     results = verify_engines(adapter, tmp_path, NAMES, report, Progress(Heard()))

@@ -15,6 +15,7 @@ from tofu_export.engines.flavours import RTX, available
 COMMAND = ("test_vit", "--weights", "random", "--r", "8", "--batch", "1:1:2", "--no-bench", "--json", "-q")
 
 
+@pytest.mark.e2e
 @pytest.mark.rtx
 @pytest.mark.skipif(RTX not in available(), reason="tensorrt_rtx is not installed")
 def test_attention_in_fp8_and_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,6 +35,7 @@ def test_attention_in_fp8_and_what_is_left_out(tmp_path: Path, capsys: pytest.Ca
     assert document["verification"][0]["passed"]
 
 
+@pytest.mark.e2e
 def test_the_form_of_attention_travels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In FP16; the FP32 file of the same job has none."""
     out = tmp_path / "out"

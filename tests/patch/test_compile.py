@@ -21,6 +21,7 @@ def fresh() -> Iterator[None]:
     torch._dynamo.reset()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("model", "reduction"),
     [

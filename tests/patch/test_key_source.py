@@ -85,6 +85,7 @@ def test_keys_before_the_embedding_are_the_projected_and_normed_ones(name: str) 
     assert np.abs(scores_of(post, x) - cosines(metric, spec.prefix_tokens)).max() > 1e-3
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["dinov3", "eva-rope-mixed"])
 def test_the_file_computes_what_the_model_computes(name: str) -> None:
     model = patch.apply(families.build(name), make_plan(families.spec(name), PRE))

@@ -39,6 +39,7 @@ def cells() -> tuple[Cell, ...]:
     return expand(Grid(("demo_vit",), r=(48,)))[0]
 
 
+@pytest.mark.e2e
 def test_a_file_decides_as_the_eager_model(cells: tuple[Cell, ...]) -> None:
     found = evaluate(cells[1], DEMO)
     spec = spec_of("demo_vit")
@@ -59,6 +60,7 @@ def test_a_file_decides_as_the_eager_model(cells: tuple[Cell, ...]) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("r", "precision"), [(0, Precision.FP32), (4, Precision.FP32), (4, Precision.FP16), (4, Precision.INT8)]
 )
@@ -75,6 +77,7 @@ def test_every_file_is_verified(r: int, precision: Precision) -> None:
     assert found["tolerance"]["name"] == precision.value
 
 
+@pytest.mark.e2e
 def test_a_file_that_computes_something_else_has_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """As one with a damaged weight: it runs, and its decisions look like any others."""
     right = module.write_file
@@ -99,6 +102,7 @@ def test_a_file_that_computes_something_else_has_no_numbers(monkeypatch: pytest.
     assert unverified.verification is None
 
 
+@pytest.mark.e2e
 def test_the_full_and_the_reduced_file_are_timed_together(cells: tuple[Cell, ...]) -> None:
     full, reduced = cells
     told: list[float] = []
@@ -113,6 +117,7 @@ def test_the_full_and_the_reduced_file_are_timed_together(cells: tuple[Cell, ...
     assert alone["images_per_sec"] == alone["images_per_sec_full"]
 
 
+@pytest.mark.e2e
 def test_cells_share_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In half precision, where a trace has weights of its own. `test_export` compares more patterns."""
     traced: list[Any] = []
@@ -135,6 +140,7 @@ def test_cells_share_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == len(patterns)
 
 
+@pytest.mark.e2e
 def test_int8_is_calibrated_and_leaves_no_draft(cells: tuple[Cell, ...], tmp_path: Path) -> None:
     full = cells[0]
     int8 = Cell(**{**vars(full), "precision": Precision.INT8})
@@ -145,6 +151,7 @@ def test_int8_is_calibrated_and_leaves_no_draft(cells: tuple[Cell, ...], tmp_pat
     assert (logits.argmax(axis=1) == demo_source().limited(LIMIT).labels).mean() > 0.9
 
 
+@pytest.mark.e2e
 def test_features_are_kept_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patch, "choose_output", lambda *_: OutputKind.FEATURES)
     settings = Settings(weights=WeightsSource.parse("random"), limit=3)

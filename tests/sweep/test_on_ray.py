@@ -28,7 +28,6 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         on_ray("local")
 
 
-@pytest.mark.slow
 @pytest.mark.thorough
 def test_a_local_cluster_evaluates(tmp_path: Path) -> None:
     """In a process of its own: Ray starts others, and leaves threads behind."""

@@ -41,6 +41,7 @@ def test_in_process_goes_on_after_a_failure() -> None:
     assert [(one.r, type(outcome)) for one, outcome in in_process(bad, DEMO)] == [(8, SweepFailure), (9, SweepFailure)]
 
 
+@pytest.mark.e2e
 def test_a_dead_worker_costs_its_cell() -> None:
     (full,), _ = expand(Grid(("demo_vit",), r=(0,)))
     deadly = Deadly(**vars(full))

@@ -61,6 +61,7 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> Loader:
     return found
 
 
+@pytest.mark.e2e
 def test_it_shows_the_last_map_of_its_file(loader: Loader, tmp_path: Path) -> None:
     path, images = engine_of(tmp_path), pixels(3)
     found = read_source(path)

@@ -29,6 +29,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Seeds:
     return make_seeds(folder, engine=False)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", QUICK)
 def test_a_few_trials(name: str, seeds: Seeds) -> None:
     share = QUICK[name] / CLASSES[name].trials

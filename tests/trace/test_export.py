@@ -54,6 +54,7 @@ def attributes(node: ir.Node) -> dict[str, Any]:
 # --- The canonical graph -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("name", "prefix"), [("cls", 1), ("registers", 5), ("distilled", 2), ("avg", 0)])
 def test_one_fuse_for_each_reducing_layer(name: str, prefix: int) -> None:
     graph = tiny.canonical(name, SOME)
@@ -90,6 +91,7 @@ def test_a_layer_that_removes_nothing_has_no_fuse() -> None:
     assert attributes(fuses[1])["tokens"] == 14
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("pattern", ["PAM", "TPM"])
 def test_methods_differ_in_one_attribute_alone(pattern: str) -> None:
     reduction = Reduction(r=AMOUNTS, pattern=pattern)
@@ -97,6 +99,7 @@ def test_methods_differ_in_one_attribute_alone(pattern: str) -> None:
     assert tiny.to_bytes(tiny.lowered("cls", reduction)) == tiny.to_bytes(traced)
 
 
+@pytest.mark.e2e
 def test_nothing_removed_is_a_plain_graph() -> None:
     patched = tiny.canonical("cls", Reduction(r=0))
     assert {node.op_type for node in canonical_nodes(patched)} <= {"Attention", "Gelu"}
@@ -156,6 +159,7 @@ def test_a_fixed_batch() -> None:
     assert_allclose(got, eager("cls", TOME, images()), rtol=0, atol=2e-5)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("io_dtype", "kind"), [(torch.float32, ir.DataType.FLOAT), (torch.float16, ir.DataType.FLOAT16)]
 )
@@ -174,6 +178,7 @@ def test_half_precision_inside_and_outside(io_dtype: torch.dtype, kind: ir.DataT
     assert np.isfinite(logits).all()
 
 
+@pytest.mark.e2e
 def test_the_matching_of_a_half_precision_file_is_in_float32() -> None:
     model = tiny.lowered("avg", SOME, precision=Precision.FP16)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
@@ -269,6 +274,7 @@ def _digest() -> str:
     return hashlib.sha256(tiny.to_bytes(graph)).hexdigest()
 
 
+@pytest.mark.e2e
 def test_the_same_command_writes_the_same_bytes(tmp_path: Path) -> None:
     """In one process, and in another where strings hash differently."""
     first = hashlib.sha256(tiny.to_bytes(tiny.lowered("cls", SOME))).hexdigest()
@@ -333,6 +339,7 @@ METHODS = {
 }
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("name", "target"),
@@ -358,6 +365,7 @@ def halves() -> dict[int, int]:
     return {id(tensor): tensor.numel() for tensor in alive if tensor.dtype is torch.float16}
 
 
+@pytest.mark.e2e
 @pytest.mark.traces
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
 def test_released_graphs_leave_no_copy_of_the_weights_behind(tmp_path: Path, precision: Precision) -> None:

@@ -52,6 +52,7 @@ def check(name: str, reduction: Reduction, graph: ir.Model, folder: Path, target
     assert np.abs(got - expected).max() < 2e-5 * np.abs(expected).max()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     "name",
     sampled(
@@ -68,6 +69,7 @@ def test_the_file_is_the_eager_model(name: str, tmp_path: Path) -> None:
     check(name, SOME, graph, tmp_path)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     "name", sampled(["diff", "parallel", "eva-rope-mixed", "beit", "relpos-shared", "cait"], ("eva-rope-mixed", "cait"))
 )

@@ -83,6 +83,7 @@ def checked(
     return verify(path, model, pixels, precision=precision, batch=BATCHES, source="random", output=kind)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("name", "kind", "restore", "tome"),
     sampled(CASES, OFTEN),
@@ -117,6 +118,7 @@ def test_the_file_is_the_eager_model(
                 assert np.abs(got - right).max() < 2e-5 * np.abs(right).max()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", [TOKENS, GRID])
 def test_half_precision(kind: OutputKind, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
@@ -125,6 +127,7 @@ def test_half_precision(kind: OutputKind, tmp_path: Path) -> None:
     assert result.passed, result.failure()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", list(OutputKind))
 def test_nothing_removed_is_the_plain_graph(kind: OutputKind) -> None:
     """With and without a plan that removes nothing: the same nodes, and a map that is the identity."""
@@ -182,6 +185,7 @@ def broken(proto: onnx.ModelProto, output: str, replacement: str) -> None:
                 node.input[index] = replacement
 
 
+@pytest.mark.e2e
 def test_a_wrong_map_fails_though_the_tokens_are_right(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     save(lowered("cls", TOKENS, None), path, {})
@@ -196,6 +200,7 @@ def test_a_wrong_map_fails_though_the_tokens_are_right(tmp_path: Path) -> None:
         raise result.failure()
 
 
+@pytest.mark.e2e
 def test_a_pruned_token_must_stand_at_its_nearest(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     save(lowered("cls", TOKENS, None), path, {})
@@ -218,6 +223,7 @@ def test_outputs_of_another_kind_fail(tmp_path: Path) -> None:
 # --- Engines -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 @rtx
 @needs_rtx
 @pytest.mark.parametrize("kind", [TOKENS, GRID])

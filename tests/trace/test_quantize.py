@@ -60,6 +60,7 @@ def checked(path: Path, **kwargs: Any) -> VerificationResult:
     return verify(path, tiny.reduced("cls", SOME), tiny.pixels(8, seed=1), **options)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("target", [Target.PORTABLE, Target.ONNXRUNTIME])
 @pytest.mark.parametrize("opset", [18, 23])
 def test_the_file_passes_and_onnxruntime_multiplies_in_int8(target: Target, opset: int, tmp_path: Path) -> None:
@@ -110,6 +111,7 @@ def test_weights_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.e2e
 def test_large_weights_that_stay_are_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are read when their turn comes; what is written must not refer to where they came from."""
     monkeypatch.setattr("tofu_export.artifact.onnx_file.LARGE_BYTES", 1000)
@@ -121,6 +123,7 @@ def test_large_weights_that_stay_are_in_the_file(tmp_path: Path, monkeypatch: py
     assert checked(alone / "int8.onnx").passed
 
 
+@pytest.mark.e2e
 def test_a_fixed_batch_that_the_images_do_not_fill(tmp_path: Path) -> None:
     found = make(tmp_path, tiny.pixels(6), batch=BatchRange(4, 4, 4))
     assert found.images == 6
@@ -196,6 +199,7 @@ def test_attention_of_a_block_that_is_left_out(tmp_path: Path) -> None:
     assert checked(path, precision=Precision.FP8).passed
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["BiasedAttention/scores_input_1", "BiasedAttention/attended_input_0"])
 def test_a_corrupted_range_of_attention_fails_verification(name: str, tmp_path: Path) -> None:
     _, path = fp8_attention(tmp_path)
@@ -208,6 +212,7 @@ def test_a_corrupted_range_of_attention_fails_verification(name: str, tmp_path: 
     assert "blocks.1.attn" in str(result.wrong_constant)
 
 
+@pytest.mark.e2e
 def test_a_product_that_lost_its_quantising_fails_verification(tmp_path: Path) -> None:
     """Its numbers are better than they should be: the file is not what its metadata say."""
     _, path = fp8_attention(tmp_path)
@@ -266,6 +271,7 @@ def test_a_file_that_is_not_what_was_to_be_written_is_an_error(tmp_path: Path, m
         make(tmp_path)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -287,6 +293,7 @@ def test_a_corrupted_scale_fails_verification(name: str, change: Callable[[Array
     assert result.failure().exit_code is ExitCode.VERIFICATION
 
 
+@pytest.mark.e2e
 @rtx
 @needs_rtx
 def test_tensorrt_rtx_multiplies_in_int8(tmp_path: Path) -> None:
@@ -311,6 +318,7 @@ def test_tensorrt_rtx_multiplies_in_int8(tmp_path: Path) -> None:
     assert not wrong.engine_path.exists()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("precision", [Precision.INT8_FP16, Precision.FP8])
 def test_beside_float16(precision: Precision, tmp_path: Path) -> None:
     """Ranges come from a float16 file; opset and scales are those that TensorRT's parser takes."""
@@ -326,6 +334,7 @@ def test_beside_float16(precision: Precision, tmp_path: Path) -> None:
     assert result.in_fp32 is not None
 
 
+@pytest.mark.e2e
 @rtx
 @needs_rtx
 @pytest.mark.parametrize(
@@ -347,6 +356,7 @@ def test_tensorrt_rtx_multiplies_all_products(precision: Precision, capability: 
 # --- From the command line ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 def test_the_demo_model_keeps_its_accuracy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -385,6 +395,7 @@ def test_the_demo_model_keeps_its_accuracy(
     assert "48 products in int8" in (out / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.e2e
 def test_generated_images_are_no_secret_and_int8_alone_is_timed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

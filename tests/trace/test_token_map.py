@@ -85,6 +85,7 @@ def checked(
     )  # fmt: skip
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("name", "kind", "reduction", "target", "opset"), CASES, ids=[f"{name}-{kind.value}" for name, kind, *_ in CASES]
 )
@@ -118,6 +119,7 @@ def test_the_file_says_what_became_of_every_patch(
         assert got[image].tolist() == [row if row == -1 else row + joined for row in rows[spec.prefix_tokens :]]
 
 
+@pytest.mark.e2e
 def test_half_precision(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     save(lowered("registers", TOKENS, precision=Precision.FP16), path, {})
@@ -125,6 +127,7 @@ def test_half_precision(tmp_path: Path) -> None:
     assert result.passed, result.failure()
 
 
+@pytest.mark.e2e
 def test_where_nothing_is_removed_it_is_the_identity(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     graph = lowered("cls", LOGITS, Reduction(r=0))
@@ -181,6 +184,7 @@ def pruned_stay(proto: onnx.ModelProto) -> None:
     node(proto, "blocks.0/fuse/groups/row_of").input[0] = "filled"
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("mutation", [off_by_one, destinations_off_by_one, pruned_stay])
 def test_a_wrong_group_is_caught_though_all_else_is_right(mutation: object, tmp_path: Path) -> None:
     proto = ir.to_proto(lowered("cls", LOGITS))
@@ -201,6 +205,7 @@ def test_a_wrong_group_is_caught_though_all_else_is_right(mutation: object, tmp_
             raise result.failure()
 
 
+@pytest.mark.e2e
 def test_the_map_is_that_of_the_files_own_decisions(tmp_path: Path) -> None:
     """Wrong decisions are counted as such: the map that follows them is right."""
     proto = ir.to_proto(lowered("cls", LOGITS, MERGED_THEN_PRUNED))
@@ -226,6 +231,7 @@ def test_a_file_must_have_it_if_and_only_if_it_is_asked_for(tmp_path: Path) -> N
 # --- Engines -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 @rtx
 @needs_rtx
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])

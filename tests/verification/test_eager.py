@@ -80,6 +80,7 @@ def test_a_right_file_passes(tmp_path: Path, name: str, reduction: Reduction, ta
     assert entry["tolerance"]["max_abs"] == pytest.approx(1e-4 * result.outputs.scale)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("reduction", [SOME, TOME], ids=["hybrid", "tome"])
 def test_a_right_half_precision_file_passes(tmp_path: Path, reduction: Reduction) -> None:
     path = file_of(tmp_path, reduction=reduction, precision=Precision.FP16)
@@ -89,6 +90,7 @@ def test_a_right_half_precision_file_passes(tmp_path: Path, reduction: Reduction
     assert not checked(path, tiny.reduced("cls", reduction), precision=Precision.FP32).passed
 
 
+@pytest.mark.e2e
 def test_a_plain_file_passes_against_a_plain_model(tmp_path: Path) -> None:
     path = file_of(tmp_path, reduction=Reduction(r=0))
     for model in (tiny.build("cls"), tiny.reduced("cls", Reduction(r=0))):
@@ -97,6 +99,7 @@ def test_a_plain_file_passes_against_a_plain_model(tmp_path: Path) -> None:
         assert result.decisions == DecisionReport()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("pattern", ["MMM", "PPP", "PAM"])
 def test_a_file_in_which_every_source_leaves_passes(tmp_path: Path, pattern: str) -> None:
     """Such a layer keeps no source and so has no `kept`; where it prunes there is nothing to decide at all."""
@@ -106,12 +109,14 @@ def test_a_file_in_which_every_source_leaves_passes(tmp_path: Path, pattern: str
     assert result.outputs.max_abs < 2e-5
 
 
+@pytest.mark.e2e
 def test_images_are_reused_where_a_batch_needs_more(tmp_path: Path) -> None:
     result = checked(file_of(tmp_path), tiny.reduced("cls", SOME), pixels=tiny.pixels(2), batch=BatchRange(5, 5, 5))
     assert result.passed
     assert (result.batches, result.outputs.images) == ((5,), 5)
 
 
+@pytest.mark.e2e
 def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
     model = tiny.reduced("cls", SOME)
     x = torch.from_numpy(tiny.pixels(2))
@@ -126,6 +131,7 @@ def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
 # --- Mutations ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     "mutation",
     [
@@ -147,6 +153,7 @@ def test_wrong_arithmetic_fails(tmp_path: Path, mutation: Mutation) -> None:
     assert error.value.exit_code == 4
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("target", [Target.PORTABLE, Target.ONNXRUNTIME])
 @pytest.mark.parametrize("mutation", [least_similar, farthest, not_normalised, tilted_scores(0.05)])
 def test_wrong_decisions_fail_though_the_arithmetic_is_right(
@@ -163,6 +170,7 @@ def test_wrong_decisions_fail_though_the_arithmetic_is_right(
     assert "logits differ" not in str(error.value)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("target", [Target.PORTABLE, Target.ONNXRUNTIME])
 def test_kept_sources_out_of_order_fail(tmp_path: Path, target: Target) -> None:
     result = checked(file_of(tmp_path, mutation=unsorted, target=target), tiny.reduced("cls", SOME))
@@ -173,6 +181,7 @@ def test_kept_sources_out_of_order_fail(tmp_path: Path, target: Target) -> None:
         raise result.failure()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("mutation", [nan_bias, infinite_bias])
 def test_an_output_that_is_not_finite_fails(tmp_path: Path, mutation: Mutation) -> None:
     result = checked(file_of(tmp_path, mutation=mutation), tiny.reduced("cls", SOME))
@@ -182,12 +191,14 @@ def test_an_output_that_is_not_finite_fails(tmp_path: Path, mutation: Mutation) 
         raise result.failure()
 
 
+@pytest.mark.e2e
 def test_a_reference_that_is_not_finite_fails(tmp_path: Path) -> None:
     model = tiny.reduced("cls", SOME)
     model.head.bias.fill_(float("nan"))
     assert not checked(file_of(tmp_path), model).passed
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("target", "layer", "kind"),
     [
@@ -211,6 +222,7 @@ def test_a_missing_decision_fails(tmp_path: Path, target: Target, layer: int, ki
         assert result.decisions.wrong > 0
 
 
+@pytest.mark.e2e
 def test_a_last_reduction_that_the_output_depends_on_cannot_be_missing(tmp_path: Path) -> None:
     path = file_of(tmp_path, "avg", Reduction(r=(*AMOUNTS[:2], 0), pattern="PAM"))
     result = checked(path, tiny.reduced("avg", SOME))
@@ -236,6 +248,7 @@ def test_another_output_fails(tmp_path: Path) -> None:
         checked(file_of(tmp_path, mutation=other), tiny.reduced("cls", SOME))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("layer", ["blocks.0.ls1/Mul", "blocks.2.ls2/Mul"])
 def test_a_dropped_layer_scale_fails(tmp_path: Path, layer: str) -> None:
     def drop(proto: onnx.ModelProto) -> None:
@@ -248,6 +261,7 @@ def test_a_dropped_layer_scale_fails(tmp_path: Path, layer: str) -> None:
     assert not checked(path, tiny.reduced("registers", SOME)).outputs.within(TOLERANCES[Precision.FP32])
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("made", "claimed"),
     [("PAA", "PAM"), ("PMM", "PAM"), ("MMM", "AMM"), ("AMM", "PMM"), ("PPM", "PAM"), ("MMT", "MTT")],
@@ -266,6 +280,7 @@ def test_a_file_made_with_another_method_fails(tmp_path: Path, made: str, claime
         assert not result.passed
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("pattern", "amounts"),
     [
@@ -288,6 +303,7 @@ def test_a_file_made_with_another_r_fails(tmp_path: Path, pattern: str, amounts:
     assert not result.passed
 
 
+@pytest.mark.e2e
 def test_a_reduced_file_is_not_the_plain_model_nor_the_reverse(tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match="the plan knows nothing of"):
         checked(file_of(tmp_path), tiny.build("cls"))
@@ -296,6 +312,7 @@ def test_a_reduced_file_is_not_the_plain_model_nor_the_reverse(tmp_path: Path) -
         checked(path, tiny.reduced("cls", SOME))
 
 
+@pytest.mark.e2e
 def test_other_weights_fail(tmp_path: Path) -> None:
     model = tiny.reduced("cls", SOME)
     model.norm.weight.mul_(1.001)
@@ -326,6 +343,7 @@ def without_keys_and(mutation: Mutation | None) -> Mutation:
     return mutate
 
 
+@pytest.mark.e2e
 def test_exact_ties_are_settled_alike(tmp_path: Path) -> None:
     path = file_of(tmp_path, mutation=without_keys_and(None))
     result = checked(path, without_keys(tiny.reduced("cls", SOME)))
@@ -357,6 +375,7 @@ def onnx_session(path: Path) -> Callable[[Array], Array]:
     return lambda x: session.run({"input": x})["logits"]
 
 
+@pytest.mark.e2e
 def test_a_flip_beyond_rounding_fails_with_its_margin(tmp_path: Path) -> None:
     """The file lets the fourth source pass the third, which it can only do by the gap between the two."""
     model = tiny.reduced("cls", SOME)
@@ -409,6 +428,7 @@ def test_batches(batch: BatchRange, sizes: tuple[int, ...], capped: bool) -> Non
         assert str(batch.maximum) in notes[0]
 
 
+@pytest.mark.e2e
 def test_a_capped_batch_is_noted(tmp_path: Path) -> None:
     result = checked(file_of(tmp_path), tiny.reduced("cls", SOME), batch=BatchRange())
     assert result.passed

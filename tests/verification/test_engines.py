@@ -98,6 +98,7 @@ class TestAgainstBoth:
         assert (result.passed, result.reference, result.layers[0].values) == (True, "model.fp32.onnx", None)
         assert "blocks are compared of ONNX files alone" in result.notes[0]
 
+    @pytest.mark.e2e
     def test_the_command(self, machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = plan_of(tmp_path, exported.folder() / "model.fp32.onnx")
         assert run("verify", str(path), "--batch", "2", "--json") == 0
@@ -239,6 +240,7 @@ def test_a_bundle_is_for_files(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "--bundle holds an ONNX file" in capsys.readouterr().err
 
 
+@pytest.mark.e2e
 @pytest.mark.rtx
 @pytest.mark.skipif(RTX not in available(), reason="tensorrt-rtx is not installed")
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -106,6 +106,7 @@ def without_bias(proto: onnx.ModelProto) -> None:
     change(proto, "head/Gemm", 2, np.zeros_like)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("precision", [each for each in ALL if each is not Precision.INT8_FP16])  # read as FP8 is
 @pytest.mark.parametrize("edit", [tanh_gelu, average, smaller_scores, without_bias])
 def test_a_subtle_mistake_is_found_in_every_precision(
@@ -119,6 +120,7 @@ def test_a_subtle_mistake_is_found_in_every_precision(
     assert max(excess) > MOST_EXCESS
 
 
+@pytest.mark.e2e
 def test_the_message_says_where_and_how_far(folder: Path, tmp_path: Path) -> None:
     result = verified(folder, tmp_path, Precision.FP16, tanh_gelu)
     assert result.outputs.within(TOLERANCES[Precision.FP16])
@@ -158,6 +160,7 @@ def along_rows(proto: onnx.ModelProto) -> None:
     wide.attribute[0].i = 0
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("edit", "problem"),
     [
@@ -179,6 +182,7 @@ def test_wrong_constants_are_named(
     assert problem in str(result.failure())
 
 
+@pytest.mark.e2e
 def test_e5m2_in_the_place_of_e4m3_is_named(folder: Path, tmp_path: Path) -> None:
     result = verified(folder, tmp_path, Precision.FP8, other_numbers)
     assert not result.passed
@@ -204,6 +208,7 @@ def test_a_single_number_becomes_what_it_was_rounded_from(tmp_path: Path) -> Non
             np.testing.assert_array_equal(after[name], value)
 
 
+@pytest.mark.e2e
 def test_weights_are_as_they_were_afterwards(folder: Path, tmp_path: Path) -> None:
     for precision in ALL:
         path = tmp_path / "model.onnx"
@@ -214,6 +219,7 @@ def test_weights_are_as_they_were_afterwards(folder: Path, tmp_path: Path) -> No
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.e2e
 def test_another_tolerance_leaves_it_out() -> None:
     path = exported.folder() / "model.fp16.onnx"
     result = verify_file(VerifyRequest(path, batches=(2,), tolerance=ToleranceChoice(rtol=0.1)))

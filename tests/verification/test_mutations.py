@@ -176,6 +176,7 @@ MUTATIONS: dict[str, tuple[str, Mutation]] = {
 }
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("name", "mutation"), MUTATIONS.values(), ids=MUTATIONS)
 def test_a_wrong_file_is_caught(name: str, mutation: Mutation, tmp_path: Path) -> None:
     right, wrong = files(tmp_path, name, mutation)
@@ -183,6 +184,7 @@ def test_a_wrong_file_is_caught(name: str, mutation: Mutation, tmp_path: Path) -
     assert not against_file(wrong, right).passed
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["cls", "registers"])
 def test_their_right_twins_pass(name: str, tmp_path: Path) -> None:
     right = write(tmp_path, onnx.ModelProto.FromString(lowered(name, Precision.FP32)), "right.onnx")
@@ -191,6 +193,7 @@ def test_their_right_twins_pass(name: str, tmp_path: Path) -> None:
     assert against_file(right, right).passed
 
 
+@pytest.mark.e2e
 def test_infinity_in_half_precision_is_caught(tmp_path: Path) -> None:
     """With the same numbers the file in single precision is merely wrong."""
     right, wrong = files(tmp_path, "cls", overflow, Precision.FP16)
@@ -205,6 +208,7 @@ def test_infinity_in_half_precision_is_caught(tmp_path: Path) -> None:
     assert not result.passed
 
 
+@pytest.mark.e2e
 def test_the_epsilon_of_another_library_is_caught(tmp_path: Path) -> None:
     """timm's 1e-6 against the 1e-5 of PyTorch's default: it shows where tokens are small, as those of new weights."""
     wrong = exported.changed(tmp_path / "wrong.onnx", edit=epsilon(1e-5))

@@ -99,6 +99,7 @@ def test_damaged_metadata_are_named(tmp_path: Path, key: str, value: Any) -> Non
 # --- Files of this library ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_file_is_rebuilt_from_what_it_says(precision: str) -> None:
     steps: list[str] = []
@@ -118,6 +119,7 @@ def test_a_file_is_rebuilt_from_what_it_says(precision: str) -> None:
     assert entry["layers"][5]["max_abs"] is not None
 
 
+@pytest.mark.e2e
 def test_the_batches_are_those_of_the_range_that_the_file_serves(tmp_path: Path) -> None:
     assert verify_file(VerifyRequest(exported.folder() / "model.fp32.onnx")).batches == (1, 2, 3)
     result = verify_file(VerifyRequest(exported.changed(tmp_path / "a.onnx", {"batch": "1:8:64"})))
@@ -127,12 +129,14 @@ def test_the_batches_are_those_of_the_range_that_the_file_serves(tmp_path: Path)
     assert (result.batches, len(result.notes)) == ((1, 3, 8), 1)
 
 
+@pytest.mark.e2e
 def test_other_weights_of_the_same_model_fail() -> None:
     path = exported.folder() / "model.fp32.onnx"
     assert not verify_file(VerifyRequest(path, weights=RANDOM, seed=4, batches=(1,))).passed
     assert verify_file(VerifyRequest(path, weights=RANDOM, seed=3, batches=(1,))).passed
 
 
+@pytest.mark.e2e
 def test_weights_from_a_path_are_asked_for_and_held_to_their_digest(tmp_path: Path) -> None:
     model = create_model(exported.MODEL, weights=RANDOM, seed=3).model
     save_file(model.state_dict(), tmp_path / "mine.safetensors")
@@ -146,11 +150,13 @@ def test_weights_from_a_path_are_asked_for_and_held_to_their_digest(tmp_path: Pa
     assert any("are not the file's: sha256" in note for note in result.notes)
 
 
+@pytest.mark.e2e
 def test_a_file_of_before_the_number_of_classes_was_written(tmp_path: Path) -> None:
     path = exported.changed(tmp_path / "a.onnx", {"num_classes": None})
     assert verify_file(VerifyRequest(path, batches=(1,))).passed
 
 
+@pytest.mark.e2e
 def test_random_weights_of_another_torch_are_noted(tmp_path: Path) -> None:
     path = exported.changed(tmp_path / "a.onnx", {"versions": {"torch": "2.0.0", "timm": "1.0.0"}})
     notes = verify_file(VerifyRequest(path, batches=(1,))).notes
@@ -209,6 +215,7 @@ def plain_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "plain.onnx", folder / "weights.safetensors"
 
 
+@pytest.mark.e2e
 @pytest.mark.filterwarnings("ignore")  # torch's exporter about itself
 def test_a_foreign_file_of_a_plain_model(plain_export: tuple[Path, Path], tmp_path: Path) -> None:
     path, weights = plain_export
@@ -324,6 +331,7 @@ def test_tiny_models_are_not_touched_by_looking_at_blocks() -> None:
 # --- How images are prepared -------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("name", "value"), [("mean", [0.1, 0.2, 0.3]), ("interpolation", "nearest"), ("crop_pct", 0.5)]
 )

@@ -46,6 +46,7 @@ def file_of(
     return write(folder, proto)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
 @pytest.mark.parametrize("select", KINDS)
 def test_a_right_file_passes(tmp_path: Path, select: Selection, precision: Precision) -> None:
@@ -59,6 +60,7 @@ def test_a_right_file_passes(tmp_path: Path, select: Selection, precision: Preci
         assert result.decisions.flips == 0
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("select", KINDS)
 def test_a_file_for_onnxruntime_alone_passes(tmp_path: Path, select: Selection) -> None:
     reduction = reduction_of(select, "TWA")
@@ -66,6 +68,7 @@ def test_a_file_for_onnxruntime_alone_passes(tmp_path: Path, select: Selection) 
     assert checked(path, tiny.reduced("cls", reduction)).passed
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("select", KINDS)
 def test_a_file_with_its_token_map_passes(tmp_path: Path, select: Selection) -> None:
     reduction = reduction_of(select, "AMP")
@@ -129,6 +132,7 @@ def farthest_of_all(proto: onnx.ModelProto) -> None:
     proto.graph.node.insert(list(proto.graph.node).index(met), least)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("select", "mutation"),
     [
@@ -151,6 +155,7 @@ def test_wrong_decisions_fail_though_the_arithmetic_is_right(
     assert result.outputs.within(result.tolerance)  # under the same decisions
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("select", [Selection.RANDOM, Selection.STRIDED])
 def test_other_places_than_the_plans_fail(tmp_path: Path, select: Selection) -> None:
     """They are constants, no decisions: what the file gives is wrong then."""
@@ -165,6 +170,7 @@ def test_other_places_than_the_plans_fail(tmp_path: Path, select: Selection) -> 
     assert not result.passed
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("select", [Selection.ENERGY, Selection.CLASS_ATTENTION])
 def test_decisions_of_another_kind_than_the_models_are_refused(tmp_path: Path, select: Selection) -> None:
     path = file_of(tmp_path, reduction_of(select, "AMA"))
@@ -172,6 +178,7 @@ def test_decisions_of_another_kind_than_the_models_are_refused(tmp_path: Path, s
         checked(path, tiny.reduced("cls", reduction_of(Selection.RANDOM, "AMA")))
 
 
+@pytest.mark.e2e
 def test_other_fixed_places_than_the_models_fail(tmp_path: Path) -> None:
     path = file_of(tmp_path, reduction_of(Selection.RANDOM))
     assert not checked(path, tiny.reduced("cls", reduction_of(Selection.STRIDED))).passed

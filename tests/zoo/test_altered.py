@@ -134,6 +134,7 @@ def another(value: Any, name: str) -> st.SearchStrategy[Any]:
     return st.sampled_from([one for one in ACTIVATIONS if one != value]) if name == "hidden_act" else st.just("other")
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", FORMATS)
 @FEW
 @given(data=st.data())

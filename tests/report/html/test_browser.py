@@ -127,6 +127,7 @@ def test_what_goes_on_beyond_the_edge_is_seen(browser: Any, path: Path) -> None:
     page.close()
 
 
+@pytest.mark.e2e
 def test_links_lead_somewhere_and_the_keyboard_follows_the_page(browser: Any, path: Path) -> None:
     page = browser.new_page()
     page.goto(path.as_uri())
