@@ -41,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     facts = FileFacts.read(args.file)
     model = rebuild(facts, weights=WeightsSource.parse(args.weights)).model
-    assert facts.preprocessing is not None  # every file of this project says it
-    pixels = torch.from_numpy(from_folder(args.images, facts.preprocessing).pixels[args.skip :])
+    preprocessing = facts.card.preprocessing
+    assert preprocessing is not None  # every file of this project says it
+    pixels = torch.from_numpy(from_folder(args.images, preprocessing).pixels[args.skip :])
 
     def calibrate(module: torch.nn.Module) -> None:
         with torch.no_grad():
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     mtq = import_module("modelopt.torch.quantization")
     mtq.quantize(model, mtq.FP8_DEFAULT_CFG, calibrate)
     theirs = dict(model.named_modules())
-    ranges = facts.part(RANGES, dict)
+    ranges = facts.card.part(RANGES, dict)
     ratios: dict[tuple[str, str], list[float]] = defaultdict(list)
     for node in open_graph(args.file).graph:
         layer = str(node.name).rpartition("/")[0]

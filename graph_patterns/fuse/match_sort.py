@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tofu_export.graph_patterns.canonical import FuseNode
 from tofu_export.graph_patterns.fuse.matching import Decisions, Similarity
+from tofu_export.graph_patterns.fuse.pool import ascending, ranked
 from tofu_export.graph_patterns.stage import Stage
 
 __all__ = ["match_sort"]
@@ -16,26 +17,10 @@ __all__ = ["match_sort"]
 def match_sort(stage: Stage, fuse: FuseNode, similarity: Similarity) -> Decisions:
     """Take the most similar sources from a sorted list. Ties go to the lower index (ONNX TopK and ArgMax)."""
     scores = stage.add("Squeeze", "match/scores", similarity.cosine, stage.ints("match/scores/axis", -1))
-    _, order = stage.add_many(
-        "TopK",
-        ("match/sorted", "match/order"),
-        scores,
-        stage.ints("match/order/k", fuse.sources),
-        axis=-1,
-        largest=1,
-        sorted=1,
-    )
+    order = ranked(stage, fuse, scores, largest=True)
     kept = None
-    if fuse.sources > fuse.removed:
-        kept, _ = stage.add_many(
-            "TopK",
-            ("match/kept", "match/kept/order"),
-            stage.slice("match/staying", order, fuse.removed),
-            stage.ints("match/kept/k", fuse.sources - fuse.removed),
-            axis=-1,
-            largest=0,
-            sorted=1,
-        )
+    if fuse.roles.staying:
+        kept = ascending(stage, fuse, stage.slice("match/staying", order, fuse.removed))
     if not fuse.follows:
         return Decisions(kept, None, None)
     matched = stage.slice("match/matched", order, 0, stop=fuse.removed)

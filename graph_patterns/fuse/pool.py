@@ -1,4 +1,4 @@
-"""Decisions in a pool, in which leaving sources join staying ones."""
+"""Ranks of sources, and decisions in a pool, in which leaving sources join staying ones."""
 
 from __future__ import annotations
 

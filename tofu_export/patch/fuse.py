@@ -159,19 +159,22 @@ def reduce_state(
     def leaving(values: Tensor) -> Tensor:
         return gather_rows(take(values, roles.sources), matching.matched)
 
-    old_sizes = _ones(x) if sizes is None else sizes
-    tokens, left_sizes = staying(x), staying(old_sizes)
+    tokens = staying(x)
     if method.merges:
-        weights = old_sizes if method.weighs else None
+        weights = sizes if method.weighs else None
         if class_attention is not None:
             weights = class_attention.unsqueeze(-1)
         pair = None if weights is None else (staying(weights)[-1], leaving(weights))
         tokens[-1] = merge(tokens[-1], leaving(x), matching.target, pair, keeps_norm=method.keeps_norm)
-    if method.merges or pruned_sizes is PrunedSizes.TAKE_OVER:
-        left_sizes[-1] = merge_sizes(left_sizes[-1], leaving(old_sizes), matching.target)
+    left_sizes = None
+    if sizes is not None:
+        parts = staying(sizes)
+        if method.merges or pruned_sizes is PrunedSizes.TAKE_OVER:
+            parts[-1] = merge_sizes(parts[-1], leaving(sizes), matching.target)
+        left_sizes = torch.cat(parts, dim=1)
     return TokenState(
         torch.cat(tokens, dim=1),
-        None if sizes is None else torch.cat(left_sizes, dim=1),
+        left_sizes,
         None if positions is None else torch.cat(staying(positions), dim=1),
         None if rows is None else follow(rows, matching, roles, prefix),
         None if groups is None else follow_groups(groups, matching, roles, prefix, merges=method.merges),

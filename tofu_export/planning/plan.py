@@ -205,7 +205,7 @@ class Plan:
             pruned_sizes=reduction.sizes_of_pruned.value,
             restore_grid=self.restores_grid,
             keys=reduction.keys.value,
-            select=None if reduction.select is Selection.BIPARTITE else reduction.select.value,
+            select=selection_key(reduction.select).get("select"),
             layers=tuple(
                 LayerEntry(layer.layer, layer.method.name.lower(), layer.tokens_in, layer.removed, layer.tokens_out)
                 for layer in self.layers
