@@ -18,7 +18,7 @@ import torch
 from gpu_runner import Kernels, TorchRunner, float32_products, reduced_on, weights_on
 from torch import nn
 
-from tofu_export.benchmarking.benchmark import Contender, run_benchmark
+from tofu_export.benchmarking.benchmark import Contender, Rules, run_benchmark
 from tofu_export.options import Mode, Precision, Reduction
 from tofu_export.planning.plan import ModelSpec, Plan, make_plan
 from tofu_export.zoo.create import create_model
@@ -177,7 +177,7 @@ def measure(cell: Cell, device: str, seconds: float) -> list[Row]:
         try:
             measured = run_benchmark(
                 contenders, batches=(cell.batch,), make_feeds=lambda _: {"input": pixels}, open_runner=opener,
-                min_seconds=seconds, baseline=FULL,
+                rules=Rules(min_seconds=seconds), baseline=FULL,
             )  # fmt: skip
             profiled = {name: runner.profile() for name, runner in runners.items() if cell.backend == EAGER}
         finally:

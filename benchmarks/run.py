@@ -29,7 +29,7 @@ import numpy.typing as npt
 from exports import export_ordinary, export_ordinary_tome, export_ours
 
 from tofu_export.benchmarking.backends import open_contender
-from tofu_export.benchmarking.benchmark import Contender, Feeds, run_benchmark
+from tofu_export.benchmarking.benchmark import Contender, Feeds, Rules, run_benchmark
 from tofu_export.benchmarking.ort_profile import profile
 from tofu_export.benchmarking.products import products_of, write_products
 from tofu_export.options import Mode, Reduction, Target
@@ -174,7 +174,7 @@ def _time(
         batches=(batch,),
         make_feeds={label: lambda _, own=own: own for label, own in feeds.items()},  # type: ignore[misc]
         open_runner=open_contender,
-        min_seconds=seconds,
+        rules=Rules(min_seconds=seconds),
         threads=threads,
         baseline=TIMM,
     )

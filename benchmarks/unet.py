@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from tofu_export.benchmarking.backends import open_contender
-from tofu_export.benchmarking.benchmark import Contender, run_benchmark
+from tofu_export.benchmarking.benchmark import Contender, Rules, run_benchmark
 from tofu_export.diffusion.apply import apply_to_unet, remove_from_unet
 from tofu_export.diffusion.describe import describe_unet
 from tofu_export.diffusion.forms import UnetForm
@@ -188,8 +188,7 @@ def _time(
         batches=(batch,),
         make_feeds=lambda size: inputs.random(size, 0),
         open_runner=open_contender,
-        min_seconds=1.0,
-        min_iterations=arguments.rounds,
+        rules=Rules(min_seconds=1.0, min_iterations=arguments.rounds),
         threads=arguments.threads,
         baseline=rival,
     )

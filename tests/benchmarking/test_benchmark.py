@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from tofu_export.benchmarking._pace import CAP_FACTOR
 from tofu_export.benchmarking.backends import open_contender
-from tofu_export.benchmarking.benchmark import Contender, Progress, Runner, run_benchmark
+from tofu_export.benchmarking.benchmark import Contender, Progress, Rules, Runner, run_benchmark
 from tofu_export.errors import OptionError
 from tofu_export.report.measurement import Measurement
 from tofu_export.system.environment import cpu_name
@@ -54,8 +54,10 @@ class World:
 
     def bench(self, **options: Any) -> tuple[Measurement, ...]:
         """One batch size, ten rounds and no time limits, unless told otherwise. A warm-up is one run each."""
-        settings: dict[str, Any] = {"batches": (1,), "make_feeds": feeds, "warmup_ms": 0, "min_seconds": 0, **options}
-        return run_benchmark(self.contenders, open_runner=self.open, clock=self.clock, **settings)
+        named = {key: options.pop(key) for key in ("warmup_ms", "min_seconds", "min_iterations") if key in options}
+        settings: dict[str, Any] = {"batches": (1,), "make_feeds": feeds, **options}
+        rules = Rules(**{"warmup_ms": 0, "min_seconds": 0, **named})
+        return run_benchmark(self.contenders, open_runner=self.open, clock=self.clock, rules=rules, **settings)
 
 
 class FakeRunner:
@@ -258,9 +260,7 @@ class TestOnnxruntime:
             batches=(1, 3),
             make_feeds=feeds,
             open_runner=open_contender,
-            warmup_ms=1,
-            min_seconds=0.001,
-            min_iterations=5,
+            rules=Rules(1, 0.001, 5),
             threads=1,
             baseline="full",
         )
@@ -279,8 +279,7 @@ class TestOnnxruntime:
             batches=(2,),
             make_feeds=feeds,
             open_runner=open_contender,
-            warmup_ms=0,
-            min_seconds=0,
+            rules=Rules(0, 0),
             baseline="full",
         )
         entry = found.to_dict()

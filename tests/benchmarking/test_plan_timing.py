@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.engines.fake_cuda import RTX_MODULE, FakeCuda, FakeEngine
-from tofu_export.benchmarking.benchmark import Bound, Contender, run_benchmark
+from tofu_export.benchmarking.benchmark import Bound, Contender, Rules, run_benchmark
 from tofu_export.benchmarking.plan_timing import TimedPlan
 from tofu_export.engines.running.cudart import Cudart, open_cudart
 from tofu_export.engines.running.engine_session import EngineSession
@@ -150,9 +150,7 @@ def test_rows_have_trtexecs_fields(baseline: str, cuda: FakeCuda) -> None:
         batches=(2,),
         make_feeds=lambda batch: feeds(batch),
         open_runner=lambda who, _: Runner() if who.name == "full" else Slow(),
-        warmup_ms=0,
-        min_seconds=0,
-        min_iterations=4,
+        rules=Rules(0, 0, 4),
         baseline=baseline,
     )
     assert (full.h2d_ms, full.gpu_compute_ms, full.d2h_ms) == (1, 4, 1)

@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 
 from tests import tiny
 from tests.engines import models
+from tofu_export.benchmarking.benchmark import Rules
 from tofu_export.benchmarking.products import Alone, measure_alone, products_of, write_products
 from tofu_export.errors import OptionError
 from tofu_export.graph_patterns.lowering import MACS
@@ -114,7 +115,7 @@ def test_what_the_products_take_is_a_share_of_the_file(
     exported: tuple[Path, dict[str, np.ndarray], int],
 ) -> None:
     path, feeds, _ = exported
-    found = measure_alone(path, "tiny", feeds, BATCH, threads=1, min_seconds=0.05)
+    found = measure_alone(path, "tiny", feeds, BATCH, threads=1, rules=Rules(min_seconds=0.05))
     assert 0 < found.share_iqr[0] <= found.share <= found.share_iqr[1] < 1.5
     assert found.products == len(products_of(path, feeds))
     assert found.gmacs == pytest.approx(sum(product.macs for product in products_of(path, feeds)) / BATCH / 1e9)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tofu_export.engines.running.gpu_times import QueryTimes
 from tofu_export.errors import OptionError
-from tofu_export.report.measurement import LatencyMs, Measurement, percentile
+from tofu_export.report.measurement import LatencyMs, Measurement, QuerySamples, percentile
 
 
 class TestPercentile:
@@ -60,9 +60,13 @@ class TestLatency:
 class TestMeasurement:
     def test_of_queries(self) -> None:
         found = Measurement.of_queries(
-            "a.onnx", "trt", "ACME 1", 4, [2.0, 4.0],
-            count=4, walltime_s=0.5, on_gpu=QueryTimes(1, 2, 3, 4), cv_percent=1.0, notes=("quiet",),
-        )  # fmt: skip
+            "a.onnx",
+            "trt",
+            "ACME 1",
+            4,
+            QuerySamples([2.0, 4.0], 4, 0.5, QueryTimes(1, 2, 3, 4), 1.0),
+            notes=("quiet",),
+        )
         assert (found.throughput_qps, found.images_per_sec, found.iterations) == (8, 32, 4)
         assert (found.enqueue_ms, found.h2d_ms, found.gpu_compute_ms, found.d2h_ms) == (1, 2, 3, 4)
         assert (found.latency_ms.min, found.latency_ms.max) == (2, 4)

@@ -17,7 +17,7 @@ from tofu_export.graph_patterns.lowering import census, lower
 from tofu_export.options import BatchRange, Mode, Precision, Reduction, Target
 from tofu_export.system.ort import open_session
 from tofu_export.trace.export import save, trace
-from tofu_export.verification.eager import verify
+from tofu_export.verification.eager import Checks, verify
 
 SOME = Reduction(r=(3, 2, 4), pattern="PAM")
 TOME = Reduction(r=3, mode=Mode.TOME)
@@ -37,7 +37,9 @@ def check(name: str, reduction: Reduction, graph: ir.Model, folder: Path, target
     save(lower(graph, target, Precision.FP32), path, {})
     model = families.reduced(name, reduction)
     pixels = tiny.pixels(10, seed=1)
-    result = verify(path, model, pixels, precision=Precision.FP32, batch=BATCHES, source="random", layers=True)
+    result = verify(
+        path, model, pixels, precision=Precision.FP32, batch=BATCHES, source="random", checks=Checks(layers=True)
+    )
     assert result.passed, result.failure()
     assert [entry.layer for entry in result.layers] == [0, 1, 2]
     for entry in result.layers:  # the file tells what each block gives, whatever its kind

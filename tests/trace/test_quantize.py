@@ -22,7 +22,7 @@ from tests.engines.rtx import needs_rtx, rtx
 from tofu_export import demo
 from tofu_export.artifact import onnx_file
 from tofu_export.artifact.card import ModelCard
-from tofu_export.benchmarking.benchmark import run_benchmark
+from tofu_export.benchmarking.benchmark import Rules, run_benchmark
 from tofu_export.engines.building.build import EngineRequest, build_engine
 from tofu_export.engines.flavours import RTX, load
 from tofu_export.errors import ExitCode, ExportError, OptionError, PrecisionMismatchError, VerificationError
@@ -399,7 +399,7 @@ def test_the_demo_model_keeps_its_accuracy(
 def test_generated_images_are_no_secret_and_int8_alone_is_timed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tofu_export.job.pipeline.run_benchmark", partial(run_benchmark, min_seconds=0.1))
+    monkeypatch.setattr("tofu_export.job.pipeline.run_benchmark", partial(run_benchmark, rules=Rules(min_seconds=0.1)))
     out = tmp_path / "out"
     arguments = ["test_vit", "--weights", "random", "--r", "8", "--precision", "int8", "--no-engine"]
     assert run(*arguments, "--batch", "1:1:2", "--threads", "1", "-o", str(out), "--json") == 0

@@ -19,6 +19,7 @@ from tofu_export.errors import VerificationError
 from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import Precision, Reduction, Selection, Target
 from tofu_export.trace.export import trace
+from tofu_export.verification.eager import Checks
 from tofu_export.verification.pair import verify_pair
 
 KINDS = [select for select in Selection if select is not Selection.BIPARTITE]
@@ -51,7 +52,7 @@ def file_of(
 @pytest.mark.parametrize("select", KINDS)
 def test_a_right_file_passes(tmp_path: Path, select: Selection, precision: Precision) -> None:
     path = file_of(tmp_path, reduction_of(select), precision=precision)
-    result = checked(path, tiny.reduced("cls", reduction_of(select)), precision=precision, layers=True)
+    result = checked(path, tiny.reduced("cls", reduction_of(select)), precision=precision, checks=Checks(layers=True))
     assert result.passed, result.to_dict()
     assert result.decisions.layers == (0, 1)  # the class token does not see the last reduction
     assert result.decisions.compared > 0

@@ -9,7 +9,7 @@ from typing import Literal
 
 from tofu_export.errors import OptionError
 
-__all__ = ["CAP_FACTOR", "Progress", "Rules", "Teller"]
+__all__ = ["CAP_FACTOR", "DEFAULT_RULES", "Progress", "Rules", "Teller"]
 
 CAP_FACTOR = 2.0
 """Limit on the time of a batch size, as a multiple of `min_seconds` per contender, even if a much faster contender has
@@ -37,11 +37,17 @@ class Progress:
 
 @dataclass(frozen=True)
 class Rules:
-    """Rules on when warming up and measuring end."""
+    """Rules on when warming up and measuring end.
 
-    warmup_ms: float
-    min_seconds: float
-    min_iterations: int
+    Attributes:
+        warmup_ms: time that each contender runs before it is timed; at least one run.
+        min_seconds: shortest measured time of each contender.
+        min_iterations: least number of samples.
+    """
+
+    warmup_ms: float = 200
+    min_seconds: float = 3.0
+    min_iterations: int = 10
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_ms < math.inf:
@@ -56,6 +62,9 @@ class Rules:
         capped = _ratio(sum(spent_ns) / 1e9, CAP_FACTOR * self.min_seconds * len(spent_ns))
         in_time = max(_ratio(min(spent_ns) / 1e9, self.min_seconds), capped)
         return min(iterations / self.min_iterations, in_time)
+
+
+DEFAULT_RULES = Rules()
 
 
 class Teller:

@@ -17,18 +17,20 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from tofu_export.benchmarking._pace import Progress, Rules, Teller
+from tofu_export.benchmarking._pace import DEFAULT_RULES, Progress, Rules, Teller
 from tofu_export.benchmarking.stability import unstable_note
 from tofu_export.engines.running.gpu_times import QueryTimes, bound_notes, coefficient_of_variation
 from tofu_export.errors import OptionError
-from tofu_export.report.measurement import Measurement, percentile
+from tofu_export.report.measurement import Measurement, QuerySamples, percentile
 
 __all__ = [
+    "DEFAULT_RULES",
     "Bound",
     "Contender",
     "Feeds",
     "Opener",
     "Progress",
+    "Rules",
     "Runner",
     "run_benchmark",
 ]
@@ -90,9 +92,7 @@ def run_benchmark(
     batches: Sequence[int],
     make_feeds: Callable[[int], Feeds] | Mapping[str, Callable[[int], Feeds]],
     open_runner: Opener,
-    warmup_ms: float = 200,
-    min_seconds: float = 3.0,
-    min_iterations: int = 10,
+    rules: Rules = DEFAULT_RULES,
     threads: int | None = None,
     baseline: str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -100,17 +100,15 @@ def run_benchmark(
 ) -> tuple[Measurement, ...]:
     """Time all contenders against each other; results are by batch size and then in the order given.
 
-    At each batch size every contender warms up, then rounds follow until each has run `min_iterations` times and
-    for `min_seconds` of its own time. A cap ends it earlier if speeds differ much, never before `min_iterations`.
+    At each batch size every contender warms up, then rounds follow until each has run often and long enough. A cap
+    ends it earlier if speeds differ much, never before the least number of samples.
 
     Args:
         contenders: files to time; all are loaded before the first run.
         batches: batch sizes.
         make_feeds: inputs for a batch size, the same for all contenders or by contender.
         open_runner: loads a contender (`tofu_export.benchmarking.backends.open_contender`).
-        warmup_ms: time that each contender runs before it is timed; at least one run.
-        min_seconds: shortest measured time of each contender.
-        min_iterations: least number of samples.
+        rules: when warming up and measuring end.
         threads: threads inside an operator; None for the default.
         baseline: contender that speed-ups refer to.
         on_progress: called with the progress.
@@ -123,7 +121,6 @@ def run_benchmark(
     """
     _check_contenders(contenders, baseline)
     _check_batches(batches)
-    rules = Rules(warmup_ms, min_seconds, min_iterations)
     runners = [open_runner(contender, threads) for contender in contenders]
     measurements: list[Measurement] = []
     for batch in batches:
@@ -210,11 +207,7 @@ def _measurement(
         contender.backend,
         device,
         batch,
-        latencies_ms,
-        count=len(samples.calls_ns) * samples.bound.queries,
-        walltime_s=walltime_s,
-        on_gpu=medians,
-        cv_percent=cv_percent,
+        QuerySamples(latencies_ms, len(samples.calls_ns) * samples.bound.queries, walltime_s, medians, cv_percent),
         notes=(
             *samples.bound.notes,
             *unstable_note(cv_percent, gpu=medians is not None, remedy=remedy),

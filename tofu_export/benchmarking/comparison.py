@@ -18,7 +18,7 @@ from tofu_export.benchmarking.backends import (
     open_backend,
     suits,
 )
-from tofu_export.benchmarking.benchmark import Contender, Progress, run_benchmark
+from tofu_export.benchmarking.benchmark import Contender, Progress, Rules, run_benchmark
 from tofu_export.benchmarking.options import CPU, PLAN_BACKENDS, TORCH_BACKENDS, BenchOptions
 from tofu_export.benchmarking.ort_profile import Profile, profile
 from tofu_export.benchmarking.products import Alone, measure_alone
@@ -223,9 +223,7 @@ def compare_files(
         contenders,
         batches=batches,
         make_feeds=feeds,
-        warmup_ms=options.warmup_ms,
-        min_seconds=options.min_seconds,
-        min_iterations=options.min_iterations,
+        rules=Rules(options.warmup_ms, options.min_seconds, options.min_iterations),
         threads=options.threads,
         baseline=baseline,
         on_progress=on_progress,
@@ -248,8 +246,7 @@ def compare_files(
                 feeds[who.name](batch),
                 batch,
                 threads=options.threads,
-                min_seconds=options.min_seconds,
-                min_iterations=options.min_iterations,
+                rules=Rules(min_seconds=options.min_seconds, min_iterations=options.min_iterations),
             )
         )
     return BenchResult(files, baseline, measurements, tuple(profiles), tuple(alone), _warnings(files))

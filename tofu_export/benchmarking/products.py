@@ -20,7 +20,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tofu_export.benchmarking.backends import open_contender
-from tofu_export.benchmarking.benchmark import Contender, Feeds, run_benchmark
+from tofu_export.benchmarking.benchmark import DEFAULT_RULES, Contender, Feeds, Rules, run_benchmark
 from tofu_export.engines.building.preflight import read_graph_file
 from tofu_export.errors import OptionError, OutputError
 from tofu_export.system.ort import open_copy
@@ -119,8 +119,7 @@ def measure_alone(
     batch: int,
     *,
     threads: int | None = None,
-    min_seconds: float = 3.0,
-    min_iterations: int = 10,
+    rules: Rules = DEFAULT_RULES,
 ) -> Alone:
     """Time the products of a file against the file, alternately, in onnxruntime on the CPU.
 
@@ -130,8 +129,7 @@ def measure_alone(
         feeds: its inputs, in the types that it needs.
         batch: images per query.
         threads: threads inside an operator; None for the default.
-        min_seconds: shortest measured time of each.
-        min_iterations: least number of rounds.
+        rules: when warming up and measuring end.
 
     Raises:
         OptionError: as in `products_of` and `write_products`.
@@ -147,8 +145,7 @@ def measure_alone(
             batches=(batch,),
             make_feeds={who: lambda _, own=own: own for who, own in inputs.items()},  # type: ignore[misc]
             open_runner=open_contender,
-            min_seconds=min_seconds,
-            min_iterations=min_iterations,
+            rules=rules,
             threads=threads,
             baseline=_ALONE,
         )

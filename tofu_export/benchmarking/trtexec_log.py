@@ -19,7 +19,7 @@ from tofu_export.benchmarking.comparison import short_names
 from tofu_export.benchmarking.stability import unstable_note
 from tofu_export.engines.running.gpu_times import QueryTimes, bound_notes, coefficient_of_variation
 from tofu_export.errors import OptionError
-from tofu_export.report.measurement import LatencyMs, Measurement
+from tofu_export.report.measurement import LatencyMs, Measurement, QuerySamples
 
 __all__ = ["BACKEND", "Records", "against", "read_log", "read_records", "read_times"]
 
@@ -171,11 +171,7 @@ def read_times(path: Path, name: str, batch: int) -> Measurement:
         BACKEND,
         UNKNOWN_DEVICE,
         batch,
-        latencies,
-        count=len(queries),
-        walltime_s=walltime_s,
-        on_gpu=medians,
-        cv_percent=cv_percent,
+        QuerySamples(latencies, len(queries), walltime_s, medians, cv_percent),
         notes=(
             *unstable_note(cv_percent),
             *bound_notes(medians, remedy="try --useCudaGraph, which trtexec 11 does by itself"),

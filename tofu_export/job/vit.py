@@ -33,7 +33,7 @@ from tofu_export.system.ort import NO_BFLOAT16
 from tofu_export.system.typed_json import JsonObject, to_plain
 from tofu_export.trace.export import INPUT_NAME, TORCH_TYPES, InputShape, trace
 from tofu_export.trace.quantize import Calibration, quantize
-from tofu_export.verification.eager import verify
+from tofu_export.verification.eager import Checks, verify
 from tofu_export.verification.engines import verify_engine
 from tofu_export.verification.request import VerifyRequest
 from tofu_export.verification.result import VerificationResult
@@ -153,7 +153,7 @@ class VitAdapter:
         return verify(
             path, self._model, self._inputs.pixels, precision=precision, batch=self._job.batch,
             source=self._inputs.source, output=self._output, token_map=self._job.token_map,
-            layers=layers, on_batch=on_batch,
+            checks=Checks(layers=layers), on_batch=on_batch,
         )  # fmt: skip
 
     def release(self) -> None:

@@ -13,7 +13,7 @@ from tofu_export.system.typed_json import JsonObject, from_plain, to_object, to_
 if TYPE_CHECKING:
     from tofu_export.engines.running.gpu_times import QueryTimes
 
-__all__ = ["LatencyMs", "Measurement", "percentile"]
+__all__ = ["LatencyMs", "Measurement", "QuerySamples", "percentile"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,25 @@ class LatencyMs:
             p95=percentile(values, 95),
             p99=percentile(values, 99),
         )
+
+
+@dataclass(frozen=True)
+class QuerySamples:
+    """Times of queries to one contender.
+
+    Attributes:
+        latencies_ms: latency of each sample.
+        count: number of queries; streams answer several for one sample.
+        walltime_s: host time of all queries.
+        on_gpu: medians of the GPU's times; None if not measured.
+        cv_percent: coefficient of variation of the time that was used.
+    """
+
+    latencies_ms: Sequence[float]
+    count: int
+    walltime_s: float
+    on_gpu: QueryTimes | None
+    cv_percent: float
 
 
 @dataclass(frozen=True)
@@ -94,12 +113,8 @@ class Measurement:
         backend: str,
         device: str,
         batch: int,
-        latencies_ms: Sequence[float],
+        samples: QuerySamples,
         *,
-        count: int,
-        walltime_s: float,
-        on_gpu: QueryTimes | None,
-        cv_percent: float,
         notes: tuple[str, ...],
     ) -> Measurement:
         """Return the measurement from samples of queries, without a speed-up.
@@ -109,13 +124,10 @@ class Measurement:
             backend: backend that ran it.
             device: hardware that ran it.
             batch: images per query.
-            latencies_ms: the samples.
-            count: number of queries; streams answer several for one sample.
-            walltime_s: host time of all queries.
-            on_gpu: medians of the GPU's times; None if not measured.
-            cv_percent: coefficient of variation of the time that was used.
+            samples: times of the queries.
             notes: notes for the reader.
         """
+        count, walltime_s, on_gpu = samples.count, samples.walltime_s, samples.on_gpu
         return cls(
             artifact=artifact,
             backend=backend,
@@ -123,7 +135,7 @@ class Measurement:
             batch=batch,
             throughput_qps=count / walltime_s,
             images_per_sec=count * batch / walltime_s,
-            latency_ms=LatencyMs.of(latencies_ms),
+            latency_ms=LatencyMs.of(samples.latencies_ms),
             enqueue_ms=None if on_gpu is None else on_gpu.enqueue_ms,
             h2d_ms=None if on_gpu is None else on_gpu.h2d_ms,
             gpu_compute_ms=None if on_gpu is None else on_gpu.compute_ms,
@@ -132,7 +144,7 @@ class Measurement:
             speedup_vs_full=None,
             speedup_iqr=None,
             iterations=count,
-            cv_percent=cv_percent,
+            cv_percent=samples.cv_percent,
             notes=notes,
         )
 

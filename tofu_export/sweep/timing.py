@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tofu_export.benchmarking.backends import open_contender
-from tofu_export.benchmarking.benchmark import Contender, run_benchmark
+from tofu_export.benchmarking.benchmark import Contender, Rules, run_benchmark
 from tofu_export.report.document import FULL
 from tofu_export.report.measurement import Measurement
 from tofu_export.sweep.evaluate import feeds_for, write_file
@@ -67,7 +67,7 @@ class Stopwatch:
             batches=(batch,),
             make_feeds=lambda _: feeds,
             open_runner=open_contender,
-            min_seconds=settings.seconds,
+            rules=Rules(min_seconds=settings.seconds),
             threads=settings.threads,
             baseline=FULL,
             on_progress=None if on_progress is None else lambda at: on_progress(at.fraction),

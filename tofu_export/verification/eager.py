@@ -8,7 +8,7 @@ between near-equal tokens is not taken for wrong arithmetic, nor the reverse.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,32 @@ from tofu_export.verification.result import VerificationResult
 from tofu_export.verification.subject import OnnxFile, Subject
 from tofu_export.verification.watch import batched, fed
 
-__all__ = ["CPU_BATCH_CAP", "batches_to_verify", "compare_with", "verify"]
+__all__ = ["CPU_BATCH_CAP", "Checks", "batches_to_verify", "compare_with", "verify"]
 
 CPU_BATCH_CAP = 8
 """Largest batch verified on a CPU, for time."""
 ODD_BATCH = 3
 
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What to compare of a file, and how closely.
+
+    Attributes:
+        tolerance: the differences to allow; None for the tolerance of the precision.
+        by_position: match the file's outputs by order, not by name.
+        layers: also compare the output of each block, if it can be found in the file.
+    """
+
+    tolerance: Tolerance | None = None
+    by_position: bool = False
+    layers: bool = False
+
+
+USUAL = Checks()
+"""Outputs by name, within the tolerance of the precision."""
 
 
 def batches_to_verify(batch: BatchRange | tuple[int, ...]) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -70,9 +89,7 @@ def verify(
     source: str,
     output: OutputKind | None = None,
     token_map: bool = False,
-    tolerance: Tolerance | None = None,
-    by_position: bool = False,
-    layers: bool = False,
+    checks: Checks = USUAL,
     on_batch: Callable[[int], None] | None = None,
 ) -> VerificationResult:
     """Compare a file with a Vision Transformer.
@@ -86,9 +103,7 @@ def verify(
         source: where the images came from, for the report.
         output: what the file outputs; None for logits, or features if the model has no classifier.
         token_map: the file also outputs the final row of each patch.
-        tolerance: the differences to allow; None for the tolerance of the precision.
-        by_position: match the file's outputs by order, not by name.
-        layers: also compare the output of each block, if it can be found in the file.
+        checks: what to compare, and how closely.
         on_batch: called with each batch size before it runs.
 
     Raises:
@@ -103,9 +118,7 @@ def verify(
         [{"images": images} for images in batched(pixels, sizes)],
         precision=precision,
         source=source,
-        tolerance=tolerance,
-        by_position=by_position,
-        layers=layers,
+        checks=checks,
         on_batch=on_batch,
         notes=notes,
     )
@@ -121,9 +134,7 @@ def compare_with(
     *,
     precision: Precision,
     source: str,
-    tolerance: Tolerance | None = None,
-    by_position: bool = False,
-    layers: bool = False,
+    checks: Checks = USUAL,
     on_batch: Callable[[int], None] | None = None,
     notes: tuple[str, ...] = (),
 ) -> VerificationResult:
@@ -138,37 +149,32 @@ def compare_with(
         batches: float32 inputs by name for each batch, the batch as the first axis of the first one.
         precision: precision of the file.
         source: where the inputs came from, for the report.
-        tolerance: the differences to allow; None for the tolerance of the precision.
-        by_position: match the file's outputs by order, not by name.
-        layers: also compare the output of each block, if it can be found in the file.
+        checks: what to compare, and how closely.
         on_batch: called with each batch size before it runs.
         notes: what a reader must know.
 
     Raises:
         VerificationError: the file lacks outputs that must be compared, or has others.
     """
-    named = tolerance is None or tolerance == reference.tolerances[precision]
-    allowed = tolerance or reference.tolerances[precision]
-    compare = partial(_compare, reference=reference, source=source, by_position=by_position)
+    named = checks.tolerance is None or checks.tolerance == reference.tolerances[precision]
+    allowed = checks.tolerance or reference.tolerances[precision]
+    compare = partial(_compare, reference=reference, source=source)
     if precision is Precision.BF16 and isinstance(subject, OnnxFile):
+        within = replace(checks, tolerance=reference.bf16_in_fp32 if named else allowed)
 
         def bf16(path: Path) -> VerificationResult:
-            within = reference.bf16_in_fp32 if named else allowed
-            return compare(
-                OnnxFile(path), batches=batches, tolerance=within, layers=layers, on_batch=on_batch, notes=notes
-            )
+            return compare(OnnxFile(path), batches=batches, checks=within, on_batch=on_batch, notes=notes)
 
         return compare_bf16(subject.graph_path, reference.module, bf16).noted(f"computed in FP32: {NO_BFLOAT16}")
-    result = compare(subject, batches=batches, tolerance=allowed, layers=layers, on_batch=on_batch, notes=notes)
-    ours = isinstance(subject, OnnxFile) and not by_position  # rounding in foreign files is unknown
+    checks = replace(checks, tolerance=allowed)
+    result = compare(subject, batches=batches, checks=checks, on_batch=on_batch, notes=notes)
+    ours = isinstance(subject, OnnxFile) and not checks.by_position  # rounding in foreign files is unknown
     if ours and named and reference.measures_rounding:
         once = [max(batches, key=_size)]
 
         def in_fp32(path: Path, allowed: Tolerance, shaken: Path | None) -> VerificationResult:
-            return compare(
-                OnnxFile(path), batches=once, tolerance=allowed, layers=True, on_batch=None, notes=(),
-                measured=True, shaken=shaken,
-            )  # fmt: skip
+            closer = Checks(allowed, layers=True)
+            return compare(OnnxFile(path), batches=once, checks=closer, measured=True, shaken=shaken)
 
         result = with_fp32(result, subject.graph_path, reference.module, precision, in_fp32)
     return result.with_strays_noted()
@@ -180,11 +186,9 @@ def _compare(
     reference: Reference,
     batches: Sequence[Mapping[str, Array]],
     source: str,
-    tolerance: Tolerance,
-    by_position: bool,
-    layers: bool,
-    on_batch: Callable[[int], None] | None,
-    notes: tuple[str, ...],
+    checks: Checks,
+    on_batch: Callable[[int], None] | None = None,
+    notes: tuple[str, ...] = (),
     measured: bool = False,
     shaken: Path | None = None,
 ) -> VerificationResult:
@@ -192,7 +196,9 @@ def _compare(
 
     `shaken` is the file with its derived constants changed by their rounding, if it has any.
     """
-    feeds, given = _run(subject, reference.names, batches, by_position=by_position)
+    tolerance = checks.tolerance
+    assert tolerance is not None  # compare_with
+    feeds, given = _run(subject, reference.names, batches, by_position=checks.by_position)
     give_back()
     graph = load_without_weights(subject.graph_path).graph
     produced = {name for node in graph.node for name in node.output}
@@ -214,7 +220,7 @@ def _compare(
         if uncompared := set(names) - set(replay.by_layer):
             raise VerificationError(f"{subject.name}: layers {sorted(uncompared)} were not compared")
         gathered.add(batch_feeds, got, expected, replay, rows)
-    if layers:
+    if checks.layers:
         ends = block_ends(graph)
         if not ends:
             notes += ("the file does not tell its blocks apart: what each of them gives is not compared",)

@@ -13,7 +13,7 @@ from tofu_export.errors import OptionError
 from tofu_export.images.inputs import InputSet
 from tofu_export.options import BatchRange, OutputKind, Precision
 from tofu_export.verification.any_pair import verify_any_pair
-from tofu_export.verification.eager import batches_to_verify, verify
+from tofu_export.verification.eager import Checks, batches_to_verify, verify
 from tofu_export.verification.facts import FileFacts
 from tofu_export.verification.pair import verify_pair
 from tofu_export.verification.pixels import VERIFICATION_IMAGES, pixels_for
@@ -66,9 +66,7 @@ def verify_file(
         source=inputs.source,
         output=rebuilt.output,
         token_map=rebuilt.token_map,
-        tolerance=request.tolerance.of(precision),
-        by_position=not facts.card.is_ours,
-        layers=request.layers,
+        checks=Checks(request.tolerance.of(precision), by_position=not facts.card.is_ours, layers=request.layers),
         on_batch=lambda size: on_step(f"comparing {subject.name} with eager PyTorch, batch {size}"),
     )
     said = rebuilt.contradictions
