@@ -28,7 +28,7 @@ class Gmacs:
 
 @dataclass(frozen=True)
 class LayerEntry:
-    """Plan of one block: its method in lower case, and the tokens that enter, leave the model, and remain."""
+    """Plan of one block: its method (`Method.word`), and the tokens that enter, leave the model, and remain."""
 
     layer: int
     method: str
@@ -36,10 +36,14 @@ class LayerEntry:
     removed: int
     tokens_out: int
 
+    def __post_init__(self) -> None:
+        if (method := Method.named(self.method)) is not None:
+            object.__setattr__(self, "method", method.word)  # documents of early versions spell it otherwise
+
     @property
     def prunes(self) -> bool:
         """True if the tokens that leave are discarded, not merged."""
-        return self.method == Method.PRUNE.name.lower()
+        return self.method == Method.PRUNE.word
 
 
 @dataclass(frozen=True, kw_only=True)
