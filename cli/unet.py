@@ -50,11 +50,16 @@ def _show(job: UnetJob, run: Run) -> None:
     """Show for a dry run the plan, and the files that would be written."""
     from tofu_export.diffusion.adapter import plan_unet
     from tofu_export.diffusion.plan import unet_plan_table
+    from tofu_export.job.engines import planned_engines
+    from tofu_export.job.files import planned_names
+    from tofu_export.system.files import check_writable
 
     _, inputs, spec, plan = plan_unet(job)
+    check_writable(job.output)
+    files = planned_names(job, spec.params, planned_engines(job), token_maps=False)
     if run.as_json:
         shapes = {name: ["batch" if size is None else size for size in shape] for name, shape in inputs.shapes.items()}
-        run.document({"model": spec.name, "inputs": shapes, "plan": plan.to_dict()})
+        run.document({"model": spec.name, "inputs": shapes, "plan": plan.to_dict(), "files": list(files)})
         return
     click.echo(unet_plan_table(spec, plan))
-    click.echo(f"\nwould write to {job.output}: {', '.join(job.file_names())}, report.json, report.md, report.html")
+    click.echo(f"\nwould write to {job.output}: {', '.join(files)}")

@@ -257,6 +257,30 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("demo_vit", ("--r", "8", "--precision", "fp16", "--engine")),
+        ("demo_vit", ("--r", "0", "--precision", "fp16", "--no-engine")),
+        ("demo_vit", ("--precision", "bf16", "--no-engine")),
+        ("test_vit", ("--weights", "random", "--precision", "fp32,int8", "--calibration-images", "8", "--no-engine")),
+    ],
+)
+def test_a_dry_run_lists_exactly_the_files_of_the_job(
+    model: str, options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "--engine" in options and RTX not in available():
+        pytest.skip("needs tensorrt-rtx")
+    arguments = (model, *options, "--no-bench", "--no-verify", "--batch", "1", "-o", str(tmp_path / "out"))
+    assert run(*arguments, "--dry-run", "--json") == 0
+    planned = json.loads(capsys.readouterr().out)["files"]
+    assert run(*arguments, "-q") == 0
+    assert sorted(planned) == sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert ("tokens.json" in planned) is (model == "demo_vit" and "fp16" in options and "0" not in options)
+    assert (len([name for name in planned if name.endswith(".engine.json")]) == 1) is ("--engine" in options)
+
+
+@pytest.mark.e2e
 def test_a_wrong_file_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
