@@ -7,6 +7,7 @@ from dataclasses import replace
 import click
 
 from tofu_export.cli.command import Run, command
+from tofu_export.cli.stopping import all_or_nothing
 from tofu_export.job.request import Job
 
 __all__ = ["export_command"]
@@ -40,7 +41,7 @@ def _export(job: Job, run: Run) -> None:
     from tofu_export.job.vit import run_job
 
     console = Console(stderr=True)
-    with run.listening(console=console) as listener:
+    with all_or_nothing(job.output), run.listening(console=console) as listener:
         report = run_job(job, listener)
     if not run.quiet:
         console.print(summary(report, job.output))

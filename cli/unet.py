@@ -7,6 +7,7 @@ from dataclasses import replace
 import click
 
 from tofu_export.cli.command import Run, command
+from tofu_export.cli.stopping import all_or_nothing
 from tofu_export.diffusion.job import UnetJob
 
 __all__ = ["unet_command"]
@@ -37,7 +38,7 @@ def unet_command(job: UnetJob, run: Run) -> None:
 def _export(job: UnetJob, run: Run) -> None:
     from tofu_export.diffusion.adapter import run_unet_job
 
-    with run.listening() as listener:
+    with all_or_nothing(job.output), run.listening() as listener:
         report = run_unet_job(job, listener)
     files = [f"  {file.path}  {file.bytes / 1e6:.1f} MB" for file in report.artifacts]
     left = [f"left out: {row.step}: {row.reason}" for row in report.skipped]

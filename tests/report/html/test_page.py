@@ -70,7 +70,7 @@ def test_the_work_of_a_file_is_beside_its_size_with_a_note_on_the_plan() -> None
     report = samples.report()
     report["artifacts"][0]["gmacs"] = 1.234
     page = page_of(report)
-    assert '>1.23</td>' in page
+    assert ">1.23</td>" in page
     assert "GMACs of a file are counted in its graph" in page
 
 
