@@ -56,9 +56,9 @@ def _what_is_kept(state: Path) -> str:
     try:
         measured = state.read_bytes().count(b"\n") - 1  # the first line holds the settings
     except OSError:
-        measured = 0
-    if measured < 1:
         return "no plan was tried yet, and nothing was written"
+    if measured < 1:
+        return f"no plan was tried yet; {state} holds only the settings of this run, and the same command begins there"
     tried = "1 plan that was tried is" if measured == 1 else f"{measured} plans that were tried are"
     return f"{tried} kept in {state}: the same command goes on there"
 

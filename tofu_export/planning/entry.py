@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tofu_export.options import Method, PrunedSizes
+from tofu_export.options import Method, PrunedSizes, Selection
 from tofu_export.system.typed_json import optional
 
 __all__ = ["Gmacs", "LayerEntry", "PlanEntry", "amount_words"]
@@ -107,8 +107,14 @@ class PlanEntry:
         """Whether token sizes enter the attention, and why, for example `on (default)`."""
         words = "on" if self.prop_attn else "off"
         if self.prop_attn and self._loses_sizes:
-            words = "on, those of pruned tokens lost"
+            words = f"on, those of pruned tokens lost{self._why_lost}"
         return words if self.prop_attn_reason is None else f"{words} ({self.prop_attn_reason})"
+
+    @property
+    def _why_lost(self) -> str:
+        """Why `--pruned-sizes` has no effect; empty if it has."""
+        alone = [select.value for select in Selection if not select.finds_partners]
+        return f" as no token stands for them with {self.select}" if self.select in alone else ""
 
     @property
     def _loses_sizes(self) -> bool:
