@@ -24,7 +24,7 @@ class AnalyzeOutput:
     """Options for further outputs."""
 
     figure: Path | None = opt(
-        None, "Also draw it, as .svg, .png or .pdf.", Section.OUTPUT, metavar="FILE", everyday=True
+        None, "Also draw it, as .svg, .png or .pdf.", Section.OUTPUT, metavar="FILE", everyday=True, writes="file"
     )
     output: Path | None = shared.output("Also write the JSON document there.", "FILE")
 

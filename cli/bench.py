@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tofu_export.benchmarking.options import CPU, TORCH_BACKENDS, BenchOptions
 from tofu_export.cli.command import Run, command
-from tofu_export.errors import OptionError, OutputError
+from tofu_export.errors import OptionError
 from tofu_export.options.declaration import Section, opt, positional
 
 if TYPE_CHECKING:
@@ -41,12 +39,9 @@ class BenchWork:
         flags=("--trtexec-times",), metavar="FILE", multiple=True,
     )  # fmt: skip
     csv: Path | None = opt(
-        None, "Also write one line per file and batch size there.", Section.OUTPUT, metavar="FILE", everyday=True
-    )
-
-    def __post_init__(self) -> None:
-        if self.csv is not None and self.csv.is_dir():
-            raise OptionError(f"--csv {self.csv} is a folder, expected the name of a file")
+        None, "Also write one line per file and batch size there.", Section.OUTPUT, metavar="FILE", everyday=True,
+        writes="file",
+    )  # fmt: skip
 
 
 @command(
@@ -75,14 +70,17 @@ def bench_command(work: BenchWork, options: BenchOptions, run: Run) -> None:
         raise OptionError(f"--baseline {baseline!r} is not among the runs, expected the name of one")
     options = replace(options, baseline=None if records.asked else baseline)
     torch_backends = _TorchBackends(options, work.torch_device, work.compile_mode)
-    with _csv_file(work.csv) as write_csv:  # fail before the first run if the folder cannot be written
-        result = _time(work.files, options, torch_backends, run)
-        result = replace(result, recorded=records.rows, recorded_baseline=records.baseline)
-        if not run.quiet:
-            from tofu_export.cli.bench_text import show
+    result = _time(work.files, options, torch_backends, run)
+    result = replace(result, recorded=records.rows, recorded_baseline=records.baseline)
+    if not run.quiet:
+        from tofu_export.cli.bench_text import show
 
-            show(run.console(), result, verbose=run.verbose)
-        write_csv(result)
+        show(run.console(), result, verbose=run.verbose)
+    if work.csv is not None:
+        from tofu_export.benchmarking.bench_csv import csv_text
+        from tofu_export.system.files import write_text
+
+        write_text(work.csv, csv_text((*result.measurements, *result.recorded)))
     run.document(lambda: run.envelope(settings=_settings(options, torch_backends), **result.to_dict()))
 
 
@@ -132,28 +130,6 @@ def _time(files: tuple[Path, ...], options: BenchOptions, torch_backends: _Torch
             on_profile=lambda name, batch: listener.step(f"profiling {name}, batch {batch}"),
             on_products=lambda name, batch: listener.step(f"timing the products of {name}, batch {batch}"),
         )
-
-
-@contextmanager
-def _csv_file(path: Path | None) -> Iterator[Callable[[BenchResult], None]]:
-    """Provide a function that writes the result to a file, complete or not at all; it does nothing without a path."""
-    if path is None:
-        yield lambda _: None
-        return
-    from tofu_export.benchmarking.bench_csv import csv_text
-    from tofu_export.system.files import staging
-
-    try:
-        with staging(path.parent) as stage:
-
-            def write(result: BenchResult) -> None:
-                rows = (*result.measurements, *result.recorded)
-                stage.path(path.name).write_text(csv_text(rows), encoding="utf-8")
-                stage.publish(path.name)
-
-            yield write
-    except OutputError as error:
-        raise OutputError(f"--csv {path}: {str(error).replace(' with -o', '')}") from error
 
 
 def _settings(options: BenchOptions, torch_backends: _TorchBackends) -> dict[str, object]:

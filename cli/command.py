@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import click
 
-from tofu_export.cli.derive import make, parameters_of
+from tofu_export.cli.derive import check_outputs, make, parameters_of
 from tofu_export.cli.parameters import command_line
 from tofu_export.cli.sections import SectionedCommand, SectionedOption
 from tofu_export.options.declaration import Section
@@ -123,6 +123,8 @@ def command(
             default = click.core.ParameterSource.DEFAULT
             given = {key: value for key, value in values.items() if context.get_parameter_source(key) is not default}
             made = {parameter: make(kind, given) for parameter, kind in requests.items()}
+            for request in made.values():
+                check_outputs(request)
             talks = {parameter: talking for parameter, kind in kinds.items() if kind is Run}
             if code := body(**made, **talks):
                 raise SystemExit(int(code))

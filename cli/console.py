@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.status import Status
 
-__all__ = ["ConsoleListener", "listening"]
+__all__ = ["ConsoleListener", "LongStep", "listening", "say"]
 
 _LONG_S = 10.0
 """Seconds after which a step prints its description."""
@@ -37,6 +37,34 @@ def listening(console: Console | None = None, *, quiet: bool, first: str = "") -
         listener.close()
 
 
+class LongStep:
+    """Prints a step once it has taken long, off a terminal; nothing if `quiet`."""
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self._console = console
+        self._silent = quiet or console.is_terminal
+        self._timer: threading.Timer | None = None
+
+    def begin(self, text: str) -> None:
+        """Begin a step, in place of the one before."""
+        self.end()
+        if not self._silent:
+            self._timer = threading.Timer(_LONG_S, say, [self._console, f"[   ...  ] {text} ..."])
+            self._timer.daemon = True
+            self._timer.start()
+
+    def end(self) -> None:
+        """End the step, which is not printed any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def say(console: Console, text: str) -> None:
+    """Print a text as it is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 class ConsoleListener:
     """Listener that prints the steps of a job on a console; silent if `quiet`."""
 
@@ -46,18 +74,13 @@ class ConsoleListener:
         self._status: Status | None = None
         self._text = ""
         self._start = 0.0
-        self._timer: threading.Timer | None = None
+        self._long = LongStep(console, quiet=quiet)
 
     def step(self, text: str) -> None:
         """Begin a step."""
         self._text, self._start = text, time.perf_counter()
-        self._stop_timer()
-        if self._quiet:
-            return
-        if not self._console.is_terminal:
-            self._timer = threading.Timer(_LONG_S, self._print, [f"[   ...  ] {text} ..."])
-            self._timer.daemon = True
-            self._timer.start()
+        self._long.begin(text)
+        if self._quiet or not self._console.is_terminal:
             return
         if self._status is None:
             self._status = self._console.status("", spinner="dots")
@@ -71,24 +94,16 @@ class ConsoleListener:
 
     def done(self, text: str) -> None:
         """End the current step."""
-        self._stop_timer()
+        self._long.end()
         if self._quiet:
             return
         seconds = time.perf_counter() - self._start
         body = f"\n{text}\n" if "\n" in text else text
-        self._print(f"[{seconds:6.1f} s] {self._text}: {body}")
+        say(self._console, f"[{seconds:6.1f} s] {self._text}: {body}")
 
     def close(self) -> None:
         """Remove the spinner."""
-        self._stop_timer()
+        self._long.end()
         if self._status is not None:
             self._status.stop()
             self._status = None
-
-    def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None

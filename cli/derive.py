@@ -18,9 +18,10 @@ import click
 from tofu_export.cli.parameters import ImageSize, Numbers
 from tofu_export.cli.reading import READERS
 from tofu_export.cli.sections import SectionedOption
+from tofu_export.errors import OutputError
 from tofu_export.options.declaration import Option, option_of
 
-__all__ = ["make", "parameters_of"]
+__all__ = ["check_outputs", "make", "parameters_of"]
 
 Kind = TypeVar("Kind")
 
@@ -67,6 +68,28 @@ def make(kind: type[Kind], given: Mapping[str, Any], prefix: str = "") -> Kind:
         OptionError: a value cannot be used, or two of them contradict each other.
     """
     return kind(**_values(kind, given, prefix))
+
+
+def check_outputs(request: Any) -> None:
+    """Check that the files and folders that a request names can be written, before any work.
+
+    Raises:
+        OutputError: a file is named where a folder is expected or the reverse, or the place cannot be written.
+    """
+    for field, option in _declared(type(request)):
+        value = getattr(request, field.name)
+        if not isinstance(option, Option):
+            if value is not None:  # a group that is left out
+                check_outputs(value)
+        elif option.writes is not None and value is not None:
+            from tofu_export.system.files import check_writable, check_writable_file
+
+            check = check_writable if option.writes == "folder" else check_writable_file
+            try:
+                check(value)
+            except OutputError as error:
+                flag = option.flags[0] if option.flags else f"--{field.name}"
+                raise OutputError(f"{flag}: {error}") from error
 
 
 def _values(kind: type[Any], given: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import click
 
 from tofu_export.cli.command import Run, command
+from tofu_export.cli.stopping import all_or_nothing
 from tofu_export.job.request import Job
 
 __all__ = ["export_command"]
@@ -28,7 +29,7 @@ def export_command(job: Job, run: Run) -> None:
     """  # fmt: skip
     job = replace(job, command=run.command)
     if run.dry_run:
-        _show(job)
+        _show(job, run)
     else:
         _export(job, run)
 
@@ -40,7 +41,7 @@ def _export(job: Job, run: Run) -> None:
     from tofu_export.job.vit import run_job
 
     console = Console(stderr=True)
-    with run.listening(console=console) as listener:
+    with all_or_nothing(job.output), run.listening(console=console) as listener:
         report = run_job(job, listener)
     if not run.quiet:
         console.print(summary(report, job.output))
@@ -48,14 +49,23 @@ def _export(job: Job, run: Run) -> None:
         click.echo(report.to_json(), nl=False)
 
 
-def _show(job: Job) -> None:
+def _show(job: Job, run: Run) -> None:
     """Show for a dry run the plan, and the files that would be written."""
     from tofu_export.job.dry_run import preview
     from tofu_export.planning.plan_text import plan_table
 
     found = preview(job)
+    outputs = found.output.names_with(job.token_map)
+    run.document(
+        {
+            "model": found.spec.name, "plan": found.plan.to_dict(), "outputs": list(outputs), "weights": found.loaded,
+            "images": found.images, "folder": str(job.output), "files": list(found.files),
+        }
+    )  # fmt: skip
+    if run.as_json:
+        return
     engines = ", ".join(found.engines) or f"none ({found.no_engine})"
     click.echo(plan_table(found.spec, found.plan))
-    click.echo(f"output {', '.join(found.output.names_with(job.token_map))}")
+    click.echo(f"output {', '.join(outputs)}")
     click.echo(f"weights: {found.loaded}\nverified on: {found.images}\nengines: {engines}")
-    click.echo(f"\nwould write to {job.output}: {', '.join(job.file_names())}, report.json, report.md, report.html")
+    click.echo(f"\nwould write to {job.output}: {', '.join(found.files)}")

@@ -32,7 +32,7 @@ class LowerWork:
     output: Path = shared.output("The file to write.", "FILE.onnx", required=True)
 
     def __post_init__(self) -> None:
-        if self.output.suffix != ".onnx" or self.output.is_dir():
+        if self.output.suffix != ".onnx":
             raise OptionError(f"--output is {self.output}, expected the name of an .onnx file")
         if self.output.resolve() == self.model.resolve():
             raise OptionError(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tofu_export.cli.start import KEPT
 
-__all__ = ["clear", "if_stopped", "last_words"]
+__all__ = ["all_or_nothing", "clear", "if_stopped", "last_words"]
 
 _advice: list[Callable[[], str]] = []
 
@@ -22,6 +23,27 @@ def if_stopped(advice: Callable[[], str]) -> Iterator[None]:
     _advice.append(advice)
     yield
     _advice.remove(advice)  # not reached by a block that was stopped, whose advice is still to be given
+
+
+@contextmanager
+def all_or_nothing(folder: Path) -> Iterator[None]:
+    """Inside the context, answer a signal with whether any of the files, which appear together, is in `folder` yet."""
+    before = _finished(folder)
+
+    def advice() -> str:
+        if _finished(folder) != before:
+            return KEPT
+        return f"nothing was written to {folder}: all files of a job appear together at its end"
+
+    with if_stopped(advice):
+        yield
+
+
+def _finished(folder: Path) -> dict[str, int]:
+    """Return the inodes of the files in a folder, by name; those of unfinished files are hidden."""
+    if not folder.is_dir():
+        return {}
+    return {path.name: path.stat().st_ino for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def last_words() -> str:

@@ -1,4 +1,7 @@
-"""Output of a sweep: a progress bar while it runs, lines off a terminal, and the best rows at the end."""
+"""Output of a sweep: a progress bar while it runs, lines off a terminal, and the best rows at the end.
+
+Off a terminal a cell that takes long prints its place in a separate line.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from tofu_export.cli.console import LongStep, say
 from tofu_export.cli.tables import FittedTable
 from tofu_export.report.sweep import SweepDocument, SweepRow
 from tofu_export.sweep.tables import gmacs_text
@@ -30,11 +34,13 @@ class SweepListener:
         self._quiet = quiet
         self._bar: Progress | None = None
         self._task: TaskID | None = None
+        self._long = LongStep(console, quiet=quiet)
+        self._stage = ""
         self._total = self._count = 0
 
     def begin(self, stage: str, todo: int, finished: int) -> None:
         """Begin a stage."""
-        self._total, self._count = todo, 0
+        self._stage, self._total, self._count = stage, todo, 0
         self.close()
         if finished:
             self.note(f"{stage}: {finished} finished before, {todo} to do")
@@ -43,6 +49,7 @@ class SweepListener:
             self._bar = Progress(*columns, console=self._console, transient=True)
             self._task = self._bar.add_task(stage, total=todo)
             self._bar.start()
+        self._await_next()
 
     def working(self, what: str, fraction: float) -> None:
         """Update the progress of a cell."""
@@ -55,6 +62,7 @@ class SweepListener:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=what, completed=self._count)
         self._say(f"[{self._count}/{max(self._total, self._count)}, {seconds:.1f} s] {what}: {result}")
+        self._await_next()
 
     def note(self, text: str) -> None:
         """Print a note."""
@@ -62,13 +70,19 @@ class SweepListener:
 
     def close(self) -> None:
         """Remove the progress bar."""
+        self._long.end()
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
+    def _await_next(self) -> None:
+        self._long.end()
+        if self._count < self._total:
+            self._long.begin(f"{self._stage}, {self._count + 1} of {self._total}")
+
     def _say(self, text: str) -> None:
         if not self._quiet:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            say(self._console, text)
 
 
 def summary(result: SweepDocument, folder: Path, files: Sequence[Path]) -> Group:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tofu_export.cli.command import Run, command
-from tofu_export.errors import OptionError, OutputError
+from tofu_export.errors import OptionError
 from tofu_export.options import shared
 from tofu_export.options.declaration import Section, opt, positional
+from tofu_export.system.files import check_writable_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,8 +63,8 @@ def tokens_command(work: TokensWork, run: Run) -> None:
     destination = work.output or (None if run.as_json else Path("tokens.png"))
     if destination is not None and destination.suffix.lower() != ".png":
         raise OptionError(f"-o is {destination}, expected a name that ends in .png")
-    if destination is not None and destination.is_dir():
-        raise OutputError(f"{destination} is a folder, expected the name of a picture to write")
+    if destination is not None:
+        check_writable_file(destination)
     from tofu_export.images.inputs import pictures
     from tofu_export.system.typed_json import to_plain
     from tofu_export.tokens import read_source

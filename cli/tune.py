@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from tofu_export.cli.command import Run, command
 from tofu_export.cli.stopping import if_stopped
-from tofu_export.errors import OutputError
 from tofu_export.options import shared
 from tofu_export.system.typed_json import to_object
 from tofu_export.tune.request import TuneRequest
@@ -24,10 +23,6 @@ class TuneOutput:
     """Options for where the plan goes."""
 
     output: Path = shared.output("Plan file to write, which --plan-file reads.", "FILE", default=Path("tuned.json"))
-
-    def __post_init__(self) -> None:
-        if self.output.is_dir():
-            raise OutputError(f"{self.output} is a folder, expected the name of a plan file to write")
 
 
 @command(
@@ -61,9 +56,9 @@ def _what_is_kept(state: Path) -> str:
     try:
         measured = state.read_bytes().count(b"\n") - 1  # the first line holds the settings
     except OSError:
-        measured = 0
-    if measured < 1:
         return "no plan was tried yet, and nothing was written"
+    if measured < 1:
+        return f"no plan was tried yet; {state} holds only the settings of this run, and the same command begins there"
     tried = "1 plan that was tried is" if measured == 1 else f"{measured} plans that were tried are"
     return f"{tried} kept in {state}: the same command goes on there"
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import click
 
 from tofu_export.cli.command import Run, command
+from tofu_export.cli.stopping import all_or_nothing
 from tofu_export.diffusion.job import UnetJob
 
 __all__ = ["unet_command"]
@@ -37,7 +38,7 @@ def unet_command(job: UnetJob, run: Run) -> None:
 def _export(job: UnetJob, run: Run) -> None:
     from tofu_export.diffusion.adapter import run_unet_job
 
-    with run.listening() as listener:
+    with all_or_nothing(job.output), run.listening() as listener:
         report = run_unet_job(job, listener)
     files = [f"  {file.path}  {file.bytes / 1e6:.1f} MB" for file in report.artifacts]
     left = [f"left out: {row.step}: {row.reason}" for row in report.skipped]
@@ -50,11 +51,16 @@ def _show(job: UnetJob, run: Run) -> None:
     """Show for a dry run the plan, and the files that would be written."""
     from tofu_export.diffusion.adapter import plan_unet
     from tofu_export.diffusion.plan import unet_plan_table
+    from tofu_export.job.engines import planned_engines
+    from tofu_export.job.files import planned_names
+    from tofu_export.system.files import check_writable
 
     _, inputs, spec, plan = plan_unet(job)
+    check_writable(job.output)
+    files = planned_names(job, spec.params, planned_engines(job), token_maps=False)
     if run.as_json:
         shapes = {name: ["batch" if size is None else size for size in shape] for name, shape in inputs.shapes.items()}
-        run.document({"model": spec.name, "inputs": shapes, "plan": plan.to_dict()})
+        run.document({"model": spec.name, "inputs": shapes, "plan": plan.to_dict(), "files": list(files)})
         return
     click.echo(unet_plan_table(spec, plan))
-    click.echo(f"\nwould write to {job.output}: {', '.join(job.file_names())}, report.json, report.md, report.html")
+    click.echo(f"\nwould write to {job.output}: {', '.join(files)}")

@@ -105,12 +105,12 @@ class FuseNode:
     @property
     def weighs(self) -> bool:
         """True if the mean is weighted by token sizes, or by class attention if the selection reads it."""
-        return self.method in ("tome", "weighted_mlerp") and not self.select.reads_class_attention
+        return self.method in ("tome", "weighted-mlerp") and not self.select.reads_class_attention
 
     @property
     def keeps_norm(self) -> bool:
         """True if the mean is rescaled to the largest norm of its group."""
-        return self.method in ("mlerp", "weighted_mlerp")
+        return self.method in ("mlerp", "weighted-mlerp")
 
     @property
     def follows(self) -> bool:

@@ -30,8 +30,8 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-METHODS = ("prune", "average", "mlerp", "weighted_mlerp", "tome")
-WEIGHED = ("weighted_mlerp", "tome")
+METHODS = ("prune", "average", "mlerp", "weighted-mlerp", "tome")
+WEIGHED = ("weighted-mlerp", "tome")
 """Methods whose mean is weighted by sizes."""
 TINY = 1e-12
 
@@ -148,7 +148,7 @@ def _merge(members: list[Array], sizes: list[float], method: str) -> Array:
         return mean / max(_norm(mean), TINY) * longest
     if method == "tome":
         return _mean(members, sizes)
-    if method == "weighted_mlerp":
+    if method == "weighted-mlerp":
         mean = _mean(members, sizes)
         return mean / max(_norm(mean), TINY) * max(_norm(member) for member in members)
     raise ValueError(f"unknown merge {method!r}")
@@ -212,7 +212,7 @@ def apply_matching(
         weights, merging = group_sizes, method
         if weights_one is not None:
             weights = [float(weights_one[position]) for position in group]
-            merging = {"average": "tome", "mlerp": "weighted_mlerp"}.get(method, method)
+            merging = {"average": "tome", "mlerp": "weighted-mlerp"}.get(method, method)
         tokens.append(x[destination] if method == "prune" else _merge(members, weights, merging))
         if sizes is not None:
             out_sizes.append(sum(group_sizes))

@@ -37,7 +37,7 @@ def test_match_by_hand() -> None:
         ("average", [2.0, 1.0], 6.0),
         ("mlerp", [2.0 / math.sqrt(5.0) * 4.0, 1.0 / math.sqrt(5.0) * 4.0], 6.0),
         (
-            "weighted_mlerp",
+            "weighted-mlerp",
             [10 / math.sqrt(181.0) * 4.0, 9 / math.sqrt(181.0) * 4.0],
             6.0,
         ),

@@ -159,7 +159,7 @@ def canonical(
             select=plan.reduction.select,
         )
     graph = from_bytes(_traced(name, traced, precision, io_dtype, batch, opset))
-    return with_methods(graph, [layer.method.name.lower() for layer in plan.layers])
+    return with_methods(graph, [layer.method.word for layer in plan.layers])
 
 
 def lowered(

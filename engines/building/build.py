@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import shutil
 import tempfile
@@ -22,7 +21,7 @@ from tofu_export.engines.describing.kernel_log import KernelLog
 from tofu_export.engines.describing.receipt import EngineReceipt
 from tofu_export.engines.describing.structure import NodeCost, make_structure
 from tofu_export.engines.flavours import TURING, Flavour, known_capabilities, load
-from tofu_export.errors import EngineBuildError, OptionError, OutputError, VerificationError
+from tofu_export.errors import EngineBuildError, OptionError, OutputError
 from tofu_export.options import AttentionForm, BatchRange, Precision
 from tofu_export.system import environment
 from tofu_export.system.files import flush_to_disk, is_text, sha256_of
@@ -99,7 +98,7 @@ def check_request(request: EngineRequest) -> tuple[tuple[str, ...], Preflight, d
             f"{request.flavour.name} cannot open {str(request.onnx_path)!r}, a path that is not UTF-8: rename it"
         )
     checked = preflight(request.onnx_path.absolute(), request.flavour, request.compute_capabilities)
-    capabilities = resolve_capabilities(request, _declared(checked))
+    capabilities = resolve_capabilities(request, checked.card.precision)
     if TURING in capabilities and _widens(checked):
         raise OptionError(
             f"{TURING} has no FP32 matrix products, which {request.onnx_path.name} has in its attention: for that "
@@ -138,7 +137,7 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
         cache = cache_file(cache.absolute(), about.gpu, version, onnx_sha256)
         if not cache.parent.is_dir():
             raise OutputError(f"{cache.parent}, the folder of the timing cache, does not exist: create it")
-    precision = request.precision or _declared(checked)
+    precision = request.precision or checked.card.precision
     with _scratch_folder(engine_path) as folder:
         draft, cache_draft = Path(folder, "plan"), Path(folder, "timing-cache")
         source, graph = onnx_path, checked.rewritten
@@ -217,13 +216,6 @@ def engine_names(name: str, capabilities: Sequence[str]) -> dict[str, tuple[str,
 def _widens(checked: Preflight) -> bool:
     """True for a file of this project whose attention multiplies in FP32 on purpose."""
     return checked.card.find("attention", str) == AttentionForm.FP32_ACCUMULATE.value
-
-
-def _declared(checked: Preflight) -> Precision | None:
-    """Return the precision that a file of this project states."""
-    with contextlib.suppress(VerificationError):  # a newer version may know it
-        return checked.card.precision
-    return None
 
 
 def _advice(precision: Precision) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from tofu_export.options import Selection
 
 __all__ = ["lower_fuses"]
 
-_METHODS = ("prune", "average", "mlerp", "weighted_mlerp", "tome")
+_METHODS = ("prune", "average", "mlerp", "weighted-mlerp", "tome")
 _MAPS = {"rows", "groups"}
 """Companions that follow from decisions alone."""
 

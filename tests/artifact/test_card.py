@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import onnx
@@ -22,6 +23,11 @@ JSON = st.recursive(
 
 def card(**entries: Any) -> ModelCard:
     return ModelCard("a.onnx", entries)
+
+
+def card_texts(entries: dict[str, Any]) -> dict[str, str]:
+    """The entries as a file holds them."""
+    return {f"tofu_export.{key}": one if isinstance(one, str) else json.dumps(one) for key, one in entries.items()}
 
 
 def test_of_a_file_without_metadata_nothing_is_known() -> None:
@@ -88,11 +94,39 @@ def test_what_the_file_is_for() -> None:
     assert found.labels == ("cat", "dog")
 
 
-@pytest.mark.parametrize("entries", [{"precision": "fp2"}, {"output": {"kind": "poems"}}, {"output": {}}])
-def test_what_a_newer_version_may_know_is_refused(entries: dict[str, Any]) -> None:
-    found = card(**entries)
-    with pytest.raises(VerificationError, match="a newer version may know it"):
-        _ = found.precision, found.output
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"precision": "fp2"}, r"precision of a\.onnx is 'fp2', expected one of fp32, fp16"),
+        ({"precision": 16}, "precision"),
+        ({"target": "abacus"}, "target"),
+        ({"attention": "folded"}, "attention"),
+        ({"output": {"kind": "poems"}}, r"output\.kind"),
+        ({"plan": {"select": "astrology"}}, r"plan\.select of a\.onnx is 'astrology', expected one of bipartite"),
+        ({"plan": {"keys": ["post-rope"]}}, r"plan\.keys"),
+        ({"plan": {"pruned_sizes": "doubled"}}, r"plan\.pruned_sizes"),
+        ({"plan": {"layers": [{"method": "prune"}, {"method": "shuffle"}]}}, r"plan\.layers of a\.onnx is 'shuffle'"),
+    ],
+)
+def test_a_choice_that_a_newer_version_may_know_is_refused_by_every_reader(entries: dict[str, Any], words: str) -> None:
+    with pytest.raises(VerificationError, match=rf"metadata tofu_export\.{words}.*a newer version may know it"):
+        ModelCard.of_texts(card_texts(entries), "a.onnx")
+
+
+def test_an_output_without_a_kind_is_damaged() -> None:
+    with pytest.raises(VerificationError, match=r"metadata tofu_export\.output of a\.onnx are not what"):
+        _ = card(output={}).output
+
+
+def test_the_method_of_a_layer_is_read_in_the_spelling_of_early_versions() -> None:
+    early = {"plan": {"layers": [{"method": "weighted_mlerp", "removed": 2}, {"method": "prune", "removed": 1}]}}
+    plan = ModelCard.of_texts(card_texts(early), "a.onnx").part("plan", dict)
+    assert plan == {"layers": [{"method": "weighted-mlerp", "removed": 2}, {"method": "prune", "removed": 1}]}
+
+
+@pytest.mark.parametrize("plan", [[], "text", {"layers": 3}, {"layers": [3, {"removed": 1}]}])
+def test_a_plan_of_another_form_is_left_to_its_reader(plan: Any) -> None:
+    assert ModelCard.of_texts(card_texts({"plan": plan}), "a.onnx").entries == {"plan": plan}
 
 
 def test_a_range_that_is_none_is_refused() -> None:

@@ -82,6 +82,71 @@ def test_one_clear_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def contents(folder: Path) -> dict[str, bytes | None]:
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (("plan", "test_vit", "-o"), "plan.json"),
+        (("analyze", "test_vit", "-o"), "linearity.json"),
+        (("analyze", "test_vit", "--figure"), "linearity.svg"),
+        (("eval", "test_vit", "-o"), "eval.json"),
+        (("tokens", "model.onnx", "dog.jpg", "-o"), "tokens.png"),
+        (("lower", "model.onnx", "-o"), "lowered.onnx"),
+        (("tune", "test_vit", "--speedup", "2", "-o"), "tuned.json"),
+        (("tune", "test_vit", "--speedup", "2", "--state"), "state.jsonl"),
+        (("report", "out", "-o"), "page.html"),
+        (("bench", "model.onnx", "--csv"), "times.csv"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_folder_where_a_file_is_written(
+    command: tuple[str, ...],
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / "file").write_text("mine")
+    before = contents(tmp_path)
+    assert run(*command, name) == 2
+    said = f"error: {command[-1]}: {name} is a folder, expected the name of a file to write\n"
+    assert capsys.readouterr().err == f"tofu-export: {said}"
+    assert run(*command, f"file/{name}") == 2
+    assert "cannot write to file: it is a file, expected a folder" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("test_vit",),
+        ("test_vit", "--dry-run"),
+        ("unet", "tiny", "--weights", "random"),
+        ("sweep", "test_vit"),
+        ("sweep", "test_vit", "--dry-run"),
+        ("triton", "model.onnx"),
+    ],
+    ids=" ".join,
+)
+def test_a_file_where_a_folder_is_written(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").write_text("mine")
+    for path, there in (("out", "it"), ("out/deeper", tmp_path / "out")):
+        assert run(*command, "-o", path) == 2
+        assert (
+            f"error: -o: cannot write to {path}: {there} is a file, expected a folder. Choose"
+            in capsys.readouterr().err
+        )
+    assert contents(tmp_path) == {str(tmp_path / "out"): b"mine"}
+
+
 @pytest.mark.parametrize("spoil", ["truncated", "other_model", "other_head", "pickle", "empty", "text"])
 def test_bad_checkpoints(spoil: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["missing", "unknown"]

@@ -205,5 +205,5 @@ def test_a_folder_that_cannot_be_written(files: list[str], capsys: pytest.Captur
     Path("taken").write_text("a file", encoding="utf-8")
     assert run("bench", *files, *QUICK, "--csv", "taken/times.csv") == 2
     err = capsys.readouterr().err
-    assert err.startswith("tofu-export: error: --csv taken/times.csv: cannot write to taken")
+    assert err.startswith("tofu-export: error: --csv: cannot write to taken: it is a file, expected a folder")
     assert "-o" not in err

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.sampling import sampled
 from tofu_export import demo
 from tofu_export.engines.flavours import RTX, available
 from tofu_export.errors import BackendMissingError, EngineBuildError
+from tofu_export.job.progress import Progress
 from tofu_export.system.files import sha256_of
 from tofu_export.system.ort import open_session
 
@@ -257,6 +259,30 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("demo_vit", ("--r", "8", "--precision", "fp16", "--engine")),
+        ("demo_vit", ("--r", "0", "--precision", "fp16", "--no-engine")),
+        ("demo_vit", ("--precision", "bf16", "--no-engine")),
+        ("test_vit", ("--weights", "random", "--precision", "fp32,int8", "--calibration-images", "8", "--no-engine")),
+    ],
+)
+def test_a_dry_run_lists_exactly_the_files_of_the_job(
+    model: str, options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "--engine" in options and RTX not in available():
+        pytest.skip("needs tensorrt-rtx")
+    arguments = (model, *options, "--no-bench", "--no-verify", "--batch", "1", "-o", str(tmp_path / "out"))
+    assert run(*arguments, "--dry-run", "--json") == 0
+    planned = json.loads(capsys.readouterr().out)["files"]
+    assert run(*arguments, "-q") == 0
+    assert sorted(planned) == sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert ("tokens.json" in planned) is (model == "demo_vit" and "fp16" in options and "0" not in options)
+    assert (len([name for name in planned if name.endswith(".engine.json")]) == 1) is ("--engine" in options)
+
+
+@pytest.mark.e2e
 def test_a_wrong_file_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -367,6 +393,49 @@ def test_killed_while_it_works(how: signal.Signals, tmp_path: Path) -> None:
         assert sorted(path.name for path in out.iterdir()) == ["model.onnx", "report.html", "report.json", "report.md"]
     else:
         assert not out.exists()
+
+
+def stopping_at(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send SIGTERM when the job begins a step, or publishes the last but one file."""
+    original, publish = Progress.step, Path.replace
+
+    def begin(self: Progress, name: str, text: str) -> AbstractContextManager[None]:
+        if name == step:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, name, text)
+
+    def rename(self: Path, target: Path) -> Path:
+        if step == "publish" and target.name == "report.json":
+            signal.raise_signal(signal.SIGTERM)
+        return publish(self, target)
+
+    monkeypatch.setattr(Progress, "step", begin)
+    monkeypatch.setattr(Path, "replace", rename)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("step", ["verify fp16", "publish"])
+def test_stopped_between_two_precisions_all_or_nothing_is_written(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.json").write_text("earlier")
+    stopping_at(step, monkeypatch)
+    arguments = ("--weights", "random", "--batch", "1", "--no-bench", "--no-engine", "-q", "-o", str(out))
+    assert run("test_vit", *arguments) == 143
+    err = capsys.readouterr().err
+    if (
+        step == "publish"
+    ):  # the report, which comes last, is missing: what is there is complete, and nothing else is said
+        assert err == "tofu-export: error: terminated; a file under its final name is complete\n"
+        assert sorted(path.name for path in out.iterdir()) == [
+            "model.fp16.onnx", "model.fp32.onnx", "report.html", "report.md",
+        ]  # fmt: skip
+    else:
+        said = f"nothing was written to {out}: all files of a job appear together at its end"
+        assert err == f"tofu-export: error: terminated; {said}\n"
+        assert {path.name: path.read_text() for path in out.iterdir()} == {"report.json": "earlier"}
 
 
 @pytest.mark.skipif(RTX not in available(), reason="tensorrt_rtx is not installed")

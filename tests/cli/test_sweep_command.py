@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from rich.console import Console
 
 from tests.cli.running import run
+from tofu_export.cli.sweep_text import SweepListener
 from tofu_export.sweep import run as sweep_run
 
 QUICK = ("--weights", "random", "--limit", "6", "--seconds", "0", "--batch", "2")
@@ -94,6 +98,41 @@ def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatc
     assert run("sweep", "test_vit", *QUICK) == 130
     assert "interrupted; the same command goes on with what is in sweep_out" in capsys.readouterr().err
     assert not Path("sweep_out").exists()
+
+
+def test_off_a_terminal_a_cell_that_takes_long_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting: list[threading.Timer] = []
+
+    class Timer(threading.Timer):
+        """Goes off when the test says so."""
+
+        def start(self) -> None:
+            waiting.append(self)
+
+        def cancel(self) -> None:
+            waiting.remove(self)
+
+    monkeypatch.setattr(threading, "Timer", Timer)
+    text = io.StringIO()
+    listener = SweepListener(Console(file=text, width=80))
+    listener.begin("evaluating", 2, 0)
+    listener.done("a quick cell", "done", 1.0)
+    (timer,) = waiting
+    timer.function(*timer.args)
+    listener.done("a slow cell", "done", 20.0)
+    assert not waiting
+    listener.begin("timing", 0, 2)
+    listener.close()
+    assert not waiting
+    assert text.getvalue().splitlines() == [
+        "[1/2, 1.0 s] a quick cell: done",
+        "[   ...  ] evaluating, 2 of 2 ...",
+        "[2/2, 20.0 s] a slow cell: done",
+        "timing: 2 finished before, 0 to do",
+    ]
+    SweepListener(Console(file=text), quiet=True).begin("evaluating", 2, 0)
+    SweepListener(Console(file=io.StringIO(), force_terminal=True)).begin("evaluating", 2, 0)
+    assert not waiting
 
 
 def test_dry_run_lists_cells_and_gmacs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,7 @@ def test_equals_the_oracle(height: int, width: int, removed: int, method: Method
         keys, own = metric[image].double().numpy(), values[image].double().numpy()
         staying, leaving = reference.groups(keys, chosen, removed)
         assert len(leaving) == removed
-        seen = reference.merge(own, chosen, leaving, {Method.TOME: "average"}.get(method, method.name.lower()))
+        seen = reference.merge(own, chosen, leaving, {Method.TOME: "average"}.get(method, method.word))
         expected = np.stack([seen[position] for position in [*staying, *chosen]])
         np.testing.assert_allclose(reduced[image].numpy(), expected, atol=ROUNDING)
         whole = reference.unmerge({at: value * 2 + 1 for at, value in seen.items()}, leaving, height * width)

@@ -211,6 +211,16 @@ def test_a_type_that_no_vision_transformer_has_is_refused(tmp_path: Path, capsys
     assert "x is of type BOOL" in capsys.readouterr().err
 
 
+def test_a_file_whose_metadata_this_version_does_not_know_is_not_served(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported(tmp_path / "out", **{"tofu_export.plan": json.dumps({"select": "astrology", "layers": []})})
+    assert run("triton", str(tmp_path / "out"), "-o", str(tmp_path / "repo")) == 4
+    assert "plan.select" in (err := capsys.readouterr().err)
+    assert "'astrology', expected one of bipartite" in err
+    assert not (tmp_path / "repo").exists()
+
+
 @pytest.mark.parametrize("wrong", [{"version": 0}, {"instances": 0}, {"queue_delay_us": -1}, {"device": "tpu"}])
 def test_options_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(OptionError):

@@ -38,7 +38,7 @@ def canonical(plan: BlockPlan, dtype: ir.DataType = ir.DataType.FLOAT, merges: i
         ir.AttrInt64("tokens", plan.tokens),
         ir.AttrInt64s("destinations", list(plan.destinations)),
         ir.AttrInt64("r", plan.removed),
-        ir.AttrString("method", plan.method.name.lower()),
+        ir.AttrString("method", plan.method.word),
         ir.AttrString("block", plan.path),
     ]
     x = ir.Value(name="x", type=ir.TensorType(dtype), shape=ir.Shape(["batch", plan.tokens, C]))

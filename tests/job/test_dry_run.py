@@ -74,7 +74,7 @@ def skipping(part: str) -> Any:
         (damaged, WeightsError, "truncated or not a checkpoint"),
         (unreadable, OptionError, r"a\.png"),
         (lambda at: {"images": at / "nowhere"}, OptionError, "no such folder"),
-        (in_a_file, OutputError, "cannot write to .*Not a directory"),
+        (in_a_file, OutputError, "cannot write to .*file is a file, expected a folder"),
         (bundle, OptionError, "not empty"),
         (lambda at: {"labels": ("a", "b")}, OptionError, "2 labels for 1000 classes"),
         (skipping("99"), OptionError, r"names block 99, but .* has blocks 0 to 5"),

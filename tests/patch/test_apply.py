@@ -458,7 +458,7 @@ AMOUNTS = (3, 2, 4)
 
 def oracle_layers(plan: Plan) -> list[tuple[str, int]]:
     def entry(layer: LayerPlan) -> tuple[str, int]:
-        return (layer.method.name.lower(), layer.removed)
+        return (layer.method.word, layer.removed)
 
     return [entry(layer) for layer in plan.layers]
 
@@ -505,7 +505,7 @@ def check_against_oracle(name: str, reduction: Reduction, batch: int = 2, seed: 
 
 
 @pytest.mark.parametrize("prop_attn", [False, True])
-@pytest.mark.parametrize("method", [Method[name.upper()] for name in reference.METHODS])
+@pytest.mark.parametrize("method", [Method.named(name) for name in reference.METHODS])
 @pytest.mark.parametrize("name", ["cls", "avg", "registers"])
 def test_every_method_is_the_oracle(name: str, method: Method, prop_attn: bool) -> None:
     check_against_oracle(name, Reduction(r=AMOUNTS, pattern=method.value * 3, prop_attn=prop_attn))

@@ -21,7 +21,7 @@ from tests import reference
 from tofu_export.options import Method, PrunedSizes
 from tofu_export.patch.fuse import fuse
 
-METHODS = [Method[name.upper()] for name in reference.METHODS]
+METHODS = [Method.named(name) for name in reference.METHODS]
 MERGES = [method for method in METHODS if method is not Method.PRUNE]
 # Methods with and without tracked sizes; those that weigh by them cannot do without.
 TRACKED = [(method, track) for method in METHODS for track in (False, True) if track or not method.weighs]
@@ -54,7 +54,7 @@ def _f64(tensor: Tensor) -> np.ndarray:
 
 
 def _name(method: Method) -> str:
-    return method.name.lower()
+    return method.word
 
 
 def _margins(metric: Tensor, prefix: int, removed: int) -> float:
@@ -342,7 +342,7 @@ def test_r_out_of_range_is_refused(tokens: int, prefix: int, removed: int, metho
 
 @pytest.mark.parametrize("method", [Method.TOME, Method.WEIGHTED_MLERP])
 def test_a_weighted_mean_without_sizes_is_refused(method: Method) -> None:
-    with pytest.raises(ValueError, match=f"{method.name.lower()} weighs tokens by their size"):
+    with pytest.raises(ValueError, match=f"{method.word} weighs tokens by their size"):
         fuse(torch.ones(1, 6, 2), torch.ones(1, 6, 2), method=method, removed=2, prefix=0)
 
 

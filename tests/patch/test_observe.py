@@ -66,7 +66,7 @@ def test_what_is_recorded_is_what_the_oracle_decides() -> None:
         tiny.pixels(2),
         patch=tiny.PATCH,
         heads=tiny.HEADS,
-        layers=[(layer.method.name.lower(), layer.removed) for layer in plan.layers],
+        layers=[(layer.method.word, layer.removed) for layer in plan.layers],
         prefix=5,
         trace=trace,
     )

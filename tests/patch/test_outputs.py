@@ -113,7 +113,7 @@ def test_groups_say_what_became_of_every_patch(name: str, reduction: Reduction) 
     with torch.no_grad(), observe(recorder):
         tokens, token_map, groups = outputs_of(model, TOKENS, x, token_map=True)
     joined = int(name in CLASS_TOKEN_LATER)
-    methods = [layer.method.name.lower() for layer in make_plan(spec, reduction).layers if layer.removed]
+    methods = [layer.method.word for layer in make_plan(spec, reduction).layers if layer.removed]
     assert (groups.shape, groups.dtype) == ((3, spec.tokens - spec.prefix_tokens), torch.int64)
     for image in range(3):
         rows = reference.groups(oracle_matchings(recorder, spec, image), methods, spec.prefix_tokens, spec.tokens)
@@ -226,7 +226,7 @@ def test_restoring_puts_every_stand_in_in_its_place(name: str, reduction: Reduct
 def test_restored_logits_are_those_of_the_float64_oracle(name: str, method: str) -> None:
     facts = tiny.MODELS[name]
     layers = [(method, 4), ("prune", 3), (method, 2)]
-    letters = {"prune": "P", "average": "A", "mlerp": "M", "weighted_mlerp": "W", "tome": "T"}
+    letters = {"prune": "P", "average": "A", "mlerp": "M", "weighted-mlerp": "W", "tome": "T"}
     pattern = "".join(letters[kind] for kind, _ in layers)
     model = tiny.reduced(name, Reduction(r=(4, 3, 2), pattern=pattern, restore_grid=True))
     trace: list[list[reference.Matching]] = []

@@ -191,7 +191,7 @@ def test_whole_models_are_the_oracle(name: str, pattern: str) -> None:
     plan = make_plan(families.spec(name), Reduction(r=(4, 3, 2), pattern=pattern, prop_attn=False))
     model = families.build(name)
     eps = model.blocks[0].norm1.eps
-    layers = [(layer.method.name.lower(), layer.removed) for layer in plan.layers]
+    layers = [(layer.method.word, layer.removed) for layer in plan.layers]
     images = tiny.pixels(2, seed=3)
     expected, margins = zip(
         *(forward(name, model, image.astype(np.float64), layers, plan.prefix_tokens, eps) for image in images),

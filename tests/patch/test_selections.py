@@ -24,7 +24,7 @@ DEPTH = 4
 DECIDABLE = 1e-6
 """Margin from which scores in float32 cannot turn a decision."""
 KINDS = [Selection(kind) for kind in SELECTIONS]
-METHODS = [Method[name.upper()] for name in reference.METHODS]
+METHODS = [Method.named(name) for name in reference.METHODS]
 
 properties = settings(deadline=None, derandomize=True, max_examples=40)
 
@@ -65,7 +65,7 @@ def test_one_reduction_is_the_definitions(select: Selection, method: Method, pre
                 choose = reference_selections.chooser(select.value, DEPTH)
                 matching, weights = choose(f64(metric[image]), f64(seen[image]), prefix, removed, layer)
                 expected, expected_sizes = reference.apply_matching(
-                    f64(x[image]), matching, method.name.lower(), prefix, f64(sizes[image, :, 0]),
+                    f64(x[image]), matching, method.word, prefix, f64(sizes[image, :, 0]),
                     weights_one=weights,
                 )  # fmt: skip
                 assert_allclose(f64(out[image]), expected, rtol=0, atol=1e-5)
@@ -88,7 +88,7 @@ def test_a_whole_model_is_the_definitions(model_name: str, pattern: str, select:
         tiny.pixels(2),
         patch=tiny.PATCH,
         heads=tiny.HEADS,
-        layers=[(layer.method.name.lower(), layer.removed) for layer in plan.layers],
+        layers=[(layer.method.word, layer.removed) for layer in plan.layers],
         prefix=plan.prefix_tokens,
         prop_attn=plan.prop_attn,
         takes_over=select is not Selection.CLASS_ATTENTION,

@@ -12,7 +12,7 @@ import pytest
 from tests import tiny
 from tests.planning.specs import spec
 from tofu_export.errors import OptionError
-from tofu_export.options import Method, Mode, OutputKind, PrunedSizes, Reduction, Schedule
+from tofu_export.options import Method, Mode, OutputKind, PrunedSizes, Reduction, Schedule, Selection
 from tofu_export.planning.plan import ModelSpec, Plan, make_plan, removable
 from tofu_export.zoo.specs import plan_model
 
@@ -325,3 +325,19 @@ def test_restoring_is_settled_by_the_output() -> None:
         Reduction(r=4, restore_grid=False).restoring_for(OutputKind.GRID)
     with pytest.raises(OptionError, match="restore_grid is 'yes'"):
         Reduction(restore_grid="yes")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("reduction", "words"),
+    [
+        (Reduction(r=1), "on (default)"),
+        (Reduction(r=1, pruned_sizes=PrunedSizes.LOST), "on, those of pruned tokens lost (default)"),
+        (
+            Reduction(r=1, select=Selection.CLASS_ATTENTION, pruned_sizes=PrunedSizes.TAKE_OVER),
+            "on, those of pruned tokens lost as no token stands for them with class-attention (default)",
+        ),
+        (Reduction(r=1, select=Selection.CLASS_ATTENTION, pattern="MMMM"), "on (default)"),
+    ],
+)
+def test_a_plan_says_what_becomes_of_the_sizes(reduction: Reduction, words: str) -> None:
+    assert make_plan(spec(tokens=17, depth=4), reduction).entry().sizes_words == words

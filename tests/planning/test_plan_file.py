@@ -11,8 +11,10 @@ import pytest
 from tests.planning.specs import spec
 from tofu_export.errors import OptionError, OutputError
 from tofu_export.options import KeySource, Method, Mode, PrunedSizes, Reduction, Selection
+from tofu_export.planning.entry import PlanEntry
 from tofu_export.planning.plan import Plan, make_plan
 from tofu_export.planning.plan_file import PlanFile, write_plan_file
+from tofu_export.system.typed_json import from_plain
 
 VIT_BASE = spec(tokens=197, depth=12)
 LAYERS = [{"layer": layer, "method": "prune" if layer < 6 else "mlerp", "r": 16} for layer in range(11)]
@@ -80,6 +82,20 @@ def test_older_plans_keep_their_meaning(said: dict[str, Any], letter: str, sizes
     for older in ({**document, "schema_version": 1}, report):
         reduction = PlanFile.read(written(tmp_path, older)).reduction()
         assert (reduction.prop_attn, reduction.pruned_sizes) == (sizes, PrunedSizes.LOST)
+
+
+def test_a_method_is_spelled_as_its_option_and_early_spellings_are_read(tmp_path: Path) -> None:
+    plan = make_plan(VIT_BASE, Reduction(pattern="PPPWWWWWWWWW"))
+    path = tmp_path / "plan.json"
+    write_plan_file(path, VIT_BASE, plan, {})
+    text = path.read_text(encoding="utf-8")
+    assert text.count('"weighted-mlerp"') == 9
+    path.write_text(text.replace("weighted-mlerp", "weighted_mlerp"), encoding="utf-8")
+    assert same(make_plan(VIT_BASE, PlanFile.read(path).reduction()), plan)
+    early = {**plan.to_dict(), "layers": json.loads(text.replace("weighted-mlerp", "weighted_mlerp"))["layers"]}
+    for layer, entry in zip(plan.layers, early["layers"], strict=True):
+        entry |= {"tokens_in": layer.tokens_in, "tokens_out": layer.tokens_out, "removed": entry.pop("r")}
+    assert from_plain(PlanEntry, early) == plan.entry()
 
 
 @pytest.mark.parametrize("where", ["report", "plan --json"])

@@ -59,6 +59,17 @@ def test_a_selection_is_named_beside_the_pattern() -> None:
         assert f"pattern {words}" in Report.from_dict(samples.report(plan=plan)).to_markdown()
 
 
+def test_the_work_of_a_file_stands_beside_that_of_the_plan_and_why_they_differ() -> None:
+    document = samples.report()
+    document["artifacts"][0]["gmacs"] = 0.0821
+    text = Report.from_dict(document).to_markdown()
+    assert "2.00 GMACs become 1.00" in text
+    assert "| model.fp32.onnx | fp32 | 1.0 MB | 0.082 | abababababab |" in text
+    assert "GMACs of a file are counted in its graph" in text
+    unknown = Report.from_dict(samples.report()).to_markdown()
+    assert "| model.fp32.onnx | fp32 | 1.0 MB |  | abababababab |" in unknown
+
+
 def test_what_a_later_version_adds_is_passed_over() -> None:
     assert Report.from_dict(samples.report(colour="green")) == Report.from_dict(samples.report())
 

@@ -199,7 +199,9 @@ def test_a_folder_created_before_the_first_step_failed_goes(tmp_path: Path, monk
 @pytest.mark.parametrize("under", ["", "deep/er"])
 def test_a_file_in_the_place_of_the_folder_is_an_output_error(tmp_path: Path, under: str) -> None:
     (tmp_path / "out").write_bytes(b"mine")
-    message = r"cannot write to .*out.*Choose another folder with -o"
+    message = (
+        rf"cannot write to .*: {'it' if not under else '.*out'} is a file, expected a folder. Choose another place"
+    )
     with pytest.raises(OutputError, match=message) as error, staging(tmp_path / "out" / under):
         pytest.fail("not reached")
     assert error.value.exit_code == 2

@@ -73,7 +73,7 @@ def test_it_is_what_the_eager_model_decides() -> None:
     assert run.backend == "ort-cpu"
     expected = eager_groups(images, plan["layers"], found.prefix)
     assert [state.groups.tolist() for state in run.states] == expected
-    assert {state.step.method for state in run.states} == {"prune", "weighted_mlerp"}
+    assert {state.step.method for state in run.states} == {"prune", "weighted-mlerp"}
     assert any(PRUNED in image for image in expected[-1])
     assert "block 5" in run.notes[0]
 

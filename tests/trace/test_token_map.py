@@ -112,7 +112,7 @@ def test_the_file_says_what_became_of_every_patch(
     got = session.run({"input": pixels})[PATCH_GROUPS]
     assert_array_equal(got, expected)
     spec = (tiny if name in tiny.MODELS else families).spec(name)
-    methods = [layer.method.name.lower() for layer in make_plan(spec, reduction).layers]
+    methods = [layer.method.word for layer in make_plan(spec, reduction).layers]
     joined = int(name == "cait")
     for image in range(3):
         rows = oracle_groups(oracle_matchings(recorder, spec, image), methods, spec.prefix_tokens, spec.tokens)

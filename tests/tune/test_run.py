@@ -172,10 +172,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 )
 @pytest.mark.parametrize(
     ("tried", "words"),
-    [(0, "no plan was tried yet"), (1, "1 plan that was tried is kept in"), (3, "3 plans that were tried are kept in")],
+    [
+        (None, "no plan was tried yet, and nothing was written"),
+        (0, "no plan was tried yet; "),
+        (1, "1 plan that was tried is kept in"),
+        (3, "3 plans that were tried are kept in"),
+    ],
 )
 def test_a_signal_says_what_is_kept_and_how_to_go_on(
-    tried: int,
+    tried: int | None,
     words: str,
     number: int,
     code: int,
@@ -186,7 +191,7 @@ def test_a_signal_says_what_is_kept_and_how_to_go_on(
 ) -> None:
     def stopped(request: TuneRequest, _: object) -> None:
         assert request.state is not None
-        if tried:
+        if tried is not None:
             request.state.write_text("{}\n" * (1 + tried) + '{"cut')
         signal.raise_signal(number)
 
@@ -199,6 +204,7 @@ def test_a_signal_says_what_is_kept_and_how_to_go_on(
     assert err.strip() == line
     assert line.startswith(f"tofu-export: error: {word}; {words}")
     assert ("the same command goes on there" in err) == bool(tried)
+    assert (f"{path}.state.jsonl" in err) == (path.with_name("t.json.state.jsonl").exists()) == (tried is not None)
     assert not path.exists()
     monkeypatch.setattr("tofu_export.zoo.specs.plan_model", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     assert run("plan", "demo_vit") == 130  # another command has other last words

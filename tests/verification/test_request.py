@@ -171,7 +171,7 @@ def test_random_weights_of_another_torch_are_noted(tmp_path: Path) -> None:
         ({"weights": None}, OptionError, "does not say which weights"),
         ({"model": "hf-hub:somebody/something"}, OptionError, "outside of timm: give --model hf-hub:somebody"),
         ({"model": "vit_small_patch16_224"}, VerificationError, "does not fit vit_small_patch16_224.*12 layers"),
-        ({"output": {"kind": "poem"}}, VerificationError, "says that it gives 'poem'"),
+        ({"output": {"kind": "poem"}}, VerificationError, "output.kind of a.onnx is 'poem', expected one of logits"),
     ],
 )
 def test_what_the_file_lacks_is_said(

@@ -246,6 +246,20 @@ def test_an_activation_that_nothing_says_is_refused(tmp_path: Path) -> None:
     assert "no config.json beside it" in loaded(path, base, **kwargs)[1].notes[0]
 
 
+def test_the_early_form_of_a_tower_is_read_as_that_library_does(tmp_path: Path) -> None:
+    make, base, kwargs, run, _ = CASES["CLIPModel"]
+    path, config = saved(tmp_path, make()), tmp_path / "config.json"
+    document = json.loads(config.read_text(encoding="utf-8"))
+    document["vision_config_dict"] = {**WIDE, "layer_norm_eps": 0.1}  # and the activation by default
+    document["vision_config"] |= {"layer_norm_eps": 1e-3, "hidden_act": "relu"}
+    config.write_text(json.dumps(document), encoding="utf-8")
+    theirs = transformers.CLIPModel.from_pretrained(tmp_path).eval()
+    ours, record = loaded(path, base, **kwargs)
+    assert record.set == ("layer norm epsilon 1e-05 -> 0.1",)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(pixels()), run(theirs, pixels()), rtol=0, atol=2e-5)
+
+
 def test_another_number_of_heads_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path, CASES["ViTModel"][0]())
     with pytest.raises(WeightsError, match=r"config.json says heads 3, .* has 4"):

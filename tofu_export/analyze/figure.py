@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tofu_export.errors import OptionError, OutputError
-from tofu_export.system.files import staging
+from tofu_export.errors import OptionError
+from tofu_export.system.files import check_writable_file, staging
 
 if TYPE_CHECKING:
     from tofu_export.report.linearity import AnalysisDocument, Summary
@@ -42,8 +42,7 @@ def draw(analysis: AnalysisDocument, path: Path) -> None:
         OutputError: the file cannot be written.
     """
     check_name(path)
-    if path.is_dir():
-        raise OutputError(f"figure {path} is a folder, expected the name of a file")
+    check_writable_file(path)
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

@@ -130,7 +130,7 @@ def linearity_of(view: LayerView, steps: int) -> dict[str, Tensor]:
 
 def _measured(view: LayerView, steps: int) -> dict[str, Tensor]:
     merged = {
-        f"{_MERGED}{method.name.lower()}": merged_norms(view, method) for method in _METHODS if method.merges
+        f"{_MERGED}{method.word}": merged_norms(view, method) for method in _METHODS if method.merges
     }  # fmt: skip
     return {"similarity": view.similarity.flatten(), **linearity_of(view, steps), **merged}
 
@@ -153,13 +153,13 @@ def _token_norms(
     means = [float(rows.mean()) for rows in full]
     ratios: dict[str, tuple[float | None, ...]] = {}
     for method in _METHODS:
-        on_progress(f"length of tokens, {method.name.lower()} in every layer")
+        on_progress(f"length of tokens, {method.word} in every layer")
         plan = make_plan(spec, Reduction(r=request.r, pattern=method.value * spec.depth))
         try:
             reduced = _norms(patch.apply(loaded.model, plan, name=spec.name), source, request.batch)
         finally:
             patch.remove(loaded.model)
-        ratios[method.name.lower()] = tuple(
+        ratios[method.word] = tuple(
             float(rows.mean()) / mean if mean else None for rows, mean in zip(reduced, means, strict=True)
         )
     return TokenNorms(tuple(map(_summary, full)), **ratios)

@@ -11,18 +11,40 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, TypeVar
 
 import onnx
 
 from tofu_export.artifact.onnx_file import METADATA_PREFIX
 from tofu_export.errors import VerificationError
-from tofu_export.options import BatchRange, OutputKind, Precision
+from tofu_export.options import (
+    AttentionForm,
+    BatchRange,
+    KeySource,
+    Method,
+    OutputKind,
+    Precision,
+    PrunedSizes,
+    Selection,
+    Target,
+)
 
 __all__ = ["ModelCard"]
 
 _TEXTS = frozenset({"version", "model", "precision", "target", "batch"})
 """Entries that are plain text; others are JSON (`onnx_file.save`)."""
+
+_CHOICES: Mapping[tuple[str, ...], type[Enum]] = {
+    ("precision",): Precision,
+    ("target",): Target,
+    ("attention",): AttentionForm,
+    ("output", "kind"): OutputKind,
+    ("plan", "select"): Selection,
+    ("plan", "keys"): KeySource,
+    ("plan", "pruned_sizes"): PrunedSizes,
+}
+"""Entries that hold the value of an enum, by the keys that lead to them. Some are absent in files of early versions."""
 
 _T = TypeVar("_T")
 
@@ -31,13 +53,39 @@ _T = TypeVar("_T")
 class ModelCard:
     """Metadata of a file written by this project.
 
+    A card with a choice that this version does not know cannot be read: a newer version may have made the file, and
+    what it computes is unknown.
+
     Attributes:
         file: name of the file, for messages.
         entries: values by name, without `METADATA_PREFIX`: text, or JSON values. Empty for a foreign file.
+
+    Raises:
+        VerificationError: an entry of `_CHOICES`, or the method of a layer, is unknown.
     """
 
     file: str
     entries: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        for keys, choices in _CHOICES.items():
+            said = _at(self.entries, keys)
+            known = [choice.value for choice in choices]
+            if said is not None and said not in known:
+                raise self._unknown(".".join(keys), said, known)
+        plan = self.entries.get("plan")
+        if isinstance(plan, dict) and isinstance(plan.get("layers"), list):
+            current = {**plan, "layers": [self._current(row) for row in plan["layers"]]}
+            object.__setattr__(self, "entries", {**self.entries, "plan": current})
+
+    def _current(self, row: Any) -> Any:
+        """Return a layer of the plan with its method as this version spells it."""
+        if not isinstance(row, dict) or row.get("method") is None:
+            return row
+        method = Method.named(row["method"])
+        if method is None:
+            raise self._unknown("plan.layers", row["method"], [known.word for known in Method])
+        return {**row, "method": method.word}
 
     @classmethod
     def of_model(cls, model: onnx.ModelProto, file: str) -> ModelCard:
@@ -111,36 +159,23 @@ class ModelCard:
 
     @property
     def precision(self) -> Precision | None:
-        """Precision that the file was made in; None if not stated.
-
-        Raises:
-            VerificationError: this version does not know the precision.
-        """
-        known = {precision.value: precision for precision in Precision}
-        said = self.entries.get("precision")
-        if said is not None and said not in known:
-            raise VerificationError(
-                f"{self.file} says that it is {said}, expected one of {', '.join(known)}: a newer version may know it"
-            )
-        return None if said is None else known[said]
+        """Precision that the file was made in; None if not stated."""
+        said = self.find("precision", str)
+        return None if said is None else Precision(said)
 
     @property
     def output(self) -> OutputKind | None:
         """Output kind of a file of a ViT; None if not stated.
 
         Raises:
-            VerificationError: this version does not know the kind.
+            VerificationError: the entry is damaged.
         """
         said: dict[str, Any] | None = self.find("output", dict)
         if said is None:
             return None
-        kind, known = said.get("kind"), {output.value: output for output in OutputKind}
-        if not isinstance(kind, str) or kind not in known:
-            raise VerificationError(
-                f"{self.file} says that it gives {str(kind)[:40]!r}, expected one of {', '.join(known)}: a newer "
-                "version may know it, or say what it is with --output-kind"
-            )
-        return known[kind]
+        if said.get("kind") is None:
+            raise self._damaged("output")
+        return OutputKind(said["kind"])
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -169,11 +204,24 @@ class ModelCard:
             "another file by --reference"
         )
 
+    def _unknown(self, place: str, said: object, known: list[str]) -> VerificationError:
+        return VerificationError(
+            f"metadata {METADATA_PREFIX}{place} of {self.file} is {str(said)[:40]!r}, expected one of "
+            f"{', '.join(known)}: a newer version may know it. Use that, or export it again"
+        )
+
     def _damaged(self, key: str) -> VerificationError:
         return VerificationError(
             f"metadata {METADATA_PREFIX}{key} of {self.file} are not what this version writes: the file is damaged or "
             "of another version; export it again, or compare it with another file by --reference"
         )
+
+
+def _at(entries: Any, keys: tuple[str, ...]) -> Any:
+    """Return the entry under nested keys; None if there is none."""
+    for key in keys:
+        entries = entries.get(key) if isinstance(entries, Mapping) else None
+    return entries
 
 
 def _decoded(key: str, text: str) -> Any:

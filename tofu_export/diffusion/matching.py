@@ -140,6 +140,6 @@ def _attributes(plan: BlockPlan) -> dict[str, Any]:
         "tokens": plan.tokens,
         "destinations": list(plan.destinations),
         "r": plan.removed,
-        "method": plan.method.name.lower(),
+        "method": plan.method.word,
         "block": plan.path,
     }

@@ -173,7 +173,7 @@ class UnetPlan:
             blocks=tuple(
                 BlockEntry(
                     block=block.block, path=block.path, grid=(block.height, block.width),
-                    method=block.method.name.lower(), tokens=block.tokens, removed=block.removed,
+                    method=block.method.word, tokens=block.tokens, removed=block.removed,
                     attended=block.tokens - block.removed,
                 )
                 for block in self.blocks
@@ -302,6 +302,6 @@ def _shown(blocks: Sequence[BlockPlan]) -> Sequence[BlockPlan]:
 def _row(block: BlockPlan) -> str:
     grid = f"{block.height}x{block.width}"
     return (
-        f"{block.block:>5}  {grid:<9}  {block.method.name.lower():<7} {block.tokens:>7} {block.removed:>8} "
+        f"{block.block:>5}  {grid:<9}  {block.method.word:<7} {block.tokens:>7} {block.removed:>8} "
         f"{block.tokens - block.removed:>9}  {block.path}"
     )

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from tofu_export.bundle import check_folder
 from tofu_export.images.inputs import from_folder
-from tofu_export.job.engines import check_requests, engine_requests, flavour_of, why_no_engine
+from tofu_export.job.engines import planned_engines, why_no_engine
+from tofu_export.job.files import planned_names
 from tofu_export.job.model import check_labels, check_skipped, image_count, images_for, load_job_model
+from tofu_export.job.page import why_no_token_maps
 from tofu_export.job.request import Job
-from tofu_export.options import OutputKind
+from tofu_export.options import OutputKind, Precision
 from tofu_export.planning.plan import ModelSpec, Plan
 from tofu_export.system.files import check_writable
 from tofu_export.zoo.names import DEMO_MODEL
@@ -31,6 +33,7 @@ class Preview:
         images: images that the files would be verified on.
         engines: names of the engines.
         no_engine: why no engines are built; empty if some are.
+        files: names of all files that the job would publish.
     """
 
     spec: ModelSpec
@@ -40,6 +43,7 @@ class Preview:
     images: str
     engines: tuple[str, ...]
     no_engine: str
+    files: tuple[str, ...]
 
 
 def preview(job: Job) -> Preview:
@@ -52,19 +56,23 @@ def preview(job: Job) -> Preview:
     """
     if job.bundle is not None:
         check_folder(job.bundle)
-    flavour = flavour_of(job)
-    engines: tuple[str, ...] = ()
-    if flavour is not None:
-        check_requests(job, flavour)
-        requests = [engine_requests(job, flavour, precision, job.output) for precision in job.precisions]
-        engines = tuple(request.engine_path.name for row in requests for request in row)
-    check_writable(job.output)
+    engines = planned_engines(job)
     no_engine = "" if engines else why_no_engine(job)
+    check_writable(job.output)
     if _is_downloaded(job):
         return _without_weights(job, engines, no_engine)
     model = load_job_model(job)
-    images = images_for(job, model).source
-    return Preview(model.spec, model.plan, model.output, model.loaded.summary(), images, engines, no_engine)
+    images = images_for(job, model)
+    files = _files(job, model.spec, model.plan, engines, real=images.real)
+    return Preview(
+        model.spec, model.plan, model.output, model.loaded.summary(), images.source, engines, no_engine, files
+    )
+
+
+def _files(job: Job, spec: ModelSpec, plan: Plan, engines: tuple[str, ...], *, real: bool) -> tuple[str, ...]:
+    run_here = any(precision is not Precision.BF16 for precision in job.precisions)
+    token_maps = run_here and why_no_token_maps(real=real, removes=plan.removes) is None
+    return planned_names(job, spec.params, engines, token_maps=token_maps)
 
 
 def _is_downloaded(job: Job) -> bool:
@@ -85,4 +93,5 @@ def _without_weights(job: Job, engines: tuple[str, ...], no_engine: str) -> Prev
         }  # fmt: skip
         images = from_folder(job.images, prepared, image_count(job)).source  # any preprocessing shows unreadable files
     loaded = "pretrained, not read here: the job downloads what is not in the cache"
-    return Preview(spec, plan, output, loaded, images, engines, no_engine)
+    files = _files(job, spec, plan, engines, real=job.images is not None)
+    return Preview(spec, plan, output, loaded, images, engines, no_engine, files)

@@ -30,6 +30,7 @@ __all__ = [
     "engine_names_of",
     "engine_requests",
     "flavour_of",
+    "planned_engines",
     "verify_engines",
     "why_no_engine",
 ]
@@ -86,6 +87,20 @@ def check_requests(job: ExportJob, flavour: Flavour) -> None:
     for precision in job.precisions:
         for request in engine_requests(job, flavour, precision, job.output):
             resolve_capabilities(request)
+
+
+def planned_engines(job: ExportJob) -> tuple[str, ...]:
+    """Return the names of the engines that a job builds; empty for none.
+
+    Raises:
+        TofuError: as in `flavour_of` and `check_requests`.
+    """
+    flavour = flavour_of(job)
+    if flavour is None:
+        return ()
+    check_requests(job, flavour)
+    requests = [engine_requests(job, flavour, precision, job.output) for precision in job.precisions]
+    return tuple(request.engine_path.name for of_precision in requests for request in of_precision)
 
 
 def why_no_engine(job: ExportJob) -> str:

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from tofu_export.artifact.external import sha256_of_model
+from tofu_export.artifact.onnx_file import EXTERNAL_DATA_BYTES
 from tofu_export.engines.building.build import EngineRequest
 from tofu_export.engines.describing.receipt import EngineReceipt
 from tofu_export.engines.describing.sidecar import write_sidecar
 from tofu_export.engines.describing.structure import shares
+from tofu_export.job.page import PAGE, TOKENS
+from tofu_export.job.request import ExportJob
 from tofu_export.options import Precision
 from tofu_export.report.artifacts import Beside, EngineFile, FusionsEntry, KernelSummary
 from tofu_export.report.document import Report
 from tofu_export.system.files import Staging, sha256_of
 from tofu_export.system.typed_json import from_plain, to_plain
 
-__all__ = ["FileFacts", "describe_file", "record_engine", "with_data"]
+__all__ = ["REPORTS", "FileFacts", "describe_file", "planned_names", "record_engine", "with_data"]
+
+REPORTS = ("report.md", "report.json")
+"""Names of the report for people and for programs; the page (`PAGE`) is its third form."""
+
+_WEIGHT_BYTES: Mapping[Precision, int] = {
+    Precision.FP32: 4, Precision.FP16: 2, Precision.BF16: 2,
+    Precision.INT8: 1, Precision.INT8_FP16: 1, Precision.FP8: 1,
+}  # fmt: skip
+"""Bytes of nearly every weight in a file of a precision."""
 
 
 class FileFacts(TypedDict):
@@ -27,6 +40,25 @@ class FileFacts(TypedDict):
     bytes: int
     sha256: str
     beside: tuple[Beside, ...]
+
+
+def planned_names(job: ExportJob, params: int, engines: Sequence[str], *, token_maps: bool) -> tuple[str, ...]:
+    """Return the names of the files that a job will publish.
+
+    Args:
+        job: the export request.
+        params: number of parameters of the model.
+        engines: names of the engines.
+        token_maps: maps of the tokens of real images are drawn.
+    """
+    names: list[str] = []
+    for precision in job.precisions:
+        name = job.onnx_name(precision)
+        external = params * _WEIGHT_BYTES[precision] > EXTERNAL_DATA_BYTES
+        names += [f"{name}.data", name] if external else [name]
+    for name in engines:
+        names += [name, f"{name}.json"]
+    return (*names, *([TOKENS] if token_maps else []), PAGE, *REPORTS)
 
 
 def with_data(stage: Staging, name: str) -> list[str]:

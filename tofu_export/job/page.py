@@ -21,11 +21,11 @@ PAGE = "report.html"
 TOKENS = "tokens.json"
 
 
-def why_no_token_maps(inputs: InputSet, *, removes: bool) -> str | None:
-    """Return why there are no token maps to draw, or None if there are."""
+def why_no_token_maps(*, real: bool, removes: bool) -> str | None:
+    """Return why there are no token maps to draw, or None if there are; `real` images are not generated ones."""
     if not removes:
         return "no token is removed"
-    return None if inputs.real else "there are no real images: give some with --images DIR"
+    return None if real else "there are no real images: give some with --images DIR"
 
 
 def draw_tokens(path: Path, inputs: InputSet, destination: Path) -> str | None:

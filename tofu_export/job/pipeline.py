@@ -26,7 +26,7 @@ from tofu_export.job.engines import (
     verify_engines,
     why_no_engine,
 )
-from tofu_export.job.files import describe_file, record_engine, with_data
+from tofu_export.job.files import REPORTS, describe_file, record_engine, with_data
 from tofu_export.job.page import write_page
 from tofu_export.job.progress import Listener, Progress
 from tofu_export.job.request import ExportJob
@@ -118,7 +118,7 @@ class _Export(Generic[ReportT]):
         stage.path("report.md").write_text(report.to_markdown(benchmark_text), encoding="utf-8")
         stage.path("report.json").write_text(report.to_json(), encoding="utf-8")
         names += write_page(report, stage)
-        stage.publish(*names, "report.md", "report.json")
+        stage.publish(*names, *REPORTS)
 
     def _stop_at(self, failures: Sequence[VerificationError]) -> None:
         """Publish the report without a model, if anything is wrong.

@@ -129,10 +129,6 @@ class ExportJob:
         """Return the name of the ONNX file of a precision; a single file is called `model.onnx`."""
         return "model.onnx" if len(self.precisions) == 1 else f"model.{precision.value}.onnx"
 
-    def file_names(self) -> tuple[str, ...]:
-        """Return the names of the ONNX files."""
-        return tuple(self.onnx_name(precision) for precision in self.precisions)
-
 
 @dataclass(frozen=True)
 class Job(ExportJob):

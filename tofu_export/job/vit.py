@@ -164,7 +164,7 @@ class VitAdapter:
         """Measure accuracy if there are labels, and draw token maps of real images."""
         if full is not None and self.measures_accuracy:
             self._measure_accuracy({FULL: full, **{path.name: path for path in files.values()}}, progress)
-        reason = why_no_token_maps(self._inputs, removes=self._plan.removes)
+        reason = why_no_token_maps(real=self._inputs.real, removes=self._plan.removes)
         if reason is None and not files:
             reason = NO_BFLOAT16
         if reason is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 __all__ = ["Alias", "Option", "Section", "group", "opt", "option_of", "positional"]
 
@@ -66,6 +66,7 @@ class Option:
         required: the option must be given.
         everyday: `--help` shows the option even in commands with many options.
         alias: a flag that stands for one of the values.
+        writes: the value is a path that is written: that of a file, or of a folder for files.
     """
 
     help: str
@@ -84,6 +85,7 @@ class Option:
     required: bool = False
     everyday: bool = False
     alias: Alias | None = None
+    writes: Literal["file", "folder"] | None = None
 
     @property
     def text(self) -> str:

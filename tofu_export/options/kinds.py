@@ -56,6 +56,17 @@ class Method(str, Enum):
     TOME = "T"
     NONE = "-"
 
+    @classmethod
+    def named(cls, text: object) -> Method | None:
+        """Return the method with this word or letter, or None; documents of early versions have `weighted_mlerp`."""
+        known = {name: method for method in cls for name in (method.value, method.word, method.name.lower())}
+        return known.get(text) if isinstance(text, str) else None
+
+    @property
+    def word(self) -> str:
+        """Name of the method in options, documents and graphs, for example `weighted-mlerp`."""
+        return self.name.lower().replace("_", "-")
+
     @property
     def merges(self) -> bool:
         """True if destinations change."""

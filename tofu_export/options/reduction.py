@@ -261,10 +261,8 @@ def _check_pattern(pattern: str) -> None:
         raise OptionError(f"pattern is {pattern!r}, expected text with one letter per layer, for example PPPPPPMMMMMM")
     wrong = _first(letter for letter in pattern if letter not in {method.value for method in Method})
     if wrong is not None:
-        raise OptionError(
-            f"pattern {pattern!r} has the letter {wrong!r}, expected one of "
-            "P (prune), A (average), M (mlerp), T (tome), - (none) per layer"
-        )
+        known = ", ".join(f"{method.value} ({method.word})" for method in Method)
+        raise OptionError(f"pattern {pattern!r} has the letter {wrong!r}, expected one of {known} per layer")
     if not pattern:
         raise OptionError("pattern is empty, expected one letter per layer, for example PPPPPPMMMMMM")
 

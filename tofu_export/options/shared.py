@@ -264,11 +264,12 @@ def seconds() -> Any:
 
 
 def output(help: str, metavar: str, *, default: Path | None = None, unless: str = "", required: bool = False) -> Any:
-    """Return the field for `-o`, the output of a command."""
+    """Return the field for `-o`, the output of a command: a folder if `metavar` is `DIR`, else a file."""
     flags = ("-o", "--output")
     return opt(
-        default, help, Section.OUTPUT, flags=flags, metavar=metavar, unless=unless, required=required, everyday=True
-    )
+        default, help, Section.OUTPUT, flags=flags, metavar=metavar, unless=unless, required=required, everyday=True,
+        writes="folder" if metavar == "DIR" else "file",
+    )  # fmt: skip
 
 
 def bundle() -> Any:

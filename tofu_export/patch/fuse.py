@@ -125,7 +125,7 @@ def reduce_state(
             f"the most is {removable(x.shape[1], prefix)}"
         )
     if method.weighs and not track_sizes:
-        name = method.name.lower()
+        name = method.word
         raise ValueError(f"layer {layer}: {name} weighs tokens by their size, which needs track_sizes=True")
     if select.reads_class_attention and class_attention is None:
         raise ValueError(f"layer {layer}: {select.value} needs class_attention")
@@ -206,7 +206,7 @@ def _reduce_symbolically(
     shapes = [(batch, value.shape[1] if name in _MAPS else left, 1) for name, value in given.items()]
     attributes: dict[str, Any] = {
         "r": removed,
-        "method": method.name.lower(),
+        "method": method.word,
         "prefix": prefix,
         "tokens": tokens,
         "layer": layer,

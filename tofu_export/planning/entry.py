@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tofu_export.options import Method, PrunedSizes
+from tofu_export.options import Method, PrunedSizes, Selection
 from tofu_export.system.typed_json import optional
 
 __all__ = ["Gmacs", "LayerEntry", "PlanEntry", "amount_words"]
@@ -28,7 +28,7 @@ class Gmacs:
 
 @dataclass(frozen=True)
 class LayerEntry:
-    """Plan of one block: its method in lower case, and the tokens that enter, leave the model, and remain."""
+    """Plan of one block: its method (`Method.word`), and the tokens that enter, leave the model, and remain."""
 
     layer: int
     method: str
@@ -36,10 +36,14 @@ class LayerEntry:
     removed: int
     tokens_out: int
 
+    def __post_init__(self) -> None:
+        if (method := Method.named(self.method)) is not None:
+            object.__setattr__(self, "method", method.word)  # documents of early versions spell it otherwise
+
     @property
     def prunes(self) -> bool:
         """True if the tokens that leave are discarded, not merged."""
-        return self.method == Method.PRUNE.name.lower()
+        return self.method == Method.PRUNE.word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +107,14 @@ class PlanEntry:
         """Whether token sizes enter the attention, and why, for example `on (default)`."""
         words = "on" if self.prop_attn else "off"
         if self.prop_attn and self._loses_sizes:
-            words = "on, those of pruned tokens lost"
+            words = f"on, those of pruned tokens lost{self._why_lost}"
         return words if self.prop_attn_reason is None else f"{words} ({self.prop_attn_reason})"
+
+    @property
+    def _why_lost(self) -> str:
+        """Why `--pruned-sizes` has no effect; empty if it has."""
+        alone = [select.value for select in Selection if not select.finds_partners]
+        return f" as no token stands for them with {self.select}" if self.select in alone else ""
 
     @property
     def _loses_sizes(self) -> bool:

@@ -207,7 +207,7 @@ class Plan:
             keys=reduction.keys.value,
             select=selection_key(reduction.select).get("select"),
             layers=tuple(
-                LayerEntry(layer.layer, layer.method.name.lower(), layer.tokens_in, layer.removed, layer.tokens_out)
+                LayerEntry(layer.layer, layer.method.word, layer.tokens_in, layer.removed, layer.tokens_out)
                 for layer in self.layers
             ),
             gmacs=Gmacs(round(self.gmacs_full, 4), round(self.gmacs_reduced, 4)),

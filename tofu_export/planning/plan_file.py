@@ -43,8 +43,7 @@ _KEYS = frozenset(
     {"schema_version", "model", "image_size", "tokens", "prefix_tokens", "layers", "prop_attn",
      "pruned_sizes", "keys", "select", "gmacs", "provenance"}
 )  # fmt: skip
-_KNOWN = ", ".join(f"{method.value} ({method.name.lower()})" for method in Method)
-_METHODS = {name: method for method in Method for name in (method.value, method.name.lower())}
+_KNOWN = ", ".join(f"{method.value} ({method.word})" for method in Method)
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ def write_plan_file(path: Path, spec: ModelSpec, plan: Plan, provenance: Mapping
         "tokens": spec.tokens,
         "prefix_tokens": spec.prefix_tokens,
         "layers": [
-            {"layer": row.layer, "method": row.method.name.lower(), "r": row.removed} for row in plan.layers
+            {"layer": row.layer, "method": row.method.word, "r": row.removed} for row in plan.layers
         ],
         "prop_attn": plan.prop_attn,
         "pruned_sizes": plan.reduction.sizes_of_pruned.value,
@@ -219,13 +218,13 @@ def _layer(path: Path, index: int, row: Any) -> tuple[Method, int]:
     if row.get("layer", index) != index:
         _refuse(path, f"entry {index} of layers says that it is layer {row['layer']!r}: expected all layers in order")
     name, r = row["method"], row["r"]
-    if not isinstance(name, str) or name not in _METHODS:
+    if (method := Method.named(name)) is None:
         _refuse(path, f"layer {index} has the method {name!r}, expected one of {_KNOWN}")
     if isinstance(r, bool) or not isinstance(r, int) or r < 0:
         _refuse(path, f"layer {index} has r = {r!r}, expected a whole number of tokens >= 0")
-    if _METHODS[name] is Method.NONE and r:
+    if method is Method.NONE and r:
         _refuse(path, f"layer {index} has the method {name!r} and r = {r}: expected r = 0, or another method")
-    return _METHODS[name], r
+    return method, r
 
 
 def _refuse(path: Path, what: str) -> NoReturn:

@@ -138,6 +138,13 @@ class Artifact:
     beside: tuple[Beside, ...] = ()
 
 
+FILE_GMACS = (
+    "GMACs of a file are counted in its graph: products and convolutions, and in the last block only those that the "
+    "output depends on. The plan counts as the paper does: norms, and all tokens of all blocks."
+)
+"""Why the GMACs of a file of a Vision Transformer are fewer than those of its plan."""
+
+
 @dataclass(frozen=True)
 class OnnxFile(Artifact):
     """ONNX file that a job wrote.
@@ -158,6 +165,11 @@ class OnnxFile(Artifact):
     ops: Mapping[str, int] = field(default_factory=dict)
     attention: AttentionForm | None = optional()
     calibration: CalibrationEntry | None = optional()
+
+    @property
+    def gmacs_words(self) -> str:
+        """The GMACs with as many digits as those of a plan; empty if unknown."""
+        return "" if self.gmacs is None else f"{self.gmacs:.{2 if self.gmacs >= 1 else 3}f}"
 
 
 @dataclass(frozen=True)

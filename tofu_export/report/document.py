@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from tofu_export.errors import OptionError
 from tofu_export.planning.entry import PlanEntry
-from tofu_export.report.artifacts import EngineFile, OnnxFile
+from tofu_export.report.artifacts import FILE_GMACS, EngineFile, OnnxFile
 from tofu_export.report.measurement import Measurement
 from tofu_export.report.model import ModelEntry, OutputEntry
 from tofu_export.report.unet import UnetModelEntry, UnetPlanEntry
@@ -116,8 +116,17 @@ class Report(ABC):
 
     def _files(self) -> list[str]:
         """Return the lines of report.md about the files."""
-        rows = [(row.path, row.precision.value, f"{row.bytes / 1e6:.1f} MB", row.sha256[:12]) for row in self.artifacts]
-        return ["## Files", "", *markdown_table(("file", "precision", "size", "sha256"), rows)]
+        rows = [
+            (
+                row.path,
+                row.precision.value,
+                f"{row.bytes / 1e6:.1f} MB",
+                row.gmacs_words if isinstance(row, OnnxFile) else "",
+                row.sha256[:12],
+            )
+            for row in self.artifacts
+        ]
+        return ["## Files", "", *markdown_table(("file", "precision", "size", "GMACs", "sha256"), rows)]
 
     def _closing(self, benchmark_text: str) -> list[str]:
         """Return the last lines of report.md: timings, steps left out, how to reproduce the run."""
@@ -159,6 +168,7 @@ class VitReport(Report):
                 [(row.layer, row.method, row.tokens_in, row.removed, row.tokens_out) for row in plan.layers],
             ),
             *self._files(),
+            *([FILE_GMACS, ""] if self.artifacts else []),
         ]
         for file in self.artifacts:
             if isinstance(file, OnnxFile) and file.calibration is not None:

@@ -50,7 +50,7 @@ class BlockEntry:
     @property
     def prunes(self) -> bool:
         """True if the tokens that leave are discarded, not merged."""
-        return self.method == Method.PRUNE.name.lower()
+        return self.method == Method.PRUNE.word
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def write_file(cell: Cell, settings: Settings, path: Path) -> float | None:
     """
     spec, loaded = _spec(cell.model, settings), _loaded(cell.model, settings)
     output = _output(cell, settings)
-    methods = [layer.method.name.lower() for layer in make_plan(spec, cell.reduction).layers]
+    methods = [layer.method.word for layer in make_plan(spec, cell.reduction).layers]
     graph = lower(with_methods(_traced(cell, settings), methods), settings.target, cell.precision.traced)
     macs: int | None = graph.meta[MACS]
     gmacs = None if macs is None else round(macs / 1e9, 4)

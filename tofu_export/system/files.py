@@ -17,7 +17,16 @@ from pathlib import Path
 
 from tofu_export.errors import OptionError, OutputError
 
-__all__ = ["Staging", "check_writable", "is_text", "require_file", "sha256_of", "staging", "write_text"]
+__all__ = [
+    "Staging",
+    "check_writable",
+    "check_writable_file",
+    "is_text",
+    "require_file",
+    "sha256_of",
+    "staging",
+    "write_text",
+]
 
 _PREFIX = ".tofu-export-"
 _DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
@@ -67,6 +76,7 @@ def staging(destination: Path) -> Iterator[Staging]:
     Raises:
         OutputError: the destination is not a folder or cannot be written.
     """
+    check_writable(destination)
     created = not destination.exists()
     try:
         with _output_errors(destination):
@@ -93,9 +103,22 @@ def check_writable(destination: Path) -> None:
     with _output_errors(destination):
         there = next(place for place in (destination.absolute(), *destination.absolute().parents) if place.exists())
         if not there.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            what = "it" if there == destination.absolute() else there
+            raise NotADirectoryError(errno.ENOTDIR, f"{what} is a file, expected a folder")
         if not os.access(there, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def check_writable_file(path: Path) -> None:
+    """Check that `write_text` could write a file, without making one.
+
+    Raises:
+        OutputError: the path is a folder, or its own folder cannot be written.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder, expected the name of a file to write")
+    if not path.exists() or path.is_file():  # else a device or a pipe
+        check_writable(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -104,8 +127,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: the path cannot be written, or is a folder.
     """
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder, expected the name of a file to write")
+    check_writable_file(path)
     if path.exists() and not path.is_file():
         with _output_errors(path), path.open("w", encoding="utf-8") as device:
             device.write(text)
@@ -126,7 +148,9 @@ def _output_errors(destination: Path, numbers: frozenset[int] | None = None) -> 
         if numbers is not None and error.errno not in numbers:
             raise
         reason = error.strerror or error
-        raise OutputError(f"cannot write to {destination}: {reason}. Choose another folder with -o") from error
+        raise OutputError(
+            f"cannot write to {destination}: {reason}. Choose another place for what is written"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ class TuneRequest:
     image_size: tuple[int, int] | None = shared.image_size()
     state: Path | None = opt(
         None, "What was measured, to go on after a kill.", Section.OUTPUT, metavar="FILE",
-        unless="OUTPUT.state.jsonl", everyday=True,
+        unless="OUTPUT.state.jsonl", everyday=True, writes="file",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

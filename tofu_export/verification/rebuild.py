@@ -170,12 +170,6 @@ def _plan(facts: FileFacts, spec: Any) -> Plan:
         VerificationError: it does not fit the model.
     """
     written = facts.card.part("plan", dict)
-    select = written.get("select", Selection.BIPARTITE.value)
-    if select not in [known.value for known in Selection]:
-        raise VerificationError(
-            f"{facts.path.name} says that tokens are chosen by {str(select)[:40]!r}, which this version does not know: "
-            "use the tofu-export that wrote it, or export it again"
-        )
     try:
         layers = written["layers"]
         reduction = Reduction(
@@ -185,7 +179,7 @@ def _plan(facts: FileFacts, spec: Any) -> Plan:
             pruned_sizes=PrunedSizes(written.get("pruned_sizes", PrunedSizes.LOST.value)),  # lost in early versions
             restore_grid=bool(written["restore_grid"]),
             keys=KeySource(written.get("keys", KeySource.POST_ROPE.value)),
-            select=Selection(select),
+            select=Selection(written.get("select", Selection.BIPARTITE.value)),
         )
         plan = make_plan(spec, reduction)
     except (KeyError, TypeError, ValueError) as error:  # OptionError is a ValueError

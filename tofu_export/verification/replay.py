@@ -104,7 +104,7 @@ class Replay(Judge):
             images: batch size B.
         """
         steps = [
-            Reducing(layer.layer, layer.method.name.lower(), layer.tokens_in, layer.removed, plan.reduction.select)
+            Reducing(layer.layer, layer.method.word, layer.tokens_in, layer.removed, plan.reduction.select)
             for layer in plan.layers
             if layer.removed
         ]

@@ -74,6 +74,8 @@ DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 """Defaults of the configuration classes of transformers 5.24."""
 
+# Early files of CLIP say `vision_config_dict` as well. That library then takes it, defaults included, in place of
+# `vision_config` (transformers 5.24, `CLIPConfig.__post_init__`).
 _TOWERS: Final = {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "siglip2": "siglip2_vision_model"}
 """`model_type` of the vision part of a model with a text tower."""
 
@@ -142,8 +144,8 @@ def describe_config(folder: Path, family: str) -> Description | None:
             "beside it are of transformers: give the one that was saved with them, or move it away"
         )
     kind = _TOWERS.get(str(config["model_type"]), str(config["model_type"]))
-    vision = config.get("vision_config")
-    said = vision if isinstance(vision, Mapping) else config
+    towers = (config.get(key) for key in ("vision_config_dict", "vision_config"))
+    said = next((tower for tower in towers if isinstance(tower, Mapping)), config)
     if kind not in _FAMILIES[family]:
         known = ", ".join(sorted(_FAMILIES[family]))
         raise WeightsError(

@@ -66,6 +66,14 @@ def test_the_big_numbers_are_the_reports() -> None:
     assert "1,234 matching decisions compared, 0 wrong" in page
 
 
+def test_the_work_of_a_file_is_beside_its_size_with_a_note_on_the_plan() -> None:
+    report = samples.report()
+    report["artifacts"][0]["gmacs"] = 1.234
+    page = page_of(report)
+    assert ">1.23</td>" in page
+    assert "GMACs of a file are counted in its graph" in page
+
+
 def test_token_maps_that_were_compared_are_counted() -> None:
     report = samples.report()
     assert "entries of its token maps" not in page_of(report)

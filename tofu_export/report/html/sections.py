@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tofu_export.planning.entry import PlanEntry, amount_words
-from tofu_export.report.artifacts import EngineFile, OnnxFile
+from tofu_export.report.artifacts import FILE_GMACS, EngineFile, OnnxFile
 from tofu_export.report.document import FULL, Report, UnetReport, VitReport
 from tofu_export.report.html.accuracy_section import accuracy_headline, accuracy_section
 from tofu_export.report.html.charts import Speedup, latency_chart, speedup_chart, tokens_chart
@@ -312,16 +312,21 @@ def _files(report: Report) -> Section:
         tables=(
             table(
                 "Files written",
-                ("file", "kind", "precision", "for", "MB", "nodes or kernels", "SHA-256"),
+                ("file", "kind", "precision", "for", "MB", "GMACs", "nodes or kernels", "SHA-256"),
                 [
                     [Cell(row.path, code=True), row.kind, row.precision.value, row.target,
-                     f"{row.bytes / 1e6:.1f}", _parts(row), Cell(row.sha256[:16], code=True)]
+                     f"{row.bytes / 1e6:.1f}", _gmacs(row), _parts(row), Cell(row.sha256[:16], code=True)]
                     for row in rows
                 ],
-                text=(0, 1, 2, 3, 6),
+                text=(0, 1, 2, 3, 7),
             ),
         ),
+        notes=(FILE_GMACS,) if isinstance(report, VitReport) else (),
     )  # fmt: skip
+
+
+def _gmacs(file: OnnxFile | EngineFile) -> str:
+    return (file.gmacs_words if isinstance(file, OnnxFile) else "") or NOTHING
 
 
 def _parts(file: OnnxFile | EngineFile) -> str:
