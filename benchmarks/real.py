@@ -154,7 +154,7 @@ def measure(
         raise TofuError("the full model could not be measured, and all is compared with it: see the failures above")
     return Real(
         labels, methods, defaults, falling, falling_r, precisions, found, tuple(dict.fromkeys(failures)), analysis,
-        conditions["weights"],
+        str(conditions["weights"]),
     )  # fmt: skip
 
 
