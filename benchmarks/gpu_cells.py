@@ -141,13 +141,15 @@ def cells_of(
     A step in backends counts twice, because to compile takes as long as many eager cells. Methods are compared eagerly
     only, and onnxruntime has no switch for TF32 here: it takes it.
     """
-    lists = (models, backends, numerics, batches, sweeps)
     weights = (1, 2, 1, 1, 1)
-    ranked = sorted(
-        product(*map(enumerate, lists)),
-        key=lambda values: sum(weight * place for weight, (place, _) in zip(weights, values, strict=True)),
+    lists = (models, backends, numerics, batches, sweeps)
+    places = sorted(
+        product(*(range(len(values)) for values in lists)),
+        key=lambda at: sum(weight * place for weight, place in zip(weights, at, strict=True)),
     )
-    found = [Cell(*(value for _, value in values), amounts[values[0][1]]) for values in ranked]
+    found = [
+        Cell(models[a], backends[b], numerics[c], batches[d], sweeps[e], amounts[models[a]]) for a, b, c, d, e in places
+    ]
     return [
         cell
         for cell in found
@@ -189,7 +191,7 @@ def measure(cell: Cell, device: str, seconds: float) -> list[Row]:
         rows.append(
             Row(
                 cell, plans[name], 1e3 * cell.batch / latency, latency, row.speedup_vs_full, row.speedup_iqr,
-                runner and runner.peak_gb, profiled.get(name), row.notes,
+                None if runner is None else runner.peak_gb, profiled.get(name), row.notes,
             )
         )  # fmt: skip
     return rows

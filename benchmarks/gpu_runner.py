@@ -19,7 +19,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import DeviceType
+from torch.autograd import DeviceType  # type: ignore[attr-defined]  # documented there, not in its `__all__`
 from torch.profiler import ProfilerActivity, record_function
 
 from tofu_export import patch
@@ -90,7 +90,7 @@ class TorchRunner:
 
         @torch.inference_mode()
         def call() -> Tensor:
-            torch.compiler.cudagraph_mark_step_begin()
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch types it partly
             output: Tensor = run(pixels)
             return output
 
@@ -165,7 +165,7 @@ def _kernels_below(event: Any, on_gpu: bool, within: bool) -> Iterator[tuple[flo
 
 def timed_on_gpu(call: Callable[[], object]) -> QueryTimes:
     """Run it between two CUDA events; the pauses in which the GPU waits for the host count."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]  # as above
     begin = time.perf_counter_ns()
     start.record()
     call()

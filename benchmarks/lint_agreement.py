@@ -60,12 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _models() -> Iterator[tuple[str, onnx.ModelProto, Shapes]]:
     """Name, graph and inputs of every backend model that needs no download."""
     for case in node_cases.collect_testcases(None):
+        assert case.model is not None  # a backend model comes with its graph
         inputs = case.data_sets[0][0] if case.data_sets else []
         yield case.name, case.model, _shapes(case.model, inputs)
     data = Path(onnx.__file__).parent / "backend" / "test" / "data"
     for path in sorted(path for kind in KINDS for path in (data / kind).glob("*/model.onnx")):
         model = onnx.load(path)
-        tensors = []
+        tensors: list[Any] = []
         for index in range(len(model.graph.input)):
             file = path.parent / "test_data_set_0" / f"input_{index}.pb"
             tensor = onnx.TensorProto()
@@ -143,7 +144,7 @@ def _build(trt: Any, place: Path) -> str:
     """Why the builder fails with a model, empty if it does not."""
     messages: list[str] = []
 
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 

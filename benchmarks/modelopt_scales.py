@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def calibrate(module: torch.nn.Module) -> None:
         with torch.no_grad():
-            for batch in pixels.split(8):
+            for batch in torch.split(pixels, 8):
                 module(batch)
 
     mtq = import_module("modelopt.torch.quantization")

@@ -33,12 +33,13 @@ from tofu_export.planning.plan import ModelSpec, make_plan
 from tofu_export.report.linearity import AnalysisDocument
 from tofu_export.report.sweep import SweepFailure
 from tofu_export.sweep.grid import Cell, Grid, expand
+from tofu_export.sweep.records import Evaluation, Record
 from tofu_export.sweep.run import run_sweep
 from tofu_export.sweep.settings import Settings
-from tofu_export.sweep.store import Key, Record, Store
+from tofu_export.sweep.store import Key, Store
 from tofu_export.sweep.workers import Pool, in_process, in_processes
 from tofu_export.system.files import write_text
-from tofu_export.system.typed_json import from_plain, to_object
+from tofu_export.system.typed_json import to_object
 from tofu_export.zoo.specs import spec_of
 from tofu_export.zoo.weights import WeightsSource
 
@@ -73,7 +74,7 @@ class Real:
     falling: tuple[Cell, ...]
     falling_r: Mapping[int, int]
     precisions: tuple[Cell, ...]
-    found: Mapping[Cell, Record]
+    found: Mapping[Cell, Record[Evaluation]]
     failures: tuple[SweepFailure, ...]
     analysis: Mapping[str, Any]
     weights: str
@@ -136,14 +137,14 @@ def measure(
     store, conditions = Store(folder), settings.evaluation()
     listener = SweepListener(console or Console(stderr=True), quiet=console is None)
     failures: list[SweepFailure] = []
-    found: dict[Cell, Record] = {}
+    found: dict[Cell, Record[Evaluation]] = {}
     for grid in grids:
         try:
             failures += run_sweep(grid, settings, folder, pool, listener).failures
         finally:
             listener.close()
         for cell in expand(grid)[0]:
-            record = store.get(Key("evaluation", cell, None, conditions))
+            record = store.get(Key("evaluation", cell, None, conditions), Evaluation)
             if record is not None:
                 found[cell] = record
     methods, defaults, falling, precisions = (expand(grid)[0] for grid in grids)
@@ -153,7 +154,7 @@ def measure(
         raise TofuError("the full model could not be measured, and all is compared with it: see the failures above")
     return Real(
         labels, methods, defaults, falling, falling_r, precisions, found, tuple(dict.fromkeys(failures)), analysis,
-        conditions["weights"],
+        str(conditions["weights"]),
     )  # fmt: skip
 
 
@@ -169,7 +170,7 @@ def _falling_r(spec: ModelSpec, r: int) -> int:
 
 def _analysis(store: Store, key: Key, folder: Path, settings: Settings, listener: SweepListener) -> Mapping[str, Any]:
     """Linearity and lengths, and their figure in `folder`; measured where the store has none."""
-    record = store.get(key)
+    record = store.get(key, AnalysisDocument)
     if record is None:
         request = AnalyzeRequest(
             key.cell.model,
@@ -180,11 +181,10 @@ def _analysis(store: Store, key: Key, folder: Path, settings: Settings, listener
             steps=key.settings["steps"],
         )
         listener.note("linearity of each layer, length of tokens")
-        record = Record(to_object(analyze(request)))
+        record = Record(analyze(request))
         store.put(key, record)
-    kept = record.result
-    draw(from_plain(AnalysisDocument, kept), folder / FIGURE)
-    return kept
+    draw(record.result, folder / FIGURE)
+    return to_object(record.result)
 
 
 def _numbers(text: str) -> list[int]:

@@ -194,7 +194,7 @@ def _precisions(real: Real) -> str:
     for cell in real.precisions:
         what = "full" if cell.full else f"r = {cell.r}, `{compact(cell.pattern)}`, sizes {_on(cell)}"
         record, same = real.found.get(cell), own.get(cell.pattern)
-        size = MISSING if record is None else f"{record.result['file_bytes'] / 1e6:.1f} MB"
+        size = MISSING if record is None else f"{record.result.file_bytes / 1e6:.1f} MB"
         beside = MISSING if same is None else _paired(real, cell, same)
         rows.append((what, cell.precision.upper(), size, _top1(real, cell), beside))
     return table(("model", "precision", "file", "top-1", "less FP32"), rows)

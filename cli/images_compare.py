@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from tofu_export.cli.command import Run, command
 from tofu_export.image_metrics.request import CompareRequest
+from tofu_export.image_metrics.result import Comparison, Fid, Kid, Metric
 from tofu_export.options.declaration import Section, opt
-
-if TYPE_CHECKING:
-    from tofu_export.image_metrics.compare import Comparison
 
 __all__ = ["images_compare_command"]
 
@@ -58,21 +55,20 @@ def images_compare_command(request: CompareRequest, shown: CompareOutput, run: R
 def _text(result: Comparison, *, per_image: bool) -> str:
     """Return the result as a table."""
     lines = [f"{result.a} and {result.b} images, {result.pairs} pairs"]
-    lines += [f"  {_TITLES[name]:<8} {_value(name, found)}" for name, found in result.metrics.items()]
+    lines += [f"  {_TITLES[name]:<8} {_value(found)}" for name, found in result.metrics.items()]
     if per_image and result.rows:
-        names = [name for name in result.rows[0] if name != "name"]
-        lines += ["", "  ".join([*(f"{_TITLES[name]:>9}" for name in names), "image"])]
-        lines += ["  ".join([*(f"{_number(row[name]):>9}" for name in names), row["name"]]) for row in result.rows]
+        lines += ["", "  ".join([*(f"{_TITLES[name]:>9}" for name in result.rows[0].values), "image"])]
+        lines += ["  ".join([*(f"{_number(one):>9}" for one in row.values.values()), row.name]) for row in result.rows]
     return "\n".join(lines)
 
 
-def _value(name: str, found: dict[str, Any]) -> str:
-    if name == "fid":
-        return _number(found["value"], "not finite")
-    if name == "kid":
-        return f"{found['mean']:.6f}   std {found['std']:.6f} over {found['subsets']} subsets of {found['subset_size']}"
-    unit = " dB" if name == "psnr" else ""
-    return f"{_number(found['mean'])}{unit}   worst {_number(found['worst'])}{unit}"
+def _value(found: Metric) -> str:
+    if isinstance(found, Fid):
+        return _number(found.value, "not finite")
+    if isinstance(found, Kid):
+        return f"{found.mean:.6f}   std {found.std:.6f} over {found.subsets} subsets of {found.subset_size}"
+    unit = f" {found.unit}" if found.unit else ""
+    return f"{_number(found.mean)}{unit}   worst {_number(found.worst)}{unit}"
 
 
 def _number(value: float | None, nothing: str = "inf") -> str:
@@ -82,7 +78,7 @@ def _number(value: float | None, nothing: str = "inf") -> str:
 def _remarks(result: Comparison) -> list[str]:
     """Return what was left out, one line for each reason, and notes."""
     reasons: dict[str, list[str]] = {}
-    for row in result.skipped:
-        reasons.setdefault(row["reason"], []).append(_TITLES[row["metric"]])
+    for left_out in result.skipped:
+        reasons.setdefault(left_out.reason, []).append(_TITLES[left_out.metric])
     left = [f"left out: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
     return [*left, *(f"note: {note}" for note in result.notes)]

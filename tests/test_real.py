@@ -14,13 +14,14 @@ import pytest
 from tests.evaluate.pictures import class_folders, picture
 from tests.imports import loaded_scripts
 from tests.report.html import samples
+from tests.sweep.cells import EVALUATION
 from tofu_export.evaluate.images import folder_source
 from tofu_export.evaluate.subjects import eager_subject, load_eager
 from tofu_export.options import Precision, Reduction
 from tofu_export.report.sweep import SweepFailure, compact
 from tofu_export.sweep.grid import Cell, expand_pattern
+from tofu_export.sweep.records import Evaluation, Record
 from tofu_export.sweep.settings import Settings
-from tofu_export.sweep.store import Record
 from tofu_export.zoo.weights import WeightsSource
 
 SCRIPTS = ("evidence_runs", "evidence_order", "evidence_demo", "real_tables", "real")
@@ -110,9 +111,9 @@ def cell(pattern: str, r: int, sized: bool, precision: Precision = Precision.FP3
 LABELS = np.arange(10)
 
 
-def record(right: int) -> Record:
+def record(right: int) -> Record[Evaluation]:
     """A file that gives the first images their class, and the others none of the ten."""
-    return Record({"file_bytes": 5_000_000}, np.where(right > LABELS, LABELS, 99))
+    return Record(replace(EVALUATION, file_bytes=5_000_000), np.where(right > LABELS, LABELS, 99))
 
 
 def canned(real: ModuleType, right: dict[Cell, int], **changes: Any) -> Any:

@@ -13,12 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from tofu_export.engines.building._build_log import BuildLog, make_logger
+from tofu_export.engines.building._facts import BuildFacts
 from tofu_export.engines.building._network import (
     allow_decomposition,
     check_precision,
@@ -34,6 +35,7 @@ from tofu_export.engines.describing.kernel_log import KernelLog, parse_kernel_lo
 from tofu_export.engines.flavours import FLAVOURS, Flavour, load
 from tofu_export.errors import BackendMissingError, EngineBuildError, OptionError, OutputError, TofuError
 from tofu_export.options import Precision
+from tofu_export.system.typed_json import to_object
 
 __all__ = ["build_plan", "main"]
 
@@ -45,7 +47,7 @@ def main(arguments: list[str]) -> int:
     request = json.loads(request_path.read_text(encoding="utf-8"))
     flavour = next(flavour for flavour in FLAVOURS if flavour.name == request["flavour"])
     try:
-        result = build_plan(load(flavour), flavour, request)
+        result = to_object(build_plan(load(flavour), flavour, request))
     except TofuError as error:
         result = {"error": type(error).__name__, "message": str(error)}
     try:
@@ -55,7 +57,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def build_plan(trt: ModuleType, flavour: Flavour, request: Mapping[str, Any]) -> dict[str, Any]:
+def build_plan(trt: ModuleType, flavour: Flavour, request: Mapping[str, Any]) -> BuildFacts:
     """Parse, check and build; write and sync the engine, and return the facts.
 
     Raises:
@@ -100,15 +102,15 @@ def build_plan(trt: ModuleType, flavour: Flavour, request: Mapping[str, Any]) ->
     _write(Path(request["plan_path"]), plan)
     if cache is not None:
         _write(Path(request["cache_draft"]), cache.serialize())
-    return {
-        "version": str(trt.__version__),
-        "precision": precision.value,
-        "layers": layers,
-        "costs": [asdict(cost) for cost in costs],
-        "decomposable_attention": decomposed,
-        "kernels": _kernels(trt, logger, log, plan, inspect=request["inspect"]).to_dict(),
-        "build_seconds": seconds,
-    }
+    return BuildFacts(
+        version=str(trt.__version__),
+        precision=precision,
+        layers=layers,
+        costs=tuple(costs),
+        decomposable_attention=tuple(decomposed),
+        kernels=_kernels(trt, logger, log, plan, inspect=request["inspect"]),
+        build_seconds=seconds,
+    )
 
 
 def _make_builder(trt: ModuleType, flavour: Flavour, logger: Any) -> Any:

@@ -15,7 +15,9 @@ from typing import Any
 
 from tofu_export import errors
 from tofu_export.engines.building._build_log import first_cause
+from tofu_export.engines.building._facts import BuildFacts
 from tofu_export.errors import EngineBuildError, OutputError, TofuError
+from tofu_export.system.typed_json import from_plain
 
 __all__ = ["CANNOT_WRITE", "run_worker"]
 
@@ -27,8 +29,8 @@ TICK_SECONDS = 0.1
 """Time between two calls of `on_tick`."""
 
 
-def run_worker(request: Mapping[str, Any], scratch: Path, on_tick: Callable[[float], None] | None) -> dict[str, Any]:
-    """Run one build in a new process and return its result.
+def run_worker(request: Mapping[str, Any], scratch: Path, on_tick: Callable[[float], None] | None) -> BuildFacts:
+    """Run one build in a new process and return its facts.
 
     Args:
         request: plain values for the worker.
@@ -65,10 +67,10 @@ def run_worker(request: Mapping[str, Any], scratch: Path, on_tick: Callable[[flo
         raise OutputError("the build process cannot write its result, the disk is full: choose another folder with -o")
     if process.returncode != 0 or not result_path.is_file():
         raise EngineBuildError(f"the build process {_ending(process.returncode)}{_quoted(error_path, output_path)}")
-    result: dict[str, Any] = json.loads(result_path.read_text(encoding="utf-8"))
+    result = json.loads(result_path.read_text(encoding="utf-8"))
     if "error" in result:
         raise _error(result["error"], result["message"])
-    return result
+    return from_plain(BuildFacts, result)
 
 
 def _wait(process: subprocess.Popen[bytes], on_tick: Callable[[float], None] | None) -> None:

@@ -17,9 +17,8 @@ from tofu_export.engines.building.preflight import Preflight, preflight, read_gr
 from tofu_export.engines.building.profiles import Profile, make_profiles
 from tofu_export.engines.building.turing import write_beside_links
 from tofu_export.engines.describing.fusions import attention_products, find_fusions
-from tofu_export.engines.describing.kernel_log import KernelLog
 from tofu_export.engines.describing.receipt import EngineReceipt
-from tofu_export.engines.describing.structure import NodeCost, make_structure
+from tofu_export.engines.describing.structure import make_structure
 from tofu_export.engines.flavours import TURING, Flavour, known_capabilities, load
 from tofu_export.errors import EngineBuildError, OptionError, OutputError
 from tofu_export.options import AttentionForm, BatchRange, Precision
@@ -165,32 +164,30 @@ def build_engine(request: EngineRequest, *, on_tick: Callable[[float], None] | N
         )
         if not draft.is_file() or draft.stat().st_size == 0:
             raise EngineBuildError(f"{request.flavour.name} reported success for {onnx_path}, but wrote no plan")
-        kernels = KernelLog.from_dict(facts["kernels"])
-        fusions = find_fusions(built, kernels)
-        precision = Precision(facts["precision"])
-        remarks = () if fusions is None else fusions.remarks(precision)
+        fusions = find_fusions(built, facts.kernels)
+        remarks = () if fusions is None else fusions.remarks(facts.precision)
         receipt = EngineReceipt(
             flavour=request.flavour.name,
-            version=facts["version"],
+            version=facts.version,
             compute_capabilities=capabilities,
             gpu=None if request.flavour.ahead_of_time else about.gpu,
             driver=about.driver,
             batch=request.batch,
             profiles=profiles,
-            precision=precision,
+            precision=facts.precision,
             options=request.options.asked,
-            layers=facts["layers"],
-            structure=make_structure(built, [NodeCost(**cost) for cost in facts["costs"]], kernels),
+            layers=facts.layers,
+            structure=make_structure(built, facts.costs, facts.kernels),
             fusions=fusions,
-            decomposable_attention=tuple(facts["decomposable_attention"]),
-            kernels=kernels,
-            notes=(*map(str, checked.notes), *checked.remarks, *_advice(precision), *remarks),
+            decomposable_attention=facts.decomposable_attention,
+            kernels=facts.kernels,
+            notes=(*map(str, checked.notes), *checked.remarks, *_advice(facts.precision), *remarks),
             engine_path=request.engine_path,
             engine_bytes=draft.stat().st_size,
             engine_sha256=sha256_of(draft),
             onnx_path=request.onnx_path,
             onnx_sha256=onnx_sha256,
-            build_seconds=facts["build_seconds"],
+            build_seconds=facts.build_seconds,
             card=checked.card,
         )
         if cache is not None:

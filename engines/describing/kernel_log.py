@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tofu_export.report.artifacts import KernelSummary
 
 __all__ = ["NO_STAGE", "KernelLog", "KernelRecord", "parse_kernel_log", "stage_of"]
 
@@ -55,18 +56,6 @@ class KernelRecord:
         stages = Counter(stage_of(node) for node in self.onnx_nodes)
         return stages.most_common(1)[0][0] if stages else NO_STAGE
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> KernelRecord:
-        """Read a record from the result of `dataclasses.asdict`, also after a round trip through JSON."""
-        return cls(
-            name=values["name"],
-            layer_type=values["layer_type"],
-            tactic=values["tactic"],
-            onnx_nodes=tuple(values["onnx_nodes"]),
-            input_dtypes=tuple(values["input_dtypes"]),
-            output_dtypes=tuple(values["output_dtypes"]),
-        )
-
 
 @dataclass(frozen=True)
 class KernelLog:
@@ -89,34 +78,20 @@ class KernelLog:
         """Records that run on the GPU."""
         return tuple(record for record in self.records if record.layer_type not in HOST_TYPES)
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> KernelSummary:
         """Return counts for reports: kernels in total, by type, by ONNX stage, and their share per output data type."""
         launched = self.launched
         dtypes = Counter(record.output_dtypes[0] for record in launched if record.output_dtypes)
         typed = sum(dtypes.values())
-        return {
-            "kernels": len(launched),
-            "host_calls": len(self.records) - len(launched),
-            "by_type": _ranked(Counter(record.layer_type for record in launched)),
-            "by_stage": dict(Counter(record.stage for record in launched)),
-            "output_dtype_share": {name: round(count / typed, 4) for name, count in dtypes.most_common()},
-            "unparsed_lines": self.unparsed,
-            "activation_bytes": self.activation_bytes,
-            "weight_bytes": self.weight_bytes,
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values that `from_dict` reads back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> KernelLog:
-        """Read a log from the result of `to_dict`, also after a round trip through JSON."""
-        return cls(
-            records=tuple(KernelRecord.from_dict(record) for record in values["records"]),
-            unparsed=values["unparsed"],
-            activation_bytes=values["activation_bytes"],
-            weight_bytes=values["weight_bytes"],
+        return KernelSummary(
+            kernels=len(launched),
+            host_calls=len(self.records) - len(launched),
+            by_type=dict(Counter(record.layer_type for record in launched).most_common()),
+            by_stage=Counter(record.stage for record in launched),
+            output_dtype_share={name: round(count / typed, 4) for name, count in dtypes.most_common()},
+            unparsed_lines=self.unparsed,
+            activation_bytes=self.activation_bytes,
+            weight_bytes=self.weight_bytes,
         )
 
 
@@ -168,7 +143,3 @@ def _parse_line(line: str) -> KernelRecord | None:
 
 def _dtypes(text: str) -> tuple[str, ...]:
     return tuple(_DTYPES.get(name, name.lower()) for name in _DTYPE.findall(text))
-
-
-def _ranked(counts: Counter[str]) -> dict[str, int]:
-    return dict(counts.most_common())

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tofu_export.artifact.card import ModelCard
-from tofu_export.engines.describing.fusions import Fusions
 from tofu_export.engines.describing.kernel_log import KernelLog
 from tofu_export.engines.describing.structure import Structure
 from tofu_export.options import BatchRange, Precision
+from tofu_export.report.artifacts import Fusions
+from tofu_export.system.typed_json import JsonObject, to_object
 
 __all__ = ["EngineReceipt"]
 
@@ -77,7 +78,7 @@ class EngineReceipt:
             total.update(dtypes)
         return dict(total.most_common())
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the receipt as plain values, kernels as a summary."""
         return {
             "flavour": self.flavour,
@@ -98,8 +99,8 @@ class EngineReceipt:
                 "layers": {kind: dict(dtypes) for kind, dtypes in self.layers.items()},
                 "decomposable_attention": list(self.decomposable_attention),
             },
-            "kernels": self.kernels.summary(),
-            "fusions": None if self.fusions is None else self.fusions.to_dict(),
+            "kernels": to_object(self.kernels.summary()),
+            "fusions": None if self.fusions is None else to_object(self.fusions),
             "notes": list(self.notes),
             "engine": {"file": self.engine_path.name, "bytes": self.engine_bytes, "sha256": self.engine_sha256},
             "onnx": {"file": self.onnx_path.name, "sha256": self.onnx_sha256},

@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,58 @@ _TYPES: dict[int, str] = {
 _LABELS = "labels.txt"
 
 
+class _Word(str):
+    """Name of the schema, written without quotes."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    name: str
+    data_type: _Word
+    dims: tuple[int, ...]
+    label_filename: str | None = None
+
+
+@dataclass(frozen=True)
+class _InstanceGroup:
+    count: int
+    kind: _Word
+
+
+@dataclass(frozen=True)
+class _Text:
+    string_value: str
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    key: str
+    value: _Text
+
+
+@dataclass(frozen=True)
+class _DynamicBatching:
+    preferred_batch_size: tuple[int, ...]
+    max_queue_delay_microseconds: int
+
+
+@dataclass(frozen=True)
+class _Config:
+    """Message `ModelConfig` of the schema; a field that is None is left out."""
+
+    name: str
+    max_batch_size: int
+    input: tuple[_Tensor, ...]
+    output: tuple[_Tensor, ...]
+    instance_group: _InstanceGroup
+    default_model_filename: str
+    parameters: tuple[_Parameter, ...]
+    backend: str
+    dynamic_batching: _DynamicBatching | None
+
+
 @dataclass(frozen=True)
 class TritonModel:
     """Model of the repository.
@@ -45,16 +97,19 @@ class TritonModel:
     Attributes:
         name: name of its folder.
         source: the file that is served.
-        backend: Triton backend that serves it.
-        config: the model configuration, fields in the order of the schema.
+        config: the model configuration.
         labels: class names, empty if the file has none.
     """
 
     name: str
     source: Path
-    backend: str
-    config: Mapping[str, Any]
+    config: _Config
     labels: tuple[str, ...]
+
+    @property
+    def backend(self) -> str:
+        """Triton backend that serves the model."""
+        return self.config.backend
 
 
 def collect_models(folder: Path, options: TritonOptions) -> tuple[tuple[TritonModel, ...], tuple[str, ...]]:
@@ -80,12 +135,14 @@ def collect_models(folder: Path, options: TritonOptions) -> tuple[tuple[TritonMo
         name = _name(path, card, options, several=len(files) > 1)
         labels = card.labels
         config = _config(name, graph, card, options, labels=bool(labels))
-        models.append(TritonModel(name, path, "onnxruntime", config, labels))
+        models.append(TritonModel(name, path, config, labels))
         for plan in plans.get(path, ()):
             own = f"{name}_trt"
-            plan_config = {**config, "name": own, "backend": "tensorrt", "default_model_filename": "model.plan"}
-            plan_config["instance_group"] = _instances("gpu", options.instances)
-            models.append(TritonModel(own, plan, "tensorrt", plan_config, labels))
+            plan_config = replace(
+                config, name=own, backend="tensorrt", default_model_filename="model.plan",
+                instance_group=_instances("gpu", options.instances),
+            )  # fmt: skip
+            models.append(TritonModel(own, plan, plan_config, labels))
     names = [model.name for model in models]
     if len(set(names)) < len(names):
         raise OptionError(
@@ -122,7 +179,7 @@ def write_repository(models: tuple[TritonModel, ...], folder: Path, version: int
         for model in models:
             place = folder / model.name / str(version)
             place.mkdir(parents=True)
-            target = place / str(model.config["default_model_filename"])
+            target = place / model.config.default_model_filename
             shutil.copyfile(model.source, target)
             data = model.source.with_name(f"{model.source.name}.data")
             if data.is_file() and model.backend == "onnxruntime":
@@ -141,63 +198,54 @@ def _name(path: Path, card: ModelCard, options: TritonOptions, *, several: bool)
     return f"{name}_{card.find('precision', str) or path.stem}" if several else name
 
 
-def _config(
-    name: str, graph: onnx.ModelProto, card: ModelCard, options: TritonOptions, *, labels: bool
-) -> dict[str, Any]:
+def _config(name: str, graph: onnx.ModelProto, card: ModelCard, options: TritonOptions, *, labels: bool) -> _Config:
     constants = {tensor.name for tensor in graph.graph.initializer}
     inputs = [value for value in graph.graph.input if value.name not in constants]
     sizes = [value.type.tensor_type.shape.dim[0] for value in inputs if value.type.tensor_type.shape.dim]
     dynamic = bool(sizes) and all(not size.HasField("dim_value") for size in sizes)
     batch, texts = card.batch, card.texts
-    config: dict[str, Any] = {
-        "name": name,
-        "max_batch_size": (8 if batch is None else batch.maximum) if dynamic else 0,
-        "input": [_tensor(value, dynamic) for value in inputs],
-        "output": [_tensor(value, dynamic, labels=labels) for value in graph.graph.output],
-        "instance_group": _instances(options.device, options.instances),
-        "default_model_filename": "model.onnx",
-        "parameters": [
-            {"key": f"{METADATA_PREFIX}{key}", "value": {"string_value": texts[f"{METADATA_PREFIX}{key}"]}}
+    preferred = () if batch is None else (batch.optimum,)
+    return _Config(
+        name=name,
+        max_batch_size=(8 if batch is None else batch.maximum) if dynamic else 0,
+        input=tuple(_tensor(value, dynamic) for value in inputs),
+        output=tuple(_tensor(value, dynamic, labels=labels) for value in graph.graph.output),
+        instance_group=_instances(options.device, options.instances),
+        default_model_filename="model.onnx",
+        parameters=tuple(
+            _Parameter(f"{METADATA_PREFIX}{key}", _Text(texts[f"{METADATA_PREFIX}{key}"]))
             for key in ("model", "precision", "preprocessing", "plan", "version")
             if key in card
-        ],
-        "backend": "onnxruntime",
-    }
-    if dynamic:
-        preferred = {} if batch is None else {"preferred_batch_size": [batch.optimum]}
-        config["dynamic_batching"] = {**preferred, "max_queue_delay_microseconds": options.queue_delay_us}
-    return config
+        ),
+        backend="onnxruntime",
+        dynamic_batching=_DynamicBatching(preferred, options.queue_delay_us) if dynamic else None,
+    )
 
 
-def _tensor(value: onnx.ValueInfoProto, dynamic: bool, *, labels: bool = False) -> dict[str, Any]:
+def _tensor(value: onnx.ValueInfoProto, dynamic: bool, *, labels: bool = False) -> _Tensor:
     kind = value.type.tensor_type
     if kind.elem_type not in _TYPES:
         name = onnx.TensorProto.DataType.Name(kind.elem_type)
         raise OptionError(f"{value.name} is of type {name}, expected floating-point numbers or int64")
-    dims = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim]
-    tensor = {"name": value.name, "data_type": _Word(_TYPES[kind.elem_type]), "dims": dims[1:] if dynamic else dims}
-    return {**tensor, "label_filename": _LABELS} if labels and value.name == "logits" else tensor
+    dims = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim)
+    labelled = _LABELS if labels and value.name == "logits" else None
+    return _Tensor(value.name, _Word(_TYPES[kind.elem_type]), dims[1:] if dynamic else dims, labelled)
 
 
-def _instances(device: str, count: int) -> list[dict[str, Any]]:
-    return [{"count": count, "kind": _Word(f"KIND_{device.upper()}")}]
+def _instances(device: str, count: int) -> _InstanceGroup:
+    return _InstanceGroup(count, _Word(f"KIND_{device.upper()}"))
 
 
-class _Word(str):
-    """Name of the schema, written without quotes."""
-
-    __slots__ = ()
-
-
-def _text(message: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+def _text(message: Any, indent: str = "") -> Iterator[str]:
     """Write a message in protocol buffers' text format."""
-    for name, value in message.items():
-        for entry in value if isinstance(value, list) else [value]:
-            if isinstance(entry, Mapping):
-                yield f"{indent}{name} {{"
+    for field in fields(message):
+        value = getattr(message, field.name)
+        for entry in value if isinstance(value, tuple) else [value]:
+            if is_dataclass(entry):
+                yield f"{indent}{field.name} {{"
                 yield from _text(entry, f"{indent}  ")
                 yield f"{indent}}}"
-            elif isinstance(entry, _Word) or not isinstance(entry, str):
-                yield f"{indent}{name}: {entry}"
-            else:
-                yield f"{indent}{name}: {json.dumps(entry, ensure_ascii=True)}"
+            elif isinstance(entry, _Word | int):
+                yield f"{indent}{field.name}: {entry}"
+            elif entry is not None:
+                yield f"{indent}{field.name}: {json.dumps(entry, ensure_ascii=True)}"

@@ -56,9 +56,9 @@ def test_each_is_counted_and_what_is_left_is_named(fallen: int) -> None:
     found = find_fusions(graph(), engine(fallen=fallen))
     assert found is not None
     left = range(BLOCKS - fallen, BLOCKS)
-    assert found.products.left == tuple(f"blocks.{index}.attn.qkv/MatMul" for index in left)
-    assert found.attentions.left == tuple(f"blocks.{index}.attn/Softmax" for index in left)
-    assert found.to_dict()["quantized_products"]["in_engine"] == found.to_dict()["fused_attention"]["in_engine"]
+    assert found.quantized_products.left == tuple(f"blocks.{index}.attn.qkv/MatMul" for index in left)
+    assert found.fused_attention.left == tuple(f"blocks.{index}.attn/Softmax" for index in left)
+    assert found.quantized_products.in_engine == found.fused_attention.in_engine
     made = BLOCKS - fallen
     assert str(found) == f"{made} of {BLOCKS} products quantised, {made} of {BLOCKS} attentions fused"
     remarks = found.remarks(Precision.FP8)
@@ -88,8 +88,9 @@ def in_8_bits(*, fallen: int) -> tuple[onnx.GraphProto, KernelLog]:
 def test_attention_in_8_bits_is_counted_apart(fallen: int) -> None:
     found = find_fusions(*in_8_bits(fallen=fallen))
     assert found is not None
-    assert (found.attentions.wanted, found.attentions.made) == (BLOCKS, BLOCKS)
-    assert (found.quantized_attentions.wanted, found.quantized_attentions.made) == (BLOCKS - 1, BLOCKS - 1 - fallen)
+    assert (found.fused_attention.in_file, found.fused_attention.in_engine) == (BLOCKS, BLOCKS)
+    assert found.quantized_attention is not None
+    assert (found.quantized_attention.in_file, found.quantized_attention.in_engine) == (BLOCKS - 1, BLOCKS - 1 - fallen)
     assert str(found).endswith(f"4 of 4 attentions fused, {BLOCKS - 1 - fallen} of 3 attentions in 8 bits")
     remarks = [remark for remark in found.remarks(Precision.FP8) if "do not multiply in 8 bits" in remark]
     assert len(remarks) == fallen
@@ -106,7 +107,7 @@ def test_products_of_attention_are_none_with_weights() -> None:
     after = find_fusions(quantized, engine(fallen=0))
     assert before is not None
     assert after is not None
-    assert after.products == before.products
+    assert after.quantized_products == before.quantized_products
 
 
 def test_fp32_has_no_fused_attention_to_miss() -> None:

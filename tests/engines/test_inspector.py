@@ -17,7 +17,7 @@ def test_types_and_nodes():
     assert second.onnx_nodes == ("/blocks.0/mlp/MatMul", "/blocks.1/Softmax")
     assert second.tactic.startswith("sm80_xmma_gemm")
     assert log.unparsed == 0
-    assert log.summary()["output_dtype_share"] == {"fp16": 0.5, "fp32": 0.5}
+    assert log.summary().output_dtype_share == {"fp16": 0.5, "fp32": 0.5}
 
 
 def test_formats_in_words():

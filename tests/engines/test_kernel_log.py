@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tofu_export.engines.describing.kernel_log import NO_STAGE, KernelLog, parse_kernel_log, stage_of
+from tofu_export.system.typed_json import from_plain, to_plain
 
 TENSOR = "{{ Name: {}, Dimensions: [-1,16], Strides: [16,1], StrideOrder: [1,0], Datatype: {}, Format: (Linear) }}"
 
@@ -50,7 +51,7 @@ def test_records():
 
 
 def test_summary():
-    assert parse_kernel_log(MESSAGES).summary() == {
+    assert to_plain(parse_kernel_log(MESSAGES).summary()) == {
         "kernels": 4,
         "host_calls": 1,
         "by_type": {"kgen": 2, "gemm": 2},
@@ -66,20 +67,20 @@ def test_unreadable_lines_are_counted_not_fatal():
     log = parse_kernel_log(["Layers:\n" + KERNELS[1] + "\nsomething new\nName: x, LayerType: kgen"])
     assert len(log.records) == 1
     assert log.unparsed == 2
-    assert log.summary()["unparsed_lines"] == 2
+    assert log.summary().unparsed_lines == 2
 
 
 @pytest.mark.parametrize("messages", [[], ["nothing of use"], ["Layers:"], ["Layers:\n"]])
 def test_no_kernel_list(messages):
     log = parse_kernel_log(messages)
     assert log == KernelLog()
-    assert log.summary()["kernels"] == 0
-    assert log.summary()["output_dtype_share"] == {}
+    assert log.summary().kernels == 0
+    assert log.summary().output_dtype_share == {}
 
 
 def test_survives_json():
     log = parse_kernel_log(MESSAGES)
-    assert KernelLog.from_dict(json.loads(json.dumps(log.to_dict()))) == log
+    assert from_plain(KernelLog, json.loads(json.dumps(to_plain(log)))) == log
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,7 @@ def test_files_of_this_project(form: AttentionForm, reason: str) -> None:
     graph = ir.to_proto(written(form)).graph
     found = find_fusions(graph, KernelLog((kernel("gemm", "", "fp16", "blocks.0.attn.qkv/MatMul"),)))
     assert found is not None
-    assert set(found.reasons) == set(found.attentions.left)
+    assert set(found.why_not_fused) == set(found.fused_attention.left)
     (remark,) = found.remarks(Precision.FP16)
     assert remark.count(reason) == 1
     assert remark.endswith(")")
-    assert found.to_dict()["why_not_fused"] == dict(found.reasons)

@@ -126,7 +126,7 @@ def request(form: AttentionForm, folder: Path, capability: str = "SM89", **metad
 def test_fused_attentions_of_a_real_build(form: AttentionForm, fused: int, tmp_path: Path) -> None:
     receipt = build_engine(request(form, tmp_path, attention=form.value))
     assert receipt.fusions is not None
-    assert (receipt.fusions.attentions.wanted, receipt.fusions.attentions.made) == (6, fused)
+    assert (receipt.fusions.fused_attention.in_file, receipt.fusions.fused_attention.in_engine) == (6, fused)
     assert sum("_mha_" in record.tactic for record in receipt.kernels.launched) == fused
 
 

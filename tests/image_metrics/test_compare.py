@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -18,7 +17,16 @@ from tofu_export.image_metrics import paired, sets
 from tofu_export.image_metrics.compare import compare_images
 from tofu_export.image_metrics.files import read_rgb
 from tofu_export.image_metrics.request import CompareRequest, parse_metrics
+from tofu_export.image_metrics.result import Comparison, Fid, Kid, OfPairs
 from tofu_export.image_metrics.weights import WeightsFolder
+
+T = TypeVar("T", OfPairs, Fid, Kid)
+
+
+def metric(result: Comparison, name: str, kind: type[T]) -> T:
+    found = result.metrics[name]
+    assert isinstance(found, kind)
+    return found
 
 
 @pytest.fixture
@@ -46,11 +54,11 @@ def test_pairs_without_any_weights(tmp_path: Path, nowhere: WeightsFolder) -> No
     assert (result.a, result.b, result.pairs) == (3, 3, 3)
     assert list(result.metrics) == ["psnr", "ssim"]
     values = [paired.psnr()(*(read_rgb(side / f"{index:05}.png") for side in (a, b))) for index in range(3)]
-    assert result.metrics["psnr"]["mean"] == pytest.approx(sum(values) / 3)
-    assert result.metrics["psnr"]["worst"] == min(values)
-    assert [row["psnr"] for row in result.rows] == values
-    assert [row["name"] for row in result.rows] == ["00000", "00001", "00002"]
-    reasons = {row["metric"]: row["reason"] for row in result.skipped}
+    assert metric(result, "psnr", OfPairs).mean == pytest.approx(sum(values) / 3)
+    assert metric(result, "psnr", OfPairs).worst == min(values)
+    assert [row.values["psnr"] for row in result.rows] == values
+    assert [row.name for row in result.rows] == ["00000", "00001", "00002"]
+    reasons = {row.metric: row.reason for row in result.skipped}
     assert set(reasons) == {"ms_ssim", "lpips", "fid", "kid"}
     assert "side of 32 pixels, 176 are needed: ssim can be had" in reasons["ms_ssim"]
     assert "alexnet-owt-7be5be79.pth is not in" in reasons["lpips"]
@@ -61,7 +69,7 @@ def test_large_images_have_ms_ssim_and_no_ssim(tmp_path: Path, nowhere: WeightsF
     a, b = (save_image(tmp_path / f"{seed}.png", pixels(seed, 180, 190)) for seed in (0, 1))
     result = compare_images(CompareRequest(a, b, weights=nowhere))
     assert list(result.metrics) == ["psnr", "ms_ssim"]
-    reasons = {row["metric"]: row["reason"] for row in result.skipped}
+    reasons = {row.metric: row.reason for row in result.skipped}
     assert reasons["fid"] == "a set needs 2 images at least, there are 1 and 1"
     both = compare_images(CompareRequest(a, b, metrics=("ssim", "ms_ssim"), weights=nowhere))
     assert list(both.metrics) == ["ms_ssim", "ssim"]
@@ -74,16 +82,16 @@ def test_everything(tmp_path: Path, weights: WeightsFolder, narrow: None) -> Non
     request = CompareRequest(a, b, network=SQUEEZE, weights=weights)
     result = compare_images(request, lambda *at: told.append(at))
     assert list(result.metrics) == ["psnr", "ssim", "lpips", "fid", "kid"]
-    lpips = result.metrics["lpips"]
-    assert (lpips["network"], lpips["pairs"]) == (SQUEEZE, 3)
-    assert lpips["worst"] == max(row["lpips"] for row in result.rows) > 0
+    lpips = metric(result, "lpips", OfPairs)
+    assert (lpips.network, lpips.pairs) == (SQUEEZE, 3)
+    assert lpips.worst == max(row.values["lpips"] or 0.0 for row in result.rows) > 0
     look = sets.inception_look(weights.find(sets_weights()))
     seen = [look(np.stack([read_rgb(file) for file in sorted(side.iterdir())])) for side in (a, b)]
-    assert result.metrics["fid"]["value"] == pytest.approx(sets.fid([seen[0]], [seen[1]]), rel=1e-6)
-    assert result.metrics["kid"]["mean"] == pytest.approx(sets.kid([seen[0]], [seen[1]], 0).mean, rel=1e-6)
-    assert result.metrics["kid"]["subset_size"] == 3
-    assert len(result.metrics["fid"]["weights"]["sha256"]) == 64
-    assert [row["metric"] for row in result.skipped] == ["ms_ssim"]
+    assert metric(result, "fid", Fid).value == pytest.approx(sets.fid([seen[0]], [seen[1]]), rel=1e-6)
+    assert metric(result, "kid", Kid).mean == pytest.approx(sets.kid([seen[0]], [seen[1]], 0).mean, rel=1e-6)
+    assert metric(result, "kid", Kid).subset_size == 3
+    assert len(metric(result, "fid", Fid).weights.sha256) == 64
+    assert [row.metric for row in result.skipped] == ["ms_ssim"]
     assert any("biased upwards" in note for note in result.notes)
     assert ("comparing pairs", 2, 3) in told
     assert told[-1][0] == "showing images to Inception"
@@ -103,7 +111,7 @@ def sets_weights() -> Any:
 def test_inceptions_last_layer(tmp_path: Path, weights: WeightsFolder) -> None:
     a, b = save_images(tmp_path / "a", range(2)), save_images(tmp_path / "b", range(10, 12))
     result = compare_images(CompareRequest(a, b, metrics=("fid",), weights=weights))
-    assert result.metrics["fid"]["value"] > 0
+    assert (metric(result, "fid", Fid).value or 0.0) > 0
     assert list(result.metrics) == ["fid"]
 
 
@@ -114,22 +122,20 @@ def test_sets_of_other_names_and_sizes(tmp_path: Path, weights: WeightsFolder, n
         save_image(b / f"photo{seed}.jpg", pixels(seed, 20 + seed, 30))
     result = compare_images(CompareRequest(a, b, weights=weights))
     assert (result.pairs, list(result.metrics)) == (0, ["fid", "kid"])
-    assert result.metrics["kid"]["subset_size"] == 3
-    assert {row["metric"]: row["reason"] for row in result.skipped}[
-        "psnr"
-    ] == "no image has the same name on both sides"
+    assert metric(result, "kid", Kid).subset_size == 3
+    assert {row.metric: row.reason for row in result.skipped}["psnr"] == "no image has the same name on both sides"
 
 
 def test_equal_images(tmp_path: Path, nowhere: WeightsFolder) -> None:
     a, b = save_images(tmp_path / "a", range(2)), save_images(tmp_path / "b", range(2))
     result = compare_images(CompareRequest(a, b, weights=nowhere))
-    assert result.metrics["psnr"] == {"mean": None, "worst": None, "pairs": 2, "unit": "dB", "identical": 2}
-    assert result.metrics["ssim"]["mean"] == pytest.approx(1)
-    assert [row["psnr"] for row in result.rows] == [None, None]
+    assert result.metrics["psnr"] == OfPairs(mean=None, worst=None, pairs=2, unit="dB", identical=2)
+    assert metric(result, "ssim", OfPairs).mean == pytest.approx(1)
+    assert [row.values["psnr"] for row in result.rows] == [None, None]
     save_image(b / "00001.png", pixels(9))
     result = compare_images(CompareRequest(a, b, weights=nowhere))
-    assert result.metrics["psnr"]["identical"] == 1
-    assert math.isfinite(result.metrics["psnr"]["mean"])
+    assert metric(result, "psnr", OfPairs).identical == 1
+    assert metric(result, "psnr", OfPairs).mean is not None
     assert any("1 of 2 pairs are equal" in note for note in result.notes)
 
 
@@ -194,4 +200,4 @@ def test_without_the_extra(
     else:
         result = compare_images(CompareRequest(a, b, network=SQUEEZE, weights=weights))
         assert list(result.metrics) == ["psnr", "ssim", "lpips"]
-        assert "torch-fidelity" in {row["metric"]: row["reason"] for row in result.skipped}["fid"]
+        assert "torch-fidelity" in {row.metric: row.reason for row in result.skipped}["fid"]

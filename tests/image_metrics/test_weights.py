@@ -14,6 +14,7 @@ import torch
 
 from tests.image_metrics.stand_ins import SQUEEZE, save_squeezenet
 from tofu_export.errors import WeightsError
+from tofu_export.image_metrics.result import NetworkWeights
 from tofu_export.image_metrics.weights import (
     LPIPS_NETWORKS,
     WeightsFolder,
@@ -41,7 +42,7 @@ def test_torchs_cache_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyP
     folder.mkdir(parents=True)
     file = save_squeezenet(folder)
     assert WeightsFolder().find(lpips_weights(SQUEEZE)) == file
-    assert described(file) == {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert described(file) == NetworkWeights(file.name, hashlib.sha256(file.read_bytes()).hexdigest())
 
 
 def test_missing_weights_say_file_address_and_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

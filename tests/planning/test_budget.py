@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.planning.specs import spec
 from tofu_export.errors import OptionError
 from tofu_export.options import Reduction, Schedule
 from tofu_export.planning.budget import Budget
@@ -18,19 +20,12 @@ GIGA = 10**9
 
 
 @st.composite
-def specs(draw: st.DrawFn) -> ModelSpec:
+def models(draw: st.DrawFn) -> ModelSpec:
     """A few layers and tokens, costs of all proportions; in units of GMACs, so that a budget is written in short."""
     cost = st.integers(0, 3).map(lambda cost: cost * GIGA)
     prefix = draw(st.integers(0, 3))
-    return ModelSpec(
-        name="toy",
-        image_size=(32, 32),
-        in_chans=3,
-        num_classes=5,
-        tokens=prefix + draw(st.integers(0, 13)),
-        prefix_tokens=prefix,
-        embed_dim=24,
-        params=1,
+    return replace(
+        spec(prefix + draw(st.integers(0, 13)), prefix),
         stem_macs=GIGA,
         blocks=tuple(draw(st.lists(st.builds(BlockCost, cost, cost, cost), min_size=1, max_size=4))),
         tail_token=draw(cost),
@@ -42,34 +37,34 @@ def removed(plan: Plan) -> tuple[int, ...]:
     return tuple(layer.removed for layer in plan.layers)
 
 
-def by_brute_force(spec: ModelSpec, limit: int, schedule: Schedule, excluded: tuple[int, ...]) -> Plan | None:
+def by_brute_force(model: ModelSpec, limit: int, schedule: Schedule, excluded: tuple[int, ...]) -> Plan | None:
     """Every r in turn, then all amounts between those of r - 1 and r."""
 
     def planned(amounts: tuple[int, ...]) -> Plan:
-        return make_plan(spec, Reduction(r=amounts, exclude_layers=excluded))
+        return make_plan(model, Reduction(r=amounts, exclude_layers=excluded))
 
-    for r in range(spec.tokens * spec.depth + 1):
-        high = schedule.spread(r, spec.depth)
+    for r in range(model.tokens * model.depth + 1):
+        high = schedule.spread(r, model.depth)
         if planned(high).macs_reduced > limit:
             continue
-        low = schedule.spread(max(r - 1, 0), spec.depth)
+        low = schedule.spread(max(r - 1, 0), model.depth)
         ranges = [range(least, most + 1) for least, most in zip(low, high, strict=True)]
         plans = [plan for plan in map(planned, product(*ranges)) if plan.macs_reduced <= limit]
         return min(plans, key=lambda plan: sum(removed(plan)))
     return None
 
 
-def step_by_step(spec: ModelSpec, limit: int, schedule: Schedule, excluded: tuple[int, ...]) -> tuple[int, ...]:
+def step_by_step(model: ModelSpec, limit: int, schedule: Schedule, excluded: tuple[int, ...]) -> tuple[int, ...]:
     """The rule as it is written, without bisection."""
 
     def planned(amounts: list[int]) -> Plan:
-        return make_plan(spec, Reduction(r=tuple(amounts), exclude_layers=excluded))
+        return make_plan(model, Reduction(r=tuple(amounts), exclude_layers=excluded))
 
     r = 0
-    while planned(list(schedule.spread(r, spec.depth))).macs_reduced > limit:
+    while planned(list(schedule.spread(r, model.depth))).macs_reduced > limit:
         r += 1
-    amounts, low = list(schedule.spread(r, spec.depth)), schedule.spread(max(r - 1, 0), spec.depth)
-    for layer in reversed(range(spec.depth)):
+    amounts, low = list(schedule.spread(r, model.depth)), schedule.spread(max(r - 1, 0), model.depth)
+    for layer in reversed(range(model.depth)):
         while amounts[layer] > low[layer]:
             amounts[layer] -= 1
             if planned(amounts).macs_reduced > limit:
@@ -79,41 +74,29 @@ def step_by_step(spec: ModelSpec, limit: int, schedule: Schedule, excluded: tupl
 
 
 @settings(max_examples=300)
-@given(specs(), st.sampled_from(Schedule), st.floats(0, 1), st.sets(st.integers(0, 3), max_size=2))
+@given(models(), st.sampled_from(Schedule), st.floats(0, 1), st.sets(st.integers(0, 3), max_size=2))
 def test_no_smaller_reduction_meets_the_budget(
-    spec: ModelSpec, schedule: Schedule, share: float, excluded: set[int]
+    model: ModelSpec, schedule: Schedule, share: float, excluded: set[int]
 ) -> None:
-    layers = tuple(layer for layer in sorted(excluded) if layer < spec.depth)
-    full = make_plan(spec, Reduction(r=0)).macs_full
+    layers = tuple(layer for layer in sorted(excluded) if layer < model.depth)
+    full = make_plan(model, Reduction(r=0)).macs_full
     limit = max(round(full * share) // GIGA, 1) * GIGA
     asked = Reduction(gmacs=limit // GIGA, schedule=schedule, exclude_layers=layers)
-    want = by_brute_force(spec, limit, schedule, layers)
+    want = by_brute_force(model, limit, schedule, layers)
     if want is None:
         with pytest.raises(OptionError, match="out of reach"):
-            make_plan(spec, asked)
+            make_plan(model, asked)
         return
-    plan = make_plan(spec, asked)
+    plan = make_plan(model, asked)
     assert plan.macs_reduced <= limit
     assert sum(removed(plan)) == sum(removed(want))
     if plan.removes:
-        assert removed(plan) == step_by_step(spec, limit, schedule, layers)
+        assert removed(plan) == step_by_step(model, limit, schedule, layers)
 
 
 def toy(tokens: int = 101, depth: int = 4) -> ModelSpec:
-    return ModelSpec(
-        name="toy",
-        image_size=(32, 32),
-        in_chans=3,
-        num_classes=5,
-        tokens=tokens,
-        prefix_tokens=1,
-        embed_dim=24,
-        params=1,
-        stem_macs=0,
-        blocks=(BlockCost(GIGA // 2, 0, GIGA // 2),) * depth,
-        tail_token=0,
-        tail_fixed=0,
-    )
+    blocks = (BlockCost(GIGA // 2, 0, GIGA // 2),) * depth
+    return replace(spec(tokens), blocks=blocks, stem_macs=0, tail_token=0, tail_fixed=0)
 
 
 @pytest.mark.parametrize(

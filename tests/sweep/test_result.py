@@ -1,22 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.sweep.cells import cell, timing
+from tests.sweep.cells import EVALUATION, cell, timing
 from tofu_export.options import Precision
 from tofu_export.report.sweep import SweepRow
+from tofu_export.sweep.records import Timing
 from tofu_export.sweep.result import agreement_of, compared, row_of
 
-FOUND = {"top1": 0.5, "images": 10, "real": True, "verification": {"passed": True}}
 
-
-def row(
-    r: int, top1: float | None, time: dict[str, Any] | None = None, agreement: float = 0.9, **more: Any
-) -> SweepRow:
-    return row_of(cell(r, **more), 8, {**FOUND, "top1": top1}, agreement, time)
+def row(r: int, top1: float | None, time: Timing | None = None, agreement: float = 0.9, **more: Any) -> SweepRow:
+    return row_of(cell(r, **more), 8, replace(EVALUATION, top1=top1), agreement, time)
 
 
 def test_agreement_of_classes_and_of_features() -> None:
@@ -55,19 +53,19 @@ def test_agreement_competes_within_a_model_and_accuracy_does_not() -> None:
 
 
 def test_without_a_quality_there_is_no_front() -> None:
-    lost = row_of(cell(8), None, {**FOUND, "top1": None}, None, None)
+    lost = row_of(cell(8), None, replace(EVALUATION, top1=None), None, None)
     assert [one.pareto for one in compared([lost])] == [False]
 
 
 def test_int8_on_generated_images_is_told() -> None:
-    found = {**FOUND, "real": False}
+    found = replace(EVALUATION, real=False)
     notes = row_of(cell(8, precision=Precision.INT8), None, found, 0.9, None).notes
     assert notes == ("int8 was calibrated on generated images",)
 
 
 def test_a_file_that_was_not_verified_says_so() -> None:
     assert row(8, 0.9).verified
-    unverified = row_of(cell(8), None, {**FOUND, "verification": None}, 0.9, None)
+    unverified = row_of(cell(8), None, replace(EVALUATION, verification=None), 0.9, None)
     assert not unverified.verified
     assert unverified.notes == ("not verified: switched off by --no-verify",)
     assert unverified.verified is False

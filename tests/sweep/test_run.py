@@ -13,6 +13,7 @@ from tofu_export.options import Mode, Precision
 from tofu_export.report.sweep import SweepDocument
 from tofu_export.sweep import run
 from tofu_export.sweep.grid import Cell, Grid
+from tofu_export.sweep.records import Timing
 from tofu_export.sweep.run import run_sweep
 from tofu_export.sweep.settings import Settings
 from tofu_export.system.typed_json import to_object
@@ -42,7 +43,7 @@ class FakeStopwatch:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def time(self, cell: Cell, full: Cell, batch: int, on_progress: Callable[[float], None]) -> dict[str, Any]:
+    def time(self, cell: Cell, full: Cell, batch: int, on_progress: Callable[[float], None]) -> Timing:
         assert full.full
         on_progress(0.5)
         self.timed.append(f"{cell} {batch}")

@@ -8,21 +8,20 @@ from typing import Any
 
 import pytest
 
-from tests.sweep.cells import cell, timing
+from tests.sweep.cells import EVALUATION, cell, timing
 from tofu_export.errors import BackendMissingError
 from tofu_export.options import Precision
 from tofu_export.report.sweep import SweepDocument, SweepFailure, SweepImages, SweepRow
 from tofu_export.sweep.chart import pareto_chart
 from tofu_export.sweep.parquet import parquet_bytes
+from tofu_export.sweep.records import Timing
 from tofu_export.sweep.result import compared, row_of
 from tofu_export.sweep.tables import csv_text, flat_rows, markdown, pivot
 from tofu_export.system.environment import Environment
 
-FOUND = {"top1": 0.5, "images": 10, "real": True, "verification": {"passed": True}}
 
-
-def row(r: int, top1: float | None, pattern: str = "PPAA", time: dict[str, Any] | None = None) -> SweepRow:
-    return row_of(cell(r, pattern), 8, {**FOUND, "top1": top1}, 0.9, time)
+def row(r: int, top1: float | None, pattern: str = "PPAA", time: Timing | None = None) -> SweepRow:
+    return row_of(cell(r, pattern), 8, replace(EVALUATION, top1=top1), 0.9, time)
 
 
 def result(*rows: SweepRow, **changes: Any) -> SweepDocument:

@@ -8,8 +8,8 @@ import pytest
 from tests.sweep.cells import cell
 from tofu_export.report.sweep import SweepFailure
 from tofu_export.sweep import workers
-from tofu_export.sweep.evaluate import Evaluation
 from tofu_export.sweep.grid import Cell, Grid, expand
+from tofu_export.sweep.records import Record
 from tofu_export.sweep.settings import Settings
 from tofu_export.sweep.workers import attempt, in_process, in_processes
 
@@ -50,9 +50,10 @@ def test_a_dead_worker_costs_its_cell() -> None:
     assert isinstance(death, SweepFailure)
     assert "ended with SIGKILL: not enough memory?" in death.reason
     assert third is full
-    assert isinstance(good, Evaluation)
+    assert isinstance(good, Record)
+    assert good.outputs is not None
     assert good.outputs.tolist() == [9, 6, 7, 7]  # a 7 and a 4, both written badly
-    assert good.top1 == 0.5
+    assert good.result.top1 == 0.5
     assert second.model == "vit_nowhere"
     assert isinstance(unknown, SweepFailure)
     assert unknown.kind == "UnknownModelError"

@@ -233,4 +233,4 @@ def test_tensorrt_rtx_builds_it(kind: OutputKind, precision: Precision, tmp_path
     save(lowered("registers", kind, kind is GRID or None, tome=True, precision=precision), path, {})
     receipt = build_engine(EngineRequest(path, tmp_path / "model.engine", RTX, BATCHES, precision))
     assert receipt.engine_bytes > 0
-    assert receipt.kernels.summary()["unparsed_lines"] == 0
+    assert receipt.kernels.summary().unparsed_lines == 0

@@ -348,7 +348,7 @@ def test_tensorrt_rtx_multiplies_all_products(precision: Precision, capability: 
     asked = EngineRequest(path, path.with_suffix(".engine"), RTX, BATCH, precision, compute_capabilities=(capability,))
     receipt = build_engine(asked)
     assert receipt.fusions is not None
-    assert (receipt.fusions.products.wanted, receipt.fusions.products.left) == (PRODUCTS, ())
+    assert (receipt.fusions.quantized_products.in_file, receipt.fusions.quantized_products.left) == (PRODUCTS, ())
     numbers = "fp8" if precision is Precision.FP8 else "int8"
     assert receipt.to_dict()["structure"]["compute_layers"][numbers] == PRODUCTS
 

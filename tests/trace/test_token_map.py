@@ -240,4 +240,4 @@ def test_tensorrt_rtx_builds_it(precision: Precision, tmp_path: Path) -> None:
     save(lowered("registers", TOKENS, precision=precision), path, {})
     receipt = build_engine(EngineRequest(path, tmp_path / "model.engine", RTX, BATCHES, precision))
     assert receipt.engine_bytes > 0
-    assert receipt.kernels.summary()["unparsed_lines"] == 0
+    assert receipt.kernels.summary().unparsed_lines == 0

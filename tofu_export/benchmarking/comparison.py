@@ -26,7 +26,7 @@ from tofu_export.errors import OptionError
 from tofu_export.options import PLAN_SUFFIXES
 from tofu_export.report.measurement import Measurement
 from tofu_export.system.ort import TensorSpec
-from tofu_export.system.typed_json import JsonObject
+from tofu_export.system.typed_json import JsonObject, rounded_object
 
 __all__ = ["BenchFile", "BenchResult", "OpenTorch", "Realised", "compare_files", "short_names"]
 
@@ -99,14 +99,7 @@ class Realised:
 
     def to_dict(self) -> JsonObject:
         """Return the record as JSON values."""
-        return {
-            "artifact": self.artifact,
-            "reference": self.reference,
-            "batch": self.batch,
-            "speedup": round(self.speedup, 6),
-            "gmacs_ratio": round(self.gmacs_ratio, 6),
-            "share": round(self.share, 6),
-        }
+        return rounded_object({**vars(self), "share": self.share})
 
 
 @dataclass(frozen=True)
@@ -165,7 +158,7 @@ class BenchResult:
             "benchmark": [row.to_dict() for row in (*self.measurements, *self.recorded)],
             "realised": [row.to_dict() for row in self.realised],
             "profile": [entry.to_dict() for entry in self.profiles],
-            "products": [entry.to_dict() for entry in self.alone],
+            "products": [rounded_object(entry) for entry in self.alone],
             "warnings": list(self.warnings),
         }
 

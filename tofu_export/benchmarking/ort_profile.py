@@ -24,7 +24,7 @@ from tofu_export.benchmarking.benchmark import Feeds
 from tofu_export.engines.describing.stages import Kind, Located, Place, locate
 from tofu_export.errors import ExportError
 from tofu_export.system.ort import OPTIMIZED_NAME, open_session
-from tofu_export.system.typed_json import JsonObject
+from tofu_export.system.typed_json import JsonObject, rounded_object
 
 __all__ = ["Kernel", "Profile", "Slice", "assign", "profile", "read_trace"]
 
@@ -66,10 +66,6 @@ class Slice:
     ms: float
     share: float
     kernels: int
-
-    def to_dict(self) -> JsonObject:
-        """Return the part as JSON values."""
-        return {"ms": round(self.ms, 6), "share": round(self.share, 6), "kernels": self.kernels}
 
 
 @dataclass(frozen=True)
@@ -148,24 +144,25 @@ class Profile:
 
     def to_dict(self) -> JsonObject:
         """Return the profile as JSON values."""
-        return {
-            "artifact": self.artifact,
-            "batch": self.batch,
-            "runs": self.runs,
-            "query_ms": round(self.query_ms, 6),
-            "plain_ms": round(self.plain_ms, 6),
-            "kernels_ms": round(self.kernels_ms, 6),
-            "profiler_us": round(self.profiler_us, 6),
-            "reduction": self.reduction.to_dict(),
-            "net_reduction": self.net_reduction.to_dict(),
-            "inferred": self.inferred.to_dict(),
-            "kinds": {kind.value: part.to_dict() for kind, part in self.by_kind().items()},
-            "stages": [
-                {"stage": place.stage, "kind": place.kind.value, **part.to_dict()}
-                for place, part in self.by_place().items()
-            ],
-            "operators": {op: part.to_dict() for op, part in self.by_operator().items()},
-        }
+        return rounded_object(
+            {
+                "artifact": self.artifact,
+                "batch": self.batch,
+                "runs": self.runs,
+                "query_ms": self.query_ms,
+                "plain_ms": self.plain_ms,
+                "kernels_ms": self.kernels_ms,
+                "profiler_us": self.profiler_us,
+                "reduction": self.reduction,
+                "net_reduction": self.net_reduction,
+                "inferred": self.inferred,
+                "kinds": {kind.value: part for kind, part in self.by_kind().items()},
+                "stages": [
+                    {"stage": place.stage, "kind": place.kind, **vars(part)} for place, part in self.by_place().items()
+                ],
+                "operators": self.by_operator(),
+            }
+        )
 
     def _slice(self, chosen: Sequence[bool]) -> Slice:
         ms = sum(kernel.ms for kernel, take in zip(self.kernels, chosen, strict=True) if take)

@@ -24,7 +24,6 @@ from tofu_export.benchmarking.benchmark import DEFAULT_RULES, Contender, Feeds, 
 from tofu_export.engines.building.preflight import read_graph_file
 from tofu_export.errors import OptionError, OutputError
 from tofu_export.system.ort import open_copy
-from tofu_export.system.typed_json import JsonObject
 
 __all__ = ["PRODUCTS", "Alone", "Product", "measure_alone", "products_of", "write_products"]
 
@@ -99,17 +98,6 @@ class Alone:
             f"of its time (IQR {low:.1%}-{high:.1%}), so that nothing done to the rest makes it more than "
             f"{1 / self.share:.2f}x as fast"
         )
-
-    def to_dict(self) -> JsonObject:
-        """Return the record as JSON values."""
-        return {
-            "artifact": self.artifact,
-            "batch": self.batch,
-            "products": self.products,
-            "gmacs": round(self.gmacs, 6),
-            "share": round(self.share, 6),
-            "share_iqr": [round(value, 6) for value in self.share_iqr],
-        }
 
 
 def measure_alone(

@@ -8,7 +8,6 @@ from torch import nn
 
 from tofu_export.diffusion.forms import UnetForm
 from tofu_export.diffusion.inputs import OUTPUT_NAME, TIMESTEP, UnetInputs
-from tofu_export.errors import ExportError
 from tofu_export.options import MINIMUM_OPSET, BatchRange, Precision
 from tofu_export.trace.export import TORCH_TYPES, hold_copy, in_precision, trace_form
 
@@ -42,8 +41,6 @@ def trace_unet(
         ExportError: the exporter failed; the message holds its first cause.
         OptionError: the exporter cannot write this opset.
     """
-    if opset < MINIMUM_OPSET:
-        raise ExportError(f"opset {opset} is too old, expected {MINIMUM_OPSET} or newer")
     batch = batch or BatchRange(1, 2, 8)
     static = batch.minimum == batch.maximum
     form = UnetForm(in_precision(unet, precision), TORCH_TYPES[precision], io_dtype, canonical=True).eval()

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.paired import share_interval
-from tofu_export.report.evaluation import ScoreEntry
-from tofu_export.system.typed_json import JsonObject
+from tofu_export.report.evaluation import ScoreEntry, UsedLabels
 
 __all__ = ["BUNDLED", "RealLabels", "Score", "top_classes"]
 
@@ -146,6 +145,6 @@ class RealLabels:
             found.append(row)
         return found
 
-    def to_dict(self, score: Score, images: int) -> JsonObject:
+    def used(self, score: Score, images: int) -> UsedLabels:
         """Return the entry `real_labels` of the result."""
-        return {"source": self.source, "images": score.counted, "without_class": images - score.counted}
+        return UsedLabels(self.source, score.counted, images - score.counted)

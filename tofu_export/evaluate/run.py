@@ -25,9 +25,9 @@ from tofu_export.evaluate.subjects import (
 )
 from tofu_export.options import Reduction
 from tofu_export.report.document import Skipped
-from tofu_export.report.evaluation import AccuracyDifference, ScoreEntry
+from tofu_export.report.evaluation import AccuracyDifference, EvaluationDocument, ScoreEntry, TimmScore, UsedLabels
 from tofu_export.system import environment
-from tofu_export.system.typed_json import JsonObject, to_object, to_plain
+from tofu_export.system.typed_json import JsonObject, to_object
 from tofu_export.zoo.create import LoadedModel
 from tofu_export.zoo.names import DEMO_MODEL
 from tofu_export.zoo.weights import WeightsSource
@@ -36,8 +36,6 @@ __all__ = ["SCHEMA_VERSION", "EvalResult", "evaluate"]
 
 SCHEMA_VERSION = 1
 _PRETRAINED = WeightsSource.parse("pretrained")
-_AS_TIMM = ("top1", "top1_err", "top5", "top5_err")
-"""Fields of a score that timm's `validate.py` also has."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,8 @@ class EvalResult:
         source: where the images came from.
         score: accuracy, and images that count.
         labels: kind of labels: `folders`, `real` or `demo`; None without labels.
-        more: accuracy on the folders' classes if real labels were asked for, and facts about these.
+        real_labels: the reassessed labels; None if they were not asked for.
+        original: accuracy on the folders' classes; None without real labels, or without such classes.
         full: the full model's score; None if it did not run.
         difference: top-1 minus that of the full model on the same images; None without labels, or if it did not run.
         agreement: agreement with the full model; None if it did not run.
@@ -65,7 +64,8 @@ class EvalResult:
     source: str
     score: ScoreEntry
     labels: str | None
-    more: JsonObject
+    real_labels: UsedLabels | None
+    original: TimmScore | None
     full: ScoreEntry | None
     difference: Paired | None
     agreement: Agreement | None
@@ -77,35 +77,35 @@ class EvalResult:
     def to_dict(self, command: str = "") -> JsonObject:
         """Return the result as JSON; names and units of the first lines are those of timm's `validate.py`."""
         subject, prepared = self.subject, self.subject.preprocessing
-        params, score = subject.param_count, to_object(self.score)
-        return {
-            "model": subject.label,
-            **{name: score[name] for name in _AS_TIMM},
-            "param_count": None if params is None else round(params / 1e6, 2),
-            "img_size": prepared["input_size"][-1],
-            "crop_pct": prepared.get("crop_pct"),
-            "interpolation": prepared.get("interpolation"),
-            "kind": "eval",
-            "schema_version": SCHEMA_VERSION,
-            "resolved": subject.origin.name,
-            "loaded": self.loaded,
-            "backend": subject.backend,
-            "device": subject.device,
-            "images": self.images,
-            "source": self.source,
-            "labels": self.labels,
-            **{name: value for name, value in score.items() if name not in _AS_TIMM},
-            **self.more,
-            "full": to_plain(self.full),
-            "difference": None if self.difference is None else to_plain(_in_points(self.difference)),
-            "agreement": None if self.agreement is None else to_plain(self.agreement.entry()),
-            "plan": subject.plan,
-            "notes": list(self.notes),
-            "skipped": to_plain(self.skipped),
-            "seconds": round(self.seconds, 2),
-            "environment": to_object(environment.collect()),
-            "command": command,
-        }
+        params = subject.param_count
+        document = EvaluationDocument(
+            model=subject.label,
+            **vars(self.score),
+            param_count=None if params is None else round(params / 1e6, 2),
+            img_size=prepared["input_size"][-1],
+            crop_pct=prepared.get("crop_pct"),
+            interpolation=prepared.get("interpolation"),
+            schema_version=SCHEMA_VERSION,
+            resolved=subject.origin.name,
+            loaded=self.loaded,
+            backend=subject.backend,
+            device=subject.device,
+            images=self.images,
+            source=self.source,
+            labels=self.labels,
+            real_labels=self.real_labels,
+            original=self.original,
+            full=self.full,
+            difference=None if self.difference is None else _in_points(self.difference),
+            agreement=None if self.agreement is None else self.agreement.entry(),
+            plan=subject.plan,
+            notes=self.notes,
+            skipped=self.skipped,
+            seconds=round(self.seconds, 2),
+            environment=environment.collect(),
+            command=command,
+        )
+        return to_object(document)
 
 
 def evaluate(request: EvalRequest, on_progress: Callable[[int, int], None] = lambda done, total: None) -> EvalResult:
@@ -135,7 +135,8 @@ def evaluate(request: EvalRequest, on_progress: Callable[[int, int], None] = lam
         source.source,
         counters.score("subject").entry(),
         "real" if counters.real is not None else kind,
-        counters.more(done),
+        counters.real_labels(done),
+        counters.original(),
         None if full is None else counters.score("full").entry(),
         counters.difference(),
         None if full is None else Agreement.join(counters.agreements),
@@ -192,14 +193,16 @@ class _Counters:
         counted = self.score("full").counted
         return from_counts(counted, self._only["subject"], self._only["full"]) if counted else None
 
-    def more(self, images: int) -> JsonObject:
-        """Return facts about real labels, and the accuracy on the folders' classes."""
-        if self.real is None:
-            return {}
-        facts = self.real.to_dict(self._scores["subject real"], images)
-        score = to_object(self._scores["subject"].entry())
-        original = {name: score[name] for name in _AS_TIMM} if self._labelled else None
-        return {"real_labels": facts, "original": original}
+    def real_labels(self, images: int) -> UsedLabels | None:
+        """Return facts about real labels; None if they were not asked for."""
+        return None if self.real is None else self.real.used(self._scores["subject real"], images)
+
+    def original(self) -> TimmScore | None:
+        """Return the accuracy on the folders' classes; None if real labels were not asked for."""
+        if self.real is None or not self._labelled:
+            return None
+        score = self._scores["subject"].entry()
+        return TimmScore(top1=score.top1, top1_err=score.top1_err, top5=score.top5, top5_err=score.top5_err)
 
 
 def _source(request: EvalRequest, subject: Subject) -> tuple[ImageSource, str | None]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from itertools import chain
-from typing import Any
 
 from torch import Tensor
 
@@ -14,16 +13,11 @@ from tofu_export.errors import BackendMissingError, OptionError, TofuError, Weig
 from tofu_export.image_metrics import paired, sets
 from tofu_export.image_metrics.files import ImageSets, Pair, batches_of, find_images, read_rgb
 from tofu_export.image_metrics.request import FID, KID, LPIPS, MS_SSIM, PSNR, SSIM, CompareRequest
-from tofu_export.image_metrics.weights import (
-    described,
-    inception_weights,
-    lpips_weights,
-)
+from tofu_export.image_metrics.result import Comparison, Fid, LeftOut, NetworkWeights, OfPairs, PairRow
+from tofu_export.image_metrics.weights import described, inception_weights, lpips_weights
 from tofu_export.images.inputs import image_size
-from tofu_export.system import environment
-from tofu_export.system.typed_json import JsonObject, to_object
 
-__all__ = ["Comparison", "compare_images"]
+__all__ = ["compare_images"]
 
 _PAIRED = (PSNR, SSIM, MS_SSIM, LPIPS)
 _OF_SETS = (FID, KID)
@@ -34,42 +28,6 @@ _FEW = 2048
 
 Progress = Callable[[str, int, int], None]
 """Callback that receives the current activity, the number done, and the total."""
-
-
-@dataclass
-class Comparison:
-    """Result of a comparison of images.
-
-    Attributes:
-        a: number of images of the first side.
-        b: number of images of the second side.
-        pairs: number of pairs.
-        metrics: entries of the command's `--json`, by name.
-        rows: one for each pair: its name and its paired metrics; PSNR is None if infinite.
-        skipped: metrics left out, with the reason.
-        notes: notes for the reader.
-    """
-
-    a: int
-    b: int
-    pairs: int
-    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[dict[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def to_dict(self, command: str, *, rows: bool = False) -> JsonObject:
-        """Return the document of `--json`: names are stable, values that JSON cannot represent are null."""
-        document = {
-            "schema_version": 1,
-            "command": command,
-            "images": {"a": self.a, "b": self.b, "pairs": self.pairs},
-            "metrics": self.metrics,
-            "skipped": self.skipped,
-            "notes": self.notes,
-            "environment": to_object(environment.collect("pillow", "torch_fidelity", "torchmetrics", "torchvision")),
-        }
-        return {**document, "rows": self.rows} if rows else document
 
 
 def compare_images(request: CompareRequest, on_progress: Progress = lambda *_: None) -> Comparison:
@@ -88,7 +46,7 @@ def compare_images(request: CompareRequest, on_progress: Progress = lambda *_: N
     if any(map(request.wants, _OF_SETS)):
         _compare_sets(request, found, result, on_progress)
     if not result.metrics:
-        raise OptionError(f"nothing can be compared: {'; '.join(sorted({row['reason'] for row in result.skipped}))}")
+        raise OptionError(f"nothing can be compared: {'; '.join(sorted({left.reason for left in result.skipped}))}")
     return result
 
 
@@ -97,38 +55,34 @@ def _compare_pairs(request: CompareRequest, pairs: tuple[Pair, ...], result: Com
         for name in (PSNR, MS_SSIM, LPIPS):
             _leave_out(request, result, name, OptionError("no image has the same name on both sides"))
         return
-    chosen, about = _pair_metrics(request, _smallest_side(pairs), result)
+    chosen, lpips = _pair_metrics(request, _smallest_side(pairs), result)
+    values: dict[str, list[float | None]] = {name: [] for name in chosen}
     for index, pair in enumerate(pairs):
         on_progress("comparing pairs", index, len(pairs))
         a, b = read_rgb(pair.a), read_rgb(pair.b)
-        result.rows.append({"name": pair.name, **{name: metric(a, b) for name, metric in chosen.items()}})
-    for name in chosen:
-        values = [row[name] for row in result.rows]
-        finite = [value for value in values if math.isfinite(value)]
-        worst = max if name == LPIPS else min
-        result.metrics[name] = {
-            "mean": math.fsum(finite) / len(finite) if finite else None,
-            "worst": worst(finite, default=None),
-            "pairs": len(values),
-            **about.get(name, {}),
-        }
-    if PSNR in chosen:
-        for row in result.rows:
-            row[PSNR] = row[PSNR] if math.isfinite(row[PSNR]) else None
-        identical = sum(row[PSNR] is None for row in result.rows)
-        result.metrics[PSNR] |= {"unit": "dB", "identical": identical}
-        if identical:
-            result.notes.append(
-                f"{identical} of {len(pairs)} pairs are equal: their PSNR is infinite and not in the mean"
-            )
+        found = {name: _finite(metric(a, b)) for name, metric in chosen.items()}
+        result.rows.append(PairRow(pair.name, found))
+        for name, value in found.items():
+            values[name].append(value)
+    for name, of_pairs in values.items():
+        finite = [value for value in of_pairs if value is not None]
+        worst = (max if name == LPIPS else min)(finite, default=None)
+        overall = OfPairs(math.fsum(finite) / len(finite) if finite else None, worst, len(of_pairs))
+        if name == LPIPS:
+            overall = replace(overall, network=request.network, weights=lpips)
+        elif name == PSNR:
+            overall = replace(overall, unit="dB", identical=len(of_pairs) - len(finite))
+        result.metrics[name] = overall
+    if identical := values.get(PSNR, []).count(None):
+        result.notes.append(f"{identical} of {len(pairs)} pairs are equal: their PSNR is infinite and not in the mean")
 
 
 def _pair_metrics(
     request: CompareRequest, smallest: int, result: Comparison
-) -> tuple[dict[str, paired.PairMetric], dict[str, JsonObject]]:
-    """Return the paired metrics that are wanted and possible, and further facts about each."""
+) -> tuple[dict[str, paired.PairMetric], NetworkWeights | None]:
+    """Return the paired metrics that are wanted and possible, and the weights of LPIPS if it is one of them."""
     chosen: dict[str, paired.PairMetric] = {}
-    about: dict[str, JsonObject] = {}
+    weights = None
     fits = {MS_SSIM: smallest >= paired.MS_SSIM_SIDE, SSIM: smallest >= paired.SSIM_SIDE}
     if request.wants(PSNR):
         chosen[PSNR] = paired.psnr()
@@ -146,18 +100,18 @@ def _pair_metrics(
             _leave_out(request, result, SSIM, OptionError(reason))
     if request.wants(LPIPS):
         try:
-            chosen[LPIPS], about[LPIPS] = _lpips(request, smallest)
+            chosen[LPIPS], weights = _lpips(request, smallest)
         except (OptionError, WeightsError) as error:
             _leave_out(request, result, LPIPS, error)
-    return chosen, about
+    return chosen, weights
 
 
-def _lpips(request: CompareRequest, smallest: int) -> tuple[paired.PairMetric, JsonObject]:
+def _lpips(request: CompareRequest, smallest: int) -> tuple[paired.PairMetric, NetworkWeights]:
     least = paired.LPIPS_SIDE[request.network]
     if smallest < least:
         raise OptionError(f"the smallest image has a side of {smallest} pixels, {request.network} needs {least}")
     file = request.weights.find(lpips_weights(request.network))
-    return paired.lpips(request.network, file), {"network": request.network, "weights": described(file)}
+    return paired.lpips(request.network, file), described(file)
 
 
 def _smallest_side(pairs: tuple[Pair, ...]) -> int:
@@ -191,16 +145,16 @@ def _compare_sets(request: CompareRequest, found: ImageSets, result: Comparison,
             seen[-1].append(look(batch))
     a, b = seen
     if request.wants(FID):
-        result.metrics[FID] = {"value": _finite(sets.fid(a, b)), "weights": weights}
+        result.metrics[FID] = Fid(_finite(sets.fid(a, b)), weights)
     if request.wants(KID):
-        result.metrics[KID] = {**asdict(sets.kid(a, b, request.seed)), "weights": weights}
+        result.metrics[KID] = replace(sets.kid(a, b, request.seed), weights=weights)
     if request.wants(FID) and min(len(found.a), len(found.b)) < _FEW:
         result.notes.append(
             f"FID of fewer than {_FEW} images is biased upwards: compare it only with one of as many images"
         )
 
 
-def _inception(request: CompareRequest, found: ImageSets) -> tuple[sets.Look, JsonObject]:
+def _inception(request: CompareRequest, found: ImageSets) -> tuple[sets.Look, NetworkWeights]:
     least = sets.LEAST_IMAGES
     if min(len(found.a), len(found.b)) < least:
         raise OptionError(f"a set needs {least} images at least, there are {len(found.a)} and {len(found.b)}")
@@ -214,7 +168,7 @@ def _leave_out(request: CompareRequest, result: Comparison, name: str, error: To
         if name in request.metrics:
             raise error
         return
-    result.skipped.append({"metric": name, "reason": str(error)})
+    result.skipped.append(LeftOut(name, str(error)))
 
 
 def _finite(value: float) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 
 from tofu_export.errors import WeightsError
 from tofu_export.image_metrics._optional import inception, metric
+from tofu_export.image_metrics.result import Kid
 
-__all__ = ["FEATURE", "KID_SUBSETS", "LEAST_IMAGES", "Kid", "Look", "fid", "inception_look", "kid"]
+__all__ = ["FEATURE", "KID_SUBSETS", "LEAST_IMAGES", "Look", "fid", "inception_look", "kid"]
 
 FEATURE = "2048"
 """Layer of Inception: its last pooling, which FID and KID are defined on."""
@@ -27,23 +27,6 @@ _KID_SUBSET_SIZE = 1000
 
 Look = Callable[[NDArray[np.uint8]], Tensor]
 """Function from images, uint8 [B, 3, H, W], to features [B, D]."""
-
-
-@dataclass(frozen=True)
-class Kid:
-    """Mean and standard deviation of the kernel distance over subsets.
-
-    Attributes:
-        mean: the distance.
-        std: standard deviation over the subsets; 0 if each subset is all images.
-        subsets: number of subsets.
-        subset_size: number of images of each side in a subset.
-    """
-
-    mean: float
-    std: float
-    subsets: int
-    subset_size: int
 
 
 def inception_look(weights: Path) -> Look:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tofu_export.errors import WeightsError
 from tofu_export.image_metrics._optional import inception_url
+from tofu_export.image_metrics.result import NetworkWeights
 from tofu_export.options.declaration import Section, opt
 from tofu_export.system.files import sha256_of
-from tofu_export.system.typed_json import JsonObject
 
 __all__ = [
     "LPIPS_NETWORKS",
@@ -155,9 +155,9 @@ def served_by_torch(folder: Path) -> Iterator[None]:
                 os.environ["TORCH_HOME"] = before
 
 
-def described(file: Path) -> JsonObject:
+def described(file: Path) -> NetworkWeights:
     """Describe a file of weights for a report."""
-    return {"file": file.name, "sha256": sha256_of(file)}
+    return NetworkWeights(file.name, sha256_of(file))
 
 
 def _first_line(error: Exception) -> str:

@@ -14,10 +14,10 @@ from tofu_export.engines.describing.structure import shares
 from tofu_export.job.page import PAGE, TOKENS
 from tofu_export.job.request import ExportJob
 from tofu_export.options import Precision
-from tofu_export.report.artifacts import Beside, EngineFile, FusionsEntry, KernelSummary
+from tofu_export.report.artifacts import Beside, EngineFile
 from tofu_export.report.document import Report
 from tofu_export.system.files import Staging, sha256_of
-from tofu_export.system.typed_json import from_plain, to_plain
+from tofu_export.system.typed_json import to_plain
 
 __all__ = ["REPORTS", "FileFacts", "describe_file", "planned_names", "record_engine", "with_data"]
 
@@ -94,14 +94,14 @@ def record_engine(
         kind="engine",
         **describe_file(stage, precision, request.flavour.name, name),
         compute_capabilities=receipt.compute_capabilities,
-        kernels=from_plain(KernelSummary, receipt.kernels.summary()),
+        kernels=receipt.kernels.summary(),
         layer_dtypes=receipt.layer_dtypes,
         mac_share=shares(receipt.structure.macs),
-        fusions=None if fusions is None else from_plain(FusionsEntry, fusions.to_dict()),
+        fusions=fusions,
     )
     report.artifacts += (file,)
-    for note in () if receipt.fusions is None else receipt.fusions.remarks(precision):
+    for note in () if fusions is None else fusions.remarks(precision):
         report.skip(f"fusion in {name}", note)
     where = ", ".join(receipt.compute_capabilities) or "the GPU of this machine"
-    made = f"; {receipt.fusions}" if receipt.fusions is not None and str(receipt.fusions) else ""
+    made = f"; {fusions}" if fusions is not None and str(fusions) else ""
     return f"{name}: {receipt.engine_bytes / 1e6:.1f} MB, for {where}{made}"

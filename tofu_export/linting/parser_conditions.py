@@ -157,14 +157,10 @@ def broadcasts_the_old_way(node: onnx.NodeProto, scope: Scope) -> str | None:
     return f"is of opset {scope.opset}, before broadcasting was that of numpy"
 
 
-def more_outputs(count: int) -> Condition:
-    """Return a condition on nodes with more than `count` outputs."""
-
-    def problem(node: onnx.NodeProto, scope: Scope) -> str | None:
-        used = [name for name in node.output[count:] if name]
-        return f"has the output {used[0]!r}, and TensorRT computes the first {count} alone" if used else None
-
-    return problem
+def more_outputs(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """Report a node of which more than the first output is used."""
+    used = [name for name in node.output[1:] if name]
+    return f"has the output {used[0]!r}, and TensorRT computes the first 1 alone" if used else None
 
 
 def trains_batches(node: onnx.NodeProto, scope: Scope) -> str | None:

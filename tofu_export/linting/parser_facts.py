@@ -20,10 +20,10 @@ _ELSEWHERE = "compute it before export, or by other operators"
 _CONSTANT = "export it as a constant"
 
 
-def _refused(rule: str, op_types: tuple[str, ...], problem: Condition, fix: str, *, build_copes: bool = False) -> Fact:
+def _refused(rule: str, op_types: tuple[str, ...], problem: Condition, fix: str) -> Fact:
     """Return a fact about TensorRT-RTX alone."""
     runtimes = (Runtime.TENSORRT_RTX,)
-    return Fact(rule, Severity.ERROR, runtimes, _SEEN, op_types, problem, fix, MEASURED_RTX, build_copes)
+    return Fact(rule, Severity.ERROR, runtimes, _SEEN, op_types, problem, fix, MEASURED_RTX)
 
 
 PARSER_FACTS = (
@@ -59,14 +59,14 @@ PARSER_FACTS = (
          "Sub", "Sum", "Xor"),
         p.broadcasts_the_old_way, "convert the file with onnx.version_converter, to opset 13 for example",
     ),
-    _refused("statistics", ("LayerNormalization", "BatchNormalization", "MaxPool"), p.more_outputs(1),
+    _refused("statistics", ("LayerNormalization", "BatchNormalization", "MaxPool"), p.more_outputs,
              "leave the other outputs out"),
     _refused("training-batches", ("BatchNormalization",), p.trains_batches, "export it in evaluation mode"),
     _refused("dilated-pool", ("AveragePool", "LpPool", "MaxPool"), p.dilated, _ELSEWHERE),
     _refused("pool-norm", ("LpPool",), p.norm_of_another_order, _ELSEWHERE),
     _refused("clip-int8", ("Clip",), p.clips_int8, "cast to INT32 around it"),
     _refused("cache-form", ("TensorScatter",), p.circular_cache, _ELSEWHERE),
-    _refused("attention-outputs", ("Attention",), p.more_outputs(1), "decompose the attention before export"),
+    _refused("attention-outputs", ("Attention",), p.more_outputs, "decompose the attention before export"),
     _refused("attention-softcap", ("Attention",), p.with_softcap, "decompose the attention before export"),
     _refused("attention-in-branch", ("Attention",), p.in_a_branch, "let `tofu-export lower` decompose it"),
 )  # fmt: skip

@@ -1,8 +1,6 @@
 """Options that a user can set, as frozen values that are validated on construction.
 
 The command line and the Python API build the same objects, so both refuse the same values with the same messages.
-
-The command line and the Python API build the same objects, so that both refuse the same things in the same words.
 """
 
 from tofu_export.options.kinds import (

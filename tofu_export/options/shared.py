@@ -2,9 +2,6 @@
 
 Arguments cover what differs between commands; `tests/cli/test_shared_options.py` lists other allowed differences.
 Each function returns a dataclass field.
-
-What differs between commands is an argument here; `tests/cli/test_shared_options.py` lists what else may differ. Each
-function gives a dataclass field.
 """
 
 from __future__ import annotations

@@ -36,9 +36,6 @@ class BlockCost:
     The attention half costs `attend_token * N + attend_pair * N^2`, the other half `feed_token * N'`, where N' is the
     token count after the reduction between the halves.
 
-    The attention half costs `attend_token * N + attend_pair * N^2`, the other half `feed_token * N'`, N' being what
-    the reduction between the two leaves.
-
     Source: fvcore's counting (a linear layer in*out, a layer norm 5 per element), plus the two N^2 products of the
     attention, which fvcore does not see when the attention is fused.
     """

@@ -38,6 +38,8 @@ _OF_REPORTS = 1
 """Schema version of reports, whose plans are read as well."""
 MAX_BYTES = 16_000_000
 """Size limit in bytes: no plan or report is larger."""
+_LONGEST = 300
+"""Length limit of a message, which may quote the file."""
 
 _KEYS = frozenset(
     {"schema_version", "model", "image_size", "tokens", "prefix_tokens", "layers", "prop_attn",
@@ -79,40 +81,55 @@ class PlanFile:
         Raises:
             OptionError: it cannot be read, or is not a plan file; the message names the wrong place.
         """
-        document = _document(path)
+        place = f"plan file {path}"
+        document = _document(path, place)
         if "layers" not in document and isinstance(document.get("plan"), dict):
-            document = _from_report(path, document)
+            document = _from_report(place, document)
         elif "artifacts" in document and "layers" not in document:
-            _refuse(path, "it is a report without a plan of layers")
+            _refuse(place, "it is a report without a plan of layers")
         elif unknown := sorted(set(document) - _KEYS):
-            _refuse(path, f"unknown key {unknown[0]!r}, known are {', '.join(sorted(_KEYS))}")
+            _refuse(place, f"unknown key {unknown[0]!r}, known are {', '.join(sorted(_KEYS))}")
+        return cls._checked(path, place, document)
+
+    @classmethod
+    def of_metadata(cls, path: Path, plan: Mapping[str, Any]) -> PlanFile:
+        """Check the plan in the metadata of an ONNX file, which is laid out as in report.json.
+
+        Raises:
+            OptionError: it is not a plan; the message names the wrong place.
+        """
+        place = f"the plan in the metadata of {path.name}"
+        return cls._checked(path, place, _from_report(place, {"plan": plan}))
+
+    @classmethod
+    def _checked(cls, path: Path, place: str, document: Mapping[str, Any]) -> PlanFile:
         version = document.get("schema_version")
         if version not in (_WITHOUT_SIZES, SCHEMA_VERSION):
-            _refuse(path, f"schema_version is {version!r}, this version of tofu-export reads 1 and {SCHEMA_VERSION}")
+            _refuse(place, f"schema_version is {version!r}, this version of tofu-export reads 1 and {SCHEMA_VERSION}")
         rows = document.get("layers")
         if not isinstance(rows, list) or not rows:
-            _refuse(path, "expected a list `layers` with one entry per layer")
-        methods, r = zip(*(_layer(path, index, row) for index, row in enumerate(rows)), strict=True)
+            _refuse(place, "expected a list `layers` with one entry per layer")
+        methods, r = zip(*(_layer(place, index, row) for index, row in enumerate(rows)), strict=True)
         letters, pattern = "".join(method.value for method in methods), document.get("pattern")
         if pattern not in (None, letters):
-            _refuse(path, f"its layers have the pattern {letters}, but `pattern` is {pattern!r}: change the layers")
+            _refuse(place, f"its layers have the pattern {letters}, but `pattern` is {pattern!r}: change the layers")
         prop_attn, model = document.get("prop_attn"), document.get("model")
         if prop_attn not in (None, True, False):
-            _refuse(path, f"prop_attn is {prop_attn!r}, expected true, false or null")
-        pruned_sizes = _choice(path, document, "pruned_sizes", PrunedSizes.TAKE_OVER)
+            _refuse(place, f"prop_attn is {prop_attn!r}, expected true, false or null")
+        pruned_sizes = _choice(place, document, "pruned_sizes", PrunedSizes.TAKE_OVER)
         if version == _WITHOUT_SIZES:
             leaving = {method for method, count in zip(methods, r, strict=True) if count}
             if prop_attn is False and Method.TOME in leaving:
-                _refuse(path, "prop_attn is false, but a layer has the method tome: in version 1 both are one thing")
+                _refuse(place, "prop_attn is false, but a layer has the method tome: in version 1 both are one thing")
             prop_attn = bool(prop_attn) or Method.TOME in leaving
             pruned_sizes = PrunedSizes.LOST
-        keys = _choice(path, document, "keys", KeySource.POST_ROPE)
-        select = _choice(path, document, "select", Selection.BIPARTITE)
+        keys = _choice(place, document, "keys", KeySource.POST_ROPE)
+        select = _choice(place, document, "select", Selection.BIPARTITE)
         if model is not None and not isinstance(model, str):
-            _refuse(path, f"model is {model!r}, expected a name")
+            _refuse(place, f"model is {model!r}, expected a name")
         provenance = document.get("provenance", {})
         if not isinstance(provenance, dict):
-            _refuse(path, f"provenance is {provenance!r}, expected an object")
+            _refuse(place, f"provenance is {provenance!r}, expected an object")
         return cls(path, methods, r, prop_attn, pruned_sizes, keys, select, model, provenance)
 
     @property
@@ -177,18 +194,18 @@ def _text(document: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _document(path: Path) -> dict[str, Any]:
+def _document(path: Path, place: str) -> Mapping[str, Any]:
     document = read_json(path, "a plan file; `tofu-export plan MODEL -o FILE` writes one", most_bytes=MAX_BYTES)
     if not isinstance(document, dict):
-        _refuse(path, f"expected an object, found {type(document).__name__}")
+        _refuse(place, f"expected an object, found {type(document).__name__}")
     return document
 
 
-def _from_report(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
+def _from_report(place: str, document: Mapping[str, Any]) -> Mapping[str, Any]:
     """Convert the plan in a report.json, or in the output of `plan --json`, to the layout of a plan file."""
     version = document.get("schema_version", _OF_REPORTS)
     if version != _OF_REPORTS:
-        _refuse(path, f"schema_version is {version!r}, this version of tofu-export reads reports of {_OF_REPORTS}")
+        _refuse(place, f"schema_version is {version!r}, this version of tofu-export reads reports of {_OF_REPORTS}")
     plan = document["plan"]
     model = document.get("model")
     name = model.get("resolved", model.get("name")) if isinstance(model, dict) else None
@@ -203,29 +220,29 @@ def _from_report(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "schema_version": version, "model": name, "layers": layers}
 
 
-def _choice(path: Path, document: Mapping[str, Any], key: str, default: Choice) -> Choice:
+def _choice(place: str, document: Mapping[str, Any], key: str, default: Choice) -> Choice:
     """Return the value of an option in the file, or its default if absent."""
     known = {choice.value: choice for choice in type(default)}
     word = document.get(key, default.value)
     if not isinstance(word, str) or word not in known:
-        _refuse(path, f"{key} is {word!r}, expected one of {', '.join(known)}")
+        _refuse(place, f"{key} is {word!r}, expected one of {', '.join(known)}")
     return known[word]
 
 
-def _layer(path: Path, index: int, row: Any) -> tuple[Method, int]:
+def _layer(place: str, index: int, row: Any) -> tuple[Method, int]:
     if not isinstance(row, dict) or "method" not in row or "r" not in row:
-        _refuse(path, f"layer {index} is {row!r}, expected an object with method and r")
+        _refuse(place, f"layer {index} is {row!r}, expected an object with method and r")
     if row.get("layer", index) != index:
-        _refuse(path, f"entry {index} of layers says that it is layer {row['layer']!r}: expected all layers in order")
+        _refuse(place, f"entry {index} of layers says that it is layer {row['layer']!r}: expected all layers in order")
     name, r = row["method"], row["r"]
     if (method := Method.named(name)) is None:
-        _refuse(path, f"layer {index} has the method {name!r}, expected one of {_KNOWN}")
+        _refuse(place, f"layer {index} has the method {name!r}, expected one of {_KNOWN}")
     if isinstance(r, bool) or not isinstance(r, int) or r < 0:
-        _refuse(path, f"layer {index} has r = {r!r}, expected a whole number of tokens >= 0")
+        _refuse(place, f"layer {index} has r = {r!r}, expected a whole number of tokens >= 0")
     if method is Method.NONE and r:
-        _refuse(path, f"layer {index} has the method {name!r} and r = {r}: expected r = 0, or another method")
+        _refuse(place, f"layer {index} has the method {name!r} and r = {r}: expected r = 0, or another method")
     return method, r
 
 
-def _refuse(path: Path, what: str) -> NoReturn:
-    raise OptionError(f"plan file {path}: {what}")
+def _refuse(place: str, what: str) -> NoReturn:
+    raise OptionError(f"{place}: {what if len(what) <= _LONGEST else what[:_LONGEST] + '...'}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,10 +15,12 @@ __all__ = [
     "CalibrationEntry",
     "EngineFile",
     "FusionCounts",
-    "FusionsEntry",
+    "Fusions",
     "KernelSummary",
     "OnnxFile",
 ]
+
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -74,16 +76,28 @@ class FusionCounts:
     in_engine: int
     left: tuple[str, ...]
 
+    @property
+    def missed(self) -> str:
+        """How many of how many were not fused, for a sentence."""
+        return f"{len(self.left)} of {self.in_file}"
+
+    @property
+    def some(self) -> str:
+        """Names of the first nodes that were not fused, and the number of the others."""
+        more = f" and {len(self.left) - _SHOWN} more" * (len(self.left) > _SHOWN)
+        return ", ".join(self.left[:_SHOWN]) + more
+
 
 @dataclass(frozen=True)
-class FusionsEntry:
+class Fusions:
     """Fusion of quantised products and of attention in an engine.
 
     Attributes:
-        quantized_products: products in 8 bits.
-        fused_attention: attentions that are one kernel.
-        quantized_attention: attentions whose two products are in 8 bits.
-        why_not_fused: the reason found for each attention that is not fused, by its ONNX node.
+        quantized_products: products whose factors the file quantises; fused if a kernel multiplies in int8 or fp8.
+        fused_attention: softmaxes in attention; fused if one kernel computes them with both products around them.
+        quantized_attention: attentions whose products the file quantises; fused if that kernel takes int8 or fp8. None
+            in reports of early versions.
+        why_not_fused: why attentions were not fused, by ONNX node, as far as their nodes tell.
     """
 
     quantized_products: FusionCounts
@@ -98,7 +112,36 @@ class FusionsEntry:
             (self.quantized_attention, "attentions in 8 bits"),
         )
         found = [(one, what) for one, what in parts if one is not None and one.in_file]
-        return "".join(f", {one.in_engine} of {one.in_file} {what}" for one, what in found)
+        return ", ".join(f"{one.in_engine} of {one.in_file} {what}" for one, what in found)
+
+    def remarks(self, precision: Precision) -> tuple[str, ...]:
+        """Return notes on what was not fused as wanted. In FP32 no attention is fused.
+
+        Args:
+            precision: precision of the engine.
+        """
+        found = []
+        if self.quantized_products.left:
+            found.append(
+                f"{self.quantized_products.missed} quantised products multiply in FP16 or FP32: "
+                f"{self.quantized_products.some}"
+            )
+        if self.quantized_attention is not None and self.quantized_attention.left:
+            found.append(
+                f"{self.quantized_attention.missed} quantised attentions do not multiply in 8 bits: "
+                f"{self.quantized_attention.some}"
+            )
+        if precision.traced is not Precision.FP32 and self.fused_attention.left:
+            found.append(
+                f"{self.fused_attention.missed} attentions are not fused into one kernel, and read and write their "
+                f"scores in memory: {self.fused_attention.some}{self._because(self.fused_attention.left)}"
+            )
+        return tuple(found)
+
+    def _because(self, left: Sequence[str]) -> str:
+        """Return the reasons of attentions, each once, in brackets; empty without any."""
+        known = dict.fromkeys(self.why_not_fused[name] for name in left if name in self.why_not_fused)
+        return f" ({'; '.join(known)})" if known else ""
 
 
 @dataclass(frozen=True)
@@ -181,4 +224,4 @@ class EngineFile(Artifact):
     kernels: KernelSummary | None = None
     layer_dtypes: Mapping[str, int] = field(default_factory=dict)
     mac_share: Mapping[str, float] = field(default_factory=dict)
-    fusions: FusionsEntry | None = None
+    fusions: Fusions | None = None

@@ -175,7 +175,8 @@ class VitReport(Report):
                 lines += [f"`{file.path}`: {file.calibration}", ""]
         for file in self.artifacts:
             if isinstance(file, EngineFile) and file.fusions is not None and file.kernels is not None:
-                lines += [f"`{file.path}`: {file.kernels.kernels} kernels{file.fusions}.", ""]
+                made = f", {file.fusions}" if str(file.fusions) else ""
+                lines += [f"`{file.path}`: {file.kernels.kernels} kernels{made}.", ""]
         if self.verification:
             head = ("file", "against", "result", "largest error", "cosine", "decisions", "near ties", "wrong")
             lines += ["## Verification", "", *markdown_table(head, [_verified(row) for row in self.verification])]

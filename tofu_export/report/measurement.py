@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tofu_export.errors import OptionError
-from tofu_export.system.typed_json import JsonObject, from_plain, to_object, to_plain
+from tofu_export.system.typed_json import JsonObject, from_plain, rounded_object
 
 if TYPE_CHECKING:
     from tofu_export.engines.running.gpu_times import QueryTimes
@@ -149,12 +149,12 @@ class Measurement:
         )
 
     def rounded(self) -> Measurement:
-        """Return the measurement with all times and ratios rounded to six decimals (a nanosecond, in milliseconds)."""
-        return from_plain(Measurement, _rounded(to_plain(self)))
+        """Return the measurement with all times and ratios rounded as in documents."""
+        return from_plain(Measurement, rounded_object(self))
 
     def to_dict(self) -> JsonObject:
         """Return the measurement, rounded, as JSON values."""
-        return to_object(self.rounded())
+        return rounded_object(self)
 
 
 def percentile(ascending: Sequence[float], percent: int) -> float:
@@ -166,11 +166,3 @@ def percentile(ascending: Sequence[float], percent: int) -> float:
     if not ascending or not 0 <= percent <= 100:
         raise OptionError(f"percentile {percent} of {len(ascending)} values: expected 0..100 of at least one value")
     return ascending[max(-(-percent * len(ascending) // 100) - 1, 0)]  # rank = percent * count / 100, rounded up
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return round(value, 6) if isinstance(value, float) else value

@@ -11,6 +11,7 @@ __all__ = ["LoadedWeights", "ModelEntry", "OutputEntry", "PreprocessingValue", "
 
 PreprocessingValue = str | float | tuple[float, ...] | None
 """Name such as `bicubic`, a share, or a number for each channel or axis."""
+_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,9 @@ def loading_words(
     return "; ".join(parts)
 
 
-def _some(items: Sequence[str], most: int = 6) -> str:
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return f"{', '.join(items[:most])}{more}"
+def _some(items: Sequence[str]) -> str:
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return f"{', '.join(items[:_SHOWN])}{more}"
 
 
 def _value(value: PreprocessingValue) -> str:

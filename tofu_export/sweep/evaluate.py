@@ -5,12 +5,10 @@ from __future__ import annotations
 import gc
 import tempfile
 import time
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -27,7 +25,9 @@ from tofu_export.graph_patterns.lowering import MACS, lower
 from tofu_export.options import BatchRange, OutputKind
 from tofu_export.options.quantization import calibration_images
 from tofu_export.planning.plan import ModelSpec, make_plan
+from tofu_export.report.verification import Verification
 from tofu_export.sweep.grid import Cell
+from tofu_export.sweep.records import Evaluation, Record
 from tofu_export.sweep.settings import Settings
 from tofu_export.trace.export import INPUT_NAME, InputShape, release, save, trace
 from tofu_export.trace.quantize import quantize
@@ -36,7 +36,7 @@ from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.names import DEMO_MODEL
 from tofu_export.zoo.specs import spec_as_loaded, spec_of
 
-__all__ = ["Evaluation", "evaluate", "feeds_for", "write_file"]
+__all__ = ["evaluate", "feeds_for", "write_file"]
 
 GENERATED_IMAGES = 64
 """Number of images to generate if none are given."""
@@ -45,39 +45,7 @@ VERIFIED_BATCHES = (1, 3)
 """Batch sizes at which a file is verified: one, and an odd one that shows whether the batch is really dynamic."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Decisions of a cell's file on all images.
-
-    Attributes:
-        outputs: int32 [n], the class of each image, or float32 [n, C], its features.
-        top1: share of the images whose class is right; None without labels.
-        source: where the images come from.
-        real: False for generated images.
-        file_gmacs: multiply-accumulates of the file for one image, in 10^9.
-        file_bytes: size of the file.
-        verification: comparison with the eager model, as in report.json; None if disabled.
-        seconds: wall time of making and running the file.
-        loaded: description of the loaded weights, in one line.
-    """
-
-    outputs: NDArray[Any]
-    top1: float | None
-    source: str
-    real: bool
-    file_gmacs: float | None
-    file_bytes: int
-    verification: Mapping[str, Any] | None
-    seconds: float
-    loaded: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything but the outputs, as JSON values."""
-        values = {name: value for name, value in vars(self).items() if name != "outputs"}
-        return {**values, "images": len(self.outputs), "seconds": round(self.seconds, 2)}
-
-
-def evaluate(cell: Cell, settings: Settings, threads: int | None = None) -> Evaluation:
+def evaluate(cell: Cell, settings: Settings, threads: int | None = None) -> Record[Evaluation]:
     """Make the file of a cell in a temporary folder, verify it and run it on all images.
 
     Args:
@@ -101,8 +69,9 @@ def evaluate(cell: Cell, settings: Settings, threads: int | None = None) -> Eval
     right = None if source.labels is None else float((outputs == source.labels).mean())
     origin = f"{len(source)} image{'s' * (len(source) != 1)}, {source.source}"
     loaded = _loaded(cell.model, settings).summary()
-    seconds = time.perf_counter() - start
-    return Evaluation(outputs, right, origin, source.real, gmacs, size, verification, seconds, loaded)
+    seconds = round(time.perf_counter() - start, 2)
+    result = Evaluation(right, origin, source.real, gmacs, size, verification, seconds, loaded, len(outputs))
+    return Record(result, outputs)
 
 
 def write_file(cell: Cell, settings: Settings, path: Path) -> float | None:
@@ -156,7 +125,7 @@ def _traced(cell: Cell, settings: Settings) -> ir.Model:
 _last_trace: dict[Hashable, ir.Model] = {}
 
 
-def _verified(cell: Cell, settings: Settings, path: Path) -> dict[str, Any]:
+def _verified(cell: Cell, settings: Settings, path: Path) -> Verification:
     """Compare the file of a cell with the eager model, as the main job does, at fewer batch sizes.
 
     Raises:
@@ -176,7 +145,7 @@ def _verified(cell: Cell, settings: Settings, path: Path) -> dict[str, Any]:
         )
     if not result.passed:
         raise result.failure("Its row is left out")
-    return result.to_dict()
+    return result.entry()
 
 
 @contextmanager

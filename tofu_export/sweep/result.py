@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from tofu_export.compare.agreement import cosine_rows
 from tofu_export.compare.pareto import pareto_front
 from tofu_export.report.sweep import SweepRow
 from tofu_export.sweep.grid import Cell
+from tofu_export.sweep.records import Evaluation, Timing
 from tofu_export.system.ort import HALF_THROUGH_CASTS
 
 __all__ = ["agreement_of", "compared", "row_of"]
@@ -34,17 +35,17 @@ def agreement_of(outputs: NDArray[Any], reference: NDArray[Any]) -> float | None
 def row_of(
     cell: Cell,
     batch: int | None,
-    evaluation: Mapping[str, Any],
+    evaluation: Evaluation,
     agreement: float | None,
-    timing: Mapping[str, Any] | None,
+    timing: Timing | None,
 ) -> SweepRow:
-    """Return the row of a finished cell; `timing` as in report.json (`benchmark`)."""
-    notes = list(timing["notes"]) if timing is not None else []
-    if evaluation["verification"] is None:
+    """Return the row of a finished cell."""
+    notes = list(timing.notes) if timing is not None else []
+    if evaluation.verification is None:
         notes.append(NOT_VERIFIED)
     if timing is None and batch is not None and not cell.precision.runs_on_cpus:
         notes.append(f"not timed: {HALF_THROUGH_CASTS}")
-    if cell.precision.calibrated and not evaluation["real"]:
+    if cell.precision.calibrated and not evaluation.real:
         notes.append(f"{cell.precision.value} was calibrated on generated images")
     return SweepRow(
         model=cell.model,
@@ -56,15 +57,15 @@ def row_of(
         batch=batch,
         gmacs=cell.gmacs,
         gmacs_full=cell.gmacs_full,
-        images_per_sec=None if timing is None else timing["images_per_sec"],
-        images_per_sec_full=None if timing is None else timing["images_per_sec_full"],
-        latency_ms=None if timing is None else {name: timing["latency_ms"][name] for name in ("median", "p95")},
-        speedup_vs_full=None if timing is None else timing["speedup_vs_full"],
-        speedup_iqr=None if timing is None else tuple(timing["speedup_iqr"]),
+        images_per_sec=None if timing is None else timing.images_per_sec,
+        images_per_sec_full=None if timing is None else timing.images_per_sec_full,
+        latency_ms=None if timing is None else {"median": timing.latency_ms.median, "p95": timing.latency_ms.p95},
+        speedup_vs_full=None if timing is None else timing.speedup_vs_full,
+        speedup_iqr=None if timing is None else timing.speedup_iqr,
         agreement=agreement,
-        top1=evaluation["top1"],
-        images=evaluation["images"],
-        verified=evaluation["verification"] is not None,
+        top1=evaluation.top1,
+        images=evaluation.images,
+        verified=evaluation.verification is not None,
         notes=tuple(notes),
         select=cell.select,
     )

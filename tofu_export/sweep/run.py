@@ -14,9 +14,10 @@ from tofu_export.errors import OptionError, TofuError
 from tofu_export.options import Precision
 from tofu_export.report.sweep import SweepDocument, SweepFailure, SweepImages, SweepRow
 from tofu_export.sweep.grid import Cell, Grid, expand
+from tofu_export.sweep.records import Evaluation, Record, Timing
 from tofu_export.sweep.result import agreement_of, compared, row_of
 from tofu_export.sweep.settings import Settings
-from tofu_export.sweep.store import Key, Record, Store
+from tofu_export.sweep.store import Key, Store
 from tofu_export.sweep.timing import Stopwatch
 from tofu_export.sweep.workers import Pool
 from tofu_export.system import environment
@@ -97,13 +98,13 @@ def run_sweep(
         listener.done(f"{failure.model} {failure.what}", failure.reason, 0)
     store = Store(folder)
     records, failed = _evaluate(cells, settings, store, pool, listener, fresh=fresh)
-    timings: dict[tuple[Cell, int], Record] = {}
+    timings: dict[tuple[Cell, int], Record[Timing]] = {}
     late: list[SweepFailure] = []
     if settings.bench:
         timings, late = _time([cell for cell in cells if cell in records], grid, settings, store, listener, fresh=fresh)
     rows = _rows(cells, grid, settings, records, timings)
     images = {
-        cell.model: SweepImages(cell.model, record.result["source"], not record.result["real"])
+        cell.model: SweepImages(cell.model, record.result.source, not record.result.real)
         for cell, record in records.items()
     }
     return SweepDocument(
@@ -111,7 +112,7 @@ def run_sweep(
         failures=(*failures, *failed, *late),
         grid=grid.to_dict(),
         images=tuple(images.values()),
-        loaded={cell.model: str(record.result["loaded"]) for cell, record in records.items()},
+        loaded={cell.model: record.result.loaded for cell, record in records.items()},
         environment=environment.collect(),
         command=command,
     )
@@ -119,11 +120,11 @@ def run_sweep(
 
 def _evaluate(
     cells: Sequence[Cell], settings: Settings, store: Store, pool: Pool, listener: Listener, *, fresh: bool
-) -> tuple[dict[Cell, Record], list[SweepFailure]]:
+) -> tuple[dict[Cell, Record[Evaluation]], list[SweepFailure]]:
     conditions = settings.evaluation()
     keys = {cell: Key("evaluation", cell, None, conditions) for cell in cells}
-    found = {} if fresh else {cell: store.get(key) for cell, key in keys.items()}
-    records = {cell: record for cell, record in found.items() if record is not None}
+    kept = {} if fresh else {cell: store.get(key, Evaluation) for cell, key in keys.items()}
+    records = {cell: record for cell, record in kept.items() if record is not None}
     missing = _by_trace(cell for cell in cells if cell not in records)
     if not fresh:
         _tell(store, "evaluation", [keys[cell] for cell in missing], [keys[cell] for cell in records], listener)
@@ -135,10 +136,11 @@ def _evaluate(
             failures.append(outcome)
             listener.done(str(cell), f"failed: {outcome.reason}", time.perf_counter() - start)
             continue
-        records[cell] = Record(outcome.to_dict(), outcome.outputs)
-        store.put(keys[cell], records[cell])
-        said = f"top-1 {outcome.top1:.1%}" if outcome.top1 is not None else f"{len(outcome.outputs)} images"
-        listener.done(str(cell), said, outcome.seconds)
+        records[cell] = outcome
+        store.put(keys[cell], outcome)
+        found = outcome.result
+        said = f"top-1 {found.top1:.1%}" if found.top1 is not None else f"{found.images} images"
+        listener.done(str(cell), said, found.seconds)
     return records, failures
 
 
@@ -162,7 +164,7 @@ def _is_reference(cell: Cell) -> bool:
 
 def _time(
     cells: Sequence[Cell], grid: Grid, settings: Settings, store: Store, listener: Listener, *, fresh: bool
-) -> tuple[dict[tuple[Cell, int], Record], list[SweepFailure]]:
+) -> tuple[dict[tuple[Cell, int], Record[Timing]], list[SweepFailure]]:
     """Return timings by cell and batch size, and failures."""
     conditions = settings.timing()
     full = {cell.model: cell for cell in cells if _is_reference(cell)}
@@ -172,7 +174,7 @@ def _time(
         if cell.precision.runs_on_cpus and cell.model in full
         for batch in grid.batches
     ]
-    found = {} if fresh else {(one.cell, one.batch): store.get(one.key) for one in clocked}
+    found = {} if fresh else {(one.cell, one.batch): store.get(one.key, Timing) for one in clocked}
     records = {which: record for which, record in found.items() if record is not None}
     missing = [one for one in clocked if (one.cell, one.batch) not in records]
     if not fresh:
@@ -191,7 +193,7 @@ def _time(
                 continue
             records[one.cell, one.batch] = Record(measured)
             store.put(one.key, records[one.cell, one.batch])
-            said = f"{measured['images_per_sec']:.1f} images/s, {measured['speedup_vs_full']:.2f}x"
+            said = f"{measured.images_per_sec:.1f} images/s, {measured.speedup_vs_full:.2f}x"
             listener.done(what, said, time.perf_counter() - start)
     return records, failures
 
@@ -200,8 +202,8 @@ def _rows(
     cells: Sequence[Cell],
     grid: Grid,
     settings: Settings,
-    records: Mapping[Cell, Record],
-    timings: Mapping[tuple[Cell, int], Record],
+    records: Mapping[Cell, Record[Evaluation]],
+    timings: Mapping[tuple[Cell, int], Record[Timing]],
 ) -> list[SweepRow]:
     references = {cell.model: record.outputs for cell, record in records.items() if _is_reference(cell)}
     rows = []

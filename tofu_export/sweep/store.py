@@ -14,17 +14,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tofu_export.planning.plan import selection_key
 from tofu_export.sweep.grid import Cell
+from tofu_export.sweep.records import Record
 from tofu_export.system.files import staging
-from tofu_export.system.typed_json import JsonObject
+from tofu_export.system.typed_json import JsonObject, from_plain, to_plain
 
-__all__ = ["Key", "Record", "Store"]
+__all__ = ["Key", "Store"]
+
+T = TypeVar("T")
 
 FOLDER = "cells"
 
@@ -69,19 +71,6 @@ class Key:
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-@dataclass(frozen=True)
-class Record:
-    """Finished measurement.
-
-    Attributes:
-        result: its numbers.
-        outputs: outputs of an evaluation's file; None for a timing.
-    """
-
-    result: dict[str, Any]
-    outputs: NDArray[Any] | None = None
-
-
 class Store:
     """Store of finished cells in a folder, which is created with the first of them.
 
@@ -92,8 +81,8 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / FOLDER
 
-    def get(self, key: Key) -> Record | None:
-        """Return the measurement for a key; None if there is none, or its file is damaged."""
+    def get(self, key: Key, kind: type[T]) -> Record[T] | None:
+        """Return the measurement for a key, with a `kind` of result; None without one, or if its file is damaged."""
         path = self._folder / f"{key.name}.json"
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
@@ -101,11 +90,11 @@ class Store:
             if document["outputs"] is not None:
                 data = (self._folder / document["outputs"]).read_bytes()
                 outputs = np.load(io.BytesIO(data), allow_pickle=False)
-            return Record(document["result"], outputs)
+            return Record(from_plain(kind, document["result"]), outputs)
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
-    def put(self, key: Key, record: Record) -> None:
+    def put(self, key: Key, record: Record[Any]) -> None:
         """Save a measurement: complete, or not at all.
 
         Raises:
@@ -121,7 +110,7 @@ class Store:
                 "identity": key.identity,
                 "cell": {**asdict(key.cell), "precision": key.cell.precision.value},
                 "settings": dict(key.settings),
-                "result": record.result,
+                "result": to_plain(record.result),
                 "outputs": outputs,
             }
             stage.path(name).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tofu_export.benchmarking.backends import open_contender
 from tofu_export.benchmarking.benchmark import Contender, Rules, run_benchmark
 from tofu_export.report.document import FULL
-from tofu_export.report.measurement import Measurement
 from tofu_export.sweep.evaluate import feeds_for, write_file
 from tofu_export.sweep.grid import Cell
+from tofu_export.sweep.records import Timing
 from tofu_export.sweep.settings import Settings
 
 __all__ = ["Stopwatch"]
@@ -38,10 +37,8 @@ class Stopwatch:
     def __exit__(self, *_: object) -> None:
         self._folder.cleanup()
 
-    def time(
-        self, cell: Cell, full: Cell, batch: int, on_progress: Callable[[float], None] | None = None
-    ) -> dict[str, Any]:
-        """Return the measurement of a cell at a batch size (`benchmark` in report.json), and the full throughput.
+    def time(self, cell: Cell, full: Cell, batch: int, on_progress: Callable[[float], None] | None = None) -> Timing:
+        """Return the measurement of a cell at a batch size, rounded.
 
         Args:
             cell: the cell.
@@ -62,7 +59,7 @@ class Stopwatch:
             write_file(cell, settings, own_path)
             contenders.append(Contender(_OWN, own_path))
         feeds = feeds_for(cell, settings, batch)
-        measured: tuple[Measurement, ...] = run_benchmark(
+        measured = run_benchmark(
             contenders,
             batches=(batch,),
             make_feeds=lambda _: feeds,
@@ -72,4 +69,5 @@ class Stopwatch:
             baseline=FULL,
             on_progress=None if on_progress is None else lambda at: on_progress(at.fraction),
         )
-        return {**measured[-1].to_dict(), "images_per_sec_full": measured[0].to_dict()["images_per_sec"]}
+        full_speed = measured[0].rounded().images_per_sec
+        return Timing(**vars(measured[-1].rounded()), images_per_sec_full=full_speed)

@@ -12,14 +12,15 @@ from typing import Any, TypeAlias
 
 from tofu_export.errors import TofuError
 from tofu_export.report.sweep import SweepFailure
-from tofu_export.sweep.evaluate import Evaluation, evaluate
+from tofu_export.sweep.evaluate import evaluate
 from tofu_export.sweep.grid import Cell
+from tofu_export.sweep.records import Evaluation, Record
 from tofu_export.sweep.settings import Settings
 from tofu_export.system import environment
 
 __all__ = ["Outcome", "Pool", "attempt", "in_process", "in_processes"]
 
-Outcome: TypeAlias = Evaluation | SweepFailure
+Outcome: TypeAlias = Record[Evaluation] | SweepFailure
 
 _PATIENCE_S = 10.0
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 from tofu_export.errors import OptionError
 
-__all__ = ["JsonObject", "from_plain", "optional", "to_object", "to_plain"]
+__all__ = ["JsonObject", "from_plain", "optional", "rounded_object", "to_object", "to_plain"]
 
 T = TypeVar("T")
 
@@ -48,6 +48,11 @@ def to_object(record: Any) -> JsonObject:
     return cast(JsonObject, to_plain(record))
 
 
+def rounded_object(record: Any) -> JsonObject:
+    """Convert a dataclass or mapping to a JSON object, numbers rounded to six decimals (a nanosecond, in ms)."""
+    return cast(JsonObject, _rounded(to_plain(record)))
+
+
 def from_plain(kind: type[T], value: object, place: str = "") -> T:
     """Read a value of type `kind` that `to_plain` wrote, also after a round trip through JSON.
 
@@ -60,6 +65,14 @@ def from_plain(kind: type[T], value: object, place: str = "") -> T:
         OptionError: a field is missing or holds something else; the message names it.
     """
     return cast(T, _read(kind, value, place))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _read(kind: Any, value: Any, place: str) -> Any:

@@ -20,7 +20,7 @@ SCHEMA_VERSION = 1
 
 
 def token_document(
-    file: TokenSource, run: TokenRun, names: Sequence[str], pictures: NDArray[np.uint8], labels: Sequence[str] = ()
+    file: TokenSource, run: TokenRun, names: Sequence[str], pictures: NDArray[np.uint8]
 ) -> TokenDocument:
     """Return the document with the groups of every image after every layer.
 
@@ -29,9 +29,7 @@ def token_document(
         run: its decisions.
         names: name of each image.
         pictures: images as the model sees them, uint8 [B, H, W, 3].
-        labels: names of the images in captions, if different.
     """
-    shown = zip(labels or names, pictures, strict=True)
     return TokenDocument(
         schema_version=SCHEMA_VERSION,
         kind="tokens",
@@ -50,7 +48,7 @@ def token_document(
                 base64.b64encode(_png(picture)).decode("ascii"),
                 tuple(_state(state.step, state.groups[index], file.prefix) for state in run.states),
             )
-            for index, (name, picture) in enumerate(shown)
+            for index, (name, picture) in enumerate(zip(names, pictures, strict=True))
         ),
     )
 

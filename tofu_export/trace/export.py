@@ -126,8 +126,6 @@ def trace(
             for, its plan does not restore the grid, or it has no plan for the token map.
         UnsupportedModelError: the model has no pooling, or no grid, for this output.
     """
-    if opset < MINIMUM_OPSET:
-        raise ExportError(f"opset {opset} is too old, expected {MINIMUM_OPSET} or newer")
     batch = batch or BatchRange()
     static = batch.minimum == batch.maximum
     output = choose_output(model, output)
@@ -175,9 +173,11 @@ def trace_form(
         opset: ONNX opset.
 
     Raises:
-        ExportError: the exporter failed; the message holds its first cause.
+        ExportError: the opset is too old, or the exporter failed; the message holds its first cause.
         OptionError: the exporter cannot write this opset.
     """
+    if opset < MINIMUM_OPSET:
+        raise ExportError(f"opset {opset} is too old, expected {MINIMUM_OPSET} or newer")
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(

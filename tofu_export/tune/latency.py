@@ -27,6 +27,7 @@ __all__ = ["LatencyTable", "measure_table", "time_plans"]
 POINTS = 9
 """Number of token counts at which blocks are timed."""
 
+_ROUNDS = 5
 REPEATS = 7
 
 
@@ -66,13 +67,11 @@ class LatencyTable:
         return values[right - 1] + share * (values[right] - values[right - 1])
 
 
-def time_plans(
-    model: nn.Module, plans: Sequence[Plan | None], pixels: NDArray[np.float32], name: str, rounds: int = 5
-) -> list[float]:
+def time_plans(model: nn.Module, plans: Sequence[Plan | None], pixels: NDArray[np.float32], name: str) -> list[float]:
     """Return the median milliseconds of a batch under each plan (None: unpatched), their runs interleaved."""
     batch = torch.from_numpy(pixels)
     times: list[list[float]] = [[] for _ in plans]
-    for number in range(rounds + 1):  # the first round warms up
+    for number in range(_ROUNDS + 1):  # the first round warms up
         for index, plan in enumerate(plans):
             patch.remove(model) if plan is None else patch.apply(model, plan, name=name)
             elapsed = _milliseconds(lambda: model(batch))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
@@ -12,9 +12,10 @@ from torch import nn
 
 from tofu_export import patch
 from tofu_export.errors import OptionError, VerificationError
-from tofu_export.options import PATCH_GROUPS, KeySource, OutputKind, PrunedSizes, Reduction, Selection
+from tofu_export.options import PATCH_GROUPS, OutputKind
 from tofu_export.patch.describe import describe
-from tofu_export.planning.plan import Plan, make_plan
+from tofu_export.planning.plan import ModelSpec, Plan, make_plan
+from tofu_export.planning.plan_file import PlanFile
 from tofu_export.verification.facts import FileFacts
 from tofu_export.zoo.create import BY_OPTIONS, LoadedModel, create_model, own_image_size
 from tofu_export.zoo.names import resolve
@@ -163,37 +164,31 @@ def _output(facts: FileFacts) -> OutputKind:
     return kind
 
 
-def _plan(facts: FileFacts, spec: Any) -> Plan:
+def _plan(facts: FileFacts, spec: ModelSpec) -> Plan:
     """Rebuild the plan of the metadata, and check it layer by layer.
 
     Raises:
-        VerificationError: it does not fit the model.
+        VerificationError: it is not a plan of this version, or does not fit the model.
     """
     written = facts.card.part("plan", dict)
     try:
-        layers = written["layers"]
-        reduction = Reduction(
-            r=tuple(layer["removed"] for layer in layers),
-            pattern=written["pattern"],
-            prop_attn=bool(written["prop_attn"]),
-            pruned_sizes=PrunedSizes(written.get("pruned_sizes", PrunedSizes.LOST.value)),  # lost in early versions
-            restore_grid=bool(written["restore_grid"]),
-            keys=KeySource(written.get("keys", KeySource.POST_ROPE.value)),
-            select=Selection(written.get("select", Selection.BIPARTITE.value)),
-        )
-        plan = make_plan(spec, reduction)
-    except (KeyError, TypeError, ValueError) as error:  # OptionError is a ValueError
+        stored = PlanFile.of_metadata(facts.path, written)
+    except OptionError as error:
+        raise VerificationError(f"{error}; use the tofu-export that wrote the file, or export it again") from error
+    restored = bool(written.get("restore_grid"))
+    try:
+        plan = make_plan(spec, replace(stored.reduction(restored), plan_file=None))
+    except OptionError as error:
         raise VerificationError(
-            f"the plan in the metadata of {facts.path.name} does not fit {spec.name}: "
-            f"{error if isinstance(error, OptionError) else f'{type(error).__name__} {error}'}. "
+            f"the plan in the metadata of {facts.path.name} does not fit {spec.name}: {error}. "
             "Is --model the one that it was made from?"
         ) from error
     made = plan.to_dict()
     for key in ("layers", "prop_attn", "restore_grid"):
-        if made[key] != written[key]:
+        if made[key] != written.get(key):
             raise VerificationError(
                 f"the plan in the metadata of {facts.path.name} does not fit {spec.name}: {key} would be {made[key]}, "
-                f"the file says {written[key]}. Is --model the one that it was made from?"
+                f"the file says {written.get(key)}. Is --model the one that it was made from?"
             )
     return plan
 

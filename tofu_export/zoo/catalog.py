@@ -7,16 +7,16 @@ again (`tofu_export.zoo.survey`) and writes it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, astuple
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from itertools import groupby
-from typing import Any
 
 from tofu_export.planning.plan import BlockCost, ModelSpec
+from tofu_export.system.typed_json import JsonObject, from_plain, to_object
 
 __all__ = ["FILE_NAME", "find", "names", "others", "search", "timm_version", "to_entry"]
 
@@ -36,7 +36,7 @@ def names() -> tuple[str, ...]:
 
 def others() -> tuple[str, ...]:
     """Return all other architectures of timm, which cannot be reduced; none if another timm is installed."""
-    return tuple(_document()["others"]) if _entries() else ()
+    return _document().others if _entries() else ()
 
 
 def search(text: str, among: Iterable[str] | None = None) -> tuple[str, ...]:
@@ -48,33 +48,41 @@ def search(text: str, among: Iterable[str] | None = None) -> tuple[str, ...]:
 
 def timm_version() -> str:
     """Return the timm version that the catalogue holds for."""
-    return str(_document()["timm"])
+    return _document().timm
+
+
+@dataclass(frozen=True)
+class _Catalog:
+    timm: str
+    others: tuple[str, ...]
+    models: Mapping[str, Mapping[str, object]]
 
 
 @cache
-def _document() -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(files("tofu_export.zoo").joinpath(FILE_NAME).read_text(encoding="utf-8"))
-    return document
+def _document() -> _Catalog:
+    text = files("tofu_export.zoo").joinpath(FILE_NAME).read_text(encoding="utf-8")
+    return from_plain(_Catalog, json.loads(text), f"{FILE_NAME}: ")
 
 
 @cache
-def _entries() -> dict[str, dict[str, Any]]:
+def _entries() -> Mapping[str, Mapping[str, object]]:
     try:
         current = version("timm") == timm_version()
     except PackageNotFoundError:
         current = False
-    models: dict[str, dict[str, Any]] = _document()["models"]
-    return models if current else {}
+    return _document().models if current else {}
 
 
-def _from_entry(name: str, entry: dict[str, Any]) -> ModelSpec:
-    blocks = tuple(BlockCost(*cost) for *cost, count in entry["blocks"] for _ in range(count))
-    return ModelSpec(name=name, **{**entry, "image_size": tuple(entry["image_size"]), "blocks": blocks})
+def _from_entry(name: str, entry: Mapping[str, object]) -> ModelSpec:
+    runs = from_plain(tuple[tuple[int, int, int, int], ...], entry["blocks"], f"{FILE_NAME}: {name}.blocks")
+    blocks = tuple(BlockCost(*cost) for *cost, count in runs for _ in range(count))
+    spec = from_plain(ModelSpec, {**entry, "name": name, "blocks": ()}, f"{FILE_NAME}: {name}")
+    return replace(spec, blocks=blocks)
 
 
-def to_entry(spec: ModelSpec) -> dict[str, Any]:
+def to_entry(spec: ModelSpec) -> JsonObject:
     """Convert a spec to JSON; equal blocks in a row are one list that ends with their number."""
     runs = [[*astuple(cost), len(list(group))] for cost, group in groupby(spec.blocks)]
-    entry = {**asdict(spec), "image_size": list(spec.image_size), "blocks": runs}
+    entry = to_object(spec) | {"blocks": runs}
     del entry["name"]
     return entry

@@ -27,6 +27,10 @@ def _node(op_type: str, inputs: list[str], outputs: list[str], **attributes: Any
     return helper.make_node(op_type, inputs, outputs, name=f"{op_type}_{outputs[0] if outputs else ''}", **attributes)
 
 
+def _unshaped(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+
+
 def _cycle() -> bytes:
     nodes = [_node("Add", ["x", "b"], ["a"]), _node("Relu", ["a"], ["b"]), _node("Neg", ["b"], ["y"])]
     return model(nodes, [_X], [_Y]).SerializeToString()
@@ -72,10 +76,10 @@ def _weights_of(dims: list[int], data: bytes = b"") -> bytes:
 def _nested(depth: int) -> bytes:
     """`If` inside `If`."""
     condition = numpy_helper.from_array(np.array(True), "c")
-    inner = helper.make_graph([_node("Neg", ["x"], ["y0"])], "g", [], [value("y0", None)])
+    inner = helper.make_graph([_node("Neg", ["x"], ["y0"])], "g", [], [_unshaped("y0")])
     for index in range(1, depth):
         node = _node("If", ["c"], [f"y{index}"], then_branch=inner, else_branch=inner if index < 3 else _leaf(index))
-        inner = helper.make_graph([node], "g", [], [value(f"y{index}", None)])
+        inner = helper.make_graph([node], "g", [], [_unshaped(f"y{index}")])
     node = _node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)
     try:
         return model([node], [_X], [_Y], [condition]).SerializeToString()
@@ -84,7 +88,7 @@ def _nested(depth: int) -> bytes:
 
 
 def _leaf(index: int) -> onnx.GraphProto:
-    return helper.make_graph([_node("Neg", ["x"], [f"z{index}"])], "g", [], [value(f"z{index}", None)])
+    return helper.make_graph([_node("Neg", ["x"], [f"z{index}"])], "g", [], [_unshaped(f"z{index}")])
 
 
 def _groups(depth: int) -> bytes:

@@ -286,14 +286,14 @@ def _record(random: Random, index: int, folder: Path, seeds: Seeds) -> Call:
     if index % 2:
         text = damaged_document(seeds.document("times.json"), random)
         path.write_text(text, encoding="utf-8", errors="ignore")
-        option = ("--trtexec-times", str(path), "--batch", "8")
+        option = ["--trtexec-times", str(path), "--batch", "8"]
     else:
         data = seeds.content("trtexec.log")
         if random.random() < 0.5:
             path.write_bytes(damaged(data, random))
         else:
             path.write_text(damaged_text(data.decode(), random), encoding="utf-8", errors="ignore")
-        option = ("--trtexec-log", str(path))
+        option = ["--trtexec-log", str(path)]
     return Call(("bench", *option, *(["--json"] if random.random() < 0.5 else [])))
 
 

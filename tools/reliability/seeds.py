@@ -103,7 +103,7 @@ def _write_weights(folder: Path) -> None:
     save_file(state, folder / "weights.safetensors")
     torch.save(state, folder / "weights.pth")
     torch.save({"state_dict": state, "epoch": 3}, folder / "old.pth", _use_new_zipfile_serialization=False)
-    np.savez(folder / "weights.npz", **jax_arrays(state))
+    np.savez(folder / "weights.npz", **jax_arrays(state))  # type: ignore[arg-type]  # numpy: no array is `allow_pickle`
 
 
 def _write_images(folder: Path) -> None:

@@ -193,7 +193,7 @@ def test_a_later_evaluation_of_the_same_takes_the_place_of_the_first(tmp_path: P
     for path, changes in zip(paths, ({}, {"top1": 90.0}, {"plan": {"r": 3, "pattern": "PMM"}}), strict=True):
         path.write_text(json.dumps(samples.evaluation(**changes)), encoding="utf-8")
     found = read_evidence(paths).evaluations
-    assert [(one.top1, one.plan.r) for one in found if one.plan is not None] == [(90.0, 2), (96.5, 3)]
+    assert [(one.top1, one.plan["r"]) for one in found if one.plan is not None] == [(90.0, 2), (96.5, 3)]
 
 
 def test_a_tuning_is_shown_beside_the_fixed_plan() -> None:

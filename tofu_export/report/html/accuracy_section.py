@@ -104,13 +104,13 @@ def _with_full(judged: Sequence[EvaluationDocument]) -> list[tuple[str, ScoreEnt
         if row.full is not None and (row.source, row.full) not in seen:
             seen.append((row.source, row.full))
             found.append(("full model", row.full, row))
-        found.append((_name(row, judged), row, row))
+        found.append((_name(row, judged), row.score, row))
     return found
 
 
 def _name(row: EvaluationDocument, judged: Sequence[EvaluationDocument]) -> str:
     """Return the name of the model or file, with pattern and r if several have this name."""
-    plan = row.plan
+    plan = row.evaluated_plan
     if plan is None or plan.r is None or sum(one.model == row.model for one in judged) < 2:
         return row.model
     return f"{row.model}, {plan.pattern}, r {amount_words(plan.r)}"
@@ -118,7 +118,7 @@ def _name(row: EvaluationDocument, judged: Sequence[EvaluationDocument]) -> str:
 
 def _intervals(judged: Sequence[EvaluationDocument]) -> list[Interval]:
     return [
-        Interval(name, score.top1, *score.top1_interval, "full" if score is not row else "merge")
+        Interval(name, score.top1, *score.top1_interval, "full" if score is row.full else "merge")
         for name, score, row in _with_full(judged)
         if score.top1 is not None and score.top1_interval is not None
     ]
@@ -127,11 +127,12 @@ def _intervals(judged: Sequence[EvaluationDocument]) -> list[Interval]:
 def _accuracies(judged: Sequence[EvaluationDocument]) -> Table:
     rows = []
     for name, score, row in _with_full(judged):
-        difference = row.difference if score is row else None
+        reduced = score is not row.full
+        difference = row.difference if reduced else None
         rows.append(
             [
-                Cell(name, code=score is row),
-                row.backend if score is row else "torch",
+                Cell(name, code=reduced),
+                row.backend if reduced else "torch",
                 f"{score.counted:,}",
                 _percent(score.top1), _ends(score.top1_interval), _percent(score.top5), _ends(score.top5_interval),
                 NOTHING if difference is None else f"{difference.top1:+.2f}",
@@ -178,7 +179,7 @@ def _of_another(report: VitReport, row: EvaluationDocument) -> str:
     """Return `model` or `plan` if an evaluation differs from the report in it; empty if in neither."""
     if row.resolved != report.model.resolved:
         return "model"
-    return "" if row.plan == EvaluatedPlan(report.plan.r, report.plan.pattern) else "plan"
+    return "" if row.evaluated_plan == EvaluatedPlan(report.plan.r, report.plan.pattern) else "plan"
 
 
 def _percent(value: float | None) -> str:

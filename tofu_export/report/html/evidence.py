@@ -97,7 +97,7 @@ def read_evidence(paths: Iterable[Path]) -> Evidence:
 
 def _judged(document: EvaluationDocument) -> tuple[object, ...]:
     """Return what identifies the subject of an evaluation: model or file, backend, plan and images."""
-    return document.model, document.backend, document.source, document.labels, document.plan
+    return document.model, document.backend, document.source, document.labels, document.evaluated_plan
 
 
 def _hint(document: Mapping[str, object]) -> str:

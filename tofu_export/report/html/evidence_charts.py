@@ -131,8 +131,8 @@ def pareto_chart(name: str, points: Sequence[Point], *, axis: str, quality: str,
     return canvas.markup()
 
 
-def line_chart(name: str, lines: Sequence[Line], *, title: str, axis: str, reference: float | None = 1.0) -> Markup:
-    """Draw means by layer with their spread, and a line at the ideal value."""
+def line_chart(name: str, lines: Sequence[Line], *, title: str, axis: str) -> Markup:
+    """Draw means by layer with their spread, and a line at 1, the ideal."""
     known = [value for line in lines for value in line.values]
     values = [mean + sign * (spread or 0) for _, mean, spread in known for sign in (-1, 1)]
     layers = [layer for layer, _, _ in known]
@@ -142,7 +142,7 @@ def line_chart(name: str, lines: Sequence[Line], *, title: str, axis: str, refer
     ]
     canvas = Canvas(name, WIDTH, _BOTTOM + 46, title, ". ".join(said))
     across = Scale(min(layers) - 0.5, max(layers) + 0.5, _LEFT, WIDTH - _RIGHT)
-    up = _padded(values if reference is None else [*values, reference], _BOTTOM, _TOP)
+    up = _padded([*values, 1.0], _BOTTOM, _TOP)
     for value in ticks(up.low, up.high, 5):
         canvas.line(_LEFT, up(value), WIDTH - _RIGHT, up(value), "grid")
         canvas.text(_LEFT - 8, up(value) + 4, f"{value:g}", "soft", "end")
@@ -151,8 +151,7 @@ def line_chart(name: str, lines: Sequence[Line], *, title: str, axis: str, refer
         canvas.text(across(layer), _BOTTOM + 18, str(layer), "soft", "middle")
     canvas.text((_LEFT + WIDTH) / 2, _BOTTOM + 40, "block", "soft", "middle")
     canvas.turned(14, (_TOP + _BOTTOM) / 2, axis)
-    if reference is not None:
-        canvas.line(_LEFT, up(reference), WIDTH - _RIGHT, up(reference), "axis")
+    canvas.line(_LEFT, up(1.0), WIDTH - _RIGHT, up(1.0), "axis")
     colours = colours_of([line.name for line in lines])
     for index, (line, kind) in enumerate(zip(lines, colours, strict=True)):
         shift = (index - (len(lines) - 1) / 2) * 7
