@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -57,7 +58,7 @@ def one_node(
     constants: Sequence[onnx.TensorProto] = (),
     opset: int = 18,
     more_outputs: Sequence[str] = (),
-    **attributes: object,
+    **attributes: Any,
 ) -> onnx.ModelProto:
     names = [*(entry.name for entry in inputs), *(tensor.name for tensor in constants)]
     node = helper.make_node(op_type, names, [output.name, *more_outputs], name=f"/blocks.0/{op_type}", **attributes)
@@ -94,7 +95,7 @@ def fp32_island() -> onnx.ModelProto:
         helper.make_node("Cast", ["h"], ["f"], name="/blocks.0/Cast", to=TensorProto.FLOAT),
         helper.make_node("MatMul", ["f", "v"], ["y"], name="/blocks.0/similarity/MatMul"),
     ]
-    shape = ["batch", 16, 32]
+    shape: list[int | str | None] = ["batch", 16, 32]
     return model(nodes, [value("x", shape, TensorProto.FLOAT16)], [value("y", shape)], [w, v])
 
 
@@ -111,8 +112,9 @@ def topk(k: int) -> onnx.ModelProto:
     return one_node("TopK", [value("x", ["b", 5000])], value("y", ["b", k]), [constant], more_outputs=["indices"])
 
 
-def attention(precision: str, head_dim: int = 64, **attributes: object) -> onnx.ModelProto:
-    shape, dtype = ["b", 3, 64, head_dim], DTYPE[precision]
+def attention(precision: str, head_dim: int = 64, **attributes: Any) -> onnx.ModelProto:
+    shape: list[int | str | None] = ["b", 3, 64, head_dim]
+    dtype = DTYPE[precision]
     inputs = [value(name, shape, dtype) for name in "qkv"]
     return one_node("Attention", inputs, value("y", shape, dtype), opset=23, **attributes)
 

@@ -25,7 +25,7 @@ def scatter(
 ) -> onnx.ModelProto:
     """Tokens that join others, as `scatter_reduce` is exported; `onto`: these have more channels."""
     wide = onto or channels
-    index_shape = ["batch", R, 1 if expanded else channels]
+    index_shape: list[int | str | None] = ["batch", R, 1 if expanded else channels]
     attributes: dict[str, Any] = {} if reduction is None else {"reduction": reduction}
     shape = numpy_helper.from_array(np.array([1, 1, channels], dtype=np.int64), "shape")
     nodes = [
