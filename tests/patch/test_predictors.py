@@ -47,7 +47,7 @@ def test_scores_are_the_definitions(kind: PredictorKind) -> None:
     model = predictors.build(kind)
     x = torch.from_numpy(np.random.default_rng(3).normal(size=(2, 9, 24)).astype(np.float32))
     for stage in range(predictors.COUNT):
-        got = model.score_predictor[stage](x)  # type: ignore[index, operator]
+        got = model.score_predictor[stage](x)[..., 0]  # type: ignore[index, operator]
         assert got.dtype == torch.float32
         for image in range(2):
             expected = SCORES[kind](split(model)[1], stage, f64(x[image]))
@@ -83,6 +83,18 @@ def test_a_file_of_any_batch_size_has_the_same_tokens(kind: PredictorKind) -> No
         together = model(images)
         apart = torch.cat([model(image[None]) for image in images])
     torch.testing.assert_close(together, apart, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_masked_tokens_do_not_change_the_scores_of_others(kind: PredictorKind) -> None:
+    """As training masks them, and a static keep rate removes them."""
+    scorer = predictors.build(kind).score_predictor[0]  # type: ignore[index]
+    x = torch.from_numpy(np.random.default_rng(4).normal(size=(2, 9, 24)).astype(np.float32))
+    present = torch.tensor([1.0, 0, 1, 1, 0, 1, 1, 0, 1])[None, :, None].expand(2, -1, -1)
+    with torch.no_grad():
+        masked, removed = scorer(x, present), scorer(x[:, present[0, :, 0] > 0])  # type: ignore[operator]
+    torch.testing.assert_close(masked[:, present[0, :, 0] > 0], removed, rtol=0, atol=1e-6)
+    torch.testing.assert_close(masked.sum(dim=-1), torch.ones(2, 9))
 
 
 def test_package_tokens_stay() -> None:
