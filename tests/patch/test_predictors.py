@@ -97,6 +97,17 @@ def test_masked_tokens_do_not_change_the_scores_of_others(kind: PredictorKind) -
     torch.testing.assert_close(masked.sum(dim=-1), torch.ones(2, 9))
 
 
+@pytest.mark.e2e
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_with_predictors_compiles_to_one_graph(kind: PredictorKind) -> None:
+    model, images = predictors.reduced(kind, predictors.reduction()), torch.from_numpy(tiny.pixels(2))
+    with torch.inference_mode():
+        expected = model(images)
+        got = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)(images)
+    torch._dynamo.reset()
+    assert torch.equal(got, expected)
+
+
 def test_package_tokens_stay() -> None:
     """The second stage may not touch the package of the first, however low it is scored."""
     model = predictors.reduced(PredictorKind.SPVIT, predictors.reduction(0.5))
