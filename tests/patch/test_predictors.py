@@ -182,6 +182,20 @@ def test_predictors_are_told_by_the_names_of_a_state_dict(kind: PredictorKind) -
     assert predictors_of(tiny.build("cls")) is None
 
 
+def test_names_of_a_broken_state_dict_build_nothing_large() -> None:
+    broken = {f"score_predictor.{10**9}.senet.0.weight": torch.ones(1)}
+    assert PredictorShape.read(broken) == PredictorShape(PredictorKind.SPVIT, 1, 0)
+    with pytest.raises(UnsupportedModelError, match="do not divide into 0 heads"):
+        attach(tiny.build("cls"), PredictorShape(PredictorKind.SPVIT, 1, 0))
+
+
+def test_an_attribute_of_another_kind_is_no_predictor() -> None:
+    model = tiny.build("cls")
+    for other in (nn.Linear(2, 2), nn.ModuleList([nn.Linear(2, 2)]), nn.ModuleList()):
+        model.score_predictor = other
+        assert predictors_of(model) is None
+
+
 def test_costs_are_those_of_the_layers() -> None:
     wide = predictors_of(attach(tiny.build("cls"), PredictorShape(PredictorKind.DYNAMICVIT, 3)))
     assert wide is not None
