@@ -8,6 +8,7 @@ from enum import Enum
 from tofu_export.errors import OptionError
 
 __all__ = [
+    "DEFAULT_KEEP_RATE",
     "DEFAULT_R",
     "MINIMUM_OPSET",
     "PATCH_GROUPS",
@@ -34,6 +35,9 @@ MINIMUM_OPSET = 18
 
 DEFAULT_R = 16
 """Tokens removed per layer by default."""
+
+DEFAULT_KEEP_RATE = 0.7
+"""Keep rate of trained predictors by default. Source: arXiv 2106.02034."""
 
 PROP_ATTN = {"auto": None, "on": True, "off": False}
 """Values of `--prop-attn`, as `Reduction.prop_attn` holds them."""

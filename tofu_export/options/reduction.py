@@ -11,6 +11,7 @@ from tofu_export.errors import OptionError
 from tofu_export.options import shared
 from tofu_export.options.declaration import Alias, Section, opt
 from tofu_export.options.kinds import (
+    DEFAULT_KEEP_RATE,
     DEFAULT_R,
     PROP_ATTN,
     KeySource,
@@ -33,7 +34,8 @@ PAPER_PRUNE_LAYERS = 6
 class Reduction:
     """How many tokens leave, where and how.
 
-    The amount is given by one of `r`, `keep_rate`, `gmacs` and `speedup`. Without any of them r is 16.
+    The amount is given by one of `r`, `keep_rate`, `gmacs` and `speedup`. Without any of them r is 16, and a
+    predictor's keep rate 0.7.
 
     Attributes:
         r: tokens to remove per layer: one number for all layers, or one per layer. None if not given so.
@@ -47,7 +49,8 @@ class Reduction:
         prop_attn: track token sizes and add their logarithm to the attention scores, as ToMe does (arXiv 2210.09461,
             section 3.3). None: on, except for masked autoencoders (`ModelSpec.masked_autoencoder`).
         pruned_sizes: what happens to the size of a pruned token, if sizes are tracked.
-        keep_rate: share of its unprotected tokens that each layer keeps at least, over 0 and up to 1.
+        keep_rate: share of its unprotected tokens that each layer keeps at least, over 0 and up to 1; with predictors
+            the n-th of them keeps the n-th power of it, of all patches.
         gmacs: budget: the reduced model needs at most this many GMACs (`tofu_export.planning.budget`).
         speedup: budget: the reduced model needs at least this many times fewer multiply-accumulates; not a time.
         exclude_layers: layers (0-based) that remove nothing, however the amount is given.
@@ -112,7 +115,9 @@ class Reduction:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        if not self.asked:
+        if not self.asked and self.select is Selection.PREDICTOR:
+            object.__setattr__(self, "keep_rate", DEFAULT_KEEP_RATE)
+        elif not self.asked:
             object.__setattr__(self, "r", DEFAULT_R)
         if len(self.asked) > 1:
             raise OptionError(

@@ -66,6 +66,7 @@ class PlanEntry:
         restore_grid: all tokens are restored after the blocks.
         keys: which keys tokens are compared by.
         select: how the tokens that leave are chosen; None for bipartite matching, the only way at first.
+        predictor: kind of the trained predictors that choose, before the layers that remove tokens; None without.
         layers: one entry per block.
         gmacs: cost.
     """
@@ -83,6 +84,7 @@ class PlanEntry:
     restore_grid: bool = False
     keys: str | None = None
     select: str | None = optional()
+    predictor: str | None = optional()
     layers: tuple[LayerEntry, ...]
     gmacs: Gmacs
 
@@ -100,6 +102,8 @@ class PlanEntry:
     @property
     def select_words(self) -> str:
         """The selection, to follow the pattern, for example `, chosen by energy`; empty for bipartite."""
+        if self.predictor is not None:
+            return f", chosen by the predictors of {self.predictor}"
         return "" if self.select is None else f", chosen by {self.select}"
 
     @property

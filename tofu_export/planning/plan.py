@@ -15,6 +15,7 @@ from tofu_export.errors import OptionError, UnsupportedModelError
 from tofu_export.options import Method, Reduction, Roles, Selection
 from tofu_export.planning.budget import Budget, smallest_reduction
 from tofu_export.planning.entry import Gmacs, LayerEntry, PlanEntry
+from tofu_export.planning.trained import PredictorKind, Predictors, kept_by_share, methods_trained
 from tofu_export.system.typed_json import JsonObject, to_object
 
 __all__ = [
@@ -34,7 +35,7 @@ class BlockCost:
     """Multiply-accumulates of one transformer block for one image, as functions of its token count N.
 
     The attention half costs `attend_token * N + attend_pair * N^2`, the other half `feed_token * N'`, where N' is the
-    token count after the reduction between the halves.
+    token count after a reduction between the halves. One before the block leaves N' tokens for both.
 
     Source: fvcore's counting (a linear layer in*out, a layer norm 5 per element), plus the two N^2 products of the
     attention, which fvcore does not see when the attention is fused.
@@ -62,6 +63,7 @@ class ModelSpec:
         blocks: cost of each block.
         tail_token: cost per token of everything after the blocks.
         tail_fixed: cost per image of everything after the blocks.
+        predictors: trained predictors of tokens to keep; None without them.
     """
 
     name: str
@@ -76,6 +78,7 @@ class ModelSpec:
     blocks: tuple[BlockCost, ...]
     tail_token: int
     tail_fixed: int
+    predictors: Predictors | None = None
 
     @property
     def depth(self) -> int:
@@ -95,7 +98,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """Effect of one block on the token count."""
+    """Effect of one block, or of the reduction before it, on the token count."""
 
     layer: int
     method: Method
@@ -104,7 +107,7 @@ class LayerPlan:
 
     @property
     def tokens_out(self) -> int:
-        """Tokens that the second half of the block sees."""
+        """Tokens that the second half of the block sees; both halves, if tokens leave before the block."""
         return self.tokens_in - self.removed
 
     @property
@@ -126,6 +129,7 @@ class Plan:
         layers: one entry per block.
         macs_full: multiply-accumulates of the unreduced model for one image.
         macs_reduced: multiply-accumulates with this plan.
+        predictor: kind of the trained predictors that choose tokens; None without them.
     """
 
     reduction: Reduction
@@ -136,6 +140,7 @@ class Plan:
     layers: tuple[LayerPlan, ...]
     macs_full: int
     macs_reduced: int
+    predictor: PredictorKind | None = None
 
     @property
     def pattern(self) -> str:
@@ -148,14 +153,20 @@ class Plan:
         return tuple(layer.removed for layer in self.layers) if self.reduction.r is None else self.reduction.r
 
     @property
+    def packs(self) -> bool:
+        """True if predictors merge what leaves: a token of a size over 1 is then a package that has to stay."""
+        return self.predictor is not None and any(layer.method.merges and layer.removed for layer in self.layers)
+
+    @property
     def tracks_sizes(self) -> bool:
-        """True if any layer reads the sizes of its tokens: in the attention, or in the mean of `tome`."""
-        return self.prop_attn or any(layer.weighs_by_size for layer in self.layers)
+        """True if any layer reads the sizes of its tokens: in the attention, in a mean, or to know package tokens."""
+        return self.prop_attn or self.packs or any(layer.weighs_by_size for layer in self.layers)
 
     def passes_sizes(self, layer: LayerPlan) -> bool:
-        """True if a later layer reads the sizes of the tokens that leave `layer`."""
+        """True if an attention or a reduction after that of `layer` reads sizes of tokens."""
         later = self.layers[layer.layer + 1 :]
-        return (self.prop_attn and bool(later)) or any(after.weighs_by_size for after in later)
+        attended = self.prop_attn and (bool(later) or self.reduction.select.is_before_block)
+        return attended or any(after.weighs_by_size or (self.packs and after.removed > 0) for after in later)
 
     def needs_targets(self, layer: LayerPlan) -> bool:
         """True if the tokens, or their sizes, depend on which destination a matched source of `layer` has."""
@@ -188,7 +199,9 @@ class Plan:
     def entry(self) -> PlanEntry:
         """Return the plan as documents hold it."""
         reduction = self.reduction
-        chosen = reduction.methods_before_exclusion(len(self.layers))
+        chosen = [layer.method for layer in self.layers]
+        if self.predictor is None:
+            chosen = list(reduction.methods_before_exclusion(len(self.layers)))
         return PlanEntry(
             mode=reduction.mode.value,
             r=self.r,
@@ -203,6 +216,7 @@ class Plan:
             restore_grid=self.restores_grid,
             keys=reduction.keys.value,
             select=selection_key(reduction.select).get("select"),
+            predictor=None if self.predictor is None else self.predictor.value,
             layers=tuple(
                 LayerEntry(layer.layer, layer.method.word, layer.tokens_in, layer.removed, layer.tokens_out)
                 for layer in self.layers
@@ -220,14 +234,15 @@ def selection_key(select: Selection) -> dict[str, str]:
     return {} if select is Selection.BIPARTITE else {"select": select.value}
 
 
-def removable(tokens: int, prefix_tokens: int) -> int:
-    """Return the most tokens that one layer can remove: half of the unprotected ones.
+def removable(tokens: int, prefix_tokens: int, select: Selection = Selection.BIPARTITE) -> int:
+    """Return the most tokens that one layer can remove: half of the unprotected ones, or if trained all but one.
 
-    Every selection keeps this limit, so that the same amounts mean the same work.
+    Selections without training all keep the same limit, so that the same amounts mean the same work.
 
     Source: arXiv 2312.01026, section 3.1; bipartite matching removes sources only, and every second token is one.
     """
-    return max((tokens - prefix_tokens) // 2, 0)
+    unprotected = max(tokens - prefix_tokens, 0)
+    return max(unprotected - 1, 0) if select.is_trained else unprotected // 2
 
 
 def without_class_token(name: str, select: Selection) -> str:
@@ -245,14 +260,15 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
         OptionError: the options do not fit the model's depth, a budget is out of reach, or a plan file asks a layer for
             more than it can remove.
         UnsupportedModelError: the selection needs a class token that the model does not have.
+        OptionError: the selection needs trained predictors that the model does not have, or it has unused ones.
     """
     _check_depth(spec, reduction)
-    methods = reduction.methods(spec.depth)
+    methods = _methods(spec, reduction)
     if reduction.select.reads_class_attention and spec.prefix_tokens == 0:
         raise UnsupportedModelError(without_class_token(spec.name, reduction.select))
     if spec.depth == 0:
         raise OptionError(f"{spec.name} has no blocks to reduce")
-    full = _macs(spec, (0,) * spec.depth, restored=False)
+    full = _macs(spec, (0,) * spec.depth, reduction.select, restored=False)
     removed = _removed(spec, reduction, methods, full)
     _check_exact(spec, reduction, removed)
     prop_attn, reason = _prop_attn(spec, reduction, removed)
@@ -267,8 +283,26 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
             for layer, method in enumerate(methods)
         ),
         macs_full=full,
-        macs_reduced=_macs(spec, removed, restored=bool(reduction.restore_grid)),
+        macs_reduced=_macs(spec, removed, reduction.select, restored=bool(reduction.restore_grid)),
+        predictor=None if spec.predictors is None else spec.predictors.kind,
     )
+
+
+def _methods(spec: ModelSpec, reduction: Reduction) -> tuple[Method, ...]:
+    """Return the method of each layer; weights with predictors and the selection have to go together."""
+    if spec.predictors is None:
+        if reduction.select.is_trained:
+            raise OptionError(
+                f"{spec.name} has no trained predictors, which --select {reduction.select.value} needs: give weights "
+                "that have them (score_predictor tensors of DynamicViT or SPViT), or choose another selection"
+            )
+        return reduction.methods(spec.depth)
+    if not reduction.select.is_trained:
+        raise OptionError(
+            f"the weights of {spec.name} have {spec.predictors.count} trained predictors of tokens to keep "
+            f"({spec.predictors.kind.value}): add --select predictor, or --allow-dropped to leave them out"
+        )
+    return methods_trained(spec.predictors, reduction, spec.depth, spec.name)
 
 
 def _prop_attn(spec: ModelSpec, reduction: Reduction, removed: Sequence[int]) -> tuple[bool, str]:
@@ -279,7 +313,7 @@ def _prop_attn(spec: ModelSpec, reduction: Reduction, removed: Sequence[int]) ->
         return reduction.prop_attn, "asked for"
     if spec.masked_autoencoder:
         return False, "trained as a masked autoencoder"
-    return True, "default"
+    return (False, "trained without them") if reduction.select.is_trained else (True, "default")
 
 
 def _check_depth(spec: ModelSpec, reduction: Reduction) -> None:
@@ -307,12 +341,15 @@ def _removed(spec: ModelSpec, reduction: Reduction, methods: Sequence[Method], f
 
     def capped(amounts: Sequence[int]) -> tuple[int, ...]:
         removed = []
-        tokens = spec.tokens
+        tokens, fixed = spec.tokens, spec.prefix_tokens
         for amount, method in zip(amounts, methods, strict=True):
-            removed.append(0 if method is Method.NONE else min(amount, removable(tokens, spec.prefix_tokens)))
+            removed.append(0 if method is Method.NONE else min(amount, removable(tokens, fixed, reduction.select)))
             tokens -= removed[-1]
+            fixed += reduction.select.is_trained and method.merges and removed[-1] > 0  # a package token
         return tuple(removed)
 
+    if reduction.keep_rate is not None and reduction.select.is_trained:
+        return capped(kept_by_share(reduction.keep_rate, spec.tokens - spec.prefix_tokens, methods))
     if reduction.keep_rate is not None:
         return _removed_at(reduction.keep_rate, spec, methods)
     if reduction.r is not None:
@@ -322,7 +359,7 @@ def _removed(spec: ModelSpec, reduction: Reduction, methods: Sequence[Method], f
         budget,
         spread=lambda r: reduction.schedule.spread(r, spec.depth),
         capped=capped,
-        macs=lambda removed: _macs(spec, removed, restored=bool(reduction.restore_grid)),
+        macs=lambda removed: _macs(spec, removed, reduction.select, restored=bool(reduction.restore_grid)),
         largest_r=spec.tokens * spec.depth,  # enough for the smallest share of a linear schedule to meet its cap
     )
 
@@ -339,7 +376,7 @@ def _removed_at(keep_rate: float, spec: ModelSpec, methods: Sequence[Method]) ->
     return tuple(removed)
 
 
-def _macs(spec: ModelSpec, removed: Sequence[int], *, restored: bool) -> int:
+def _macs(spec: ModelSpec, removed: Sequence[int], select: Selection, *, restored: bool) -> int:
     """Return the multiply-accumulates for one image, given the tokens that each layer removes.
 
     `restored`: the tail sees all tokens.
@@ -347,7 +384,9 @@ def _macs(spec: ModelSpec, removed: Sequence[int], *, restored: bool) -> int:
     macs = spec.stem_macs + spec.tail_fixed
     tokens = spec.tokens
     for cost, leaving in zip(spec.blocks, removed, strict=True):
-        macs += cost.attend_token * tokens + cost.attend_pair * tokens**2
+        if leaving and spec.predictors is not None:
+            macs += spec.predictors.macs_token * (tokens - spec.prefix_tokens)
+        attended = tokens - leaving if select.is_before_block else tokens
         tokens -= leaving
-        macs += cost.feed_token * tokens
+        macs += cost.attend_token * attended + cost.attend_pair * attended**2 + cost.feed_token * tokens
     return macs + spec.tail_token * (spec.tokens if restored else tokens)
