@@ -45,14 +45,20 @@ def narrow_tail(model: ir.Model) -> int:
 
 
 def _picked(node: ir.Node) -> int | None:
-    """Return the token that a node takes out of a sequence, by its position."""
-    if node.op_type != "Gather" or node.domain or node.attributes.get_int("axis", 0) != _TOKENS:
+    """Return the last token that a node takes from the front of a sequence, by its position."""
+    rows = node.inputs[0] if node.inputs else None
+    if node.domain or rows is None or rows.shape is None or len(rows.shape) != 3:
         return None
-    rows, index = node.inputs
-    if rows is None or rows.shape is None or len(rows.shape) != 3 or index is None or index.const_value is None:
+    bounds = [None if value is None or value.const_value is None else value.const_value.numpy() for value in node.inputs[1:]]
+    if any(bound is None for bound in bounds):
         return None
-    array = index.const_value.numpy()
-    return int(array) if array.ndim == 0 and 0 <= array < rows.shape[_TOKENS] - 1 else None
+    if node.op_type == "Gather" and node.attributes.get_int("axis", 0) == _TOKENS:
+        last = int(bounds[0]) if bounds[0].ndim == 0 else -1
+    elif node.op_type == "Slice" and [bound.tolist() for bound in (bounds[0], *bounds[2:])] in ([[0], [_TOKENS], [1]], [[0], [_TOKENS]]):
+        last = int(bounds[1].item()) - 1
+    else:
+        return None
+    return last if 0 <= last < rows.shape[_TOKENS] - 1 else None
 
 
 def _narrowable(graph: ir.Graph, heads: set[ir.Node], width: int) -> set[ir.Node]:

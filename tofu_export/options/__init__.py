@@ -5,6 +5,7 @@ The command line and the Python API build the same objects, so both refuse the s
 The command line and the Python API build the same objects, so that both refuse the same things in the same words.
 """
 
+from tofu_export.options.halting import Halting
 from tofu_export.options.kinds import (
     DEFAULT_R,
     MINIMUM_OPSET,
@@ -39,6 +40,7 @@ __all__ = [
     "PROP_ATTN",
     "AttentionForm",
     "BatchRange",
+    "Halting",
     "IoType",
     "KeySource",
     "Method",

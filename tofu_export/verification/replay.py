@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from tofu_export.compare.decisions import DecisionReport, Decisions, Scores, agreeing, judge
+from tofu_export.compare.halting import Budgets, judge_halting
 from tofu_export.compare.groups import Reducing, follow_layers, of_patches
 from tofu_export.compare.outputs import Tolerance
 from tofu_export.errors import VerificationError
 from tofu_export.graph_patterns.canonical import DECISIONS, decision_name, is_decision
 from tofu_export.patch import matching
+from tofu_export.patch.halting import Spending
 from tofu_export.patch.matching import Matching
 from tofu_export.planning.plan import Plan
 
@@ -43,12 +45,29 @@ class Judge:
     def judge(self, layer: int, got: Decisions, scores: Scores, reference: Decisions) -> bool:
         """Compare `got` with what the reference decides from its `scores`; True if `got` can be followed."""
         report = judge(layer, got, scores, reference, self._tolerance.near_tie)
-        self.by_layer[layer] = self.by_layer.get(layer, DecisionReport()) + report
+        self._note(layer, report)
         if report.faults:
             self.flipped_images.update(range(len(reference.matched)))
             return False
         self.flipped_images.update(np.flatnonzero(~agreeing(got, reference, scores)).tolist())
         return True
+
+    def judge_halting(self, layer: int, working: Array, budgets: Budgets) -> bool:
+        """Compare which tokens go on after a layer with what the reference's budgets say; True if it can be followed.
+
+        Args:
+            layer: index of the block.
+            working: [B, N], 1 for tokens that go on, by the file.
+            budgets: budgets of the reference.
+        """
+        report = judge_halting(layer, working, budgets, self._tolerance.near_tie)
+        self._note(layer, report)
+        differs = budgets.differs(working) if not report.faults else np.ones_like(budgets.before, dtype=bool)
+        self.flipped_images.update(np.flatnonzero(differs.any(axis=1)).tolist())
+        return not report.faults
+
+    def _note(self, layer: int, report: DecisionReport) -> None:
+        self.by_layer[layer] = self.by_layer.get(layer, DecisionReport()) + report
 
 
 class Replay(Judge):
@@ -81,10 +100,23 @@ class Replay(Judge):
         assert kept is not None and matched is not None and target is not None  # followed decisions have targets
         return Matching(kept, matched, target, partner)
 
+    def spend(self, layer: int, proposed: Spending) -> torch.Tensor:
+        """Judge which tokens go on in the file after this block, and return budgets with which the same ones do."""
+        name = self._names.get(layer, {}).get(WORKING)
+        if name is None:
+            return proposed.after
+        before, channel, after = (value.squeeze(-1).numpy() for value in (proposed.before, proposed.channel, proposed.after))
+        gate = proposed.gate
+        budgets = Budgets(before, channel, after, gate.scale, gate.center, gate.least)
+        working = self._seen[name].reshape(len(before), -1)
+        if not self.judge_halting(layer, working, budgets):
+            return proposed.after
+        return torch.from_numpy(budgets.followed(working)).unsqueeze(-1)
+
     def _chosen(self, layer: int, scores: matching.Scores, proposed: Decisions) -> Decisions:
-        if layer not in self._names:
+        found = {kind: self._seen[name] for kind, name in self._names.get(layer, {}).items() if kind != WORKING}
+        if not found:
             return proposed
-        found = {kind: self._seen[name] for kind, name in self._names[layer].items()}
         got = Decisions.read(found, len(proposed.kept), proposed.kept.shape[1] + proposed.matched.shape[1])
         merges = got.target is not None
         reference = replace(proposed, target=proposed.target if merges else None)
