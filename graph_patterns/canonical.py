@@ -2,11 +2,11 @@
 
 Domain `tofu`, version 1:
 
-- `Fuse(x [B,N,C], metric [B,N,D], sizes?, positions?, rows?, groups?, class_attention?) -> (fused [B,N-r,C], ...)`,
+- `Fuse(x [B,N,C], metric? [B,N,D], sizes?, positions?, rows?, groups?, importance?) -> (fused [B,N-r,C], ...)`,
   attributes r, method, prefix, tokens (N), layer, pruned_sizes (take-over or lost), select (a value of
-  `options.Selection`, bipartite if missing) and margin, which energy reads. `class_attention [B,N] float32` is
-  present if the selection reads it. The inputs between are companions of the tokens. Each that is given has its own
-  output, after `fused` and in the same order:
+  `options.Selection`, bipartite if missing) and margin, which energy reads. `importance [B,N] float32` is present if
+  the selection ranks tokens by it, and only then `metric` may be missing. The inputs between are companions of the
+  tokens. Each that is given has its own output, after `fused` and in the same order:
   - `sizes [B,N,1] float32 -> [B,N-r,1]`, patches behind each token, where token sizes are tracked;
   - `positions [B,N,1] int64 -> [B,N-r,1]`, where a model has rotary or relative positions;
   - `rows [B,N0,1] int64 -> [B,N0,1]`, the row of `x`, then of `fused`, that stands for each of the N0 original tokens,
@@ -34,10 +34,10 @@ import onnx_ir as ir
 from tofu_export.options import PrunedSizes, Roles, Selection
 
 __all__ = [
-    "CLASS_ATTENTION",
     "COMPANIONS",
     "DECISIONS",
     "DOMAIN",
+    "IMPORTANCE",
     "FuseNode",
     "decision_name",
     "is_decision",
@@ -47,8 +47,8 @@ __all__ = [
 DOMAIN = "tofu"
 COMPANIONS = ("sizes", "positions", "rows", "groups")
 """Optional inputs of `Fuse` that have an output, in order."""
-CLASS_ATTENTION = 2 + len(COMPANIONS)
-"""Index of the input `class_attention` of `Fuse`."""
+IMPORTANCE = 2 + len(COMPANIONS)
+"""Index of the input `importance` of `Fuse`."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ class FuseNode:
 
     @property
     def weighs(self) -> bool:
-        """True if the mean is weighted by token sizes, or by class attention if the selection reads it."""
-        return self.method in ("tome", "weighted_mlerp") and not self.select.reads_class_attention
+        """True if the mean is weighted by token sizes, or by importance if the selection reads that."""
+        return self.method in ("tome", "weighted_mlerp") and not self.select.reads_importance
 
     @property
     def keeps_norm(self) -> bool:

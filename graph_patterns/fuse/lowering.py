@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from tofu_export.errors import LoweringError
-from tofu_export.graph_patterns.canonical import CLASS_ATTENTION, DOMAIN, FuseNode
+from tofu_export.graph_patterns.canonical import DOMAIN, IMPORTANCE, FuseNode
 from tofu_export.graph_patterns.fuse.formulation import Formulation
 from tofu_export.graph_patterns.fuse.matching import MAX_TOPK, Decisions
 from tofu_export.graph_patterns.fuse.merging import Members, Merged, Weights
@@ -54,14 +54,16 @@ def _problem(node: ir.Node) -> str | None:
     companions = FuseNode.companions_of(node)
     tokens, metric = (*node.inputs, None, None)[:2]
     needs_tokens = bool(node.outputs[0].uses()) or not companions.keys() <= _MAPS
-    if metric is None or (tokens is None and needs_tokens) or len(node.outputs) != 1 + len(companions):
+    needs_metric = _importance(node) is None
+    missing = (metric is None and needs_metric) or (tokens is None and needs_tokens)
+    if missing or len(node.outputs) != 1 + len(companions):
         return f"it has {len(node.inputs)} inputs and {len(node.outputs)} outputs, see graph_patterns/canonical.py"
     select = node.attributes.get_string("select")
     if select is not None and select not in [known.value for known in Selection]:
         return f"unknown selection {select!r}"
     fuse = FuseNode.read(node)
-    if fuse.select.reads_class_attention and _class_attention(node) is None:
-        return f"layer {fuse.layer}: {fuse.select.value} needs the input class_attention"
+    if fuse.select.reads_importance and _importance(node) is None:
+        return f"layer {fuse.layer}: {fuse.select.value} needs the input importance"
     if fuse.method not in _METHODS:
         return f"layer {fuse.layer}: unknown method {fuse.method!r}"
     if fuse.sources > MAX_TOPK:
@@ -72,8 +74,8 @@ def _problem(node: ir.Node) -> str | None:
     return None
 
 
-def _class_attention(node: ir.Node) -> ir.Value | None:
-    return node.inputs[CLASS_ATTENTION] if len(node.inputs) > CLASS_ATTENTION else None
+def _importance(node: ir.Node) -> ir.Value | None:
+    return node.inputs[IMPORTANCE] if len(node.inputs) > IMPORTANCE else None
 
 
 def _lower(op: TapeOperators, node: ir.Node, formulation: Formulation) -> dict[ir.Value, ir.Value]:
@@ -81,15 +83,14 @@ def _lower(op: TapeOperators, node: ir.Node, formulation: Formulation) -> dict[i
     fuse = FuseNode.read(node)
     stage = Stage(op, fuse.stage)
     x, metric = node.inputs[:2]
-    assert metric is not None
     companions = FuseNode.companions_of(node)
     sizes = companions.get("sizes") if fuse.sized or fuse.weighs else None
-    attention = _class_attention(node)
-    decisions = SELECTIONS[fuse.select](stage, fuse, formulation, Inputs(metric, attention))
+    importance = _importance(node)
+    decisions = SELECTIONS[fuse.select](stage, fuse, formulation, Inputs(metric, importance))
     merged: Merged | None = None
     lowered: dict[ir.Value, ir.Value] = {}
     if x is not None:
-        merged = _merged(stage, fuse, formulation, decisions, x, sizes, attention)
+        merged = _merged(stage, fuse, formulation, decisions, x, sizes, importance)
         lowered[node.outputs[0]] = merged.tokens
     for output, (name, values) in zip(node.outputs[1:], companions.items(), strict=True):
         if name == "rows":
@@ -111,7 +112,7 @@ def _merged(
     decisions: Decisions,
     x: ir.Value,
     sizes: ir.Value | None,
-    attention: ir.Value | None,
+    importance: ir.Value | None,
 ) -> Merged:
     """Return tokens, and their sizes if read, after sources have joined their destinations."""
     rows = _assembled(stage, fuse, decisions, "tokens", x)
@@ -126,9 +127,9 @@ def _merged(
     theirs = joining("tokens", x) if fuse.merges else None
     counts = None if sizes is None or row_sizes is None else Weights(row_sizes, joining("sizes", sizes))
     weights = counts if fuse.weighs else None
-    if attention is not None and fuse.merges:
-        column = stage.add("Unsqueeze", "attention/column", attention, stage.ints("attention/axis", -1))
-        weights = Weights(_assembled(stage, fuse, decisions, "attention", column), joining("attention", column))
+    if importance is not None and fuse.merges:
+        column = stage.add("Unsqueeze", "importance/column", importance, stage.ints("importance/axis", -1))
+        weights = Weights(_assembled(stage, fuse, decisions, "importance", column), joining("importance", column))
     return formulation.merge(stage, fuse, Members(rows, theirs, decisions.target, counts, weights))
 
 

@@ -56,7 +56,7 @@ def test_one_reduction_is_the_definitions(select: Selection, method: Method, pre
         for removed in (1, 3, removable(tokens, prefix)):
             out, out_sizes = fuse(
                 x, metric, method=method, removed=removed, prefix=prefix, sizes=sizes, track_sizes=True,
-                select=select, class_attention=seen if select.reads_class_attention else None, layer=layer, depth=DEPTH,
+                select=select, importance=seen if select.reads_class_attention else None, layer=layer, depth=DEPTH,
             )  # fmt: skip
             assert out_sizes is not None
             for image in range(2):
@@ -119,7 +119,7 @@ def test_what_holds_for_every_selection(
     seen = attention(seed + 2, 2, tokens) if select.reads_class_attention else None
     out, left = fuse(
         x, crowded(seed + 3, 2, tokens, 4), method=method, removed=removed, prefix=prefix, sizes=sizes,
-        track_sizes=True, select=select, class_attention=seen, layer=1, depth=3,
+        track_sizes=True, select=select, importance=seen, layer=1, depth=3,
     )  # fmt: skip
     assert out.shape == (2, tokens - removed, 4)
     assert left is not None
@@ -151,7 +151,7 @@ def test_the_least_attended_become_one_token_by_their_attention() -> None:
     seen = torch.tensor([[0.5, 0.3, 0.02, 0.1, 0.06, 0.02]])
     out, sizes = fuse(
         x, x, method=Method.AVERAGE, removed=2, prefix=1, track_sizes=True, select=Selection.CLASS_ATTENTION,
-        class_attention=seen,
+        importance=seen,
     )  # fmt: skip
     expected = (3 * 0.02 + 6 * 0.02 + 5 * 0.06) / 0.1
     torch.testing.assert_close(out[0, :, 0], torch.tensor([1.0, 2.0, 4.0, expected]))
@@ -174,7 +174,7 @@ def test_registers_alone_are_no_class_token() -> None:
 
 def test_attention_must_be_given_where_it_is_read() -> None:
     x = torch.ones(1, 6, 2)
-    with pytest.raises(ValueError, match="needs class_attention"):
+    with pytest.raises(ValueError, match="needs importance"):
         fuse(x, x, method=Method.PRUNE, removed=1, prefix=1, select=Selection.CLASS_ATTENTION)
 
 

@@ -29,6 +29,9 @@ class Selection(str, Enum):
     `CLASS_ATTENTION`: the tokens that the class token attends to least; if they merge, all into one. Source: EViT,
     arXiv 2202.07800.
 
+    `PREDICTOR`: before a block, the tokens that a trained predictor gives the lowest keep score; if they merge, all
+    into one. Source: DynamicViT, arXiv 2106.02034, and SPViT, arXiv 2112.13890.
+
     `RANDOM`, `STRIDED`: the same positions in every image, drawn once or evenly spaced. Baselines.
     """
 
@@ -37,20 +40,36 @@ class Selection(str, Enum):
     CLASS_ATTENTION = "class-attention"
     RANDOM = "random"
     STRIDED = "strided"
+    PREDICTOR = "predictor"
 
     @property
     def reads_class_attention(self) -> bool:
-        """True if the selection needs the attention of a class token, which then also weighs the tokens of a merge."""
+        """True if the importance of a token is the attention of the class token."""
         return self is Selection.CLASS_ATTENTION
+
+    @property
+    def reads_importance(self) -> bool:
+        """True if tokens are ranked by a score of their own, which then also weighs the tokens of a merge."""
+        return self in (Selection.CLASS_ATTENTION, Selection.PREDICTOR)
+
+    @property
+    def is_trained(self) -> bool:
+        """True if the weights were trained to choose: they say where, and that token sizes stay out of attention."""
+        return self is Selection.PREDICTOR
+
+    @property
+    def is_before_block(self) -> bool:
+        """True if tokens leave before the attention of a block, not between its attention and its MLP."""
+        return self is Selection.PREDICTOR
 
     @property
     def finds_partners(self) -> bool:
         """True if a token that leaves has a similar destination, which can stand for it."""
-        return self is not Selection.CLASS_ATTENTION
+        return not self.reads_importance
 
     def roles(self, tokens: int, prefix: int, removed: int, layer: int) -> Roles:
         """Return which of the tokens that enter layer `layer` may leave, and which may be joined."""
-        if self in (Selection.ENERGY, Selection.CLASS_ATTENTION):
+        if self is Selection.ENERGY or self.reads_importance:
             return Roles(tokens, removed, range(prefix, tokens), (), pooled=True)
         if self is Selection.BIPARTITE:
             sources: Positions = range(prefix + prefix % 2, tokens, 2)

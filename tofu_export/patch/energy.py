@@ -22,6 +22,7 @@ def energy_scores(candidates: Candidates) -> Scores:
     With the margin m of the layer, f(x) is x from m on and exp(x - m) - 1 below. A token's similarity with itself adds
     the same to every energy.
     """
+    assert candidates.metric is not None  # reduce_state
     margin = energy_margin(candidates.layer, candidates.depth)
     pairs = cosines(candidates.metric, candidates.roles.sources, candidates.roles.sources)
     energy = torch.where(pairs >= margin, pairs, (pairs - margin).exp() - 1.0).mean(dim=-1)

@@ -1,4 +1,4 @@
-"""Token reduction between the attention and the MLP of a block: eager tensors in, fewer tokens out.
+"""Token reduction, inside a block or before it: eager tensors in, fewer tokens out.
 
 While a model is traced for ONNX, the call leaves a single `tofu::Fuse` node, which `graph_patterns` lowers.
 """
@@ -28,7 +28,7 @@ _MAPS = ("rows", "groups")
 
 def fuse(
     x: Tensor,
-    metric: Tensor,
+    metric: Tensor | None,
     *,
     method: Method,
     removed: int,
@@ -37,7 +37,7 @@ def fuse(
     track_sizes: bool = False,
     pruned_sizes: PrunedSizes = PrunedSizes.TAKE_OVER,
     select: Selection = Selection.BIPARTITE,
-    class_attention: Tensor | None = None,
+    importance: Tensor | None = None,
     layer: int = 0,
     depth: int = 1,
 ) -> tuple[Tensor, Tensor | None]:
@@ -45,16 +45,17 @@ def fuse(
 
     Args:
         x: [B, N, C] tokens, the first `prefix` of them protected.
-        metric: [B, N, D] vectors that tokens are compared by: the attention keys averaged over heads.
+        metric: [B, N, D] vectors that tokens are compared by: the attention keys averaged over heads. None if the
+            selection compares none.
         method: what happens to the tokens that leave.
-        removed: tokens to remove, 0 <= removed <= (N - prefix) // 2.
+        removed: tokens to remove, at least 0 and at most `removable`.
         prefix: protected tokens at the front; they come out first and unchanged.
         sizes: [B, N, 1] float32 patches behind each token; None: 1 each.
         track_sizes: also return the sizes of the tokens that stay.
         pruned_sizes: what happens to the sizes of pruned tokens.
         select: how the tokens that leave are chosen.
-        class_attention: [B, N] float32, over 0, attention of the class token, if the selection reads it; it then also
-            weighs tokens that merge.
+        importance: [B, N] float32, over 0, if the selection ranks tokens by it: the attention of the class token, or
+            what a trained predictor says. It then also weighs tokens that merge.
         layer: index of the block, for names, observers, and selections that differ by layer.
         depth: number of blocks, for such selections.
 
@@ -64,21 +65,21 @@ def fuse(
 
     Raises:
         ValueError: `removed` is out of range, a size-weighted mean is asked for without tracking sizes, or the
-            attention of the class token is missing.
+            metric or the importance is missing that the selection reads.
 
     Source: arXiv 2312.01026, section 3 and algorithm 1.
     """
     state = TokenState(x, sizes)
     reduced = reduce_state(
         state, metric, method=method, removed=removed, prefix=prefix, track_sizes=track_sizes,
-        pruned_sizes=pruned_sizes, select=select, class_attention=class_attention, layer=layer, depth=depth,
+        pruned_sizes=pruned_sizes, select=select, importance=importance, layer=layer, depth=depth,
     )  # fmt: skip
     return reduced.tokens, reduced.sizes
 
 
 def reduce_state(
     state: TokenState,
-    metric: Tensor,
+    metric: Tensor | None,
     *,
     method: Method,
     removed: int,
@@ -89,7 +90,7 @@ def reduce_state(
     track_rows: bool = False,
     track_groups: bool = False,
     select: Selection = Selection.BIPARTITE,
-    class_attention: Tensor | None = None,
+    importance: Tensor | None = None,
     layer: int = 0,
     depth: int = 1,
 ) -> TokenState:
@@ -108,7 +109,7 @@ def reduce_state(
         track_rows: keep the row map (`tofu_export.patch.token_map`).
         track_groups: keep the group map (`tofu_export.patch.token_map`).
         select: how the tokens that leave are chosen.
-        class_attention: attention of the class token.
+        importance: what tokens are ranked by.
         layer: index of the block.
         depth: number of blocks.
 
@@ -119,16 +120,18 @@ def reduce_state(
         ValueError: as in `fuse`.
     """
     x, sizes, positions, rows, groups, _ = state
-    if not 0 <= removed <= removable(x.shape[1], prefix):
+    most = removable(x.shape[1], prefix, select)
+    if not 0 <= removed <= most:
         raise ValueError(
-            f"layer {layer}: cannot remove {removed} of {x.shape[1]} tokens ({prefix} protected), "
-            f"the most is {removable(x.shape[1], prefix)}"
+            f"layer {layer}: cannot remove {removed} of {x.shape[1]} tokens ({prefix} protected), the most is {most}"
         )
     if method.weighs and not track_sizes:
         name = method.name.lower()
         raise ValueError(f"layer {layer}: {name} weighs tokens by their size, which needs track_sizes=True")
-    if select.reads_class_attention and class_attention is None:
-        raise ValueError(f"layer {layer}: {select.value} needs class_attention")
+    if select.reads_importance and importance is None:
+        raise ValueError(f"layer {layer}: {select.value} needs importance")
+    if metric is None and not select.reads_importance:
+        raise ValueError(f"layer {layer}: {select.value} compares tokens, which needs metric")
     sizes = (_ones(x) if sizes is None else sizes) if track_sizes else None
     if removed == 0 or method is Method.NONE:
         positions, rows = positions if track_positions else None, rows if track_rows else None
@@ -140,11 +143,11 @@ def reduce_state(
         state = TokenState(x, sizes, positions, rows, groups)
         return _reduce_symbolically(
             state, metric, method=method, removed=removed, prefix=prefix, pruned_sizes=pruned_sizes,
-            select=select, class_attention=class_attention, layer=layer, depth=depth,
+            select=select, importance=importance, layer=layer, depth=depth,
         )  # fmt: skip
     roles = select.roles(x.shape[1], prefix, removed, layer)
     selector = SELECTORS[select]
-    scores = selector.score(Candidates(metric, roles, layer, depth, class_attention))
+    scores = selector.score(Candidates(metric, roles, layer, depth, importance))
     matching = selector.match(scores, removed)
     observer = current_observer()
     if observer is not None:
@@ -162,8 +165,8 @@ def reduce_state(
     tokens = staying(x)
     if method.merges:
         weights = sizes if method.weighs else None
-        if class_attention is not None:
-            weights = class_attention.unsqueeze(-1)
+        if importance is not None:
+            weights = importance.unsqueeze(-1)
         pair = None if weights is None else (staying(weights)[-1], leaving(weights))
         tokens[-1] = merge(tokens[-1], leaving(x), matching.target, pair, keeps_norm=method.keeps_norm)
     left_sizes = None
@@ -187,18 +190,18 @@ def _ones(x: Tensor) -> Tensor:
 
 def _reduce_symbolically(
     state: TokenState,
-    metric: Tensor,
+    metric: Tensor | None,
     *,
     method: Method,
     removed: int,
     prefix: int,
     pruned_sizes: PrunedSizes,
     select: Selection,
-    class_attention: Tensor | None,
+    importance: Tensor | None,
     layer: int,
     depth: int,
 ) -> TokenState:
-    """Leave one `tofu::Fuse(x, metric, sizes?, positions?, rows?, groups?, class_attention?)` node in the graph."""
+    """Leave one `tofu::Fuse(x, metric, sizes?, positions?, rows?, groups?, importance?)` node in the graph."""
     batch, tokens, channels = state.tokens.shape
     left = tokens - removed
     companions = {name: value for name, value in state._asdict().items() if name not in ("tokens", "bias")}
@@ -218,7 +221,7 @@ def _reduce_symbolically(
         attributes["margin"] = energy_margin(layer, depth)
     fused, *reduced = torch.onnx.ops.symbolic_multi_out(
         "tofu::Fuse",
-        (state.tokens, metric, *companions.values(), *(() if class_attention is None else (class_attention,))),
+        (state.tokens, metric, *companions.values(), *(() if importance is None else (importance,))),
         attributes,
         dtypes=(state.tokens.dtype, *(value.dtype for value in given.values())),
         shapes=((batch, left, channels), *shapes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from torch import Tensor
@@ -23,13 +24,31 @@ SETTING = "_tofu_setting"
 
 
 class BlockSetting:
-    """Settings of one patched block. Immutable after construction."""
+    """Settings of one patched block. Immutable after construction.
 
-    def __init__(self, adapter: BlockAdapter, layer: LayerPlan, plan: Plan, fused_attn: dict[str, bool]) -> None:
+    Attributes:
+        adapter: the halves of the block.
+        layer: plan of the block.
+        plan: plan of the model.
+        fused_attn: whether each attention in the unpatched block is fused, by its name.
+        importance: what the tokens that enter the block are ranked by, [B, N] float32; None unless they leave before
+            the block.
+        is_last: True for the last block.
+    """
+
+    def __init__(
+        self,
+        adapter: BlockAdapter,
+        layer: LayerPlan,
+        plan: Plan,
+        fused_attn: dict[str, bool],
+        importance: Callable[[TokenState], Tensor] | None = None,
+    ) -> None:
         self.adapter = adapter
         self.layer = layer
         self.plan = plan
         self.fused_attn = fused_attn
+        self.importance = importance
         self.is_last = layer.layer == len(plan.layers) - 1
 
 
@@ -39,14 +58,13 @@ class FusedBlock:
     def forward(
         self, x: Tensor | TokenState, attn_mask: Tensor | None = None, is_causal: bool = False, **kwargs: Any
     ) -> Any:
-        """Run attention half, reduction and MLP half: [B, N, C] -> [B, N - removed, C], wrapped but in the last block.
+        """Run attention half and MLP half, and the reduction before or between them.
 
-        The last block returns all N tokens of the first one if the plan restores them.
+        [B, N, C] -> [B, N - removed, C], wrapped but in the last block, which returns all N tokens of the first one if
+        the plan restores them.
         """
         setting: BlockSetting = getattr(self, SETTING)
         adapter, layer, plan = setting.adapter, setting.layer, setting.plan
-        select = plan.reduction.select
-        token_map = current_token_map()
         if attn_mask is not None or is_causal:
             raise UnsupportedModelError("a reduced model takes no attention mask: call it with the image only")
         state = x if isinstance(x, TokenState) else TokenState(x)
@@ -56,48 +74,61 @@ class FusedBlock:
                 "make a new plan for this image size"
             )
         rope = kwargs.get("rope")
+        if layer.removed and setting.importance is not None:
+            state = _reduced(setting, state, importance=setting.importance(state), placed=rope is not None)
         if rope is not None:
             kwargs["rope"] = place_rope(rope, state.positions, plan.prefix_tokens)
         attentions = adapter.attentions(self)
-        unrotated = layer.removed > 0 and plan.reduction.keys is KeySource.PRE_ROPE
+        between = layer.removed > 0 and setting.importance is None
+        unrotated = between and plan.reduction.keys is KeySource.PRE_ROPE
         capture = adapter.capture(state)  # not `as capture`: torch.compile would break the graph there (torch 2.14)
         with capture, unrotated_keys(attentions if unrotated else ()) as keys:
             tokens = adapter.attend(self, state.tokens, **kwargs)
         if layer.removed or state.bias is not None or state.positions is not None:
             capture.check(attentions, layer.layer)
         state = state._replace(tokens=tokens)
-        if layer.removed:
+        if between:
             placed = rope is not None or capture.relative
             if placed and state.positions is None and layer.tokens_in != plan.layers[0].tokens_in:
                 raise UnsupportedModelError(
                     f"block {layer.layer} depends on positions, the blocks before it do not: report this architecture"
                 )
-            state = reduce_state(
-                state,
-                mean_over_heads(keys) if unrotated else capture.metric(attentions),
-                method=layer.method,
-                removed=layer.removed,
-                prefix=plan.prefix_tokens,
-                track_sizes=plan.tracks_sizes,
-                pruned_sizes=plan.reduction.sizes_of_pruned,
-                track_positions=placed and not setting.is_last,
-                track_rows=plan.restores_grid or (token_map is not None and token_map.wants_rows),
-                track_groups=token_map is not None and token_map.wants_groups,
-                select=select,
-                class_attention=capture.class_attention() if select.reads_class_attention else None,
-                layer=layer.layer,
-                depth=len(plan.layers),
-            )
-            if plan.prop_attn and not setting.is_last:
-                state = state.with_bias()
+            metric = mean_over_heads(keys) if unrotated else capture.metric(attentions)
+            seen = capture.class_attention() if plan.reduction.select.reads_class_attention else None
+            state = _reduced(setting, state, metric, importance=seen, placed=placed)
         state = state._replace(tokens=adapter.feed(self, state.tokens))
         if not setting.is_last:
             return state
         if plan.restores_grid:
             state = restore(state)
-        if token_map is not None:
+        if (token_map := current_token_map()) is not None:
             token_map.note(state)
         return state.tokens
+
+
+def _reduced(
+    setting: BlockSetting, state: TokenState, metric: Tensor | None = None, *, importance: Tensor | None, placed: bool
+) -> TokenState:
+    """Remove tokens in one layer as its plan says; `placed`: the model depends on positions of tokens."""
+    layer, plan, token_map = setting.layer, setting.plan, current_token_map()
+    attends = not setting.is_last or plan.reduction.select.is_before_block  # an attention follows
+    state = reduce_state(
+        state,
+        metric,
+        method=layer.method,
+        removed=layer.removed,
+        prefix=plan.prefix_tokens,
+        track_sizes=plan.tracks_sizes,
+        pruned_sizes=plan.reduction.sizes_of_pruned,
+        track_positions=placed and attends,
+        track_rows=plan.restores_grid or (token_map is not None and token_map.wants_rows),
+        track_groups=token_map is not None and token_map.wants_groups,
+        select=plan.reduction.select,
+        importance=importance,
+        layer=layer.layer,
+        depth=len(plan.layers),
+    )
+    return state.with_bias() if plan.prop_attn and attends else state
 
 
 class FusedModel:

@@ -23,6 +23,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from tofu_export.errors import UnsupportedModelError
+from tofu_export.patch.importance import LEAST_IMPORTANCE
 from tofu_export.patch.places import place_bias
 from tofu_export.patch.state import TokenState
 
@@ -40,10 +41,6 @@ ATTENTION_CALLS: dict[type[nn.Module], int] = {
     TalkingHeadAttn: 0,
 }
 """Known attention modules, and how often one forward calls the fused attention. Matched exactly."""
-
-
-LEAST_ATTENTION = 1e-12
-"""Floor of attention values, so that tokens that nothing attends to have a mean, too."""
 
 
 class CapturedAttention(TorchFunctionMode):
@@ -134,7 +131,7 @@ class CapturedAttention(TorchFunctionMode):
             if bias is not None:
                 scores = scores + bias[:, :, :1].float()
             rows.append(scores.softmax(dim=-1).squeeze(2))
-        return mean_over_heads(rows).clamp_min(LEAST_ATTENTION)
+        return mean_over_heads(rows).clamp_min(LEAST_IMPORTANCE)
 
 
 def mean_over_heads(heads: Sequence[Tensor]) -> Tensor:

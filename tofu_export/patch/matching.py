@@ -34,18 +34,18 @@ class Candidates(NamedTuple):
     """Input of a selection.
 
     Attributes:
-        metric: [B, N, D] vectors that tokens are compared by, any floating-point type.
+        metric: [B, N, D] vectors that tokens are compared by, any floating-point type; None if they are ranked alone.
         roles: what the tokens may do.
         layer: index of the block.
         depth: number of blocks.
-        class_attention: [B, N] float32, attention of the class token, averaged over heads; None if not needed.
+        importance: [B, N] float32, over 0, by which the selection ranks tokens; None if it does not.
     """
 
-    metric: Tensor
+    metric: Tensor | None
     roles: Roles
     layer: int
     depth: int
-    class_attention: Tensor | None = None
+    importance: Tensor | None = None
 
 
 class Scores(NamedTuple):
@@ -86,6 +86,7 @@ def similarity(candidates: Candidates) -> Scores:
 
     Source: arXiv 2312.01026, section 3.1.
     """
+    assert candidates.metric is not None  # reduce_state
     roles = candidates.roles
     return Scores(cosines(candidates.metric, roles.sources, roles.destinations))
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tofu_export.options import Selection
-from tofu_export.patch.class_attention import attention_scores, match_by_attention
 from tofu_export.patch.energy import energy_scores, match_by_energy
+from tofu_export.patch.importance import importance_scores, match_by_importance
 from tofu_export.patch.matching import Candidates, Matching, Scores, match, similarity
 
 __all__ = ["SELECTORS", "Selector"]
@@ -21,11 +21,13 @@ class Selector(NamedTuple):
 
 
 _TWO_SETS = Selector(similarity, match)
+_BY_IMPORTANCE = Selector(importance_scores, match_by_importance)
 
 SELECTORS: dict[Selection, Selector] = {
     Selection.BIPARTITE: _TWO_SETS,
     Selection.ENERGY: Selector(energy_scores, match_by_energy),
-    Selection.CLASS_ATTENTION: Selector(attention_scores, match_by_attention),
+    Selection.CLASS_ATTENTION: _BY_IMPORTANCE,
     Selection.RANDOM: _TWO_SETS,  # all sources leave, and each joins the nearest of the others
     Selection.STRIDED: _TWO_SETS,
+    Selection.PREDICTOR: _BY_IMPORTANCE,
 }

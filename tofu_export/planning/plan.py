@@ -34,10 +34,7 @@ class BlockCost:
     """Multiply-accumulates of one transformer block for one image, as functions of its token count N.
 
     The attention half costs `attend_token * N + attend_pair * N^2`, the other half `feed_token * N'`, where N' is the
-    token count after the reduction between the halves.
-
-    The attention half costs `attend_token * N + attend_pair * N^2`, the other half `feed_token * N'`, N' being what
-    the reduction between the two leaves.
+    token count after a reduction between the halves. One before the block leaves N' tokens for both.
 
     Source: fvcore's counting (a linear layer in*out, a layer norm 5 per element), plus the two N^2 products of the
     attention, which fvcore does not see when the attention is fused.
@@ -98,7 +95,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """Effect of one block on the token count."""
+    """Effect of one block, or of the reduction before it, on the token count."""
 
     layer: int
     method: Method
@@ -107,7 +104,7 @@ class LayerPlan:
 
     @property
     def tokens_out(self) -> int:
-        """Tokens that the second half of the block sees."""
+        """Tokens that the second half of the block sees; both halves, if tokens leave before the block."""
         return self.tokens_in - self.removed
 
     @property
@@ -223,14 +220,15 @@ def selection_key(select: Selection) -> dict[str, str]:
     return {} if select is Selection.BIPARTITE else {"select": select.value}
 
 
-def removable(tokens: int, prefix_tokens: int) -> int:
-    """Return the most tokens that one layer can remove: half of the unprotected ones.
+def removable(tokens: int, prefix_tokens: int, select: Selection = Selection.BIPARTITE) -> int:
+    """Return the most tokens that one layer can remove: half of the unprotected ones, or if trained all but one.
 
-    Every selection keeps this limit, so that the same amounts mean the same work.
+    Selections without training all keep the same limit, so that the same amounts mean the same work.
 
     Source: arXiv 2312.01026, section 3.1; bipartite matching removes sources only, and every second token is one.
     """
-    return max((tokens - prefix_tokens) // 2, 0)
+    unprotected = max(tokens - prefix_tokens, 0)
+    return max(unprotected - 1, 0) if select.is_trained else unprotected // 2
 
 
 def without_class_token(name: str, select: Selection) -> str:
@@ -255,7 +253,7 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
         raise UnsupportedModelError(without_class_token(spec.name, reduction.select))
     if spec.depth == 0:
         raise OptionError(f"{spec.name} has no blocks to reduce")
-    full = _macs(spec, (0,) * spec.depth, restored=False)
+    full = _macs(spec, (0,) * spec.depth, reduction.select, restored=False)
     removed = _removed(spec, reduction, methods, full)
     _check_exact(spec, reduction, removed)
     prop_attn, reason = _prop_attn(spec, reduction, removed)
@@ -270,7 +268,7 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
             for layer, method in enumerate(methods)
         ),
         macs_full=full,
-        macs_reduced=_macs(spec, removed, restored=bool(reduction.restore_grid)),
+        macs_reduced=_macs(spec, removed, reduction.select, restored=bool(reduction.restore_grid)),
     )
 
 
@@ -282,7 +280,7 @@ def _prop_attn(spec: ModelSpec, reduction: Reduction, removed: Sequence[int]) ->
         return reduction.prop_attn, "asked for"
     if spec.masked_autoencoder:
         return False, "trained as a masked autoencoder"
-    return True, "default"
+    return (False, "trained without them") if reduction.select.is_trained else (True, "default")
 
 
 def _check_depth(spec: ModelSpec, reduction: Reduction) -> None:
@@ -325,7 +323,7 @@ def _removed(spec: ModelSpec, reduction: Reduction, methods: Sequence[Method], f
         budget,
         spread=lambda r: reduction.schedule.spread(r, spec.depth),
         capped=capped,
-        macs=lambda removed: _macs(spec, removed, restored=bool(reduction.restore_grid)),
+        macs=lambda removed: _macs(spec, removed, reduction.select, restored=bool(reduction.restore_grid)),
         largest_r=spec.tokens * spec.depth,  # enough for the smallest share of a linear schedule to meet its cap
     )
 
@@ -342,7 +340,7 @@ def _removed_at(keep_rate: float, spec: ModelSpec, methods: Sequence[Method]) ->
     return tuple(removed)
 
 
-def _macs(spec: ModelSpec, removed: Sequence[int], *, restored: bool) -> int:
+def _macs(spec: ModelSpec, removed: Sequence[int], select: Selection, *, restored: bool) -> int:
     """Return the multiply-accumulates for one image, given the tokens that each layer removes.
 
     `restored`: the tail sees all tokens.
@@ -350,7 +348,7 @@ def _macs(spec: ModelSpec, removed: Sequence[int], *, restored: bool) -> int:
     macs = spec.stem_macs + spec.tail_fixed
     tokens = spec.tokens
     for cost, leaving in zip(spec.blocks, removed, strict=True):
-        macs += cost.attend_token * tokens + cost.attend_pair * tokens**2
+        attended = tokens - leaving if select.is_before_block else tokens
         tokens -= leaving
-        macs += cost.feed_token * tokens
+        macs += cost.attend_token * attended + cost.attend_pair * attended**2 + cost.feed_token * tokens
     return macs + spec.tail_token * (spec.tokens if restored else tokens)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from tofu_export.compare.decisions import Scores
+from tofu_export.patch.importance import LEAST_IMPORTANCE
 
 __all__ = ["FileScores", "scores_in"]
 
@@ -49,16 +50,16 @@ def _of_energy(values: list[Array], margin: float | None) -> Scores:
     return Scores(pairs, energy, margin)
 
 
-def _of_attention(values: list[Array], _margin: float | None) -> Scores:
-    """Make scores from the attention of the class token, [B, S, ...], as `patch.class_attention` does."""
+def _of_importance(values: list[Array], _margin: float | None) -> Scores:
+    """Make scores from the importance of tokens, [B, S, ...], as `patch.importance` does."""
     unseen = -np.log(values[0].reshape(len(values[0]), -1))
-    return Scores(None, unseen / unseen.max(axis=1, keepdims=True))
+    return Scores(None, unseen / np.maximum(unseen.max(axis=1, keepdims=True), LEAST_IMPORTANCE))
 
 
 _FORMS: tuple[tuple[tuple[str, ...], Callable[[list[Array], float | None], Scores]], ...] = (
     (("scaled", "inverse/sources"), _of_two_sets),
     (("pairs", "energy"), _of_energy),
-    (("attention",), _of_attention),
+    (("importance",), _of_importance),
 )
 """Names of values under `blocks.N/fuse/match/` (`graph_patterns.fuse`), and the function that makes scores of them."""
 

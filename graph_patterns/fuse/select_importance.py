@@ -1,6 +1,6 @@
-"""Selection by the attention of the class token, which is an input of the node.
+"""Selection by importance, which is an input of the node.
 
-Source: EViT, arXiv 2202.07800, section 3; see `patch.class_attention`.
+Source: EViT, arXiv 2202.07800, section 3; see `patch.importance`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from tofu_export.graph_patterns.fuse.pool import ascending, joining_kept, ranked
 from tofu_export.graph_patterns.fuse.rows import take
 from tofu_export.graph_patterns.stage import Stage
 
-__all__ = ["select_attention"]
+__all__ = ["select_importance"]
 
 
-def select_attention(stage: Stage, fuse: FuseNode, class_attention: ir.Value) -> Decisions:
-    """Match the R least attended tokens to the next one, by `class_attention` [B, N] float32."""
-    attention = take(stage, "match/attention", class_attention, fuse.roles.sources)
-    order = ranked(stage, fuse, attention, largest=False)
+def select_importance(stage: Stage, fuse: FuseNode, importance: ir.Value) -> Decisions:
+    """Match the R least important tokens to the next one, by `importance` [B, N] float32."""
+    scores = take(stage, "match/importance", importance, fuse.roles.sources)
+    order = ranked(stage, fuse, scores, largest=False)
     kept = ascending(stage, fuse, stage.slice("match/staying", order, fuse.removed))
     if not fuse.follows:
         return Decisions(kept, None, None)
