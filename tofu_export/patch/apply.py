@@ -17,6 +17,7 @@ from tofu_export.errors import OptionError, UnsupportedModelError
 from tofu_export.options import KeySource
 from tofu_export.patch.blocks import adapter_for
 from tofu_export.patch.fused import SETTING, BlockSetting, FusedBlock, FusedModel
+from tofu_export.patch.halting import rest
 from tofu_export.patch.mixins import add_mixin, drop_mixin
 from tofu_export.patch.places import all_positions
 from tofu_export.patch.state import TokenState
@@ -54,8 +55,13 @@ def apply(model: nn.Module, plan: Plan, *, name: str = "the model") -> nn.Module
             )
         if plan.reduction.keys is KeySource.PRE_ROPE and getattr(model, "rope", None) is None:
             raise OptionError(f"{name} has no rotary embedding: leave out keys={plan.reduction.keys.value!r} (--keys)")
-        if plan.reduction.select.reads_class_attention and not has_class_token(model):
+        if plan.reduction.select.needs_class_token and not has_class_token(model):
             raise UnsupportedModelError(without_class_token(name, plan.reduction.select))
+        if plan.reduction.select.halts and (pool := getattr(model, "global_pool", "token")) != "token":
+            raise UnsupportedModelError(
+                f"{name} pools by {pool!r}, but of tokens that halt only the class token has an output: choose another "
+                "selection, or build the model with global_pool='token'"
+            )
         for index, block in enumerate(architecture.blocks):
             _check_block(block, name, index, architecture.embed_dim)
         _install(model, plan)
@@ -70,8 +76,9 @@ def _install(model: nn.Module, plan: Plan) -> None:
         adapter = adapter_for(block)
         assert adapter is not None  # check_supported
         fused_attn = _fused_attn(block)
-        setattr(block, SETTING, BlockSetting(adapter, layer, plan, fused_attn))
-        if plan.removes:  # else no keys are captured: attention stays as its owner chose, bit for bit
+        halts = plan.reduction.select.halts
+        setattr(block, SETTING, BlockSetting(adapter, layer, plan, fused_attn, rest if halts else None))
+        if plan.removes or halts:  # else nothing is captured: attention stays as its owner chose, bit for bit
             _set_fused_attn(block, dict.fromkeys(fused_attn, True))
         add_mixin(block, FusedBlock)
     add_mixin(model, FusedModel)

@@ -1,11 +1,11 @@
-"""Halting of tokens: the budget that each has left, what it hides from attention, and the output that sums over layers.
+"""Halting of tokens: the budget that each has left, what it hides from attention, and the output that sums over blocks.
 
 Every token starts with a budget of 1. After each block it spends a score, a sigmoid of its first channel; once less
 than `Halting.least` would be left, it halts: the rest is spent at once, and nothing attends to it any more. The last
-block spends what is left. A protected token's output is the sum of what it was after each block, weighted by what it
-spent there.
+block spends what is left. The output of a protected token is the sum of what it was after each block, weighted by what
+it spent there; other tokens have none.
 
-Axes: B batch, N tokens, P prefix tokens, C channels.
+A state carries budgets as its `sizes`. Axes: B batch, N tokens, P prefix tokens, C channels.
 
 Source: A-ViT, arXiv 2112.07658, section 3.
 """
@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 
 from tofu_export.options import Halting
+from tofu_export.patch.importance import LEAST_IMPORTANCE
 from tofu_export.patch.observe import current_observer
+from tofu_export.patch.state import TokenState
 
-__all__ = ["HIDDEN", "HaltingObserver", "Spending", "hiding_bias", "over_capacity", "spend", "summed"]
+__all__ = ["HaltingObserver", "Spending", "count_over", "hide_halted", "rest", "spend"]
 
-HIDDEN = -1000.0
+_HIDDEN = -1000.0
 """Bias of attention to a halted token: exp(-1000) is 0 in every type, and float16 can hold it with any score added."""
 
 
@@ -53,50 +55,67 @@ class HaltingObserver(Protocol):
         ...
 
 
-def spend(tokens: Tensor, budget: Tensor, halting: Halting, layer: int) -> Tensor:
-    """Return the budgets after a block that is not the last, [B, N, 1] float32; 0 for tokens that have halted.
+def rest(state: TokenState) -> Tensor:
+    """Return what the tokens of a state are ranked by, [B, N] float32: the rest of their budgets, floored over 0."""
+    return _budget(state).squeeze(-1).clamp_min(LEAST_IMPORTANCE)
 
-    In a traced graph this is one node, `tofu::Halt`.
+
+def count_over(before: TokenState, after: TokenState) -> TokenState:
+    """Return the state after a reduction with its count of tokens that had to leave with a budget left."""
+    dropped = (_budget(before) > 0).sum(dim=(1, 2)) - (_budget(after) > 0).sum(dim=(1, 2))
+    return after._replace(output=before.output, over=dropped if before.over is None else before.over + dropped)
+
+
+def hide_halted(state: TokenState) -> TokenState:
+    """Return the state with a bias of the attention scores that hides halted tokens; as it is before the first block."""
+    if state.sizes is None:
+        return state
+    bias = torch.where(state.sizes > 0, 0.0, _HIDDEN).mT.unsqueeze(1)
+    return state._replace(bias=bias.to(state.tokens.dtype))
+
+
+def spend(state: TokenState, halting: Halting, prefix: int, layer: int, *, last: bool) -> TokenState:
+    """Return the state that leaves a block: budgets after it, and its share of the output; the last has only that.
 
     Args:
-        tokens: [B, N, C], output of the block.
-        budget: [B, N, 1] float32, before the block.
+        state: output of the block, with the budgets before it.
         halting: the gate.
+        prefix: number of protected tokens P.
         layer: index of the block.
+        last: it is the last block, after which the output takes the place of all tokens, [B, P, C].
     """
+    before = _budget(state)
+    after = None if last else _left(state.tokens, before, halting, layer)
+    spent = before if after is None else before - after
+    share = spent[:, :prefix] * state.tokens[:, :prefix].float()
+    output = share if state.output is None else state.output + share
+    if after is None:
+        return state._replace(tokens=output.to(state.tokens.dtype), output=None)
+    return state._replace(sizes=after, output=output)
+
+
+def _budget(state: TokenState) -> Tensor:
+    if state.sizes is not None:
+        return state.sizes
+    return torch.ones(*state.tokens.shape[:2], 1, dtype=torch.float32, device=state.tokens.device)
+
+
+def _left(tokens: Tensor, before: Tensor, halting: Halting, layer: int) -> Tensor:
+    """Return the budgets after a block, [B, N, 1] float32. In a traced graph this is one node, `tofu::Halt`."""
     if torch.onnx.is_in_onnx_export():
-        attributes = {"scale": halting.scale, "center": halting.center, "least": halting.least, "layer": layer}
         return torch.onnx.ops.symbolic(
-            "tofu::Halt", (tokens, budget), attributes, dtype=torch.float32, shape=budget.shape, version=1
+            "tofu::Halt",
+            (tokens, before),
+            {"scale": halting.scale, "center": halting.center, "least": halting.least, "layer": layer},
+            dtype=torch.float32,
+            shape=before.shape,
+            version=1,
         )
     channel = tokens[..., :1].float()
     score = (channel * halting.scale - halting.center).sigmoid()
-    left = budget - score
+    left = before - score
     after = torch.where(left > halting.least, left, 0.0)
     observer = current_observer()
     if isinstance(observer, HaltingObserver):
-        return observer.spend(layer, Spending(halting, budget, channel, score, after))
+        return observer.spend(layer, Spending(halting, before, channel, score, after))
     return after
-
-
-def hiding_bias(budget: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the bias of the attention scores, [B, 1, 1, N] of type `dtype`, that hides halted tokens."""
-    return torch.where(budget > 0, 0.0, HIDDEN).mT.unsqueeze(1).to(dtype)
-
-
-def summed(total: Tensor | None, tokens: Tensor, spent: Tensor, prefix: int) -> Tensor:
-    """Add the output of a block to the weighted sum for each protected token, [B, P, C] float32.
-
-    Args:
-        total: the sum so far; None before the first block.
-        tokens: [B, N, C], output of the block.
-        spent: [B, N, 1] float32, what the tokens spent on it.
-        prefix: number of protected tokens P.
-    """
-    share = spent[:, :prefix] * tokens[:, :prefix].float()
-    return share if total is None else total + share
-
-
-def over_capacity(before: Tensor, after: Tensor) -> Tensor:
-    """Return how many tokens with a budget left a reduction dropped, [B] int64, from budgets before and after it."""
-    return (before > 0).sum(dim=(1, 2)) - (after > 0).sum(dim=(1, 2))

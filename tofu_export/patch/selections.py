@@ -30,4 +30,5 @@ SELECTORS: dict[Selection, Selector] = {
     Selection.RANDOM: _TWO_SETS,  # all sources leave, and each joins the nearest of the others
     Selection.STRIDED: _TWO_SETS,
     Selection.PREDICTOR: _BY_IMPORTANCE,
+    Selection.HALTING: _BY_IMPORTANCE,
 }

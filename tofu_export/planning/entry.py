@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tofu_export.options import Method, PrunedSizes
+from tofu_export.options import Halting, Method, PrunedSizes
 from tofu_export.system.typed_json import optional
 
 __all__ = ["Gmacs", "LayerEntry", "PlanEntry", "amount_words"]
@@ -62,6 +62,7 @@ class PlanEntry:
         restore_grid: all tokens are restored after the blocks.
         keys: which keys tokens are compared by.
         select: how the tokens that leave are chosen; None for bipartite matching, the only way at first.
+        halting: gate by which tokens halt; None if they do not.
         layers: one entry per block.
         gmacs: cost.
     """
@@ -79,6 +80,7 @@ class PlanEntry:
     restore_grid: bool = False
     keys: str | None = None
     select: str | None = optional()
+    halting: Halting | None = optional()
     layers: tuple[LayerEntry, ...]
     gmacs: Gmacs
 

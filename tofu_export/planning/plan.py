@@ -166,6 +166,11 @@ class Plan:
         return self.reduction.select.roles(layer.tokens_in, self.prefix_tokens, layer.removed, layer.layer)
 
     @property
+    def counts_over_capacity(self) -> bool:
+        """True if tokens may have to leave that have not halted, which an output counts (`OVER_CAPACITY`)."""
+        return self.reduction.select.halts and self.removes
+
+    @property
     def removes(self) -> bool:
         """True if any token leaves."""
         return any(layer.removed for layer in self.layers)
@@ -203,6 +208,7 @@ class Plan:
             restore_grid=self.restores_grid,
             keys=reduction.keys.value,
             select=selection_key(reduction.select).get("select"),
+            halting=reduction.halting if reduction.select.halts else None,
             layers=tuple(
                 LayerEntry(layer.layer, layer.method.name.lower(), layer.tokens_in, layer.removed, layer.tokens_out)
                 for layer in self.layers
@@ -234,7 +240,7 @@ def removable(tokens: int, prefix_tokens: int, select: Selection = Selection.BIP
 def without_class_token(name: str, select: Selection) -> str:
     """Return why a model without a class token cannot be reduced by `select`."""
     return (
-        f"{name} has no class token in its blocks, whose attention {select.value} needs: choose another selection, "
+        f"{name} has no class token in its blocks, which {select.value} needs: choose another selection, "
         "such as --select bipartite or --select energy"
     )
 
@@ -248,8 +254,10 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
         UnsupportedModelError: the selection needs a class token that the model does not have.
     """
     _check_depth(spec, reduction)
+    if reduction.capacity is not None:
+        raise OptionError("capacity is measured on images, with the weights: export does that, a plan alone needs --r")
     methods = reduction.methods(spec.depth)
-    if reduction.select.reads_class_attention and spec.prefix_tokens == 0:
+    if reduction.select.needs_class_token and spec.prefix_tokens == 0:
         raise UnsupportedModelError(without_class_token(spec.name, reduction.select))
     if spec.depth == 0:
         raise OptionError(f"{spec.name} has no blocks to reduce")
@@ -309,13 +317,14 @@ def _removed(spec: ModelSpec, reduction: Reduction, methods: Sequence[Method], f
     def capped(amounts: Sequence[int]) -> tuple[int, ...]:
         removed = []
         tokens = spec.tokens
-        for amount, method in zip(amounts, methods, strict=True):
-            removed.append(0 if method is Method.NONE else min(amount, removable(tokens, spec.prefix_tokens)))
+        for layer, (amount, method) in enumerate(zip(amounts, methods, strict=True)):
+            most = _removable_in(layer, tokens, spec, reduction.select)
+            removed.append(0 if method is Method.NONE else min(amount, most))
             tokens -= removed[-1]
         return tuple(removed)
 
     if reduction.keep_rate is not None:
-        return _removed_at(reduction.keep_rate, spec, methods)
+        return _removed_at(reduction.keep_rate, spec, methods, reduction.select)
     if reduction.r is not None:
         return capped(reduction.amounts(spec.depth))
     budget = Budget.of(full, gmacs=reduction.gmacs, speedup=reduction.speedup)
@@ -328,14 +337,19 @@ def _removed(spec: ModelSpec, reduction: Reduction, methods: Sequence[Method], f
     )
 
 
-def _removed_at(keep_rate: float, spec: ModelSpec, methods: Sequence[Method]) -> tuple[int, ...]:
+def _removable_in(layer: int, tokens: int, spec: ModelSpec, select: Selection) -> int:
+    """Return the most tokens that can leave in one layer; none before the first block if tokens halt after blocks."""
+    return 0 if select.halts and layer == 0 else removable(tokens, spec.prefix_tokens, select)
+
+
+def _removed_at(keep_rate: float, spec: ModelSpec, methods: Sequence[Method], select: Selection) -> tuple[int, ...]:
     """Return the tokens that leave when each layer keeps `keep_rate` of its unprotected ones, at least half."""
     leaving = 1 - Fraction(str(keep_rate))  # exactly what was written: 10 tokens at 0.9 lose 1, in binary they lose 0
     removed = []
     tokens = spec.tokens
-    for method in methods:
+    for layer, method in enumerate(methods):
         share = int(leaving * max(tokens - spec.prefix_tokens, 0))
-        removed.append(0 if method is Method.NONE else min(share, removable(tokens, spec.prefix_tokens)))
+        removed.append(0 if method is Method.NONE else min(share, _removable_in(layer, tokens, spec, select)))
         tokens -= removed[-1]
     return tuple(removed)
 

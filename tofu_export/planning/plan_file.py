@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from tofu_export.errors import OptionError
-from tofu_export.options import KeySource, Method, PrunedSizes, Reduction, Selection
+from tofu_export.options import Halting, KeySource, Method, PrunedSizes, Reduction, Selection
 from tofu_export.planning.plan import ModelSpec, Plan, selection_key
 from tofu_export.system.files import write_text
 from tofu_export.system.json_file import read_json
@@ -41,7 +41,7 @@ MAX_BYTES = 16_000_000
 
 _KEYS = frozenset(
     {"schema_version", "model", "image_size", "tokens", "prefix_tokens", "layers", "prop_attn",
-     "pruned_sizes", "keys", "select", "gmacs", "provenance"}
+     "pruned_sizes", "keys", "select", "halting", "gmacs", "provenance"}
 )  # fmt: skip
 _KNOWN = ", ".join(f"{method.value} ({method.name.lower()})" for method in Method)
 _METHODS = {name: method for method in Method for name in (method.value, method.name.lower())}
@@ -59,6 +59,7 @@ class PlanFile:
         pruned_sizes: what happens to the size of a pruned token.
         keys: which keys tokens are compared by.
         select: how the tokens that leave are chosen.
+        halting: when tokens halt, if they do.
         model: name of the model that the plan was made for; None if the file does not say.
         provenance: how the plan was made.
     """
@@ -70,6 +71,7 @@ class PlanFile:
     pruned_sizes: PrunedSizes = PrunedSizes.TAKE_OVER
     keys: KeySource = KeySource.POST_ROPE
     select: Selection = Selection.BIPARTITE
+    halting: Halting = field(default_factory=Halting)
     model: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -114,7 +116,8 @@ class PlanFile:
         provenance = document.get("provenance", {})
         if not isinstance(provenance, dict):
             _refuse(path, f"provenance is {provenance!r}, expected an object")
-        return cls(path, methods, r, prop_attn, pruned_sizes, keys, select, model, provenance)
+        halting = _halting(path, document.get("halting"))
+        return cls(path, methods, r, prop_attn, pruned_sizes, keys, select, halting, model, provenance)
 
     @property
     def pattern(self) -> str:
@@ -130,6 +133,7 @@ class PlanFile:
             pruned_sizes=self.pruned_sizes,
             keys=self.keys,
             select=self.select,
+            halting=self.halting,
             restore_grid=restore_grid,
             plan_file=self.path.name,
         )
@@ -160,6 +164,7 @@ def write_plan_file(path: Path, spec: ModelSpec, plan: Plan, provenance: Mapping
         "pruned_sizes": plan.reduction.sizes_of_pruned.value,
         "keys": plan.reduction.keys.value,
         **selection_key(plan.reduction.select),
+        **({"halting": to_plain(plan.reduction.halting)} if plan.reduction.select.halts else {}),
         "gmacs": to_plain(plan.entry().gmacs),
         "provenance": dict(provenance),
     }  # fmt: skip
@@ -199,7 +204,7 @@ def _from_report(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(rows, list)
         else rows
     )
-    found = {key: plan[key] for key in ("pattern", "prop_attn", "pruned_sizes", "keys", "select") if key in plan}
+    found = {key: plan[key] for key in ("pattern", "prop_attn", "pruned_sizes", "keys", "select", "halting") if key in plan}
     version = SCHEMA_VERSION if "pruned_sizes" in plan else _WITHOUT_SIZES
     return {**found, "schema_version": version, "model": name, "layers": layers}
 
@@ -211,6 +216,19 @@ def _choice(path: Path, document: Mapping[str, Any], key: str, default: Choice) 
     if not isinstance(word, str) or word not in known:
         _refuse(path, f"{key} is {word!r}, expected one of {', '.join(known)}")
     return known[word]
+
+
+def _halting(path: Path, given: Any) -> Halting:
+    """Return the gate in the file, or the default one if absent."""
+    if given is None:
+        return Halting()
+    names = {entry.name for entry in fields(Halting)}
+    if not isinstance(given, dict) or set(given) - names:
+        _refuse(path, f"halting is {given!r}, expected an object with some of {', '.join(sorted(names))}")
+    try:
+        return Halting(**given)
+    except OptionError as error:
+        _refuse(path, str(error))
 
 
 def _layer(path: Path, index: int, row: Any) -> tuple[Method, int]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from tofu_export import patch
 from tofu_export.errors import OptionError, VerificationError
-from tofu_export.options import PATCH_GROUPS, KeySource, OutputKind, PrunedSizes, Reduction, Selection
+from tofu_export.options import PATCH_GROUPS, Halting, KeySource, OutputKind, PrunedSizes, Reduction, Selection
 from tofu_export.patch.describe import describe
 from tofu_export.planning.plan import Plan, make_plan
 from tofu_export.verification.facts import FileFacts
@@ -186,6 +186,7 @@ def _plan(facts: FileFacts, spec: Any) -> Plan:
             restore_grid=bool(written["restore_grid"]),
             keys=KeySource(written.get("keys", KeySource.POST_ROPE.value)),
             select=Selection(select),
+            halting=Halting(**(written.get("halting") or {})),
         )
         plan = make_plan(spec, reduction)
     except (KeyError, TypeError, ValueError) as error:  # OptionError is a ValueError
