@@ -56,6 +56,6 @@ def _show(job: Job) -> None:
     found = preview(job)
     engines = ", ".join(found.engines) or f"none ({found.no_engine})"
     click.echo(plan_table(found.spec, found.plan))
-    click.echo(f"output {', '.join(found.output.names_with(job.token_map))}")
+    click.echo(f"output {', '.join(found.output.names_with(job.token_map, found.plan.counts_over_capacity))}")
     click.echo(f"weights: {found.loaded}\nverified on: {found.images}\nengines: {engines}")
     click.echo(f"\nwould write to {job.output}: {', '.join(job.file_names())}, report.json, report.md, report.html")

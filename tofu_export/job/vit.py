@@ -88,7 +88,7 @@ class VitAdapter:
         self._report = VitReport(
             model=_model_entry(loaded, found.spec),
             plan=found.plan.entry(),
-            output=OutputEntry(self._output.value, self._output.names_with(job.token_map), {}),
+            output=OutputEntry(self._output.value, self._output.names_with(job.token_map, found.plan.counts_over_capacity), {}),
             command=job.command,
             environment=environment.collect(),
         )

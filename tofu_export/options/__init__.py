@@ -9,6 +9,7 @@ from tofu_export.options.halting import Halting
 from tofu_export.options.kinds import (
     DEFAULT_R,
     MINIMUM_OPSET,
+    OVER_CAPACITY,
     PATCH_GROUPS,
     PLAN_SUFFIXES,
     PROP_ATTN,
@@ -35,6 +36,7 @@ from tofu_export.options.texts import parse_batches, parse_names
 __all__ = [
     "DEFAULT_R",
     "MINIMUM_OPSET",
+    "OVER_CAPACITY",
     "PATCH_GROUPS",
     "PLAN_SUFFIXES",
     "PROP_ATTN",

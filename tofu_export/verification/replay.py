@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from tofu_export.compare.decisions import DecisionReport, Decisions, Scores, agreeing, judge
-from tofu_export.compare.halting import Budgets, judge_halting
 from tofu_export.compare.groups import Reducing, follow_layers, of_patches
+from tofu_export.compare.halting import Budgets, judge_halting
 from tofu_export.compare.outputs import Tolerance
 from tofu_export.errors import VerificationError
 from tofu_export.graph_patterns.canonical import DECISIONS, decision_name, is_decision
+from tofu_export.graph_patterns.halting import working_name
 from tofu_export.patch import matching
 from tofu_export.patch.halting import Spending
 from tofu_export.patch.matching import Matching
@@ -25,8 +26,11 @@ __all__ = ["DecisionNames", "Judge", "Replay", "planned_decisions"]
 
 Array = NDArray[Any]
 
+WORKING = "working"
+"""Kind of the value that says which tokens go on after a block (`graph_patterns.halting.working_name`)."""
+
 DecisionNames = Mapping[int, Mapping[str, str]]
-"""Names of the values that hold decisions, by layer and kind (`graph_patterns.canonical`)."""
+"""Names of the values that hold decisions, by layer and kind (`graph_patterns.canonical`, `WORKING`)."""
 
 
 class Judge:
@@ -169,6 +173,9 @@ def planned_decisions(plan: Plan | None, produced: Set[str], file: str, *, mappe
                     kinds += ["assigned"] if by_source else ["matched", "target"]
                     kinds += ["partners"] if roles.pooled else []
                 names[layer.layer] = {kind: decision_name(layer.layer, kind) for kind in kinds}
+        if plan.reduction.select.halts:
+            for layer in plan.layers[:-1]:
+                names.setdefault(layer.layer, {})[WORKING] = working_name(layer.layer)
         last = len(plan.layers) - 1
         if produced.isdisjoint(decision_name(last, kind) for kind in DECISIONS):
             names.pop(last, None)
