@@ -100,16 +100,14 @@ class FusedBlock:
             seen = capture.class_attention() if plan.reduction.select.reads_class_attention else None
             state = _reduced(setting, state, metric, importance=seen, placed=placed)
         state = state._replace(tokens=adapter.feed(self, state.tokens))
-        left = state
+        if setting.is_last:
+            if plan.restores_grid:
+                state = restore(state)
+            if (token_map := current_token_map()) is not None:
+                token_map.note(state)
         if halts:
             state = spend(state, plan.reduction.halting, plan.prefix_tokens, layer.layer, last=setting.is_last)
-        if not setting.is_last:
-            return state
-        if plan.restores_grid:
-            state = restore(state)
-        if (token_map := current_token_map()) is not None:
-            token_map.note(left)
-        return state.tokens
+        return state.tokens if setting.is_last else state
 
 
 def _reduced(
