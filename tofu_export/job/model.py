@@ -70,7 +70,8 @@ def load_job_model(job: Job, live: nn.Module | None = None) -> JobModel:
 def _named(job: Job) -> tuple[ModelSpec, LoadedModel]:
     """Load the model that a job names."""
     spec = spec_of(job.model, job.image_size, job.num_classes)
-    make_plan(spec, job.reduction)
+    if not job.reduction.select.is_trained:  # else the weights say where tokens leave
+        make_plan(spec, job.reduction)
     if job.weights.kind is not WeightsKind.PATH:  # a file decides on the classifier
         OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
     loaded = create_model(

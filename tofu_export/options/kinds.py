@@ -8,6 +8,7 @@ from enum import Enum
 from tofu_export.errors import OptionError
 
 __all__ = [
+    "DEFAULT_KEEP_RATE",
     "DEFAULT_R",
     "MINIMUM_OPSET",
     "OVER_CAPACITY",
@@ -35,6 +36,9 @@ MINIMUM_OPSET = 18
 
 DEFAULT_R = 16
 """Tokens removed per layer by default."""
+
+DEFAULT_KEEP_RATE = 0.7
+"""Keep rate of trained predictors by default. Source: arXiv 2106.02034, table 1."""
 
 PROP_ATTN = {"auto": None, "on": True, "off": False}
 """Values of `--prop-attn`, as `Reduction.prop_attn` holds them."""

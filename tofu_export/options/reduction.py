@@ -12,6 +12,7 @@ from tofu_export.options import shared
 from tofu_export.options.declaration import Alias, Section, group, opt
 from tofu_export.options.halting import Halting
 from tofu_export.options.kinds import (
+    DEFAULT_KEEP_RATE,
     DEFAULT_R,
     PROP_ATTN,
     KeySource,
@@ -34,8 +35,8 @@ PAPER_PRUNE_LAYERS = 6
 class Reduction:
     """How many tokens leave, where and how.
 
-    The amount is given by one of `r`, `keep_rate`, `gmacs`, `speedup` and `capacity`. Without any of them r is 16, and
-    0 if tokens halt: halted tokens are hidden, and none leaves.
+    The amount is given by one of `r`, `keep_rate`, `gmacs`, `speedup` and `capacity`. Without any of them r is 16, a
+    predictor's keep rate 0.7, and if tokens halt none leaves: r is 0.
 
     Attributes:
         r: tokens to remove per layer: one number for all layers, or one per layer. None if not given so.
@@ -51,7 +52,8 @@ class Reduction:
         prop_attn: track token sizes and add their logarithm to the attention scores, as ToMe does (arXiv 2210.09461,
             section 3.3). None: on, except for masked autoencoders (`ModelSpec.masked_autoencoder`).
         pruned_sizes: what happens to the size of a pruned token, if sizes are tracked.
-        keep_rate: share of its unprotected tokens that each layer keeps at least, over 0 and up to 1.
+        keep_rate: share of its unprotected tokens that each layer keeps at least, over 0 and up to 1; with predictors
+            the n-th of them keeps the n-th power of it, of all patches.
         gmacs: budget: the reduced model needs at most this many GMACs (`tofu_export.planning.budget`).
         speedup: budget: the reduced model needs at least this many times fewer multiply-accumulates; not a time.
         exclude_layers: layers (0-based) that remove nothing, however the amount is given.
@@ -122,7 +124,9 @@ class Reduction:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        if not self.asked:
+        if not self.asked and self.select is Selection.PREDICTOR:
+            object.__setattr__(self, "keep_rate", DEFAULT_KEEP_RATE)
+        elif not self.asked:
             object.__setattr__(self, "r", 0 if self.select is Selection.HALTING else DEFAULT_R)
         if len(self.asked) > 1:
             raise OptionError(

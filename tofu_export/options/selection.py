@@ -62,6 +62,11 @@ class Selection(str, Enum):
         return self in (Selection.CLASS_ATTENTION, Selection.PREDICTOR, Selection.HALTING)
 
     @property
+    def has_predictors(self) -> bool:
+        """True if modules beside the blocks score the tokens: the weights have to have them."""
+        return self is Selection.PREDICTOR
+
+    @property
     def is_trained(self) -> bool:
         """True if the weights were trained to choose: they say where, and that token sizes stay out of attention."""
         return self in (Selection.PREDICTOR, Selection.HALTING)

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from tofu_export.errors import OptionError, UnsupportedModelError
-from tofu_export.options import KeySource
+from tofu_export.options import KeySource, Method
 from tofu_export.patch.blocks import adapter_for
 from tofu_export.patch.fused import SETTING, BlockSetting, FusedBlock, FusedModel
-from tofu_export.patch.halting import rest
 from tofu_export.patch.mixins import add_mixin, drop_mixin
 from tofu_export.patch.places import all_positions
+from tofu_export.patch.predictors import ATTRIBUTE, predictors_of
 from tofu_export.patch.state import TokenState
 from tofu_export.patch.support import block_prefix, check_supported, has_class_token
 from tofu_export.planning.plan import Plan, without_class_token
@@ -62,6 +62,9 @@ def apply(model: nn.Module, plan: Plan, *, name: str = "the model") -> nn.Module
                 f"{name} pools by {pool!r}, but of tokens that halt only the class token has an output: choose another "
                 "selection, or build the model with global_pool='token'"
             )
+        known = predictors_of(model)
+        if plan.predictor is not None and (known is None or known.kind is not plan.predictor):
+            raise ValueError(f"the plan is for predictors of {plan.predictor.value}, which {name} does not have")
         for index, block in enumerate(architecture.blocks):
             _check_block(block, name, index, architecture.embed_dim)
         _install(model, plan)
@@ -72,13 +75,14 @@ def apply(model: nn.Module, plan: Plan, *, name: str = "the model") -> nn.Module
 def _install(model: nn.Module, plan: Plan) -> None:
     """Switch the classes of a checked model that carries no plan."""
     architecture: Any = model
+    predictors = iter(getattr(model, ATTRIBUTE) if plan.predictor is not None else ())
     for block, layer in zip(architecture.blocks, plan.layers, strict=True):
         adapter = adapter_for(block)
         assert adapter is not None  # check_supported
         fused_attn = _fused_attn(block)
-        halts = plan.reduction.select.halts
-        setattr(block, SETTING, BlockSetting(adapter, layer, plan, fused_attn, rest if halts else None))
-        if plan.removes or halts:  # else nothing is captured: attention stays as its owner chose, bit for bit
+        predictor = next(predictors, None) if layer.method is not Method.NONE else None
+        setattr(block, SETTING, BlockSetting(adapter, layer, plan, fused_attn, predictor))
+        if plan.removes or plan.reduction.select.halts:  # else attention stays as its owner chose, bit for bit
             _set_fused_attn(block, dict.fromkeys(fused_attn, True))
         add_mixin(block, FusedBlock)
     add_mixin(model, FusedModel)

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from tofu_export.errors import UnsupportedModelError
 from tofu_export.patch.blocks import adapter_for
+from tofu_export.patch.predictors import predictors_of
 from tofu_export.patch.support import block_prefix, check_supported, whole_prefix
 from tofu_export.planning.plan import BlockCost, ModelSpec
 
@@ -75,6 +76,7 @@ def describe(model: nn.Module, name: str, image_size: tuple[int, int] | None = N
         blocks=tuple(blocks),
         tail_token=sum(tail[path] // counter.rows[path] for path in per_token) + counter.pairs["tail"] // tokens,
         tail_fixed=sum(macs for path, macs in tail.items() if path not in per_token),
+        predictors=predictors_of(model),
     )
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NoReturn
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tofu_export.errors import UnsupportedModelError
 from tofu_export.options import KeySource
 from tofu_export.patch.blocks import BlockAdapter
 from tofu_export.patch.fuse import reduce_state
-from tofu_export.patch.halting import count_over, hide_halted, spend
+from tofu_export.patch.halting import count_over, hide_halted, rest, spend
 from tofu_export.patch.keys import mean_over_heads, unrotated_keys
 from tofu_export.patch.places import place_rope
+from tofu_export.patch.predictors import importance_of
 from tofu_export.patch.state import TokenState
 from tofu_export.patch.token_map import current_token_map, restore
 from tofu_export.planning.plan import LayerPlan, Plan
@@ -32,8 +32,7 @@ class BlockSetting:
         layer: plan of the block.
         plan: plan of the model.
         fused_attn: whether each attention in the unpatched block is fused, by its name.
-        importance: what the tokens that enter the block are ranked by, [B, N] float32; None unless they leave before
-            the block.
+        predictor: scores the tokens that enter the block, which leave before it; None without trained predictors.
         is_last: True for the last block.
     """
 
@@ -43,13 +42,13 @@ class BlockSetting:
         layer: LayerPlan,
         plan: Plan,
         fused_attn: dict[str, bool],
-        importance: Callable[[TokenState], Tensor] | None = None,
+        predictor: nn.Module | None = None,
     ) -> None:
         self.adapter = adapter
         self.layer = layer
         self.plan = plan
         self.fused_attn = fused_attn
-        self.importance = importance
+        self.predictor = predictor
         self.is_last = layer.layer == len(plan.layers) - 1
 
 
@@ -75,14 +74,14 @@ class FusedBlock:
                 "make a new plan for this image size"
             )
         rope = kwargs.get("rope")
-        if layer.removed and setting.importance is not None:
-            state = _reduced(setting, state, importance=setting.importance(state), placed=rope is not None)
+        between = layer.removed > 0 and not plan.reduction.select.is_before_block
+        if layer.removed and not between:
+            state = _reduced(setting, state, importance=_importance(setting, state), placed=rope is not None)
         if halts:
             state = hide_halted(state)
         if rope is not None:
             kwargs["rope"] = place_rope(rope, state.positions, plan.prefix_tokens)
         attentions = adapter.attentions(self)
-        between = layer.removed > 0 and setting.importance is None
         unrotated = between and plan.reduction.keys is KeySource.PRE_ROPE
         capture = adapter.capture(state)  # not `as capture`: torch.compile would break the graph there (torch 2.14)
         with capture, unrotated_keys(attentions if unrotated else ()) as keys:
@@ -108,6 +107,13 @@ class FusedBlock:
         if halts:
             state = spend(state, plan.reduction.halting, plan.prefix_tokens, layer.layer, last=setting.is_last)
         return state.tokens if setting.is_last else state
+
+
+def _importance(setting: BlockSetting, state: TokenState) -> Tensor:
+    """Return what the tokens that enter a block are ranked by, [B, N] float32, if they leave before it."""
+    if setting.predictor is None:
+        return rest(state)
+    return importance_of(setting.predictor, state, setting.plan.prefix_tokens, packs=setting.plan.packs)
 
 
 def _reduced(

@@ -63,6 +63,7 @@ class PlanEntry:
         keys: which keys tokens are compared by.
         select: how the tokens that leave are chosen; None for bipartite matching, the only way at first.
         halting: gate by which tokens halt; None if they do not.
+        predictor: kind of the trained predictors that choose, before the layers that remove tokens; None without.
         layers: one entry per block.
         gmacs: cost.
     """
@@ -81,6 +82,7 @@ class PlanEntry:
     keys: str | None = None
     select: str | None = optional()
     halting: Halting | None = optional()
+    predictor: str | None = optional()
     layers: tuple[LayerEntry, ...]
     gmacs: Gmacs
 
@@ -98,6 +100,8 @@ class PlanEntry:
     @property
     def select_words(self) -> str:
         """The selection, to follow the pattern, for example `, chosen by energy`; empty for bipartite."""
+        if self.predictor is not None:
+            return f", chosen by the predictors of {self.predictor}"
         return "" if self.select is None else f", chosen by {self.select}"
 
     @property

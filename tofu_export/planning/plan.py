@@ -15,6 +15,7 @@ from tofu_export.errors import OptionError, UnsupportedModelError
 from tofu_export.options import Method, Reduction, Roles, Selection
 from tofu_export.planning.budget import Budget, smallest_reduction
 from tofu_export.planning.entry import Gmacs, LayerEntry, PlanEntry
+from tofu_export.planning.trained import PredictorKind, Predictors, kept_by_share, methods_trained
 from tofu_export.system.typed_json import JsonObject, to_object
 
 __all__ = [
@@ -62,6 +63,7 @@ class ModelSpec:
         blocks: cost of each block.
         tail_token: cost per token of everything after the blocks.
         tail_fixed: cost per image of everything after the blocks.
+        predictors: trained predictors of tokens to keep; None without them.
     """
 
     name: str
@@ -76,6 +78,7 @@ class ModelSpec:
     blocks: tuple[BlockCost, ...]
     tail_token: int
     tail_fixed: int
+    predictors: Predictors | None = None
 
     @property
     def depth(self) -> int:
@@ -126,6 +129,7 @@ class Plan:
         layers: one entry per block.
         macs_full: multiply-accumulates of the unreduced model for one image.
         macs_reduced: multiply-accumulates with this plan.
+        predictor: kind of the trained predictors that choose tokens; None without them.
     """
 
     reduction: Reduction
@@ -136,6 +140,7 @@ class Plan:
     layers: tuple[LayerPlan, ...]
     macs_full: int
     macs_reduced: int
+    predictor: PredictorKind | None = None
 
     @property
     def pattern(self) -> str:
@@ -148,14 +153,20 @@ class Plan:
         return tuple(layer.removed for layer in self.layers) if self.reduction.r is None else self.reduction.r
 
     @property
+    def packs(self) -> bool:
+        """True if predictors merge what leaves: a token of a size over 1 is then a package that has to stay."""
+        return self.predictor is not None and any(layer.method.merges and layer.removed for layer in self.layers)
+
+    @property
     def tracks_sizes(self) -> bool:
-        """True if any layer reads the sizes of its tokens: in the attention, or in the mean of `tome`."""
-        return self.prop_attn or any(layer.weighs_by_size for layer in self.layers)
+        """True if any layer reads the sizes of its tokens: in the attention, in a mean, or to know package tokens."""
+        return self.prop_attn or self.packs or any(layer.weighs_by_size for layer in self.layers)
 
     def passes_sizes(self, layer: LayerPlan) -> bool:
-        """True if a later layer reads the sizes of the tokens that leave `layer`."""
+        """True if an attention or a reduction after that of `layer` reads sizes of tokens."""
         later = self.layers[layer.layer + 1 :]
-        return (self.prop_attn and bool(later)) or any(after.weighs_by_size for after in later)
+        attended = self.prop_attn and (bool(later) or self.reduction.select.is_before_block)
+        return attended or any(after.weighs_by_size or (self.packs and after.removed > 0) for after in later)
 
     def needs_targets(self, layer: LayerPlan) -> bool:
         """True if the tokens, or their sizes, depend on which destination a matched source of `layer` has."""
@@ -193,7 +204,9 @@ class Plan:
     def entry(self) -> PlanEntry:
         """Return the plan as documents hold it."""
         reduction = self.reduction
-        chosen = reduction.methods_before_exclusion(len(self.layers))
+        chosen = [layer.method for layer in self.layers]
+        if self.predictor is None:
+            chosen = list(reduction.methods_before_exclusion(len(self.layers)))
         return PlanEntry(
             mode=reduction.mode.value,
             r=self.r,
@@ -209,6 +222,7 @@ class Plan:
             keys=reduction.keys.value,
             select=selection_key(reduction.select).get("select"),
             halting=reduction.halting if reduction.select.halts else None,
+            predictor=None if self.predictor is None else self.predictor.value,
             layers=tuple(
                 LayerEntry(layer.layer, layer.method.name.lower(), layer.tokens_in, layer.removed, layer.tokens_out)
                 for layer in self.layers
@@ -252,11 +266,12 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
         OptionError: the options do not fit the model's depth, a budget is out of reach, or a plan file asks a layer for
             more than it can remove.
         UnsupportedModelError: the selection needs a class token that the model does not have.
+        OptionError: the selection needs trained predictors that the model does not have, or it has unused ones.
     """
     _check_depth(spec, reduction)
     if reduction.capacity is not None:
         raise OptionError("capacity is measured on images, with the weights: export does that, a plan alone needs --r")
-    methods = reduction.methods(spec.depth)
+    methods = _methods(spec, reduction)
     if reduction.select.needs_class_token and spec.prefix_tokens == 0:
         raise UnsupportedModelError(without_class_token(spec.name, reduction.select))
     if spec.depth == 0:
@@ -277,7 +292,25 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
         ),
         macs_full=full,
         macs_reduced=_macs(spec, removed, reduction.select, restored=bool(reduction.restore_grid)),
+        predictor=None if spec.predictors is None else spec.predictors.kind,
     )
+
+
+def _methods(spec: ModelSpec, reduction: Reduction) -> tuple[Method, ...]:
+    """Return the method of each layer; weights with predictors and the selection have to go together."""
+    if spec.predictors is None:
+        if reduction.select.has_predictors:
+            raise OptionError(
+                f"{spec.name} has no trained predictors, which --select {reduction.select.value} needs: give weights "
+                "that have them (score_predictor tensors of DynamicViT or SPViT), or choose another selection"
+            )
+        return reduction.methods(spec.depth)
+    if not reduction.select.has_predictors:
+        raise OptionError(
+            f"the weights of {spec.name} have {spec.predictors.count} trained predictors of tokens to keep "
+            f"({spec.predictors.kind.value}): add --select predictor, or --allow-dropped to leave them out"
+        )
+    return methods_trained(spec.predictors, reduction, spec.depth, spec.name)
 
 
 def _prop_attn(spec: ModelSpec, reduction: Reduction, removed: Sequence[int]) -> tuple[bool, str]:
@@ -316,13 +349,16 @@ def _removed(spec: ModelSpec, reduction: Reduction, methods: Sequence[Method], f
 
     def capped(amounts: Sequence[int]) -> tuple[int, ...]:
         removed = []
-        tokens = spec.tokens
+        tokens, fixed = spec.tokens, spec.prefix_tokens
         for layer, (amount, method) in enumerate(zip(amounts, methods, strict=True)):
-            most = _removable_in(layer, tokens, spec, reduction.select)
+            most = _removable_in(layer, tokens, fixed, reduction.select)
             removed.append(0 if method is Method.NONE else min(amount, most))
             tokens -= removed[-1]
+            fixed += reduction.select.is_trained and method.merges and removed[-1] > 0  # a package token
         return tuple(removed)
 
+    if reduction.keep_rate is not None and reduction.select.has_predictors:
+        return capped(kept_by_share(reduction.keep_rate, spec.tokens - spec.prefix_tokens, methods))
     if reduction.keep_rate is not None:
         return _removed_at(reduction.keep_rate, spec, methods, reduction.select)
     if reduction.r is not None:
@@ -337,9 +373,9 @@ def _removed(spec: ModelSpec, reduction: Reduction, methods: Sequence[Method], f
     )
 
 
-def _removable_in(layer: int, tokens: int, spec: ModelSpec, select: Selection) -> int:
+def _removable_in(layer: int, tokens: int, fixed: int, select: Selection) -> int:
     """Return the most tokens that can leave in one layer; none before the first block if tokens halt after blocks."""
-    return 0 if select.halts and layer == 0 else removable(tokens, spec.prefix_tokens, select)
+    return 0 if select.halts and layer == 0 else removable(tokens, fixed, select)
 
 
 def _removed_at(keep_rate: float, spec: ModelSpec, methods: Sequence[Method], select: Selection) -> tuple[int, ...]:
@@ -349,7 +385,7 @@ def _removed_at(keep_rate: float, spec: ModelSpec, methods: Sequence[Method], se
     tokens = spec.tokens
     for layer, method in enumerate(methods):
         share = int(leaving * max(tokens - spec.prefix_tokens, 0))
-        removed.append(0 if method is Method.NONE else min(share, _removable_in(layer, tokens, spec, select)))
+        removed.append(0 if method is Method.NONE else min(share, _removable_in(layer, tokens, spec.prefix_tokens, select)))
         tokens -= removed[-1]
     return tuple(removed)
 
@@ -362,6 +398,8 @@ def _macs(spec: ModelSpec, removed: Sequence[int], select: Selection, *, restore
     macs = spec.stem_macs + spec.tail_fixed
     tokens = spec.tokens
     for cost, leaving in zip(spec.blocks, removed, strict=True):
+        if leaving and spec.predictors is not None:
+            macs += spec.predictors.macs_token * (tokens - spec.prefix_tokens)
         attended = tokens - leaving if select.is_before_block else tokens
         tokens -= leaving
         macs += cost.attend_token * attended + cost.attend_pair * attended**2 + cost.feed_token * tokens

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from tofu_export.errors import WeightsError
+from tofu_export.patch.predictors import ATTRIBUTE
 
 __all__ = [
     "ACTIVATIONS",
@@ -270,7 +271,12 @@ def _owners_of_activations(model: nn.Module) -> list[Any]:
 
 
 def _norms(model: nn.Module) -> list[Any]:
-    return [module for module in model.modules() if isinstance(module, nn.LayerNorm | nn.RMSNorm)]
+    """Return the norms of a model, but not of trained predictors, which no description means."""
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm) and not name.startswith(f"{ATTRIBUTE}.")
+    ]
 
 
 def _eps_of(model: nn.Module) -> float | None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from tofu_export import demo
 from tofu_export.errors import OptionError, TofuError, UnsupportedModelError, WeightsError
+from tofu_export.patch.predictors import PredictorShape, attach
 from tofu_export.report.model import LoadedWeights, loading_words
 from tofu_export.zoo._description import Description, arguments_for, changes, describe_model
 from tofu_export.zoo._download import hub_file
@@ -48,6 +49,7 @@ class LoadedModel:
         asked_image_size: height and width asked for; None for the model's own.
         asked_classes: number of classes asked for; None for the model's own.
         arguments: further arguments of `timm.create_model` that the weights need.
+        predictors: trained predictors that the weights have; None without them.
     """
 
     model: nn.Module
@@ -59,6 +61,12 @@ class LoadedModel:
     asked_image_size: tuple[int, int] | None = None
     asked_classes: int | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    predictors: PredictorShape | None = None
+
+    @property
+    def changed(self) -> bool:
+        """True if the weights need another model than timm builds by that name."""
+        return bool(self.arguments) or self.predictors is not None
 
     def summary(self) -> str:
         """Describe what was loaded, in one line."""
@@ -66,7 +74,11 @@ class LoadedModel:
 
     def meta(self) -> nn.Module:
         """Create the structure of the untouched model on the meta device."""
-        return create_meta(self.resolved, self.asked_image_size, self.asked_classes, self.arguments)
+        model = create_meta(self.resolved, self.asked_image_size, self.asked_classes, self.arguments)
+        if self.predictors is None:
+            return model
+        with torch.device("meta"):
+            return attach(model, self.predictors, name=self.resolved)
 
 
 def create_model(
@@ -91,7 +103,7 @@ def create_model(
     Raises:
         UnknownModelError: no model has that name.
         OptionError: the image size, class count or preprocessing cannot be used, or the weights file does not exist.
-        UnsupportedModelError: timm fails to build the model.
+        UnsupportedModelError: timm fails to build the model, or the weights have predictors that it cannot have.
         WeightsError: the weights cannot be downloaded, read, trusted or fitted.
     """
     weights.check()
@@ -110,13 +122,17 @@ def create_model(
         # Not torch.manual_seed, which reseeds every accelerator of the caller as well.
         torch.default_generator.manual_seed(seed)
         model = _build(resolved, image_size, num_classes, arguments)
+        if located.predictors is not None:
+            attach(model, located.predictors, name=resolved)
     features = num_classes == 0 or weights.kind is WeightsKind.PRETRAINED
     record = fill(model, located, name=resolved, keep=keep, features=features)
     if any(said.said()):
         record = replace(record, set=changes(usual, describe_model(model)))
     model = model.float().eval().requires_grad_(False)
     images, images_from = _preprocessing(model, image_size, located.source, preprocessing)
-    return LoadedModel(model, name, resolved, record, images, images_from, image_size, num_classes, arguments)
+    return LoadedModel(
+        model, name, resolved, record, images, images_from, image_size, num_classes, arguments, located.predictors
+    )
 
 
 def create_meta(

@@ -29,7 +29,7 @@ def spec_of(name: str, image_size: tuple[int, int] | None = None, num_classes: i
 
 
 def spec_as_loaded(spec: ModelSpec, loaded: LoadedModel) -> ModelSpec:
-    """Return the spec of a model with its weights, measured again if they changed sizes, channels or classes.
+    """Return the spec of a model with its weights, measured again if they changed it (`LoadedModel.changed`).
 
     Args:
         spec: spec of the model as timm builds it.
@@ -37,7 +37,7 @@ def spec_as_loaded(spec: ModelSpec, loaded: LoadedModel) -> ModelSpec:
     """
     from tofu_export.patch.describe import describe
 
-    return describe(loaded.meta(), loaded.resolved, loaded.asked_image_size) if loaded.arguments else spec
+    return describe(loaded.meta(), loaded.resolved, loaded.asked_image_size) if loaded.changed else spec
 
 
 def plan_model(

@@ -21,6 +21,7 @@ from tofu_export.zoo.names import DEMO_MODEL
 if TYPE_CHECKING:
     from torch import nn
 
+    from tofu_export.patch.predictors import PredictorShape
     from tofu_export.zoo._source import Source
 
 __all__ = [
@@ -188,12 +189,14 @@ class Located:
         path: the file; None for random weights.
         source: its content; None for random weights and `.npz`, which timm's own loaders read.
         trained: tensors that affect the output may be dropped.
+        predictors: trained predictors of tokens to keep, to be part of the model; None without.
     """
 
     record: LoadedWeights
     path: Path | None = None
     source: Source | None = None
     trained: bool = False
+    predictors: PredictorShape | None = None
 
 
 def open_weights(source: WeightsSource, *, name: str, seed: int) -> Located:
@@ -226,7 +229,10 @@ def open_weights(source: WeightsSource, *, name: str, seed: int) -> Located:
     read = read_source(path, key=source.key, beside=not ours)
     keys = read.keys if len(read.keys) > 1 else ()
     record = replace(record, format=read.written, key=read.key or None, keys=keys, notes=read.notes)
-    return Located(record, path, read, trained)
+    from tofu_export.patch.predictors import PredictorShape
+
+    predictors = None if source.allow_dropped else PredictorShape.read(read.tensors)
+    return Located(record, path, read, trained, predictors)
 
 
 def load_weights(model: nn.Module, source: WeightsSource, *, name: str, seed: int) -> LoadedWeights:

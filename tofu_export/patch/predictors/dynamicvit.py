@@ -1,0 +1,36 @@
+"""DynamicViT's prediction module: an MLP on the features of each token and on their mean.
+
+Parameters are named as in github.com/raoyongming/DynamicViT.
+
+Source: arXiv 2106.02034, section 3.2, equations 1 to 5.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tofu_export.patch.predictors.scoring import embedding, keep_scores, scorer, with_global
+
+__all__ = ["DynamicPredictor"]
+
+
+class DynamicPredictor(nn.Module):
+    """Predictor of the probability to keep each token.
+
+    Args:
+        width: channels C of a token.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.in_conv = embedding(width)
+        self.out_conv = scorer(width)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Score tokens [B, N, C], all of which are still there, as logits [B, N, 2] to keep and to drop."""
+        scored: Tensor = self.out_conv(with_global(self.in_conv(tokens)))
+        return scored
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the probability [B, N] float32 to keep each of the tokens [B, N, C]."""
+        return keep_scores(self.logits(tokens))
