@@ -18,6 +18,7 @@ from tofu_export.evaluate.images import demo_source
 from tofu_export.evaluate.subjects import file_subject
 from tofu_export.graph_patterns.lowering import MACS
 from tofu_export.images.inputs import InputSet
+from tofu_export.job.capacity import with_capacity
 from tofu_export.job.model import calibration_count, images_for, load_job_model
 from tofu_export.job.page import TOKENS, draw_tokens, why_no_token_maps
 from tofu_export.job.pipeline import run_export
@@ -80,6 +81,7 @@ class VitAdapter:
         with progress.step("load", f"loading {job.model}"):
             found = load_job_model(job, self._live)
             self._inputs = images_for(job, found)
+            found = with_capacity(found, job.reduction, self._inputs)
         loaded, self._spec, self._plan, self._output = found.loaded, found.spec, found.plan, found.output
         self._loaded = loaded
         self._model = patch.apply(loaded.model, found.plan, name=found.spec.name)

@@ -187,6 +187,11 @@ class Reduction:
         return {name: getattr(self, name) for name in ways if getattr(self, name) is not None}
 
     @property
+    def unmeasured(self) -> Reduction:
+        """The reduction with no token leaving in place of a capacity that is still to be measured."""
+        return self if self.capacity is None else replace(self, capacity=None, r=0)
+
+    @property
     def takes_over(self) -> bool:
         """True if the size of a pruned token goes to a destination."""
         return self.sizes_of_pruned is PrunedSizes.TAKE_OVER
