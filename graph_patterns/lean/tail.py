@@ -49,16 +49,16 @@ def _picked(node: ir.Node) -> int | None:
     rows = node.inputs[0] if node.inputs else None
     if node.domain or rows is None or rows.shape is None or len(rows.shape) != 3:
         return None
-    bounds = [None if value is None or value.const_value is None else value.const_value.numpy() for value in node.inputs[1:]]
-    if any(bound is None for bound in bounds):
-        return None
+    constants = [value.const_value for value in node.inputs[1:] if value is not None]
+    given = [None if constant is None else constant.numpy().tolist() for constant in constants]
+    last = None
     if node.op_type == "Gather" and node.attributes.get_int("axis", 0) == _TOKENS:
-        last = int(bounds[0]) if bounds[0].ndim == 0 else -1
-    elif node.op_type == "Slice" and [bound.tolist() for bound in (bounds[0], *bounds[2:])] in ([[0], [_TOKENS], [1]], [[0], [_TOKENS]]):
-        last = int(bounds[1].item()) - 1
-    else:
-        return None
-    return last if 0 <= last < rows.shape[_TOKENS] - 1 else None
+        last = given[0]  # a list, if several are taken
+    elif node.op_type == "Slice" and (given[0], *given[2:]) in (([0], [_TOKENS]), ([0], [_TOKENS], [1])) and given[1]:
+        last = given[1][0] - 1
+    length = rows.shape[_TOKENS]
+    known = isinstance(last, int) and isinstance(length, int)
+    return last if known and 0 <= last < length - 1 else None
 
 
 def _narrowable(graph: ir.Graph, heads: set[ir.Node], width: int) -> set[ir.Node]:

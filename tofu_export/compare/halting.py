@@ -43,7 +43,8 @@ class Budgets:
 
     def differs(self, working: NDArray[Any]) -> NDArray[np.bool_]:
         """Return the tokens [B, N] of which `working` says other than the reference."""
-        return (working > 0) != (self.after > 0)
+        differs: NDArray[np.bool_] = (working > 0) != (self.after > 0)
+        return differs
 
     def margins(self) -> NDArray[np.float64]:
         """Return how far each channel is from where the token just halts, as a share of its size, [B, N].

@@ -90,7 +90,9 @@ class VitAdapter:
         self._report = VitReport(
             model=_model_entry(loaded, found.spec),
             plan=found.plan.entry(),
-            output=OutputEntry(self._output.value, self._output.names_with(job.token_map, found.plan.counts_over_capacity), {}),
+            output=OutputEntry(
+                self._output.value, self._output.names_with(job.token_map, found.plan.counts_over_capacity), {}
+            ),
             command=job.command,
             environment=environment.collect(),
         )
@@ -201,6 +203,8 @@ class VitAdapter:
 
 
 def _planned(loaded: LoadedModel, plan: Plan) -> str:
+    if not plan.removes and plan.reduction.select.halts:
+        return f"{loaded.resolved}: tokens halt and stay, hidden from attention ({plan.gmacs_full:.2f} GMACs)"
     if not plan.removes:
         return f"{loaded.resolved}: no token is removed, this is the plain model ({plan.gmacs_full:.2f} GMACs)"
     entry = plan.entry()

@@ -51,7 +51,7 @@ PATCH_GROUPS = "patch_groups"
 that holds each input patch, alone or merged with others, or -1 if it was pruned."""
 
 OVER_CAPACITY = "tokens_over_capacity"
-"""Name of the output of a file whose tokens halt and leave, [B] int64: how many of an image's tokens had to leave before
+"""Name of the output of a file whose tokens halt and leave, [B] int64: how many tokens of an image had to leave before
 they halted, because more were at work than a block has places for. 0: the file computes what the masked one does."""
 
 

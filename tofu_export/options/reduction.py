@@ -130,11 +130,15 @@ class Reduction:
             object.__setattr__(self, "r", 0 if self.select is Selection.HALTING else DEFAULT_R)
         if len(self.asked) > 1:
             raise OptionError(
-                f"{' and '.join(self.asked)} each say how many tokens leave: give one of r, keep_rate, gmacs, speedup, capacity"
+                f"{' and '.join(self.asked)} each say how many tokens leave: give one of r, keep_rate, gmacs, speedup, "
+                "capacity"
             )
         if self.r is not None:
             _check_r(self.r)
-        shares, numbers = (("keep_rate", 0.0, 1.0), ("capacity", 0.0, 1.0)), (("gmacs", 0.0, math.inf), ("speedup", 1.0, math.inf))
+        shares, numbers = (
+            (("keep_rate", 0.0, 1.0), ("capacity", 0.0, 1.0)),
+            (("gmacs", 0.0, math.inf), ("speedup", 1.0, math.inf)),
+        )
         for name, least, most in (*shares, *numbers):
             _check_number(name, getattr(self, name), least, most)
         for layer in self.exclude_layers:
@@ -172,10 +176,14 @@ class Reduction:
             if self.capacity is not None:
                 raise OptionError("capacity is for tokens that halt: give select='halting' (--select halting) with it")
             if self.halting != Halting():
-                raise OptionError("a halting gate is given, but no token halts: add select='halting' (--select halting)")
+                raise OptionError(
+                    "a halting gate is given, but no token halts: add select='halting' (--select halting)"
+                )
             return
         if self.pattern is not None and set(self.pattern) - {Method.PRUNE.value, Method.NONE.value}:
-            raise OptionError(f"pattern {self.pattern!r} merges tokens, but a halted token only leaves: P or - per layer")
+            raise OptionError(
+                f"pattern {self.pattern!r} merges tokens, but a halted token only leaves: P or - per layer"
+            )
         if self.prop_attn or self.restore_grid:
             wrong = "prop_attn" if self.prop_attn else "restore_grid"
             raise OptionError(f"{wrong} does not go with select='halting', whose tokens leave without a trace")

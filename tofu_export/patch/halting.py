@@ -67,7 +67,7 @@ def count_over(before: TokenState, after: TokenState) -> TokenState:
 
 
 def hide_halted(state: TokenState) -> TokenState:
-    """Return the state with a bias of the attention scores that hides halted tokens; as it is before the first block."""
+    """Return the state with a bias that hides halted tokens from attention; as it is before the first block."""
     if state.sizes is None:
         return state
     bias = torch.where(state.sizes > 0, 0.0, _HIDDEN).mT.unsqueeze(1)
@@ -115,7 +115,7 @@ def _left(tokens: Tensor, before: Tensor, halting: Halting, layer: int) -> Tenso
     score = (channel * halting.scale - halting.center).sigmoid()
     left = before - score
     after = torch.where(left > halting.least, left, 0.0)
-    observer = current_observer()
+    observer: object = current_observer()  # of a kind that sees budgets, or one that does not
     if isinstance(observer, HaltingObserver):
         return observer.spend(layer, Spending(halting, before, channel, score, after))
     return after

@@ -17,7 +17,7 @@ def leaving_for(working: Sequence[Sequence[int]], share: float, tokens: int, pre
     that needs most there. So all of these images compute what they would if no token left.
 
     Args:
-        working: for each image the tokens at work in each block, without the prefix; no image's grow from block to block.
+        working: for each image the tokens at work in each block, without the prefix; never more than in the one before.
         share: over 0 and up to 1.
         tokens: tokens that enter the first block, prefix included.
         prefix: protected tokens.

@@ -385,7 +385,9 @@ def _removed_at(keep_rate: float, spec: ModelSpec, methods: Sequence[Method], se
     tokens = spec.tokens
     for layer, method in enumerate(methods):
         share = int(leaving * max(tokens - spec.prefix_tokens, 0))
-        removed.append(0 if method is Method.NONE else min(share, _removable_in(layer, tokens, spec.prefix_tokens, select)))
+        removed.append(
+            0 if method is Method.NONE else min(share, _removable_in(layer, tokens, spec.prefix_tokens, select))
+        )
         tokens -= removed[-1]
     return tuple(removed)
 

@@ -204,7 +204,8 @@ def _from_report(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(rows, list)
         else rows
     )
-    found = {key: plan[key] for key in ("pattern", "prop_attn", "pruned_sizes", "keys", "select", "halting") if key in plan}
+    kept = ("pattern", "prop_attn", "pruned_sizes", "keys", "select", "halting")
+    found = {key: plan[key] for key in kept if key in plan}
     version = SCHEMA_VERSION if "pruned_sizes" in plan else _WITHOUT_SIZES
     return {**found, "schema_version": version, "model": name, "layers": layers}
 

@@ -64,10 +64,10 @@ class Inside:
     def followable(self) -> Inside:
         """Return only the decisions that a `Follower` can judge: if all sources leave, none are ranked."""
         judged = scores_in(load_without_weights(self.path).graph, self.decisions)
-        kinds = {layer: self.decisions[layer].items() for layer in judged}
-        return replace(
-            self, decisions={layer: {kind: name for kind, name in found if kind in DECISIONS} for layer, found in kinds.items()}
-        )
+        decisions = {
+            layer: {kind: name for kind, name in self.decisions[layer].items() if kind in DECISIONS} for layer in judged
+        }
+        return replace(self, decisions=decisions)
 
     @property
     def names(self) -> list[str]:

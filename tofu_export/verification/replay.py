@@ -109,7 +109,8 @@ class Replay(Judge):
         name = self._names.get(layer, {}).get(WORKING)
         if name is None:
             return proposed.after
-        before, channel, after = (value.squeeze(-1).numpy() for value in (proposed.before, proposed.channel, proposed.after))
+        parts = (proposed.before, proposed.channel, proposed.after)
+        before, channel, after = (part.squeeze(-1).numpy() for part in parts)
         gate = proposed.gate
         budgets = Budgets(before, channel, after, gate.scale, gate.center, gate.least)
         working = self._seen[name].reshape(len(before), -1)
