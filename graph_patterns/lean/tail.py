@@ -57,8 +57,7 @@ def _picked(node: ir.Node) -> int | None:
     elif node.op_type == "Slice" and (given[0], *given[2:]) in (([0], [_TOKENS]), ([0], [_TOKENS], [1])) and given[1]:
         last = given[1][0] - 1
     length = rows.shape[_TOKENS]
-    known = isinstance(last, int) and isinstance(length, int)
-    return last if known and 0 <= last < length - 1 else None
+    return last if isinstance(last, int) and isinstance(length, int) and 0 <= last < length - 1 else None
 
 
 def _narrowable(graph: ir.Graph, heads: set[ir.Node], width: int) -> set[ir.Node]:
