@@ -33,7 +33,7 @@ class Run:
 
     Attributes:
         logits: [classes].
-        active: number of tokens that attend and are attended to, for every block, prefix included.
+        active: for each block the tokens that attend and are attended to, prefix not included.
         dropped: tokens that still had work to do when a block had no place for them.
         places: for each block the places of the sequence that enters it, in the original sequence.
         nearest: smallest distance of a score sum from 1 - epsilon, or of two tokens of which only one was dropped.
@@ -76,7 +76,7 @@ def halting_forward(
             run.nearest = min(run.nearest, spent[order[count - 1]] - spent[order[count]])
         run.places.append(sorted(tokens))
         working = [place for place in sorted(tokens) if spent[place] < 1.0]
-        run.active.append(len(working))
+        run.active.append(sum(place >= prefix for place in working))
         after = _block(weights, f"blocks.{block}", np.stack([tokens[place] for place in working]), heads, eps)
         for place, token in zip(working, after, strict=True):
             tokens[place] = token
