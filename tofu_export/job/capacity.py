@@ -40,4 +40,4 @@ def with_capacity(found: JobModel, reduction: Reduction, images: InputSet) -> Jo
         r = measure_leaving(model, torch.from_numpy(images.pixels[-CAPACITY_IMAGES:]), reduction.capacity)
     finally:
         patch.remove(model)
-    return replace(found, plan=make_plan(spec, replace(reduction, capacity=None, r=r)))
+    return replace(found, plan=make_plan(spec, replace(found.plan.reduction, r=r)))

@@ -199,6 +199,12 @@ class Reduction:
         """The reduction with no token leaving in place of a capacity that is still to be measured."""
         return self if self.capacity is None else replace(self, capacity=None, r=0)
 
+    def with_gate(self, gate: Halting) -> Reduction:
+        """Return the reduction with the gate that the weights were trained with, unless another one is given."""
+        if not self.select.halts or self.halting != Halting():
+            return self
+        return replace(self, halting=gate)
+
     @property
     def takes_over(self) -> bool:
         """True if the size of a pruned token goes to a destination."""

@@ -12,7 +12,7 @@ from fractions import Fraction
 from itertools import takewhile
 
 from tofu_export.errors import OptionError, UnsupportedModelError
-from tofu_export.options import Method, Reduction, Roles, Selection
+from tofu_export.options import Halting, Method, Reduction, Roles, Selection
 from tofu_export.planning.budget import Budget, smallest_reduction
 from tofu_export.planning.entry import Gmacs, LayerEntry, PlanEntry
 from tofu_export.planning.trained import PredictorKind, Predictors, kept_by_share, methods_trained
@@ -64,6 +64,7 @@ class ModelSpec:
         tail_token: cost per token of everything after the blocks.
         tail_fixed: cost per image of everything after the blocks.
         predictors: trained predictors of tokens to keep; None without them.
+        gate: gate by which the weights were trained to halt tokens; None if they do not say.
     """
 
     name: str
@@ -79,6 +80,7 @@ class ModelSpec:
     tail_token: int
     tail_fixed: int
     predictors: Predictors | None = None
+    gate: Halting | None = None
 
     @property
     def depth(self) -> int:
@@ -269,6 +271,8 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
         OptionError: the selection needs trained predictors that the model does not have, or it has unused ones.
     """
     _check_depth(spec, reduction)
+    if spec.gate is not None:
+        reduction = reduction.with_gate(spec.gate)
     if reduction.capacity is not None:
         raise OptionError("capacity is measured on images, with the weights: export does that, a plan alone needs --r")
     methods = _methods(spec, reduction)
