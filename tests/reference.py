@@ -450,6 +450,7 @@ def vit_forward(
     restore: bool = False,
     choose: Choose | None = None,
     trace: list[list[Matching]] | None = None,
+    enter: Callable[[int, Array], Array] | None = None,
 ) -> Array:
     """Logits `[B, classes]` of a timm pre-norm `VisionTransformer` whose blocks are reduced, in float64.
 
@@ -470,6 +471,7 @@ def vit_forward(
         restore: After the last block, put a copy of its stand-in in the place of every token that entered the first.
         choose: Another selection than `match`: from metric, attention of the first token, prefix, r and layer.
         trace: Collects, where given, the matchings of every reducing block: a list with one entry an image.
+        enter: Changes the tokens `[N, C]` that enter a block, given its index; it may remove some.
     """
     weights = _Weights(state)
     if pool is None:
@@ -490,6 +492,7 @@ def vit_forward(
         before, mine = len(x), []
         for index, (method, r) in enumerate(layers):
             block = f"blocks.{index}"
+            x = x if enter is None else enter(index, x)
             key_bias = np.log(sizes) if prop_attn and sizes is not None else None
             normed = _layer_norm(weights, f"{block}.norm1", x, eps)
             attended, metric, first_row = _attention(weights, f"{block}.attn", normed, heads, eps, key_bias)

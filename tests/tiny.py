@@ -87,12 +87,17 @@ def make_all_weights_matter(model: nn.Module) -> None:
                 weight.copy_(torch.randn_like(weight) * (1.5 / math.sqrt(weight[0].numel())))
 
 
+def arguments(name: str, **changes: Any) -> dict[str, Any]:
+    """What a model is built with."""
+    return {**_COMMON, **MODELS[name].kwargs, **changes}
+
+
 def build(name: str, **changes: Any) -> nn.Module:
     """A model in float32, evaluation mode, in which every weight matters."""
     tiny = MODELS[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = tiny.kind(**{**_COMMON, **tiny.kwargs, **changes}).eval().requires_grad_(False)
+        model = tiny.kind(**arguments(name, **changes)).eval().requires_grad_(False)
         make_all_weights_matter(model)
     return model
 
@@ -102,7 +107,7 @@ def spec(name: str) -> ModelSpec:
     """What a plan needs to know about a model."""
     tiny = MODELS[name]
     with torch.device("meta"):
-        return describe(tiny.kind(**{**_COMMON, **tiny.kwargs}).eval(), name)
+        return describe(tiny.kind(**arguments(name)).eval(), name)
 
 
 def plan_of(name: str, reduction: Reduction) -> Plan:

@@ -54,7 +54,7 @@ def graph(
         "r": removed, "method": method, "prefix": prefix, "tokens": tokens, "layer": LAYER,
         "pruned_sizes": "take-over", "select": select, "margin": energy_margin(LAYER, DEPTH),
     }  # fmt: skip
-    given = [each.name for each in inputs[: 7 if select == "class-attention" else 6]]
+    given = [each.name for each in inputs[: 7 if select in ("class-attention", "predictor") else 6]]
     node = helper.make_node(
         "Fuse", given, [each.name for each in outputs], name="reduction", domain="tofu", **{**attributes, **changes}
     )
@@ -109,9 +109,39 @@ def test_a_pruning_alone_looks_for_no_partner(select: str) -> None:
     assert found == (["kept"] if select in ("energy", "class-attention") else [])
 
 
+@FORMULATIONS
+@pytest.mark.parametrize("method", ["prune", "average"])
+def test_a_trained_score_is_ranked_as_class_attention_is(form: tuple[Target, Precision], method: str) -> None:
+    """Without a metric, and beyond half of the tokens."""
+    outputs = []
+    for select, removed in (("class-attention", 7), ("predictor", 7), ("predictor", 12)):
+        proto = graph(select, method, 15, 1, removed, form[1])
+        if select == "predictor":
+            (node,) = proto.graph.node
+            node.input[1] = ""
+            del proto.graph.input[1]
+        session = session_of(lower(ir.from_proto(proto), *form))
+        dtype = session.inputs["x"].dtype
+        rows = np.tile(np.arange(15)[:, None], (2, 1, 1))
+        feeds = {
+            "x": normal(1, 2, 15, CHANNELS).astype(dtype), "metric": normal(2, 2, 15, DIM).astype(dtype),
+            "positions": rows, "rows": rows, "groups": rows[:, 1:] + 1, "sizes": np.ones((2, 15, 1), np.float32),
+            "seen": np.exp(normal(6, 2, 15)) / 50,
+        }  # fmt: skip
+        outputs.append(session.run({name: feeds[name] for name in session.inputs}))
+        staying = np.argsort(feeds["seen"][:, 1:], axis=1, kind="stable")[:, removed:]
+        assert np.array_equal(outputs[-1]["new_positions"][:, 1:, 0], 1 + np.sort(staying, axis=1))
+    for name, value in outputs[0].items():
+        assert_array_equal(outputs[1][name], value)
+
+
 @pytest.mark.parametrize(
     ("select", "message"),
-    [("best", "unknown selection 'best'"), ("class-attention", "layer 2: class-attention needs the input")],
+    [
+        ("best", "unknown selection 'best'"),
+        ("class-attention", "layer 2: class-attention needs the input importance"),
+        ("predictor", "layer 2: predictor needs the input importance"),
+    ],
 )
 def test_what_cannot_be_lowered_is_refused(select: str, message: str) -> None:
     proto = graph(select, "mlerp", 15, 1, 4, Precision.FP32)

@@ -21,7 +21,7 @@ from tofu_export.options import Precision, Reduction, Selection, Target
 from tofu_export.trace.export import trace
 from tofu_export.verification.pair import verify_pair
 
-KINDS = [select for select in Selection if select is not Selection.BIPARTITE]
+KINDS = [select for select in Selection if select is not Selection.BIPARTITE and not select.is_trained]
 AMOUNTS = (3, 2, 2)
 Mutation = Callable[[onnx.ModelProto], None]
 

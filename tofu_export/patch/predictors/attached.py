@@ -108,7 +108,7 @@ def importance_of(predictor: nn.Module, state: TokenState, prefix: int, *, packs
         prefix: protected tokens at the front, which are not scored.
         packs: a token of a size over 1 is a package token, which stays.
     """
-    scores: Tensor = predictor(state.tokens[:, prefix:]).clamp_min(LEAST_IMPORTANCE)
+    scores: Tensor = predictor(state.tokens[:, prefix:])[..., 0].clamp_min(LEAST_IMPORTANCE)
     if packs and state.sizes is not None:
         scores = torch.where(state.sizes[:, prefix:, 0] > 1, STAYS, scores)
     return pad(scores, (prefix, 0), value=1.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tofu_export.patch.predictors.scoring import embedding, keep_scores, scorer, with_global
+from tofu_export.patch.predictors.scoring import embedding, scorer, with_global
 
 __all__ = ["DynamicPredictor"]
 
@@ -26,11 +26,10 @@ class DynamicPredictor(nn.Module):
         self.in_conv = embedding(width)
         self.out_conv = scorer(width)
 
-    def logits(self, tokens: Tensor) -> Tensor:
-        """Score tokens [B, N, C], all of which are still there, as logits [B, N, 2] to keep and to drop."""
-        scored: Tensor = self.out_conv(with_global(self.in_conv(tokens)))
-        return scored
+    def forward(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
+        """Return the probabilities [B, N, 2] float32 to keep and to drop each of the tokens [B, N, C].
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the probability [B, N] float32 to keep each of the tokens [B, N, C]."""
-        return keep_scores(self.logits(tokens))
+        `present` is as in `scoring.with_global`.
+        """
+        logits: Tensor = self.out_conv(with_global(self.in_conv(tokens), present))
+        return logits.float().softmax(dim=-1)

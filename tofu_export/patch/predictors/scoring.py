@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["embedding", "keep_scores", "scorer", "with_global"]
+__all__ = ["embedding", "scorer", "with_global"]
 
 
 def embedding(width: int) -> nn.Sequential:
@@ -27,13 +27,17 @@ def scorer(width: int) -> nn.Sequential:
     )
 
 
-def with_global(embedded: Tensor) -> Tensor:
-    """Replace the second half of the channels [B, N, C] by its mean over tokens, taken in float32."""
+def with_global(embedded: Tensor, present: Tensor | None) -> Tensor:
+    """Replace the second half of the channels [B, N, C] by its mean over tokens, taken in float32.
+
+    Args:
+        embedded: tokens.
+        present: [B, N, 1], 1 for each token that counts, 0 for one that training masks; None: all count.
+    """
     local, rest = embedded.tensor_split((embedded.shape[-1] // 2,), dim=-1)
-    mean = rest.float().mean(dim=1, keepdim=True).to(rest.dtype)
-    return torch.cat([local, mean.expand_as(rest)], dim=-1)
-
-
-def keep_scores(logits: Tensor) -> Tensor:
-    """Return the probability [B, N] float32 to keep each token."""
-    return logits.float().softmax(dim=-1)[..., 0]
+    wide = rest.float()
+    if present is None:
+        mean = wide.mean(dim=1, keepdim=True)
+    else:
+        mean = (wide * present).sum(dim=1, keepdim=True) / present.sum(dim=1, keepdim=True)
+    return torch.cat([local, mean.to(rest.dtype).expand_as(rest)], dim=-1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tofu_export.patch.predictors.scoring import embedding, keep_scores, scorer, with_global
+from tofu_export.patch.predictors.scoring import embedding, scorer, with_global
 
 __all__ = ["SoftPredictor"]
 
@@ -32,21 +32,17 @@ class SoftPredictor(nn.Module):
         self.in_conv = nn.ModuleList(embedding(width // heads) for _ in range(heads))
         self.out_conv = nn.ModuleList(scorer(width // heads) for _ in range(heads))
 
-    def by_head(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Score tokens [B, N, C], all of which are still there.
+    def forward(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
+        """Return the probabilities [B, N, 2] float32 to keep and to drop each of the tokens [B, N, C].
 
-        Returns:
-            Logits [B, N, H, 2] to keep and to drop, and the share [B, N, H] float32 of each head in the mean.
+        They are the mean over heads. `present` is as in `scoring.with_global`.
         """
         parts = tokens.reshape(*tokens.shape[:2], self.heads, -1)
         weights = self.senet(parts.mean(dim=-1)).float()
         logits = [
-            score(with_global(embed(part)))
+            score(with_global(embed(part), present))
             for embed, score, part in zip(self.in_conv, self.out_conv, parts.unbind(dim=2), strict=True)
         ]
-        return torch.stack(logits, dim=2), weights / weights.sum(dim=-1, keepdim=True)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the probability [B, N] float32 to keep each of the tokens [B, N, C]: the mean over heads."""
-        logits, shares = self.by_head(tokens)
-        return (keep_scores(logits) * shares).sum(dim=-1)
+        shares: Tensor = (weights / weights.sum(dim=-1, keepdim=True)).unsqueeze(-1)
+        by_head = torch.stack(logits, dim=2).float().softmax(dim=-1)
+        return (by_head * shares).sum(dim=2)
