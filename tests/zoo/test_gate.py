@@ -18,7 +18,13 @@ from tofu_export.zoo.specs import spec_as_loaded, spec_of
 from tofu_export.zoo.weights import WeightsSource
 
 MODEL = "test_vit"
-OPTIONS = {"model": "avit_tiny_patch16_224", "gate_scale": 10.0, "gate_center": 75.0, "nb_classes": 1000, "input_size": 160}
+OPTIONS = {
+    "model": "avit_tiny_patch16_224",
+    "gate_scale": 10.0,
+    "gate_center": 75.0,
+    "nb_classes": 1000,
+    "input_size": 160,
+}
 HALTING = Reduction(select=Selection.HALTING)
 
 
