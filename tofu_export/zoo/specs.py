@@ -30,8 +30,7 @@ def spec_of(name: str, image_size: tuple[int, int] | None = None, num_classes: i
 
 
 def spec_as_loaded(spec: ModelSpec, loaded: LoadedModel) -> ModelSpec:
-    """Return the spec of a model with its weights, measured again if they changed it (`LoadedModel.changed`), and with
-    their gate.
+    """Return the spec of a model with its weights and their gate, measured again if they changed the model.
 
     Args:
         spec: spec of the model as timm builds it.
