@@ -1,9 +1,9 @@
 """Train what chooses tokens: DynamicViT and SPViT on the demo model, beside Token Fusion with and without training.
 
 Every method starts from the demo model and sees the same batches, as many steps each: predictors of tokens to keep are
-trained with masks (DynamicViT, arXiv 2106.02034, section 3.3; SPViT, arXiv 2112.13890), Token Fusion as it stands, the
-full model as well. All learn from the labels and from the demo model itself. The predictors' checkpoints have the
-format of their repositories, which `tofu-export demo_vit --weights FILE --select predictor` reads.
+trained with masks (DynamicViT, arXiv 2106.02034, section 3.3; SPViT, arXiv 2112.13890), Token Fusion as it stands, with
+as many GMACs. All learn from the labels and from the demo model itself. The predictors' checkpoints have the format of
+their repositories, which `tofu-export demo_vit --weights FILE --select predictor` reads.
 
 Usage:
     pip install tofu-export mlxtend
@@ -159,27 +159,28 @@ def trained(path: Path, model: nn.Module, start: Callable[[], None]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train and compare at each keep rate."""
+    """Train each method once, and compare at each keep rate."""
     parser = argparse.ArgumentParser(description="Train DynamicViT's and SPViT's predictors on the demo model.")
-    parser.add_argument("--keep-rates", default="0.7,0.5", help="keep rates, separated by commas")
+    parser.add_argument("--train-rate", type=float, default=0.5, help="keep rate to train at")
+    parser.add_argument("--keep-rates", default="0.7,0.5", help="keep rates to judge at, separated by commas")
     parser.add_argument("--steps", type=int, default=150, help="training steps of each model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("selectors"))
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
+    rates = [float(rate) for rate in given.keep_rates.split(",")]
 
     held_out, digits = split_per_class(load_digits(), HELD_OUT_PER_CLASS, torch.Generator().manual_seed(SPLIT_SEED))
     test, teacher = preprocess(held_out.images), demo_model()
     rows: list[tuple[str, str, float, float]] = []
 
-    def judge(name: str, rate: str, model: nn.Module, reduction: tofu.Reduction) -> float:
+    def judge(name: str, rate: str, model: nn.Module, reduction: tofu.Reduction) -> None:
         plan = tofu.plan(model, reduction)
         top1 = accuracy(tofu.apply(model, plan), test, held_out.labels)
         rows.append((name, rate, plan.gmacs_reduced, top1))
         print(f"{name}, {rate}: {plan.gmacs_reduced:.4f} GMACs, {top1:.1%}", flush=True)
         tofu.remove(model)
-        return plan.gmacs_reduced
 
     def taught(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
         def loss(images: Tensor, labels: Tensor) -> Tensor:
@@ -190,39 +191,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return loss
 
     def run(name: str, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        path = given.output / f"{name}-{given.steps}.pth"
+        path = given.output / f"{name}-{given.train_rate:g}-{given.steps}.pth"
         trained(path, model, lambda: train(model, loss, digits, given.steps, given.seed))
 
-    def predicted(
-        model: nn.Module, kind: PredictorKind, places: list[int], rate: float
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        rates = [rate ** (stage + 1) for stage in range(len(places))]
+    def predicted(model: nn.Module, kind: PredictorKind, places: list[int]) -> Callable[[Tensor, Tensor], Tensor]:
+        shares = [given.train_rate ** (stage + 1) for stage in range(len(places))]
 
         def loss(images: Tensor, labels: Tensor) -> Tensor:
-            return predictor_loss(masked_forward(model, kind, places, images), rates, labels, teacher, images)
+            return predictor_loss(masked_forward(model, kind, places, images), shares, labels, teacher, images)
 
         return loss
 
-    none = tofu.Reduction(r=0)
-    judge("full model", "", teacher, none)
-    model = demo_model()
-    run("full", model, taught(model))
-    judge("full model, trained", "", model, none)
-    for rate in map(float, given.keep_rates.split(",")):
-        budget = 0.0
-        for kind in PredictorKind:
-            torch.manual_seed(given.seed)
-            model = attach(demo_model(), PredictorShape(kind, 3, 2 if kind is PredictorKind.SPVIT else 1))
-            asked = tofu.Reduction(keep_rate=rate, select=Selection.PREDICTOR)
-            places = [layer.layer for layer in tofu.plan(model, asked).layers if layer.removed]
-            run(f"{kind.value}-{rate:g}", model, predicted(model, kind, places, rate))
-            budget = max(budget, judge(kind.value, f"{rate:g}", model, asked))
-        fusion = tofu.Reduction(gmacs=budget)
-        model = demo_model()
-        judge("Token Fusion, not trained", f"{rate:g}", model, fusion)
-        tofu.apply(model, fusion)
-        run(f"tofu-{rate:g}", model, taught(model))
-        judge("Token Fusion, trained", f"{rate:g}", model, fusion)
+    def tokens_at(rate: float) -> tofu.Reduction:
+        return tofu.Reduction(keep_rate=rate, select=Selection.PREDICTOR)
+
+    judge("full model", "", teacher, tofu.Reduction(r=0))
+    budgets = dict.fromkeys((given.train_rate, *rates), 0.0)
+    for kind in PredictorKind:
+        torch.manual_seed(given.seed)
+        model = attach(demo_model(), PredictorShape(kind, 3, 2 if kind is PredictorKind.SPVIT else 1))
+        for rate in budgets:
+            budgets[rate] = max(budgets[rate], tofu.plan(model, tokens_at(rate)).gmacs_reduced)
+        places = [layer.layer for layer in tofu.plan(model, tokens_at(given.train_rate)).layers if layer.removed]
+        run(kind.value, model, predicted(model, kind, places))
+        for rate in rates:
+            judge(kind.value, f"{rate:g}", model, tokens_at(rate))
+    for rate in rates:
+        judge("Token Fusion, not trained", f"{rate:g}", demo_model(), tofu.Reduction(gmacs=budgets[rate]))
+    model = tofu.apply(demo_model(), tofu.Reduction(gmacs=budgets[given.train_rate]))
+    run("tofu", model, taught(model))
+    for rate in rates:
+        judge("Token Fusion, trained", f"{rate:g}", model, tofu.Reduction(gmacs=budgets[rate]))
 
     print("\n| method | keep rate | GMACs | top-1 |\n|---|---|---|---|")
     for name, at, gmacs, top1 in rows:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tofu_export.errors import OptionError
-from tofu_export.options import Mode, Precision
+from tofu_export.options import Mode, Precision, Selection
 from tofu_export.report.sweep import compact
 from tofu_export.sweep.grid import Grid, expand, expand_pattern, split_patterns
 
@@ -94,6 +94,7 @@ def test_patterns_that_cannot_be_read(text: str) -> None:
         ({"batches": (0,)}, "batch size 0"),
         ({"prop_attn": ()}, "at least one value for prop attn"),
         ({"precisions": (Precision.BF16,)}, "bf16"),
+        ({"selections": (Selection.ENERGY, Selection.PREDICTOR)}, "leave predictor out of --select"),
         ({"splits": ("PP",)}, "two different letters"),
         ({"splits": ("P",)}, "two different letters"),
         ({"splits": ("PX",)}, "two different letters"),

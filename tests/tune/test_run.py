@@ -18,7 +18,7 @@ from tofu_export import patch
 from tofu_export.compare.agreement import Agreement
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.images import demo_source
-from tofu_export.options import Reduction
+from tofu_export.options import Reduction, Selection
 from tofu_export.report.tuning import LossDifference
 from tofu_export.system.typed_json import to_object
 from tofu_export.tune.latency import LatencyTable
@@ -131,6 +131,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
         ({"methods": "PX"}, "methods are 'PX'"),
         ({"methods": "PP"}, "methods are 'PP'"),
         ({"methods": ""}, "methods are ''"),
+        ({"select": Selection.PREDICTOR}, "choose another --select"),
     ],
 )
 def test_refused(change: dict[str, Any], message: str) -> None:

@@ -26,7 +26,7 @@ __all__ = [
     "split_patterns",
 ]
 
-_SELECTIONS = ", ".join(select.value for select in Selection)
+_SELECTIONS = ", ".join(select.value for select in Selection if not select.is_trained)
 _LETTERS = "".join(method.value for method in Method)
 _MOST_DIGITS = 3
 _RUN = re.compile(rf"([{re.escape(_LETTERS)}])(\d*)")
@@ -119,6 +119,11 @@ class Grid:
         for batch in self.batches:
             if batch < 1:
                 raise OptionError(f"batch size {batch}, expected a whole number >= 1")
+        if trained := [select.value for select in self.selections if select.is_trained]:
+            raise OptionError(
+                f"a sweep compares amounts and methods, which weights trained for {trained[0]} bring with them: leave "
+                f"{trained[0]} out of --select, and give such weights to export or eval"
+            )
         if Precision.BF16 in self.precisions:
             from tofu_export.system.ort import NO_BFLOAT16  # loads numpy
 

@@ -111,6 +111,11 @@ class TuneRequest:
             raise OptionError(f"latency is {self.latency_ms} ms, expected a number over 0")
         if self.latency_ms is None:
             Reduction(gmacs=self.gmacs, speedup=self.speedup)  # checks the number
+        if self.select.is_trained:
+            raise OptionError(
+                f"tune finds amounts and methods, which weights trained for {self.select.value} bring with them: "
+                "choose another --select"
+            )
         for name, least in (("limit", 10), ("evaluations", 1), ("batch", 1)):
             if getattr(self, name) < least:
                 raise OptionError(f"{name} is {getattr(self, name)}, expected at least {least}")
