@@ -181,6 +181,17 @@ def test_other_tokens_have_no_output(kind: OutputKind) -> None:
         patch.choose_output(tiny.reduced("cls", reduction()), kind)
 
 
+@pytest.mark.e2e
+@pytest.mark.parametrize("r", [(), (0, 4, 3)], ids=["masked", "places"])
+def test_it_compiles_to_one_graph(r: tuple[int, ...]) -> None:
+    model = tiny.reduced("cls", reduction(*r))
+    with torch.inference_mode():
+        expected = model(pixels())
+        got = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)(pixels())
+    torch._dynamo.reset()
+    assert torch.equal(got, expected)
+
+
 def test_features_and_maps_follow() -> None:
     model = tiny.reduced("cls", reduction(0, 4, 3))
     with torch.no_grad():

@@ -116,6 +116,6 @@ def _left(tokens: Tensor, before: Tensor, halting: Halting, layer: int) -> Tenso
     left = before - score
     after = torch.where(left > halting.least, left, 0.0)
     observer: object = current_observer()  # of a kind that sees budgets, or one that does not
-    if isinstance(observer, HaltingObserver):
+    if observer is not None and isinstance(observer, HaltingObserver):
         return observer.spend(layer, Spending(halting, before, channel, score, after))
     return after
