@@ -57,7 +57,7 @@ class Masked:
 def masked_attention(attention: Any, x: Tensor, present: Tensor) -> Tensor:
     """Attend to tokens that are present [B, N, 1], and each token to itself.
 
-    Source: arXiv 2106.02034, equations 10 and 11.
+    Source: arXiv 2106.02034, section 3.3.
     """
     batch, tokens, width = x.shape
     query, key, value = attention.qkv(x).reshape(batch, tokens, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
@@ -106,7 +106,7 @@ def predictor_loss(
 ) -> Tensor:
     """Also keep the tokens that stay as the teacher has them, and the share that stays near the keep rate.
 
-    Source: arXiv 2106.02034, equations 12 to 16, with its weights.
+    Source: arXiv 2106.02034, section 3.4, with its weights.
     """
     model: Any = teacher
     with torch.no_grad():

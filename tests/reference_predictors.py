@@ -55,13 +55,13 @@ def _keep(state: State, inside: str, outside: str, tokens: Array) -> list[float]
 
 
 def dynamicvit_score(state: State, stage: int, tokens: Array) -> list[float]:
-    """DynamicViT (arXiv 2106.02034), equations 1 to 5, where no token was dropped: how likely each token stays."""
+    """DynamicViT (arXiv 2106.02034, section 3.2), where no token was dropped: how likely each token stays."""
     name = f"score_predictor.{stage}"
     return _keep(state, f"{name}.in_conv", f"{name}.out_conv", tokens)
 
 
 def spvit_score(state: State, stage: int, tokens: Array) -> list[float]:
-    """SPViT (arXiv 2112.13890), section 3.2: such a score from each head, in a mean weighted by a head attention."""
+    """SPViT (arXiv 2112.13890): such a score from each head, in a mean weighted by a head attention."""
     name = f"score_predictor.{stage}"
     heads = len(state[f"{name}.senet.2.bias"])
     width = tokens.shape[1] // heads

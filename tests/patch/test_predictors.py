@@ -97,6 +97,17 @@ def test_masked_tokens_do_not_change_the_scores_of_others(kind: PredictorKind) -
     torch.testing.assert_close(masked.sum(dim=-1), torch.ones(2, 9))
 
 
+@pytest.mark.e2e
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_with_predictors_compiles_to_one_graph(kind: PredictorKind) -> None:
+    model, images = predictors.reduced(kind, predictors.reduction()), torch.from_numpy(tiny.pixels(2))
+    with torch.inference_mode():
+        expected = model(images)
+        got = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)(images)
+    torch._dynamo.reset()
+    assert torch.equal(got, expected)
+
+
 def test_package_tokens_stay() -> None:
     """The second stage may not touch the package of the first, however low it is scored."""
     model = predictors.reduced(PredictorKind.SPVIT, predictors.reduction(0.5))
@@ -169,6 +180,20 @@ def test_predictors_are_told_by_the_names_of_a_state_dict(kind: PredictorKind) -
     assert (known.kind, known.count) == (kind, predictors.COUNT)
     assert PredictorShape.read(tiny.build("cls").state_dict()) is None
     assert predictors_of(tiny.build("cls")) is None
+
+
+def test_names_of_a_broken_state_dict_build_nothing_large() -> None:
+    broken = {f"score_predictor.{10**9}.senet.0.weight": torch.ones(1)}
+    assert PredictorShape.read(broken) == PredictorShape(PredictorKind.SPVIT, 1, 0)
+    with pytest.raises(UnsupportedModelError, match="do not divide into 0 heads"):
+        attach(tiny.build("cls"), PredictorShape(PredictorKind.SPVIT, 1, 0))
+
+
+def test_an_attribute_of_another_kind_is_no_predictor() -> None:
+    model = tiny.build("cls")
+    for other in (nn.Linear(2, 2), nn.ModuleList([nn.Linear(2, 2)]), nn.ModuleList()):
+        model.score_predictor = other
+        assert predictors_of(model) is None
 
 
 def test_costs_are_those_of_the_layers() -> None:

@@ -54,8 +54,13 @@ def test_an_early_report_gets_what_was_usual_then() -> None:
 
 def test_a_selection_is_named_beside_the_pattern() -> None:
     usual = samples.report()["plan"]
-    for select, words in ((None, "`PM`, r = "), ("energy", "`PM`, chosen by energy, r = ")):
-        plan = {**usual, "pattern": "PM"} | ({} if select is None else {"select": select})
+    trained = {"select": "predictor", "predictor": "spvit"}
+    for more, words in (
+        ({}, "`PM`, r = "),
+        ({"select": "energy"}, "`PM`, chosen by energy, r = "),
+        (trained, "`PM`, chosen by the predictors of spvit, r = "),
+    ):
+        plan = {**usual, "pattern": "PM", **more}
         assert f"pattern {words}" in Report.from_dict(samples.report(plan=plan)).to_markdown()
 
 

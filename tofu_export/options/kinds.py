@@ -38,7 +38,7 @@ DEFAULT_R = 16
 """Tokens removed per layer by default."""
 
 DEFAULT_KEEP_RATE = 0.7
-"""Keep rate of trained predictors by default. Source: arXiv 2106.02034, table 1."""
+"""Keep rate of trained predictors by default. Source: arXiv 2106.02034."""
 
 PROP_ATTN = {"auto": None, "on": True, "off": False}
 """Values of `--prop-attn`, as `Reduction.prop_attn` holds them."""

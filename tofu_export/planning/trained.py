@@ -19,7 +19,7 @@ class PredictorKind(str, Enum):
     `DYNAMICVIT`: what leaves is pruned. Source: arXiv 2106.02034, section 3.2.
 
     `SPVIT`: what leaves becomes one package token, the mean by keep scores, which no later layer removes. Source: arXiv
-    2112.13890, section 3.
+    2112.13890.
     """
 
     DYNAMICVIT = "dynamicvit"
@@ -48,7 +48,7 @@ class Predictors:
     def places(self, depth: int) -> tuple[int, ...]:
         """Return the blocks before which tokens leave if nothing else is said: evenly spaced.
 
-        Source: arXiv 2106.02034, section 4 (3, 6 and 9 of 12 blocks; 4, 8 and 12 of 16).
+        Source: arXiv 2106.02034 and its repository (3, 6 and 9 of 12 blocks; 4, 8 and 12 of 16; 5, 10 and 15 of 20).
         """
         return tuple(depth * (index + 1) // (self.count + 1) for index in range(self.count))
 
@@ -89,7 +89,7 @@ def kept_by_share(keep_rate: float, patches: int, methods: Sequence[Method]) -> 
 
     Where tokens merge, the package token stays besides, and is not counted.
 
-    Source: arXiv 2106.02034, section 4.1, with the product rounded down.
+    Source: arXiv 2106.02034, section 3.4, with the product rounded down.
     """
     removed = []
     candidates, share = patches, Fraction(1)

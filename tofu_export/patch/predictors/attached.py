@@ -31,7 +31,7 @@ ATTRIBUTE = "score_predictor"
 STAYS = 2.0
 """Importance of a package token: over every keep score, so that no later layer removes it."""
 
-_KINDS = {DynamicPredictor: PredictorKind.DYNAMICVIT, SoftPredictor: PredictorKind.SPVIT}
+_KINDS: dict[type, PredictorKind] = {DynamicPredictor: PredictorKind.DYNAMICVIT, SoftPredictor: PredictorKind.SPVIT}
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,16 @@ class PredictorShape:
     def read(cls, tensors: Mapping[str, Tensor]) -> PredictorShape | None:
         """Tell predictors by the names of a state dict; None if there are none.
 
-        The first that is found decides: a state dict that mixes kinds, or lacks one, does not fit the model then.
+        Numbers are counted, not checked: a state dict that mixes kinds, or lacks one, does not fit the model then.
         """
         found = [re.fullmatch(rf"{ATTRIBUTE}\.(\d+)\.(\w+)(?:\.(\d+))?\..+", name) for name in tensors]
         parts = [match for match in found if match is not None]
         if not parts:
             return None
-        count = 1 + max(int(match[1]) for match in parts)
-        if any(match[2] == "senet" for match in parts):
-            heads = 1 + max(int(match[3]) for match in parts if match[2] == "in_conv" and match[3])
-            return cls(PredictorKind.SPVIT, count, heads)
-        return cls(PredictorKind.DYNAMICVIT, count)
+        count = len({match[1] for match in parts})
+        if not any(match[2] == "senet" for match in parts):
+            return cls(PredictorKind.DYNAMICVIT, count)
+        return cls(PredictorKind.SPVIT, count, len({match[3] for match in parts if match[2] == "in_conv"}))
 
 
 def attach(model: nn.Module, shape: PredictorShape, *, name: str = "the model") -> nn.Module:
@@ -91,12 +90,11 @@ def attach(model: nn.Module, shape: PredictorShape, *, name: str = "the model") 
 
 
 def predictors_of(model: nn.Module) -> Predictors | None:
-    """Return what a plan needs to know about the predictors of a model; None if it has none."""
+    """Return what a plan needs to know about the predictors of a model; None if it has none of a known kind."""
     attached: Any = getattr(model, ATTRIBUTE, None)
-    if not attached:
-        return None
-    first = attached[0]
-    return Predictors(_KINDS[type(first)], len(attached), sum(map(_macs, first.modules())))
+    first = attached[0] if isinstance(attached, nn.ModuleList) and attached else None
+    kind = _KINDS.get(type(first))
+    return None if first is None or kind is None else Predictors(kind, len(attached), sum(map(_macs, first.modules())))
 
 
 def importance_of(predictor: nn.Module, state: TokenState, prefix: int, *, packs: bool) -> Tensor:

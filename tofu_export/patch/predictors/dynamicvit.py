@@ -1,8 +1,9 @@
 """DynamicViT's prediction module: an MLP on the features of each token and on their mean.
 
-Parameters are named as in github.com/raoyongming/DynamicViT.
+Parameters are named as in github.com/raoyongming/DynamicViT. The first of the two outputs is the probability to keep a
+token, as in that repository's code and checkpoints; the paper's text has it second.
 
-Source: arXiv 2106.02034, section 3.2, equations 1 to 5.
+Source: arXiv 2106.02034, section 3.2.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Parameters are named as in github.com/PeiyanFlying/SPViT.
 
-Source: arXiv 2112.13890, section 3.2, equations 4 to 9.
+Source: arXiv 2112.13890, on its attention-based multi-head token selector.
 """
 
 from __future__ import annotations
