@@ -59,6 +59,14 @@ def test_a_right_file_passes(tmp_path: Path, name: str, reduction: Reduction, pr
         assert result.outputs.max_abs < 1e-5
 
 
+def test_tokens_that_have_spent_next_to_nothing_are_ties(tmp_path: Path) -> None:
+    """Their budgets differ by rounding alone, in the file otherwise than in the model."""
+    early = Reduction(r=(0, 4, 3), select=Selection.HALTING, halting=Halting(1, 14))
+    result = checked(file_of(tmp_path, early), tiny.reduced("cls", early))
+    assert result.passed, result.to_dict()
+    assert result.decisions.wrong == 0
+
+
 @pytest.mark.e2e
 def test_a_file_with_its_token_map_passes(tmp_path: Path) -> None:
     path = file_of(tmp_path, token_map=True)
