@@ -55,7 +55,7 @@ def _show(job: Job, run: Run) -> None:
     from tofu_export.planning.plan_text import plan_table
 
     found = preview(job)
-    outputs = found.output.names_with(job.token_map)
+    outputs = found.output.names_with(job.token_map, found.plan.counts_over_capacity)
     run.document(
         {
             "model": found.spec.name, "plan": found.plan.to_dict(), "outputs": list(outputs), "weights": found.loaded,

@@ -15,6 +15,8 @@ Domain `tofu`, version 1:
     patch is part of, 0 once it was pruned, where that is an output.
 
   `x` may be missing if nothing reads `fused` (`tail`); then only maps are given.
+- `Halt(x [B,N,C], budget [B,N,1] float32) -> [B,N,1] float32`, what a block leaves of the budgets of its output tokens,
+  0 for tokens that have halted; attributes scale, center, least (`options.Halting`) and layer
 - `Restore(x [B,N,C], rows [B,N0,1] int64) -> [B,N0,C]`, each original token as the row that stands for it
 - `Attention(q, k, v [B,H,N,D]) -> [B,H,N,D]`, attribute `scale`
 - `BiasedAttention(q, k, v, bias)`, the bias broadcasting to [B,H,N,M]

@@ -14,6 +14,7 @@ from tofu_export.graph_patterns.fuse.match_sort import match_sort
 from tofu_export.graph_patterns.fuse.merge_onehot import merge_onehot
 from tofu_export.graph_patterns.fuse.merge_scatter import merge_scatter
 from tofu_export.graph_patterns.fuse.token_map import RestoreRule
+from tofu_export.graph_patterns.halting import HaltRule
 from tofu_export.graph_patterns.lean.gelu import GeluRule
 from tofu_export.graph_patterns.recipe import Recipe
 from tofu_export.options import AttentionForm, Precision, Target
@@ -59,6 +60,7 @@ def rules_for(attend: Attend, opset: int) -> tuple[RewriteRule, ...]:
         BiasedAttentionRule(attend),
         GeluRule(opset),
         RestoreRule(),
+        HaltRule(),
     )
     return tuple(_as_rule(rule) for rule in rules)
 

@@ -17,8 +17,12 @@ __all__ = ["select_importance"]
 
 
 def select_importance(stage: Stage, fuse: FuseNode, importance: ir.Value) -> Decisions:
-    """Match the R least important tokens to the next one, by `importance` [B, N] float32."""
-    scores = take(stage, "match/importance", importance, fuse.roles.sources)
+    """Match the R least important tokens to the next one, by `importance` [B, N] float32.
+
+    The name of what they are ranked by tells verification how to judge: a budget, or a share of something.
+    """
+    name = "match/budget" if fuse.select.halts else "match/importance"
+    scores = take(stage, name, importance, fuse.roles.sources)
     order = ranked(stage, fuse, scores, largest=False)
     kept = ascending(stage, fuse, stage.slice("match/staying", order, fuse.removed))
     if not fuse.follows:

@@ -50,4 +50,5 @@ SELECTIONS: dict[Selection, Select] = {
     Selection.RANDOM: _two_sets,  # all sources leave: there is nothing to rank
     Selection.STRIDED: _two_sets,
     Selection.PREDICTOR: _importance,
+    Selection.HALTING: _importance,
 }

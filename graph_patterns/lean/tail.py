@@ -45,14 +45,19 @@ def narrow_tail(model: ir.Model) -> int:
 
 
 def _picked(node: ir.Node) -> int | None:
-    """Return the token that a node takes out of a sequence, by its position."""
-    if node.op_type != "Gather" or node.domain or node.attributes.get_int("axis", 0) != _TOKENS:
+    """Return the last token that a node takes from the front of a sequence, by its position."""
+    rows = node.inputs[0] if node.inputs else None
+    if node.domain or rows is None or rows.shape is None or len(rows.shape) != 3:
         return None
-    rows, index = node.inputs
-    if rows is None or rows.shape is None or len(rows.shape) != 3 or index is None or index.const_value is None:
-        return None
-    array = index.const_value.numpy()
-    return int(array) if array.ndim == 0 and 0 <= array < rows.shape[_TOKENS] - 1 else None
+    constants = [value.const_value for value in node.inputs[1:] if value is not None]
+    given = [None if constant is None else constant.numpy().tolist() for constant in constants]
+    last = None
+    if node.op_type == "Gather" and node.attributes.get_int("axis", 0) == _TOKENS:
+        last = given[0]  # a list, if several are taken
+    elif node.op_type == "Slice" and (given[0], *given[2:]) in (([0], [_TOKENS]), ([0], [_TOKENS], [1])) and given[1]:
+        last = given[1][0] - 1
+    length = rows.shape[_TOKENS]
+    return last if isinstance(last, int) and isinstance(length, int) and 0 <= last < length - 1 else None
 
 
 def _narrowable(graph: ir.Graph, heads: set[ir.Node], width: int) -> set[ir.Node]:

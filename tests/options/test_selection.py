@@ -65,7 +65,7 @@ def test_the_margin_falls_from_the_first_layer_on() -> None:
 
 def test_sizes_of_tokens_that_resemble_no_destination_are_lost() -> None:
     for select in Selection:
-        lost = select in (Selection.CLASS_ATTENTION, Selection.PREDICTOR)
+        lost = select in (Selection.CLASS_ATTENTION, Selection.PREDICTOR, Selection.HALTING)
         expected = PrunedSizes.LOST if lost else PrunedSizes.TAKE_OVER
         assert Reduction(select=select).sizes_of_pruned is expected
 

@@ -202,7 +202,7 @@ def open_torch(path: Path, backend: str, threads: int | None, options: TorchOpti
     session = EagerSession(
         label=str(path),
         form=form,
-        outputs=kind.names_with(token_map),
+        outputs=patch.output_names(model, kind, token_map=token_map),
         dtype=TORCH_TYPES[precision],
         compiled=backend == "torch-compile",
         inputs=MappingProxyType(inputs),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tofu_export.bundle import check_folder
 from tofu_export.images.inputs import from_folder
+from tofu_export.job.capacity import with_capacity
 from tofu_export.job.engines import planned_engines, why_no_engine
 from tofu_export.job.files import planned_names
 from tofu_export.job.model import check_labels, check_skipped, image_count, images_for, load_job_model
@@ -63,6 +64,7 @@ def preview(job: Job) -> Preview:
         return _without_weights(job, engines, no_engine)
     model = load_job_model(job)
     images = images_for(job, model)
+    model = with_capacity(model, job.reduction, images)
     files = _files(job, model.spec, model.plan, engines, real=images.real)
     return Preview(
         model.spec, model.plan, model.output, model.loaded.summary(), images.source, engines, no_engine, files
@@ -81,7 +83,7 @@ def _is_downloaded(job: Job) -> bool:
 
 
 def _without_weights(job: Job, engines: tuple[str, ...], no_engine: str) -> Preview:
-    spec, plan = plan_model(job.model, job.reduction, job.image_size, job.num_classes)
+    spec, plan = plan_model(job.model, job.reduction.unmeasured, job.image_size, job.num_classes)
     check_labels(job, spec)
     check_skipped(job, spec)
     output = OutputKind.choose(job.output_kind, spec.num_classes, spec.name)

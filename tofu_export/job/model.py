@@ -22,6 +22,7 @@ from tofu_export.zoo.specs import spec_as_loaded, spec_of
 from tofu_export.zoo.weights import WeightsKind
 
 __all__ = [
+    "CAPACITY_IMAGES",
     "JobModel",
     "calibration_count",
     "check_labels",
@@ -30,6 +31,9 @@ __all__ = [
     "images_for",
     "load_job_model",
 ]
+
+CAPACITY_IMAGES = 256
+"""Number of images that places for tokens are measured on, if as many are available."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def load_job_model(job: Job, live: nn.Module | None = None) -> JobModel:
         TofuError: the model is unknown or unsupported, the weights cannot be used, or the options do not fit it.
     """
     spec, loaded = _named(job) if live is None else _given(job, live)
-    plan = make_plan(spec, job.reduction)
+    plan = make_plan(spec, job.reduction.unmeasured)
     output = patch.choose_output(loaded.model, job.output_kind, spec.name)
     check_labels(job, spec)
     check_skipped(job, spec)
@@ -70,8 +74,8 @@ def load_job_model(job: Job, live: nn.Module | None = None) -> JobModel:
 def _named(job: Job) -> tuple[ModelSpec, LoadedModel]:
     """Load the model that a job names."""
     spec = spec_of(job.model, job.image_size, job.num_classes)
-    if not job.reduction.select.is_trained:  # else the weights say where tokens leave
-        make_plan(spec, job.reduction)
+    if not job.reduction.select.has_predictors:  # else the weights say where tokens leave
+        make_plan(spec, job.reduction.unmeasured)
     if job.weights.kind is not WeightsKind.PATH:  # a file decides on the classifier
         OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
     loaded = create_model(
@@ -139,7 +143,8 @@ def image_count(job: Job) -> int:
     """Return the largest number of images that a job reads."""
     count = max(VERIFICATION_IMAGES, sum(batches_to_verify(job.batch)[0]))
     # The last ones calibrate, so that verification has others.
-    return count + calibration_count(job) if any(precision.calibrated for precision in job.precisions) else count
+    calibrating = calibration_count(job) if any(precision.calibrated for precision in job.precisions) else 0
+    return count + max(calibrating, 0 if job.reduction.capacity is None else CAPACITY_IMAGES)
 
 
 def calibration_count(job: Job) -> int:

@@ -18,6 +18,7 @@ from tofu_export.evaluate.images import demo_source
 from tofu_export.evaluate.subjects import file_subject
 from tofu_export.graph_patterns.lowering import MACS
 from tofu_export.images.inputs import InputSet
+from tofu_export.job.capacity import with_capacity
 from tofu_export.job.model import calibration_count, images_for, load_job_model
 from tofu_export.job.page import TOKENS, draw_tokens, why_no_token_maps
 from tofu_export.job.pipeline import run_export
@@ -80,6 +81,7 @@ class VitAdapter:
         with progress.step("load", f"loading {job.model}"):
             found = load_job_model(job, self._live)
             self._inputs = images_for(job, found)
+            found = with_capacity(found, job.reduction, self._inputs)
         loaded, self._spec, self._plan, self._output = found.loaded, found.spec, found.plan, found.output
         self._loaded = loaded
         self._model = patch.apply(loaded.model, found.plan, name=found.spec.name)
@@ -88,7 +90,9 @@ class VitAdapter:
         self._report = VitReport(
             model=_model_entry(loaded, found.spec),
             plan=found.plan.entry(),
-            output=OutputEntry(self._output.value, self._output.names_with(job.token_map), {}),
+            output=OutputEntry(
+                self._output.value, self._output.names_with(job.token_map, found.plan.counts_over_capacity), {}
+            ),
             command=job.command,
             environment=environment.collect(),
         )
@@ -199,6 +203,8 @@ class VitAdapter:
 
 
 def _planned(loaded: LoadedModel, plan: Plan) -> str:
+    if not plan.removes and plan.reduction.select.halts:
+        return f"{loaded.resolved}: tokens halt and stay, hidden from attention ({plan.gmacs_full:.2f} GMACs)"
     if not plan.removes:
         return f"{loaded.resolved}: no token is removed, this is the plain model ({plan.gmacs_full:.2f} GMACs)"
     entry = plan.entry()

@@ -3,9 +3,11 @@
 The command line and the Python API build the same objects, so both refuse the same values with the same messages.
 """
 
+from tofu_export.options.halting import Halting
 from tofu_export.options.kinds import (
     DEFAULT_R,
     MINIMUM_OPSET,
+    OVER_CAPACITY,
     PATCH_GROUPS,
     PLAN_SUFFIXES,
     PROP_ATTN,
@@ -32,11 +34,13 @@ from tofu_export.options.texts import parse_batches, parse_names
 __all__ = [
     "DEFAULT_R",
     "MINIMUM_OPSET",
+    "OVER_CAPACITY",
     "PATCH_GROUPS",
     "PLAN_SUFFIXES",
     "PROP_ATTN",
     "AttentionForm",
     "BatchRange",
+    "Halting",
     "IoType",
     "KeySource",
     "Method",

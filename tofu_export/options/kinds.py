@@ -11,6 +11,7 @@ __all__ = [
     "DEFAULT_KEEP_RATE",
     "DEFAULT_R",
     "MINIMUM_OPSET",
+    "OVER_CAPACITY",
     "PATCH_GROUPS",
     "PLAN_SUFFIXES",
     "PROP_ATTN",
@@ -48,6 +49,10 @@ PLAN_SUFFIXES = (".engine", ".plan", ".trt")
 PATCH_GROUPS = "patch_groups"
 """Name of the output that `--token-map` adds to any output kind, [B, patches] int64: the row of the reduced sequence
 that holds each input patch, alone or merged with others, or -1 if it was pruned."""
+
+OVER_CAPACITY = "tokens_over_capacity"
+"""Name of the output of a file whose tokens halt and leave, [B] int64: how many tokens of an image had to leave before
+they halted, because more were at work than a block has places for. 0: the file computes what the masked one does."""
 
 
 class Method(str, Enum):
@@ -232,9 +237,15 @@ class OutputKind(str, Enum):
         """Names of the outputs."""
         return ("tokens", "token_map") if self is OutputKind.TOKENS else (self.value,)
 
-    def names_with(self, token_map: bool) -> tuple[str, ...]:
-        """Return the names of the outputs, followed by that of `--token-map` if `token_map`."""
-        return (*self.names, PATCH_GROUPS) if token_map else self.names
+    def names_with(self, token_map: bool, over_capacity: bool = False) -> tuple[str, ...]:
+        """Return the names of all outputs.
+
+        Args:
+            token_map: followed by that of `--token-map`.
+            over_capacity: between them the count of `Plan.counts_over_capacity`.
+        """
+        more = ((over_capacity, OVER_CAPACITY), (token_map, PATCH_GROUPS))
+        return (*self.names, *(name for there, name in more if there))
 
     @classmethod
     def choose(cls, asked: OutputKind | None, num_classes: int, name: str) -> OutputKind:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tofu_export.errors import OptionError
 from tofu_export.options import shared
-from tofu_export.options.declaration import Alias, Section, opt
+from tofu_export.options.declaration import Alias, Section, group, opt
+from tofu_export.options.halting import Halting
 from tofu_export.options.kinds import (
     DEFAULT_KEEP_RATE,
     DEFAULT_R,
@@ -34,11 +35,13 @@ PAPER_PRUNE_LAYERS = 6
 class Reduction:
     """How many tokens leave, where and how.
 
-    The amount is given by one of `r`, `keep_rate`, `gmacs` and `speedup`. Without any of them r is 16, and a
-    predictor's keep rate 0.7.
+    The amount is given by one of `r`, `keep_rate`, `gmacs`, `speedup` and `capacity`. Without any of them r is 16, a
+    predictor's keep rate 0.7, and if tokens halt none leaves: r is 0.
 
     Attributes:
         r: tokens to remove per layer: one number for all layers, or one per layer. None if not given so.
+        capacity: share of the images, over 0 and up to 1, whose tokens at work all have a place in every block; the
+            places are measured on images (`job.capacity`). Only if tokens halt.
         mode: what the merging layers do.
         prune_layers: layers `l < prune_layers` (0-based) prune, the others merge. None: a quarter of the layers for
             weighted MLERP, 0 for `tome`, which has no pruning layers, and for the others 6 as in the paper, at most
@@ -58,6 +61,7 @@ class Reduction:
             so that norm, pooling and head see the sequence at its full length. None: only for a grid output.
         keys: tokens are compared by the keys after or before their rotary embedding.
         select: how the tokens that leave are chosen.
+        halting: when tokens halt, if `select` says that they do.
         plan_file: name of the file that r and pattern come from (`planning.plan_file`): they hold exactly, and are
             refused if the model cannot remove so many. None: r is capped to what a layer can remove.
 
@@ -82,6 +86,10 @@ class Reduction:
     speedup: float | None = opt(
         None, "Instead of --r: the smallest reduction that needs X times fewer GMACs, such as 1.8.", Section.REDUCTION,
         metavar="X", everyday=True,
+    )  # fmt: skip
+    capacity: float | None = opt(
+        None, "Instead of --r, with --select halting: places for all tokens at work in this share of --images.",
+        Section.REDUCTION, metavar="SHARE",
     )  # fmt: skip
     mode: Mode = opt(Mode.WEIGHTED_MLERP, "What merging layers do.", Section.REDUCTION, everyday=True)
     prune_layers: int | None = opt(
@@ -109,6 +117,7 @@ class Reduction:
         KeySource.POST_ROPE, "Compare tokens by keys with or without their rotary embedding.", Section.REDUCTION
     )
     select: Selection = shared.select()
+    halting: Halting = group(Halting)
     plan_file: str | None = opt(
         None, "Instead of all these: a file that plan -o or tune wrote, or a report.json.", Section.REDUCTION,
         metavar="FILE", typed=Path, everyday=True,
@@ -118,14 +127,19 @@ class Reduction:
         if not self.asked and self.select is Selection.PREDICTOR:
             object.__setattr__(self, "keep_rate", DEFAULT_KEEP_RATE)
         elif not self.asked:
-            object.__setattr__(self, "r", DEFAULT_R)
+            object.__setattr__(self, "r", 0 if self.select is Selection.HALTING else DEFAULT_R)
         if len(self.asked) > 1:
             raise OptionError(
-                f"{' and '.join(self.asked)} each say how many tokens leave: give one of r, keep_rate, gmacs, speedup"
+                f"{' and '.join(self.asked)} each say how many tokens leave: give one of r, keep_rate, gmacs, speedup, "
+                "capacity"
             )
         if self.r is not None:
             _check_r(self.r)
-        for name, least, most in (("keep_rate", 0.0, 1.0), ("gmacs", 0.0, math.inf), ("speedup", 1.0, math.inf)):
+        shares, numbers = (
+            (("keep_rate", 0.0, 1.0), ("capacity", 0.0, 1.0)),
+            (("gmacs", 0.0, math.inf), ("speedup", 1.0, math.inf)),
+        )
+        for name, least, most in (*shares, *numbers):
             _check_number(name, getattr(self, name), least, most)
         for layer in self.exclude_layers:
             if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
@@ -133,6 +147,7 @@ class Reduction:
         object.__setattr__(self, "exclude_layers", tuple(sorted(set(self.exclude_layers))))
         kinds = {
             "mode": Mode, "schedule": Schedule, "keys": KeySource, "pruned_sizes": PrunedSizes, "select": Selection,
+            "halting": Halting,
         }  # fmt: skip
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
@@ -148,17 +163,47 @@ class Reduction:
             _check_pattern(self.pattern)
             if self.prune_layers is not None:
                 raise OptionError("pattern and prune_layers both say which layers prune: give one of them")
+        self._check_halting()
         if self.plan_file is not None and not (isinstance(self.r, tuple) and self.pattern is not None):
             raise OptionError("a plan file gives r and a method for each layer: give both, or leave out plan_file")
         if self.schedule is not Schedule.CONSTANT and (isinstance(self.r, tuple) or self.keep_rate is not None):
             given = "a list of r" if self.keep_rate is None else "keep_rate"
             raise OptionError(f"{given} already is a schedule: leave out schedule={self.schedule.value!r}")
 
+    def _check_halting(self) -> None:
+        """Refuse what does not go with tokens that halt, or only with them."""
+        if not self.select.halts:
+            if self.capacity is not None:
+                raise OptionError("capacity is for tokens that halt: give select='halting' (--select halting) with it")
+            if self.halting != Halting():
+                raise OptionError(
+                    "a halting gate is given, but no token halts: add select='halting' (--select halting)"
+                )
+            return
+        if self.pattern is not None and set(self.pattern) - {Method.PRUNE.value, Method.NONE.value}:
+            raise OptionError(
+                f"pattern {self.pattern!r} merges tokens, but a halted token only leaves: P or - per layer"
+            )
+        if self.prop_attn or self.restore_grid:
+            wrong = "prop_attn" if self.prop_attn else "restore_grid"
+            raise OptionError(f"{wrong} does not go with select='halting', whose tokens leave without a trace")
+
     @property
     def asked(self) -> Mapping[str, int | float | tuple[int, ...]]:
         """The one way in which the amount is given, by the name of its field."""
-        ways = {"r": self.r, "keep_rate": self.keep_rate, "gmacs": self.gmacs, "speedup": self.speedup}
-        return {name: value for name, value in ways.items() if value is not None}
+        ways = ("r", "keep_rate", "gmacs", "speedup", "capacity")
+        return {name: getattr(self, name) for name in ways if getattr(self, name) is not None}
+
+    @property
+    def unmeasured(self) -> Reduction:
+        """The reduction with no token leaving in place of a capacity that is still to be measured."""
+        return self if self.capacity is None else replace(self, capacity=None, r=0)
+
+    def with_gate(self, gate: Halting) -> Reduction:
+        """Return the reduction with the gate that the weights were trained with, unless another one is given."""
+        if not self.select.halts or self.halting != Halting():
+            return self
+        return replace(self, halting=gate)
 
     @property
     def takes_over(self) -> bool:
@@ -217,7 +262,7 @@ class Reduction:
             return tuple(Method(letter) for letter in self.pattern)
         if self.prune_layers is not None and self.prune_layers > depth:
             raise OptionError(f"prune_layers is {self.prune_layers}, but the model has only {depth} layers")
-        pruning = self.boundary(depth)
+        pruning = depth if self.select.halts else self.boundary(depth)
         return (Method.PRUNE,) * pruning + (self.mode.method,) * (depth - pruning)
 
     def boundary(self, depth: int) -> int:

@@ -32,6 +32,9 @@ class Selection(str, Enum):
     `PREDICTOR`: before a block, the tokens that a trained predictor gives the lowest keep score; if they merge, all
     into one. Source: DynamicViT, arXiv 2106.02034, and SPViT, arXiv 2112.13890.
 
+    `HALTING`: before a block, the tokens that have the least of their budget left, halted ones first; halted tokens are
+    hidden from attention in any case. Source: A-ViT, arXiv 2112.07658.
+
     `RANDOM`, `STRIDED`: the same positions in every image, drawn once or evenly spaced. Baselines.
     """
 
@@ -41,6 +44,7 @@ class Selection(str, Enum):
     RANDOM = "random"
     STRIDED = "strided"
     PREDICTOR = "predictor"
+    HALTING = "halting"
 
     @property
     def reads_class_attention(self) -> bool:
@@ -48,19 +52,34 @@ class Selection(str, Enum):
         return self is Selection.CLASS_ATTENTION
 
     @property
+    def needs_class_token(self) -> bool:
+        """True if the selection cannot do without a class token in the blocks."""
+        return self in (Selection.CLASS_ATTENTION, Selection.HALTING)
+
+    @property
     def reads_importance(self) -> bool:
         """True if tokens are ranked by a score of their own, which then also weighs the tokens of a merge."""
-        return self in (Selection.CLASS_ATTENTION, Selection.PREDICTOR)
+        return self in (Selection.CLASS_ATTENTION, Selection.PREDICTOR, Selection.HALTING)
+
+    @property
+    def has_predictors(self) -> bool:
+        """True if modules beside the blocks score the tokens: the weights have to have them."""
+        return self is Selection.PREDICTOR
 
     @property
     def is_trained(self) -> bool:
         """True if the weights were trained to choose: they say where, and that token sizes stay out of attention."""
-        return self is Selection.PREDICTOR
+        return self in (Selection.PREDICTOR, Selection.HALTING)
+
+    @property
+    def halts(self) -> bool:
+        """True if tokens halt one by one (`Halting`), whether or not they leave; then nothing merges."""
+        return self is Selection.HALTING
 
     @property
     def is_before_block(self) -> bool:
         """True if tokens leave before the attention of a block, not between its attention and its MLP."""
-        return self is Selection.PREDICTOR
+        return self in (Selection.PREDICTOR, Selection.HALTING)
 
     @property
     def finds_partners(self) -> bool:

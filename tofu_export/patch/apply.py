@@ -55,8 +55,13 @@ def apply(model: nn.Module, plan: Plan, *, name: str = "the model") -> nn.Module
             )
         if plan.reduction.keys is KeySource.PRE_ROPE and getattr(model, "rope", None) is None:
             raise OptionError(f"{name} has no rotary embedding: leave out keys={plan.reduction.keys.value!r} (--keys)")
-        if plan.reduction.select.reads_class_attention and not has_class_token(model):
+        if plan.reduction.select.needs_class_token and not has_class_token(model):
             raise UnsupportedModelError(without_class_token(name, plan.reduction.select))
+        if plan.reduction.select.halts and (pool := getattr(model, "global_pool", "token")) != "token":
+            raise UnsupportedModelError(
+                f"{name} pools by {pool!r}, but of tokens that halt only the class token has an output: choose another "
+                "selection, or build the model with global_pool='token'"
+            )
         known = predictors_of(model)
         if plan.predictor is not None and (known is None or known.kind is not plan.predictor):
             raise ValueError(f"the plan is for predictors of {plan.predictor.value}, which {name} does not have")
@@ -77,7 +82,7 @@ def _install(model: nn.Module, plan: Plan) -> None:
         fused_attn = _fused_attn(block)
         predictor = next(predictors, None) if layer.method is not Method.NONE else None
         setattr(block, SETTING, BlockSetting(adapter, layer, plan, fused_attn, predictor))
-        if plan.removes:  # else no keys are captured: attention stays as its owner chose, bit for bit
+        if plan.removes or plan.reduction.select.halts:  # else attention stays as its owner chose, bit for bit
             _set_fused_attn(block, dict.fromkeys(fused_attn, True))
         add_mixin(block, FusedBlock)
     add_mixin(model, FusedModel)

@@ -22,6 +22,7 @@ from tofu_export.planning.plan import removable
 
 __all__ = ["fuse", "reduce_state"]
 
+_COMPANIONS = ("sizes", "positions", "rows", "groups")
 _MAPS = ("rows", "groups")
 """Companions that keep an entry for each original token, however few are left."""
 
@@ -119,7 +120,7 @@ def reduce_state(
     Raises:
         ValueError: as in `fuse`.
     """
-    x, sizes, positions, rows, groups, _ = state
+    x, sizes, positions, rows, groups, *_ = state
     most = removable(x.shape[1], prefix, select)
     if not 0 <= removed <= most:
         raise ValueError(
@@ -204,7 +205,7 @@ def _reduce_symbolically(
     """Leave one `tofu::Fuse(x, metric, sizes?, positions?, rows?, groups?, importance?)` node in the graph."""
     batch, tokens, channels = state.tokens.shape
     left = tokens - removed
-    companions = {name: value for name, value in state._asdict().items() if name not in ("tokens", "bias")}
+    companions = {name: getattr(state, name) for name in _COMPANIONS}
     given = {name: value for name, value in companions.items() if value is not None}
     shapes = [(batch, value.shape[1] if name in _MAPS else left, 1) for name, value in given.items()]
     attributes: dict[str, Any] = {

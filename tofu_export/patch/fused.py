@@ -10,6 +10,7 @@ from tofu_export.errors import UnsupportedModelError
 from tofu_export.options import KeySource
 from tofu_export.patch.blocks import BlockAdapter
 from tofu_export.patch.fuse import reduce_state
+from tofu_export.patch.halting import count_over, hide_halted, rest, spend
 from tofu_export.patch.keys import mean_over_heads, unrotated_keys
 from tofu_export.patch.places import place_rope
 from tofu_export.patch.predictors import importance_of
@@ -31,7 +32,7 @@ class BlockSetting:
         layer: plan of the block.
         plan: plan of the model.
         fused_attn: whether each attention in the unpatched block is fused, by its name.
-        predictor: scores the tokens that enter the block, which leave before it; None if they leave in it.
+        predictor: scores the tokens that enter the block, which leave before it; None without trained predictors.
         is_last: True for the last block.
     """
 
@@ -60,10 +61,10 @@ class FusedBlock:
         """Run attention half and MLP half, and the reduction before or between them.
 
         [B, N, C] -> [B, N - removed, C], wrapped but in the last block, which returns all N tokens of the first one if
-        the plan restores them.
+        the plan restores them, and the protected ones alone, [B, P, C], if tokens halt.
         """
         setting: BlockSetting = getattr(self, SETTING)
-        adapter, layer, plan = setting.adapter, setting.layer, setting.plan
+        adapter, layer, plan, halts = setting.adapter, setting.layer, setting.plan, setting.plan.reduction.select.halts
         if attn_mask is not None or is_causal:
             raise UnsupportedModelError("a reduced model takes no attention mask: call it with the image only")
         state = x if isinstance(x, TokenState) else TokenState(x)
@@ -73,13 +74,14 @@ class FusedBlock:
                 "make a new plan for this image size"
             )
         rope = kwargs.get("rope")
-        if layer.removed and setting.predictor is not None:
-            scores = importance_of(setting.predictor, state, plan.prefix_tokens, packs=plan.packs)
-            state = _reduced(setting, state, importance=scores, placed=rope is not None)
+        between = layer.removed > 0 and not plan.reduction.select.is_before_block
+        if layer.removed and not between:
+            state = _reduced(setting, state, importance=_importance(setting, state), placed=rope is not None)
+        if halts:
+            state = hide_halted(state)
         if rope is not None:
             kwargs["rope"] = place_rope(rope, state.positions, plan.prefix_tokens)
         attentions = adapter.attentions(self)
-        between = layer.removed > 0 and setting.predictor is None
         unrotated = between and plan.reduction.keys is KeySource.PRE_ROPE
         capture = adapter.capture(state)  # not `as capture`: torch.compile would break the graph there (torch 2.14)
         with capture, unrotated_keys(attentions if unrotated else ()) as keys:
@@ -97,13 +99,21 @@ class FusedBlock:
             seen = capture.class_attention() if plan.reduction.select.reads_class_attention else None
             state = _reduced(setting, state, metric, importance=seen, placed=placed)
         state = state._replace(tokens=adapter.feed(self, state.tokens))
-        if not setting.is_last:
-            return state
-        if plan.restores_grid:
-            state = restore(state)
-        if (token_map := current_token_map()) is not None:
-            token_map.note(state)
-        return state.tokens
+        if setting.is_last:
+            if plan.restores_grid:
+                state = restore(state)
+            if (token_map := current_token_map()) is not None:
+                token_map.note(state)
+        if halts:
+            state = spend(state, plan.reduction.halting, plan.prefix_tokens, layer.layer, last=setting.is_last)
+        return state.tokens if setting.is_last else state
+
+
+def _importance(setting: BlockSetting, state: TokenState) -> Tensor:
+    """Return what the tokens that enter a block are ranked by, [B, N] float32, if they leave before it."""
+    if setting.predictor is None:
+        return rest(state)
+    return importance_of(setting.predictor, state, setting.plan.prefix_tokens, packs=setting.plan.packs)
 
 
 def _reduced(
@@ -112,13 +122,13 @@ def _reduced(
     """Remove tokens in one layer as its plan says; `placed`: the model depends on positions of tokens."""
     layer, plan, token_map = setting.layer, setting.plan, current_token_map()
     attends = not setting.is_last or plan.reduction.select.is_before_block  # an attention follows
-    state = reduce_state(
+    reduced = reduce_state(
         state,
         metric,
         method=layer.method,
         removed=layer.removed,
         prefix=plan.prefix_tokens,
-        track_sizes=plan.tracks_sizes,
+        track_sizes=plan.tracks_sizes or plan.reduction.select.halts,
         pruned_sizes=plan.reduction.sizes_of_pruned,
         track_positions=placed and attends,
         track_rows=plan.restores_grid or (token_map is not None and token_map.wants_rows),
@@ -128,7 +138,9 @@ def _reduced(
         layer=layer.layer,
         depth=len(plan.layers),
     )
-    return state.with_bias() if plan.prop_attn and attends else state
+    if plan.reduction.select.halts:
+        return count_over(state, reduced)
+    return reduced.with_bias() if plan.prop_attn and attends else reduced
 
 
 class FusedModel:

@@ -7,9 +7,11 @@ Source: EViT, arXiv 2202.07800, section 3, whose score is the attention of the c
 
 from __future__ import annotations
 
+import math
+
 from tofu_export.patch.matching import Candidates, Matching, Scores, pooled_matching, take
 
-__all__ = ["LEAST_IMPORTANCE", "importance_scores", "match_by_importance"]
+__all__ = ["LEAST_IMPORTANCE", "budget_scores", "importance_scores", "match_by_importance"]
 
 LEAST_IMPORTANCE = 1e-12
 """Floor of importance, so that tokens that nothing attends to, or that no predictor keeps, have a mean, too."""
@@ -23,6 +25,17 @@ def importance_scores(candidates: Candidates) -> Scores:
     assert candidates.importance is not None  # reduce_state
     unseen = -take(candidates.importance, candidates.roles.sources).log()
     return Scores(None, unseen / unseen.amax(dim=-1, keepdim=True).clamp_min(LEAST_IMPORTANCE))
+
+
+def budget_scores(candidates: Candidates) -> Scores:
+    """Score tokens by the negative logarithm of the rest of their budgets, as a share of that of a halted one.
+
+    Rounding moves the logarithm by its own size times the steepness of the gate, however much is left; a share of the
+    largest score would call rounding large where all tokens have nearly all left.
+    """
+    assert candidates.importance is not None  # reduce_state
+    spent = -take(candidates.importance, candidates.roles.sources).log()
+    return Scores(None, spent / -math.log(LEAST_IMPORTANCE))
 
 
 def match_by_importance(scores: Scores, removed: int) -> Matching:

@@ -13,7 +13,7 @@ from tofu_export.patch.apply import applied_plan
 from tofu_export.patch.support import block_prefix, whole_prefix
 from tofu_export.patch.token_map import TokenMap, collect_token_map
 
-__all__ = ["check_planned", "choose_output", "grid_shape", "joined_later", "outputs_of"]
+__all__ = ["check_planned", "choose_output", "grid_shape", "joined_later", "output_names", "outputs_of"]
 
 
 def choose_output(model: nn.Module, asked: OutputKind | None, name: str = "the model") -> OutputKind:
@@ -22,7 +22,8 @@ def choose_output(model: nn.Module, asked: OutputKind | None, name: str = "the m
     Raises:
         OptionError: there is no classifier to give the logits that were asked for, or the model carries a plan that
             does not restore the grid.
-        UnsupportedModelError: the model, patched or not, has no pooling for logits or features, or no grid.
+        UnsupportedModelError: the model, patched or not, has no pooling for logits or features, or no grid, or its
+            tokens halt and have no output.
     """
     architecture: Any = model
     kind = OutputKind.choose(asked, int(architecture.num_classes), name)
@@ -31,6 +32,12 @@ def choose_output(model: nn.Module, asked: OutputKind | None, name: str = "the m
             f"{name} has no pooling, so its {kind.value} are a sequence of tokens, which a reduction takes apart: "
             "choose --output-kind tokens or grid, or give it one, for example "
             "timm.create_model(..., global_pool='avg')"
+        )
+    plan = applied_plan(model)
+    if plan is not None and plan.reduction.select.halts and kind not in (OutputKind.LOGITS, OutputKind.FEATURES):
+        raise UnsupportedModelError(
+            f"{name} has no {kind.value} to give: of tokens that halt only the class token has an output "
+            "(--output-kind logits or features)"
         )
     if kind is OutputKind.GRID:
         _patch_embedding(model, name)
@@ -63,8 +70,16 @@ def joined_later(model: nn.Module) -> int:
     return whole_prefix(model) - block_prefix(model)
 
 
+def output_names(model: nn.Module, kind: OutputKind, *, token_map: bool = False) -> tuple[str, ...]:
+    """Return the names of what `outputs_of` returns."""
+    plan = applied_plan(model)
+    return kind.names_with(token_map, plan is not None and plan.counts_over_capacity)
+
+
 def outputs_of(model: nn.Module, kind: OutputKind, pixels: Tensor, *, token_map: bool = False) -> tuple[Tensor, ...]:
-    """Run a model, patched or not, and return the outputs of `kind` (`OutputKind.names_with`).
+    """Run a model, patched or not, and return the outputs of `kind` (`output_names`).
+
+    The count of a model whose tokens halt and leave (`OVER_CAPACITY`) is among them.
 
     Args:
         model: a supported timm model.
@@ -79,12 +94,17 @@ def outputs_of(model: nn.Module, kind: OutputKind, pixels: Tensor, *, token_map:
     """
     if token_map:
         check_planned(model)
-    if kind is not OutputKind.TOKENS and not token_map:
+    plan = applied_plan(model)
+    counts = plan is not None and plan.counts_over_capacity
+    if kind is not OutputKind.TOKENS and not token_map and not counts:
         return (_run(model, kind, pixels),)
     with collect_token_map(rows=kind is OutputKind.TOKENS, groups=token_map) as found:
         outputs = [_run(model, kind, pixels)]
     if kind is OutputKind.TOKENS:
         outputs.append(_whole_map(outputs[0], found))
+    if counts:
+        assert found.over is not None  # tokens left
+        outputs.append(found.over)
     if token_map:
         outputs.append(_patch_groups(model, found, pixels.shape[0]))
     return tuple(outputs)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tofu_export.options import Selection
 from tofu_export.patch.energy import energy_scores, match_by_energy
-from tofu_export.patch.importance import importance_scores, match_by_importance
+from tofu_export.patch.importance import budget_scores, importance_scores, match_by_importance
 from tofu_export.patch.matching import Candidates, Matching, Scores, match, similarity
 
 __all__ = ["SELECTORS", "Selector"]
@@ -30,4 +30,5 @@ SELECTORS: dict[Selection, Selector] = {
     Selection.RANDOM: _TWO_SETS,  # all sources leave, and each joins the nearest of the others
     Selection.STRIDED: _TWO_SETS,
     Selection.PREDICTOR: _BY_IMPORTANCE,
+    Selection.HALTING: Selector(budget_scores, match_by_importance),
 }

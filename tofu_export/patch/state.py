@@ -28,6 +28,9 @@ class TokenState(NamedTuple):
             that holds it, 0 once it was pruned. None while no token has left, or if not requested.
         bias: [B, 1, 1, N] in the type of `tokens`, the logarithm of `sizes`, which is added to the attention scores.
             Computed once after each reduction. None if nothing is added.
+        output: [B, P, C] float32, weighted sum of the protected tokens over the blocks so far, if tokens halt. `sizes`
+            are then budgets (`halting`), and `bias` hides the halted tokens.
+        over: [B] int64, tokens with a budget left that had to leave, if tokens halt; None before any left.
     """
 
     tokens: Tensor
@@ -36,6 +39,8 @@ class TokenState(NamedTuple):
     rows: Tensor | None = None
     groups: Tensor | None = None
     bias: Tensor | None = None
+    output: Tensor | None = None
+    over: Tensor | None = None
 
     def with_bias(self) -> TokenState:
         """Return the state with the bias that follows from `sizes`, or the state itself if there are no sizes."""

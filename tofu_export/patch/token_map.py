@@ -33,6 +33,7 @@ class TokenMap:
         tokens: tokens that left the last block; 0 until it ran.
         rows: [B, N0, 1] int64; None if each token stands for itself.
         groups: [B, N0-P, 1] int64; None if each patch is a token of its own.
+        over: [B] int64, tokens that had to leave before they halted; None if tokens do not halt, or none leaves.
     """
 
     def __init__(self, *, rows: bool, groups: bool) -> None:
@@ -41,12 +42,14 @@ class TokenMap:
         self.tokens = 0
         self.rows: Tensor | None = None
         self.groups: Tensor | None = None
+        self.over: Tensor | None = None
 
     def note(self, state: TokenState) -> None:
         """Record the state that leaves the last block."""
         self.tokens = state.tokens.shape[1]
         self.rows = state.rows
         self.groups = state.groups
+        self.over = state.over
 
 
 _COLLECTOR: ContextVar[TokenMap | None] = ContextVar("tofu_export_token_map", default=None)

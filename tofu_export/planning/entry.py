@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tofu_export.options import Method, PrunedSizes, Selection
 from tofu_export.system.typed_json import optional
 
-__all__ = ["Gmacs", "LayerEntry", "PlanEntry", "amount_words"]
+__all__ = ["Gmacs", "HaltingEntry", "LayerEntry", "PlanEntry", "amount_words"]
 
 Amount = int | float | str | tuple[int, ...]
 
@@ -46,6 +46,15 @@ class LayerEntry:
         return self.method == Method.PRUNE.word
 
 
+@dataclass(frozen=True)
+class HaltingEntry:
+    """Gate by which tokens halt (`options.Halting`)."""
+
+    scale: float
+    center: float
+    least: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanEntry:
     """Reduction of a Vision Transformer as documents hold it.
@@ -66,6 +75,7 @@ class PlanEntry:
         restore_grid: all tokens are restored after the blocks.
         keys: which keys tokens are compared by.
         select: how the tokens that leave are chosen; None for bipartite matching, the only way at first.
+        halting: gate by which tokens halt; None if they do not.
         predictor: kind of the trained predictors that choose, before the layers that remove tokens; None without.
         layers: one entry per block.
         gmacs: cost.
@@ -84,6 +94,7 @@ class PlanEntry:
     restore_grid: bool = False
     keys: str | None = None
     select: str | None = optional()
+    halting: HaltingEntry | None = optional()
     predictor: str | None = optional()
     layers: tuple[LayerEntry, ...]
     gmacs: Gmacs

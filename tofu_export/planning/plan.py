@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import takewhile
 
 from tofu_export.errors import OptionError, UnsupportedModelError
-from tofu_export.options import Method, Reduction, Roles, Selection
+from tofu_export.options import Halting, Method, Reduction, Roles, Selection
 from tofu_export.planning.budget import Budget, smallest_reduction
-from tofu_export.planning.entry import Gmacs, LayerEntry, PlanEntry
+from tofu_export.planning.entry import Gmacs, HaltingEntry, LayerEntry, PlanEntry
 from tofu_export.planning.trained import PredictorKind, Predictors, kept_by_share, methods_trained
 from tofu_export.system.typed_json import JsonObject, to_object
 
@@ -64,6 +64,7 @@ class ModelSpec:
         tail_token: cost per token of everything after the blocks.
         tail_fixed: cost per image of everything after the blocks.
         predictors: trained predictors of tokens to keep; None without them.
+        gate: gate by which the weights were trained to halt tokens; None if they do not say.
     """
 
     name: str
@@ -79,6 +80,7 @@ class ModelSpec:
     tail_token: int
     tail_fixed: int
     predictors: Predictors | None = None
+    gate: Halting | None = None
 
     @property
     def depth(self) -> int:
@@ -177,6 +179,11 @@ class Plan:
         return self.reduction.select.roles(layer.tokens_in, self.prefix_tokens, layer.removed, layer.layer)
 
     @property
+    def counts_over_capacity(self) -> bool:
+        """True if tokens may have to leave that have not halted, which an output counts (`OVER_CAPACITY`)."""
+        return self.reduction.select.halts and self.removes
+
+    @property
     def removes(self) -> bool:
         """True if any token leaves."""
         return any(layer.removed for layer in self.layers)
@@ -216,6 +223,7 @@ class Plan:
             restore_grid=self.restores_grid,
             keys=reduction.keys.value,
             select=selection_key(reduction.select).get("select"),
+            halting=HaltingEntry(**asdict(reduction.halting)) if reduction.select.halts else None,
             predictor=None if self.predictor is None else self.predictor.value,
             layers=tuple(
                 LayerEntry(layer.layer, layer.method.word, layer.tokens_in, layer.removed, layer.tokens_out)
@@ -248,7 +256,7 @@ def removable(tokens: int, prefix_tokens: int, select: Selection = Selection.BIP
 def without_class_token(name: str, select: Selection) -> str:
     """Return why a model without a class token cannot be reduced by `select`."""
     return (
-        f"{name} has no class token in its blocks, whose attention {select.value} needs: choose another selection, "
+        f"{name} has no class token in its blocks, which {select.value} needs: choose another selection, "
         "such as --select bipartite or --select energy"
     )
 
@@ -263,8 +271,12 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
         OptionError: the selection needs trained predictors that the model does not have, or it has unused ones.
     """
     _check_depth(spec, reduction)
+    if spec.gate is not None:
+        reduction = reduction.with_gate(spec.gate)
+    if reduction.capacity is not None:
+        raise OptionError("capacity is measured on images, with the weights: export does that, a plan alone needs --r")
     methods = _methods(spec, reduction)
-    if reduction.select.reads_class_attention and spec.prefix_tokens == 0:
+    if reduction.select.needs_class_token and spec.prefix_tokens == 0:
         raise UnsupportedModelError(without_class_token(spec.name, reduction.select))
     if spec.depth == 0:
         raise OptionError(f"{spec.name} has no blocks to reduce")
@@ -291,13 +303,13 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
 def _methods(spec: ModelSpec, reduction: Reduction) -> tuple[Method, ...]:
     """Return the method of each layer; weights with predictors and the selection have to go together."""
     if spec.predictors is None:
-        if reduction.select.is_trained:
+        if reduction.select.has_predictors:
             raise OptionError(
                 f"{spec.name} has no trained predictors, which --select {reduction.select.value} needs: give weights "
                 "that have them (score_predictor tensors of DynamicViT or SPViT), or choose another selection"
             )
         return reduction.methods(spec.depth)
-    if not reduction.select.is_trained:
+    if not reduction.select.has_predictors:
         raise OptionError(
             f"the weights of {spec.name} have {spec.predictors.count} trained predictors of tokens to keep "
             f"({spec.predictors.kind.value}): add --select predictor, or --allow-dropped to leave them out"
@@ -342,16 +354,17 @@ def _removed(spec: ModelSpec, reduction: Reduction, methods: Sequence[Method], f
     def capped(amounts: Sequence[int]) -> tuple[int, ...]:
         removed = []
         tokens, fixed = spec.tokens, spec.prefix_tokens
-        for amount, method in zip(amounts, methods, strict=True):
-            removed.append(0 if method is Method.NONE else min(amount, removable(tokens, fixed, reduction.select)))
+        for layer, (amount, method) in enumerate(zip(amounts, methods, strict=True)):
+            most = _removable_in(layer, tokens, fixed, reduction.select)
+            removed.append(0 if method is Method.NONE else min(amount, most))
             tokens -= removed[-1]
             fixed += reduction.select.is_trained and method.merges and removed[-1] > 0  # a package token
         return tuple(removed)
 
-    if reduction.keep_rate is not None and reduction.select.is_trained:
+    if reduction.keep_rate is not None and reduction.select.has_predictors:
         return capped(kept_by_share(reduction.keep_rate, spec.tokens - spec.prefix_tokens, methods))
     if reduction.keep_rate is not None:
-        return _removed_at(reduction.keep_rate, spec, methods)
+        return _removed_at(reduction.keep_rate, spec, methods, reduction.select)
     if reduction.r is not None:
         return capped(reduction.amounts(spec.depth))
     budget = Budget.of(full, gmacs=reduction.gmacs, speedup=reduction.speedup)
@@ -364,14 +377,21 @@ def _removed(spec: ModelSpec, reduction: Reduction, methods: Sequence[Method], f
     )
 
 
-def _removed_at(keep_rate: float, spec: ModelSpec, methods: Sequence[Method]) -> tuple[int, ...]:
+def _removable_in(layer: int, tokens: int, fixed: int, select: Selection) -> int:
+    """Return the most tokens that can leave in one layer; none before the first block if tokens halt after blocks."""
+    return 0 if select.halts and layer == 0 else removable(tokens, fixed, select)
+
+
+def _removed_at(keep_rate: float, spec: ModelSpec, methods: Sequence[Method], select: Selection) -> tuple[int, ...]:
     """Return the tokens that leave when each layer keeps `keep_rate` of its unprotected ones, at least half."""
     leaving = 1 - Fraction(str(keep_rate))  # exactly what was written: 10 tokens at 0.9 lose 1, in binary they lose 0
     removed = []
     tokens = spec.tokens
-    for method in methods:
+    for layer, method in enumerate(methods):
         share = int(leaving * max(tokens - spec.prefix_tokens, 0))
-        removed.append(0 if method is Method.NONE else min(share, removable(tokens, spec.prefix_tokens)))
+        removed.append(
+            0 if method is Method.NONE else min(share, _removable_in(layer, tokens, spec.prefix_tokens, select))
+        )
         tokens -= removed[-1]
     return tuple(removed)
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from tofu_export.errors import OptionError
-from tofu_export.options import KeySource, Method, PrunedSizes, Reduction, Selection
+from tofu_export.options import Halting, KeySource, Method, PrunedSizes, Reduction, Selection
 from tofu_export.planning.plan import ModelSpec, Plan, selection_key
 from tofu_export.system.files import write_text
 from tofu_export.system.json_file import read_json
@@ -43,7 +43,7 @@ _LONGEST = 300
 
 _KEYS = frozenset(
     {"schema_version", "model", "image_size", "tokens", "prefix_tokens", "layers", "prop_attn",
-     "pruned_sizes", "keys", "select", "gmacs", "provenance"}
+     "pruned_sizes", "keys", "select", "halting", "gmacs", "provenance"}
 )  # fmt: skip
 _KNOWN = ", ".join(f"{method.value} ({method.word})" for method in Method)
 
@@ -60,6 +60,7 @@ class PlanFile:
         pruned_sizes: what happens to the size of a pruned token.
         keys: which keys tokens are compared by.
         select: how the tokens that leave are chosen.
+        halting: when tokens halt, if they do.
         model: name of the model that the plan was made for; None if the file does not say.
         provenance: how the plan was made.
     """
@@ -71,6 +72,7 @@ class PlanFile:
     pruned_sizes: PrunedSizes = PrunedSizes.TAKE_OVER
     keys: KeySource = KeySource.POST_ROPE
     select: Selection = Selection.BIPARTITE
+    halting: Halting = field(default_factory=Halting)
     model: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -130,7 +132,8 @@ class PlanFile:
         provenance = document.get("provenance", {})
         if not isinstance(provenance, dict):
             _refuse(place, f"provenance is {provenance!r}, expected an object")
-        return cls(path, methods, r, prop_attn, pruned_sizes, keys, select, model, provenance)
+        halting = _halting(place, document.get("halting"))
+        return cls(path, methods, r, prop_attn, pruned_sizes, keys, select, halting, model, provenance)
 
     @property
     def pattern(self) -> str:
@@ -146,6 +149,7 @@ class PlanFile:
             pruned_sizes=self.pruned_sizes,
             keys=self.keys,
             select=self.select,
+            halting=self.halting,
             restore_grid=restore_grid,
             plan_file=self.path.name,
         )
@@ -176,6 +180,7 @@ def write_plan_file(path: Path, spec: ModelSpec, plan: Plan, provenance: Mapping
         "pruned_sizes": plan.reduction.sizes_of_pruned.value,
         "keys": plan.reduction.keys.value,
         **selection_key(plan.reduction.select),
+        **({"halting": to_plain(plan.reduction.halting)} if plan.reduction.select.halts else {}),
         "gmacs": to_plain(plan.entry().gmacs),
         "provenance": dict(provenance),
     }  # fmt: skip
@@ -215,7 +220,8 @@ def _from_report(place: str, document: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(rows, list)
         else rows
     )
-    found = {key: plan[key] for key in ("pattern", "prop_attn", "pruned_sizes", "keys", "select") if key in plan}
+    kept = ("pattern", "prop_attn", "pruned_sizes", "keys", "select", "halting")
+    found = {key: plan[key] for key in kept if key in plan}
     version = SCHEMA_VERSION if "pruned_sizes" in plan else _WITHOUT_SIZES
     return {**found, "schema_version": version, "model": name, "layers": layers}
 
@@ -227,6 +233,19 @@ def _choice(place: str, document: Mapping[str, Any], key: str, default: Choice) 
     if not isinstance(word, str) or word not in known:
         _refuse(place, f"{key} is {word!r}, expected one of {', '.join(known)}")
     return known[word]
+
+
+def _halting(place: str, given: Any) -> Halting:
+    """Return the gate in the file, or the default one if absent."""
+    if given is None:
+        return Halting()
+    names = {entry.name for entry in fields(Halting)}
+    if not isinstance(given, dict) or set(given) - names:
+        _refuse(place, f"halting is {given!r}, expected an object with some of {', '.join(sorted(names))}")
+    try:
+        return Halting(**given)
+    except OptionError as error:
+        _refuse(place, str(error))
 
 
 def _layer(place: str, index: int, row: Any) -> tuple[Method, int]:

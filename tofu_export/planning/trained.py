@@ -66,7 +66,7 @@ def methods_trained(predictors: Predictors, reduction: Reduction, depth: int, na
         methods = reduction.methods(depth)
     elif reduction.mode is not Mode.WEIGHTED_MLERP or reduction.prune_layers is not None:
         raise OptionError(
-            f"the predictors of {name} bring their method, {predictors.kind.method.name.lower()}: leave out mode and "
+            f"the predictors of {name} bring their method, {predictors.kind.method.word}: leave out mode and "
             "prune_layers, or give a pattern"
         )
     else:

@@ -20,7 +20,7 @@ from tofu_export.artifact.onnx_file import save
 from tofu_export.errors import ExportError, OptionError, TofuError
 from tofu_export.graph_patterns.lean.reshapes import settle_reshapes
 from tofu_export.options import MINIMUM_OPSET, BatchRange, OutputKind, Precision
-from tofu_export.patch import choose_output, outputs_of
+from tofu_export.patch import choose_output, output_names, outputs_of
 from tofu_export.patch.canonical import CanonicalOperators
 from tofu_export.patch.outputs import check_planned
 
@@ -139,7 +139,7 @@ def trace(
         form,
         (example,),
         input_names=[INPUT_NAME],
-        output_names=output.names_with(token_map),
+        output_names=output_names(model, output, token_map=token_map),
         dynamic_shapes=None if static else ({0: torch.export.Dim("batch")},),
         opset=opset,
     )

@@ -64,7 +64,10 @@ class Inside:
     def followable(self) -> Inside:
         """Return only the decisions that a `Follower` can judge: if all sources leave, none are ranked."""
         judged = scores_in(load_without_weights(self.path).graph, self.decisions)
-        return replace(self, decisions={layer: self.decisions[layer] for layer in judged})
+        decisions = {
+            layer: {kind: name for kind, name in self.decisions[layer].items() if kind in DECISIONS} for layer in judged
+        }
+        return replace(self, decisions=decisions)
 
     @property
     def names(self) -> list[str]:

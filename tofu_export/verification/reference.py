@@ -14,7 +14,7 @@ from torch import nn
 from tofu_export.compare.outputs import TOLERANCES, Tolerance
 from tofu_export.errors import VerificationError
 from tofu_export.options import PATCH_GROUPS, OutputKind, Precision
-from tofu_export.patch import applied_plan, choose_output, observe, outputs_of
+from tofu_export.patch import applied_plan, choose_output, observe, output_names, outputs_of
 from tofu_export.patch.outputs import joined_later
 from tofu_export.verification.block_ends import collect_blocks
 from tofu_export.verification.in_fp32 import BF16_IN_FP32
@@ -92,7 +92,7 @@ class VitReference:
         self._output = choose_output(model, output)
         self._plan = applied_plan(model)
         self._token_map = token_map
-        self.names = self._output.names_with(token_map)
+        self.names = output_names(model, self._output, token_map=token_map)
         self.kind = self._output.value
         if token_map and self._plan is None:
             raise VerificationError(f"{file} gives {PATCH_GROUPS}, but the model to compare it with has no plan")

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from tofu_export.compare.decisions import DecisionReport, Decisions, Scores, agreeing, judge
 from tofu_export.compare.groups import Reducing, follow_layers, of_patches
+from tofu_export.compare.halting import Budgets, judge_halting
 from tofu_export.compare.outputs import Tolerance
 from tofu_export.errors import VerificationError
 from tofu_export.graph_patterns.canonical import DECISIONS, decision_name, is_decision
+from tofu_export.graph_patterns.halting import working_name
 from tofu_export.patch import matching
+from tofu_export.patch.halting import Spending
 from tofu_export.patch.matching import Matching
 from tofu_export.planning.plan import Plan
 
@@ -23,8 +26,11 @@ __all__ = ["DecisionNames", "Judge", "Replay", "planned_decisions"]
 
 Array = NDArray[Any]
 
+WORKING = "working"
+"""Kind of the value that says which tokens go on after a block (`graph_patterns.halting.working_name`)."""
+
 DecisionNames = Mapping[int, Mapping[str, str]]
-"""Names of the values that hold decisions, by layer and kind (`graph_patterns.canonical`)."""
+"""Names of the values that hold decisions, by layer and kind (`graph_patterns.canonical`, `WORKING`)."""
 
 
 class Judge:
@@ -43,12 +49,29 @@ class Judge:
     def judge(self, layer: int, got: Decisions, scores: Scores, reference: Decisions) -> bool:
         """Compare `got` with what the reference decides from its `scores`; True if `got` can be followed."""
         report = judge(layer, got, scores, reference, self._tolerance.near_tie)
-        self.by_layer[layer] = self.by_layer.get(layer, DecisionReport()) + report
+        self._note(layer, report)
         if report.faults:
             self.flipped_images.update(range(len(reference.matched)))
             return False
         self.flipped_images.update(np.flatnonzero(~agreeing(got, reference, scores)).tolist())
         return True
+
+    def judge_halting(self, layer: int, working: Array, budgets: Budgets) -> bool:
+        """Compare which tokens go on after a layer with what the reference's budgets say; True if it can be followed.
+
+        Args:
+            layer: index of the block.
+            working: [B, N], 1 for tokens that go on, by the file.
+            budgets: budgets of the reference.
+        """
+        report = judge_halting(layer, working, budgets, self._tolerance.near_tie)
+        self._note(layer, report)
+        differs = budgets.differs(working) if not report.faults else np.ones_like(budgets.before, dtype=bool)
+        self.flipped_images.update(np.flatnonzero(differs.any(axis=1)).tolist())
+        return not report.faults
+
+    def _note(self, layer: int, report: DecisionReport) -> None:
+        self.by_layer[layer] = self.by_layer.get(layer, DecisionReport()) + report
 
 
 class Replay(Judge):
@@ -81,10 +104,24 @@ class Replay(Judge):
         assert kept is not None and matched is not None and target is not None  # followed decisions have targets
         return Matching(kept, matched, target, partner)
 
+    def spend(self, layer: int, proposed: Spending) -> torch.Tensor:
+        """Judge which tokens go on in the file after this block, and return budgets with which the same ones do."""
+        name = self._names.get(layer, {}).get(WORKING)
+        if name is None:
+            return proposed.after
+        parts = (proposed.before, proposed.channel, proposed.after)
+        before, channel, after = (part.squeeze(-1).numpy() for part in parts)
+        gate = proposed.gate
+        budgets = Budgets(before, channel, after, gate.scale, gate.center, gate.least)
+        working = self._seen[name].reshape(len(before), -1)
+        if not self.judge_halting(layer, working, budgets):
+            return proposed.after
+        return torch.from_numpy(budgets.followed(working)).unsqueeze(-1)
+
     def _chosen(self, layer: int, scores: matching.Scores, proposed: Decisions) -> Decisions:
-        if layer not in self._names:
+        found = {kind: self._seen[name] for kind, name in self._names.get(layer, {}).items() if kind != WORKING}
+        if not found:
             return proposed
-        found = {kind: self._seen[name] for kind, name in self._names[layer].items()}
         got = Decisions.read(found, len(proposed.kept), proposed.kept.shape[1] + proposed.matched.shape[1])
         merges = got.target is not None
         reference = replace(proposed, target=proposed.target if merges else None)
@@ -137,6 +174,9 @@ def planned_decisions(plan: Plan | None, produced: Set[str], file: str, *, mappe
                     kinds += ["assigned"] if by_source else ["matched", "target"]
                     kinds += ["partners"] if roles.pooled else []
                 names[layer.layer] = {kind: decision_name(layer.layer, kind) for kind in kinds}
+        if plan.reduction.select.halts:
+            for layer in plan.layers[:-1]:
+                names.setdefault(layer.layer, {})[WORKING] = working_name(layer.layer)
         last = len(plan.layers) - 1
         if produced.isdisjoint(decision_name(last, kind) for kind in DECISIONS):
             names.pop(last, None)

@@ -56,10 +56,16 @@ def _of_importance(values: list[Array], _margin: float | None) -> Scores:
     return Scores(None, unseen / np.maximum(unseen.max(axis=1, keepdims=True), LEAST_IMPORTANCE))
 
 
+def _of_budget(values: list[Array], _margin: float | None) -> Scores:
+    """Make scores from the budgets of tokens, [B, S, ...], as `patch.importance` does."""
+    return Scores(None, np.log(values[0].reshape(len(values[0]), -1)) / np.log(LEAST_IMPORTANCE))
+
+
 _FORMS: tuple[tuple[tuple[str, ...], Callable[[list[Array], float | None], Scores]], ...] = (
     (("scaled", "inverse/sources"), _of_two_sets),
     (("pairs", "energy"), _of_energy),
     (("importance",), _of_importance),
+    (("budget",), _of_budget),
 )
 """Names of values under `blocks.N/fuse/match/` (`graph_patterns.fuse`), and the function that makes scores of them."""
 

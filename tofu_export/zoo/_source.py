@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from tofu_export.errors import TofuError, WeightsError
+from tofu_export.options import Halting
 from tofu_export.zoo._adapter import Adapter, merge_inside, read_adapter
 from tofu_export.zoo._beside import Settings, read_open_clip, read_timm_args, read_timm_config, settings_inside
 from tofu_export.zoo._checkpoint import read_checkpoint
@@ -19,6 +20,7 @@ from tofu_export.zoo._choice import choose
 from tofu_export.zoo._dense import dense
 from tofu_export.zoo._description import Description, merge
 from tofu_export.zoo._folder import base_of
+from tofu_export.zoo._gate import gate_of
 from tofu_export.zoo._transformers import rename
 from tofu_export.zoo._transformers_config import CONFIG, describe_config, describe_family
 from tofu_export.zoo.preprocessing import PROCESSOR, Preprocessing, read_processor
@@ -44,6 +46,7 @@ class Source:
         notes: facts that are not stated, for which the model's own are assumed.
         undecided: its activation is GELU or QuickGELU, and nothing says which.
         adapter: an adapter was merged, which can have replaced the classifier.
+        gate: gate by which its tokens were trained to halt; None if it does not say.
     """
 
     file: str
@@ -59,6 +62,7 @@ class Source:
     notes: tuple[str, ...] = ()
     undecided: bool = False
     adapter: bool = False
+    gate: Halting | None = None
 
 
 def read_source(path: Path, *, key: str | None = None, beside: bool = True) -> Source:
@@ -114,6 +118,9 @@ def _understood(
     if not beside:
         return replace(source, description=Description(), undecided=False)
     source = _with_images(_with_settings(source, found, path), path.parent)
+    if (gate := gate_of(found, path)) is not None:
+        note = f"trained to halt tokens (scale {gate.scale:g}, center {gate.center:g}), as --select halting does"
+        source = replace(source, gate=gate, notes=(*source.notes, note))
     if source.description.pooling is not None:
         return source
     # Another number of special tokens would need another pooling: the name of the model has to say it.

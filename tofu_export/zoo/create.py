@@ -17,6 +17,7 @@ from torch import nn
 
 from tofu_export import demo
 from tofu_export.errors import OptionError, TofuError, UnsupportedModelError, WeightsError
+from tofu_export.options import Halting
 from tofu_export.patch.predictors import PredictorShape, attach
 from tofu_export.report.model import LoadedWeights, loading_words
 from tofu_export.zoo._description import Description, arguments_for, changes, describe_model
@@ -50,6 +51,7 @@ class LoadedModel:
         asked_classes: number of classes asked for; None for the model's own.
         arguments: further arguments of `timm.create_model` that the weights need.
         predictors: trained predictors that the weights have; None without them.
+        gate: gate by which the weights were trained to halt tokens; None if they do not say.
     """
 
     model: nn.Module
@@ -62,6 +64,7 @@ class LoadedModel:
     asked_classes: int | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     predictors: PredictorShape | None = None
+    gate: Halting | None = None
 
     @property
     def changed(self) -> bool:
@@ -130,8 +133,9 @@ def create_model(
         record = replace(record, set=changes(usual, describe_model(model)))
     model = model.float().eval().requires_grad_(False)
     images, images_from = _preprocessing(model, image_size, located.source, preprocessing)
+    gate = None if located.source is None else located.source.gate
     return LoadedModel(
-        model, name, resolved, record, images, images_from, image_size, num_classes, arguments, located.predictors
+        model, name, resolved, record, images, images_from, image_size, num_classes, arguments, located.predictors, gate
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tofu_export.options import Reduction
@@ -29,7 +30,7 @@ def spec_of(name: str, image_size: tuple[int, int] | None = None, num_classes: i
 
 
 def spec_as_loaded(spec: ModelSpec, loaded: LoadedModel) -> ModelSpec:
-    """Return the spec of a model with its weights, measured again if they changed it (`LoadedModel.changed`).
+    """Return the spec of a model with its weights and their gate, measured again if they changed the model.
 
     Args:
         spec: spec of the model as timm builds it.
@@ -37,7 +38,9 @@ def spec_as_loaded(spec: ModelSpec, loaded: LoadedModel) -> ModelSpec:
     """
     from tofu_export.patch.describe import describe
 
-    return describe(loaded.meta(), loaded.resolved, loaded.asked_image_size) if loaded.changed else spec
+    if loaded.changed:
+        spec = describe(loaded.meta(), loaded.resolved, loaded.asked_image_size)
+    return replace(spec, gate=loaded.gate)
 
 
 def plan_model(

@@ -1,0 +1,165 @@
+"""Files whose tokens halt pass verification, and wrong ones do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import helper, numpy_helper
+
+from tests import tiny
+from tests.verification.edits import checked, write
+from tofu_export.compare.outputs import TOLERANCES
+from tofu_export.errors import VerificationError
+from tofu_export.graph_patterns.lowering import lower
+from tofu_export.options import Halting, Precision, Reduction, Selection, Target
+from tofu_export.trace.export import trace
+from tofu_export.verification.pair import verify_pair
+
+GATE = Halting(3, 1, 0.2)
+MASKED = Reduction(select=Selection.HALTING, halting=GATE)
+PLACES = Reduction(r=(0, 4, 3), select=Selection.HALTING, halting=GATE)
+Mutation = Callable[[onnx.ModelProto], None]
+
+
+def file_of(
+    folder: Path,
+    reduction: Reduction = PLACES,
+    mutation: Mutation | None = None,
+    *,
+    name: str = "cls",
+    precision: Precision = Precision.FP32,
+    **more: Any,
+) -> Path:
+    graph = lower(
+        trace(tiny.reduced(name, reduction), tiny.SHAPE, precision=precision, **more), Target.PORTABLE, precision
+    )
+    proto = ir.to_proto(graph)
+    if mutation is not None:
+        mutation(proto)
+    return write(folder, proto)
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+@pytest.mark.parametrize("reduction", [MASKED, PLACES], ids=["masked", "places"])
+@pytest.mark.parametrize("name", ["cls", "distilled"])
+def test_a_right_file_passes(tmp_path: Path, name: str, reduction: Reduction, precision: Precision) -> None:
+    path = file_of(tmp_path, reduction, name=name, precision=precision)
+    result = checked(path, tiny.reduced(name, reduction), precision=precision, layers=True)
+    assert result.passed, result.to_dict()
+    assert result.decisions.layers == ((0, 1) if reduction is MASKED else (0, 1, 2))
+    assert result.decisions.wrong == 0
+    if precision is Precision.FP32:
+        assert result.decisions.flips == 0
+        assert result.outputs.max_abs < 1e-5
+
+
+def test_tokens_that_have_spent_next_to_nothing_are_ties(tmp_path: Path) -> None:
+    """Their budgets differ by rounding alone, in the file otherwise than in the model."""
+    early = Reduction(r=(0, 4, 3), select=Selection.HALTING, halting=Halting(1, 14))
+    result = checked(file_of(tmp_path, early), tiny.reduced("cls", early))
+    assert result.passed, result.to_dict()
+    assert result.decisions.wrong == 0
+
+
+@pytest.mark.e2e
+def test_a_file_with_its_token_map_passes(tmp_path: Path) -> None:
+    path = file_of(tmp_path, token_map=True)
+    assert checked(path, tiny.reduced("cls", PLACES), token_map=True).passed
+
+
+@pytest.mark.parametrize("reduction", [MASKED, PLACES], ids=["masked", "places"])
+def test_two_files_agree(tmp_path: Path, reduction: Reduction) -> None:
+    (tmp_path / "other").mkdir()
+    one, other = file_of(tmp_path, reduction), file_of(tmp_path / "other", reduction)
+    result = verify_pair(
+        one, other, tiny.pixels(4), tolerance=TOLERANCES[Precision.FP32], batches=(2,), source="noise", layers=True
+    )
+    assert result.passed, result.to_dict()
+
+
+# --- Mutations -----------------------------------------------------------------------------------------------------
+
+
+def constant(proto: onnx.ModelProto, node: str, value: float) -> None:
+    """Give a node a constant of its own: others may share the one that it has."""
+    (of,) = (each for each in proto.graph.node if each.name == node)
+    name = f"{node}/mutant"
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(value, dtype=np.float32), name))
+    of.input[1] = name
+
+
+def steeper(proto: onnx.ModelProto) -> None:
+    constant(proto, "blocks.0/halt/scaled", 3.5)
+
+
+def later(proto: onnx.ModelProto) -> None:
+    constant(proto, "blocks.1/halt/gate", 1.4)
+
+
+def to_the_end(proto: onnx.ModelProto) -> None:
+    constant(proto, "blocks.0/halt/goes_on", 0.01)
+
+
+def another_channel(proto: onnx.ModelProto) -> None:
+    (of,) = (each for each in proto.graph.node if each.name == "blocks.0/halt/channel")
+    for index, value in ((1, 5), (2, 6)):
+        name = f"mutant/{index}"
+        proto.graph.initializer.append(numpy_helper.from_array(np.array([value], dtype=np.int64), name))
+        of.input[index] = name
+
+
+def from_the_front(proto: onnx.ModelProto) -> None:
+    """Those with most left leave first."""
+    (of,) = (each for each in proto.graph.node if each.name == "blocks.1/fuse/match/sorted")
+    kept = [each for each in of.attribute if each.name != "largest"]
+    del of.attribute[:]
+    of.attribute.extend([*kept, helper.make_attribute("largest", 1)])
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("mutation", [steeper, later, to_the_end, another_channel, from_the_front])
+def test_wrong_decisions_fail(tmp_path: Path, mutation: Mutation) -> None:
+    result = checked(file_of(tmp_path, mutation=mutation), tiny.reduced("cls", PLACES))
+    assert not result.passed
+    assert result.decisions.wrong > 0
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("reduction", [MASKED, PLACES], ids=["masked", "places"])
+def test_halted_tokens_that_stay_visible_fail(tmp_path: Path, reduction: Reduction) -> None:
+    def visible(proto: onnx.ModelProto) -> None:
+        hidden = [each for each in proto.graph.initializer if numpy_helper.to_array(each).ravel().tolist() == [-1000.0]]
+        assert hidden
+        for each in hidden:
+            each.CopyFrom(numpy_helper.from_array(np.array(-0.5, dtype=np.float32), each.name))
+
+    assert not checked(file_of(tmp_path, reduction, visible), tiny.reduced("cls", reduction)).passed
+
+
+@pytest.mark.e2e
+def test_a_wrong_count_fails(tmp_path: Path) -> None:
+    def off_by_one(proto: onnx.ModelProto) -> None:
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(1, dtype=np.int64), "mutant/one"))
+        (maker,) = (each for each in proto.graph.node if "tokens_over_capacity" in each.output)
+        maker.output[list(maker.output).index("tokens_over_capacity")] = "mutant/count"
+        proto.graph.node.append(helper.make_node("Add", ["mutant/count", "mutant/one"], ["tokens_over_capacity"]))
+
+    assert not checked(file_of(tmp_path, mutation=off_by_one), tiny.reduced("cls", PLACES)).passed
+
+
+@pytest.mark.e2e
+def test_a_file_by_another_gate_fails(tmp_path: Path) -> None:
+    other = Reduction(r=(0, 4, 3), select=Selection.HALTING, halting=Halting(2, 1, 0.2))
+    assert not checked(file_of(tmp_path), tiny.reduced("cls", other)).passed
+
+
+def test_a_file_whose_tokens_do_not_halt_is_refused(tmp_path: Path) -> None:
+    path = file_of(tmp_path, Reduction(r=0))
+    with pytest.raises(VerificationError, match=r"layer 0 has no value blocks\.0/halt/working"):
+        checked(path, tiny.reduced("cls", MASKED))
