@@ -10,6 +10,7 @@ from tofu_export.benchmarking.options import CPU, TORCH_BACKENDS, BenchOptions
 from tofu_export.cli.command import Run, command
 from tofu_export.errors import OptionError
 from tofu_export.options.declaration import Section, opt, positional
+from tofu_export.system.typed_json import to_object
 
 if TYPE_CHECKING:
     from tofu_export.benchmarking.comparison import BenchResult, OpenTorch
@@ -139,6 +140,6 @@ def _settings(options: BenchOptions, torch_backends: _TorchBackends) -> dict[str
         "min_seconds": options.min_seconds,
         "min_iterations": options.min_iterations,
         "seed": options.seed,
-        "gpu": options.gpu.to_dict(),
+        "gpu": to_object(options.gpu),
         "torch": torch_backends.settings(),
     }

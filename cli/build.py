@@ -183,14 +183,16 @@ def _bundled(folder: Path, requests: list[EngineRequest], failure: TofuError, ru
 
 def receipt_text(receipt: EngineReceipt, *, verbose: bool = False) -> str:
     """Summarise an engine in a few lines; with `verbose` also its parts."""
-    structure = receipt.structure.to_dict()
+    from tofu_export.engines.describing.structure import shares
+
+    structure = receipt.structure
     where = ", ".join(receipt.compute_capabilities) or receipt.gpu or "the GPU of this machine"
-    shares = ", ".join(f"{share:.1%} {name}" for name, share in structure["mac_share"].items()) or "no products"
-    layers = ", ".join(f"{count} {name}" for name, count in structure["compute_layers"].items())
+    products = ", ".join(f"{share:.1%} {name}" for name, share in shares(structure.macs).items()) or "no products"
+    layers = ", ".join(f"{count} {name}" for name, count in structure.heavy_layers.items())
     kernels = len(receipt.kernels.launched)
     lines = [
         f"{receipt.engine_bytes / 1e6:.1f} MB, {receipt.flavour} {receipt.version}, for {where}",
-        f"precision {receipt.precision.value}: {shares} of the multiply-accumulates"
+        f"precision {receipt.precision.value}: {products} of the multiply-accumulates"
         + (f" ({layers} layers)" * bool(layers)),
         (f"{kernels} kernels" if kernels else "kernels: the builder printed no list")
         + (f": {receipt.fusions}" if receipt.fusions is not None and str(receipt.fusions) else ""),
@@ -201,12 +203,11 @@ def receipt_text(receipt: EngineReceipt, *, verbose: bool = False) -> str:
         *(f"note: {note}" for note in receipt.notes),
     ]
     if verbose:
-        total = receipt.structure.total
         lines += ["", f"{'part':<12} {'layers':>7} {'kernels':>8} {'GMACs':>9} {'weights MB':>11} {'results MB':>11}"]
         lines += [
             f"{name:<12} {part.layers:>7} {part.kernels:>8} {part.macs / 1e9:>9.4f} "
             f"{part.weight_bytes / 1e6:>11.2f} {part.output_bytes / 1e6:>11.2f}"
-            for name, part in {**receipt.structure.parts, "total": total}.items()
+            for name, part in {**structure.parts, "total": structure.total}.items()
         ]
         lines.append("for a batch of one, as the parser's network has it before kernels are fused")
     return "\n".join(lines)

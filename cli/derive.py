@@ -6,12 +6,11 @@ given keeps its default.
 
 from __future__ import annotations
 
-import types
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
@@ -19,7 +18,7 @@ from tofu_export.cli.parameters import ImageSize, Numbers
 from tofu_export.cli.reading import READERS
 from tofu_export.cli.sections import SectionedOption
 from tofu_export.errors import OutputError
-from tofu_export.options.declaration import Option, option_of
+from tofu_export.options.declaration import Option, option_of, plain_type, read_value
 
 __all__ = ["check_outputs", "make", "parameters_of"]
 
@@ -38,7 +37,7 @@ def parameters_of(kind: type[Any], prefix: str = "", changes: Mapping[str, Any] 
     found: list[click.Parameter] = []
     for field, option in _declared(kind):
         name = f"{prefix}{field.name}"
-        hint = _plain(hints[field.name])
+        hint = plain_type(hints[field.name])
         if not isinstance(option, Option):
             found += parameters_of(hint, f"{name}_", option)
             continue
@@ -97,10 +96,10 @@ def _values(kind: type[Any], given: Mapping[str, Any], prefix: str) -> dict[str,
     values = {}
     for field, option in _declared(kind):
         name = f"{prefix}{field.name}"
-        hint = _plain(hints[field.name])
+        hint = plain_type(hints[field.name])
         if isinstance(option, Option):
             if name in given:
-                values[field.name] = _read(given[name], hint, option)
+                values[field.name] = read_value(given[name], hint, option)
         elif parts := _values(hint, given, f"{name}_"):
             default = field.default if field.default_factory is MISSING else field.default_factory()
             values[field.name] = READERS[hint](parts, default) if hint in READERS else hint(**parts)
@@ -113,14 +112,6 @@ def _declared(kind: type[Any]) -> Iterator[tuple[Field[Any], Any]]:
     for field in sorted(fields(kind), key=lambda field: field.name in inherited):
         if (option := option_of(field)) is not None:
             yield field, option
-
-
-def _plain(hint: Any) -> Any:
-    """Return the type without None."""
-    if get_origin(hint) in (Union, types.UnionType):
-        kinds = [part for part in get_args(hint) if part is not type(None)]
-        return kinds[0] if len(kinds) == 1 else hint
-    return hint
 
 
 def _argument(name: str, hint: Any, default: Any, option: Option) -> click.Argument:
@@ -183,14 +174,3 @@ def _text(default: Any, option: Option) -> Any:
     if isinstance(default, Enum):
         return default.value
     return default if isinstance(default, int | float | Path) else str(default)
-
-
-def _read(value: Any, hint: Any, option: Option) -> Any:
-    """Convert a value from click to that of the field."""
-    if isinstance(option.choices, Mapping):
-        return option.choices[value]
-    if option.parse is not None:
-        return option.parse(value)
-    if option.typed is None and isinstance(hint, type) and issubclass(hint, Enum):
-        return hint(value)
-    return value

@@ -111,6 +111,14 @@ def test_options_are_read_as_on_the_command_line(tmp_path: Path) -> None:
         tofu.export("test_vit", tmp_path / "out", colour="red")
     with pytest.raises(tofu.errors.OptionError, match="'onnx' is no target, expected one of portable"):
         tofu.export("test_vit", tmp_path / "out", target="onnx")
+    with pytest.raises(tofu.errors.OptionError, match="'split' is no attentionform, expected one of fused"):
+        tofu.export("test_vit", tmp_path / "out", attention="split")
+    with pytest.raises(tofu.errors.OptionError, match="'fp5' is no precision, expected one of fp32"):
+        tofu.export("test_vit", tmp_path / "out", precisions=("fp32", "fp5"))
+    with pytest.raises(tofu.errors.OptionError, match="batch 9 is to be timed, but the files serve 4:4:4"):
+        tofu.export("test_vit", tmp_path / "out", batch=4, bench_batches="4,9")
+    with pytest.raises(tofu.errors.OptionError, match="pace: no such option, expected some of backends"):
+        tofu.bench("a.onnx", pace="quick")
     with pytest.raises(tofu.errors.OptionError, match="a live model brings its own weights"):
         tofu.export(model(), tmp_path / "out", weights="random")
     assert not (tmp_path / "out").exists()

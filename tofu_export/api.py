@@ -5,15 +5,15 @@ Every function does what the command of the same name does, and raises the error
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from tofu_export import options as kinds
 from tofu_export.errors import OptionError
-from tofu_export.options import PLAN_SUFFIXES, BatchRange, Precision, Reduction, Target, parse_precisions
+from tofu_export.options import PLAN_SUFFIXES, BatchRange, Precision, Reduction, Target
+from tofu_export.options.declaration import Option, choice_of, option_of, plain_type, read_value
 
 if TYPE_CHECKING:
     from torch import nn
@@ -147,10 +147,7 @@ def export(
     from tofu_export.job.request import Job
     from tofu_export.job.vit import VitAdapter
     from tofu_export.zoo.live import name_of
-    from tofu_export.zoo.weights import WeightsSource
 
-    if isinstance(options.get("weights"), (str, Path)):
-        options["weights"] = WeightsSource.parse(str(options["weights"]))
     if isinstance(model, str):
         live, name = None, model
     else:
@@ -186,10 +183,7 @@ def export_unet(
     """
     from tofu_export.diffusion.adapter import run_unet_job
     from tofu_export.diffusion.job import UnetJob
-    from tofu_export.diffusion.options import LatentSize
 
-    if isinstance(options.get("latent"), str):
-        options["latent"] = LatentSize.parse(options["latent"])
     if reduction is not None:
         options["reduction"] = reduction
     return run_unet_job(_job(UnetJob, model, output, options), listener or _Silent())
@@ -214,10 +208,7 @@ def verify(path: PathLike, **options: Any) -> tuple[VerificationResult, ...]:
     from tofu_export.verification.engines import verify_engine
     from tofu_export.verification.file import verify_file
     from tofu_export.verification.request import VerifyRequest
-    from tofu_export.zoo.weights import WeightsSource
 
-    if isinstance(options.get("weights"), (str, Path)):
-        options["weights"] = WeightsSource.parse(str(options["weights"]))
     request = VerifyRequest(Path(path), **_read(VerifyRequest, options))
     return verify_engine(request) if Path(path).suffix in PLAN_SUFFIXES else (verify_file(request),)
 
@@ -253,7 +244,7 @@ def lower(
     if path.resolve() == Path(source).resolve():
         raise OptionError(f"{path} is the original itself: choose another name")
     with staging(path.parent) as stage:
-        result = lower_file(Path(source), stage.path(path.name), _enum(Target, target), shapes=shapes, seed=seed)
+        result = lower_file(Path(source), stage.path(path.name), choice_of(Target, target), shapes=shapes, seed=seed)
         data = f"{path.name}.data"
         stage.publish(*([data] if stage.path(data).exists() else []), path.name)
     return result
@@ -275,7 +266,7 @@ def lint(
     """
     from tofu_export.linting import lint_file, runtimes_of
 
-    return lint_file(Path(path), runtimes_of(_enum(Target, target)), tuple(compute_capabilities))
+    return lint_file(Path(path), runtimes_of(choice_of(Target, target)), tuple(compute_capabilities))
 
 
 def build_engine(
@@ -315,8 +306,8 @@ def build_engine(
         onnx_path=path,
         engine_path=path.with_name(f"{path.stem}.{chosen.name}.engine") if engine is None else Path(engine),
         flavour=chosen,
-        batch=None if batch is None else _batch(batch),
-        precision=None if precision is None else _enum(Precision, precision),
+        batch=BatchRange.parse(str(batch)) if isinstance(batch, int | str) else batch,
+        precision=None if precision is None else choice_of(Precision, precision),
         compute_capabilities=tuple(compute_capabilities),
     )
     receipt = build(request)
@@ -342,7 +333,9 @@ def bench(*paths: PathLike, batches: Sequence[int] = (), **options: Any) -> Benc
     from tofu_export.benchmarking.comparison import compare_files
     from tofu_export.benchmarking.options import BenchOptions
 
-    return compare_files(tuple(map(Path, paths)), BenchOptions(batches=tuple(batches), **options))
+    return compare_files(
+        tuple(map(Path, paths)), BenchOptions(**_read(BenchOptions, {"batches": tuple(batches), **options}))
+    )
 
 
 class _Silent:
@@ -392,40 +385,24 @@ def _read(kind: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         OptionError: there is no such field, or a text cannot be read.
     """
-    known = {field.name for field in fields(kind)} - {"model", "output", "path"}
-    if unknown := sorted(set(options) - known):
+    known = {field.name: option_of(field) for field in fields(kind) if field.name not in ("model", "output", "path")}
+    if unknown := sorted(set(options) - set(known)):
         raise OptionError(f"{', '.join(unknown)}: no such option, expected some of {', '.join(sorted(known))}")
-    return {name: _READERS[name](value) if name in _READERS else value for name, value in options.items()}
+    hints = get_type_hints(kind)
+    return {name: _value(value, plain_type(hints[name]), known[name]) for name, value in options.items()}
 
 
-def _batch(value: BatchRange | str | int) -> BatchRange:
-    return value if isinstance(value, BatchRange) else BatchRange.parse(str(value))
-
-
-def _precisions(value: str | Iterable[Precision | str]) -> tuple[Precision, ...]:
-    names = value if isinstance(value, str) else ",".join(_enum(Precision, name).value for name in value)
-    return parse_precisions(names)
-
-
-Choice = TypeVar("Choice", bound=Enum)
-
-
-def _enum(kind: type[Choice], value: Choice | str) -> Choice:
-    try:
-        return kind(value)
-    except ValueError:
-        known = ", ".join(str(choice.value) for choice in kind)
-        raise OptionError(f"{value!r} is no {kind.__name__.lower()}, expected one of {known}") from None
-
-
-_READERS: Mapping[str, Any] = {
-    "batch": _batch,
-    "precisions": _precisions,
-    "precision": lambda value: _enum(Precision, value),
-    "target": lambda value: _enum(Target, value),
-    "io_type": lambda value: _enum(kinds.IoType, value),
-    "output_kind": lambda value: _enum(kinds.OutputKind, value),
-    "images": Path,
-    "reference": Path,
-    "bundle": Path,
-}
+def _value(value: Any, hint: Any, option: object) -> Any:
+    """Return the value of a field, read from text, a path, a number for a range, or several names of choices."""
+    if value is None or hint is Path:
+        return value and Path(value)
+    parts = get_args(hint) if get_origin(hint) is tuple else ()
+    if isinstance(value, Path) or (isinstance(value, int) and hint is BatchRange):
+        value = str(value)
+    elif not isinstance(value, str) and parts and isinstance(parts[0], type) and issubclass(parts[0], Enum):
+        value = ",".join(choice_of(parts[0], one).value for one in value)
+    if not isinstance(value, str):
+        return value
+    if isinstance(option, Option):
+        return read_value(Path(value) if option.typed is Path else value, hint, option)
+    return hint.parse(value) if hasattr(hint, "parse") else value  # a group of options, such as the weights

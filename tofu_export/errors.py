@@ -6,6 +6,7 @@ as it stands and exits with `exit_code`; a library user catches `TofuError` or t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "UnsupportedModelError",
     "VerificationError",
     "WeightsError",
+    "first_line",
+    "some_of",
 ]
 
 
@@ -106,3 +109,13 @@ class PrecisionMismatchError(TofuError, RuntimeError):
     """An artifact does not have the precision or portability that was asked for."""
 
     exit_code = ExitCode.PRECISION
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def some_of(names: Sequence[str], most: int) -> str:
+    """Return at most so many names for a message, and the number of the others: `a, b and 3 more`."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

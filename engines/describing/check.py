@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from tofu_export.engines.building._build_log import BuildLog, make_logger
 from tofu_export.engines.describing.engine_file import RTX_MAGIC
@@ -20,6 +19,7 @@ from tofu_export.engines.flavours import RTX, Flavour, load
 from tofu_export.errors import BackendMissingError, ExitCode, OptionError
 from tofu_export.system import environment
 from tofu_export.system.files import require_file
+from tofu_export.system.typed_json import JsonObject, to_object
 
 __all__ = ["Answer", "EngineCheck", "Verdict", "check_engine"]
 
@@ -90,17 +90,9 @@ class EngineCheck:
             return f"{self.path.name} was not built from the ONNX file beside it"
         return f"{self.path.name} {words[self.worst]}"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the check as plain values."""
-        return {
-            "file": self.path.name,
-            "result": self.worst.value,
-            "loads": self.loads,
-            "checks": [
-                {"question": entry.question, "answer": entry.answer.value, "reason": entry.reason}
-                for entry in self.verdicts
-            ],
-        }
+        return to_object({"file": self.path.name, "result": self.worst, "loads": self.loads, "checks": self.verdicts})
 
 
 def check_engine(path: Path) -> EngineCheck:

@@ -80,30 +80,32 @@ class EngineReceipt:
 
     def to_dict(self) -> JsonObject:
         """Return the receipt as plain values, kernels as a summary."""
-        return {
-            "flavour": self.flavour,
-            "version": self.version,
-            "compute_capabilities": list(self.compute_capabilities),
-            "gpu": self.gpu,
-            "driver": self.driver,
-            "batch": None if self.batch is None else str(self.batch),
-            "profiles": {
-                name: dict(zip(("min", "opt", "max"), map(list, shapes), strict=True))
-                for name, shapes in self.profiles.items()
-            },
-            "precision": self.precision.value,
-            "options": dict(self.options),
-            "structure": self.structure.to_dict(),
-            "network": {
-                "layer_dtypes": self.layer_dtypes,
-                "layers": {kind: dict(dtypes) for kind, dtypes in self.layers.items()},
-                "decomposable_attention": list(self.decomposable_attention),
-            },
-            "kernels": to_object(self.kernels.summary()),
-            "fusions": None if self.fusions is None else to_object(self.fusions),
-            "notes": list(self.notes),
-            "engine": {"file": self.engine_path.name, "bytes": self.engine_bytes, "sha256": self.engine_sha256},
-            "onnx": {"file": self.onnx_path.name, "sha256": self.onnx_sha256},
-            "build_seconds": round(self.build_seconds, 3),
-            "source": dict(self.card.entries),
-        }
+        return to_object(
+            {
+                "flavour": self.flavour,
+                "version": self.version,
+                "compute_capabilities": self.compute_capabilities,
+                "gpu": self.gpu,
+                "driver": self.driver,
+                "batch": None if self.batch is None else str(self.batch),
+                "profiles": {
+                    name: dict(zip(("min", "opt", "max"), shapes, strict=True))
+                    for name, shapes in self.profiles.items()
+                },
+                "precision": self.precision,
+                "options": self.options,
+                "structure": self.structure.to_dict(),
+                "network": {
+                    "layer_dtypes": self.layer_dtypes,
+                    "layers": self.layers,
+                    "decomposable_attention": self.decomposable_attention,
+                },
+                "kernels": self.kernels.summary(),
+                "fusions": self.fusions,
+                "notes": self.notes,
+                "engine": {"file": self.engine_path.name, "bytes": self.engine_bytes, "sha256": self.engine_sha256},
+                "onnx": {"file": self.onnx_path.name, "sha256": self.onnx_sha256},
+                "build_seconds": round(self.build_seconds, 3),
+                "source": self.card.entries,
+            }
+        )

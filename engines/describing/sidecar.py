@@ -19,6 +19,7 @@ from tofu_export.errors import ExportError, OptionError
 from tofu_export.options import Precision
 from tofu_export.system.files import sha256_of, write_text
 from tofu_export.system.json_file import read_json
+from tofu_export.system.typed_json import JsonObject, from_plain
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -154,90 +155,96 @@ def read_sidecar(engine: Path) -> Sidecar | None:
         OptionError: the file cannot be read, is not a sidecar, or has another version.
     """
     path = sidecar_path(engine)
-    document = _read(path)
-    if document is None:
+    if not path.exists():
         return None
-    facts = _Table(path, "", document)
-    if (version := facts.take("schema_version", int)) != SCHEMA_VERSION:
+    document = read_json(path, f"the sidecar of an engine: {_REMEDY}", most_bytes=MAX_BYTES)
+    version = _parsed(path, _Version, document).schema_version
+    if version != SCHEMA_VERSION:
         raise OptionError(
             f"{path} has schema version {version}, expected {SCHEMA_VERSION}: use the tofu-export that built the "
             "engine, or build it again"
         )
-    built, onnx = facts.table("engine"), facts.table("onnx")
+    found = _parsed(path, _Document, document)
     return Sidecar(
         path,
         engine,
-        facts.take("flavour", str),
-        facts.take("version", str),
-        tuple(facts.entries("compute_capabilities", str)),
-        None if document.get("gpu") is None else facts.take("gpu", str),
-        _precision(facts),
-        _profiles(facts.table("profiles")),
-        facts.take("options", dict),
-        built.take("bytes", int),
-        built.take("sha256", str),
-        onnx.take("file", str),
-        onnx.take("sha256", str),
-        ModelCard(path.name, facts.take("source", dict)),
+        found.flavour,
+        found.version,
+        found.compute_capabilities,
+        found.gpu,
+        found.precision,
+        {name: _shapes(path, name, shapes) for name, shapes in found.profiles.items()},
+        found.options,
+        found.engine.bytes,
+        found.engine.sha256,
+        found.onnx.file,
+        found.onnx.sha256,
+        ModelCard(path.name, found.source),
     )
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    found = read_json(path, f"the sidecar of an engine: {_REMEDY}", most_bytes=MAX_BYTES)
-    return _checked(path, "it", found, dict)
+@dataclass(frozen=True)
+class _Version:
+    schema_version: int
 
 
 @dataclass(frozen=True)
-class _Table:
-    """Object of the document; `prefix` gives its place in messages."""
-
-    path: Path
-    prefix: str
-    content: Mapping[str, Any]
-
-    def take(self, key: str, kind: type[_T]) -> _T:
-        return _checked(self.path, self.prefix + key, self.content.get(key), kind)
-
-    def entries(self, key: str, kind: type[_T]) -> list[_T]:
-        return [_checked(self.path, f"an entry of {self.prefix}{key}", entry, kind) for entry in self.take(key, list)]
-
-    def table(self, key: str) -> _Table:
-        return _Table(self.path, f"{self.prefix}{key}.", self.take(key, dict))
+class _Shapes:
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
 
 
-def _checked(path: Path, name: str, value: Any, kind: type[_T]) -> _T:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        found = "missing" if value is None else type(value).__name__
-        _refuse(path, f"{name} is {found}, expected {kind.__name__}")
-    return value
+@dataclass(frozen=True)
+class _Built:
+    bytes: int
+    sha256: str
 
 
-def _precision(facts: _Table) -> Precision:
-    known, value = [precision.value for precision in Precision], facts.take("precision", str)
-    if value not in known:
-        _refuse(facts.path, f"precision is {value[:40]!r}, expected one of {', '.join(known)}")
-    return Precision(value)
+@dataclass(frozen=True)
+class _BuiltFrom:
+    file: str
+    sha256: str
 
 
-def _profiles(facts: _Table) -> dict[str, tuple[tuple[int, ...], ...]]:
-    found: dict[str, tuple[tuple[int, ...], ...]] = {}
-    for name in facts.content:
-        sizes = facts.table(name)
-        low, best, high = shapes = tuple(tuple(sizes.entries(key, int)) for key in ("min", "opt", "max"))
-        axes = list(zip(low, best, high, strict=False))
-        if not len(low) == len(best) == len(high) or not all(1 <= least <= some <= most for least, some, most in axes):
-            _refuse(facts.path, f"profiles.{name} has sizes that are no range")
-        found[name] = shapes
-    return found
+@dataclass(frozen=True)
+class _Document:
+    """What is read of the document that `sidecar_document` makes."""
+
+    flavour: str
+    version: str
+    compute_capabilities: tuple[str, ...]
+    precision: Precision
+    profiles: Mapping[str, _Shapes]
+    options: Mapping[str, Any]
+    engine: _Built
+    onnx: _BuiltFrom
+    source: Mapping[str, Any]
+    gpu: str | None = None
+
+
+def _parsed(path: Path, kind: type[_T], document: object) -> _T:
+    if not isinstance(document, Mapping):
+        _refuse(path, "it is no object")
+    try:
+        return from_plain(kind, document)
+    except OptionError as error:
+        _refuse(path, str(error))
+
+
+def _shapes(path: Path, name: str, found: _Shapes) -> tuple[tuple[int, ...], ...]:
+    low, best, high = shapes = (found.min, found.opt, found.max)
+    axes = zip(low, best, high, strict=False)
+    if not len(low) == len(best) == len(high) or not all(1 <= least <= some <= most for least, some, most in axes):
+        _refuse(path, f"profiles.{name} has sizes that are no range")
+    return shapes
 
 
 def _refuse(path: Path, what: str) -> NoReturn:
     raise OptionError(f"{path} is not the sidecar of an engine ({what}): {_REMEDY}")
 
 
-def sidecar_document(receipt: EngineReceipt, extra: Mapping[str, Any]) -> dict[str, Any]:
+def sidecar_document(receipt: EngineReceipt, extra: Mapping[str, Any]) -> JsonObject:
     """Return the document that `write_sidecar` writes."""
     return {"schema_version": SCHEMA_VERSION, **receipt.to_dict(), "extra": dict(extra)}
 

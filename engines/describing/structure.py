@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import onnx
 
 from tofu_export.engines.describing.kernel_log import KernelLog
 from tofu_export.engines.describing.stages import Kind, Place, places
+from tofu_export.system.typed_json import JsonObject, to_object
 
 __all__ = ["NodeCost", "Part", "Structure", "make_structure", "shares"]
 
@@ -74,16 +74,18 @@ class Structure:
                 setattr(whole, name, getattr(whole, name) + value)
         return whole
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the structure as plain values."""
-        return {
-            "counted_for": "a batch of one; other open axes count as one",
-            "macs": dict(self.macs),
-            "mac_share": shares(self.macs),
-            "compute_layers": dict(self.heavy_layers),
-            "compute_layer_share": shares(self.heavy_layers),
-            "parts": {name: dict(vars(part)) for name, part in self.parts.items()},
-        }
+        return to_object(
+            {
+                "counted_for": "a batch of one; other open axes count as one",
+                "macs": self.macs,
+                "mac_share": shares(self.macs),
+                "compute_layers": self.heavy_layers,
+                "compute_layer_share": shares(self.heavy_layers),
+                "parts": self.parts,
+            }
+        )
 
 
 def make_structure(graph: onnx.GraphProto, costs: Iterable[NodeCost], kernels: KernelLog) -> Structure:

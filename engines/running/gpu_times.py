@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tofu_export.errors import OptionError
 from tofu_export.options.declaration import Section, opt
@@ -61,10 +61,6 @@ class GpuOptions:
         graph = "CUDA graph" if self.cuda_graph else "no CUDA graph"
         transfers = "transfers included" if self.transfers else "no transfers"
         return f"{graph}, {transfers}, {self.streams} stream{'s' * (self.streams > 1)}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the options as JSON values."""
-        return {"cuda_graph": self.cuda_graph, "transfers": self.transfers, "streams": self.streams}
 
 
 class QueryTimes(NamedTuple):

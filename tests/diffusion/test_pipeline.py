@@ -319,4 +319,4 @@ def test_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_onnx_file_in_onnxruntime() -> None:
-    assert open_unet(tiny_pipeline.full(), threads=1).inputs == open_session(tiny_pipeline.full()).inputs
+    assert open_unet(tiny_pipeline.full()).inputs == open_session(tiny_pipeline.full()).inputs

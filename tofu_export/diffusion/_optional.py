@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tofu_export.errors import BackendMissingError, UnsupportedModelError
+from tofu_export.errors import BackendMissingError, UnsupportedModelError, first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,16 +76,12 @@ def load_pipeline(folder: Path, **parts: Any) -> Any:
             pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True, **parts)
     except ImportError as error:
         raise BackendMissingError(
-            f"a package is missing for {folder} ({_first_line(error)}): pip install 'tofu-export[diffusion]'"
+            f"a package is missing for {folder} ({first_line(error)}): pip install 'tofu-export[diffusion]'"
         ) from error
     except Exception as error:  # damaged files raise errors of the part's library
-        raise UnsupportedModelError(f"diffusers cannot load the pipeline {folder}: {_first_line(error)}") from error
+        raise UnsupportedModelError(f"diffusers cannot load the pipeline {folder}: {first_line(error)}") from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from tofu_export.diffusion.apply import check_unet, transformer_blocks
 from tofu_export.diffusion.forms import UnetForm
 from tofu_export.diffusion.inputs import UnetInputs
 from tofu_export.diffusion.plan import BlockSpec, UnetSpec
-from tofu_export.errors import OptionError
+from tofu_export.errors import OptionError, first_line
 
 __all__ = ["describe_unet"]
 
@@ -47,8 +47,7 @@ def describe_unet(unet: nn.Module, inputs: UnetInputs, name: str) -> UnetSpec:
             with torch.no_grad():
                 (out,) = UnetForm(unet)(*feeds)
         except RuntimeError as error:
-            first = (str(error).splitlines() or ["no message"])[0]
-            raise OptionError(f"{name} cannot run at latent size {inputs.latent}: {first}") from error
+            raise OptionError(f"{name} cannot run at latent size {inputs.latent}: {first_line(error)}") from error
     return UnetSpec(
         name=name,
         latent=inputs.latent,

@@ -19,7 +19,7 @@ from tofu_export.diffusion.models import create_unet, find_unet, inputs_of
 from tofu_export.diffusion.options import LatentSize
 from tofu_export.diffusion.session_unet import SessionUnet, check_fit, open_unet
 from tofu_export.diffusion.weights import RANDOM
-from tofu_export.errors import OptionError, UnknownModelError, UnsupportedModelError
+from tofu_export.errors import OptionError, UnknownModelError, UnsupportedModelError, first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -188,15 +188,11 @@ def _left_out(folder: Path) -> dict[str, Any]:
             f"{folder} holds no {_INDEX}: expected the folder of a whole diffusers pipeline"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UnsupportedModelError(f"{folder / _INDEX} cannot be read: {_first_line(error)}") from error
+        raise UnsupportedModelError(f"{folder / _INDEX} cannot be read: {first_line(error)}") from error
     if named not in _PIPELINES:
         raise UnsupportedModelError(f"{folder} is a {named}, expected a {' or '.join(_PIPELINES)}")
     checker = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in index else {}
     return {"unet": None, **checker}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _latent_of(inputs: Mapping[str, Any]) -> LatentSize | None:

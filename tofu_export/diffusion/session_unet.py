@@ -77,13 +77,12 @@ class SessionUnet(nn.Module):
             self.session.close()
 
 
-def open_unet(path: Path, backend: str | None = None, threads: int | None = None) -> FileSession:
+def open_unet(path: Path, backend: str | None = None) -> FileSession:
     """Load the file of a UNet.
 
     Args:
         path: an ONNX file, or a TensorRT engine (`.engine`, `.plan`, `.trt`).
         backend: a name in `engines.backends`; None for onnxruntime on the CPU, or the TensorRT that built the engine.
-        threads: threads of onnxruntime inside an operator.
 
     Raises:
         OptionError: the backend does not run such a file.
@@ -98,7 +97,7 @@ def open_unet(path: Path, backend: str | None = None, threads: int | None = None
         return open_engine(path, flavour)
     if backend is not None and backend not in BACKENDS:
         raise OptionError(f"{path.name} is no plan, so {backend} does not run it: give {', '.join(BACKENDS)}")
-    return open_session(path, provider=BACKENDS[backend or CPU], threads=threads)
+    return open_session(path, provider=BACKENDS[backend or CPU])
 
 
 def check_fit(session: FileSession, expected: UnetInputs, batch: int) -> None:

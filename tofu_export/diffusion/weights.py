@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tofu_export.errors import WeightsError
+from tofu_export.errors import WeightsError, first_line
 from tofu_export.report.unet import UnetWeights
 from tofu_export.system.files import require_file, sha256_of
 
@@ -64,7 +64,7 @@ def load_weights(unet: nn.Module, file: Path) -> None:
     try:
         unet.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
-        raise WeightsError(f"{file} does not hold the weights of this UNet: {_first_line(error)}") from error
+        raise WeightsError(f"{file} does not hold the weights of this UNet: {first_line(error)}") from error
 
 
 def describe_weights(file: Path | None) -> UnetWeights:
@@ -84,7 +84,7 @@ def _parts(file: Path) -> Iterator[Path]:
         shards = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
-            f"{file} is no index of shards ({_first_line(error)}): expected a weight_map from tensors to files"
+            f"{file} is no index of shards ({first_line(error)}): expected a weight_map from tensors to files"
         ) from error
     for name in shards:
         if not isinstance(name, str) or Path(name).name != name:
@@ -105,8 +105,4 @@ def _read(file: Path) -> dict[str, Tensor]:
             state = torch.load(file, map_location="cpu", weights_only=True)
         return {key: value.float() for key, value in state.items()}
     except Exception as error:  # unpickling, safetensors' own class, values that are no tensors
-        raise WeightsError(f"{file} does not hold the weights of this UNet: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["no message"])[0]
+        raise WeightsError(f"{file} does not hold the weights of this UNet: {first_line(error)}") from error

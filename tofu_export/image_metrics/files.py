@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tofu_export.errors import OptionError
+from tofu_export.errors import OptionError, some_of
 from tofu_export.images.inputs import image_files, open_image
 
 __all__ = ["ImageSets", "Pair", "batches_of", "find_images", "read_rgb"]
@@ -72,10 +72,9 @@ def find_images(a: Path, b: Path, *, paired: bool | None = None) -> ImageSets:
     if paired or (paired is None and shared):
         for here, there, mine, others in ((a, b, left, right), (b, a, right, left)):
             if alone := [name for name in mine if name not in others]:
-                names = ", ".join(mine[name].name for name in alone[:_SHOWN])
-                rest = f" and {len(alone) - _SHOWN} more" if len(alone) > _SHOWN else ""
+                names = some_of([mine[name].name for name in alone], _SHOWN)
                 raise OptionError(
-                    f"{names}{rest} in {here} have no image of that name in {there}: complete the folders, or compare "
+                    f"{names} in {here} have no image of that name in {there}: complete the folders, or compare "
                     "them as whole sets with --metrics fid,kid"
                 )
         pairs = tuple(Pair(name, left[name], right[name]) for name in shared)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tofu_export.errors import OptionError, WeightsError
+from tofu_export.errors import OptionError, WeightsError, first_line
 from tofu_export.image_metrics._optional import functional, metric
 from tofu_export.image_metrics.weights import served_by_torch
 
@@ -88,8 +88,7 @@ def lpips(network: str, weights: Path) -> PairMetric:
         except RuntimeError as error:
             if isinstance(error, WeightsError):
                 raise
-            first = (str(error).splitlines() or ["no message"])[0]
-            raise WeightsError(f"{weights} does not hold the weights of {network}: {first}") from error
+            raise WeightsError(f"{weights} does not hold the weights of {network}: {first_line(error)}") from error
 
     def distance(a: Pixels, b: Pixels) -> float:
         with torch.inference_mode():

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tofu_export.errors import WeightsError
+from tofu_export.errors import WeightsError, first_line
 from tofu_export.image_metrics._optional import inception, metric
 from tofu_export.image_metrics.result import Kid
 
@@ -39,8 +39,7 @@ def inception_look(weights: Path) -> Look:
     try:
         network = inception(weights, FEATURE)
     except RuntimeError as error:
-        first = (str(error).splitlines() or ["no message"])[0]
-        raise WeightsError(f"{weights} does not hold the weights of Inception: {first}") from error
+        raise WeightsError(f"{weights} does not hold the weights of Inception: {first_line(error)}") from error
 
     def look(images: NDArray[np.uint8]) -> Tensor:
         with torch.inference_mode():

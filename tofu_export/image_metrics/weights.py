@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tofu_export.errors import WeightsError
+from tofu_export.errors import WeightsError, first_line
 from tofu_export.image_metrics._optional import inception_url
 from tofu_export.image_metrics.result import NetworkWeights
 from tofu_export.options.declaration import Section, opt
@@ -107,7 +107,7 @@ class WeightsFolder:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # unpickling, a cut archive: all say what is wrong with the file
             raise WeightsError(
-                f"{file} cannot be read ({_first_line(error)}): get it again from {wanted.url}"
+                f"{file} cannot be read ({first_line(error)}): get it again from {wanted.url}"
             ) from error
         if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
             raise WeightsError(f"{file} does not hold weights: get it again from {wanted.url}")
@@ -122,7 +122,7 @@ class WeightsFolder:
             torch.hub.download_url_to_file(wanted.url, str(file), found[1] if found else None, progress=False)
         except (OSError, RuntimeError) as error:  # no network, a full disk; another hash
             raise WeightsError(
-                f"{wanted.name} cannot be downloaded from {wanted.url} ({_first_line(error)}): get it on another "
+                f"{wanted.name} cannot be downloaded from {wanted.url} ({first_line(error)}): get it on another "
                 "machine, and give its folder with --network-weights DIR"
             ) from error
 
@@ -158,7 +158,3 @@ def served_by_torch(folder: Path) -> Iterator[None]:
 def described(file: Path) -> NetworkWeights:
     """Describe a file of weights for a report."""
     return NetworkWeights(file.name, sha256_of(file))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,17 +1,25 @@
 """Declare an option once, on the dataclass field that holds it.
 
 The field gives name, type and default; `Option` adds help, section and how text is read. The command line
-(`tofu_export.cli.derive`) is generated from these declarations. This module imports nothing for that.
+(`tofu_export.cli.derive`) is generated from these declarations, and the Python API reads texts by them. This module
+imports nothing for that.
 """
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-__all__ = ["Alias", "Option", "Section", "group", "opt", "option_of", "positional"]
+from tofu_export.errors import OptionError
+
+__all__ = [
+    "Alias", "Option", "Section", "choice_of", "group", "opt", "option_of", "plain_type", "positional", "read_value",
+]  # fmt: skip
+
+Choice = TypeVar("Choice", bound=Enum)
 
 _KEY = "tofu_export.option"
 
@@ -134,3 +142,44 @@ def _field(default: Any, declared: Any) -> Any:
 def option_of(declared: Field[Any]) -> Option | Mapping[str, Mapping[str, Any]] | None:
     """Return the option of a field, the overrides of an option group, or None for a field that only code sets."""
     return declared.metadata.get(_KEY)
+
+
+def plain_type(hint: Any) -> Any:
+    """Return a field's type without None."""
+    if get_origin(hint) in (Union, types.UnionType):
+        kinds = [part for part in get_args(hint) if part is not type(None)]
+        return kinds[0] if len(kinds) == 1 else hint
+    return hint
+
+
+def read_value(value: Any, hint: Any, option: Option) -> Any:
+    """Convert an option's value as it is typed to that of its field.
+
+    Args:
+        value: text, or what `typed` says.
+        hint: type of the field, without None.
+        option: its declaration.
+
+    Raises:
+        OptionError: the value cannot be used.
+    """
+    if isinstance(option.choices, Mapping):
+        return option.choices[value]
+    if option.parse is not None:
+        return option.parse(value)
+    if option.typed is None and isinstance(hint, type) and issubclass(hint, Enum):
+        return choice_of(hint, value)
+    return value
+
+
+def choice_of(kind: type[Choice], value: Choice | str) -> Choice:
+    """Return the member of an enum that a text names.
+
+    Raises:
+        OptionError: no member has this value.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        known = ", ".join(str(choice.value) for choice in kind)
+        raise OptionError(f"{value!r} is no {kind.__name__.lower()}, expected one of {known}") from None

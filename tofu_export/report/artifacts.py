@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tofu_export.errors import some_of
 from tofu_export.options import AttentionForm, Precision
 from tofu_export.system.typed_json import optional
 
@@ -84,8 +85,7 @@ class FusionCounts:
     @property
     def some(self) -> str:
         """Names of the first nodes that were not fused, and the number of the others."""
-        more = f" and {len(self.left) - _SHOWN} more" * (len(self.left) > _SHOWN)
-        return ", ".join(self.left[:_SHOWN]) + more
+        return some_of(self.left, _SHOWN)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tofu_export.errors import some_of
 from tofu_export.system.typed_json import optional
 
 __all__ = ["LoadedWeights", "ModelEntry", "OutputEntry", "PreprocessingValue", "loading_words"]
@@ -124,17 +125,12 @@ def loading_words(
     if weights.keys:
         parts.append(f"{weights.key} of {', '.join(weights.keys)} (--weights-key chooses)")
     changes = {"set": weights.set, "adapted": weights.adapted, "dropped": weights.dropped}
-    parts += [*(f"{kind}: {_some(items)}" for kind, items in changes.items() if items), *weights.notes]
+    parts += [*(f"{kind}: {some_of(items, _SHOWN)}" for kind, items in changes.items() if items), *weights.notes]
     by_source: dict[str, list[str]] = {}
     for field_name, where in said_by.items():
         by_source.setdefault(where, []).append(f"{field_name} {_value(preprocessing[field_name])}")
     parts += [f"{', '.join(values)} from {where}" for where, values in by_source.items()]
     return "; ".join(parts)
-
-
-def _some(items: Sequence[str]) -> str:
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return f"{', '.join(items[:_SHOWN])}{more}"
 
 
 def _value(value: PreprocessingValue) -> str:

@@ -12,10 +12,7 @@ from tofu_export.options import Precision
 from tofu_export.report.document import FULL
 from tofu_export.report.sweep import PATTERN, SweepDocument, SweepRow
 
-__all__ = ["AXES", "pareto_chart"]
-
-AXES = ("images/s", "gmacs")
-"""Quantities of the horizontal axis."""
+__all__ = ["pareto_chart"]
 
 _MOST_SERIES = 10
 """Number of curves that get their own colour and name; with more, the chart only separates the best from the rest."""
@@ -29,7 +26,7 @@ def pareto_chart(result: SweepDocument, axis: str | None = None) -> dict[str, by
 
     Args:
         result: the sweep; one panel for each model and batch size.
-        axis: one of `AXES`; None for throughput if measured.
+        axis: `images/s` or `gmacs`; None for throughput if measured.
     """
     axis = axis or ("images/s" if result.timed else "gmacs")
     panels: dict[tuple[str, int | None], list[SweepRow]] = defaultdict(list)

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tofu_export.errors import BackendMissingError, OptionError
+from tofu_export.errors import BackendMissingError, OptionError, first_line
 from tofu_export.report.sweep import SweepFailure
 from tofu_export.sweep.grid import Cell
 from tofu_export.sweep.settings import Settings
@@ -93,9 +93,8 @@ def _connect(ray: Any, address: str, jobs: int | None) -> None:
 
 
 def _no_cluster(address: str, error: Exception) -> BackendMissingError:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
     return BackendMissingError(
-        f"no Ray cluster at {address}: {lines[0]}. Start one with `ray start --head`, or use --ray {LOCAL}"
+        f"no Ray cluster at {address}: {first_line(error)}. Start one with `ray start --head`, or use --ray {LOCAL}"
     )
 
 

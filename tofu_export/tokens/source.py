@@ -16,7 +16,9 @@ from tofu_export.artifact.feeds import as_asked
 from tofu_export.compare.groups import GroupState, Reducing
 from tofu_export.errors import OptionError
 from tofu_export.options import Selection
+from tofu_export.planning.entry import PlanEntry
 from tofu_export.system.ort import TensorSpec
+from tofu_export.system.typed_json import from_plain
 
 __all__ = ["Runnable", "TokenRun", "TokenSource", "in_batches"]
 
@@ -80,17 +82,17 @@ class TokenSource(ABC):
         """
         facts = card.entries
         try:
-            layers, preprocessing = facts["plan"]["layers"], facts["preprocessing"]
-            select = Selection(facts["plan"].get("select", Selection.BIPARTITE.value))
+            plan, preprocessing = from_plain(PlanEntry, facts["plan"], "plan"), facts["preprocessing"]
+            select = Selection(plan.select or Selection.BIPARTITE)
             known = size if size and None not in size else preprocessing["input_size"]
             channels, height, width = map(int, known)
             for key in ("mean", "std"):
                 if len([float(value) for value in preprocessing[key]]) != channels:
                     raise ValueError(f"{key} is not one number for each of {channels} channels")
             steps = tuple(
-                Reducing(int(row["layer"]), str(row["method"]), int(row["tokens_in"]), int(row["removed"]), select)
-                for row in layers
-                if row["removed"]
+                Reducing(row.layer, row.method, row.tokens_in, row.removed, select)
+                for row in plan.layers
+                if row.removed
             )
             found = cls(
                 path,
@@ -98,8 +100,8 @@ class TokenSource(ABC):
                 {**preprocessing, "input_size": (channels, height, width)},
                 int(facts["prefix_tokens"]),
                 steps,
-                int(layers[0]["tokens_in"]),
-                str(facts["plan"]["pattern"]),
+                plan.layers[0].tokens_in,
+                plan.pattern,
             )
         except _DAMAGED as error:
             raise OptionError(
