@@ -103,7 +103,7 @@ def test_a_pattern_says_where_and_how() -> None:
     [
         ({"mode": Mode.TOME}, "bring their method, prune: leave out mode and prune_layers, or give a pattern"),
         ({"prune_layers": 2}, "bring their method, prune"),
-        ({"pattern": "PP----------"}, "has 3 predictors, but tokens leave before 2 blocks .0, 1.: name 3, such as 3, 6, 9"),
+        ({"pattern": "PP----------"}, "has 3 predictors, but tokens leave before 2 blocks .0, 1.: name 3, such as 3"),
         ({"r": (0, 3) + (0,) * 10}, "tokens leave before 1 blocks .1."),
         ({"exclude_layers": (6,)}, "tokens leave before 2 blocks .3, 9."),
         ({"r": (1, 2, 3)}, "r lists 3 layers, but the model has 12"),
