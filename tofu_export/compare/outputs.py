@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,10 @@ class OutputComparison:
             and self.cosine_min >= tolerance.cosine_min
             and (tolerance.relative is None or self.relative <= tolerance.relative)
         )
+
+    def only_turned(self, tolerance: Tolerance) -> bool:
+        """True if nothing but the cosine exceeds the tolerance."""
+        return not self.within(tolerance) and self.within(replace(tolerance, cosine_min=-1.0))
 
     def joined(self, other: OutputComparison) -> OutputComparison:
         """Return the comparison of both sets of images taken together."""
