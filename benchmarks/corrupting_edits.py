@@ -20,6 +20,9 @@ Edit = Callable[[ModelProto], None]
 BLOCK, OTHER, PRUNING = 7, 8, 1
 """The block that is corrupted, another one, and one that prunes."""
 
+E4M3_LARGEST = 448
+"""Largest number of FP8."""
+
 
 class NotHereError(Exception):
     """The file has no place for this corruption."""
@@ -55,7 +58,7 @@ def tensor(proto: ModelProto, name: str) -> onnx.TensorProto:
 
 
 def constant(proto: ModelProto, entry: NodeProto, index: int, edit: Callable[[Array], Array]) -> None:
-    """Give a node a changed copy of its constant input; an int8 weight is quantised again."""
+    """Give a node a changed copy of its constant input; a quantised weight is quantised again."""
     source = entry.input[index]
     maker = next((other for other in proto.graph.node if source in other.output), None)
     if maker is None:
@@ -65,10 +68,12 @@ def constant(proto: ModelProto, entry: NodeProto, index: int, edit: Callable[[Ar
     if maker.op_type != "DequantizeLinear":
         raise NotHereError
     steps, scales = (numpy_helper.to_array(tensor(proto, name)) for name in maker.input[:2])
-    weight = edit(steps * scales)
-    scales = np.abs(weight).max(axis=0) / np.float32(127)
-    maker.input[0] = add(proto, np.rint(weight / scales).astype(np.int8))
-    maker.input[1] = add(proto, scales.astype(np.float32))
+    weight = edit(steps.astype(np.float32) * scales.astype(np.float32))
+    whole = steps.dtype == np.int8
+    wide = np.abs(weight).max(axis=0) / np.float32(127 if whole else E4M3_LARGEST)
+    changed = weight / wide
+    maker.input[0] = add(proto, (np.rint(changed) if whole else changed).astype(steps.dtype))
+    maker.input[1] = add(proto, wide.astype(scales.dtype))
 
 
 def add(proto: ModelProto, array: Any) -> str:
@@ -297,7 +302,8 @@ def weight_scales(edit: Callable[[Array], Array], layer: str = "mlp.fc1") -> Edi
 
     def corrupt(proto: ModelProto) -> None:
         wide = quantiser(proto, BLOCK, layer, "weight")
-        wide.input[1] = add(proto, edit(numpy_helper.to_array(tensor(proto, wide.input[1]))).astype(np.float32))
+        scales = numpy_helper.to_array(tensor(proto, wide.input[1]))
+        wide.input[1] = add(proto, edit(scales).astype(scales.dtype))
 
     return corrupt
 
@@ -325,7 +331,7 @@ def input_scale(factor: float) -> Edit:
     def corrupt(proto: ModelProto) -> None:
         for entry in _input_quantisers(proto, "mlp.fc2"):
             scale = numpy_helper.to_array(tensor(proto, entry.input[1]))
-            entry.input[1] = add(proto, np.float32(scale * factor))
+            entry.input[1] = add(proto, (scale * factor).astype(scale.dtype))
 
     return corrupt
 
@@ -333,7 +339,8 @@ def input_scale(factor: float) -> Edit:
 def input_zero(proto: ModelProto) -> None:
     """A zero point that is not 0."""
     for entry in _input_quantisers(proto, "mlp.fc2")[1:]:
-        entry.input[2] = add(proto, np.int8(1))
+        zero = numpy_helper.to_array(tensor(proto, entry.input[2]))
+        entry.input[2] = add(proto, np.ones_like(zero))
 
 
 def _input_quantisers(proto: ModelProto, layer: str) -> list[NodeProto]:
@@ -352,8 +359,10 @@ def coarse(proto: ModelProto) -> None:
     """A weight of 6 bits."""
     wide = quantiser(proto, BLOCK, "attn.proj", "weight")
     steps, scales = (numpy_helper.to_array(tensor(proto, name)) for name in wide.input[:2])
+    if steps.dtype != np.int8:
+        raise NotHereError  # FP8 has its own steps
     wide.input[0] = add(proto, np.rint(steps / 4).astype(np.int8))
-    wide.input[1] = add(proto, scales * 4)
+    wide.input[1] = add(proto, (scales * 4).astype(scales.dtype))
 
 
 def smoothing_forgotten(proto: ModelProto) -> None:
@@ -425,7 +434,7 @@ CORRUPTIONS: dict[str, Edit] = {
         "model/Add", 1, lambda array: np.where(np.arange(array.shape[1])[:, None] == 0, 0, array)
     ),
     "pooled over one token fewer": fewer_pooled,
-    # int8
+    # quantised
     "scales of a weight reversed": weight_scales(lambda scales: scales[::-1].copy()),
     "scale of one column from its neighbour": weight_scales(lambda scales: np.r_[scales[1], scales[1:]]),
     "scales of two weights exchanged": scales_exchanged("weight", "mlp.fc1", "mlp.fc1"),

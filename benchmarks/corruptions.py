@@ -8,6 +8,8 @@ Usage: export a model, then point to its folder:
     tofu-export demo_vit --r 16 --precision fp32,fp16,int8 --no-bench --no-engine -o demo
     python benchmarks/corruptions.py demo
 
+`--precision fp8,int8-fp16` tries files of these instead.
+
 It prints a Markdown table. A cell says what found the corruption; where nothing did, how far the outputs moved, as a
 share of what rounding moves them in the right file. Up to 1 the corruption is *rounding-equal*: smaller than what the
 precision does anyway. `-` stands for a corruption that the file has no place for.
@@ -35,18 +37,19 @@ from tofu_export.verification.result import VerificationResult
 
 Array = NDArray[Any]
 
-PRECISIONS = ("fp32", "fp16", "int8")
 BATCH = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Corrupt, verify, and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where model.fp32.onnx, model.fp16.onnx and model.int8.onnx are")
+    parser.add_argument("folder", type=Path, help="where model.fp32.onnx and the others are")
+    parser.add_argument("--precision", default="fp32,fp16,int8", help="the files to corrupt")
     parser.add_argument("--only", default="", help="corruptions whose names hold this")
     options = parser.parse_args(arguments)
-    print(f"| corruption | {' | '.join(PRECISIONS)} |", "|---" * (len(PRECISIONS) + 1) + "|", sep="\n", flush=True)
-    originals = {precision: Original(options.folder / f"model.{precision}.onnx") for precision in PRECISIONS}
+    precisions = options.precision.split(",")
+    print(f"| corruption | {' | '.join(precisions)} |", "|---" * (len(precisions) + 1) + "|", sep="\n", flush=True)
+    originals = {precision: Original(options.folder / f"model.{precision}.onnx") for precision in precisions}
     cells: list[str] = []
     for name, edit in CORRUPTIONS.items():
         if options.only in name:

@@ -657,3 +657,18 @@ def test_a_tolerance_is_a_share_of_the_largest_logit_and_never_more_than_it_says
         assert not OutputComparison(limit * 1.01, 10.0, 1.0, 1.0, True, 1).within(tolerance)
         assert not OutputComparison(0.0, 10.0, tolerance.cosine_min - 1e-6, 1.0, True, 1).within(tolerance)
     assert list(TOLERANCES) == list(Precision)
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_outputs_below_the_absolute_error_may_not_be_of_another_length(precision: Precision) -> None:
+    tolerance = TOLERANCES[precision]
+    expected = np.random.default_rng(0).normal(size=(4, 10)) * 1e-6
+    for factor in (1 + 1.1 * tolerance.longer, 1 - 1.1 * tolerance.longer):
+        found = compare_outputs(expected * factor, expected)
+        assert found.max_abs < tolerance.allowed(found.scale)
+        assert found.cosine_min > tolerance.cosine_min
+        assert not found.within(tolerance)
+        assert compare_outputs(expected, expected).joined(found).longer == found.longer
+    assert compare_outputs(expected * (1 + 0.9 * tolerance.longer), expected).within(tolerance)
+    assert compare_outputs(np.zeros((2, 3)), np.zeros((2, 3))).longer == 0
+    assert compare_outputs(np.full((2, 3), 1e-9), np.zeros((2, 3))).longer == np.inf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,15 @@ class Tolerance:
         """Return the largest absolute difference allowed if `scale` is max(1, largest logit)."""
         return self.absolute + self.max_error * scale
 
+    @property
+    def longer(self) -> float:
+        """Largest share by which all outputs together may be longer or shorter than the reference's.
+
+        An error that turns an output as far as `cosine_min` allows is sqrt(2 (1 - cosine)) of its length, and changes
+        that by as much at most. Outputs below 1 could otherwise be twice as large unnoticed.
+        """
+        return math.sqrt(2 * (1 - self.cosine_min))
+
 
 _STEPS = "127 steps for the largest value of a tensor; measured in docs/verification.md"
 
@@ -87,6 +96,7 @@ class OutputComparison:
         finite: neither has a NaN or an infinity.
         images: number of images compared.
         relative: largest norm of the difference of an image, as a share of the norm of the reference's.
+        longer: share by which the norm of a batch is longer or shorter than that of the reference's, at most.
     """
 
     max_abs: float
@@ -96,6 +106,7 @@ class OutputComparison:
     finite: bool
     images: int
     relative: float = 0.0
+    longer: float = 0.0
 
     def within(self, tolerance: Tolerance) -> bool:
         """True if nothing exceeds the tolerance and something was compared."""
@@ -104,8 +115,13 @@ class OutputComparison:
             and self.images > 0
             and self.max_abs <= tolerance.allowed(self.scale)
             and self.cosine_min >= tolerance.cosine_min
+            and self.longer <= tolerance.longer
             and (tolerance.relative is None or self.relative <= tolerance.relative)
         )
+
+    def only_turned(self, tolerance: Tolerance) -> bool:
+        """True if nothing but the cosine exceeds the tolerance."""
+        return not self.within(tolerance) and self.within(replace(tolerance, cosine_min=-1.0))
 
     def joined(self, other: OutputComparison) -> OutputComparison:
         """Return the comparison of both sets of images taken together."""
@@ -121,6 +137,7 @@ class OutputComparison:
             self.finite and other.finite,
             images,
             max(self.relative, other.relative),
+            max(self.longer, other.longer),
         )
 
 
@@ -147,6 +164,7 @@ def compare_outputs(got: Array, expected: Array) -> OutputComparison:
         finite=True,
         images=len(left),
         relative=float((np.linalg.norm(left - right, axis=1) / np.maximum(np.linalg.norm(right, axis=1), _TINY)).max()),
+        longer=_longer(left, right),
     )
 
 
@@ -224,6 +242,13 @@ def settled(got: Mapping[str, Array], expected: Mapping[str, Array]) -> tuple[di
 def is_real(value: Array) -> bool:
     """True if an array has floating-point values."""
     return np.issubdtype(value.dtype, np.floating)
+
+
+def _longer(got: Array, expected: Array) -> float:
+    """Return how much longer or shorter all values together are than expected, as a share."""
+    length = float(np.linalg.norm(expected))
+    difference = abs(float(np.linalg.norm(got)) - length)
+    return difference / length if length else float(np.inf if difference else 0)
 
 
 def _rows(values: Array) -> NDArray[np.float64]:

@@ -27,6 +27,7 @@ from tofu_export.verification.block_ends import Candidates, block_ends
 from tofu_export.verification.follow import Follower, Inside
 from tofu_export.verification.gather import Gathered
 from tofu_export.verification.in_fp32 import compare_bf16, with_fp32
+from tofu_export.verification.least_precise import half_precision_tolerance
 from tofu_export.verification.noise import excess
 from tofu_export.verification.reference import Reference, VitReference
 from tofu_export.verification.replay import DecisionNames, Judge, Replay
@@ -167,9 +168,11 @@ def compare_with(
 
         return compare_bf16(subject.graph_path, reference.module, bf16).noted(f"computed in FP32: {NO_BFLOAT16}")
     checks = replace(checks, tolerance=allowed)
-    result = compare(subject, batches=batches, checks=checks, on_batch=on_batch, notes=notes)
     ours = isinstance(subject, OnnxFile) and not checks.by_position  # rounding in foreign files is unknown
-    if ours and named and reference.measures_rounding:
+    measures = ours and named and reference.measures_rounding
+    halves = measures and precision is Precision.FP16
+    result = compare(subject, batches=batches, checks=checks, on_batch=on_batch, notes=notes, halves=halves)
+    if measures:
         once = [max(batches, key=_size)]
 
         def in_fp32(path: Path, allowed: Tolerance, shaken: Path | None) -> VerificationResult:
@@ -191,10 +194,12 @@ def _compare(
     notes: tuple[str, ...] = (),
     measured: bool = False,
     shaken: Path | None = None,
+    halves: bool = False,
 ) -> VerificationResult:
     """Compare a file as it is (`compare_with`); `measured`: block by block, with what rounding explains.
 
-    `shaken` is the file with its derived constants changed by their rounding, if it has any.
+    `shaken` is the file with its derived constants changed by their rounding, if it has any. `halves`: outputs that
+    point elsewhere may, where rounding to FP16 explains it (`least_precise`).
     """
     tolerance = checks.tolerance
     assert tolerance is not None  # compare_with
@@ -225,7 +230,27 @@ def _compare(
         if not ends:
             notes += ("the file does not tell its blocks apart: what each of them gives is not compared",)
         _compare_blocks(gathered, subject, reference, batches, feeds, names, ends, measured=measured, shaken=shaken)
-    return gathered.result(tuple(map(_size, batches)), source, reference.kind, notes)
+    result = gathered.result(tuple(map(_size, batches)), source, reference.kind, notes)
+    if not halves or not result.outputs.only_turned(tolerance):
+        return result
+    for values, seen in zip(batches, watched, strict=True):
+        run = partial(_real_outputs, reference, values, names, seen, tolerance)
+        tolerance = half_precision_tolerance(reference.module, run, run(), tolerance)
+    return replace(result, tolerance=tolerance).noted(
+        f"the cosine may be as low as {tolerance.cosine_min:.4f}: this model has values too small for FP16, whose "
+        "rounding alone turns its outputs"
+    )
+
+
+def _real_outputs(
+    reference: Reference,
+    values: Mapping[str, Array],
+    names: DecisionNames,
+    seen: Mapping[str, Array],
+    allowed: Tolerance,
+) -> list[Array]:
+    """Return the outputs of the model for a batch that are real numbers, under the decisions `seen`."""
+    return [value for value in reference.run(values, Replay(names, seen, allowed)) if is_real(value)]
 
 
 def _compare_blocks(

@@ -29,7 +29,7 @@ from tofu_export.verification.quantized_weights import read_quantized_weights
 if TYPE_CHECKING:
     from tofu_export.verification.result import VerificationResult
 
-__all__ = ["BF16_IN_FP32", "IN_FP32", "compare_bf16", "with_fp32"]
+__all__ = ["BF16_IN_FP32", "IN_FP32", "compare_bf16", "holding", "rounded_to", "with_fp32"]
 
 IN_FP32 = replace(TOLERANCES[Precision.FP32], name="in fp32")
 """Largest difference allowed without rounding, besides what rounding explains."""
@@ -82,10 +82,10 @@ def with_fp32(
             wide = folder / "wide"
             wide.mkdir()
             copy = widened(copy, wide, HALVES, numbers)
-            rounded = [*_rounded(model, torch.float16), *rounded]
+            rounded = [*rounded_to(model, torch.float16), *rounded]
             if derived:
                 other = shaken(copy, folder / "shaken", derived)
-        with _holding(rounded):
+        with holding(rounded):
             inner = compare(copy, IN_FP32 if other is None else _DERIVED, other)
     return replace(result, in_fp32=replace(inner, evidence=None))
 
@@ -105,18 +105,18 @@ def compare_bf16(path: Path, model: nn.Module, compare: Callable[[Path], Verific
         model: the eager float32 model; its weights are rounded meanwhile.
         compare: compares a file with the model.
     """
-    with tempfile.TemporaryDirectory(prefix="tofu-export-verify-") as name, _holding(_rounded(model, torch.bfloat16)):
+    with tempfile.TemporaryDirectory(prefix="tofu-export-verify-") as name, holding(rounded_to(model, torch.bfloat16)):
         return compare(widened(path, Path(name), HALVES))
 
 
-def _rounded(model: nn.Module, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+def rounded_to(model: nn.Module, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
     """Return the floating-point tensors of a model, and their values rounded to `dtype`."""
     tensors = [tensor.detach() for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
     return [(tensor, tensor.to(dtype)) for tensor in tensors]
 
 
 @contextmanager
-def _holding(rounded: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
+def holding(rounded: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
     """Give each first tensor the values of the second inside the context, and restore them after it."""
     kept = [tensor.clone() for tensor, _ in rounded]
     try:

@@ -8,7 +8,7 @@ between the two runs, anywhere in the model, is what rounding alone does there, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tofu_export.patch.state import TokenState
 
-__all__ = ["MOST_EXCESS", "ROUNDING", "excess", "rounded_activations"]
+__all__ = ["MOST_EXCESS", "ROUNDING", "changed_tokens", "excess", "rounded_activations"]
 
 Array = NDArray[Any]
 
@@ -40,6 +40,14 @@ def rounded_activations(model: nn.Module) -> Iterator[None]:
     def changed(tokens: Tensor) -> Tensor:
         noise = torch.randn(tokens.shape, generator=generator, dtype=tokens.dtype)
         return tokens + ROUNDING * tokens * noise
+
+    with changed_tokens(model, changed):
+        yield
+
+
+@contextmanager
+def changed_tokens(model: nn.Module, changed: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Apply a function to the tokens that enter and leave the blocks of a model inside the context."""
 
     def in_state(value: Tensor | TokenState) -> Tensor | TokenState:
         return value._replace(tokens=changed(value.tokens)) if isinstance(value, TokenState) else changed(value)

@@ -254,6 +254,7 @@ class VerificationResult:
                 f"{self.output} differ by {outputs.max_abs:.3g} "
                 f"(allowed {tolerance.allowed(outputs.scale):.3g}), "
                 f"cosine {outputs.cosine_min:.6f} (at least {tolerance.cosine_min})"
+                + (f", {outputs.longer:.2%} longer or shorter" if outputs.longer > tolerance.longer else "")
                 + ("" if tolerance.relative is None else f", norm of the difference {outputs.relative:.3g} of that of ")
                 + ("" if tolerance.relative is None else f"{self.output} (allowed {tolerance.relative:.3g})")
             )
