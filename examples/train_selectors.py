@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train each method once, and compare at each keep rate."""
     parser = argparse.ArgumentParser(description="Train DynamicViT's and SPViT's predictors on the demo model.")
     parser.add_argument("--train-rate", type=float, default=0.5, help="keep rate to train at")
-    parser.add_argument("--keep-rates", default="0.7,0.5", help="keep rates to judge at, separated by commas")
+    parser.add_argument("--keep-rates", default="0.7,0.5,0.3", help="keep rates to judge at, separated by commas")
     parser.add_argument("--steps", type=int, default=150, help="training steps of each model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
