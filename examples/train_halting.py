@@ -25,12 +25,12 @@ from pathlib import Path
 
 import torch
 from finetune import HELD_OUT_PER_CLASS, accuracy
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from train_demo_vit import SPLIT_SEED, Digits, load_digits, preprocess, split_per_class
+from train_selectors import demo_model
 
 import tofu_export as tofu
-from tofu_export import demo, patch
+from tofu_export import patch
 from tofu_export.options import Halting, OutputKind, Selection
 from tofu_export.patch.capacity import measure_leaving
 from tofu_export.patch.halting import Spending
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images, labels = preprocess(training.images), training.labels
     gate = Halting(given.scale, given.center)
 
-    halting = _started()
+    halting = demo_model()
     tofu.apply(halting, tofu.Reduction(select=Selection.HALTING, halting=gate))
     train(
         halting, images, labels, given.steps, given.rate, given.seed,
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gmacs = _tell(f"halting, places for {given.share:.0%} of {MEASURED} images", halting, held_out)
     _count_over(halting, held_out)
 
-    fused = _started()
+    fused = demo_model()
     tofu.apply(fused, tofu.Reduction(gmacs=gmacs))
     _tell("Token Fusion, not trained", fused, held_out)
     train(fused, images, labels, given.steps, given.rate, given.seed)
@@ -142,12 +142,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     for row in report.verification:
         print(f"{row.artifact}: {'verified' if row.passed else 'WRONG'}, largest error {row.max_abs:.1e}")
-
-
-def _started() -> nn.Module:
-    model = demo.build_model()
-    model.load_state_dict(load_file(demo.weights_path()))
-    return model
 
 
 def _tell(name: str, model: nn.Module, held_out: Digits) -> float:

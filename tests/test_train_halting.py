@@ -20,7 +20,7 @@ GATE = Halting(3, 1, 0.2)
 @pytest.fixture(scope="module")
 def script() -> Iterator[ModuleType]:
     pytest.importorskip("mlxtend")
-    with loaded_scripts("examples", "train_demo_vit", "finetune", "train_halting") as modules:
+    with loaded_scripts("examples", "train_demo_vit", "finetune", "train_selectors", "train_halting") as modules:
         yield modules["train_halting"]
 
 

@@ -76,3 +76,8 @@ def test_files_have_a_count_only_if_tokens_leave() -> None:
         0: {"logits": onnx.TensorProto.FLOAT},
         (0, 4, 3): {"logits": onnx.TensorProto.FLOAT, "tokens_over_capacity": onnx.TensorProto.INT64},
     }
+
+
+def test_positions_that_nothing_reads_are_not_in_a_file() -> None:
+    graph = lower(canonical(PLACES), Target.PORTABLE, Precision.FP32)
+    assert not [node.name for node in graph.graph if "positions" in (node.name or "")]

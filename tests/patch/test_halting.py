@@ -9,7 +9,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
-from tests import reference_halting, tiny
+from tests import families, reference_halting, tiny
 from tests.reference_halting import Gate, Run
 from tofu_export import patch
 from tofu_export.errors import OptionError, UnsupportedModelError
@@ -173,6 +173,17 @@ def test_without_halting_nobody_asks_an_observer() -> None:
 def test_models_that_pool_other_tokens_are_refused(name: str) -> None:
     with pytest.raises(UnsupportedModelError, match="pools by 'avg', but of tokens that halt only the class token"):
         tiny.reduced(name, reduction())
+
+
+@pytest.mark.parametrize("name", ["relpos-table", "naflex", "diff", "post-norm"])
+def test_families_with_a_class_token_halt(name: str) -> None:
+    """Places for all at work change nothing, whatever depends on positions."""
+    with torch.no_grad():
+        masked = families.reduced(name, reduction())
+        expected = masked(pixels())
+        leaving = measure_leaving(masked, pixels())
+        assert sum(leaving) > 0
+        torch.testing.assert_close(families.reduced(name, reduction(*leaving))(pixels()), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [OutputKind.TOKENS, OutputKind.GRID])

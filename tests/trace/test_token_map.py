@@ -201,7 +201,7 @@ def test_a_wrong_group_is_caught_though_all_else_is_right(mutation: object, tmp_
         assert result.decisions.wrong == 0
         assert result.mismapped > 0
         assert not result.passed
-        with pytest.raises(VerificationError, match=r"entries of the token map are not what the decisions make"):
+        with pytest.raises(VerificationError, match=r"integers \(token map, counts\) are not what the decisions make"):
             raise result.failure()
 
 

@@ -76,7 +76,9 @@ class FusedBlock:
         rope = kwargs.get("rope")
         between = layer.removed > 0 and not plan.reduction.select.is_before_block
         if layer.removed and not between:
-            state = _reduced(setting, state, importance=_importance(setting, state), placed=rope is not None)
+            # Whether the attention has relative positions shows only later: files drop positions that nothing reads.
+            placed = rope is not None or halts
+            state = _reduced(setting, state, importance=_importance(setting, state), placed=placed)
         if halts:
             state = hide_halted(state)
         if rope is not None:

@@ -101,7 +101,7 @@ class VerificationResult:
         inputs: where the images came from.
         output: what the file outputs: an `OutputKind`, or the names of its outputs.
         outputs: its real-valued outputs against the reference's under the file's decisions; of several the worst.
-        mapped: integers compared, which are entries of the token map; None without any.
+        mapped: integers compared, entries of the token map and counts; None without any.
         mismapped: number of these integers that differ.
         images_with_flips: images in which any decision differs.
         decisions: the file's decisions against the reference's.
@@ -270,7 +270,8 @@ class VerificationResult:
                 f"the copy that gives out its decisions (at most {MOST_UNDECIDED:.0%} may be)"
             )
         if self.mismapped:
-            parts.append(f"{self.mismapped} of {self.mapped} entries of the token map are not what the decisions make")
+            integers = f"{self.mismapped} of {self.mapped} integers (token map, counts)"
+            parts.append(f"{integers} are not what the decisions make")
         if self.first_bad_layer is not None:
             parts.append(f"the first block that differs is {self.first_bad_layer}")
         if self.wrong_constant is not None:
