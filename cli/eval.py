@@ -58,7 +58,7 @@ def _text(result: EvalResult) -> str:
     plan = subject.plan
     removed = ""
     if plan is not None:
-        chosen = f", chosen by {plan['select']}" if "select" in plan else ""
+        chosen = f", chosen by {plan.get('predictor', plan['select'])}" if "select" in plan else ""
         removed = f", {plan['pattern']}{chosen}, r = {plan['r']}"
     lines = [f"{subject.label}{removed}, {subject.backend}; {result.images} images, {result.source}"]
     lines += [] if result.loaded is None else [f"  weights: {result.loaded}"]
