@@ -16,7 +16,7 @@ from tofu_export.errors import UnsupportedModelError
 from tofu_export.options import Method, Mode, Reduction
 from tofu_export.patch import fused
 from tofu_export.patch.blocks import ADAPTERS, adapter_for
-from tofu_export.patch.fuse import reduce_state
+from tofu_export.patch.fuse import Step, Tracked, reduce_state
 from tofu_export.patch.keys import ATTENTION_CALLS
 from tofu_export.patch.observe import observe
 from tofu_export.patch.state import TokenState
@@ -144,7 +144,7 @@ def test_positions_are_those_of_the_tokens_that_stay(method: Method, prefix: int
     for removed in (4, 3, 2):
         metric = torch.randn(3, state.tokens.shape[1], 8, generator=generator)
         state = reduce_state(
-            state, metric, method=method, removed=removed, prefix=prefix, track_sizes=True, track_positions=True
+            state, metric, Step(method=method, removed=removed, prefix=prefix), Tracked(sizes=True, positions=True)
         )
     assert state.positions is not None
     assert state.sizes is not None
@@ -161,7 +161,7 @@ def test_positions_are_those_of_the_tokens_that_stay(method: Method, prefix: int
 
 def test_positions_that_nobody_needs_are_not_carried() -> None:
     state = reduce_state(
-        TokenState(torch.randn(1, 9, 4)), torch.randn(1, 9, 4), method=Method.PRUNE, removed=2, prefix=1
+        TokenState(torch.randn(1, 9, 4)), torch.randn(1, 9, 4), Step(method=Method.PRUNE, removed=2, prefix=1)
     )
     assert state.positions is None
 

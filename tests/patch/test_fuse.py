@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tests import reference
 from tofu_export.options import Method, PrunedSizes
-from tofu_export.patch.fuse import fuse
+from tofu_export.patch.fuse import Step, fuse
 
 METHODS = [Method.named(name) for name in reference.METHODS]
 MERGES = [method for method in METHODS if method is not Method.PRUNE]
@@ -78,7 +78,7 @@ def check(
         sizes = torch.ones(batch, tokens, 1)  # None has a test of its own
     before = x.clone(), metric.clone()
     out, out_sizes = fuse(
-        x, metric, method=method, removed=removed, prefix=prefix, sizes=sizes, track_sizes=track, layer=3
+        x, metric, Step(method=method, removed=removed, prefix=prefix, layer=3), sizes=sizes, track_sizes=track
     )
     assert torch.equal(x, before[0])
     assert torch.equal(metric, before[1])
@@ -114,7 +114,7 @@ def groups(metric: Tensor, prefix: int, removed: int, dtype: torch.dtype = torch
     """Which original positions stand behind each row of the output, seen from outside by averaging unit vectors."""
     batch, tokens, _ = metric.shape
     unit = torch.eye(tokens, dtype=dtype).expand(batch, tokens, tokens)
-    out, _ = fuse(unit, metric, method=Method.AVERAGE, removed=removed, prefix=prefix)
+    out, _ = fuse(unit, metric, Step(method=Method.AVERAGE, removed=removed, prefix=prefix))
     return [[tuple(np.flatnonzero(_f64(row)).tolist()) for row in image] for image in out]
 
 
@@ -245,7 +245,7 @@ def test_nothing_removed_is_the_identity(tokens: int, prefix: int, method: Metho
     x = _normal(1, 2, tokens, 4)
     sizes = torch.arange(1.0, 2 * tokens + 1).reshape(2, tokens, 1)
     out, out_sizes = fuse(
-        x, _normal(2, 2, tokens, 4), method=method, removed=0, prefix=prefix, sizes=sizes, track_sizes=True
+        x, _normal(2, 2, tokens, 4), Step(method=method, removed=0, prefix=prefix), sizes=sizes, track_sizes=True
     )
     assert torch.equal(out, x)
     assert out_sizes is not None
@@ -307,7 +307,7 @@ def test_reductions_in_a_row_stay_with_the_oracle() -> None:
     ):
         metric = _normal(10 + index, 2, x.shape[1], 8)
         assert _margins(metric, 2, removed) > DECIDABLE, "choose another seed"
-        x, sizes = fuse(x, metric, method=method, removed=removed, prefix=2, sizes=sizes, track_sizes=True)
+        x, sizes = fuse(x, metric, Step(method=method, removed=removed, prefix=2), sizes=sizes, track_sizes=True)
         oracle_x, oracle_sizes = reference.fuse(
             oracle_x, _f64(metric), prefix=2, r=removed, method=_name(method), sizes=oracle_sizes
         )
@@ -321,7 +321,7 @@ def test_reductions_in_a_row_stay_with_the_oracle() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_tracked_sizes_come_back_where_none_were_given(method: Method, removed: int) -> None:
     x = _normal(1, 2, 9, 4)
-    _, sizes = fuse(x, _normal(2, 2, 9, 4), method=method, removed=removed, prefix=1, track_sizes=True)
+    _, sizes = fuse(x, _normal(2, 2, 9, 4), Step(method=method, removed=removed, prefix=1), track_sizes=True)
     assert sizes is not None
     assert sizes.shape == (2, 9 - removed, 1)
     assert torch.equal(sizes.sum(1), torch.full((2, 1), 9.0))
@@ -335,15 +335,17 @@ def test_tracked_sizes_come_back_where_none_were_given(method: Method, removed: 
 def test_r_out_of_range_is_refused(tokens: int, prefix: int, removed: int, method: Method) -> None:
     with pytest.raises(ValueError, match=rf"(^|\D){abs(removed)}(\D|$)"):
         fuse(
-            torch.ones(1, tokens, 2), torch.ones(1, tokens, 2), method=method, removed=removed, prefix=prefix,
+            torch.ones(1, tokens, 2),
+            torch.ones(1, tokens, 2),
+            Step(method=method, removed=removed, prefix=prefix),
             track_sizes=True,
-        )  # fmt: skip
+        )
 
 
 @pytest.mark.parametrize("method", [Method.TOME, Method.WEIGHTED_MLERP])
 def test_a_weighted_mean_without_sizes_is_refused(method: Method) -> None:
     with pytest.raises(ValueError, match=f"{method.word} weighs tokens by their size"):
-        fuse(torch.ones(1, 6, 2), torch.ones(1, 6, 2), method=method, removed=2, prefix=0)
+        fuse(torch.ones(1, 6, 2), torch.ones(1, 6, 2), Step(method=method, removed=2, prefix=0))
 
 
 # --- Properties --------------------------------------------------------------------------------------------------
@@ -416,7 +418,7 @@ def test_groups_are_the_oracles(case: Case) -> None:
 @properties
 def test_prefix_and_singles_are_bit_identical(case: Case, method: Method) -> None:
     out, _ = fuse(
-        case.x, case.metric, method=method, removed=case.removed, prefix=case.prefix, track_sizes=method.weighs
+        case.x, case.metric, Step(method=method, removed=case.removed, prefix=case.prefix), track_sizes=method.weighs
     )
     assert out.shape[1] == case.x.shape[1] - case.removed
     assert torch.equal(out[:, : case.prefix], case.x[:, : case.prefix])
@@ -431,7 +433,7 @@ def test_prefix_and_singles_are_bit_identical(case: Case, method: Method) -> Non
 @given(cases())
 @properties
 def test_average_is_the_mean_of_the_group(case: Case) -> None:
-    out, _ = fuse(case.x, case.metric, method=Method.AVERAGE, removed=case.removed, prefix=case.prefix)
+    out, _ = fuse(case.x, case.metric, Step(method=Method.AVERAGE, removed=case.removed, prefix=case.prefix))
     for image, row, group in _rows(case):
         torch.testing.assert_close(out[image, row], case.x[image, list(group)].mean(0), rtol=1e-5, atol=1e-5)
 
@@ -439,7 +441,7 @@ def test_average_is_the_mean_of_the_group(case: Case) -> None:
 @given(cases())
 @properties
 def test_mlerp_has_the_largest_norm_of_the_group_along_its_mean(case: Case) -> None:
-    out, _ = fuse(case.x, case.metric, method=Method.MLERP, removed=case.removed, prefix=case.prefix)
+    out, _ = fuse(case.x, case.metric, Step(method=Method.MLERP, removed=case.removed, prefix=case.prefix))
     for image, row, group in _rows(case):
         members = case.x[image, list(group)].double()
         merged, mean = out[image, row].double(), members.mean(0)
@@ -453,9 +455,12 @@ def test_weighted_mlerp_has_the_largest_norm_of_the_group_along_its_weighted_mea
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.randint(1, 30, (*case.x.shape[:2], 1), generator=generator).float()
     out, _ = fuse(
-        case.x, case.metric, method=Method.WEIGHTED_MLERP, removed=case.removed, prefix=case.prefix, sizes=sizes,
+        case.x,
+        case.metric,
+        Step(method=Method.WEIGHTED_MLERP, removed=case.removed, prefix=case.prefix),
+        sizes=sizes,
         track_sizes=True,
-    )  # fmt: skip
+    )
     for image, row, group in _rows(case):
         members, weights = case.x[image, list(group)].double(), sizes[image, list(group)].double()
         merged, mean = out[image, row].double(), (members * weights).sum(0) / weights.sum()
@@ -471,7 +476,11 @@ def test_the_total_size_is_conserved_and_by_tome_the_weighted_sum(case: Case, me
     sizes = torch.from_numpy(rng.integers(1, 30, size=(batch, tokens, 1)).astype(np.float32)) if given_ else None
     assume(given_ or case.removed)
     out, out_sizes = fuse(
-        case.x, case.metric, method=method, removed=case.removed, prefix=case.prefix, sizes=sizes, track_sizes=True
+        case.x,
+        case.metric,
+        Step(method=method, removed=case.removed, prefix=case.prefix),
+        sizes=sizes,
+        track_sizes=True,
     )
     assert out_sizes is not None
     before = torch.ones(batch, tokens, 1) if sizes is None else sizes
@@ -488,9 +497,12 @@ def test_sizes_of_pruned_tokens_can_be_lost(case: Case) -> None:
     batch, tokens, _ = case.x.shape
     sizes = torch.arange(1.0, batch * tokens + 1).reshape(batch, tokens, 1)
     out, out_sizes = fuse(
-        torch.cat([case.x, sizes], dim=2), case.metric, method=Method.PRUNE, removed=case.removed, prefix=case.prefix,
-        sizes=sizes, track_sizes=True, pruned_sizes=PrunedSizes.LOST,
-    )  # fmt: skip
+        torch.cat([case.x, sizes], dim=2),
+        case.metric,
+        Step(method=Method.PRUNE, removed=case.removed, prefix=case.prefix, pruned_sizes=PrunedSizes.LOST),
+        sizes=sizes,
+        track_sizes=True,
+    )
     assert out_sizes is not None
     assert torch.equal(out[..., -1:], out_sizes)
 
@@ -502,10 +514,11 @@ def test_images_do_not_see_each_other(case: Case, method: Method, random) -> Non
     order = list(range(len(case.x)))
     random.shuffle(order)
     x = torch.cat([case.x, torch.arange(1.0, len(order) + 1)[:, None, None].expand(*case.x.shape[:2], 1)], dim=2)
-    arguments = {"method": method, "removed": case.removed, "prefix": case.prefix, "track_sizes": True}
+    step = Step(method, case.removed, case.prefix)
 
     def run(images: list[int]) -> tuple[Tensor, Tensor | None]:
-        return fuse(x[images], case.metric[images], sizes=torch.ones(len(images), x.shape[1], 1), **arguments)
+        sizes = torch.ones(len(images), x.shape[1], 1)
+        return fuse(x[images], case.metric[images], step, sizes=sizes, track_sizes=True)
 
     together = run(sorted(order))
     shuffled = run(order)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests import reference, tiny
 from tests.patch.recorder import Recorder, record
 from tofu_export.options import Method, Mode, Reduction
-from tofu_export.patch import fuse, observe, remove
+from tofu_export.patch import Step, fuse, observe, remove
 from tofu_export.patch.matching import Matching, Scores
 from tofu_export.patch.observe import current_observer
 
@@ -135,7 +135,7 @@ def test_the_innermost_observer_decides_and_all_leave() -> None:
     with observe(outer):
         with observe(inner):
             assert current_observer() is inner
-            fuse(metric, metric, method=Method.MLERP, removed=1, prefix=0)
+            fuse(metric, metric, Step(method=Method.MLERP, removed=1, prefix=0))
         assert current_observer() is outer
     assert current_observer() is None
     assert list(inner.seen) == [0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tests.predictors import KINDS
 from tofu_export import patch
 from tofu_export.errors import UnsupportedModelError
 from tofu_export.options import Method, PrunedSizes, Reduction, Selection
-from tofu_export.patch.fuse import fuse
+from tofu_export.patch.fuse import Step, fuse
 from tofu_export.patch.predictors import DynamicPredictor, PredictorShape, SoftPredictor, attach, predictors_of
 from tofu_export.patch.token_map import collect_token_map
 from tofu_export.planning.trained import PredictorKind
@@ -227,11 +228,11 @@ def test_a_plan_for_other_predictors_is_refused() -> None:
 def test_all_but_one_may_leave() -> None:
     x = torch.arange(8.0).reshape(1, 8, 1)
     scores = torch.tensor([[1.0, 0.2, 0.1, 0.9, 0.3, 0.4, 0.5, 0.6]])
-    given = {"method": Method.PRUNE, "prefix": 1, "select": Selection.PREDICTOR, "importance": scores}
-    out, _ = fuse(x, None, removed=6, pruned_sizes=PrunedSizes.LOST, **given)  # type: ignore[arg-type]
+    step = Step(Method.PRUNE, 6, 1, PrunedSizes.LOST, Selection.PREDICTOR)
+    out, _ = fuse(x, None, step, importance=scores)
     assert out.flatten().tolist() == [0.0, 3.0]
     with pytest.raises(ValueError, match=r"cannot remove 7 of 8 tokens \(1 protected\), the most is 6"):
-        fuse(x, None, removed=7, **given)  # type: ignore[arg-type]
+        fuse(x, None, replace(step, removed=7), importance=scores)
 
 
 def test_modules_have_the_published_names() -> None:

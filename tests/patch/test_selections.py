@@ -17,7 +17,7 @@ from tests.reference_selections import SELECTIONS
 from tofu_export import patch
 from tofu_export.errors import UnsupportedModelError
 from tofu_export.options import Method, Mode, Reduction, Selection
-from tofu_export.patch.fuse import fuse
+from tofu_export.patch.fuse import Step, fuse
 from tofu_export.planning.plan import removable
 
 DEPTH = 4
@@ -55,9 +55,13 @@ def test_one_reduction_is_the_definitions(select: Selection, method: Method, pre
         sizes = torch.from_numpy(np.random.default_rng(4).integers(1, 9, size=(2, tokens, 1)).astype(np.float32))
         for removed in (1, 3, removable(tokens, prefix)):
             out, out_sizes = fuse(
-                x, metric, method=method, removed=removed, prefix=prefix, sizes=sizes, track_sizes=True,
-                select=select, importance=seen if select.reads_class_attention else None, layer=layer, depth=DEPTH,
-            )  # fmt: skip
+                x,
+                metric,
+                Step(method=method, removed=removed, prefix=prefix, select=select, layer=layer, depth=DEPTH),
+                sizes=sizes,
+                track_sizes=True,
+                importance=seen if select.reads_class_attention else None,
+            )
             assert out_sizes is not None
             for image in range(2):
                 given_ = (select.value, f64(metric[image]), f64(seen[image]), prefix, removed, layer, DEPTH)
@@ -118,9 +122,13 @@ def test_what_holds_for_every_selection(
     x, sizes = normal(seed, 2, tokens, 4), 1 + normal(seed + 1, 2, tokens, 1).abs()
     seen = attention(seed + 2, 2, tokens) if select.reads_class_attention else None
     out, left = fuse(
-        x, crowded(seed + 3, 2, tokens, 4), method=method, removed=removed, prefix=prefix, sizes=sizes,
-        track_sizes=True, select=select, importance=seen, layer=1, depth=3,
-    )  # fmt: skip
+        x,
+        crowded(seed + 3, 2, tokens, 4),
+        Step(method=method, removed=removed, prefix=prefix, select=select, layer=1, depth=3),
+        sizes=sizes,
+        track_sizes=True,
+        importance=seen,
+    )
     assert out.shape == (2, tokens - removed, 4)
     assert left is not None
     assert torch.equal(out[:, :prefix], x[:, :prefix])
@@ -139,7 +147,10 @@ def test_crowded_tokens_leave_and_lone_ones_are_protected() -> None:
     metric[0, [1, 2, 4, 5, 7, 8], 0] = 1.0
     metric[0, 3, 1] = metric[0, 6, 2] = 1.0
     out, sizes = fuse(
-        metric, metric, method=Method.AVERAGE, removed=3, prefix=1, track_sizes=True, select=Selection.ENERGY, depth=2
+        metric,
+        metric,
+        Step(method=Method.AVERAGE, removed=3, prefix=1, select=Selection.ENERGY, depth=2),
+        track_sizes=True,
     )
     assert torch.equal(out[0], metric[0, [0, 2, 3, 5, 6, 8]])
     assert sizes is not None
@@ -150,9 +161,12 @@ def test_the_least_attended_become_one_token_by_their_attention() -> None:
     x = torch.arange(6.0).reshape(1, 6, 1) + 1
     seen = torch.tensor([[0.5, 0.3, 0.02, 0.1, 0.06, 0.02]])
     out, sizes = fuse(
-        x, x, method=Method.AVERAGE, removed=2, prefix=1, track_sizes=True, select=Selection.CLASS_ATTENTION,
+        x,
+        x,
+        Step(method=Method.AVERAGE, removed=2, prefix=1, select=Selection.CLASS_ATTENTION),
+        track_sizes=True,
         importance=seen,
-    )  # fmt: skip
+    )
     expected = (3 * 0.02 + 6 * 0.02 + 5 * 0.06) / 0.1
     torch.testing.assert_close(out[0, :, 0], torch.tensor([1.0, 2.0, 4.0, expected]))
     assert sizes is not None
@@ -175,7 +189,7 @@ def test_registers_alone_are_no_class_token() -> None:
 def test_attention_must_be_given_where_it_is_read() -> None:
     x = torch.ones(1, 6, 2)
     with pytest.raises(ValueError, match="needs importance"):
-        fuse(x, x, method=Method.PRUNE, removed=1, prefix=1, select=Selection.CLASS_ATTENTION)
+        fuse(x, x, Step(method=Method.PRUNE, removed=1, prefix=1, select=Selection.CLASS_ATTENTION))
 
 
 @pytest.mark.parametrize("name", ["eva-rope-cat", "relpos-shared", "diff", "parallel", "scaling", "beit", "naflex"])

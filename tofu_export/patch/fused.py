@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tofu_export.errors import UnsupportedModelError
 from tofu_export.options import KeySource
 from tofu_export.patch.blocks import BlockAdapter
-from tofu_export.patch.fuse import reduce_state
+from tofu_export.patch.fuse import Step, Tracked, reduce_state
 from tofu_export.patch.halting import count_over, hide_halted, rest, spend
 from tofu_export.patch.keys import mean_over_heads, unrotated_keys
 from tofu_export.patch.places import place_rope
@@ -124,23 +124,19 @@ def _reduced(
     """Remove tokens in one layer as its plan says; `placed`: the model depends on positions of tokens."""
     layer, plan, token_map = setting.layer, setting.plan, current_token_map()
     attends = not setting.is_last or plan.reduction.select.is_before_block  # an attention follows
-    reduced = reduce_state(
-        state,
-        metric,
-        method=layer.method,
-        removed=layer.removed,
-        prefix=plan.prefix_tokens,
-        track_sizes=plan.tracks_sizes or plan.reduction.select.halts,
-        pruned_sizes=plan.reduction.sizes_of_pruned,
-        track_positions=placed and attends,
-        track_rows=plan.restores_grid or (token_map is not None and token_map.wants_rows),
-        track_groups=token_map is not None and token_map.wants_groups,
-        select=plan.reduction.select,
-        importance=importance,
-        layer=layer.layer,
+    reduction = plan.reduction
+    step = Step(
+        layer.method, layer.removed, plan.prefix_tokens, reduction.sizes_of_pruned, reduction.select, layer.layer,
         depth=len(plan.layers),
+    )  # fmt: skip
+    tracked = Tracked(
+        sizes=plan.tracks_sizes or reduction.select.halts,
+        positions=placed and attends,
+        rows=plan.restores_grid or (token_map is not None and token_map.wants_rows),
+        groups=token_map is not None and token_map.wants_groups,
     )
-    if plan.reduction.select.halts:
+    reduced = reduce_state(state, metric, step, tracked, importance)
+    if reduction.select.halts:
         return count_over(state, reduced)
     return reduced.with_bias() if plan.prop_attn and attends else reduced
 

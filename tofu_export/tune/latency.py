@@ -112,14 +112,14 @@ def measure_table(model: nn.Module, spec: ModelSpec, pixels: NDArray[np.float32]
 
 def _whole(architecture: Any, spec: ModelSpec, tokens: Tensor, count: int, *, fused: bool) -> float:
     """Return the median milliseconds of the first block at a token count; with a reduction by one token if `fused`."""
-    from tofu_export.patch.fuse import fuse
+    from tofu_export.patch.fuse import Step, fuse
 
     block, part = architecture.blocks[0], tokens[:, :count]
 
     def call() -> None:
         out = block(part)
         if fused:
-            fuse(out, out, method=Method.MLERP, removed=1, prefix=spec.prefix_tokens)
+            fuse(out, out, Step(Method.MLERP, 1, spec.prefix_tokens))
 
     _milliseconds(call)
     return median(_milliseconds(call) for _ in range(REPEATS))
