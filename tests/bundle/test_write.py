@@ -25,7 +25,7 @@ from tofu_export.engines.flavours import RTX, available
 from tofu_export.errors import EngineBuildError, OptionError, OutputError, VerificationError
 from tofu_export.options import BatchRange, Precision
 from tofu_export.verification.bundling import bundle_failure
-from tofu_export.verification.eager import verify
+from tofu_export.verification.eager import Checks, verify
 from tofu_export.verification.pair import verify_pair
 from tofu_export.verification.result import VerificationResult
 
@@ -39,7 +39,9 @@ def corrupted(proto: onnx.ModelProto) -> None:
 
 def failed(path: Path, model: Any = None) -> VerificationResult:
     model = tiny.reduced("cls", SOME) if model is None else model
-    result = verify(path, model, tiny.pixels(4), precision=Precision.FP32, batch=(1, 3), source="noise", layers=True)
+    result = verify(
+        path, model, tiny.pixels(4), precision=Precision.FP32, batch=(1, 3), source="noise", checks=Checks(layers=True)
+    )
     assert not result.passed
     return result
 

@@ -56,6 +56,13 @@ def test_a_keep_rate(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["plan"]["r"][:3] == [19, 17, 16]
 
 
+def test_masked_halting_says_that_it_saves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("plan", "deit_tiny_patch16_224", "--select", "halting") == 0
+    assert "select halting, masked: halted tokens stay, which saves nothing" in capsys.readouterr().out
+    assert run("plan", "deit_tiny_patch16_224", "--select", "halting", "--r", "0,0,9,9,9,9,9,9,9,9,9,9") == 0
+    assert "masked" not in capsys.readouterr().out
+
+
 def test_known_plans_need_no_torch() -> None:
     if not catalog.names():
         pytest.skip("the catalogue is for another timm version")

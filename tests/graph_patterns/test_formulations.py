@@ -537,7 +537,7 @@ def test_the_table_covers_every_target_and_precision() -> None:
 @pytest.mark.parametrize("attend", [decomposed, aligned])
 def test_rules_have_names_of_their_own(attend: Attend) -> None:
     rules = rules_for(attend, 18)
-    assert len({rule.name for rule in rules}) == len(rules) == 4
+    assert len({rule.name for rule in rules}) == len(rules) == 5
 
 
 # Scattering takes sorted sources, and has no kernel for half precision in onnxruntime.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tofu_export.errors import OptionError
-from tofu_export.options import Halting, Method, PrunedSizes, Reduction, Selection
+from tofu_export.options import Halting, Method, Mode, PrunedSizes, Reduction, Selection
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,8 @@ def test_the_default_is_the_published_gate_of_the_tiny_model_and_masks_only() ->
         ({"halting": Halting(5)}, "no token halts: add select='halting'"),
         ({"select": Selection.HALTING, "pattern": "PPM"}, "pattern 'PPM' merges tokens"),
         ({"select": Selection.HALTING, "prop_attn": True}, "prop_attn does not go with select='halting'"),
+        ({"select": Selection.HALTING, "mode": Mode.MLERP, "r": 4}, "never merges: leave out mode and prune_layers"),
+        ({"select": Selection.HALTING, "prune_layers": 3}, "never merges: leave out mode and prune_layers"),
         ({"select": Selection.HALTING, "restore_grid": True}, "restore_grid does not go with select='halting'"),
         ({"select": Selection.HALTING, "capacity": 1.5}, "capacity is 1.5, expected a number over 0, at most 1"),
         ({"select": Selection.HALTING, "capacity": 0.9, "r": 3}, "r and capacity each say how many tokens leave"),

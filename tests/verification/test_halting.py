@@ -19,6 +19,7 @@ from tofu_export.errors import VerificationError
 from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import Halting, Precision, Reduction, Selection, Target
 from tofu_export.trace.export import trace
+from tofu_export.verification.eager import Checks
 from tofu_export.verification.pair import verify_pair
 
 GATE = Halting(3, 1, 0.2)
@@ -50,7 +51,7 @@ def file_of(
 @pytest.mark.parametrize("name", ["cls", "distilled"])
 def test_a_right_file_passes(tmp_path: Path, name: str, reduction: Reduction, precision: Precision) -> None:
     path = file_of(tmp_path, reduction, name=name, precision=precision)
-    result = checked(path, tiny.reduced(name, reduction), precision=precision, layers=True)
+    result = checked(path, tiny.reduced(name, reduction), precision=precision, checks=Checks(layers=True))
     assert result.passed, result.to_dict()
     assert result.decisions.layers == ((0, 1) if reduction is MASKED else (0, 1, 2))
     assert result.decisions.wrong == 0

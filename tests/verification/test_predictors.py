@@ -16,6 +16,7 @@ from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import Precision, Reduction, Selection, Target
 from tofu_export.planning.trained import PredictorKind
 from tofu_export.trace.export import trace
+from tofu_export.verification.eager import Checks
 from tofu_export.verification.result import VerificationResult
 
 EARLY = Reduction(r=(6, 4, 0), select=Selection.PREDICTOR)
@@ -37,7 +38,7 @@ def verified(
     proto = ir.to_proto(lower(graph, target, precision))
     if mutation is not None:
         mutation(proto)
-    return checked(write(folder, proto), model, precision=precision, token_map=token_map, layers=True)
+    return checked(write(folder, proto), model, precision=precision, token_map=token_map, checks=Checks(layers=True))
 
 
 @pytest.mark.e2e

@@ -75,6 +75,7 @@ def test_a_gate_that_is_given_wins(tmp_path: Path) -> None:
     [
         ("small-10-30.pth", OPTIONS, r"args .* scale 10 and center 75, its name says 10 and 30"),
         ("checkpoint.pth", {**OPTIONS, "gate_scale": 0}, r"args in checkpoint\.pth says an impossible gate"),
+        ("checkpoint.pth", {"gate_center": 75.0}, r"args in checkpoint\.pth say gate_center without gate_scale"),
         ("checkpoint.pth", {**OPTIONS, "gate_center": "x"}, "halting center is 'x', expected a finite number"),
     ],
 )

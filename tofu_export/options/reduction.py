@@ -184,6 +184,8 @@ class Reduction:
             raise OptionError(
                 f"pattern {self.pattern!r} merges tokens, but a halted token only leaves: P or - per layer"
             )
+        if self.mode not in (Mode.WEIGHTED_MLERP, Mode.PRUNE) or self.prune_layers is not None:
+            raise OptionError("a halted token leaves and never merges: leave out mode and prune_layers")
         if self.prop_attn or self.restore_grid:
             wrong = "prop_attn" if self.prop_attn else "restore_grid"
             raise OptionError(f"{wrong} does not go with select='halting', whose tokens leave without a trace")

@@ -30,11 +30,16 @@ def gate_of(found: Mapping[Any, Any], path: Path) -> Halting | None:
         path: the file, whose name says it where the content does not.
 
     Raises:
-        WeightsError: the gate is impossible, or name and content contradict each other.
+        WeightsError: the gate is impossible or half of one, or name and content contradict each other.
     """
     options = found.get("args")
     values: Any = vars(options) if isinstance(options, argparse.Namespace) else options
     given = [values.get(name) for name in _OPTIONS] if isinstance(values, Mapping) else [None, None]
+    if given.count(None) == 1:
+        raise WeightsError(
+            f"args in {path.name} say {' without '.join(sorted(_OPTIONS, key=lambda name: values.get(name) is None))}: "
+            "a gate has both"
+        )
     inside = None if None in given else _gate(given, f"args in {path.name}")
     name = _NAME.fullmatch(path.stem)
     named = None if name is None else _gate([float(number) for number in name.groups()], f"the name {path.name}")
