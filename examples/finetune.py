@@ -11,18 +11,24 @@ Usage:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from train_demo_vit import SPLIT_SEED, load_digits, preprocess, split_per_class
+from train_demo_vit import HELD_OUT_PER_CLASS, SPLIT_SEED, load_digits, preprocess, split_per_class
 
 import tofu_export as tofu
 from tofu_export import demo
 
-HELD_OUT_PER_CLASS = 100
+
+def demo_model() -> Any:
+    """The demo model with its weights."""
+    model = demo.build_model()
+    model.load_state_dict(load_file(demo.weights_path()))
+    return model.eval()
 
 
 @torch.no_grad()
@@ -36,22 +42,45 @@ def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
     return right / len(labels)
 
 
-def finetune(model: nn.Module, inputs: Tensor, labels: Tensor, steps: int, *, rate: float, seed: int) -> None:
-    """Train all weights of `model` as it stands, reduced or not, by AdamW with a rate that falls to zero."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
+def descent(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[torch.Generator], Tensor],
+    steps: int,
+    *,
+    seed: int,
+    clip: float | None = None,
+) -> Iterator[tuple[int, float]]:
+    """Train the weights of `model` with a rate that falls to zero, and yield the loss of each step.
+
+    `loss_of` draws a batch by the generator; `clip` is the largest norm of the gradients.
+    """
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(seed)
     model.train().requires_grad_(True)
     for step in range(steps):
-        chosen = torch.randint(len(inputs), (64,), generator=generator)
-        loss = nn.functional.cross_entropy(model(inputs[chosen]), labels[chosen], label_smoothing=0.1)
+        loss = loss_of(generator)
         optimizer.zero_grad()
         loss.backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         schedule.step()
-        if step % 50 == 0:
-            print(f"step {step}: loss {loss.item():.3f}", flush=True)
+        yield step, loss.item()
     model.eval()
+
+
+def finetune(model: nn.Module, inputs: Tensor, labels: Tensor, steps: int, *, rate: float, seed: int) -> None:
+    """Train all weights of `model` as it stands, reduced or not, by AdamW with a rate that falls to zero."""
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(len(inputs), (64,), generator=generator)
+        return nn.functional.cross_entropy(model(inputs[chosen]), labels[chosen], label_smoothing=0.1)
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
+    for step, loss in descent(model, optimizer, loss_of, steps, seed=seed):
+        if step % 50 == 0:
+            print(f"step {step}: loss {loss:.3f}", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,8 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     held_out, training = split_per_class(load_digits(), HELD_OUT_PER_CLASS, torch.Generator().manual_seed(SPLIT_SEED))
     test, train = preprocess(held_out.images), preprocess(training.images)
-    model = demo.build_model()
-    model.load_state_dict(load_file(demo.weights_path()))
+    model = demo_model()
     full = accuracy(model, test, held_out.labels)
 
     tofu.apply(model, tofu.Reduction(r=given.r))

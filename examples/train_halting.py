@@ -24,10 +24,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from finetune import HELD_OUT_PER_CLASS, accuracy
+from finetune import accuracy, demo_model, descent
 from torch import Tensor, nn
-from train_demo_vit import SPLIT_SEED, Digits, load_digits, preprocess, split_per_class
-from train_selectors import demo_model
+from train_demo_vit import HELD_OUT_PER_CLASS, SPLIT_SEED, Digits, load_digits, preprocess, split_per_class
 
 import tofu_export as tofu
 from tofu_export import patch
@@ -75,26 +74,21 @@ def train(
     more: Callable[[Pondering], Tensor] | None = None,
 ) -> None:  # fmt: skip
     """Train all weights by AdamW with a rate that falls to zero; `more` is added to the loss of the labels."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator().manual_seed(seed)
-    model.train().requires_grad_(True)
-    for step in range(steps):
+    pondering = Pondering()
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        nonlocal pondering
         chosen = torch.randint(len(inputs), (32,), generator=generator)
         pondering = Pondering()
         with patch.observe(pondering):
             loss = nn.functional.cross_entropy(model(inputs[chosen]), labels[chosen], label_smoothing=0.1)
-        if more is not None:
-            loss = loss + more(pondering)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        return loss if more is None else loss + more(pondering)
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
+    for step, loss in descent(model, optimizer, loss_of, steps, seed=seed, clip=1.0):
         if step % 25 == 0:
             depth = f", {pondering.ponder().item():.2f} blocks a patch" if more is not None else ""
-            print(f"step {step}: loss {loss.item():.3f}{depth}", flush=True)
-    model.eval()
+            print(f"step {step}: loss {loss:.3f}{depth}", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

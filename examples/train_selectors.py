@@ -22,14 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from finetune import accuracy
-from safetensors.torch import load_file
+from finetune import accuracy, demo_model, descent
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch documents
 from train_demo_vit import HELD_OUT_PER_CLASS, SPLIT_SEED, augment, load_digits, preprocess, split_per_class
 
 import tofu_export as tofu
-from tofu_export import demo
 from tofu_export.options import Selection
 from tofu_export.patch.predictors import ATTRIBUTE, PredictorShape, attach
 from tofu_export.planning.trained import PredictorKind
@@ -124,28 +122,15 @@ def train(model: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor], digits:
     others = [weight for name, weight in model.named_parameters() if not name.startswith(ATTRIBUTE)]
     groups = [{"params": others, "lr": BACKBONE_RATE}, {"params": scorers, "lr": PREDICTOR_RATE}]
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     torch.manual_seed(seed)
-    order = torch.Generator().manual_seed(seed)
-    model.train().requires_grad_(True)
-    for step in range(steps):
+
+    def loss_of_batch(order: torch.Generator) -> Tensor:
         chosen = torch.randint(len(digits), (BATCH,), generator=order)
-        loss = loss_of(preprocess(augment(digits.images[chosen])), digits.labels[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        return loss_of(preprocess(augment(digits.images[chosen])), digits.labels[chosen])
+
+    for step, loss in descent(model, optimizer, loss_of_batch, steps, seed=seed, clip=1.0):
         if step % 50 == 0:
-            print(f"  step {step}: loss {loss.item():.3f}", flush=True)
-    model.eval()
-
-
-def demo_model() -> Any:
-    """The demo model with its weights."""
-    model = demo.build_model()
-    model.load_state_dict(load_file(demo.weights_path()))
-    return model.eval()
+            print(f"  step {step}: loss {loss:.3f}", flush=True)
 
 
 def trained(path: Path, model: nn.Module, start: Callable[[], None]) -> None:

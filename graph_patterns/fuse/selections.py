@@ -29,12 +29,12 @@ Select = Callable[[Stage, FuseNode, Formulation, Inputs], Decisions]
 
 
 def _two_sets(stage: Stage, fuse: FuseNode, formulation: Formulation, inputs: Inputs) -> Decisions:
-    assert inputs.metric is not None  # reduce_state
+    assert inputs.metric is not None  # lowering
     return formulation.match(stage, fuse, similarity(stage, fuse, inputs.metric))
 
 
 def _energy(stage: Stage, fuse: FuseNode, _formulation: Formulation, inputs: Inputs) -> Decisions:
-    assert inputs.metric is not None  # reduce_state
+    assert inputs.metric is not None  # lowering
     return select_energy(stage, fuse, inputs.metric)
 
 

@@ -7,13 +7,14 @@ import pytest
 from numpy.testing import assert_allclose
 
 from tofu_export.compare.halting import Budgets, judge_halting
+from tofu_export.options import Halting
 
 
 def budgets(channel: list[float], before: list[float]) -> Budgets:
     """Of one image, by a gate of slope 2 around 1, with a rest of 0.1."""
     x, had = np.array([channel]), np.array([before])
     left = had - 1 / (1 + np.exp(1 - 2 * x))
-    return Budgets(had, x, np.where(left > 0.1, left, 0.0), 2.0, 1.0, 0.1)
+    return Budgets(had, x, np.where(left > 0.1, left, 0.0), Halting(2.0, 1.0, 0.1))
 
 
 GIVEN = budgets([0.0, 3.0, 0.5, 1.597, -9.0], [1.0, 1.0, 0.55, 1.0, 0.0])

@@ -75,6 +75,12 @@ def change(proto: onnx.ModelProto, owner: str, index: int, edit: Callable[[Array
     consumer.input[index] = name
 
 
+def set_attribute(of: onnx.NodeProto, name: str, value: int) -> None:
+    kept = [each for each in of.attribute if each.name != name]
+    del of.attribute[:]
+    of.attribute.extend([*kept, helper.make_attribute(name, value)])
+
+
 def one_weight(value: Array) -> Array:
     value[3, 5] += 0.5
     return value

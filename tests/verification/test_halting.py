@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tests import tiny
-from tests.verification.edits import checked, write
+from tests.verification.edits import Mutation, change, checked, node, set_attribute, write
 from tofu_export.compare.outputs import TOLERANCES
 from tofu_export.errors import VerificationError
 from tofu_export.graph_patterns.lowering import lower
@@ -25,7 +24,6 @@ from tofu_export.verification.pair import verify_pair
 GATE = Halting(3, 1, 0.2)
 MASKED = Reduction(select=Selection.HALTING, halting=GATE)
 PLACES = Reduction(r=(0, 4, 3), select=Selection.HALTING, halting=GATE)
-Mutation = Callable[[onnx.ModelProto], None]
 
 
 def file_of(
@@ -87,40 +85,26 @@ def test_two_files_agree(tmp_path: Path, reduction: Reduction) -> None:
 # --- Mutations -----------------------------------------------------------------------------------------------------
 
 
-def constant(proto: onnx.ModelProto, node: str, value: float) -> None:
-    """Give a node a constant of its own: others may share the one that it has."""
-    (of,) = (each for each in proto.graph.node if each.name == node)
-    name = f"{node}/mutant"
-    proto.graph.initializer.append(numpy_helper.from_array(np.array(value, dtype=np.float32), name))
-    of.input[1] = name
-
-
 def steeper(proto: onnx.ModelProto) -> None:
-    constant(proto, "blocks.0/halt/scaled", 3.5)
+    change(proto, "blocks.0/halt/scaled", 1, lambda value: np.full_like(value, 3.5))
 
 
 def later(proto: onnx.ModelProto) -> None:
-    constant(proto, "blocks.1/halt/gate", 1.4)
+    change(proto, "blocks.1/halt/gate", 1, lambda value: np.full_like(value, 1.4))
 
 
 def to_the_end(proto: onnx.ModelProto) -> None:
-    constant(proto, "blocks.0/halt/goes_on", 0.01)
+    change(proto, "blocks.0/halt/goes_on", 1, lambda value: np.full_like(value, 0.01))
 
 
 def another_channel(proto: onnx.ModelProto) -> None:
-    (of,) = (each for each in proto.graph.node if each.name == "blocks.0/halt/channel")
-    for index, value in ((1, 5), (2, 6)):
-        name = f"mutant/{index}"
-        proto.graph.initializer.append(numpy_helper.from_array(np.array([value], dtype=np.int64), name))
-        of.input[index] = name
+    for index in (1, 2):
+        change(proto, "blocks.0/halt/channel", index, lambda bound: bound + 5)
 
 
 def from_the_front(proto: onnx.ModelProto) -> None:
     """Those with most left leave first."""
-    (of,) = (each for each in proto.graph.node if each.name == "blocks.1/fuse/match/sorted")
-    kept = [each for each in of.attribute if each.name != "largest"]
-    del of.attribute[:]
-    of.attribute.extend([*kept, helper.make_attribute("largest", 1)])
+    set_attribute(node(proto, "blocks.1/fuse/match/sorted"), "largest", 1)
 
 
 @pytest.mark.e2e

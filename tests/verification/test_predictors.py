@@ -11,7 +11,7 @@ from onnx import helper
 
 from tests import predictors, tiny
 from tests.predictors import KINDS
-from tests.verification.edits import Mutation, checked, node, write
+from tests.verification.edits import Mutation, checked, node, set_attribute, write
 from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import Precision, Reduction, Selection, Target
 from tofu_export.planning.trained import PredictorKind
@@ -78,10 +78,7 @@ def test_sizes_in_the_attention_pass_if_asked_for(tmp_path: Path, kind: Predicto
 
 
 def highest_leave(proto: onnx.ModelProto) -> None:
-    order = node(proto, "blocks.1/fuse/match/sorted")
-    kept = [each for each in order.attribute if each.name != "largest"]
-    del order.attribute[:]
-    order.attribute.extend([*kept, helper.make_attribute("largest", 1)])
+    set_attribute(node(proto, "blocks.1/fuse/match/sorted"), "largest", 1)
 
 
 def unweighted(proto: onnx.ModelProto) -> None:

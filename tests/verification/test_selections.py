@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tests import tiny
-from tests.verification.edits import checked, write
+from tests.verification.edits import Mutation, checked, set_attribute, write
 from tofu_export.compare.decisions import Decisions, Scores, judge
 from tofu_export.compare.outputs import TOLERANCES
 from tofu_export.errors import VerificationError
@@ -24,7 +23,6 @@ from tofu_export.verification.pair import verify_pair
 
 KINDS = [select for select in Selection if select is not Selection.BIPARTITE and not select.is_trained]
 AMOUNTS = (3, 2, 2)
-Mutation = Callable[[onnx.ModelProto], None]
 
 
 def reduction_of(select: Selection, pattern: str = "PAM") -> Reduction:
@@ -97,12 +95,6 @@ def test_two_files_of_a_selection_agree(tmp_path: Path, select: Selection) -> No
 
 def node(proto: onnx.ModelProto, name: str) -> onnx.NodeProto:
     return next(each for each in proto.graph.node if each.name == f"blocks.1/fuse/match/{name}")
-
-
-def set_attribute(of: onnx.NodeProto, name: str, value: int) -> None:
-    kept = [each for each in of.attribute if each.name != name]
-    del of.attribute[:]
-    of.attribute.extend([*kept, helper.make_attribute(name, value)])
 
 
 def backwards(proto: onnx.ModelProto) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tofu_export.compare.decisions import DecisionReport
+from tofu_export.options import Halting
 
 __all__ = ["Budgets", "judge_halting"]
 
@@ -29,17 +30,13 @@ class Budgets:
         before: [B, N], what was left before the block; 0 for tokens that had halted.
         channel: [B, N], what the gate reads.
         after: [B, N], what is left; 0 for tokens that have halted.
-        scale: factor of the channel.
-        center: subtracted from the product.
-        least: rest at which a token halts.
+        gate: the gate.
     """
 
     before: Floats
     channel: Floats
     after: Floats
-    scale: float
-    center: float
-    least: float
+    gate: Halting
 
     def differs(self, working: NDArray[Any]) -> NDArray[np.bool_]:
         """Return the tokens [B, N] of which `working` says other than the reference."""
@@ -51,15 +48,15 @@ class Budgets:
 
         Activations are rounded in proportion to their size, so that the gate's steepness does not matter.
         """
-        score = np.clip(self.before.astype(np.float64) - self.least, _LAST, 1 - _LAST)
-        edge = (np.log(score / (1 - score)) + self.center) / self.scale
+        score = np.clip(self.before.astype(np.float64) - self.gate.least, _LAST, 1 - _LAST)
+        edge = (np.log(score / (1 - score)) + self.gate.center) / self.gate.scale
         size = np.maximum(1.0, np.maximum(np.abs(self.channel), np.abs(edge)))
         apart: NDArray[np.float64] = np.abs(self.channel - edge) / size
         return apart
 
     def followed(self, working: NDArray[Any]) -> NDArray[np.float32]:
         """Return budgets [B, N] float32 with which exactly the tokens in `working` go on, the reference's if alike."""
-        score = 1 / (1 + np.exp(self.center - self.scale * self.channel.astype(np.float64)))
+        score = 1 / (1 + np.exp(self.gate.center - self.gate.scale * self.channel.astype(np.float64)))
         left = np.maximum(self.before - score, _LAST)
         budget = np.where(self.differs(working), np.where(working > 0, left, 0.0), self.after)
         return budget.astype(np.float32)

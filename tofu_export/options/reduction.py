@@ -135,11 +135,8 @@ class Reduction:
             )
         if self.r is not None:
             _check_r(self.r)
-        shares, numbers = (
-            (("keep_rate", 0.0, 1.0), ("capacity", 0.0, 1.0)),
-            (("gmacs", 0.0, math.inf), ("speedup", 1.0, math.inf)),
-        )
-        for name, least, most in (*shares, *numbers):
+        ranges = {"keep_rate": (0.0, 1.0), "capacity": (0.0, 1.0), "gmacs": (0.0, math.inf), "speedup": (1.0, math.inf)}
+        for name, (least, most) in ranges.items():
             _check_number(name, getattr(self, name), least, most)
         for layer in self.exclude_layers:
             if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:

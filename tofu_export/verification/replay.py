@@ -111,8 +111,7 @@ class Replay(Judge):
             return proposed.after
         parts = (proposed.before, proposed.channel, proposed.after)
         before, channel, after = (part.squeeze(-1).numpy() for part in parts)
-        gate = proposed.gate
-        budgets = Budgets(before, channel, after, gate.scale, gate.center, gate.least)
+        budgets = Budgets(before, channel, after, proposed.gate)
         working = self._seen[name].reshape(len(before), -1)
         if not self.judge_halting(layer, working, budgets):
             return proposed.after
