@@ -264,7 +264,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     [
         ("demo_vit", ("--r", "8", "--precision", "fp16", "--engine")),
         ("demo_vit", ("--r", "0", "--precision", "fp16", "--no-engine")),
-        ("demo_vit", ("--precision", "bf16", "--no-engine")),
+        ("demo_vit", ("--precision", "bf16", "--engine")),
         ("test_vit", ("--weights", "random", "--precision", "fp32,int8", "--calibration-images", "8", "--no-engine")),
     ],
 )

@@ -1,4 +1,4 @@
-"""Copy a half-precision file so that it computes in FP32.
+"""Give a half-precision model another type, above all a copy of a file that computes in FP32.
 
 onnxruntime's CPU provider has no BF16 kernels at all, and lacks some of those for FP16.
 """
@@ -6,13 +6,14 @@ onnxruntime's CPU provider has no BF16 kernels at all, and lacks some of those f
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-__all__ = ["BFLOAT16", "HALVES", "holds", "widened"]
+__all__ = ["BFLOAT16", "HALVES", "holds", "retype", "widened"]
 
 BFLOAT16 = frozenset({TensorProto.BFLOAT16})
 HALVES = frozenset({TensorProto.BFLOAT16, TensorProto.FLOAT16})
@@ -48,10 +49,7 @@ def widened(path: Path, folder: Path, types: Collection[int] = BFLOAT16, numbers
         The copy, under the same name.
     """
     model = onnx.load(path)
-    _widen(model.graph, types, numbers)
-    for function in model.functions:
-        _widen_values(function.value_info, types)
-        _widen_nodes(function.node, types, numbers)
+    retype(model, types, TensorProto.FLOAT, numbers)
     copy = folder / path.name
     onnx.save_model(
         model,
@@ -63,35 +61,60 @@ def widened(path: Path, folder: Path, types: Collection[int] = BFLOAT16, numbers
     return copy
 
 
-def _widen(graph: GraphProto, types: Collection[int], numbers: Sequence[float]) -> None:
-    for tensor in graph.initializer:
-        _widen_tensor(tensor, types, numbers)
-    _widen_values((*graph.input, *graph.output, *graph.value_info), types)
-    _widen_nodes(graph.node, types, numbers)
+def retype(model: ModelProto, types: Collection[int], to: int, numbers: Sequence[float] = ()) -> None:
+    """Put one floating-point type in place of others, in place: inputs, outputs, weights, casts.
+
+    Args:
+        model: the model, without external weights.
+        types: ONNX types to replace.
+        to: the ONNX type that they become; a value beyond its range becomes infinite.
+        numbers: as for `widened`.
+    """
+    change = _Change(types, to, numbers)
+    change.graph(model.graph)
+    for function in model.functions:
+        change.values(function.value_info)
+        change.nodes(function.node)
 
 
-def _widen_values(values: Iterable[ValueInfoProto], types: Collection[int]) -> None:
-    for value in values:
-        if value.type.tensor_type.elem_type in types:
-            value.type.tensor_type.elem_type = TensorProto.FLOAT
+@dataclass(frozen=True)
+class _Change:
+    """What `retype` does to the parts of a model."""
 
+    types: Collection[int]
+    to: int
+    numbers: Sequence[float]
 
-def _widen_nodes(nodes: Iterable[NodeProto], types: Collection[int], numbers: Sequence[float]) -> None:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.TENSOR:
-                _widen_tensor(attribute.t, types, numbers)
-            elif attribute.type == AttributeProto.GRAPH:
-                _widen(attribute.g, types, numbers)
-            elif attribute.name in _TYPES and attribute.i in types:
-                attribute.i = TensorProto.FLOAT
+    def graph(self, graph: GraphProto) -> None:
+        for tensor in graph.initializer:
+            self.tensor(tensor)
+        self.values((*graph.input, *graph.output, *graph.value_info))
+        self.nodes(graph.node)
 
+    def values(self, values: Iterable[ValueInfoProto]) -> None:
+        for value in values:
+            if value.type.tensor_type.elem_type in self.types:
+                value.type.tensor_type.elem_type = self.to
 
-def _widen_tensor(tensor: TensorProto, types: Collection[int], numbers: Sequence[float]) -> None:
-    if tensor.data_type in types:
+    def nodes(self, nodes: Iterable[NodeProto]) -> None:
+        for node in nodes:
+            for attribute in node.attribute:
+                if attribute.type == AttributeProto.TENSOR:
+                    self.tensor(attribute.t)
+                elif attribute.type == AttributeProto.GRAPH:
+                    self.graph(attribute.g)
+                elif attribute.name in _TYPES and attribute.i in self.types:
+                    attribute.i = self.to
+
+    def tensor(self, tensor: TensorProto) -> None:
+        if tensor.data_type not in self.types:
+            return
         narrow = np.asarray(onnx.numpy_helper.to_array(tensor))
-        values = narrow.astype(np.float32)
+        with np.errstate(over="ignore"):
+            values = narrow.astype(onnx.helper.tensor_dtype_to_np_dtype(self.to))
         if values.size == 1:
-            meant = next((each for each in numbers if (np.asarray(each).astype(narrow.dtype) == narrow).all()), None)
+            meant = next(
+                (each for each in self.numbers if (np.asarray(each).astype(narrow.dtype) == narrow).all()), None
+            )
             values = values if meant is None else np.full_like(values, meant)
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from tofu_export.artifact.widened import BFLOAT16, retype
 from tofu_export.errors import BackendMissingError
 from tofu_export.linting.finding import Finding, Runtime, Severity
 from tofu_export.linting.graph import infer
@@ -17,6 +18,9 @@ from tofu_export.system.ort import rejection
 __all__ = ["checker_findings", "onnxruntime_findings"]
 
 _UNKNOWN_OPERATOR = "No Op registered for"
+_NO_BFLOAT16 = "has unsupported type: tensor(bfloat16)"
+"""Of the checker, on operators that are older than their BF16: Conv before opset 22, say. TensorRT takes them in every
+opset, so the rest of such a file is checked with another type in its place."""
 _LONGEST = 300
 
 
@@ -36,15 +40,15 @@ def checker_findings(model: onnx.ModelProto) -> Iterator[Finding]:
             "export it again if a tool refuses it", "onnx.checker",
         )  # fmt: skip
         return
-    try:
-        onnx.checker.check_model(copy, full_check=True)
-    except Exception as error:  # of a module without types: ValidationError, InferenceError, TypeError
-        reason = " ".join(str(error).split())
+    reason = _rejection(copy)
+    if _NO_BFLOAT16 in reason:
+        yield _invalid(reason, (Runtime.ONNXRUNTIME,), "export it for another precision")
+        retype(copy, BFLOAT16, onnx.TensorProto.FLOAT16)
+        reason = _rejection(copy)
+    if reason:
         plugin = _UNKNOWN_OPERATOR in reason  # which classic TensorRT may have
-        yield Finding(
-            "invalid", Severity.ERROR, tuple(entry for entry in Runtime if not plugin or entry is not Runtime.TENSORRT),
-            "all", f"onnx's checker rejects it: {_short(reason)}", "export it again", "onnx.checker, full_check=True",
-        )  # fmt: skip
+        runtimes = tuple(entry for entry in Runtime if not plugin or entry is not Runtime.TENSORRT)
+        yield _invalid(reason, runtimes, "export it again")
 
 
 def onnxruntime_findings(model: onnx.ModelProto, path: Path, found: Sequence[Finding]) -> Iterator[Finding]:
@@ -66,6 +70,20 @@ def onnxruntime_findings(model: onnx.ModelProto, path: Path, found: Sequence[Fin
             f"onnxruntime does not load it: {_short(reason)}", "export it again, or for another precision or opset",
             "asked of onnxruntime",
         )  # fmt: skip
+
+
+def _rejection(model: onnx.ModelProto) -> str:
+    """Return why the checker rejects a model, empty if it does not."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # of a module without types: ValidationError, InferenceError, TypeError
+        return " ".join(str(error).split())
+    return ""
+
+
+def _invalid(reason: str, runtimes: tuple[Runtime, ...], fix: str) -> Finding:
+    message = f"onnx's checker rejects it: {_short(reason)}"
+    return Finding("invalid", Severity.ERROR, runtimes, "all", message, fix, "onnx.checker, full_check=True")
 
 
 def _has_no_shape(value: onnx.ValueInfoProto) -> bool:
