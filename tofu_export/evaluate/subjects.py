@@ -15,6 +15,7 @@ from torch import nn
 from tofu_export import patch
 from tofu_export.artifact.card import ModelCard
 from tofu_export.artifact.feeds import as_asked, fixed_batch
+from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.benchmarking.backends import open_backend
 from tofu_export.benchmarking.options import CPU, PLAN_BACKENDS
 from tofu_export.compare.agreement import ModelOutputs
@@ -64,7 +65,7 @@ class Subject:
         backend: backend that runs it.
         device: device that runs it.
         num_classes: width of its logits; None without logits.
-        preprocessing: preprocessing with the keys of timm's data config.
+        preprocessing: how images are prepared for it.
         run: returns outputs for pixels [B, C, H, W].
         batch: the only batch size that it accepts; None for any.
         plan: its reduction, as in report.json; None if unknown.
@@ -78,7 +79,7 @@ class Subject:
     backend: str
     device: str
     num_classes: int | None
-    preprocessing: Mapping[str, Any]
+    preprocessing: Preprocessing
     run: Callable[[Pixels], ModelOutputs]
     batch: int | None = None
     plan: Mapping[str, Any] | None = None
@@ -154,10 +155,10 @@ def eager_subject(loaded: LoadedModel, reduction: Reduction | None, *, num_class
     Raises:
         TofuError: the model cannot be reduced, or the options do not fit it.
     """
-    _, height, width = loaded.preprocessing["input_size"]
+    image_size = loaded.preprocessing.image_size
     plan: Plan | None = None
     if reduction is not None:
-        spec = spec_as_loaded(spec_of(loaded.name, (height, width), num_classes), loaded)
+        spec = spec_as_loaded(spec_of(loaded.name, image_size, num_classes), loaded)
         plan = make_plan(spec, reduction)
         patch.apply(loaded.model, plan, name=loaded.resolved)
     classes = int(getattr(loaded.model, "num_classes", 0))
@@ -170,7 +171,7 @@ def eager_subject(loaded: LoadedModel, reduction: Reduction | None, *, num_class
         _eager_call(loaded.model),
         plan=None if plan is None else plan.to_dict(),
         param_count=sum(parameter.numel() for parameter in loaded.model.parameters()),
-        origin=Origin(loaded.resolved, to_object(loaded.weights), (height, width), classes),
+        origin=Origin(loaded.resolved, to_object(loaded.weights), image_size, classes),
         loaded=loaded.summary(),
     )
 
@@ -192,7 +193,7 @@ def file_subject(
     path: Path,
     backend: str | None = None,
     threads: int | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Subject:
     """Return an ONNX file in onnxruntime, or an engine in TensorRT, as a subject.
 
@@ -212,7 +213,7 @@ def file_subject(
         raise OptionError(f"{path.name} is {kind}, which {backend} does not run: choose another --backend")
     own, card = _file_card(path)
     backend = backend or own
-    kind, known, origin = card.output or OutputKind.LOGITS, card.preprocessing or preprocessing, _origin(card)
+    kind, prepared, origin = card.output or OutputKind.LOGITS, card.preprocessing or preprocessing, _origin(card)
     plan, labels = card.find("plan", dict), card.labels
     if kind not in (OutputKind.LOGITS, OutputKind.FEATURES):
         raise UnsupportedModelError(
@@ -226,12 +227,11 @@ def file_subject(
         )
     (image,), output = inputs, kind.value if kind.value in outputs else next(iter(outputs))
     shape = inputs[image].shape
-    if known is None:
+    if prepared is None:
         raise OptionError(f"{path.name} does not say how images are prepared for it: name its model with --model")
-    prepared = dict(known)
     if len(shape) == 4 and None not in shape[1:]:
-        prepared["input_size"] = tuple(shape[1:])
-        origin = replace(origin, image_size=prepared["input_size"][1:])
+        prepared = prepared.with_size(shape[1:])
+        origin = replace(origin, image_size=prepared.image_size)
 
     def run(pixels: Pixels) -> ModelOutputs:
         rows = np.asarray(session.session.run(as_asked({image: pixels}, inputs))[output]).astype(np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.bundle import check_folder
 from tofu_export.images.inputs import from_folder
 from tofu_export.job.capacity import with_capacity
@@ -89,10 +90,7 @@ def _without_weights(job: Job, engines: tuple[str, ...], no_engine: str) -> Prev
     output = OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
     images = "generated images"
     if job.images is not None:
-        prepared = {
-            "input_size": (spec.in_chans, *spec.image_size), "mean": (0.0,) * spec.in_chans,
-            "std": (1.0,) * spec.in_chans, "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center",
-        }  # fmt: skip
+        prepared = Preprocessing.uniform((spec.in_chans, *spec.image_size))
         images = from_folder(job.images, prepared, image_count(job)).source  # any preprocessing shows unreadable files
     loaded = "pretrained, not read here: the job downloads what is not in the cache"
     files = _files(job, spec, plan, engines, real=job.images is not None)

@@ -134,7 +134,7 @@ class VitAdapter:
             "prefix_tokens": report.model.prefix_tokens,
             "plan": to_plain(report.plan),
             "output": to_plain(report.output),
-            "preprocessing": loaded.preprocessing,
+            "preprocessing": loaded.preprocessing.as_dict(),
             "preprocessing_from": loaded.preprocessing_from,
             "target": self._job.target.value,
             "batch": str(self._job.batch),
