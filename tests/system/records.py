@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from hypothesis import strategies as st
 
 from tofu_export.artifact.preprocessing import INTERPOLATIONS, Preprocessing
+from tofu_export.options import Halting
 
 SIMPLE: Mapping[Any, st.SearchStrategy[Any]] = {
     str: st.text(max_size=5),
@@ -30,7 +31,8 @@ PREPARED = st.tuples(*[st.integers(1, 9)] * 3).flatmap(
         crop_pct=st.floats(0.1, 1),
     )
 )
-CHECKED: Mapping[Any, st.SearchStrategy[Any]] = {Preprocessing: PREPARED}
+GATES = st.builds(Halting, scale=st.floats(0.1, 9), center=SIMPLE[float], least=st.floats(0, 0.9))
+CHECKED: Mapping[Any, st.SearchStrategy[Any]] = {Preprocessing: PREPARED, Halting: GATES}
 """Records that refuse some values of their fields."""
 
 
