@@ -99,7 +99,7 @@ class EvalResult:
             full=self.full,
             difference=None if self.difference is None else _in_points(self.difference),
             agreement=None if self.agreement is None else self.agreement.entry(),
-            plan=subject.plan,
+            plan=None if subject.plan is None else to_object(subject.plan),
             notes=self.notes,
             skipped=self.skipped,
             seconds=round(self.seconds, 2),

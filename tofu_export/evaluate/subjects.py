@@ -24,9 +24,10 @@ from tofu_export.errors import ExportError, OptionError, UnsupportedModelError
 from tofu_export.evaluate.images import ImageSource
 from tofu_export.evaluate.request import TORCH
 from tofu_export.options import PLAN_SUFFIXES, OutputKind, Reduction
+from tofu_export.planning.entry import PlanEntry
 from tofu_export.planning.plan import Plan, make_plan
 from tofu_export.system.files import require_file
-from tofu_export.system.typed_json import to_object
+from tofu_export.system.typed_json import from_plain, to_object
 from tofu_export.verification.facts import FileFacts
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.specs import spec_as_loaded, spec_of
@@ -68,7 +69,7 @@ class Subject:
         preprocessing: how images are prepared for it.
         run: returns outputs for pixels [B, C, H, W].
         batch: the only batch size that it accepts; None for any.
-        plan: its reduction, as in report.json; None if unknown.
+        plan: its reduction; None if unknown.
         param_count: number of parameters; None if unknown.
         origin: the model behind it.
         labels: names of its classes, in order; empty if it has none.
@@ -82,7 +83,7 @@ class Subject:
     preprocessing: Preprocessing
     run: Callable[[Pixels], ModelOutputs]
     batch: int | None = None
-    plan: Mapping[str, Any] | None = None
+    plan: PlanEntry | None = None
     param_count: int | None = None
     origin: Origin = Origin()
     labels: tuple[str, ...] = ()
@@ -169,7 +170,7 @@ def eager_subject(loaded: LoadedModel, reduction: Reduction | None, *, num_class
         classes or None,
         loaded.preprocessing,
         _eager_call(loaded.model),
-        plan=None if plan is None else plan.to_dict(),
+        plan=None if plan is None else plan.entry(),
         param_count=sum(parameter.numel() for parameter in loaded.model.parameters()),
         origin=Origin(loaded.resolved, to_object(loaded.weights), image_size, classes),
         loaded=loaded.summary(),
@@ -204,7 +205,8 @@ def file_subject(
         preprocessing: preprocessing for files that do not state it.
 
     Raises:
-        OptionError: the backend does not run such a file, or the file does not state its image input.
+        OptionError: the backend does not run such a file, or the file does not state its image input, or what it states
+            as its plan is none.
         TofuError: the file cannot be loaded.
     """
     is_plan = path.suffix in PLAN_SUFFIXES
@@ -214,7 +216,8 @@ def file_subject(
     own, card = _file_card(path)
     backend = backend or own
     kind, prepared, origin = card.output or OutputKind.LOGITS, card.preprocessing or preprocessing, _origin(card)
-    plan, labels = card.find("plan", dict), card.labels
+    written, labels = card.find("plan", dict), card.labels
+    plan = None if written is None else from_plain(PlanEntry, written, f"{path.name}: plan")
     if kind not in (OutputKind.LOGITS, OutputKind.FEATURES):
         raise UnsupportedModelError(
             f"{path.name} gives {kind.value}: accuracy and agreement need logits, or pooled features"
