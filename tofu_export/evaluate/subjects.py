@@ -205,8 +205,8 @@ def file_subject(
         preprocessing: preprocessing for files that do not state it.
 
     Raises:
-        OptionError: the backend does not run such a file, or the file does not state its image input, or what it states
-            as its plan is none.
+        OptionError: the backend does not run such a file, or the file does not state its image input, or its plan is
+            damaged.
         TofuError: the file cannot be loaded.
     """
     is_plan = path.suffix in PLAN_SUFFIXES
