@@ -78,6 +78,7 @@ def _child(who: str, name: str, r: int) -> dict[str, float]:
 
 def _ours(name: str, r: int) -> Callable[[Any, Any, Path], None]:
     from tofu_export import patch
+    from tofu_export.artifact.preprocessing import Preprocessing
     from tofu_export.graph_patterns.lowering import lower
     from tofu_export.images.inputs import natural_statistics
     from tofu_export.options import BatchRange, Precision, Reduction, Target
@@ -93,9 +94,7 @@ def _ours(name: str, r: int) -> Callable[[Any, Any, Path], None]:
         release(graph)
         del graph
         give_back()
-        images = natural_statistics(
-            12, spec.in_chans, *spec.image_size, seed=0, mean=(0.5,) * spec.in_chans, std=(0.5,) * spec.in_chans
-        )
+        images = natural_statistics(12, Preprocessing.uniform((spec.in_chans, *spec.image_size)), seed=0)
         result = verify(path, model, images.pixels, precision=Precision.FP32, batch=BatchRange(), source=images.source)
         assert result.passed, str(result)
 

@@ -25,6 +25,7 @@ from rich.console import Console
 from tofu_export.analyze.figure import draw
 from tofu_export.analyze.request import AnalyzeRequest
 from tofu_export.analyze.run import analyze
+from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.cli.sweep_text import SweepListener
 from tofu_export.errors import OptionError, TofuError
 from tofu_export.evaluate.images import folder_source
@@ -121,7 +122,8 @@ def measure(
     """
     spec = spec_of(model)
     assert settings.images is not None  # the parser asks for them
-    labels = folder_source(settings.images, {}, num_classes=spec.num_classes).limited(settings.limit).labels
+    prepared = Preprocessing.uniform((spec.in_chans, *spec.image_size))  # only the labels are of interest
+    labels = folder_source(settings.images, prepared, num_classes=spec.num_classes).limited(settings.limit).labels
     if labels is None:
         raise OptionError(f"images {settings.images}: no class folders, expected one per synset as in ImageNet")
     falling_r = {r: _falling_r(spec, r) for r in amounts}

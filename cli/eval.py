@@ -56,10 +56,7 @@ def _text(result: EvalResult) -> str:
     """Return the result as text: what was measured, then the full model beside the reduced one."""
     subject = result.subject
     plan = subject.plan
-    removed = ""
-    if plan is not None:
-        chosen = f", chosen by {plan.get('predictor', plan['select'])}" if "select" in plan else ""
-        removed = f", {plan['pattern']}{chosen}, r = {plan['r']}"
+    removed = "" if plan is None else f", {plan.pattern}{plan.select_words}, r = {plan.r_words}"
     lines = [f"{subject.label}{removed}, {subject.backend}; {result.images} images, {result.source}"]
     lines += [] if result.loaded is None else [f"  weights: {result.loaded}"]
     if result.labels is not None:

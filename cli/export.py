@@ -55,17 +55,16 @@ def _show(job: Job, run: Run) -> None:
     from tofu_export.planning.plan_text import plan_table
 
     found = preview(job)
-    outputs = found.output.names_with(job.token_map, found.plan.counts_over_capacity)
     run.document(
         {
-            "model": found.spec.name, "plan": found.plan.to_dict(), "outputs": list(outputs), "weights": found.loaded,
-            "images": found.images, "folder": str(job.output), "files": list(found.files),
+            "model": found.spec.name, "plan": found.plan.to_dict(), "outputs": list(found.outputs),
+            "weights": found.loaded, "images": found.images, "folder": str(job.output), "files": list(found.files),
         }
     )  # fmt: skip
     if run.as_json:
         return
     engines = ", ".join(found.engines) or f"none ({found.no_engine})"
     click.echo(plan_table(found.spec, found.plan))
-    click.echo(f"output {', '.join(outputs)}")
+    click.echo(f"output {', '.join(found.outputs)}")
     click.echo(f"weights: {found.loaded}\nverified on: {found.images}\nengines: {engines}")
     click.echo(f"\nwould write to {job.output}: {', '.join(found.files)}")

@@ -91,8 +91,8 @@ def _pixels(
     if demo is None:
         return read_images(images, found.preprocessing), tuple(image.name for image in images)
     digits = demo_set(demo).pixels
-    if digits.shape[1:] != found.preprocessing["input_size"]:
-        size = "x".join(map(str, found.preprocessing["input_size"]))
+    if digits.shape[1:] != found.preprocessing.input_size:
+        size = "x".join(map(str, found.preprocessing.input_size))
         raise OptionError(f"--demo has digits of 1x28x28, {found.path.name} takes {size}: give image files instead")
     return digits, tuple(f"digit {index}" for index in range(len(digits)))
 

@@ -132,10 +132,19 @@ def weights(model: nn.Module) -> dict[str, NDArray[np.float64]]:
 
 @cache
 def _traced(
-    name: str, reduction: Reduction, precision: Precision, io_dtype: torch.dtype, batch: BatchRange | None, opset: int
+    name: str,
+    reduction: Reduction,
+    precision: Precision,
+    io_dtype: torch.dtype,
+    batch: BatchRange | None,
+    opset: int,
+    token_map: bool,
 ) -> bytes:
-    graph = trace(reduced(name, reduction), SHAPE, precision=precision, io_dtype=io_dtype, batch=batch, opset=opset)
-    return bytes(ir.to_proto(graph).SerializeToString())
+    graph = trace(
+        reduced(name, reduction), SHAPE, precision=precision, io_dtype=io_dtype, batch=batch, opset=opset,
+        token_map=token_map,
+    )  # fmt: skip
+    return to_bytes(graph)
 
 
 def canonical(
@@ -146,15 +155,16 @@ def canonical(
     io_dtype: torch.dtype = torch.float32,
     batch: BatchRange | None = None,
     opset: int = 18,
+    token_map: bool = False,
 ) -> ir.Model:
     """A fresh copy of a canonical graph, traced once a session.
 
     Graphs of different methods differ in one attribute alone (`test_export` checks it), so all of them are derived
-    from a few traces: with sizes in the attention, tracked alone, and without.
+    from a few traces: with sizes in the attention, tracked alone, and without. Tokens that halt have no method.
     """
     plan = plan_of(name, reduction)
-    traced = Reduction(r=0)
-    if plan.removes:
+    traced = reduction if reduction.select.halts else Reduction(r=0)
+    if plan.removes and not reduction.select.halts:
         method = Method.TOME if plan.tracks_sizes else Method.MLERP
         traced = Reduction(
             r=tuple(layer.removed for layer in plan.layers),
@@ -163,7 +173,7 @@ def canonical(
             pruned_sizes=plan.reduction.pruned_sizes,
             select=plan.reduction.select,
         )
-    graph = from_bytes(_traced(name, traced, precision, io_dtype, batch, opset))
+    graph = from_bytes(_traced(name, traced, precision, io_dtype, batch, opset, token_map))
     return with_methods(graph, [layer.method.word for layer in plan.layers])
 
 

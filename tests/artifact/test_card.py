@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.preprocessing import IMAGENET
 from tofu_export.artifact.card import ModelCard
 from tofu_export.errors import OptionError, VerificationError
 from tofu_export.options import BatchRange, OutputKind, Precision
@@ -74,7 +75,8 @@ def test_a_missing_entry_is_named_with_the_version_that_left_it_out() -> None:
         ({"plan": [1]}, "plan"),
         ({"num_classes": True}, "num_classes"),
         ({"preprocessing": {"mean": [0.5], "std": "1"}}, "preprocessing"),
-        ({"preprocessing": {"mean": [0.5]}}, "preprocessing"),
+        ({"preprocessing": {"mean": [0.5], "std": [0.5]}}, "preprocessing"),
+        ({"preprocessing": {**IMAGENET.as_dict(), "interpolation": "of a newer version"}}, "preprocessing"),
         ({"labels": ["a", 1]}, "labels"),
         ({"labels": "a"}, "labels"),
         ({"batch": 8}, "batch"),

@@ -36,6 +36,11 @@ def test_a_plan_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "r = [20, 20" in err
 
 
+def test_the_selection_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("eval", "demo_vit", "--r", "10", "--select", "energy", "--limit", "5", "--no-agreement") == 0
+    assert "demo_vit, PPPWWWWWWWWW, chosen by energy, r = 10, torch; 5 images" in capsys.readouterr().err
+
+
 def test_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("eval", "demo_vit", "--limit", "5", "-q") == 0
     assert capsys.readouterr() == ("", "")

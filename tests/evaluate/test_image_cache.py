@@ -1,22 +1,20 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.evaluate.pictures import class_folders, picture
+from tests.preprocessing import IMAGENET
 from tofu_export.errors import OptionError
 from tofu_export.evaluate import image_cache
 from tofu_export.evaluate.image_cache import cached
 from tofu_export.evaluate.images import demo_source, folder_source
 
-PREPARED: dict[str, Any] = {
-    "input_size": (3, 20, 20), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.3), "interpolation": "bicubic",
-    "crop_pct": 0.9,
-}  # fmt: skip
+PREPARED = IMAGENET.with_size((3, 20, 20))
 
 
 @pytest.fixture
@@ -48,7 +46,7 @@ def test_other_images_are_another_file(change: str, photos: Path, tmp_path: Path
     if change == "file":
         picture(source.files[0], seed=9)
     if change == "preparation":
-        source = folder_source(photos, {**PREPARED, "crop_pct": 1.0}, num_classes=2)
+        source = folder_source(photos, replace(PREPARED, crop_pct=1.0), num_classes=2)
     if change == "limit":
         source = source.limited(3)
     again = cached(source, tmp_path / "cache")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,13 @@ from PIL import Image
 from timm.data import create_dataset, create_transform
 
 from tests.evaluate.pictures import class_folders, picture
+from tests.preprocessing import IMAGENET
+from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.classes import ClassOrder
 from tofu_export.evaluate.images import ImageSource, demo_source, folder_source, generated_source
 
-PREPARED: dict[str, Any] = {
-    "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "input_size": (3, 32, 32),
-    "interpolation": "bicubic", "crop_pct": 0.9, "crop_mode": "center",
-}  # fmt: skip
+PREPARED = IMAGENET.with_size((3, 32, 32))
 
 
 def source(path: Path, num_classes: int | None = 3, **options: Any) -> ImageSource:
@@ -33,7 +33,7 @@ def timms(root: Path) -> dict[str, int]:
 
 def test_pixels_and_classes_are_timms(tmp_path: Path) -> None:
     root = class_folders(tmp_path, {"b": 2, "a": 3, "c": 1})
-    transform = create_transform(**PREPARED)
+    transform = create_transform(**PREPARED.as_dict())
     expected = {}
     for name, label in timms(root).items():
         with Image.open(root / name) as image:
@@ -141,7 +141,7 @@ def test_the_demo_models_own() -> None:
 
 def test_grey_models_read_colour(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "red.png")
-    grey = {**PREPARED, "input_size": (1, 8, 8), "mean": (0.0,), "std": (1.0,), "crop_pct": 1.0}
+    grey = replace(Preprocessing.uniform((1, 8, 8), 0, 1), crop_pct=1.0)
     pixels = folder_source(tmp_path, grey, num_classes=10).all_pixels()
     assert pixels.shape == (1, 1, 8, 8)
     assert pixels[0, 0, 4, 4] == pytest.approx(76 / 255)

@@ -138,7 +138,7 @@ class TestFiles:
         assert found.subject.param_count == eager.subject.param_count
         assert found.subject.backend == "ort-cpu"
         assert found.subject.plan is not None
-        assert found.subject.plan["pattern"] == "PWWWWW"
+        assert found.subject.plan.pattern == "PWWWWW"
 
     def test_a_foreign_file_needs_a_name(self, tmp_path: Path) -> None:
         picture(tmp_path / "images" / "1.png")
@@ -239,6 +239,12 @@ def test_a_file_of_another_size_is_compared_with_the_full_model_of_that_size(tmp
 def test_an_output_that_this_version_does_not_know(tmp_path: Path) -> None:
     path = exported.changed(tmp_path / "model.onnx", {"output": {"kind": "poem"}})
     with pytest.raises(VerificationError, match=r"output\.kind of model\.onnx is 'poem', expected one of logits"):
+        file_subject(path)
+
+
+def test_a_file_whose_plan_is_none(tmp_path: Path) -> None:
+    path = exported.changed(tmp_path / "model.onnx", {"plan": {"r": 8}})
+    with pytest.raises(OptionError, match=r"model\.onnx: plan\.pattern is missing"):
         file_subject(path)
 
 

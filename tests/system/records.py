@@ -10,6 +10,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
+from tofu_export.artifact.preprocessing import INTERPOLATIONS, Preprocessing
+from tofu_export.options import Halting
+
 SIMPLE: Mapping[Any, st.SearchStrategy[Any]] = {
     str: st.text(max_size=5),
     int: st.integers(-9, 9),
@@ -18,9 +21,25 @@ SIMPLE: Mapping[Any, st.SearchStrategy[Any]] = {
     types.NoneType: st.none(),
 }
 
+PREPARED = st.tuples(*[st.integers(1, 9)] * 3).flatmap(
+    lambda size: st.builds(
+        Preprocessing,
+        input_size=st.just(size),
+        interpolation=st.sampled_from(INTERPOLATIONS),
+        mean=st.tuples(*[SIMPLE[float]] * size[0]),
+        std=st.tuples(*[st.floats(0.1, 9)] * size[0]),
+        crop_pct=st.floats(0.1, 1),
+    )
+)
+GATES = st.builds(Halting, scale=st.floats(0.1, 9), center=SIMPLE[float], least=st.floats(0, 0.9))
+CHECKED: Mapping[Any, st.SearchStrategy[Any]] = {Preprocessing: PREPARED, Halting: GATES}
+"""Records that refuse some values of their fields."""
+
 
 def records(kind: Any) -> st.SearchStrategy[Any]:
     origin, inner = get_origin(kind), get_args(kind)
+    if kind in CHECKED:
+        return CHECKED[kind]
     if is_dataclass(kind):
         hints = get_type_hints(kind)
         return st.builds(kind, **{entry.name: records(hints[entry.name]) for entry in fields(kind)})

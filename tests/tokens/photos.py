@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.images.inputs import natural_statistics
 
 
@@ -19,5 +20,4 @@ def photo(path: Path, size: tuple[int, int] = (200, 170)) -> Path:
 
 
 def pixels(count: int) -> Any:
-    images = natural_statistics(count, 3, 160, 160, seed=1, mean=(0.5,) * 3, std=(0.5,) * 3)
-    return images.pixels
+    return natural_statistics(count, Preprocessing.uniform((3, 160, 160)), seed=1).pixels

@@ -46,9 +46,16 @@ def file_of(
     mutation: Mutation | None = None,
     target: Target = Target.PORTABLE,
     precision: Precision = Precision.FP32,
+    *,
+    token_map: bool = False,
 ) -> Path:
     """A lowered file, changed by `mutation`."""
-    proto = ir.to_proto(tiny.lowered(name, reduction, target, precision=precision))
+    return written(folder, tiny.lowered(name, reduction, target, precision=precision, token_map=token_map), mutation)
+
+
+def written(folder: Path, graph: ir.Model, mutation: Mutation | None = None) -> Path:
+    """A graph as a file, changed by `mutation`."""
+    proto = ir.to_proto(graph)
     if mutation is not None:
         before = proto.SerializeToString()
         mutation(proto)

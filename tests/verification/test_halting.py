@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
 from tests import tiny
-from tests.verification.edits import Mutation, change, checked, node, set_attribute, write
+from tests.verification.edits import Mutation, change, checked, file_of, node, set_attribute
 from tofu_export.compare.outputs import TOLERANCES
 from tofu_export.errors import VerificationError
-from tofu_export.graph_patterns.lowering import lower
-from tofu_export.options import Halting, Precision, Reduction, Selection, Target
-from tofu_export.trace.export import trace
+from tofu_export.options import Halting, Precision, Reduction, Selection
 from tofu_export.verification.eager import Checks
 from tofu_export.verification.pair import verify_pair
 
@@ -26,29 +22,11 @@ MASKED = Reduction(select=Selection.HALTING, halting=GATE)
 PLACES = Reduction(r=(0, 4, 3), select=Selection.HALTING, halting=GATE)
 
 
-def file_of(
-    folder: Path,
-    reduction: Reduction = PLACES,
-    mutation: Mutation | None = None,
-    *,
-    name: str = "cls",
-    precision: Precision = Precision.FP32,
-    **more: Any,
-) -> Path:
-    graph = lower(
-        trace(tiny.reduced(name, reduction), tiny.SHAPE, precision=precision, **more), Target.PORTABLE, precision
-    )
-    proto = ir.to_proto(graph)
-    if mutation is not None:
-        mutation(proto)
-    return write(folder, proto)
-
-
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
 @pytest.mark.parametrize("reduction", [MASKED, PLACES], ids=["masked", "places"])
 @pytest.mark.parametrize("name", ["cls", "distilled"])
 def test_a_right_file_passes(tmp_path: Path, name: str, reduction: Reduction, precision: Precision) -> None:
-    path = file_of(tmp_path, reduction, name=name, precision=precision)
+    path = file_of(tmp_path, name, reduction, precision=precision)
     result = checked(path, tiny.reduced(name, reduction), precision=precision, checks=Checks(layers=True))
     assert result.passed, result.to_dict()
     assert result.decisions.layers == ((0, 1) if reduction is MASKED else (0, 1, 2))
@@ -61,21 +39,21 @@ def test_a_right_file_passes(tmp_path: Path, name: str, reduction: Reduction, pr
 def test_tokens_that_have_spent_next_to_nothing_are_ties(tmp_path: Path) -> None:
     """Their budgets differ by rounding alone, in the file otherwise than in the model."""
     early = Reduction(r=(0, 4, 3), select=Selection.HALTING, halting=Halting(1, 14))
-    result = checked(file_of(tmp_path, early), tiny.reduced("cls", early))
+    result = checked(file_of(tmp_path, reduction=early), tiny.reduced("cls", early))
     assert result.passed, result.to_dict()
     assert result.decisions.wrong == 0
 
 
 @pytest.mark.e2e
 def test_a_file_with_its_token_map_passes(tmp_path: Path) -> None:
-    path = file_of(tmp_path, token_map=True)
+    path = file_of(tmp_path, reduction=PLACES, token_map=True)
     assert checked(path, tiny.reduced("cls", PLACES), token_map=True).passed
 
 
 @pytest.mark.parametrize("reduction", [MASKED, PLACES], ids=["masked", "places"])
 def test_two_files_agree(tmp_path: Path, reduction: Reduction) -> None:
     (tmp_path / "other").mkdir()
-    one, other = file_of(tmp_path, reduction), file_of(tmp_path / "other", reduction)
+    one, other = file_of(tmp_path, reduction=reduction), file_of(tmp_path / "other", reduction=reduction)
     result = verify_pair(
         one, other, tiny.pixels(4), tolerance=TOLERANCES[Precision.FP32], batches=(2,), source="noise", layers=True
     )
@@ -110,7 +88,7 @@ def from_the_front(proto: onnx.ModelProto) -> None:
 @pytest.mark.e2e
 @pytest.mark.parametrize("mutation", [steeper, later, to_the_end, another_channel, from_the_front])
 def test_wrong_decisions_fail(tmp_path: Path, mutation: Mutation) -> None:
-    result = checked(file_of(tmp_path, mutation=mutation), tiny.reduced("cls", PLACES))
+    result = checked(file_of(tmp_path, reduction=PLACES, mutation=mutation), tiny.reduced("cls", PLACES))
     assert not result.passed
     assert result.decisions.wrong > 0
 
@@ -124,7 +102,8 @@ def test_halted_tokens_that_stay_visible_fail(tmp_path: Path, reduction: Reducti
         for each in hidden:
             each.CopyFrom(numpy_helper.from_array(np.array(-0.5, dtype=np.float32), each.name))
 
-    assert not checked(file_of(tmp_path, reduction, visible), tiny.reduced("cls", reduction)).passed
+    path = file_of(tmp_path, reduction=reduction, mutation=visible)
+    assert not checked(path, tiny.reduced("cls", reduction)).passed
 
 
 @pytest.mark.e2e
@@ -135,16 +114,17 @@ def test_a_wrong_count_fails(tmp_path: Path) -> None:
         maker.output[list(maker.output).index("tokens_over_capacity")] = "mutant/count"
         proto.graph.node.append(helper.make_node("Add", ["mutant/count", "mutant/one"], ["tokens_over_capacity"]))
 
-    assert not checked(file_of(tmp_path, mutation=off_by_one), tiny.reduced("cls", PLACES)).passed
+    path = file_of(tmp_path, reduction=PLACES, mutation=off_by_one)
+    assert not checked(path, tiny.reduced("cls", PLACES)).passed
 
 
 @pytest.mark.e2e
 def test_a_file_by_another_gate_fails(tmp_path: Path) -> None:
     other = Reduction(r=(0, 4, 3), select=Selection.HALTING, halting=Halting(2, 1, 0.2))
-    assert not checked(file_of(tmp_path), tiny.reduced("cls", other)).passed
+    assert not checked(file_of(tmp_path, reduction=PLACES), tiny.reduced("cls", other)).passed
 
 
 def test_a_file_whose_tokens_do_not_halt_is_refused(tmp_path: Path) -> None:
-    path = file_of(tmp_path, Reduction(r=0))
+    path = file_of(tmp_path, reduction=Reduction(r=0))
     with pytest.raises(VerificationError, match=r"layer 0 has no value blocks\.0/halt/working"):
         checked(path, tiny.reduced("cls", MASKED))

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
-import onnx_ir as ir
 import pytest
 from onnx import helper
 
 from tests import predictors, tiny
 from tests.predictors import KINDS
-from tests.verification.edits import Mutation, checked, node, set_attribute, write
+from tests.verification.edits import Mutation, checked, node, set_attribute, written
 from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import Precision, Reduction, Selection, Target
 from tofu_export.planning.trained import PredictorKind
@@ -35,10 +34,8 @@ def verified(
 ) -> VerificationResult:
     model = predictors.reduced(kind, reduction)
     graph = trace(model, tiny.SHAPE, precision=precision, token_map=token_map)
-    proto = ir.to_proto(lower(graph, target, precision))
-    if mutation is not None:
-        mutation(proto)
-    return checked(write(folder, proto), model, precision=precision, token_map=token_map, checks=Checks(layers=True))
+    path = written(folder, lower(graph, target, precision), mutation)
+    return checked(path, model, precision=precision, token_map=token_map, checks=Checks(layers=True))
 
 
 @pytest.mark.e2e

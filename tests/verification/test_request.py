@@ -335,7 +335,7 @@ def test_tiny_models_are_not_touched_by_looking_at_blocks() -> None:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize(
-    ("name", "value"), [("mean", [0.1, 0.2, 0.3]), ("interpolation", "nearest"), ("crop_pct", 0.5)]
+    ("name", "value"), [("mean", (0.1, 0.2, 0.3)), ("interpolation", "nearest"), ("crop_pct", 0.5)]
 )
 def test_other_preprocessing_than_the_models_is_refused(tmp_path: Path, name: str, value: Any) -> None:
     edited = {"preprocessing": {**exported.metadata_of("preprocessing"), name: value}}

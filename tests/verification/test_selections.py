@@ -6,18 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
 from tests import tiny
-from tests.verification.edits import Mutation, checked, set_attribute, write
+from tests.verification.edits import Mutation, checked, file_of, set_attribute
 from tofu_export.compare.decisions import Decisions, Scores, judge
 from tofu_export.compare.outputs import TOLERANCES
 from tofu_export.errors import VerificationError
-from tofu_export.graph_patterns.lowering import lower
 from tofu_export.options import Precision, Reduction, Selection, Target
-from tofu_export.trace.export import trace
 from tofu_export.verification.eager import Checks
 from tofu_export.verification.pair import verify_pair
 
@@ -29,27 +26,11 @@ def reduction_of(select: Selection, pattern: str = "PAM") -> Reduction:
     return Reduction(r=AMOUNTS, pattern=pattern, select=select)
 
 
-def file_of(
-    folder: Path,
-    reduction: Reduction,
-    mutation: Mutation | None = None,
-    precision: Precision = Precision.FP32,
-    target: Target = Target.PORTABLE,
-    name: str = "cls",
-) -> Path:
-    """A lowered file, traced with its own methods, changed by `mutation`."""
-    graph = lower(trace(tiny.reduced(name, reduction), tiny.SHAPE, precision=precision), target, precision)
-    proto = ir.to_proto(graph)
-    if mutation is not None:
-        mutation(proto)
-    return write(folder, proto)
-
-
 @pytest.mark.e2e
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
 @pytest.mark.parametrize("select", KINDS)
 def test_a_right_file_passes(tmp_path: Path, select: Selection, precision: Precision) -> None:
-    path = file_of(tmp_path, reduction_of(select), precision=precision)
+    path = file_of(tmp_path, reduction=reduction_of(select), precision=precision)
     result = checked(path, tiny.reduced("cls", reduction_of(select)), precision=precision, checks=Checks(layers=True))
     assert result.passed, result.to_dict()
     assert result.decisions.layers == (0, 1)  # the class token does not see the last reduction
@@ -63,7 +44,7 @@ def test_a_right_file_passes(tmp_path: Path, select: Selection, precision: Preci
 @pytest.mark.parametrize("select", KINDS)
 def test_a_file_for_onnxruntime_alone_passes(tmp_path: Path, select: Selection) -> None:
     reduction = reduction_of(select, "TWA")
-    path = file_of(tmp_path, reduction, target=Target.ONNXRUNTIME)
+    path = file_of(tmp_path, reduction=reduction, target=Target.ONNXRUNTIME)
     assert checked(path, tiny.reduced("cls", reduction)).passed
 
 
@@ -71,8 +52,7 @@ def test_a_file_for_onnxruntime_alone_passes(tmp_path: Path, select: Selection) 
 @pytest.mark.parametrize("select", KINDS)
 def test_a_file_with_its_token_map_passes(tmp_path: Path, select: Selection) -> None:
     reduction = reduction_of(select, "AMP")
-    graph = trace(tiny.reduced("registers", reduction), tiny.SHAPE, precision=Precision.FP32, token_map=True)
-    path = write(tmp_path, ir.to_proto(lower(graph, Target.PORTABLE, Precision.FP32)))
+    path = file_of(tmp_path, "registers", reduction, token_map=True)
     result = checked(path, tiny.reduced("registers", reduction), token_map=True)
     assert result.passed, result.to_dict()
 
@@ -80,8 +60,8 @@ def test_a_file_with_its_token_map_passes(tmp_path: Path, select: Selection) -> 
 @pytest.mark.parametrize("select", KINDS)
 def test_two_files_of_a_selection_agree(tmp_path: Path, select: Selection) -> None:
     (tmp_path / "other").mkdir()
-    one = file_of(tmp_path, reduction_of(select))
-    other = file_of(tmp_path / "other", reduction_of(select), target=Target.ONNXRUNTIME)
+    one = file_of(tmp_path, reduction=reduction_of(select))
+    other = file_of(tmp_path / "other", reduction=reduction_of(select), target=Target.ONNXRUNTIME)
     result = verify_pair(
         one, other, tiny.pixels(4), tolerance=TOLERANCES[Precision.FP32], batches=(2,), source="noise", layers=True
     )
@@ -141,7 +121,8 @@ def farthest_of_all(proto: onnx.ModelProto) -> None:
 def test_wrong_decisions_fail_though_the_arithmetic_is_right(
     tmp_path: Path, select: Selection, mutation: Mutation
 ) -> None:
-    result = checked(file_of(tmp_path, reduction_of(select), mutation), tiny.reduced("cls", reduction_of(select)))
+    path = file_of(tmp_path, reduction=reduction_of(select), mutation=mutation)
+    result = checked(path, tiny.reduced("cls", reduction_of(select)))
     assert not result.passed
     assert result.decisions.wrong > 0
     assert result.decisions.largest_margin > result.tolerance.near_tie
@@ -159,21 +140,22 @@ def test_other_places_than_the_plans_fail(tmp_path: Path, select: Selection) -> 
                 moved = np.sort((numpy_helper.to_array(tensor) % 12) + 1)
                 tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
 
-    result = checked(file_of(tmp_path, reduction_of(select), elsewhere), tiny.reduced("cls", reduction_of(select)))
+    path = file_of(tmp_path, reduction=reduction_of(select), mutation=elsewhere)
+    result = checked(path, tiny.reduced("cls", reduction_of(select)))
     assert not result.passed
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("select", [Selection.ENERGY, Selection.CLASS_ATTENTION])
 def test_decisions_of_another_kind_than_the_models_are_refused(tmp_path: Path, select: Selection) -> None:
-    path = file_of(tmp_path, reduction_of(select, "AMA"))
+    path = file_of(tmp_path, reduction=reduction_of(select, "AMA"))
     with pytest.raises(VerificationError, match="which the plan knows nothing of"):
         checked(path, tiny.reduced("cls", reduction_of(Selection.RANDOM, "AMA")))
 
 
 @pytest.mark.e2e
 def test_other_fixed_places_than_the_models_fail(tmp_path: Path) -> None:
-    path = file_of(tmp_path, reduction_of(Selection.RANDOM))
+    path = file_of(tmp_path, reduction=reduction_of(Selection.RANDOM))
     assert not checked(path, tiny.reduced("cls", reduction_of(Selection.STRIDED))).passed
 
 

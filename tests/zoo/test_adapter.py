@@ -145,9 +145,9 @@ class TestWithItsBase:
         model.save_pretrained(tmp_path / "base")
         (tmp_path / "base" / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.1] * 3}))
         folder = save_adapter(tmp_path / "adapter", pairs_for(model, ("fc1",)), str(tmp_path / "base"))
-        assert load(folder).preprocessing["mean"] == (0.1,) * 3
+        assert load(folder).preprocessing.mean == (0.1,) * 3
         (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.2] * 3}))
-        assert load(folder).preprocessing["mean"] == (0.2,) * 3
+        assert load(folder).preprocessing.mean == (0.2,) * 3
 
     def test_the_digest_is_of_both(self, tmp_path: Path) -> None:
         model = theirs()

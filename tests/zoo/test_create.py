@@ -61,14 +61,14 @@ def test_the_model_is_frozen_float32_and_in_evaluation_mode() -> None:
 
 def test_preprocessing_is_timms() -> None:
     loaded = create_model("test_vit", weights=RANDOM)
-    assert loaded.preprocessing == timm.data.resolve_model_data_config(timm.create_model("test_vit"))
-    assert set(loaded.preprocessing) == {"mean", "std", "input_size", "interpolation", "crop_pct", "crop_mode"}
+    assert loaded.preprocessing.as_dict() == timm.data.resolve_model_data_config(timm.create_model("test_vit"))
+    assert list(loaded.preprocessing_from) == list(loaded.preprocessing.as_dict())[1:]
 
 
 @pytest.mark.parametrize("size", [(192, 192), (96, 160)])
 def test_another_image_size(size: tuple[int, int]) -> None:
     loaded = create_model("test_vit", weights=RANDOM, image_size=size)
-    assert loaded.preprocessing["input_size"] == (3, *size)
+    assert loaded.preprocessing.input_size == (3, *size)
     assert loaded.model(torch.zeros(1, 3, *size)).shape == (1, 1000)
 
 
@@ -132,7 +132,7 @@ def test_the_sizes_of_a_folder_are_those_of_its_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**document, "pretrained_cfg": {"mean": [0.5], "std": [0.5]}}))
     name = f"local-dir:{tmp_path}"
     loaded = create_model(name, weights=WeightsSource.parse("pretrained"))
-    assert loaded.preprocessing["input_size"] == (1, 96, 96)
+    assert loaded.preprocessing.input_size == (1, 96, 96)
     assert own_image_size(name) == (96, 96)
 
 
@@ -173,7 +173,7 @@ class TestDemo:
         assert (loaded.weights.kind, loaded.weights.tag) == ("pretrained", "demo")
         assert loaded.weights.path == "demo_vit.safetensors"
         assert loaded.weights.dropped == loaded.weights.adapted == ()
-        assert loaded.preprocessing == dict(demo.PREPROCESSING)
+        assert loaded.preprocessing == demo.PREPROCESSING
 
     def test_random_weights(self, loaded: LoadedModel) -> None:
         model = create_model("demo_vit", weights=RANDOM, seed=1).model
@@ -182,7 +182,7 @@ class TestDemo:
 
     def test_another_size_resizes_the_position_embedding(self) -> None:
         loaded = create_model("demo_vit", weights=PRETRAINED, image_size=(32, 28))
-        assert loaded.preprocessing["input_size"] == (1, 32, 28)
+        assert loaded.preprocessing.input_size == (1, 32, 28)
         assert len(loaded.weights.adapted) == 1
         assert loaded.model(torch.zeros(1, 1, 32, 28)).shape == (1, 10)
 

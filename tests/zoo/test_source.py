@@ -48,8 +48,8 @@ class TestTransformers:
         loaded = load(tmp_path / "model.safetensors")
         with torch.no_grad():
             assert same(loaded, theirs(x).logits, x)
-        assert loaded.preprocessing["input_size"] == tuple(x.shape[1:])
-        assert len(loaded.preprocessing["mean"]) == x.shape[1]
+        assert loaded.preprocessing.input_size == tuple(x.shape[1:])
+        assert len(loaded.preprocessing.mean) == x.shape[1]
         assert {k: v.shape for k, v in loaded.meta().state_dict().items()} == {
             k: v.shape for k, v in loaded.model.state_dict().items()
         }
@@ -135,8 +135,8 @@ class TestTransformers:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
         loaded = load(tmp_path / "model.safetensors")
         found = loaded.preprocessing
-        assert (found["mean"], found["std"]) == ((0.4, 0.3, 0.2), (0.2, 0.1, 0.3))
-        assert (found["interpolation"], found["crop_pct"], found["crop_mode"]) == ("bilinear", 0.8, "center")
+        assert (found.mean, found.std) == ((0.4, 0.3, 0.2), (0.2, 0.1, 0.3))
+        assert (found.interpolation, found.crop_pct, found.crop_mode) == ("bilinear", 0.8, "center")
         assert set(loaded.preprocessing_from.values()) == {"preprocessor_config.json"}
 
 
@@ -152,7 +152,7 @@ class TestTimm:
         loaded = load(tmp_path / "last.pth.tar", "vit_tiny_patch16_dinov3_qkvb")
         x = pixels(64)
         assert same(loaded, ours(x), x)
-        assert loaded.preprocessing["mean"] == (0.1, 0.2, 0.3)
+        assert loaded.preprocessing.mean == (0.1, 0.2, 0.3)
         assert loaded.preprocessing_from["mean"] == "args in last.pth.tar"
         assert "pooling avg -> token" in loaded.weights.set
 
@@ -172,12 +172,12 @@ class TestTimm:
         (tmp_path / "args.yaml").write_text(yaml.safe_dump(options, default_flow_style=False))
         loaded, x = load(tmp_path / "last.pth.tar", name), pixels(64)
         assert same(loaded, ours(x), x)
-        assert (loaded.preprocessing["mean"], loaded.preprocessing["crop_pct"]) == ((0.1, 0.2, 0.3), 0.8)
+        assert (loaded.preprocessing.mean, loaded.preprocessing.crop_pct) == ((0.1, 0.2, 0.3), 0.8)
         assert loaded.preprocessing_from["mean"] == "args.yaml"
         inside = argparse.Namespace(model=name, gp="token", mean=[0.4, 0.4, 0.4])
         torch.save({"state_dict": ours.state_dict(), "args": inside}, tmp_path / "last.pth.tar")
         found = load(tmp_path / "last.pth.tar", name)
-        assert (found.preprocessing["mean"], found.preprocessing["crop_pct"]) == ((0.4, 0.4, 0.4), 0.8)
+        assert (found.preprocessing.mean, found.preprocessing.crop_pct) == ((0.4, 0.4, 0.4), 0.8)
 
     @pytest.mark.parametrize("text", ["- a\n- b", "{not: [yaml", "!!python/object/apply:os.getcwd []", ""])
     def test_another_kind_of_yaml_is_not_read(self, tmp_path: Path, text: str) -> None:
@@ -278,7 +278,7 @@ def test_an_open_clip_configuration_decides_activation_and_images(tmp_path: Path
     (tmp_path / "open_clip_config.json").write_text(json.dumps(document))
     loaded = load(path, name)
     assert {"activation gelu -> quick_gelu", "image size 224x224 -> 48x48"} <= set(loaded.weights.set)
-    assert (loaded.preprocessing["mean"], loaded.preprocessing["crop_mode"]) == ((0.5, 0.4, 0.3), "squash")
+    assert (loaded.preprocessing.mean, loaded.preprocessing.crop_mode) == ((0.5, 0.4, 0.3), "squash")
     (entry,) = load(path, name, image_size=(64, 64)).weights.adapted
     assert entry == "visual.positional_embedding [10, 256] -> pos_embed [1, 17, 256]"
     document["model_cfg"]["vision_cfg"] = {**vision, "attentional_pool": True}

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tofu_export import patch
+from tofu_export import demo, patch
 from tofu_export.analyze.linearity import functional_linearity, interpolate
 from tofu_export.analyze.norms import block_norms, merged_norms
 from tofu_export.analyze.pairs import LayerView, views
@@ -95,7 +95,7 @@ def real_images(loaded: LoadedModel, images: Path | None) -> ImageSource:
     prepared = loaded.preprocessing
     if images is not None:
         return folder_source(images, prepared, num_classes=None)
-    if loaded.resolved == DEMO_MODEL and tuple(prepared["input_size"]) == (1, 28, 28):
+    if loaded.resolved == DEMO_MODEL and prepared.input_size == demo.PREPROCESSING.input_size:
         return demo_source()
     raise OptionError(f"{loaded.resolved} needs real images: give a folder with --images DIR")
 

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import onnx
 
 from tofu_export.artifact.onnx_file import METADATA_PREFIX
-from tofu_export.errors import VerificationError
+from tofu_export.artifact.preprocessing import Preprocessing
+from tofu_export.errors import OptionError, VerificationError
 from tofu_export.options import (
     AttentionForm,
     BatchRange,
@@ -136,16 +137,19 @@ class ModelCard:
         return value
 
     @property
-    def preprocessing(self) -> dict[str, Any] | None:
+    def preprocessing(self) -> Preprocessing | None:
         """How images are prepared for the file; None if not stated.
 
         Raises:
             VerificationError: the entry is damaged.
         """
         found: dict[str, Any] | None = self.find("preprocessing", dict)
-        if found is not None and not all(_numbers(found.get(key)) for key in ("mean", "std")):
-            raise self._damaged("preprocessing")
-        return found
+        if found is None:
+            return None
+        try:
+            return Preprocessing.from_dict(found)
+        except OptionError as error:
+            raise self._damaged("preprocessing", f" ({error})") from error
 
     @property
     def batch(self) -> BatchRange | None:
@@ -210,10 +214,10 @@ class ModelCard:
             f"{', '.join(known)}: a newer version may know it. Use that, or export it again"
         )
 
-    def _damaged(self, key: str) -> VerificationError:
+    def _damaged(self, key: str, why: str = "") -> VerificationError:
         return VerificationError(
-            f"metadata {METADATA_PREFIX}{key} of {self.file} are not what this version writes: the file is damaged or "
-            "of another version; export it again, or compare it with another file by --reference"
+            f"metadata {METADATA_PREFIX}{key} of {self.file} are not what this version writes{why}: the file is "
+            "damaged or of another version; export it again, or compare it with another file by --reference"
         )
 
 
@@ -229,7 +233,3 @@ def _decoded(key: str, text: str) -> Any:
         with contextlib.suppress(ValueError, RecursionError):  # `part` checks its type
             return json.loads(text)
     return text
-
-
-def _numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(value, int | float) for value in values)

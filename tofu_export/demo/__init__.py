@@ -6,14 +6,13 @@ without any download. The images are held out from training. Importing the packa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -21,17 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PREPROCESSING", "build_model", "load_images", "weights_path"]
 
-PREPROCESSING: Final[Mapping[str, Any]] = MappingProxyType(
-    {
-        "mean": (0.1307,),
-        "std": (0.3081,),
-        "input_size": (1, 28, 28),
-        "interpolation": "nearest",
-        "crop_pct": 1.0,
-        "crop_mode": "center",
-    }
+PREPROCESSING: Final = Preprocessing(
+    input_size=(1, 28, 28), interpolation="nearest", mean=(0.1307,), std=(0.3081,), crop_pct=1.0, crop_mode="center"
 )
-"""Preprocessing of images, with the keys of `timm.data.resolve_model_data_config`."""
+"""Preprocessing of its images."""
 
 _FOLDER: Final = Path(__file__).parent
 
@@ -55,7 +47,7 @@ def build_model(image_size: tuple[int, int] = (28, 28), *, num_classes: int = 10
     own = {"patch_size": 2, "in_chans": 1, "embed_dim": width, "depth": 12, "num_heads": width // _HEAD_DIM}
     model = VisionTransformer(img_size=image_size, num_classes=num_classes, **{**own, **arguments})
     # Attributes that timm sets on registered models, and its helpers read.
-    config: dict[str, Any] = {**PREPROCESSING, "num_classes": 10, "classifier": "head", "tag": "demo"}
+    config: dict[str, Any] = {**PREPROCESSING.as_dict(), "num_classes": 10, "classifier": "head", "tag": "demo"}
     model.pretrained_cfg = config  # type: ignore[assignment]  # nn.Module types its attributes as tensors
     return model
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.evaluate.images import ImageSource
 from tofu_export.system.files import staging
 
@@ -35,7 +34,7 @@ def cached(source: ImageSource, folder: Path) -> ImageSource:
         return source
     name = f"pixels-{_digest(source, preprocessing)}.npy"
     if not (folder / name).is_file():
-        shape = (len(source), *preprocessing["input_size"])
+        shape = (len(source), *preprocessing.input_size)
         with staging(folder) as stage:
             array = open_memmap(stage.path(name), mode="w+", dtype=np.float32, shape=shape)
             done = 0
@@ -49,7 +48,7 @@ def cached(source: ImageSource, folder: Path) -> ImageSource:
     return replace(source, pixels=pixels, files=())
 
 
-def _digest(source: ImageSource, preprocessing: Mapping[str, Any]) -> str:
+def _digest(source: ImageSource, preprocessing: Preprocessing) -> str:
     files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in source.files]
-    text = json.dumps([files, dict(preprocessing)], sort_keys=True, default=list)
+    text = json.dumps([files, preprocessing.as_dict()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tofu_export import demo
+from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.classes import ClassOrder, class_indices, names_of_classes
 from tofu_export.evaluate.ground_truth import read_ground_truth
@@ -64,7 +65,7 @@ class ImageSource:
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     pixels: NDArray[np.float32] | None = None
-    preprocessing: Mapping[str, Any] | None = None
+    preprocessing: Preprocessing | None = None
     real: bool = True
     skip_unreadable: bool = False
     unreadable: list[str] = field(default_factory=list, compare=False)
@@ -150,26 +151,25 @@ def demo_source() -> ImageSource:
     return ImageSource(f"the demo model's {len(labels)} held-out images", names, labels, pixels=demo_set().pixels)
 
 
-def generated_source(count: int, preprocessing: Mapping[str, Any], *, seed: int) -> ImageSource:
+def generated_source(count: int, preprocessing: Preprocessing, *, seed: int) -> ImageSource:
     """Generate images with the statistics of photographs, but no content (`inputs.natural_statistics`).
 
     Args:
         count: number of images.
-        preprocessing: input_size (C, H, W), mean and std.
+        preprocessing: size of the images, and how they are normalised.
         seed: seed of the images.
 
     Raises:
         OptionError: count is below 1.
     """
-    mean, std = preprocessing["mean"], preprocessing["std"]
-    inputs = natural_statistics(count, *preprocessing["input_size"], seed=seed, mean=mean, std=std)
+    inputs = natural_statistics(count, preprocessing, seed=seed)
     names = tuple(f"image {index}" for index in range(count))
     return ImageSource(inputs.source, names, None, pixels=inputs.pixels, real=inputs.real)
 
 
 def folder_source(
     path: Path,
-    preprocessing: Mapping[str, Any],
+    preprocessing: Preprocessing,
     *,
     num_classes: int | None,
     class_map: Mapping[str, int] | None = None,
@@ -182,7 +182,7 @@ def folder_source(
 
     Args:
         path: the folder, or one with a sub-folder `val` or `validation`, as ImageNet is laid out.
-        preprocessing: mean, std, input_size and so on, as timm's data config has them.
+        preprocessing: how images are prepared.
         num_classes: number of classes of the model; None if classes do not matter.
         class_map: class index by folder name.
         order: order of class folders by name.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tofu_export import demo
 from tofu_export.compare.agreement import Agreement, ModelOutputs, measure_agreement
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.accuracy import RealLabels, Score, top_classes
@@ -82,9 +83,9 @@ class EvalResult:
             model=subject.label,
             **vars(self.score),
             param_count=None if params is None else round(params / 1e6, 2),
-            img_size=prepared["input_size"][-1],
-            crop_pct=prepared.get("crop_pct"),
-            interpolation=prepared.get("interpolation"),
+            img_size=prepared.input_size[-1],
+            crop_pct=prepared.crop_pct,
+            interpolation=prepared.interpolation,
             schema_version=SCHEMA_VERSION,
             resolved=subject.origin.name,
             loaded=self.loaded,
@@ -98,7 +99,7 @@ class EvalResult:
             full=self.full,
             difference=None if self.difference is None else _in_points(self.difference),
             agreement=None if self.agreement is None else self.agreement.entry(),
-            plan=subject.plan,
+            plan=None if subject.plan is None else to_object(subject.plan),
             notes=self.notes,
             skipped=self.skipped,
             seconds=round(self.seconds, 2),
@@ -219,7 +220,7 @@ def _source(request: EvalRequest, subject: Subject) -> tuple[ImageSource, str | 
             skip_unreadable=request.skip_unreadable,
         )
         kind = "folders" if request.ground_truth is None else "ground truth"
-    elif subject.origin.name == DEMO_MODEL and tuple(subject.preprocessing["input_size"]) == (1, 28, 28):
+    elif subject.origin.name == DEMO_MODEL and subject.preprocessing.input_size == demo.PREPROCESSING.input_size:
         source, kind = demo_source(), "demo"
         if not request.labelled or subject.num_classes is None:
             source = replace(source, labels=None)

@@ -15,6 +15,7 @@ from torch import nn
 from tofu_export import patch
 from tofu_export.artifact.card import ModelCard
 from tofu_export.artifact.feeds import as_asked, fixed_batch
+from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.benchmarking.backends import open_backend
 from tofu_export.benchmarking.options import CPU, PLAN_BACKENDS
 from tofu_export.compare.agreement import ModelOutputs
@@ -23,9 +24,10 @@ from tofu_export.errors import ExportError, OptionError, UnsupportedModelError
 from tofu_export.evaluate.images import ImageSource
 from tofu_export.evaluate.request import TORCH
 from tofu_export.options import PLAN_SUFFIXES, OutputKind, Reduction
+from tofu_export.planning.entry import PlanEntry
 from tofu_export.planning.plan import Plan, make_plan
 from tofu_export.system.files import require_file
-from tofu_export.system.typed_json import to_object
+from tofu_export.system.typed_json import from_plain, to_object
 from tofu_export.verification.facts import FileFacts
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.specs import spec_as_loaded, spec_of
@@ -64,10 +66,10 @@ class Subject:
         backend: backend that runs it.
         device: device that runs it.
         num_classes: width of its logits; None without logits.
-        preprocessing: preprocessing with the keys of timm's data config.
+        preprocessing: how images are prepared for it.
         run: returns outputs for pixels [B, C, H, W].
         batch: the only batch size that it accepts; None for any.
-        plan: its reduction, as in report.json; None if unknown.
+        plan: its reduction; None if unknown.
         param_count: number of parameters; None if unknown.
         origin: the model behind it.
         labels: names of its classes, in order; empty if it has none.
@@ -78,10 +80,10 @@ class Subject:
     backend: str
     device: str
     num_classes: int | None
-    preprocessing: Mapping[str, Any]
+    preprocessing: Preprocessing
     run: Callable[[Pixels], ModelOutputs]
     batch: int | None = None
-    plan: Mapping[str, Any] | None = None
+    plan: PlanEntry | None = None
     param_count: int | None = None
     origin: Origin = Origin()
     labels: tuple[str, ...] = ()
@@ -154,10 +156,10 @@ def eager_subject(loaded: LoadedModel, reduction: Reduction | None, *, num_class
     Raises:
         TofuError: the model cannot be reduced, or the options do not fit it.
     """
-    _, height, width = loaded.preprocessing["input_size"]
+    image_size = loaded.preprocessing.image_size
     plan: Plan | None = None
     if reduction is not None:
-        spec = spec_as_loaded(spec_of(loaded.name, (height, width), num_classes), loaded)
+        spec = spec_as_loaded(spec_of(loaded.name, image_size, num_classes), loaded)
         plan = make_plan(spec, reduction)
         patch.apply(loaded.model, plan, name=loaded.resolved)
     classes = int(getattr(loaded.model, "num_classes", 0))
@@ -168,9 +170,9 @@ def eager_subject(loaded: LoadedModel, reduction: Reduction | None, *, num_class
         classes or None,
         loaded.preprocessing,
         _eager_call(loaded.model),
-        plan=None if plan is None else plan.to_dict(),
+        plan=None if plan is None else plan.entry(),
         param_count=sum(parameter.numel() for parameter in loaded.model.parameters()),
-        origin=Origin(loaded.resolved, to_object(loaded.weights), (height, width), classes),
+        origin=Origin(loaded.resolved, to_object(loaded.weights), image_size, classes),
         loaded=loaded.summary(),
     )
 
@@ -192,7 +194,7 @@ def file_subject(
     path: Path,
     backend: str | None = None,
     threads: int | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Subject:
     """Return an ONNX file in onnxruntime, or an engine in TensorRT, as a subject.
 
@@ -203,7 +205,8 @@ def file_subject(
         preprocessing: preprocessing for files that do not state it.
 
     Raises:
-        OptionError: the backend does not run such a file, or the file does not state its image input.
+        OptionError: the backend does not run such a file, or the file does not state its image input, or its plan is
+            damaged.
         TofuError: the file cannot be loaded.
     """
     is_plan = path.suffix in PLAN_SUFFIXES
@@ -212,8 +215,9 @@ def file_subject(
         raise OptionError(f"{path.name} is {kind}, which {backend} does not run: choose another --backend")
     own, card = _file_card(path)
     backend = backend or own
-    kind, known, origin = card.output or OutputKind.LOGITS, card.preprocessing or preprocessing, _origin(card)
-    plan, labels = card.find("plan", dict), card.labels
+    kind, prepared, origin = card.output or OutputKind.LOGITS, card.preprocessing or preprocessing, _origin(card)
+    written, labels = card.find("plan", dict), card.labels
+    plan = None if written is None else from_plain(PlanEntry, written, f"{path.name}: plan")
     if kind not in (OutputKind.LOGITS, OutputKind.FEATURES):
         raise UnsupportedModelError(
             f"{path.name} gives {kind.value}: accuracy and agreement need logits, or pooled features"
@@ -226,12 +230,11 @@ def file_subject(
         )
     (image,), output = inputs, kind.value if kind.value in outputs else next(iter(outputs))
     shape = inputs[image].shape
-    if known is None:
+    if prepared is None:
         raise OptionError(f"{path.name} does not say how images are prepared for it: name its model with --model")
-    prepared = dict(known)
     if len(shape) == 4 and None not in shape[1:]:
-        prepared["input_size"] = tuple(shape[1:])
-        origin = replace(origin, image_size=prepared["input_size"][1:])
+        prepared = prepared.with_size(shape[1:])
+        origin = replace(origin, image_size=prepared.image_size)
 
     def run(pixels: Pixels) -> ModelOutputs:
         rows = np.asarray(session.session.run(as_asked({image: pixels}, inputs))[output]).astype(np.float32)

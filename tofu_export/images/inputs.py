@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from tofu_export import demo
+from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.errors import OptionError
 from tofu_export.images.files import FORMATS, SUFFIXES, find_images
 
@@ -32,11 +33,6 @@ __all__ = [
     "pictures",
     "read_images",
 ]
-
-_RESAMPLING: Final = {mode.name.lower(): mode for mode in Image.Resampling}
-
-_DEFAULT_CROP_PCT: Final = 0.875
-"""Default crop. Source: timm 1.0.31, `data.constants.DEFAULT_CROP_PCT`."""
 
 _CHANNEL_CORRELATION: Final = 0.9
 """Correlation of colour channels, which in photographs mostly show the same luminance."""
@@ -63,10 +59,8 @@ class InputSet:
         return len(self.pixels)
 
 
-def natural_statistics(
-    count: int, channels: int, height: int, width: int, *, seed: int, mean: Sequence[float], std: Sequence[float]
-) -> InputSet:
-    """Generate seeded images with the statistics that attention reacts to in photos, float32 [count, channels, H, W].
+def natural_statistics(count: int, preprocessing: Preprocessing, *, seed: int) -> InputSet:
+    """Generate seeded images with the statistics that attention reacts to in photos, float32 [count, C, H, W].
 
     They have a 1/f amplitude spectrum with random phases, correlated colours, and discs and an edge that occlude each
     other.
@@ -75,28 +69,24 @@ def natural_statistics(
 
     Args:
         count: number of images.
-        channels: channels of the model.
-        height: pixels.
-        width: pixels.
+        preprocessing: size of the images, and how pixels in [0, 1] are normalised.
         seed: fixes the images, on every run and machine up to rounding in the Fourier transform.
-        mean: mean of each channel, to be subtracted from pixels in [0, 1].
-        std: standard deviation of each channel, to divide by.
 
     Raises:
-        OptionError: a size is below 1, or mean and std do not have one value per channel.
+        OptionError: count is below 1.
 
     Source: Field, "Relations between the statistics of natural images and the response properties of cortical
         cells", JOSA A 4(12), 1987 (1/f); Lee, Mumford and Huang, IJCV 41, 2001 (occluding discs, "dead leaves").
     """
-    if min(count, channels, height, width) < 1:
-        raise OptionError(f"inputs [{count}, {channels}, {height}, {width}]: expected every size to be at least 1")
+    if count < 1:
+        raise OptionError(f"{count} images to generate, expected at least 1")
     images = np.stack(
-        [_natural_image(np.random.default_rng([seed, index]), channels, height, width) for index in range(count)]
+        [_natural_image(np.random.default_rng([seed, index]), *preprocessing.input_size) for index in range(count)]
     )
-    return InputSet(_normalise(images, mean, std), f"natural-statistics noise, seed {seed}", real=False)
+    return InputSet(_normalise(images, preprocessing), f"natural-statistics noise, seed {seed}", real=False)
 
 
-def from_folder(path: Path, preprocessing: Mapping[str, Any], limit: int | None = None) -> InputSet:
+def from_folder(path: Path, preprocessing: Preprocessing, limit: int | None = None) -> InputSet:
     """Read the images under a path, prepared as in timm's evaluation transform, float32 [B, C, H, W].
 
     Sorted by their path inside the folder; hidden files and files that are not images are ignored. Like timm, the EXIF
@@ -104,13 +94,13 @@ def from_folder(path: Path, preprocessing: Mapping[str, Any], limit: int | None 
 
     Args:
         path: folder, searched recursively.
-        preprocessing: mean, std, input_size (C, H, W), interpolation, crop_pct and crop_mode.
+        preprocessing: how they are prepared.
         limit: the most images to read, spread evenly over all, so that folders of classes keep their share; None for
             all.
 
     Raises:
         OptionError: the folder does not exist or has no image, an image cannot be read or is larger than Pillow
-            allows, or the preprocessing is not implemented.
+            allows, or the model takes neither 1 nor 3 channels.
     """
     if limit is not None and limit < 1:
         raise OptionError(f"limit is {limit}, expected at least 1 image")
@@ -131,19 +121,20 @@ def image_files(path: Path) -> list[Path]:
     return list(find_images(path).images)
 
 
-def read_images(files: Sequence[Path], preprocessing: Mapping[str, Any]) -> NDArray[np.float32]:
+def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Read images, prepared and normalised as in `from_folder`, float32 [B, C, H, W].
 
     Raises:
-        OptionError: an image cannot be read or is larger than Pillow allows, or the preprocessing is not implemented.
+        OptionError: an image cannot be read or is larger than Pillow allows, or the model takes neither 1 nor 3
+            channels.
     """
-    images = np.stack([_prepare(open_image(file, preprocessing["input_size"][0]), preprocessing) for file in files])
-    return _normalise(images, preprocessing["mean"], preprocessing["std"])
+    images = np.stack([_prepare(open_image(file, preprocessing.channels), preprocessing) for file in files])
+    return _normalise(images, preprocessing)
 
 
-def pictures(pixels: NDArray[np.float32], preprocessing: Mapping[str, Any]) -> NDArray[np.uint8]:
+def pictures(pixels: NDArray[np.float32], preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Convert normalised images [B, C, H, W] to viewable ones, uint8 [B, H, W, 3]."""
-    mean, std = (np.asarray(preprocessing[key], dtype=np.float32).reshape(-1, 1, 1) for key in ("mean", "std"))
+    mean, std = _per_channel(preprocessing)
     seen = np.clip(np.rint((pixels * std + mean) * 255), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
     return np.repeat(seen, 3, axis=3) if seen.shape[3] == 1 else seen
 
@@ -156,16 +147,18 @@ def demo_set(limit: int | None = None) -> InputSet:
     """
     digits = demo.load_images()[0][:limit, None]
     images = digits.astype(np.float32) / np.float32(255)
-    return InputSet(_normalise(images, demo.PREPROCESSING["mean"], demo.PREPROCESSING["std"]), "demo set")
+    return InputSet(_normalise(images, demo.PREPROCESSING), "demo set")
 
 
-def _normalise(images: NDArray[np.float32], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
-    channels = images.shape[1]
-    if len(mean) != channels or len(std) != channels or min(std) <= 0:
-        raise OptionError(f"mean {mean} and std {std}: expected {channels} values each, std above 0")
-    centre = np.asarray(mean, dtype=np.float32).reshape(-1, 1, 1)
-    spread = np.asarray(std, dtype=np.float32).reshape(-1, 1, 1)
-    return np.ascontiguousarray((images - centre) / spread)
+def _normalise(images: NDArray[np.float32], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    mean, std = _per_channel(preprocessing)
+    return np.ascontiguousarray((images - mean) / std)
+
+
+def _per_channel(preprocessing: Preprocessing) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return mean and std, [C, 1, 1] each."""
+    mean, std = (np.array(row, dtype=np.float32).reshape(-1, 1, 1) for row in (preprocessing.mean, preprocessing.std))
+    return mean, std
 
 
 def _natural_image(rng: np.random.Generator, channels: int, height: int, width: int) -> NDArray[np.float32]:
@@ -252,21 +245,15 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return image
 
 
-def _prepare(image: Image.Image, preprocessing: Mapping[str, Any]) -> NDArray[np.float32]:
+def _prepare(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Resize and crop an image, to [C, H, W] in [0, 1]. Source: timm 1.0.31, `data.transforms_imagenet_eval`."""
-    height, width = preprocessing["input_size"][1:]
-    resampling = _RESAMPLING.get(str(preprocessing.get("interpolation", "bicubic")))
-    if resampling is None:
-        raise OptionError(
-            f"interpolation {preprocessing['interpolation']!r} is not one of {', '.join(sorted(_RESAMPLING))}"
-        )
-    crop_pct = preprocessing.get("crop_pct") or _DEFAULT_CROP_PCT
-    scaled = (math.floor(height / crop_pct), math.floor(width / crop_pct))
-    mode = preprocessing.get("crop_mode") or "center"
+    height, width = preprocessing.image_size
+    scaled = (math.floor(height / preprocessing.crop_pct), math.floor(width / preprocessing.crop_pct))
+    mode = preprocessing.crop_mode
     size = _resized(image.height, image.width, scaled, mode)
     if size != (image.height, image.width):
-        image = image.resize((size[1], size[0]), resampling)
-    fill = [round(255 * value) for value in preprocessing["mean"]] if mode == "border" else 0
+        image = image.resize((size[1], size[0]), Image.Resampling[preprocessing.interpolation.upper()])
+    fill = [round(255 * value) for value in preprocessing.mean] if mode == "border" else 0
     image = _crop_or_pad(image, height, width, tuple(fill) if isinstance(fill, list) else fill)
     pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

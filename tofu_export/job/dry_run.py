@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.bundle import check_folder
 from tofu_export.images.inputs import from_folder
 from tofu_export.job.capacity import with_capacity
@@ -13,6 +14,7 @@ from tofu_export.job.model import check_labels, check_skipped, image_count, imag
 from tofu_export.job.page import why_no_token_maps
 from tofu_export.job.request import Job
 from tofu_export.options import OutputKind, Precision
+from tofu_export.planning.outputs import names_of_outputs
 from tofu_export.planning.plan import ModelSpec, Plan
 from tofu_export.system.files import check_writable
 from tofu_export.zoo.names import DEMO_MODEL
@@ -29,7 +31,7 @@ class Preview:
     Attributes:
         spec: the model.
         plan: its reduction.
-        output: what the files output.
+        outputs: names of what the files output.
         loaded: description of the loaded weights, in one line.
         images: images that the files would be verified on.
         engines: names of the engines.
@@ -39,7 +41,7 @@ class Preview:
 
     spec: ModelSpec
     plan: Plan
-    output: OutputKind
+    outputs: tuple[str, ...]
     loaded: str
     images: str
     engines: tuple[str, ...]
@@ -66,9 +68,8 @@ def preview(job: Job) -> Preview:
     images = images_for(job, model)
     model = with_capacity(model, job.reduction, images)
     files = _files(job, model.spec, model.plan, engines, real=images.real)
-    return Preview(
-        model.spec, model.plan, model.output, model.loaded.summary(), images.source, engines, no_engine, files
-    )
+    outputs = names_of_outputs(model.output, model.plan, token_map=job.token_map)
+    return Preview(model.spec, model.plan, outputs, model.loaded.summary(), images.source, engines, no_engine, files)
 
 
 def _files(job: Job, spec: ModelSpec, plan: Plan, engines: tuple[str, ...], *, real: bool) -> tuple[str, ...]:
@@ -87,13 +88,11 @@ def _without_weights(job: Job, engines: tuple[str, ...], no_engine: str) -> Prev
     check_labels(job, spec)
     check_skipped(job, spec)
     output = OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
+    outputs = names_of_outputs(output, plan, token_map=job.token_map)
     images = "generated images"
     if job.images is not None:
-        prepared = {
-            "input_size": (spec.in_chans, *spec.image_size), "mean": (0.0,) * spec.in_chans,
-            "std": (1.0,) * spec.in_chans, "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center",
-        }  # fmt: skip
+        prepared = Preprocessing.uniform((spec.in_chans, *spec.image_size))
         images = from_folder(job.images, prepared, image_count(job)).source  # any preprocessing shows unreadable files
     loaded = "pretrained, not read here: the job downloads what is not in the cache"
     files = _files(job, spec, plan, engines, real=job.images is not None)
-    return Preview(spec, plan, output, loaded, images, engines, no_engine, files)
+    return Preview(spec, plan, outputs, loaded, images, engines, no_engine, files)

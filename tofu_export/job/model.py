@@ -92,10 +92,7 @@ def _named(job: Job) -> tuple[ModelSpec, LoadedModel]:
 def _given(job: Job, model: nn.Module) -> tuple[ModelSpec, LoadedModel]:
     """Copy a live model."""
     spec = describe(on_meta(model), name_of(model), job.image_size)
-    loaded = load_live(model, job.preprocessing)
-    if job.image_size is not None:
-        loaded.preprocessing["input_size"] = (spec.in_chans, *spec.image_size)
-    return spec, loaded
+    return spec, load_live(model, spec, job.preprocessing)
 
 
 def check_labels(job: Job, spec: ModelSpec) -> None:
@@ -128,15 +125,8 @@ def images_for(job: Job, model: JobModel) -> InputSet:
     Raises:
         OptionError: the folder of the job has no images that can be read.
     """
-    loaded, spec = model.loaded, model.spec
-    return pixels_for(
-        image_count(job),
-        loaded.resolved,
-        (spec.in_chans, *spec.image_size),
-        loaded.preprocessing,
-        images=job.images,
-        seed=job.seed,
-    )
+    loaded = model.loaded
+    return pixels_for(image_count(job), loaded.resolved, loaded.preprocessing, images=job.images, seed=job.seed)
 
 
 def image_count(job: Job) -> int:

@@ -20,7 +20,7 @@ from tofu_export.options import (
     shared,
 )
 from tofu_export.options.declaration import Section, group, opt, positional
-from tofu_export.zoo.preprocessing import Preprocessing
+from tofu_export.zoo.preprocessing import PreprocessingOptions
 from tofu_export.zoo.weights import WeightsSource, pretrained
 
 __all__ = ["ExportJob", "Job", "read_labels"]
@@ -148,7 +148,7 @@ class Job(ExportJob):
     """
 
     weights: WeightsSource = pretrained()
-    preprocessing: Preprocessing = group(Preprocessing)
+    preprocessing: PreprocessingOptions = group(PreprocessingOptions)
     reduction: Reduction = group(Reduction)
     image_size: tuple[int, int] | None = shared.image_size()
     num_classes: int | None = shared.num_classes()

@@ -91,7 +91,7 @@ class VitAdapter:
             model=_model_entry(loaded, found.spec),
             plan=found.plan.entry(),
             output=OutputEntry(
-                self._output.value, self._output.names_with(job.token_map, found.plan.counts_over_capacity), {}
+                self._output.value, patch.output_names(self._model, self._output, token_map=job.token_map), {}
             ),
             command=job.command,
             environment=environment.collect(),
@@ -134,7 +134,7 @@ class VitAdapter:
             "prefix_tokens": report.model.prefix_tokens,
             "plan": to_plain(report.plan),
             "output": to_plain(report.output),
-            "preprocessing": loaded.preprocessing,
+            "preprocessing": loaded.preprocessing.as_dict(),
             "preprocessing_from": loaded.preprocessing_from,
             "target": self._job.target.value,
             "batch": str(self._job.batch),

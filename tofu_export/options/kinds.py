@@ -234,18 +234,8 @@ class OutputKind(str, Enum):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the outputs."""
+        """Names of the outputs that the kind alone decides."""
         return ("tokens", "token_map") if self is OutputKind.TOKENS else (self.value,)
-
-    def names_with(self, token_map: bool, over_capacity: bool = False) -> tuple[str, ...]:
-        """Return the names of all outputs.
-
-        Args:
-            token_map: followed by that of `--token-map`.
-            over_capacity: between them the count of `Plan.counts_over_capacity`.
-        """
-        more = ((over_capacity, OVER_CAPACITY), (token_map, PATCH_GROUPS))
-        return (*self.names, *(name for there, name in more if there))
 
     @classmethod
     def choose(cls, asked: OutputKind | None, num_classes: int, name: str) -> OutputKind:

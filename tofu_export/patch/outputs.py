@@ -12,6 +12,7 @@ from tofu_export.options import OutputKind
 from tofu_export.patch.apply import applied_plan
 from tofu_export.patch.support import block_prefix, whole_prefix
 from tofu_export.patch.token_map import TokenMap, collect_token_map
+from tofu_export.planning.outputs import names_of_outputs
 
 __all__ = ["check_planned", "choose_output", "grid_shape", "joined_later", "output_names", "outputs_of"]
 
@@ -72,8 +73,7 @@ def joined_later(model: nn.Module) -> int:
 
 def output_names(model: nn.Module, kind: OutputKind, *, token_map: bool = False) -> tuple[str, ...]:
     """Return the names of what `outputs_of` returns."""
-    plan = applied_plan(model)
-    return kind.names_with(token_map, plan is not None and plan.counts_over_capacity)
+    return names_of_outputs(kind, applied_plan(model), token_map=token_map)
 
 
 def outputs_of(model: nn.Module, kind: OutputKind, pixels: Tensor, *, token_map: bool = False) -> tuple[Tensor, ...]:

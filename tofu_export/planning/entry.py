@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tofu_export.options import Method, PrunedSizes, Selection
+from tofu_export.options import Halting, Method, PrunedSizes, Selection
 from tofu_export.system.typed_json import optional
 
-__all__ = ["Gmacs", "HaltingEntry", "LayerEntry", "PlanEntry", "amount_words"]
+__all__ = ["Gmacs", "LayerEntry", "PlanEntry", "amount_words"]
 
 Amount = int | float | str | tuple[int, ...]
 
@@ -44,15 +44,6 @@ class LayerEntry:
     def prunes(self) -> bool:
         """True if the tokens that leave are discarded, not merged."""
         return self.method == Method.PRUNE.word
-
-
-@dataclass(frozen=True)
-class HaltingEntry:
-    """Gate by which tokens halt (`options.Halting`)."""
-
-    scale: float
-    center: float
-    least: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +85,7 @@ class PlanEntry:
     restore_grid: bool = False
     keys: str | None = None
     select: str | None = optional()
-    halting: HaltingEntry | None = optional()
+    halting: Halting | None = optional()
     predictor: str | None = optional()
     layers: tuple[LayerEntry, ...]
     gmacs: Gmacs

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import takewhile
 
 from tofu_export.errors import OptionError, UnsupportedModelError
 from tofu_export.options import Halting, Method, Reduction, Roles, Selection
 from tofu_export.planning.budget import Budget, smallest_reduction
-from tofu_export.planning.entry import Gmacs, HaltingEntry, LayerEntry, PlanEntry
+from tofu_export.planning.entry import Gmacs, LayerEntry, PlanEntry
 from tofu_export.planning.trained import PredictorKind, Predictors, kept_by_share, methods_trained
 from tofu_export.system.typed_json import JsonObject, to_object
 
@@ -223,7 +223,7 @@ class Plan:
             restore_grid=self.restores_grid,
             keys=reduction.keys.value,
             select=selection_key(reduction.select).get("select"),
-            halting=HaltingEntry(**asdict(reduction.halting)) if reduction.select.halts else None,
+            halting=reduction.halting if reduction.select.halts else None,
             predictor=None if self.predictor is None else self.predictor.value,
             layers=tuple(
                 LayerEntry(layer.layer, layer.method.word, layer.tokens_in, layer.removed, layer.tokens_out)

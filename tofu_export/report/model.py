@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.errors import some_of
 from tofu_export.system.typed_json import optional
 
-__all__ = ["LoadedWeights", "ModelEntry", "OutputEntry", "PreprocessingValue", "loading_words"]
+__all__ = ["LoadedWeights", "ModelEntry", "OutputEntry", "loading_words"]
 
-PreprocessingValue = str | float | tuple[float, ...] | None
-"""Name such as `bicubic`, a share, or a number for each channel or axis."""
 _SHOWN = 6
 
 
@@ -66,8 +65,8 @@ class ModelEntry:
         prefix_tokens: protected tokens at the front.
         depth: number of blocks.
         num_classes: width of the classifier, 0 without one.
-        preprocessing: mean, std, input_size [C, H, W], interpolation, crop_pct, crop_mode.
-        preprocessing_from: source of each entry; None in reports of early versions.
+        preprocessing: how images are prepared.
+        preprocessing_from: source of each entry but the size; None in reports of early versions.
     """
 
     name: str
@@ -79,7 +78,7 @@ class ModelEntry:
     prefix_tokens: int
     depth: int
     num_classes: int
-    preprocessing: Mapping[str, PreprocessingValue]
+    preprocessing: Preprocessing
     preprocessing_from: Mapping[str, str] | None = optional()
 
     @property
@@ -110,9 +109,7 @@ class OutputEntry:
         return ", ".join(f"{name} [{', '.join(map(str, shape))}]" for name, shape in self.shapes.items())
 
 
-def loading_words(
-    weights: LoadedWeights, preprocessing: Mapping[str, PreprocessingValue], said_by: Mapping[str, str]
-) -> str:
+def loading_words(weights: LoadedWeights, preprocessing: Preprocessing, said_by: Mapping[str, str]) -> str:
     """Describe in one line what was loaded: format, key, settings, adapted or dropped tensors, and preprocessing.
 
     Args:
@@ -127,13 +124,14 @@ def loading_words(
     changes = {"set": weights.set, "adapted": weights.adapted, "dropped": weights.dropped}
     parts += [*(f"{kind}: {some_of(items, _SHOWN)}" for kind, items in changes.items() if items), *weights.notes]
     by_source: dict[str, list[str]] = {}
-    for field_name, where in said_by.items():
-        by_source.setdefault(where, []).append(f"{field_name} {_value(preprocessing[field_name])}")
+    values = preprocessing.as_dict()
+    for entry, where in said_by.items():
+        by_source.setdefault(where, []).append(f"{entry} {_value(values[entry])}")
     parts += [f"{', '.join(values)} from {where}" for where, values in by_source.items()]
     return "; ".join(parts)
 
 
-def _value(value: PreprocessingValue) -> str:
-    if isinstance(value, list | tuple):
+def _value(value: object) -> str:
+    if isinstance(value, tuple):
         return "/".join(f"{number:.4g}" for number in value)
     return f"{value:g}" if isinstance(value, float) else str(value)

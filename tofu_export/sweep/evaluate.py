@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from torch import nn
 
-from tofu_export import patch
+from tofu_export import demo, patch
 from tofu_export.evaluate.classes import read_class_map
 from tofu_export.evaluate.image_cache import cached
 from tofu_export.evaluate.images import ImageSource, demo_source, folder_source, generated_source
@@ -88,7 +88,7 @@ def write_file(cell: Cell, settings: Settings, path: Path) -> float | None:
     gmacs = None if macs is None else round(macs / 1e9, 4)
     calibrated = cell.precision.calibrated
     draft = path.with_name(f"draft-{path.name}") if calibrated else path
-    facts = {"output": {"kind": output.value}, "preprocessing": loaded.preprocessing, "gmacs": gmacs}
+    facts = {"output": {"kind": output.value}, "preprocessing": loaded.preprocessing.as_dict(), "gmacs": gmacs}
     save(graph, draft, facts)
     release(graph)
     del graph
@@ -198,7 +198,7 @@ def _images(model: str, settings: Settings) -> ImageSource:
             class_map=None if settings.class_map is None else read_class_map(settings.class_map),
             order=settings.class_order,
         )
-    elif loaded.resolved == DEMO_MODEL and tuple(prepared["input_size"]) == (1, 28, 28):
+    elif loaded.resolved == DEMO_MODEL and prepared.input_size == demo.PREPROCESSING.input_size:
         source = demo_source()
     else:
         return generated_source(settings.limit or GENERATED_IMAGES, prepared, seed=settings.seed)

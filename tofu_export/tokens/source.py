@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tofu_export.artifact.card import ModelCard
 from tofu_export.artifact.feeds import as_asked
+from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.compare.groups import GroupState, Reducing
 from tofu_export.errors import OptionError
 from tofu_export.options import Selection
@@ -53,7 +54,7 @@ class TokenSource(ABC):
     Attributes:
         path: the file.
         model: name of the model.
-        preprocessing: how images are prepared, with the file's `input_size`.
+        preprocessing: how images are prepared, for the file's input.
         prefix: protected tokens at the front.
         steps: the layers that remove tokens.
         tokens: tokens that enter the first block, prefix included, N0.
@@ -62,7 +63,7 @@ class TokenSource(ABC):
 
     path: Path
     model: str
-    preprocessing: Mapping[str, Any]
+    preprocessing: Preprocessing
     prefix: int
     steps: tuple[Reducing, ...]
     tokens: int
@@ -82,13 +83,11 @@ class TokenSource(ABC):
         """
         facts = card.entries
         try:
-            plan, preprocessing = from_plain(PlanEntry, facts["plan"], "plan"), facts["preprocessing"]
+            plan = from_plain(PlanEntry, facts["plan"], "plan")
+            preprocessing = Preprocessing.from_dict(facts["preprocessing"])
+            if size:
+                preprocessing = preprocessing.with_size(size)
             select = Selection(plan.select or Selection.BIPARTITE)
-            known = size if size and None not in size else preprocessing["input_size"]
-            channels, height, width = map(int, known)
-            for key in ("mean", "std"):
-                if len([float(value) for value in preprocessing[key]]) != channels:
-                    raise ValueError(f"{key} is not one number for each of {channels} channels")
             steps = tuple(
                 Reducing(row.layer, row.method, row.tokens_in, row.removed, select)
                 for row in plan.layers
@@ -97,7 +96,7 @@ class TokenSource(ABC):
             found = cls(
                 path,
                 str(facts["model"]),
-                {**preprocessing, "input_size": (channels, height, width)},
+                preprocessing,
                 int(facts["prefix_tokens"]),
                 steps,
                 plan.layers[0].tokens_in,
@@ -120,7 +119,7 @@ class TokenSource(ABC):
             OptionError: the patches do not fill a grid over the image.
         """
         patches = self.tokens - self.prefix
-        _, height, width = self.preprocessing["input_size"]
+        height, width = self.preprocessing.image_size
         fitting = [
             (rows, patches // rows)
             for rows in range(1, patches + 1)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.errors import OptionError
 from tofu_export.images.inputs import InputSet
 from tofu_export.options import BatchRange, OutputKind, Precision
@@ -55,7 +55,7 @@ def verify_file(
         num_classes=request.num_classes,
         output=request.output_kind,
     )
-    shape = _filled(facts.image_shape, rebuilt.preprocessing["input_size"])
+    shape = _filled(facts.image_shape, rebuilt.preprocessing.input_size)
     inputs = _inputs(request, shape, rebuilt.resolved, rebuilt.preprocessing, max(sizes))
     result = verify(
         subject,
@@ -164,7 +164,7 @@ def _inputs(
     request: VerifyRequest,
     shape: tuple[int | None, ...],
     model: str | None,
-    preprocessing: Mapping[str, Any] | None,
+    preprocessing: Preprocessing | None,
     largest: int,
 ) -> InputSet:
     channels, height, width = shape
@@ -174,7 +174,7 @@ def _inputs(
             f"the input of {request.path.name} leaves its size open ([batch, {sizes}]): compare it with a file of a "
             "fixed image size, or export it with one"
         )
-    if preprocessing is None:  # no file states it: values from -1 to 1
-        preprocessing = {"mean": (0.5,) * channels, "std": (0.5,) * channels}
+    size = (channels, height, width)
+    preprocessing = Preprocessing.uniform(size) if preprocessing is None else preprocessing.with_size(size)
     count = max(VERIFICATION_IMAGES, largest)
-    return pixels_for(count, model, (channels, height, width), preprocessing, images=request.images, seed=request.seed)
+    return pixels_for(count, model, preprocessing, images=request.images, seed=request.seed)

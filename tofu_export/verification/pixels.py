@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from tofu_export import demo
+from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.images.inputs import InputSet, demo_set, from_folder, natural_statistics
 from tofu_export.zoo.names import DEMO_MODEL
 
@@ -18,8 +18,7 @@ VERIFICATION_IMAGES = 32
 def pixels_for(
     count: int,
     model: str | None,
-    shape: tuple[int, int, int],
-    preprocessing: Mapping[str, Any],
+    preprocessing: Preprocessing,
     *,
     images: Path | None = None,
     seed: int = 0,
@@ -29,18 +28,15 @@ def pixels_for(
     Args:
         count: the most images to read, or how many to make.
         model: resolved name of the model; the demo model has its own images.
-        shape: channels, height and width.
-        preprocessing: mean and std; with a folder, all that `from_folder` needs.
+        preprocessing: size of the images, and how they are prepared.
         images: folder of images.
         seed: seed of generated images.
 
     Raises:
         OptionError: the folder has no images that can be read.
     """
-    channels, height, width = shape
     if images is not None:
-        return from_folder(images, {**preprocessing, "input_size": shape}, count)
-    if model == DEMO_MODEL and shape == (1, 28, 28):
+        return from_folder(images, preprocessing, count)
+    if model == DEMO_MODEL and preprocessing.input_size == demo.PREPROCESSING.input_size:
         return demo_set(count)
-    mean, std = preprocessing["mean"], preprocessing["std"]
-    return natural_statistics(count, channels, height, width, seed=seed, mean=mean, std=std)
+    return natural_statistics(count, preprocessing, seed=seed)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from tofu_export import patch
+from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.errors import OptionError, VerificationError
 from tofu_export.options import PATCH_GROUPS, OutputKind
 from tofu_export.patch.describe import describe
@@ -40,7 +40,7 @@ class Rebuilt:
 
     model: nn.Module
     resolved: str
-    preprocessing: Mapping[str, Any]
+    preprocessing: Preprocessing
     output: OutputKind
     token_map: bool
     notes: tuple[str, ...]
@@ -132,18 +132,11 @@ def _contradictions(facts: FileFacts, loaded: LoadedModel) -> tuple[str, ...]:
     if not facts.card.is_ours or said is None or origins is None:  # files of early versions lack it
         return ()
     return tuple(
-        f"it says {name} {said.get(name)} in its metadata, {where} says {loaded.preprocessing[name]}: images would be "
+        f"it says {name} {value} in its metadata, {loaded.preprocessing_from[name]} says {own}: images would be "
         "prepared in another way than for the model (were the metadata edited, or other weights given?)"
-        for name, where in loaded.preprocessing_from.items()
-        if origins.get(name) != BY_OPTIONS and not _same(said.get(name), loaded.preprocessing[name])
+        for name, (value, own) in said.differences(loaded.preprocessing).items()
+        if origins.get(name) != BY_OPTIONS
     )
-
-
-def _same(value: Any, own: Any) -> bool:
-    try:
-        return bool(np.allclose(value, own, rtol=1e-6, atol=1e-9))
-    except TypeError:  # texts
-        return bool(value == own)
 
 
 def _classes(facts: FileFacts) -> int | None:
@@ -195,23 +188,12 @@ def _plan(facts: FileFacts, spec: ModelSpec) -> Plan:
 
 def _other_preprocessing(facts: FileFacts, loaded: LoadedModel) -> tuple[str, ...]:
     """Return a note on preprocessing stated by the file that differs from the model's."""
-    found, own = facts.card.preprocessing, loaded.preprocessing
-    if found is None:
+    found = facts.card.preprocessing
+    differences = {} if found is None else found.differences(loaded.preprocessing)
+    if not differences:
         return ()
-    differ = [
-        f"{key} is {found.get(key)}, not {own[key]}"
-        for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode")
-        if key in own and not _alike(found.get(key), own[key])
-    ]
-    if not differ:
-        return ()
+    differ = [f"{name} is {value}, not {own}" for name, (value, own) in differences.items()]
     return (f"the preprocessing in the file's metadata is not that of {loaded.name}: {'; '.join(differ)}",)
-
-
-def _alike(found: Any, own: Any) -> bool:
-    if isinstance(own, (list, tuple)):
-        return isinstance(found, (list, tuple)) and np.shape(found) == np.shape(own) and np.allclose(found, own)
-    return bool(found == own)
 
 
 def _notes(facts: FileFacts, kept: Mapping[str, Any], loaded: LoadedModel, weights: WeightsSource) -> tuple[str, ...]:

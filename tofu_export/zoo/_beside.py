@@ -16,7 +16,7 @@ import yaml
 from tofu_export.errors import OptionError, WeightsError
 from tofu_export.zoo._description import Description, describe_model, merge
 from tofu_export.zoo._quiet import quiet
-from tofu_export.zoo.preprocessing import Preprocessing
+from tofu_export.zoo.preprocessing import PreprocessingOptions
 
 __all__ = ["OPEN_CLIP", "Settings", "read_open_clip", "read_timm_args", "read_timm_config", "settings_inside"]
 
@@ -53,7 +53,7 @@ class Settings:
     """
 
     description: Description
-    preprocessing: Preprocessing
+    preprocessing: PreprocessingOptions
     where: str
 
 
@@ -124,7 +124,7 @@ def read_open_clip(folder: Path) -> Settings | None:
         return None
     images = _mapping(values.get("preprocess_cfg")) or {}
     try:
-        prepared = Preprocessing.of({
+        prepared = PreprocessingOptions.of({
             "mean": _OPENAI_MEAN, "std": _OPENAI_STD, "interpolation": "bicubic", "crop_pct": 1.0,
             **{name: images[name] for name in ("mean", "std", "interpolation") if images.get(name)},
             "crop_mode": {"squash": "squash", "longest": "border"}.get(str(images.get("resize_mode")), "center"),
@@ -187,7 +187,7 @@ def _settings(values: Mapping[str, Any], where: str) -> Settings:
     if said.pooling is not None:
         arguments["global_pool"] = said.pooling
     try:
-        preprocessing = Preprocessing.of(flat)
+        preprocessing = PreprocessingOptions.of(flat)
         described = _of_architecture(_first(flat, "model"), arguments, where)
     except OptionError as error:
         raise WeightsError(f"{where}: {error}") from error

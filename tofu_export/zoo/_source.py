@@ -23,7 +23,7 @@ from tofu_export.zoo._folder import base_of
 from tofu_export.zoo._gate import gate_of
 from tofu_export.zoo._transformers import rename
 from tofu_export.zoo._transformers_config import CONFIG, describe_config, describe_family
-from tofu_export.zoo.preprocessing import PROCESSOR, Preprocessing, read_processor
+from tofu_export.zoo.preprocessing import PROCESSOR, PreprocessingOptions, read_processor
 
 __all__ = ["Source", "read_source"]
 
@@ -56,7 +56,7 @@ class Source:
     tensors: dict[str, Tensor]
     description: Description
     where: str
-    preprocessing: Preprocessing
+    preprocessing: PreprocessingOptions
     images_from: Mapping[str, str]
     unused: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -105,7 +105,9 @@ def _understood(
     if renamed is not None:
         tensors = renamed.tensors
     shapes = _describe_tensors(tensors)
-    source = Source(path.name, "timm", chosen.key, chosen.keys, tensors, shapes, path.name, Preprocessing(), {}, unused)
+    source = Source(
+        path.name, "timm", chosen.key, chosen.keys, tensors, shapes, path.name, PreprocessingOptions(), {}, unused
+    )
     if adapter is not None:
         source = replace(_with_images(source, adapter.path.parent), adapter=True, notes=(adapter.summary(path),))
     if renamed is not None:

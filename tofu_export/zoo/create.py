@@ -12,21 +12,22 @@ from typing import Any
 
 import timm
 import torch
-from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from tofu_export import demo
+from tofu_export.artifact.preprocessing import ENTRIES, Preprocessing
 from tofu_export.errors import OptionError, TofuError, UnsupportedModelError, WeightsError
 from tofu_export.options import Halting
 from tofu_export.patch.predictors import PredictorShape, attach
 from tofu_export.report.model import LoadedWeights, loading_words
+from tofu_export.zoo._data_config import timm_preprocessing
 from tofu_export.zoo._description import Description, arguments_for, changes, describe_model
 from tofu_export.zoo._download import hub_file
 from tofu_export.zoo._quiet import quiet
 from tofu_export.zoo._source import Source
 from tofu_export.zoo._transformers_config import is_transformers
 from tofu_export.zoo.names import DEMO_MODEL, resolve
-from tofu_export.zoo.preprocessing import Preprocessing, for_channels
+from tofu_export.zoo.preprocessing import PreprocessingOptions
 from tofu_export.zoo.weights import WeightsKind, WeightsSource, fill, open_weights
 
 __all__ = ["BY_OPTIONS", "LoadedModel", "create_meta", "create_model", "own_image_size"]
@@ -45,8 +46,8 @@ class LoadedModel:
         name: name given by the user.
         resolved: resolved name, with the pretrained tag if one was given.
         weights: record of the loaded weights.
-        preprocessing: mean, std, input_size (C, H, W), interpolation, crop_pct, crop_mode.
-        preprocessing_from: source of each entry: a file, options, or timm's default.
+        preprocessing: how images are prepared for it.
+        preprocessing_from: source of each entry but the size: a file, options, or timm's default.
         asked_image_size: height and width asked for; None for the model's own.
         asked_classes: number of classes asked for; None for the model's own.
         arguments: further arguments of `timm.create_model` that the weights need.
@@ -58,7 +59,7 @@ class LoadedModel:
     name: str
     resolved: str
     weights: LoadedWeights
-    preprocessing: dict[str, Any]
+    preprocessing: Preprocessing
     preprocessing_from: Mapping[str, str] = field(default_factory=dict)
     asked_image_size: tuple[int, int] | None = None
     asked_classes: int | None = None
@@ -91,7 +92,7 @@ def create_model(
     seed: int = 0,
     image_size: tuple[int, int] | None = None,
     num_classes: int | None = None,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: PreprocessingOptions | None = None,
 ) -> LoadedModel:
     """Create a model with weights, adapted to their description. The caller's random state is unchanged.
 
@@ -170,8 +171,7 @@ def own_image_size(name: str) -> tuple[int, int]:
     Raises:
         TofuError: as in `create_meta`.
     """
-    _, height, width = _timm_preprocessing(create_meta(name), None)["input_size"]
-    return int(height), int(width)
+    return timm_preprocessing(create_meta(name)).image_size
 
 
 def _build(
@@ -272,30 +272,16 @@ def _patch_size(model: nn.Module) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def _timm_preprocessing(model: nn.Module, image_size: tuple[int, int] | None) -> dict[str, Any]:
-    """Return timm's data config with the channels of the model, and the image size asked for or the model's own."""
-    config = dict(resolve_model_data_config(model))  # type: ignore[no-untyped-call]  # timm types it partly
-    channels, *usual = config["input_size"]
-    own = describe_model(model)
-    config["input_size"] = (own.in_chans or channels, *(image_size or own.image_size or usual))
-    return config
-
-
 def _preprocessing(
     model: nn.Module,
     image_size: tuple[int, int] | None,
     source: Source | None,
-    asked: Preprocessing | None,
-) -> tuple[dict[str, Any], dict[str, str]]:
+    asked: PreprocessingOptions | None,
+) -> tuple[Preprocessing, dict[str, str]]:
     """Return the preprocessing and the source of each entry: options, else the weights, else timm."""
-    config = _timm_preprocessing(model, image_size)
-    channels = config["input_size"][0]
-    said = Preprocessing() if source is None else source.preprocessing
-    given = Preprocessing() if asked is None else asked
-    origins = {name: TIMM_DEFAULT for name in config if name != "input_size"}
+    said = PreprocessingOptions() if source is None else source.preprocessing
+    given = PreprocessingOptions() if asked is None else asked
+    origins = dict.fromkeys(ENTRIES, TIMM_DEFAULT)
     origins |= {} if source is None else source.images_from
     origins |= dict.fromkeys(given.said(), BY_OPTIONS)
-    config |= given.over(said).said()
-    for name in ("mean", "std"):
-        config[name] = for_channels(config[name], channels)
-    return config, origins
+    return given.over(said).onto(timm_preprocessing(model, image_size)), origins

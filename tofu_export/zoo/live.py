@@ -6,13 +6,15 @@ import copy
 from typing import Any
 
 import torch
-from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from tofu_export import patch
+from tofu_export.artifact.preprocessing import ENTRIES
+from tofu_export.planning.plan import ModelSpec
 from tofu_export.report.model import LoadedWeights
+from tofu_export.zoo._data_config import timm_preprocessing
 from tofu_export.zoo.create import LoadedModel
-from tofu_export.zoo.preprocessing import Preprocessing
+from tofu_export.zoo.preprocessing import PreprocessingOptions
 
 __all__ = ["copy_of", "load_live", "name_of", "on_meta"]
 
@@ -44,17 +46,19 @@ def copy_of(model: nn.Module) -> nn.Module:
     return patch.remove(copy.deepcopy(model)).to("cpu", torch.float32).eval().requires_grad_(False)
 
 
-def load_live(model: nn.Module, preprocessing: Preprocessing | None = None) -> LoadedModel:
+def load_live(model: nn.Module, spec: ModelSpec, preprocessing: PreprocessingOptions | None = None) -> LoadedModel:
     """Copy a live model, ready to be patched and exported: float32, on the CPU, in evaluation mode.
 
     Args:
         model: a timm model; it is not changed.
+        spec: its structure, for the size of its input.
         preprocessing: preprocessing of images that overrides timm's for the model.
+
+    Raises:
+        OptionError: no image can be prepared as the model's `pretrained_cfg` says.
     """
-    config = dict(resolve_model_data_config(model))  # type: ignore[no-untyped-call]  # timm types it partly
-    origins = {name: _ORIGIN for name in config if name != "input_size"}
-    asked = Preprocessing() if preprocessing is None else preprocessing
-    config |= asked.said()
-    origins |= dict.fromkeys(asked.said(), _BY_CALLER)
+    asked = PreprocessingOptions() if preprocessing is None else preprocessing
+    config = asked.onto(timm_preprocessing(model, spec.image_size, spec.in_chans))
+    origins = {**dict.fromkeys(ENTRIES, _ORIGIN), **dict.fromkeys(asked.said(), _BY_CALLER)}
     name = name_of(model)
     return LoadedModel(copy_of(model), name, name, LoadedWeights(kind="live"), config, origins)

@@ -1,4 +1,4 @@
-"""Preprocessing of images for a model: the weights' own overrides timm's default, and options override both."""
+"""What options or weights say about preprocessing: the weights override timm's default, and options override both."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from tofu_export.errors import OptionError, WeightsError
+from tofu_export.artifact.preprocessing import INTERPOLATIONS, Preprocessing, check_entries
+from tofu_export.errors import WeightsError
 from tofu_export.options.declaration import Section, opt
 
-__all__ = ["PROCESSOR", "Preprocessing", "for_channels", "read_processor"]
+__all__ = ["PROCESSOR", "PreprocessingOptions", "for_channels", "read_processor"]
 
 PROCESSOR: Final = "preprocessor_config.json"
 """File that `transformers` writes beside a checkpoint."""
-
-_RESAMPLING: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-"""Names of Pillow's filters by its numbers."""
 
 _SAID: Final = "what the weights say, or timm"
 _TO_ONE: Final = 1 / 255
@@ -25,15 +23,15 @@ _DEFAULT_STD: Final = 1.0
 
 
 @dataclass(frozen=True)
-class Preprocessing:
-    """Part of the facts in timm's data config; None if not stated.
+class PreprocessingOptions:
+    """Entries of `Preprocessing` that an option, or a file beside the weights, states; None for those that it does not.
 
     Attributes:
         mean: mean of each channel, of pixels in [0, 1].
         std: standard deviation of each channel.
         interpolation: name of Pillow's filter.
         crop_pct: share of the resized image that the crop keeps.
-        crop_mode: `center`, `squash` or `border`.
+        crop_mode: how the resized image is cropped.
 
     Raises:
         OptionError: a value that no image can be prepared with.
@@ -54,25 +52,26 @@ class Preprocessing:
     crop_mode: str | None = None
 
     def __post_init__(self) -> None:
-        if self.std is not None and min(self.std, default=0) <= 0:
-            raise OptionError(f"std is {_numbers(self.std)}, expected numbers above 0")
-        if self.interpolation is not None and self.interpolation not in _RESAMPLING:
-            raise OptionError(f"interpolation is {self.interpolation!r}, expected one of {', '.join(_RESAMPLING)}")
-        if self.crop_pct is not None and not 0 < self.crop_pct <= 2:
-            raise OptionError(f"crop-pct is {self.crop_pct:g}, expected a share of the image, for example 0.9")
+        check_entries(self.said())
 
     def said(self) -> dict[str, Any]:
         """Return name and value of each known entry."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in found.items() if value is not None}
 
-    def over(self, other: Preprocessing) -> Preprocessing:
-        """Return this preprocessing, completed by entries that only the other has."""
+    def over(self, other: PreprocessingOptions) -> PreprocessingOptions:
+        """Return these entries, completed by those that only the other has."""
         return replace(other, **self.said())
 
+    def onto(self, whole: Preprocessing) -> Preprocessing:
+        """Return `whole` with these entries in place of its own; mean and std are adapted to its channels."""
+        given = self.said()
+        given |= {name: for_channels(given[name], whole.channels) for name in ("mean", "std") if name in given}
+        return replace(whole, **given)
+
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """Read preprocessing from a mapping with timm's names; empty values and other types are ignored.
+    def of(cls, values: Mapping[str, Any]) -> PreprocessingOptions:
+        """Read entries from a mapping with timm's names; empty values and other types are ignored.
 
         Raises:
             OptionError: a value that no image can be prepared with.
@@ -94,7 +93,7 @@ def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
     return (round(sum(values) / len(values), 6),) * channels
 
 
-def read_processor(folder: Path) -> Preprocessing | None:
+def read_processor(folder: Path) -> PreprocessingOptions | None:
     """Read `preprocessor_config.json` in a folder; None without it.
 
     Raises:
@@ -113,7 +112,7 @@ def read_processor(folder: Path) -> Preprocessing | None:
         raise WeightsError(f"{path}: {error}; give what it says with --mean, --std, and without this file") from error
 
 
-def _processor(values: Mapping[str, Any]) -> Preprocessing:
+def _processor(values: Mapping[str, Any]) -> PreprocessingOptions:
     factor = values.get("rescale_factor", _TO_ONE)
     if values.get("do_rescale") is False or abs(factor * 255 - 1) > 1e-3:
         raise ValueError(f"it scales pixels by {factor if values.get('do_rescale', True) else 1}, expected 1/255")
@@ -122,9 +121,9 @@ def _processor(values: Mapping[str, Any]) -> Preprocessing:
         channels = len(mean or (0.0,) * 3)
         mean, std = (0.0,) * channels, (_DEFAULT_STD,) * channels
     resample = values.get("resample")
-    interpolation = _RESAMPLING[resample] if isinstance(resample, int) and 0 <= resample < len(_RESAMPLING) else None
+    interpolation = dict(enumerate(INTERPOLATIONS)).get(resample) if isinstance(resample, int) else None
     crop_pct, crop_mode = _crop(values)
-    return Preprocessing(mean, std, interpolation, crop_pct, crop_mode)
+    return PreprocessingOptions(mean, std, interpolation, crop_pct, crop_mode)
 
 
 def _crop(values: Mapping[str, Any]) -> tuple[float | None, str | None]:
@@ -156,7 +155,3 @@ def _row(values: Any) -> tuple[float, ...] | None:
 
 def _text(value: Any) -> str | None:
     return value.lower() if isinstance(value, str) and value else None
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)

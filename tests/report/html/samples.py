@@ -31,7 +31,7 @@ def report(**changes: Any) -> dict[str, Any]:
         "model": {
             "name": "m", "resolved": "tiny_vit", "weights": {"kind": "random", "sha256": None}, "params": 600_000,
             "image_size": [6, 6], "tokens": 10, "prefix_tokens": 1, "depth": 3, "num_classes": 5,
-            "preprocessing": {"mean": [0.5], "std": [0.25], "input_size": [3, 6, 6], "interpolation": "bicubic"},
+            "preprocessing": {"mean": [0.5] * 3, "std": [0.25] * 3, "input_size": [3, 6, 6]},
         },
         "plan": {
             "r": 2, "pattern": "PMM", "asked": {"r": 2}, "restore_grid": False, "layers": layers,
