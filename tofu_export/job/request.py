@@ -63,7 +63,7 @@ class ExportJob:
         threads: threads of onnxruntime in the benchmark.
         seed: seed of random weights and generated inputs.
         bundle: new folder for what is needed to debug, if a file is wrong or an engine cannot be built.
-        command: the user's command line, for the report.
+        command: the user's command line or Python call, for the report.
     """
 
     model: str = positional()

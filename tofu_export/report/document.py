@@ -51,7 +51,7 @@ class Report(ABC):
         model: name, weights, sizes.
         plan: the reduction.
         output: what the files output.
-        command: the command line that reproduces the run.
+        command: the command line that reproduces the run, or the Python program.
         environment: versions and hardware.
         artifacts: files written.
         verification: one entry per comparison of a file.
