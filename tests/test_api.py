@@ -17,6 +17,9 @@ from torch import nn
 import tofu_export as tofu
 from tests import exported
 from tofu_export.artifact.card import ModelCard
+from tofu_export.job import pipeline, vit
+from tofu_export.job.request import Job
+from tofu_export.options import Halting, Selection
 from tofu_export.patch import applied_plan
 from tofu_export.report.document import VitReport
 from tofu_export.system.ort import open_session
@@ -140,6 +143,29 @@ def test_the_plan_that_a_live_model_carries_is_exported(tmp_path: Path) -> None:
     assert plan is not None
     assert report.plan.layers == plan.entry().layers
     assert applied_plan(live) == plan
+
+
+GATED = tofu.Reduction(r=(0, 0, 0, 8, 0, 8), select=Selection.HALTING, halting=Halting(center=75.0))
+
+
+@pytest.mark.parametrize("reduction", [tofu.Reduction(r=5, pattern="PAMTW-"), tofu.Reduction(keep_rate=0.9), GATED])
+def test_a_plan_is_exported_as_it_is(reduction: tofu.Reduction, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Amounts, methods and gate of it, with the plan as the reason for its token sizes."""
+    asked: list[Job] = []
+    monkeypatch.setattr(vit, "VitAdapter", lambda job, *_: asked.append(job))
+    monkeypatch.setattr(pipeline, "run_export", lambda *_: None)
+    live = tofu.apply(model(), reduction)
+    plan = applied_plan(live)
+    assert plan is not None
+    tofu.export(live, "out")
+    tofu.export("test_vit", "out", plan)
+    for job in asked:
+        again = tofu.plan("test_vit", job.reduction)
+        assert (again.layers, again.prop_attn) == (plan.layers, plan.prop_attn)
+        assert again.reduction.halting == reduction.halting
+        assert again.prop_attn_reason == "the plan says so"
+    with pytest.raises(tofu.errors.OptionError, match=r"the plan removes \d+ tokens in layer [03] .* the most is 0"):
+        tofu.plan("test_vit", asked[0].reduction, image_size=(16, 16))
 
 
 def test_options_are_read_as_on_the_command_line(tmp_path: Path) -> None:

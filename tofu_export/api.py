@@ -6,13 +6,13 @@ Every function does what the command of the same name does, and raises the error
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from tofu_export.errors import OptionError
-from tofu_export.options import PLAN_SUFFIXES, BatchRange, Precision, Reduction, Target
+from tofu_export.options import PLAN_SUFFIXES, BatchRange, Precision, Reduction, Schedule, Target
 from tofu_export.options.declaration import Option, choice_of, option_of, plain_type, read_value
 
 if TYPE_CHECKING:
@@ -367,16 +367,17 @@ def _reduction(given: Reduction | Plan) -> Reduction:
 
     if not isinstance(given, Plan):
         return given
-    asked = given.reduction
-    return Reduction(
+    return replace(
+        given.reduction,
         r=tuple(layer.removed for layer in given.layers),
+        keep_rate=None,
+        gmacs=None,
+        speedup=None,
         pattern=given.pattern,
+        prune_layers=None,
+        schedule=Schedule.CONSTANT,
         prop_attn=given.prop_attn,
-        pruned_sizes=asked.pruned_sizes,
-        restore_grid=asked.restore_grid,
-        keys=asked.keys,
-        select=asked.select,
-        plan_file=asked.plan_file,
+        from_plan=True,
     )
 
 

@@ -20,7 +20,7 @@ def plan_table(spec: ModelSpec, plan: Plan) -> str:
         f"{row.layer:>5}  {row.method:<15} {row.tokens_in:>8} {row.removed:>8} {row.tokens_out:>11}"
         for row in entry.layers
     ]
-    asked = f"r      {','.join(str(layer.removed) for layer in plan.layers)} (asked for: {entry.asked_words})"
+    asked = f"r      {','.join(str(layer.removed) for layer in plan.layers)} (from {entry.asked_words})"
     masked = ", masked: halted tokens stay, which saves nothing; --capacity or a list of --r lets them leave"
     if plan.removes or not plan.reduction.select.halts:
         masked = ""

@@ -150,7 +150,7 @@ class VitReport(Report):
     def to_markdown(self, benchmark_text: str = "") -> str:
         """Return the text of report.md: a summary for human readers."""
         model, plan = self.model, self.plan
-        asked = f" (asked for: {plan.asked_words})" if plan.asked_words else ""
+        asked = f" (from {plan.asked_words})" if plan.asked_words else ""
         several = len(self.output.shapes) > 1
         lines = [
             f"# {model.resolved} with Token Fusion",
