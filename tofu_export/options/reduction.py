@@ -168,8 +168,10 @@ class Reduction:
         if self.from_plan and not (isinstance(self.r, tuple) and self.pattern is not None):
             raise OptionError("a plan gives r and a method for each layer: give both, or leave out plan_file")
         if self.schedule is not Schedule.CONSTANT and (isinstance(self.r, tuple) or self.keep_rate is not None):
-            given = "a list of r" if self.keep_rate is None else "keep_rate"
-            raise OptionError(f"{given} already is a schedule: leave out schedule={self.schedule.value!r}")
+            given = "a list of r" if self.keep_rate is None else f"keep_rate {self.keep_rate:g}"
+            raise OptionError(
+                f"{given} already is a schedule: leave out schedule={self.schedule.value!r}, or give one number as r"
+            )
 
     def _check_halting(self) -> None:
         """Refuse what does not go with tokens that halt, or only with them."""
