@@ -63,6 +63,30 @@ def test_masked_halting_says_that_it_saves_nothing(capsys: pytest.CaptureFixture
     assert "masked" not in capsys.readouterr().out
 
 
+def test_the_gate_of_halting_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("plan", "deit_tiny_patch16_224", "--select", "halting", "--halting-center", "75") == 0
+    assert "\ngate   scale 10, center 75, least 0.01\n" in capsys.readouterr().out
+    assert run("plan", "deit_tiny_patch16_224") == 0
+    assert "gate" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("asked", "instead"),
+    [
+        (("--select", "predictor"), "`tofu-export MODEL --weights PATH --select predictor --dry-run` shows the plan"),
+        (
+            ("--select", "halting", "--capacity", "0.9"),
+            "`tofu-export MODEL --weights PATH --select halting --capacity SHARE --images DIR --dry-run` shows how",
+        ),
+    ],
+)
+def test_what_only_weights_tell_is_shown_by_a_dry_run(
+    asked: tuple[str, ...], instead: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("plan", "deit_tiny_patch16_224", *asked) == 2
+    assert instead in capsys.readouterr().err
+
+
 def test_known_plans_need_no_torch() -> None:
     if not catalog.names():
         pytest.skip("the catalogue is for another timm version")

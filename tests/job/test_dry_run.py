@@ -44,6 +44,13 @@ def test_weights_to_download_are_not_read(tmp_path: Path) -> None:
     assert "demo_vit" in preview(job(tmp_path, model="demo_vit", weights=WeightsSource.parse("pretrained"))).loaded
 
 
+def test_places_for_halting_tokens_are_not_guessed(tmp_path: Path) -> None:
+    """They are measured with the weights: without these there is no plan to show."""
+    asked = job(tmp_path, model="vit_base", reduction=Reduction(select=Selection.HALTING, capacity=0.9))
+    with pytest.raises(OptionError, match=r"a dry run does not download: leave out --dry-run, or .* --weights PATH"):
+        preview(replace(asked, weights=WeightsSource.parse("pretrained")))
+
+
 def damaged(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "own.pth").write_bytes(b"\x80\x02")
     return {"weights": WeightsSource.parse(str(tmp_path / "own.pth"))}

@@ -8,6 +8,7 @@ from torch import nn
 
 from tofu_export import patch
 from tofu_export.bundle import check_folder
+from tofu_export.errors import OptionError
 from tofu_export.images.inputs import from_folder
 from tofu_export.job.capacity import with_capacity
 from tofu_export.job.engines import planned_engines, why_no_engine
@@ -58,6 +59,7 @@ def preview(job: Job) -> Preview:
 
     Raises:
         TofuError: the job would fail with this error.
+        OptionError: the plan depends on weights that would have to be downloaded.
     """
     if job.bundle is not None:
         check_folder(job.bundle)
@@ -97,7 +99,12 @@ def _is_downloaded(job: Job) -> bool:
 
 
 def _without_weights(job: Job, engines: tuple[str, ...], no_engine: str) -> Preview:
-    spec, plan = plan_model(job.model, job.reduction.unmeasured, job.image_size, job.num_classes)
+    if job.reduction.capacity is not None:
+        raise OptionError(
+            "capacity is measured with the weights, which a dry run does not download: leave out --dry-run, or give a "
+            "file with --weights PATH"
+        )
+    spec, plan = plan_model(job.model, job.reduction, job.image_size, job.num_classes)
     check_labels(job, spec)
     check_skipped(job, spec)
     structure = create_meta(job.model, job.image_size, job.num_classes)

@@ -175,6 +175,10 @@ class Job(ExportJob):
             raise OptionError(
                 f"labels name the classes of logits, the output is {self.output_kind.value}: leave out --labels"
             )
+        if self.reduction.select.halts and self.output_kind is OutputKind.TOKENS:
+            raise OptionError(
+                "of tokens that halt only the class token has an output: ask for --output-kind logits or features"
+            )
         asked = {"--quantize-skip": self.quantization.skip, "--calibration-images": self.quantization.images}
         unused = [flag for flag, value in asked.items() if value]
         if unused and not any(precision.calibrated for precision in self.precisions):

@@ -275,8 +275,9 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
         reduction = reduction.with_gate(spec.gate)
     if reduction.capacity is not None:
         raise OptionError(
-            "capacity is measured on images, with the weights, which a plan alone does not read: tofu-export MODEL "
-            "--weights PATH --select halting --capacity SHARE --images DIR --dry-run shows the plan; or give --r"
+            "capacity is measured on images, with the weights, by an export alone: `tofu-export MODEL --weights PATH "
+            "--select halting --capacity SHARE --images DIR --dry-run` shows how many tokens leave in each layer, as "
+            "--r takes them"
         )
     methods = _methods(spec, reduction)
     if reduction.select.needs_class_token and spec.prefix_tokens == 0:
@@ -309,7 +310,7 @@ def _methods(spec: ModelSpec, reduction: Reduction) -> tuple[Method, ...]:
         if reduction.select.has_predictors:
             raise OptionError(
                 f"{spec.name} has no trained predictors, which --select {reduction.select.value} needs: give weights "
-                "that have them (score_predictor tensors of DynamicViT or SPViT) with --weights PATH, or choose another "
+                "that have them (score_predictor tensors of DynamicViT or SPViT) by --weights PATH, or choose another "
                 "selection. `tofu-export plan` reads no weights: `tofu-export MODEL --weights PATH "
                 f"--select {reduction.select.value} --dry-run` shows the plan"
             )

@@ -140,7 +140,7 @@ def _explain(mismatch: Mismatch, heads: tuple[str, ...], has_classifier: bool, *
     if all(_belongs(key, (ATTRIBUTE,)) for key in mismatch.names):
         return (
             f"{file} fits {name} but for its trained predictors, which are incomplete or of another form than those of "
-            f"DynamicViT and SPViT ({mismatch}): use another checkpoint, or pass --allow-dropped to leave all of them out"
+            f"DynamicViT and SPViT ({mismatch}): use another checkpoint, or pass --allow-dropped to leave them all out"
         )
     if all(_belongs(key, heads) for key in mismatch.names):
         classes = next((got[0] for key, (got, _) in mismatch.reshaped.items() if key.endswith(".bias")), None)
