@@ -26,7 +26,7 @@ from tofu_export.job.progress import Listener, Progress
 from tofu_export.job.request import Job
 from tofu_export.options import IoType, OutputKind, Precision
 from tofu_export.planning.plan import ModelSpec, Plan
-from tofu_export.report.document import FULL, Accuracy, VitReport
+from tofu_export.report.document import FULL, TOKEN_MAPS, Accuracy, VitReport
 from tofu_export.report.model import ModelEntry, OutputEntry
 from tofu_export.system import environment
 from tofu_export.system.files import Staging
@@ -174,10 +174,10 @@ class VitAdapter:
             self._measure_accuracy({FULL: full, **{path.name: path for path in files.values()}}, progress)
         reason = self._no_token_maps
         if reason is None:
-            with progress.step("token maps", "reading out what was pruned and merged"):
+            with progress.step(TOKEN_MAPS, "reading out what was pruned and merged"):
                 reason = draw_tokens(next(iter(files.values())), self._inputs, stage.path(TOKENS))
         if reason is not None:
-            self._report.skip("token maps", reason)
+            self._report.skip(TOKEN_MAPS, reason)
 
     def feeds(self, batch: int) -> dict[str, NDArray[Any]]:
         """Return a batch of float32 images, repeated in turn if there are too few."""

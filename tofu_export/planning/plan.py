@@ -310,15 +310,16 @@ def _methods(spec: ModelSpec, reduction: Reduction) -> tuple[Method, ...]:
         if reduction.select.has_predictors:
             raise OptionError(
                 f"{spec.name} has no trained predictors, which --select {reduction.select.value} needs: give weights "
-                "that have them (score_predictor tensors of DynamicViT or SPViT) by --weights PATH, or choose another "
-                "selection. `tofu-export plan` reads no weights: `tofu-export MODEL --weights PATH "
-                f"--select {reduction.select.value} --dry-run` shows the plan"
+                "that have them (score_predictor tensors of DynamicViT or SPViT) by --weights PATH, without "
+                "--allow-dropped, or choose another selection. `tofu-export plan` reads no weights: `tofu-export MODEL "
+                f"--weights PATH --select {reduction.select.value} --dry-run` shows the plan"
             )
         return reduction.methods(spec.depth)
     if not reduction.select.has_predictors:
         raise OptionError(
             f"the weights of {spec.name} have {spec.predictors.count} trained predictors of tokens to keep "
-            f"({spec.predictors.kind.value}): add --select predictor, or --allow-dropped to leave them out"
+            f"({spec.predictors.kind.value}): add --select predictor, or --allow-dropped to leave them out, "
+            "the only way for analyze, sweep and tune"
         )
     return methods_trained(spec.predictors, reduction, spec.depth, spec.name)
 

@@ -17,12 +17,25 @@ from tofu_export.report.verification import Verification
 from tofu_export.system.environment import Environment
 from tofu_export.system.typed_json import JsonObject, from_plain, to_object
 
-__all__ = ["FULL", "SCHEMA_VERSION", "Accuracy", "Report", "Skipped", "UnetReport", "VitReport", "markdown_table"]
+__all__ = [
+    "FULL",
+    "SCHEMA_VERSION",
+    "TOKEN_MAPS",
+    "Accuracy",
+    "Report",
+    "Skipped",
+    "UnetReport",
+    "VitReport",
+    "markdown_table",
+]
 
 SCHEMA_VERSION = 1
 
 FULL = "full"
 """Name of the unreduced model."""
+
+TOKEN_MAPS = "token maps"
+"""Step that draws what became of the patches of real images."""
 
 
 @dataclass(frozen=True)
