@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -19,6 +19,7 @@ import click
 from tofu_export.cli.derive import check_outputs, make, parameters_of
 from tofu_export.cli.parameters import command_line
 from tofu_export.cli.sections import SectionedCommand, SectionedOption
+from tofu_export.cli.stopping import DRY, if_stopped
 from tofu_export.options.declaration import Section
 
 if TYPE_CHECKING:
@@ -122,11 +123,13 @@ def command(
             context = click.get_current_context()
             default = click.core.ParameterSource.DEFAULT
             given = {key: value for key, value in values.items() if context.get_parameter_source(key) is not default}
-            made = {parameter: make(kind, given) for parameter, kind in requests.items()}
-            for request in made.values():
-                check_outputs(request)
-            talks = {parameter: talking for parameter, kind in kinds.items() if kind is Run}
-            if code := body(**made, **talks):
+            with if_stopped(lambda: DRY) if talking.dry_run else nullcontext():
+                made = {parameter: make(kind, given) for parameter, kind in requests.items()}
+                for request in made.values():
+                    check_outputs(request)
+                talks = {parameter: talking for parameter, kind in kinds.items() if kind is Run}
+                code = body(**made, **talks)
+            if code:
                 raise SystemExit(int(code))
 
         flags = [flag for flag in talk if flag is not None]

@@ -75,14 +75,14 @@ def cli() -> None:
     tofu-export eval vit_base --images val        accuracy on images, agreement with the full model
     tofu-export analyze demo_vit                  which layers bear pruning or merging, on real images
     tofu-export tune vit_base --speedup 2 --images photos    the best method and r of each layer for them
-    tofu-export tokens out/model.onnx dog.jpg     draw which patches were pruned, and which are one token by now
+    tofu-export tokens out/model.fp32.onnx dog.jpg    draw which patches were pruned, and which are one token by now
     tofu-export report out --add sweep.json       make the page of a job again, with more evidence
     tofu-export models dinov3                     which models can be reduced
     tofu-export doctor                            what is installed, what is missing
     tofu-export demo_vit                          try it offline, on a small model that is included
 
     Exit codes: 0 good, 1 unexpected, 2 usage, 3 unsupported model or failed export, 4 failed verification,
-    5 missing backend, 6 failed engine build, 7 precision or portability mismatch.
+    5 missing backend, 6 failed engine build, 7 precision or portability mismatch, 130 interrupted, 143 terminated.
     """
 
 

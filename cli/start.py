@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
 
-__all__ = ["ENDED", "INTERRUPTED", "KEPT", "TERMINATED", "Terminated", "main"]
+__all__ = ["ENDED", "INTERRUPTED", "KEPT", "NOT_BEGUN", "TERMINATED", "Terminated", "main"]
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -24,6 +24,9 @@ ENDED = {INTERRUPTED: "interrupted", TERMINATED: "terminated"}
 
 KEPT = "a file under its final name is complete"
 """Statement that holds whenever a command ends."""
+
+NOT_BEGUN = "nothing was begun"
+"""Statement that holds while the command line loads."""
 
 _CODES = {_signal.SIGINT: INTERRUPTED, _signal.SIGTERM: TERMINATED}
 
@@ -35,21 +38,26 @@ class Terminated(BaseException):  # not an error: no error handler may catch it
 def main() -> NoReturn:
     """Load the command line, run it, and exit."""
     for number in _CODES:
-        _signal.signal(number, _leave)
+        _signal.signal(number, _leave_at_start)
     from tofu_export.cli.main import main as run
 
     try:
         run()
     except KeyboardInterrupt:  # again, while the first one was being handled
-        _leave(_signal.SIGINT, None)
+        _leave(_signal.SIGINT, KEPT)
     except Terminated:
-        _leave(_signal.SIGTERM, None)
+        _leave(_signal.SIGTERM, KEPT)
 
 
-def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+def _leave_at_start(number: int, _frame: FrameType | None) -> NoReturn:
+    """End the process before a command runs."""
+    _leave(number, NOT_BEGUN)
+
+
+def _leave(number: int, kept: str) -> NoReturn:
     """Print the reason and end the process, without a way for anything to stop it."""
     code = _CODES[number]
     try:
-        os.write(2, f"tofu-export: error: {ENDED[code]}; {KEPT}\n".encode())
+        os.write(2, f"tofu-export: error: {ENDED[code]}; {kept}\n".encode())
     finally:
         os._exit(code)

@@ -8,7 +8,10 @@ from pathlib import Path
 
 from tofu_export.cli.start import KEPT
 
-__all__ = ["all_or_nothing", "clear", "if_stopped", "last_words"]
+__all__ = ["DRY", "all_or_nothing", "clear", "if_stopped", "last_words"]
+
+DRY = "a dry run makes nothing"
+"""Advice of a dry run."""
 
 _advice: list[Callable[[], str]] = []
 

@@ -9,7 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tofu_export.cli.tables import FittedTable
-from tofu_export.report.document import FULL, VitReport
+from tofu_export.job.files import REPORTS
+from tofu_export.job.page import PAGE, TOKENS
+from tofu_export.report.document import FULL, TOKEN_MAPS, VitReport
 from tofu_export.report.verification import EAGER
 
 __all__ = ["summary"]
@@ -44,6 +46,8 @@ def summary(report: VitReport, output: Path) -> Group:
         against = "" if found.reference == EAGER else f", against {found.reference}"
         table.add_row("verified", "", "yes" if found.passed else "NO", f"{found.artifact}{against}")
     files = [f"{file.path}  {file.bytes / 1e6:.1f} MB" for file in report.artifacts]
+    drawn = all(skipped.step != TOKEN_MAPS for skipped in report.skipped)
+    pages = ", ".join([*([TOKENS] if drawn else []), PAGE, *REPORTS])
     left_out = [f"left out: {skipped.step}: {skipped.reason}" for skipped in report.skipped]
-    lines = [f"written to {output}:", *(f"  {line}" for line in [*files, "report.html, report.md, report.json"])]
+    lines = [f"written to {output}:", *(f"  {line}" for line in [*files, pages])]
     return Group(FittedTable(table), Text("\n".join([*lines, *left_out])))

@@ -16,8 +16,14 @@ from torch import nn
 
 import tofu_export as tofu
 from tests import exported
+from tofu_export.artifact.card import ModelCard
+from tofu_export.job import pipeline, vit
+from tofu_export.job.request import Job
+from tofu_export.options import Halting, Selection
 from tofu_export.patch import applied_plan
+from tofu_export.report.document import VitReport
 from tofu_export.system.ort import open_session
+from tofu_export.zoo.live import name_of
 
 QUICK: dict[str, Any] = {"precisions": "fp32", "batch": "1:2:3", "bench": False, "engine": False}
 
@@ -96,6 +102,39 @@ def test_a_live_model_is_exported_as_it_stands(tmp_path: Path) -> None:
     assert np.abs(found - expected).max() < 1e-4
 
 
+def report_of(tmp_path: Path, subject: nn.Module | str, reduction: Any = None, **options: Any) -> VitReport:
+    """Export without verification, in one precision."""
+    return tofu.export(subject, tmp_path / "out", reduction, verify=False, **{**QUICK, **options})
+
+
+@pytest.mark.e2e
+def test_a_live_model_is_not_named_after_weights_that_it_may_not_have(tmp_path: Path) -> None:
+    live = model(num_classes=7)
+    assert "." in name_of(live)  # timm gives it the tag of pretrained weights, which these are not
+    report = report_of(tmp_path, live, tofu.Reduction(r=8))
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert text.startswith("# test_vit with Token Fusion\n")
+    assert "Weights: those of the live model; " in text
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert name_of(live).partition(".")[2] not in text + page
+    card = ModelCard.of_model(onnx.load(tmp_path / "out" / "model.onnx"), "model.onnx")
+    assert card.find("model", str) == report.model.resolved == "test_vit"
+
+
+@pytest.mark.e2e
+def test_the_report_says_how_it_was_called(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    report = report_of(tmp_path, model(), tofu.Reduction(r=8, mode=tofu.Mode.TOME))
+    call = f"tofu_export.export(model, {out!r}, tofu_export.Reduction(r=8, mode=tofu_export.Mode.TOME), verify=False"
+    assert report.command.splitlines()[:3] == [
+        "# model: the live test_vit of the program that called", "import tofu_export", "",
+    ]  # fmt: skip
+    assert report.command.splitlines()[3].startswith(f"{call}, precisions='fp32', batch='1:2:3'")
+    assert report.command in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    again = report_of(tmp_path, "test_vit", weights="random")
+    assert again.command.startswith(f"import tofu_export\n\ntofu_export.export('test_vit', {out!r}, verify=False")
+
+
 @pytest.mark.e2e
 def test_the_plan_that_a_live_model_carries_is_exported(tmp_path: Path) -> None:
     live = tofu.apply(model(), tofu.Reduction(r=5, pattern="PAMTW-"))
@@ -104,6 +143,29 @@ def test_the_plan_that_a_live_model_carries_is_exported(tmp_path: Path) -> None:
     assert plan is not None
     assert report.plan.layers == plan.entry().layers
     assert applied_plan(live) == plan
+
+
+GATED = tofu.Reduction(r=(0, 0, 0, 8, 0, 8), select=Selection.HALTING, halting=Halting(center=75.0))
+
+
+@pytest.mark.parametrize("reduction", [tofu.Reduction(r=5, pattern="PAMTW-"), tofu.Reduction(keep_rate=0.9), GATED])
+def test_a_plan_is_exported_as_it_is(reduction: tofu.Reduction, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Amounts, methods and gate of it, with the plan as the reason for its token sizes."""
+    asked: list[Job] = []
+    monkeypatch.setattr(vit, "VitAdapter", lambda job, *_: asked.append(job))
+    monkeypatch.setattr(pipeline, "run_export", lambda *_: None)
+    live = tofu.apply(model(), reduction)
+    plan = applied_plan(live)
+    assert plan is not None
+    tofu.export(live, "out")
+    tofu.export("test_vit", "out", plan)
+    for job in asked:
+        again = tofu.plan("test_vit", job.reduction)
+        assert (again.layers, again.prop_attn) == (plan.layers, plan.prop_attn)
+        assert again.reduction.halting == reduction.halting
+        assert again.prop_attn_reason == "the plan says so"
+    with pytest.raises(tofu.errors.OptionError, match=r"the plan removes \d+ tokens in layer [03] .* the most is 0"):
+        tofu.plan("test_vit", asked[0].reduction, image_size=(16, 16))
 
 
 def test_options_are_read_as_on_the_command_line(tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ Every function does what the command of the same name does, and raises the error
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from tofu_export.errors import OptionError
-from tofu_export.options import PLAN_SUFFIXES, BatchRange, Precision, Reduction, Target
+from tofu_export.options import PLAN_SUFFIXES, BatchRange, Precision, Reduction, Schedule, Target
 from tofu_export.options.declaration import Option, choice_of, option_of, plain_type, read_value
 
 if TYPE_CHECKING:
@@ -146,16 +146,21 @@ def export(
     from tofu_export.job.pipeline import run_export
     from tofu_export.job.request import Job
     from tofu_export.job.vit import VitAdapter
-    from tofu_export.zoo.live import name_of
+    from tofu_export.system.python_call import Name, python_call
+    from tofu_export.zoo.live import architecture_of
 
     if isinstance(model, str):
         live, name = None, model
     else:
         if given := sorted({"weights", "num_classes"} & set(options)):
             raise OptionError(f"a live model brings its own {' and '.join(given)}: leave that out")
-        live, name = model, name_of(model)
+        live, name = model, architecture_of(model)
         reduction = patch.applied_plan(model) if reduction is None else reduction
-    job = _job(Job, name, output, options | {"reduction": _reduction(reduction)})
+    wanted = None if reduction is None else _reduction(reduction)
+    call = python_call("export", name if live is None else Name("model"), str(output), wanted, **options)
+    if live is not None:
+        call = f"# model: the live {name} of the program that called\n{call}"
+    job = _job(Job, name, output, {"command": call, "reduction": wanted or Reduction(), **options})
     return run_export(job, VitAdapter(job, live), listener or _Silent())
 
 
@@ -183,10 +188,11 @@ def export_unet(
     """
     from tofu_export.diffusion.adapter import run_unet_job
     from tofu_export.diffusion.job import UnetJob
+    from tofu_export.system.python_call import python_call
 
-    if reduction is not None:
-        options["reduction"] = reduction
-    return run_unet_job(_job(UnetJob, model, output, options), listener or _Silent())
+    call = python_call("export_unet", model, str(output), reduction, **options)
+    asked = {} if reduction is None else {"reduction": reduction}
+    return run_unet_job(_job(UnetJob, model, output, {"command": call, **asked, **options}), listener or _Silent())
 
 
 def verify(path: PathLike, **options: Any) -> tuple[VerificationResult, ...]:
@@ -355,28 +361,28 @@ def _spec_of(model: nn.Module, image_size: tuple[int, int] | None) -> ModelSpec:
     return describe(on_meta(model), name_of(model), image_size)
 
 
-def _reduction(given: Reduction | Plan | None) -> Reduction:
+def _reduction(given: Reduction | Plan) -> Reduction:
     """Return a reduction that reproduces a given plan exactly; a reduction is returned as it is."""
     from tofu_export.planning.plan import Plan
 
     if not isinstance(given, Plan):
-        return given or Reduction()
-    asked = given.reduction
-    return Reduction(
+        return given
+    return replace(
+        given.reduction,
         r=tuple(layer.removed for layer in given.layers),
+        keep_rate=None,
+        gmacs=None,
+        speedup=None,
         pattern=given.pattern,
+        prune_layers=None,
+        schedule=Schedule.CONSTANT,
         prop_attn=given.prop_attn,
-        pruned_sizes=asked.pruned_sizes,
-        restore_grid=asked.restore_grid,
-        keys=asked.keys,
-        select=asked.select,
-        plan_file=asked.plan_file,
+        from_plan=True,
     )
 
 
 def _job(kind: type[Job], model: str, output: PathLike, options: Mapping[str, Any]) -> Job:
-    given: dict[str, Any] = {"command": f"tofu_export.{kind.__name__}", **_read(kind, options)}
-    return kind(model=model, output=Path(output), **given)  # type: ignore[call-arg]  # all jobs have both
+    return kind(model=model, output=Path(output), **_read(kind, options))  # type: ignore[call-arg]  # all jobs have both
 
 
 def _read(kind: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:

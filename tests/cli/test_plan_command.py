@@ -46,7 +46,7 @@ def test_a_budget_says_what_was_asked_and_what_came_out(capsys: pytest.CaptureFi
     assert plan["gmacs"]["full"] / plan["gmacs"]["reduced"] >= 1.8
     as_list = ",".join(map(str, plan["r"]))
     assert run("plan", "vit_base", "--speedup", "1.8", "--exclude-layers", "0,11") == 0
-    assert f"r      {as_list} (asked for: speedup 1.8)" in capsys.readouterr().out
+    assert f"r      {as_list} (from speedup 1.8)" in capsys.readouterr().out
     assert run("plan", "vit_base", "--r", as_list, "--exclude-layers", "0,11", "--json") == 0
     assert json.loads(capsys.readouterr().out)["plan"]["layers"] == plan["layers"]
 
@@ -61,6 +61,30 @@ def test_masked_halting_says_that_it_saves_nothing(capsys: pytest.CaptureFixture
     assert "select halting, masked: halted tokens stay, which saves nothing" in capsys.readouterr().out
     assert run("plan", "deit_tiny_patch16_224", "--select", "halting", "--r", "0,0,9,9,9,9,9,9,9,9,9,9") == 0
     assert "masked" not in capsys.readouterr().out
+
+
+def test_the_gate_of_halting_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("plan", "deit_tiny_patch16_224", "--select", "halting", "--halting-center", "75") == 0
+    assert "\ngate   scale 10, center 75, least 0.01\n" in capsys.readouterr().out
+    assert run("plan", "deit_tiny_patch16_224") == 0
+    assert "gate" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("asked", "instead"),
+    [
+        (("--select", "predictor"), "`tofu-export MODEL --weights PATH --select predictor --dry-run` shows the plan"),
+        (
+            ("--select", "halting", "--capacity", "0.9"),
+            "`tofu-export MODEL --weights PATH --select halting --capacity SHARE --images DIR --dry-run` shows how",
+        ),
+    ],
+)
+def test_what_only_weights_tell_is_shown_by_a_dry_run(
+    asked: tuple[str, ...], instead: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("plan", "deit_tiny_patch16_224", *asked) == 2
+    assert instead in capsys.readouterr().err
 
 
 def test_known_plans_need_no_torch() -> None:

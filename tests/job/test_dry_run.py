@@ -11,11 +11,13 @@ import timm
 import torch
 from PIL import Image
 
+from tests.job.listener import Heard
 from tofu_export.engines.flavours import RTX, available
 from tofu_export.errors import OptionError, OutputError, TofuError, WeightsError
 from tofu_export.job.dry_run import preview
 from tofu_export.job.request import Job
-from tofu_export.options import Precision, Quantization
+from tofu_export.job.vit import run_job
+from tofu_export.options import BatchRange, OutputKind, Precision, Quantization, Reduction, Selection
 from tofu_export.zoo.create import create_model
 from tofu_export.zoo.weights import WeightsSource
 
@@ -40,6 +42,13 @@ def test_weights_to_download_are_not_read(tmp_path: Path) -> None:
     found = preview(job(tmp_path, model="vit_base", weights=WeightsSource.parse("pretrained")))
     assert found.loaded.startswith("pretrained, not read")
     assert "demo_vit" in preview(job(tmp_path, model="demo_vit", weights=WeightsSource.parse("pretrained"))).loaded
+
+
+def test_places_for_halting_tokens_are_not_guessed(tmp_path: Path) -> None:
+    """They are measured with the weights: without these there is no plan to show."""
+    asked = job(tmp_path, model="vit_base", reduction=Reduction(select=Selection.HALTING, capacity=0.9))
+    with pytest.raises(OptionError, match=r"a dry run does not download: leave out --dry-run, or .* --weights PATH"):
+        preview(replace(asked, weights=WeightsSource.parse("pretrained")))
 
 
 def damaged(tmp_path: Path) -> dict[str, Any]:
@@ -99,6 +108,39 @@ def test_engines_are_listed_and_their_gpus_known(tmp_path: Path) -> None:
     assert found.engines == ("model.fp32.tensorrt-rtx.engine", "model.fp16.tensorrt-rtx.engine")
     with pytest.raises(OptionError, match="cannot build for SM10"):
         preview(job(tmp_path, engine=None, compute_capabilities=("SM10",)))
+
+
+LAST = Reduction(r=(0, 0, 0, 0, 0, 8))
+"""A reduction in the last block alone, which a head that reads the class token does not see."""
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("more", "drawn"),
+    [
+        ({"reduction": LAST}, False),
+        ({"reduction": LAST, "token_map": True}, True),
+        ({"reduction": LAST, "output_kind": OutputKind.TOKENS}, True),
+        ({"reduction": Reduction(r=(0, 8, 0, 0, 0, 8))}, True),
+        ({"reduction": Reduction(r=(0, 0, 0, 0, 0, 8), select=Selection.HALTING)}, True),
+        ({"reduction": Reduction(r=0)}, False),
+        ({"precisions": (Precision.BF16,)}, False),
+    ],
+    ids=["unread", "map", "tokens", "earlier", "halting", "nothing", "bf16"],
+)
+def test_it_lists_exactly_the_files_of_the_job(tmp_path: Path, more: dict[str, Any], *, drawn: bool) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "images" / "a.png")
+    asked = job(
+        tmp_path, images=tmp_path / "images", verify=False, bench=False,
+        **{"precisions": (Precision.FP32,), "batch": BatchRange(1, 1, 1), **more},
+    )  # fmt: skip
+    found = preview(asked)
+    without = preview(replace(asked, weights=WeightsSource.parse("pretrained")))
+    run_job(asked, Heard())
+    assert sorted(found.files) == sorted(path.name for path in asked.output.iterdir())
+    assert found.files == without.files
+    assert ("tokens.json" in found.files) is drawn
 
 
 def test_images_of_a_folder(tmp_path: Path) -> None:

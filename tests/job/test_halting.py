@@ -75,3 +75,11 @@ def test_places_are_not_measured_on_generated_images(
 ) -> None:
     assert run("test_vit", "--weights", checkpoint, *ASKED, "--capacity", "0.9", "-o", str(tmp_path / "out")) == 2
     assert "generated ones say nothing: give real ones with --images" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_tokens_that_halt_are_no_output(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Said at once, also by a dry run."""
+    asked = ("test_vit", "--weights", checkpoint, *ASKED, "--output-kind", "tokens", "-o", str(tmp_path / "out"))
+    for more in ((), ("--dry-run",)):
+        assert run(*asked, *more) == 2
+        assert "only the class token has an output: ask for --output-kind logits or features" in capsys.readouterr().err

@@ -47,6 +47,17 @@ def test_a_job_from_the_checkpoint_to_verify(
     assert f"chosen by the predictors of {shape.kind.value}" in (out / "report.md").read_text(encoding="utf-8")
 
 
+def test_dropping_the_predictors_that_are_to_choose_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoint(tmp_path, PredictorShape(PredictorKind.DYNAMICVIT, 3))
+    asked = ("test_vit", "--weights", path, "--allow-dropped", "-o", str(tmp_path / "out"), "--dry-run")
+    assert run(*asked) == 0
+    assert "dropped: score_predictor.0" in capsys.readouterr().out
+    assert run(*asked, "--select", "predictor") == 2
+    assert "by --weights PATH, without --allow-dropped" in capsys.readouterr().err
+
+
 @pytest.mark.e2e
 @pytest.mark.rtx
 @pytest.mark.skipif(RTX not in available(), reason="tensorrt_rtx is not installed")

@@ -39,7 +39,7 @@ from tofu_export.options import (
         ({"pattern": "pm"}, "'p'"),
         ({"pattern": "PM", "prune_layers": 1}, "give one of them"),
         ({"r": (1, 2), "schedule": Schedule.LINEAR}, "already is a schedule"),
-        ({"keep_rate": 0.9, "schedule": Schedule.LINEAR}, "keep_rate already is a schedule"),
+        ({"keep_rate": 0.9, "schedule": Schedule.LINEAR}, "keep_rate 0.9 already is a schedule"),
         ({"keep_rate": 0.0}, "over 0, at most 1"),
         ({"keep_rate": 1.01}, "over 0, at most 1"),
         ({"keep_rate": float("nan")}, "nan"),

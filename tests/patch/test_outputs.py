@@ -18,7 +18,7 @@ from tests.patch.recorder import Recorder, oracle_matchings, record
 from tofu_export import patch
 from tofu_export.errors import OptionError, UnsupportedModelError
 from tofu_export.options import Mode, OutputKind, Reduction
-from tofu_export.patch import choose_output, observe, outputs_of
+from tofu_export.patch import choose_output, observe, outputs_of, reads_patches
 from tofu_export.patch.describe import describe
 from tofu_export.patch.outputs import grid_shape
 from tofu_export.planning.plan import ModelSpec, make_plan
@@ -315,3 +315,23 @@ def test_a_sequence_that_is_no_grid_is_refused() -> None:
     model.patch_embed = nn.Identity()
     with pytest.raises(UnsupportedModelError, match="how its patches lie"):
         choose_output(model, GRID)
+
+
+def spoil_patches(prefix: int) -> Any:
+    """A forward hook that turns the patch tokens of a block's output into NaN."""
+
+    def hook(_module: nn.Module, _given: Any, tokens: Tensor) -> Tensor:
+        return torch.cat([tokens[:, :prefix], torch.full_like(tokens[:, prefix:], torch.nan)], dim=1)
+
+    return hook
+
+
+@pytest.mark.parametrize("kind", [LOGITS, FEATURES, TOKENS])
+@pytest.mark.parametrize("name", NAMES)
+def test_whether_patches_are_read_after_the_last_block(name: str, kind: OutputKind) -> None:
+    """Where they are not, even NaN in them leaves every output as it is."""
+    model: Any = build(name)
+    model.blocks[-1].register_forward_hook(spoil_patches(spec_of(name).prefix_tokens))
+    (output, *_) = run(model, kind, images())
+    assert reads_patches(model, kind) is bool(torch.isnan(output).any())
+    assert reads_patches(model, kind, token_map=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,20 @@ def same(one: Plan, other: Plan) -> bool:
     if one.reduction.pruned_sizes is not other.reduction.pruned_sizes:
         return False
     return all(getattr(one, name) == getattr(other, name) for name in facts)
+
+
+@pytest.mark.parametrize("asked", [True, False, None])
+def test_the_reason_for_token_sizes_is_the_file(asked: bool | None, tmp_path: Path) -> None:
+    """Whatever was the reason for the plan in it: a masked autoencoder, the default, or the user."""
+    toy = replace(VIT_BASE, name="toy.mae")
+    write_plan_file(tmp_path / "tuned.json", toy, make_plan(toy, Reduction(prop_attn=asked)), {})
+    plan = make_plan(toy, PlanFile.read(tmp_path / "tuned.json").reduction())
+    assert (plan.prop_attn, plan.prop_attn_reason) == (bool(asked), "plan file tuned.json says so")
+
+
+def test_a_file_that_is_silent_on_token_sizes_gives_no_reason(tmp_path: Path) -> None:
+    plan = make_plan(VIT_BASE, PlanFile.read(written(tmp_path, GOOD)).reduction())
+    assert (plan.prop_attn, plan.prop_attn_reason) == (True, "default")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +210,7 @@ def test_nothing_is_capped_in_silence(tmp_path: Path) -> None:
 
 
 def test_a_reduction_of_a_plan_file_is_whole() -> None:
-    with pytest.raises(OptionError, match="a plan file gives r and a method for each layer"):
+    with pytest.raises(OptionError, match="a plan gives r and a method for each layer"):
         Reduction(r=16, plan_file="plan.json")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,15 +75,19 @@ def test_weights_without_predictors_are_refused_by_name(tmp_path: Path) -> None:
         ("score_predictor.1.out_conv.2.weight", lambda value: value[:, :8], "shape: score_predictor.1.out_conv.2"),
         ("score_predictor.2.in_conv.0.bias", None, "1 missing in the file: score_predictor.2.in_conv.0.bias"),
         ("score_predictor.0.out_conv.4.weight", lambda value: value.repeat(2, 1), "of another shape"),
+        ("score_predictor.0.more.weight", torch.ones(3), "1 unknown to the model: score_predictor.0.more.weight"),
     ],
 )  # fmt: skip
-def test_predictors_of_another_form_are_refused(tmp_path: Path, name: str, edit: object, message: str) -> None:
+def test_predictors_of_another_form_are_refused(tmp_path: Path, name: str, edit: Any, message: str) -> None:
     state = with_predictors(SHAPES[0]).state_dict()
-    value = state.pop(name)
-    if callable(edit):
-        state[name] = edit(value)
-    with pytest.raises(WeightsError, match=message):
+    value = state.pop(name, None)
+    if edit is not None:
+        state[name] = edit(value) if callable(edit) else edit
+    advice = "fits test_vit but for its trained predictors.*use another checkpoint, or pass --allow-dropped"
+    with pytest.raises(WeightsError, match=message) as caught:
         load(written(tmp_path, state))
+    assert re.search(advice, str(caught.value))
+    assert len(load(written(tmp_path, state), allow=True).weights.dropped) == sum("score_pred" in key for key in state)
 
 
 def test_another_width_or_model_is_refused(tmp_path: Path) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
+from tofu_export import patch
 from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.bundle import check_folder
+from tofu_export.errors import OptionError
 from tofu_export.images.inputs import from_folder
 from tofu_export.job.capacity import with_capacity
 from tofu_export.job.engines import planned_engines, why_no_engine
@@ -13,10 +17,11 @@ from tofu_export.job.files import planned_names
 from tofu_export.job.model import check_labels, check_skipped, image_count, images_for, load_job_model
 from tofu_export.job.page import why_no_token_maps
 from tofu_export.job.request import Job
-from tofu_export.options import OutputKind, Precision
+from tofu_export.options import OutputKind
 from tofu_export.planning.outputs import names_of_outputs
 from tofu_export.planning.plan import ModelSpec, Plan
 from tofu_export.system.files import check_writable
+from tofu_export.zoo.create import create_meta
 from tofu_export.zoo.names import DEMO_MODEL
 from tofu_export.zoo.specs import plan_model
 from tofu_export.zoo.weights import WeightsKind
@@ -56,6 +61,7 @@ def preview(job: Job) -> Preview:
 
     Raises:
         TofuError: the job would fail with this error.
+        OptionError: the plan depends on weights that would have to be downloaded.
     """
     if job.bundle is not None:
         check_folder(job.bundle)
@@ -67,15 +73,25 @@ def preview(job: Job) -> Preview:
     model = load_job_model(job)
     images = images_for(job, model)
     model = with_capacity(model, job.reduction, images)
-    files = _files(job, model.spec, model.plan, engines, real=images.real)
+    structure = model.loaded.model
+    files = _files(job, structure, model.output, model.spec, model.plan, engines, real=images.real)
     outputs = names_of_outputs(model.output, model.plan, token_map=job.token_map)
     return Preview(model.spec, model.plan, outputs, model.loaded.summary(), images.source, engines, no_engine, files)
 
 
-def _files(job: Job, spec: ModelSpec, plan: Plan, engines: tuple[str, ...], *, real: bool) -> tuple[str, ...]:
-    run_here = any(precision is not Precision.BF16 for precision in job.precisions)
-    token_maps = run_here and why_no_token_maps(real=real, removes=plan.removes) is None
-    return planned_names(job, spec.params, engines, token_maps=token_maps)
+def _files(
+    job: Job,
+    structure: nn.Module,
+    output: OutputKind,
+    spec: ModelSpec,
+    plan: Plan,
+    engines: tuple[str, ...],
+    *,
+    real: bool,
+) -> tuple[str, ...]:
+    read = patch.reads_patches(structure, output, token_map=job.token_map)
+    reason = why_no_token_maps(spec, plan, job.precisions, real=real, reads_patches=read)
+    return planned_names(job, spec.params, engines, token_maps=reason is None)
 
 
 def _is_downloaded(job: Job) -> bool:
@@ -84,15 +100,21 @@ def _is_downloaded(job: Job) -> bool:
 
 
 def _without_weights(job: Job, engines: tuple[str, ...], no_engine: str) -> Preview:
-    spec, plan = plan_model(job.model, job.reduction.unmeasured, job.image_size, job.num_classes)
+    if job.reduction.capacity is not None:
+        raise OptionError(
+            "capacity is measured with the weights, which a dry run does not download: leave out --dry-run, or give a "
+            "file with --weights PATH"
+        )
+    spec, plan = plan_model(job.model, job.reduction, job.image_size, job.num_classes)
     check_labels(job, spec)
     check_skipped(job, spec)
-    output = OutputKind.choose(job.output_kind, spec.num_classes, spec.name)
+    structure = create_meta(job.model, job.image_size, job.num_classes)
+    output = patch.choose_output(structure, job.output_kind, spec.name)
     outputs = names_of_outputs(output, plan, token_map=job.token_map)
     images = "generated images"
     if job.images is not None:
         prepared = Preprocessing.uniform((spec.in_chans, *spec.image_size))
         images = from_folder(job.images, prepared, image_count(job)).source  # any preprocessing shows unreadable files
     loaded = "pretrained, not read here: the job downloads what is not in the cache"
-    files = _files(job, spec, plan, engines, real=job.images is not None)
+    files = _files(job, structure, output, spec, plan, engines, real=job.images is not None)
     return Preview(spec, plan, outputs, loaded, images, engines, no_engine, files)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from tofu_export.errors import TofuError
 from tofu_export.images.inputs import InputSet, pictures
+from tofu_export.options import Precision
+from tofu_export.planning.plan import ModelSpec, Plan
 from tofu_export.report.document import Report
 from tofu_export.report.html import read_evidence, render
 from tofu_export.report.html.token_maps import MOST_IMAGES
 from tofu_export.system.files import Staging
+from tofu_export.system.ort import NO_BFLOAT16
 from tofu_export.system.typed_json import to_plain
 from tofu_export.tokens.document import token_document
+from tofu_export.tokens.source import grid_of, no_grid
 from tofu_export.tokens.token_file import TokenFile
 
 __all__ = ["PAGE", "TOKENS", "draw_tokens", "why_no_token_maps", "write_page"]
@@ -21,18 +26,37 @@ PAGE = "report.html"
 TOKENS = "tokens.json"
 
 
-def why_no_token_maps(*, real: bool, removes: bool) -> str | None:
-    """Return why there are no token maps to draw, or None if there are; `real` images are not generated ones."""
-    if not removes:
+def why_no_token_maps(
+    spec: ModelSpec, plan: Plan, precisions: Collection[Precision], *, real: bool, reads_patches: bool
+) -> str | None:
+    """Return why a job draws no token maps, or None if it does.
+
+    Args:
+        spec: the model.
+        plan: its reduction.
+        precisions: precisions of the files.
+        real: there are images that were not generated.
+        reads_patches: an output depends on patch tokens after the last block (`patch.reads_patches`).
+    """
+    reducing = [layer.layer for layer in plan.layers if layer.removed]
+    patches = spec.tokens - spec.prefix_tokens
+    if not reducing:
         return "no token is removed"
-    return None if real else "there are no real images: give some with --images DIR"
+    if not real:
+        return "there are no real images: give some with --images DIR"
+    if set(precisions) == {Precision.BF16}:
+        return NO_BFLOAT16
+    if grid_of(patches, spec.image_size) is None:
+        return no_grid(patches, spec.image_size)
+    if reducing == [spec.depth - 1] and not (reads_patches or plan.reduction.select.is_before_block):
+        return f"no output depends on the only reduction, that of the last block ({spec.depth - 1})"
+    return None
 
 
 def draw_tokens(path: Path, inputs: InputSet, destination: Path) -> str | None:
     """Write token maps of the first images by the file's decisions; return why that is impossible, if it is.
 
-    A model whose patches fill no grid, or whose output does not depend on its only reduction, has no maps; the job does
-    not fail for that.
+    The job does not fail for that.
     """
     pixels = inputs.pixels[:MOST_IMAGES]
     names = [f"image {index + 1} of {inputs.source}" for index in range(len(pixels))]

@@ -63,7 +63,7 @@ class ExportJob:
         threads: threads of onnxruntime in the benchmark.
         seed: seed of random weights and generated inputs.
         bundle: new folder for what is needed to debug, if a file is wrong or an engine cannot be built.
-        command: the user's command line, for the report.
+        command: the user's command line or Python call, for the report.
     """
 
     model: str = positional()
@@ -174,6 +174,10 @@ class Job(ExportJob):
         if self.labels and self.output_kind not in (None, OutputKind.LOGITS):
             raise OptionError(
                 f"labels name the classes of logits, the output is {self.output_kind.value}: leave out --labels"
+            )
+        if self.reduction.select.halts and self.output_kind is OutputKind.TOKENS:
+            raise OptionError(
+                "of tokens that halt only the class token has an output: ask for --output-kind logits or features"
             )
         asked = {"--quantize-skip": self.quantization.skip, "--calibration-images": self.quantization.images}
         unused = [flag for flag, value in asked.items() if value]

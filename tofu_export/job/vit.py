@@ -26,11 +26,10 @@ from tofu_export.job.progress import Listener, Progress
 from tofu_export.job.request import Job
 from tofu_export.options import IoType, OutputKind, Precision
 from tofu_export.planning.plan import ModelSpec, Plan
-from tofu_export.report.document import FULL, Accuracy, VitReport
+from tofu_export.report.document import FULL, TOKEN_MAPS, Accuracy, VitReport
 from tofu_export.report.model import ModelEntry, OutputEntry
 from tofu_export.system import environment
 from tofu_export.system.files import Staging
-from tofu_export.system.ort import NO_BFLOAT16
 from tofu_export.system.typed_json import JsonObject, to_plain
 from tofu_export.trace.export import INPUT_NAME, TORCH_TYPES, InputShape, trace
 from tofu_export.trace.quantize import Calibration, quantize
@@ -64,6 +63,7 @@ class VitAdapter:
     _plan: Plan
     _output: OutputKind
     _inputs: InputSet
+    _no_token_maps: str | None
     _report: VitReport
 
     def __init__(self, job: Job, model: nn.Module | None = None) -> None:
@@ -85,6 +85,10 @@ class VitAdapter:
         loaded, self._spec, self._plan, self._output = found.loaded, found.spec, found.plan, found.output
         self._loaded = loaded
         self._model = patch.apply(loaded.model, found.plan, name=found.spec.name)
+        read = patch.reads_patches(self._model, self._output, token_map=job.token_map)
+        self._no_token_maps = why_no_token_maps(
+            found.spec, found.plan, job.precisions, real=self._inputs.real, reads_patches=read
+        )
         progress.done(_planned(loaded, found.plan))
         progress.note("weights", loaded.summary())
         self._report = VitReport(
@@ -168,14 +172,12 @@ class VitAdapter:
         """Measure accuracy if there are labels, and draw token maps of real images."""
         if full is not None and self.measures_accuracy:
             self._measure_accuracy({FULL: full, **{path.name: path for path in files.values()}}, progress)
-        reason = why_no_token_maps(real=self._inputs.real, removes=self._plan.removes)
-        if reason is None and not files:
-            reason = NO_BFLOAT16
+        reason = self._no_token_maps
         if reason is None:
-            with progress.step("token maps", "reading out what was pruned and merged"):
+            with progress.step(TOKEN_MAPS, "reading out what was pruned and merged"):
                 reason = draw_tokens(next(iter(files.values())), self._inputs, stage.path(TOKENS))
         if reason is not None:
-            self._report.skip("token maps", reason)
+            self._report.skip(TOKEN_MAPS, reason)
 
     def feeds(self, batch: int) -> dict[str, NDArray[Any]]:
         """Return a batch of float32 images, repeated in turn if there are too few."""

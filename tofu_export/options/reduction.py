@@ -62,8 +62,9 @@ class Reduction:
         keys: tokens are compared by the keys after or before their rotary embedding.
         select: how the tokens that leave are chosen.
         halting: when tokens halt, if `select` says that they do.
-        plan_file: name of the file that r and pattern come from (`planning.plan_file`): they hold exactly, and are
-            refused if the model cannot remove so many. None: r is capped to what a layer can remove.
+        plan_file: name of the file that r and pattern come from (`planning.plan_file`).
+        from_plan: r and pattern are those of a plan, in a file or not: they hold exactly, and are refused if the model
+            cannot remove so many. Otherwise r is capped to what a layer can remove.
 
     Raises:
         OptionError: a value is out of range or two of them contradict each other.
@@ -122,6 +123,7 @@ class Reduction:
         None, "Instead of all these: a file that plan -o or tune wrote, or a report.json.", Section.REDUCTION,
         metavar="FILE", typed=Path, everyday=True,
     )  # fmt: skip
+    from_plan: bool = False
 
     def __post_init__(self) -> None:
         if not self.asked and self.select is Selection.PREDICTOR:
@@ -161,11 +163,15 @@ class Reduction:
             if self.prune_layers is not None:
                 raise OptionError("pattern and prune_layers both say which layers prune: give one of them")
         self._check_halting()
-        if self.plan_file is not None and not (isinstance(self.r, tuple) and self.pattern is not None):
-            raise OptionError("a plan file gives r and a method for each layer: give both, or leave out plan_file")
+        if self.plan_file is not None:
+            object.__setattr__(self, "from_plan", True)
+        if self.from_plan and not (isinstance(self.r, tuple) and self.pattern is not None):
+            raise OptionError("a plan gives r and a method for each layer: give both, or leave out plan_file")
         if self.schedule is not Schedule.CONSTANT and (isinstance(self.r, tuple) or self.keep_rate is not None):
-            given = "a list of r" if self.keep_rate is None else "keep_rate"
-            raise OptionError(f"{given} already is a schedule: leave out schedule={self.schedule.value!r}")
+            given = "a list of r" if self.keep_rate is None else f"keep_rate {self.keep_rate:g}"
+            raise OptionError(
+                f"{given} already is a schedule: leave out schedule={self.schedule.value!r}, or give one number as r"
+            )
 
     def _check_halting(self) -> None:
         """Refuse what does not go with tokens that halt, or only with them."""
@@ -192,6 +198,13 @@ class Reduction:
         """The one way in which the amount is given, by the name of its field."""
         ways = ("r", "keep_rate", "gmacs", "speedup", "capacity")
         return {name: getattr(self, name) for name in ways if getattr(self, name) is not None}
+
+    @property
+    def plan_words(self) -> str:
+        """The plan that it comes from, for messages; empty without one."""
+        if self.plan_file is not None:
+            return f"plan file {self.plan_file}"
+        return "the plan" if self.from_plan else ""
 
     @property
     def unmeasured(self) -> Reduction:

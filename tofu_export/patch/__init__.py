@@ -7,6 +7,17 @@ sub-modules stay as they are.
 from tofu_export.patch.apply import applied_plan, apply, remove
 from tofu_export.patch.fuse import Step, fuse
 from tofu_export.patch.observe import observe
-from tofu_export.patch.outputs import choose_output, output_names, outputs_of
+from tofu_export.patch.outputs import choose_output, output_names, outputs_of, reads_patches
 
-__all__ = ["Step", "applied_plan", "apply", "choose_output", "fuse", "observe", "output_names", "outputs_of", "remove"]
+__all__ = [
+    "Step",
+    "applied_plan",
+    "apply",
+    "choose_output",
+    "fuse",
+    "observe",
+    "output_names",
+    "outputs_of",
+    "reads_patches",
+    "remove",
+]

@@ -14,7 +14,15 @@ from tofu_export.patch.support import block_prefix, whole_prefix
 from tofu_export.patch.token_map import TokenMap, collect_token_map
 from tofu_export.planning.outputs import names_of_outputs
 
-__all__ = ["check_planned", "choose_output", "grid_shape", "joined_later", "output_names", "outputs_of"]
+__all__ = [
+    "check_planned",
+    "choose_output",
+    "grid_shape",
+    "joined_later",
+    "output_names",
+    "outputs_of",
+    "reads_patches",
+]
 
 
 def choose_output(model: nn.Module, asked: OutputKind | None, name: str = "the model") -> OutputKind:
@@ -69,6 +77,13 @@ def check_planned(model: nn.Module) -> None:
 def joined_later(model: nn.Module) -> int:
     """Return how many tokens join at the front after the blocks, by which rows of the final sequence are shifted."""
     return whole_prefix(model) - block_prefix(model)
+
+
+def reads_patches(model: nn.Module, kind: OutputKind, *, token_map: bool = False) -> bool:
+    """True if an output (`output_names`) depends on patches after the last block, False if on class tokens only."""
+    architecture: Any = model
+    pooled = kind in (OutputKind.LOGITS, OutputKind.FEATURES) and architecture.global_pool == "token"
+    return token_map or not pooled or joined_later(model) > 0 or block_prefix(model) == 0
 
 
 def output_names(model: nn.Module, kind: OutputKind, *, token_map: bool = False) -> tuple[str, ...]:

@@ -265,8 +265,8 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
     """Plan a reduction of a model.
 
     Raises:
-        OptionError: the options do not fit the model's depth, a budget is out of reach, or a plan file asks a layer for
-            more than it can remove.
+        OptionError: the options do not fit the model's depth, a budget is out of reach, or a plan that they come from
+            asks a layer for more than it can remove.
         UnsupportedModelError: the selection needs a class token that the model does not have.
         OptionError: the selection needs trained predictors that the model does not have, or it has unused ones.
     """
@@ -274,7 +274,11 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
     if spec.gate is not None:
         reduction = reduction.with_gate(spec.gate)
     if reduction.capacity is not None:
-        raise OptionError("capacity is measured on images, with the weights: export does that, a plan alone needs --r")
+        raise OptionError(
+            "capacity is measured on images, with the weights, by an export alone: `tofu-export MODEL --weights PATH "
+            "--select halting --capacity SHARE --images DIR --dry-run` shows how many tokens leave in each layer, as "
+            "--r takes them"
+        )
     methods = _methods(spec, reduction)
     if reduction.select.needs_class_token and spec.prefix_tokens == 0:
         raise UnsupportedModelError(without_class_token(spec.name, reduction.select))
@@ -306,13 +310,16 @@ def _methods(spec: ModelSpec, reduction: Reduction) -> tuple[Method, ...]:
         if reduction.select.has_predictors:
             raise OptionError(
                 f"{spec.name} has no trained predictors, which --select {reduction.select.value} needs: give weights "
-                "that have them (score_predictor tensors of DynamicViT or SPViT), or choose another selection"
+                "that have them (score_predictor tensors of DynamicViT or SPViT) by --weights PATH, without "
+                "--allow-dropped, or choose another selection. `tofu-export plan` reads no weights: `tofu-export MODEL "
+                f"--weights PATH --select {reduction.select.value} --dry-run` shows the plan"
             )
         return reduction.methods(spec.depth)
     if not reduction.select.has_predictors:
         raise OptionError(
             f"the weights of {spec.name} have {spec.predictors.count} trained predictors of tokens to keep "
-            f"({spec.predictors.kind.value}): add --select predictor, or --allow-dropped to leave them out"
+            f"({spec.predictors.kind.value}): add --select predictor, or --allow-dropped to leave them out, "
+            "the only way for analyze, sweep and tune"
         )
     return methods_trained(spec.predictors, reduction, spec.depth, spec.name)
 
@@ -322,28 +329,28 @@ def _prop_attn(spec: ModelSpec, reduction: Reduction, removed: Sequence[int]) ->
     if not any(removed):
         return False, "no token leaves"
     if reduction.prop_attn is not None:
-        return reduction.prop_attn, "asked for"
+        return reduction.prop_attn, f"{reduction.plan_words} says so" if reduction.from_plan else "asked for"
     if spec.masked_autoencoder:
         return False, "trained as a masked autoencoder"
     return (False, "trained without them") if reduction.select.is_trained else (True, "default")
 
 
 def _check_depth(spec: ModelSpec, reduction: Reduction) -> None:
-    if reduction.plan_file is not None and isinstance(reduction.r, tuple) and len(reduction.r) != spec.depth:
+    if reduction.from_plan and isinstance(reduction.r, tuple) and len(reduction.r) != spec.depth:
         raise OptionError(
-            f"plan file {reduction.plan_file} has {len(reduction.r)} layers, but {spec.name} has {spec.depth}: it was "
+            f"{reduction.plan_words} has {len(reduction.r)} layers, but {spec.name} has {spec.depth}: it was "
             "made for another model"
         )
 
 
 def _check_exact(spec: ModelSpec, reduction: Reduction, removed: Sequence[int]) -> None:
-    if reduction.plan_file is None:
+    if not reduction.from_plan:
         return
     for layer, (asked, done) in enumerate(zip(reduction.amounts(spec.depth), removed, strict=True)):
         if asked != done:
             tokens = spec.tokens - sum(removed[:layer])
             raise OptionError(
-                f"plan file {reduction.plan_file} removes {asked} tokens in layer {layer} of {spec.name}, where "
+                f"{reduction.plan_words} removes {asked} tokens in layer {layer} of {spec.name}, where "
                 f"{tokens} are left ({spec.prefix_tokens} protected): the most is {done}"
             )
 

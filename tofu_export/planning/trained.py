@@ -76,10 +76,11 @@ def methods_trained(predictors: Predictors, reduction: Reduction, depth: int, na
         methods = tuple(predictors.kind.method if layer in places else Method.NONE for layer in range(depth))
     places_given = [layer for layer, method in enumerate(methods) if method is not Method.NONE]
     if len(places_given) != predictors.count:
+        without = ", without exclude_layers" if reduction.exclude_layers else ""
         raise OptionError(
             f"{name} has {predictors.count} predictors, but tokens leave before {len(places_given)} blocks "
             f"({', '.join(map(str, places_given)) or 'none'}): name {predictors.count}, such as "
-            f"{', '.join(map(str, predictors.places(depth)))}, by a pattern or a list of r"
+            f"{', '.join(map(str, predictors.places(depth)))}, by a pattern or a list of r{without}"
         )
     return methods
 

@@ -17,12 +17,25 @@ from tofu_export.report.verification import Verification
 from tofu_export.system.environment import Environment
 from tofu_export.system.typed_json import JsonObject, from_plain, to_object
 
-__all__ = ["FULL", "SCHEMA_VERSION", "Accuracy", "Report", "Skipped", "UnetReport", "VitReport", "markdown_table"]
+__all__ = [
+    "FULL",
+    "SCHEMA_VERSION",
+    "TOKEN_MAPS",
+    "Accuracy",
+    "Report",
+    "Skipped",
+    "UnetReport",
+    "VitReport",
+    "markdown_table",
+]
 
 SCHEMA_VERSION = 1
 
 FULL = "full"
 """Name of the unreduced model."""
+
+TOKEN_MAPS = "token maps"
+"""Step that draws what became of the patches of real images."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,7 @@ class Report(ABC):
         model: name, weights, sizes.
         plan: the reduction.
         output: what the files output.
-        command: the command line that reproduces the run.
+        command: the command line that reproduces the run, or the Python program.
         environment: versions and hardware.
         artifacts: files written.
         verification: one entry per comparison of a file.
@@ -150,7 +163,7 @@ class VitReport(Report):
     def to_markdown(self, benchmark_text: str = "") -> str:
         """Return the text of report.md: a summary for human readers."""
         model, plan = self.model, self.plan
-        asked = f" (asked for: {plan.asked_words})" if plan.asked_words else ""
+        asked = f" (from {plan.asked_words})" if plan.asked_words else ""
         several = len(self.output.shapes) > 1
         lines = [
             f"# {model.resolved} with Token Fusion",

@@ -9,8 +9,10 @@ from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.errors import some_of
 from tofu_export.system.typed_json import optional
 
-__all__ = ["LoadedWeights", "ModelEntry", "OutputEntry", "loading_words"]
+__all__ = ["LIVE", "LoadedWeights", "ModelEntry", "OutputEntry", "loading_words"]
 
+LIVE = "live"
+"""Kind of the weights of a model that a Python program held."""
 _SHOWN = 6
 
 
@@ -19,7 +21,7 @@ class LoadedWeights:
     """Loaded weights, as in report.json (`model.weights`) and the metadata of files.
 
     Attributes:
-        kind: pretrained, random, path or live.
+        kind: pretrained, random, path or live (`LIVE`).
         path: name of the file.
         sha256: hash of the file.
         seed: seed of random weights.
@@ -57,7 +59,7 @@ class ModelEntry:
 
     Attributes:
         name: name given by the user.
-        resolved: resolved name, with the pretrained tag if one was given.
+        resolved: resolved name, with the pretrained tag if one was given; none for a live model.
         weights: loaded weights.
         params: number of parameters.
         image_size: height and width in pixels.
@@ -117,7 +119,7 @@ def loading_words(weights: LoadedWeights, preprocessing: Preprocessing, said_by:
         preprocessing: how images are prepared.
         said_by: source of each preprocessing entry.
     """
-    name = weights.path or weights.kind
+    name = weights.path or ("those of the live model" if weights.kind == LIVE else weights.kind)
     parts = [f"{name} ({weights.format})" if weights.format else name]
     if weights.keys:
         parts.append(f"{weights.key} of {', '.join(weights.keys)} (--weights-key chooses)")

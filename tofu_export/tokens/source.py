@@ -21,7 +21,7 @@ from tofu_export.planning.entry import PlanEntry
 from tofu_export.system.ort import TensorSpec
 from tofu_export.system.typed_json import from_plain
 
-__all__ = ["Runnable", "TokenRun", "TokenSource", "in_batches"]
+__all__ = ["Runnable", "TokenRun", "TokenSource", "grid_of", "in_batches", "no_grid"]
 
 Array = NDArray[Any]
 Found = TypeVar("Found", bound="TokenSource")
@@ -119,18 +119,10 @@ class TokenSource(ABC):
             OptionError: the patches do not fill a grid over the image.
         """
         patches = self.tokens - self.prefix
-        height, width = self.preprocessing.image_size
-        fitting = [
-            (rows, patches // rows)
-            for rows in range(1, patches + 1)
-            if not patches % rows and not height % rows and not width % (patches // rows)
-        ]
-        if not fitting:
-            raise OptionError(
-                f"{self.path.name}: {patches} patches do not fill a grid over an image of {height}x{width} pixels, so "
-                "they cannot be drawn"
-            )
-        return min(fitting, key=lambda size: abs(height / size[0] - width / size[1]))
+        found = grid_of(patches, self.preprocessing.image_size)
+        if found is None:
+            raise OptionError(f"{self.path.name}: {no_grid(patches, self.preprocessing.image_size)}")
+        return found
 
     @abstractmethod
     def run(self, pixels: NDArray[np.float32]) -> TokenRun:
@@ -140,6 +132,23 @@ class TokenSource(ABC):
             VerificationError: the file does not show its decisions, or they are impossible.
             TofuError: the file cannot be run.
         """
+
+
+def grid_of(patches: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
+    """Return rows and columns of patches that fill an image of height and width; None if they do not."""
+    height, width = image_size
+    fitting = [
+        (rows, patches // rows)
+        for rows in range(1, patches + 1)
+        if not patches % rows and not height % rows and not width % (patches // rows)
+    ]
+    return min(fitting, key=lambda size: abs(height / size[0] - width / size[1]), default=None)
+
+
+def no_grid(patches: int, image_size: tuple[int, int]) -> str:
+    """Return why patches cannot be drawn for which there is no `grid_of`."""
+    height, width = image_size
+    return f"{patches} patches do not fill a grid over an image of {height}x{width} pixels, so they cannot be drawn"
 
 
 class Runnable(Protocol):

@@ -170,7 +170,7 @@ def _plan(facts: FileFacts, spec: ModelSpec) -> Plan:
         raise VerificationError(f"{error}; use the tofu-export that wrote the file, or export it again") from error
     restored = bool(written.get("restore_grid"))
     try:
-        plan = make_plan(spec, replace(stored.reduction(restored), plan_file=None))
+        plan = make_plan(spec, replace(stored.reduction(restored), plan_file=None, from_plan=False))
     except OptionError as error:
         raise VerificationError(
             f"the plan in the metadata of {facts.path.name} does not fit {spec.name}: {error}. "

@@ -10,6 +10,7 @@ from typing import Final
 from torch import Tensor, nn
 
 from tofu_export.errors import WeightsError
+from tofu_export.patch.predictors import ATTRIBUTE
 from tofu_export.zoo._checkpoint import first_not_finite
 from tofu_export.zoo._choice import has_no_part
 from tofu_export.zoo._convert import convert
@@ -136,6 +137,11 @@ def classifiers_of(model: nn.Module) -> tuple[str, ...]:
 
 
 def _explain(mismatch: Mismatch, heads: tuple[str, ...], has_classifier: bool, *, name: str, file: str) -> str:
+    if all(_belongs(key, (ATTRIBUTE,)) for key in mismatch.names):
+        return (
+            f"{file} fits {name} but for its trained predictors, which are incomplete or of another form than those of "
+            f"DynamicViT and SPViT ({mismatch}): use another checkpoint, or pass --allow-dropped to leave them all out"
+        )
     if all(_belongs(key, heads) for key in mismatch.names):
         classes = next((got[0] for key, (got, _) in mismatch.reshaped.items() if key.endswith(".bias")), None)
         if classes is None:

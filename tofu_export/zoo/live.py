@@ -11,24 +11,35 @@ from torch import nn
 from tofu_export import patch
 from tofu_export.artifact.preprocessing import ENTRIES
 from tofu_export.planning.plan import ModelSpec
-from tofu_export.report.model import LoadedWeights
+from tofu_export.report.model import LIVE, LoadedWeights
 from tofu_export.zoo._data_config import timm_preprocessing
 from tofu_export.zoo.create import LoadedModel
 from tofu_export.zoo.preprocessing import PreprocessingOptions
 
-__all__ = ["copy_of", "load_live", "name_of", "on_meta"]
+__all__ = ["architecture_of", "copy_of", "load_live", "name_of", "on_meta"]
 
 _ORIGIN = "the model's pretrained_cfg"
 _BY_CALLER = "the caller"
 
 
+def architecture_of(model: nn.Module) -> str:
+    """Return timm's name of a model, or else the name of its class."""
+    return str(_config(model).get("architecture") or type(model).__name__)
+
+
 def name_of(model: nn.Module) -> str:
-    """Return timm's name of a model with its pretrained tag, or else the name of its class."""
-    config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    name, tag = config.get("architecture"), config.get("tag")
-    if not name:
-        return type(model).__name__
-    return f"{name}.{tag}" if tag else str(name)
+    """Return the name of a model with the pretrained tag that timm created it for.
+
+    The tag says what the weights may have been trained from, as in `planning.plan.ModelSpec.masked_autoencoder`. It
+    does not name the weights: timm sets it without `pretrained=True` too, and they may have been trained since.
+    """
+    config = _config(model)
+    tag = config.get("tag") if config.get("architecture") else None
+    return f"{architecture_of(model)}.{tag}" if tag else architecture_of(model)
+
+
+def _config(model: nn.Module) -> dict[str, Any]:
+    return getattr(model, "pretrained_cfg", None) or {}
 
 
 def on_meta(model: nn.Module) -> nn.Module:
@@ -54,11 +65,14 @@ def load_live(model: nn.Module, spec: ModelSpec, preprocessing: PreprocessingOpt
         spec: its structure, for the size of its input.
         preprocessing: preprocessing of images that overrides timm's for the model.
 
+    Returns:
+        The copy, named without a pretrained tag: its weights are the model's own.
+
     Raises:
         OptionError: no image can be prepared as the model's `pretrained_cfg` says.
     """
     asked = PreprocessingOptions() if preprocessing is None else preprocessing
     config = asked.onto(timm_preprocessing(model, spec.image_size, spec.in_chans))
     origins = {**dict.fromkeys(ENTRIES, _ORIGIN), **dict.fromkeys(asked.said(), _BY_CALLER)}
-    name = name_of(model)
-    return LoadedModel(copy_of(model), name, name, LoadedWeights(kind="live"), config, origins)
+    name = architecture_of(model)
+    return LoadedModel(copy_of(model), name, name, LoadedWeights(kind=LIVE), config, origins)

@@ -7,7 +7,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
-from tofu_export.report.document import FULL, VitReport
+from tofu_export.report.document import FULL, TOKEN_MAPS, VitReport
 from tofu_export.report.html.evidence import Evidence
 from tofu_export.report.html.evidence_charts import Line, Point, by_layer, colours_of, line_chart, pareto_chart
 from tofu_export.report.html.parts import NOTHING, Cell, Chart, Section, table
@@ -25,7 +25,7 @@ def tokens_section(report: VitReport, evidence: Evidence) -> Section:
     """Return the section on the tokens that each layer kept of some images."""
     document, title = evidence.tokens, "Token maps"
     if document is None:
-        reason = next((row.reason for row in report.skipped if row.step == "token maps"), "")
+        reason = next((row.reason for row in report.skipped if row.step == TOKEN_MAPS), "")
         files = [row.path for row in report.artifacts if row.kind == "onnx"]
         file = shlex.quote(files[0] if files else "model.onnx")
         return Section(
