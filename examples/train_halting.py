@@ -30,7 +30,7 @@ from train_demo_vit import HELD_OUT_PER_CLASS, SPLIT_SEED, Digits, load_digits, 
 
 import tofu_export as tofu
 from tofu_export import patch
-from tofu_export.options import Halting, OutputKind, Selection
+from tofu_export.options import Halting, HaltingOptions, OutputKind, Selection
 from tofu_export.patch.capacity import measure_leaving
 from tofu_export.patch.halting import Spending
 from tofu_export.patch.matching import Matching, Scores
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gate = Halting(given.scale, given.center)
 
     halting = demo_model()
-    tofu.apply(halting, tofu.Reduction(select=Selection.HALTING, halting=gate))
+    tofu.apply(halting, tofu.Reduction(select=Selection.HALTING, halting=HaltingOptions.of(gate)))
     train(
         halting, images, labels, given.steps, given.rate, given.seed,
         lambda seen: given.ponder * seen.ponder() + given.distribution * seen.divergence(given.depth),
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _save(given.output, halting, gate)
 
     r = measure_leaving(halting, images[:MEASURED], given.share)
-    tofu.apply(halting, tofu.Reduction(r=r, select=Selection.HALTING, halting=gate))
+    tofu.apply(halting, tofu.Reduction(r=r, select=Selection.HALTING, halting=HaltingOptions.of(gate)))
     gmacs = _tell(f"halting, places for {given.share:.0%} of {MEASURED} images", halting, held_out)
     _count_over(halting, held_out)
 
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _tell("Token Fusion, the same training", fused, held_out)
 
     report = tofu.export(
-        halting, given.output, reduction=tofu.Reduction(r=r, select=Selection.HALTING, halting=gate),
+        halting, given.output, reduction=tofu.Reduction(r=r, select=Selection.HALTING, halting=HaltingOptions.of(gate)),
         precisions="fp32,fp16", bench=False, engine=False,
     )  # fmt: skip
     for row in report.verification:

@@ -19,7 +19,7 @@ from tests import exported
 from tofu_export.artifact.card import ModelCard
 from tofu_export.job import pipeline, vit
 from tofu_export.job.request import Job
-from tofu_export.options import Halting, Selection
+from tofu_export.options import HaltingOptions, Selection
 from tofu_export.patch import applied_plan
 from tofu_export.report.document import VitReport
 from tofu_export.system.ort import open_session
@@ -145,7 +145,7 @@ def test_the_plan_that_a_live_model_carries_is_exported(tmp_path: Path) -> None:
     assert applied_plan(live) == plan
 
 
-GATED = tofu.Reduction(r=(0, 0, 0, 8, 0, 8), select=Selection.HALTING, halting=Halting(center=75.0))
+GATED = tofu.Reduction(r=(0, 0, 0, 8, 0, 8), select=Selection.HALTING, halting=HaltingOptions(center=75.0))
 
 
 @pytest.mark.parametrize("reduction", [tofu.Reduction(r=5, pattern="PAMTW-"), tofu.Reduction(keep_rate=0.9), GATED])
@@ -162,7 +162,7 @@ def test_a_plan_is_exported_as_it_is(reduction: tofu.Reduction, monkeypatch: pyt
     for job in asked:
         again = tofu.plan("test_vit", job.reduction)
         assert (again.layers, again.prop_attn) == (plan.layers, plan.prop_attn)
-        assert again.reduction.halting == reduction.halting
+        assert again.halting == plan.halting
         assert again.prop_attn_reason == "the plan says so"
     with pytest.raises(tofu.errors.OptionError, match=r"the plan removes \d+ tokens in layer [03] .* the most is 0"):
         tofu.plan("test_vit", asked[0].reduction, image_size=(16, 16))

@@ -11,7 +11,7 @@ import torch
 from tests import tiny
 from tests.imports import loaded_scripts
 from tofu_export import patch
-from tofu_export.options import Halting, Reduction, Selection
+from tofu_export.options import Halting, HaltingOptions, Reduction, Selection
 from tofu_export.patch.halting import Spending
 
 GATE = Halting(3, 1, 0.2)
@@ -25,7 +25,7 @@ def script() -> Iterator[ModuleType]:
 
 
 def model() -> torch.nn.Module:
-    return tiny.reduced("cls", Reduction(select=Selection.HALTING, halting=GATE))
+    return tiny.reduced("cls", Reduction(select=Selection.HALTING, halting=HaltingOptions.of(GATE)))
 
 
 def test_pondering_is_blocks_and_remainder_of_each_patch(script: ModuleType) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from tofu_export.errors import OptionError
-from tofu_export.options import PLAN_SUFFIXES, BatchRange, Precision, Reduction, Schedule, Target
+from tofu_export.options import PLAN_SUFFIXES, BatchRange, HaltingOptions, Precision, Reduction, Schedule, Target
 from tofu_export.options.declaration import Option, choice_of, option_of, plain_type, read_value
 
 if TYPE_CHECKING:
@@ -377,6 +377,7 @@ def _reduction(given: Reduction | Plan) -> Reduction:
         prune_layers=None,
         schedule=Schedule.CONSTANT,
         prop_attn=given.prop_attn,
+        halting=given.reduction.halting if given.halting is None else HaltingOptions.of(given.halting),
         from_plan=True,
     )
 

@@ -12,14 +12,14 @@ from tests import tiny
 from tests.graph_patterns.test_tail import last_mlp_tokens, narrowed
 from tofu_export.graph_patterns.halting import working_name
 from tofu_export.graph_patterns.lowering import MACS, lower
-from tofu_export.options import Halting, Precision, Reduction, Selection, Target
+from tofu_export.options import Halting, HaltingOptions, Precision, Reduction, Selection, Target
 from tofu_export.system.ort import open_session
 from tofu_export.trace.export import INPUT_NAME, trace
 from tofu_export.verification.watch import mark_as_outputs
 
 GATE = Halting(3, 1, 0.2)
-MASKED = Reduction(select=Selection.HALTING, halting=GATE)
-PLACES = Reduction(r=(0, 4, 3), select=Selection.HALTING, halting=GATE)
+MASKED = Reduction(select=Selection.HALTING, halting=HaltingOptions.of(GATE))
+PLACES = Reduction(r=(0, 4, 3), select=Selection.HALTING, halting=HaltingOptions.of(GATE))
 
 
 def canonical(reduction: Reduction, precision: Precision = Precision.FP32, name: str = "cls") -> ir.Model:

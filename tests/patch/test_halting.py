@@ -13,7 +13,7 @@ from tests import families, reference_halting, tiny
 from tests.reference_halting import Gate, Run
 from tofu_export import patch
 from tofu_export.errors import OptionError, UnsupportedModelError
-from tofu_export.options import Halting, OutputKind, Reduction, Selection
+from tofu_export.options import Halting, HaltingOptions, OutputKind, Reduction, Selection
 from tofu_export.patch.capacity import measure_leaving, working_tokens
 from tofu_export.patch.halting import Spending
 from tofu_export.patch.matching import Matching, Scores
@@ -25,7 +25,7 @@ IMAGES = 3
 
 
 def reduction(*r: int, gate: Halting = GATE) -> Reduction:
-    return Reduction(r=r or 0, select=Selection.HALTING, halting=gate)
+    return Reduction(r=r or 0, select=Selection.HALTING, halting=HaltingOptions.of(gate))
 
 
 def pixels(count: int = IMAGES) -> Tensor:

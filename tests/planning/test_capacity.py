@@ -10,7 +10,7 @@ import pytest
 
 from tests import tiny
 from tofu_export.errors import OptionError, UnsupportedModelError
-from tofu_export.options import Halting, Method, Reduction, Selection
+from tofu_export.options import Halting, HaltingOptions, Method, Reduction, Selection
 from tofu_export.planning.capacity import leaving_for
 from tofu_export.planning.plan import make_plan
 from tofu_export.planning.plan_file import PlanFile, write_plan_file
@@ -19,7 +19,7 @@ GATE = Halting(3, 1, 0.2)
 
 
 def halting(**given: object) -> Reduction:
-    return Reduction(select=Selection.HALTING, halting=GATE, **given)  # type: ignore[arg-type]
+    return Reduction(select=Selection.HALTING, halting=HaltingOptions.of(GATE), **given)  # type: ignore[arg-type]
 
 
 WORKING = [[16, 9, 4, 2], [16, 12, 3, 3], [16, 5, 5, 0], [16, 16, 16, 16]]
@@ -92,10 +92,10 @@ def test_a_plan_file_keeps_the_gate(tmp_path: Path) -> None:
     plan = tiny.plan_of("cls", halting(r=(0, 7, 4)))
     write_plan_file(path, tiny.spec("cls"), plan, {})
     read = PlanFile.read(path)
-    assert read.halting == GATE
+    assert read.halting == HaltingOptions.of(GATE)
     again = make_plan(tiny.spec("cls"), read.reduction())
     assert again.layers == plan.layers
-    assert again.reduction.halting == GATE
+    assert again.halting == GATE
     assert all(layer.method is Method.PRUNE for layer in again.layers)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests import tiny
-from tofu_export.options import Halting, OutputKind, Reduction, Selection
+from tofu_export.options import HaltingOptions, OutputKind, Reduction, Selection
 from tofu_export.planning.outputs import names_of_outputs
 
 
@@ -16,7 +16,7 @@ def test_without_a_plan_the_kind_decides() -> None:
 
 @pytest.mark.parametrize(("r", "more"), [((0, 4, 3), ("tokens_over_capacity",)), ((0, 0, 0), ())])
 def test_what_a_plan_and_a_token_map_add(r: tuple[int, ...], more: tuple[str, ...]) -> None:
-    plan = tiny.plan_of("cls", Reduction(r=r, select=Selection.HALTING, halting=Halting(3, 1, 0.2)))
+    plan = tiny.plan_of("cls", Reduction(r=r, select=Selection.HALTING, halting=HaltingOptions(3, 1, 0.2)))
     assert names_of_outputs(OutputKind.FEATURES, plan) == ("features", *more)
     assert names_of_outputs(OutputKind.FEATURES, plan, token_map=True) == ("features", *more, "patch_groups")
 

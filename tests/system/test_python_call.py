@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 import tofu_export
-from tofu_export.options import BatchRange, Halting, KeySource, Mode, Precision, Quantization, Reduction, Selection
+from tofu_export.options import (
+    BatchRange,
+    HaltingOptions,
+    KeySource,
+    Mode,
+    Precision,
+    Quantization,
+    Reduction,
+    Selection,
+)
 from tofu_export.system.python_call import Name, python_call
 
 
@@ -27,7 +36,7 @@ def received(text: str, **variables: object) -> tuple[tuple[Any, ...], Mapping[s
     "reduction",
     [
         Reduction(r=(8, 0, 3), pattern="PA-", prop_attn=False, keys=KeySource.PRE_ROPE),
-        Reduction(select=Selection.HALTING, halting=Halting(center=75.0)),
+        Reduction(select=Selection.HALTING, halting=HaltingOptions(center=75.0)),
         Reduction(speedup=1.8, mode=Mode.TOME, exclude_layers=(0,)),
     ],
 )

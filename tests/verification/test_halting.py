@@ -13,13 +13,13 @@ from tests import tiny
 from tests.verification.edits import Mutation, change, checked, file_of, node, set_attribute
 from tofu_export.compare.outputs import TOLERANCES
 from tofu_export.errors import VerificationError
-from tofu_export.options import Halting, Precision, Reduction, Selection
+from tofu_export.options import Halting, HaltingOptions, Precision, Reduction, Selection
 from tofu_export.verification.eager import Checks
 from tofu_export.verification.pair import verify_pair
 
 GATE = Halting(3, 1, 0.2)
-MASKED = Reduction(select=Selection.HALTING, halting=GATE)
-PLACES = Reduction(r=(0, 4, 3), select=Selection.HALTING, halting=GATE)
+MASKED = Reduction(select=Selection.HALTING, halting=HaltingOptions.of(GATE))
+PLACES = Reduction(r=(0, 4, 3), select=Selection.HALTING, halting=HaltingOptions.of(GATE))
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
@@ -38,7 +38,7 @@ def test_a_right_file_passes(tmp_path: Path, name: str, reduction: Reduction, pr
 
 def test_tokens_that_have_spent_next_to_nothing_are_ties(tmp_path: Path) -> None:
     """Their budgets differ by rounding alone, in the file otherwise than in the model."""
-    early = Reduction(r=(0, 4, 3), select=Selection.HALTING, halting=Halting(1, 14))
+    early = Reduction(r=(0, 4, 3), select=Selection.HALTING, halting=HaltingOptions(1, 14))
     result = checked(file_of(tmp_path, reduction=early), tiny.reduced("cls", early))
     assert result.passed, result.to_dict()
     assert result.decisions.wrong == 0
@@ -120,7 +120,7 @@ def test_a_wrong_count_fails(tmp_path: Path) -> None:
 
 @pytest.mark.e2e
 def test_a_file_by_another_gate_fails(tmp_path: Path) -> None:
-    other = Reduction(r=(0, 4, 3), select=Selection.HALTING, halting=Halting(2, 1, 0.2))
+    other = Reduction(r=(0, 4, 3), select=Selection.HALTING, halting=HaltingOptions(2, 1, 0.2))
     assert not checked(file_of(tmp_path, reduction=PLACES), tiny.reduced("cls", other)).passed
 
 

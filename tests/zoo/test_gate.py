@@ -11,7 +11,7 @@ import torch
 
 from tests import tiny
 from tofu_export.errors import WeightsError
-from tofu_export.options import Halting, Reduction, Selection
+from tofu_export.options import Halting, HaltingOptions, Reduction, Selection
 from tofu_export.planning.plan import make_plan
 from tofu_export.zoo.create import LoadedModel, create_model
 from tofu_export.zoo.specs import spec_as_loaded, spec_of
@@ -60,14 +60,21 @@ def test_a_gate_is_read_where_it_is_said(tmp_path: Path, name: str, args: Any, g
     assert len(said) == (gate is not None)
     if gate is not None:
         plan = make_plan(spec_as_loaded(spec_of(MODEL), model), HALTING)
-        assert plan.reduction.halting == gate
+        assert plan.halting == gate
 
 
-def test_a_gate_that_is_given_wins(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("given", "gate"),
+    [
+        (HaltingOptions(4, 9), Halting(4, 9)),
+        (HaltingOptions(10, 30), Halting(10, 30)),  # the defaults, but asked for
+        (HaltingOptions(least=0.2), Halting(10, 75, 0.2)),
+    ],
+)
+def test_what_is_given_of_a_gate_wins(tmp_path: Path, given: HaltingOptions, gate: Halting) -> None:
     spec = spec_as_loaded(spec_of(MODEL), loaded(file_of(tmp_path, "small-10-75.pth")))
-    given = Reduction(select=Selection.HALTING, halting=Halting(4, 9))
-    assert make_plan(spec, given).reduction.halting == Halting(4, 9)
-    assert make_plan(spec, Reduction(r=2)).reduction.halting == Halting()
+    assert make_plan(spec, Reduction(select=Selection.HALTING, halting=given)).halting == gate
+    assert make_plan(spec, Reduction(r=2)).halting is None
 
 
 @pytest.mark.parametrize(

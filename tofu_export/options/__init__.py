@@ -3,7 +3,7 @@
 The command line and the Python API build the same objects, so both refuse the same values with the same messages.
 """
 
-from tofu_export.options.halting import Halting
+from tofu_export.options.halting import Halting, HaltingOptions
 from tofu_export.options.kinds import (
     DEFAULT_R,
     MINIMUM_OPSET,
@@ -41,6 +41,7 @@ __all__ = [
     "AttentionForm",
     "BatchRange",
     "Halting",
+    "HaltingOptions",
     "IoType",
     "KeySource",
     "Method",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 
 from tofu_export.errors import OptionError
 from tofu_export.options.declaration import Section, opt
 
 __all__ = ["Halting"]
+
+
+_SAID = "what the weights say, or"
 
 
 @dataclass(frozen=True)
@@ -29,17 +32,9 @@ class Halting:
     Source: arXiv 2112.07658, equations 4 and 5.
     """
 
-    scale: float = opt(
-        10.0, "Factor of the first channel in the gate of --select halting.", Section.REDUCTION,
-        flags=("--halting-scale",), metavar="X",
-    )  # fmt: skip
-    center: float = opt(
-        30.0, "What that gate subtracts: 30 for the published A-ViT-T, 75 for A-ViT-S.", Section.REDUCTION,
-        flags=("--halting-center",), metavar="X",
-    )  # fmt: skip
-    least: float = opt(
-        0.01, "Rest of its budget at which a token halts.", Section.REDUCTION, flags=("--halting-least",), metavar="X"
-    )
+    scale: float = 10.0
+    center: float = 30.0
+    least: float = 0.01
 
     def __post_init__(self) -> None:
         for name in ("scale", "center", "least"):
@@ -52,3 +47,43 @@ class Halting:
             raise OptionError(f"halting scale is {self.scale:g}, expected a number over 0")
         if not 0 <= self.least < 1:
             raise OptionError(f"halting least is {self.least:g}, expected a share of the budget from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class HaltingOptions:
+    """What is asked of the gate of tokens that halt; None leaves an entry to the weights, which were trained with one.
+
+    Attributes:
+        scale: as in `Halting`.
+        center: as in `Halting`.
+        least: as in `Halting`.
+
+    Raises:
+        OptionError: a value is out of range.
+    """
+
+    scale: float | None = opt(
+        None, "Factor of the first channel in the gate of --select halting.", Section.REDUCTION,
+        flags=("--halting-scale",), metavar="X", unless=f"{_SAID} 10",
+    )  # fmt: skip
+    center: float | None = opt(
+        None, "What that gate subtracts: 30 for the published A-ViT-T, 75 for A-ViT-S.", Section.REDUCTION,
+        flags=("--halting-center",), metavar="X", unless=f"{_SAID} 30",
+    )  # fmt: skip
+    least: float | None = opt(
+        None, "Rest of its budget at which a token halts.", Section.REDUCTION, flags=("--halting-least",), metavar="X",
+        unless="0.01",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        self.onto(Halting())
+
+    @classmethod
+    def of(cls, gate: Halting) -> HaltingOptions:
+        """Return options that ask for exactly this gate."""
+        return cls(**asdict(gate))
+
+    def onto(self, gate: Halting) -> Halting:
+        """Return a gate with the entries that are asked for in place of its own."""
+        asked = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(gate, **{name: value for name, value in asked.items() if value is not None})

@@ -10,7 +10,7 @@ from pathlib import Path
 from tofu_export.errors import OptionError
 from tofu_export.options import shared
 from tofu_export.options.declaration import Alias, Section, group, opt
-from tofu_export.options.halting import Halting
+from tofu_export.options.halting import HaltingOptions
 from tofu_export.options.kinds import (
     DEFAULT_KEEP_RATE,
     DEFAULT_R,
@@ -118,7 +118,7 @@ class Reduction:
         KeySource.POST_ROPE, "Compare tokens by keys with or without their rotary embedding.", Section.REDUCTION
     )
     select: Selection = shared.select()
-    halting: Halting = group(Halting)
+    halting: HaltingOptions = group(HaltingOptions)
     plan_file: str | None = opt(
         None, "Instead of all these: a file that plan -o or tune wrote, or a report.json.", Section.REDUCTION,
         metavar="FILE", typed=Path, everyday=True,
@@ -146,7 +146,7 @@ class Reduction:
         object.__setattr__(self, "exclude_layers", tuple(sorted(set(self.exclude_layers))))
         kinds = {
             "mode": Mode, "schedule": Schedule, "keys": KeySource, "pruned_sizes": PrunedSizes, "select": Selection,
-            "halting": Halting,
+            "halting": HaltingOptions,
         }  # fmt: skip
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
@@ -178,7 +178,7 @@ class Reduction:
         if not self.select.halts:
             if self.capacity is not None:
                 raise OptionError("capacity is for tokens that halt: give select='halting' (--select halting) with it")
-            if self.halting != Halting():
+            if self.halting != HaltingOptions():
                 raise OptionError(
                     "a halting gate is given, but no token halts: add select='halting' (--select halting)"
                 )
@@ -210,12 +210,6 @@ class Reduction:
     def unmeasured(self) -> Reduction:
         """The reduction with no token leaving in place of a capacity that is still to be measured."""
         return self if self.capacity is None else replace(self, capacity=None, r=0)
-
-    def with_gate(self, gate: Halting) -> Reduction:
-        """Return the reduction with the gate that the weights were trained with, unless another one is given."""
-        if not self.select.halts or self.halting != Halting():
-            return self
-        return replace(self, halting=gate)
 
     @property
     def takes_over(self) -> bool:

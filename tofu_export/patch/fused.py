@@ -64,7 +64,8 @@ class FusedBlock:
         the plan restores them, and the protected ones alone, [B, P, C], if tokens halt.
         """
         setting: BlockSetting = getattr(self, SETTING)
-        adapter, layer, plan, halts = setting.adapter, setting.layer, setting.plan, setting.plan.reduction.select.halts
+        adapter, layer, plan = setting.adapter, setting.layer, setting.plan
+        gate = plan.halting
         if attn_mask is not None or is_causal:
             raise UnsupportedModelError("a reduced model takes no attention mask: call it with the image only")
         state = x if isinstance(x, TokenState) else TokenState(x)
@@ -77,9 +78,9 @@ class FusedBlock:
         between = layer.removed > 0 and not plan.reduction.select.is_before_block
         if layer.removed and not between:
             # Whether the attention has relative positions shows only later: files drop positions that nothing reads.
-            placed = rope is not None or halts
+            placed = rope is not None or gate is not None
             state = _reduced(setting, state, importance=_importance(setting, state), placed=placed)
-        if halts:
+        if gate is not None:
             state = hide_halted(state)
         if rope is not None:
             kwargs["rope"] = place_rope(rope, state.positions, plan.prefix_tokens)
@@ -106,8 +107,8 @@ class FusedBlock:
                 state = restore(state)
             if (token_map := current_token_map()) is not None:
                 token_map.note(state)
-        if halts:
-            state = spend(state, plan.reduction.halting, plan.prefix_tokens, layer.layer, last=setting.is_last)
+        if gate is not None:
+            state = spend(state, gate, plan.prefix_tokens, layer.layer, last=setting.is_last)
         return state.tokens if setting.is_last else state
 
 

@@ -132,6 +132,7 @@ class Plan:
         macs_full: multiply-accumulates of the unreduced model for one image.
         macs_reduced: multiply-accumulates with this plan.
         predictor: kind of the trained predictors that choose tokens; None without them.
+        halting: gate by which tokens halt; None if they do not.
     """
 
     reduction: Reduction
@@ -143,6 +144,7 @@ class Plan:
     macs_full: int
     macs_reduced: int
     predictor: PredictorKind | None = None
+    halting: Halting | None = None
 
     @property
     def pattern(self) -> str:
@@ -223,7 +225,7 @@ class Plan:
             restore_grid=self.restores_grid,
             keys=reduction.keys.value,
             select=selection_key(reduction.select).get("select"),
-            halting=reduction.halting if reduction.select.halts else None,
+            halting=self.halting,
             predictor=None if self.predictor is None else self.predictor.value,
             layers=tuple(
                 LayerEntry(layer.layer, layer.method.word, layer.tokens_in, layer.removed, layer.tokens_out)
@@ -271,8 +273,6 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
         OptionError: the selection needs trained predictors that the model does not have, or it has unused ones.
     """
     _check_depth(spec, reduction)
-    if spec.gate is not None:
-        reduction = reduction.with_gate(spec.gate)
     if reduction.capacity is not None:
         raise OptionError(
             "capacity is measured on images, with the weights, by an export alone: `tofu-export MODEL --weights PATH "
@@ -301,6 +301,7 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
         macs_full=full,
         macs_reduced=_macs(spec, removed, reduction.select, restored=bool(reduction.restore_grid)),
         predictor=None if spec.predictors is None else spec.predictors.kind,
+        halting=reduction.halting.onto(spec.gate or Halting()) if reduction.select.halts else None,
     )
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from tofu_export.errors import OptionError
-from tofu_export.options import Halting, KeySource, Method, PrunedSizes, Reduction, Selection
+from tofu_export.options import HaltingOptions, KeySource, Method, PrunedSizes, Reduction, Selection
 from tofu_export.planning.plan import ModelSpec, Plan, selection_key
 from tofu_export.system.files import write_text
 from tofu_export.system.json_file import read_json
@@ -72,7 +72,7 @@ class PlanFile:
     pruned_sizes: PrunedSizes = PrunedSizes.TAKE_OVER
     keys: KeySource = KeySource.POST_ROPE
     select: Selection = Selection.BIPARTITE
-    halting: Halting = field(default_factory=Halting)
+    halting: HaltingOptions = field(default_factory=HaltingOptions)
     model: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -180,7 +180,7 @@ def write_plan_file(path: Path, spec: ModelSpec, plan: Plan, provenance: Mapping
         "pruned_sizes": plan.reduction.sizes_of_pruned.value,
         "keys": plan.reduction.keys.value,
         **selection_key(plan.reduction.select),
-        **({"halting": to_plain(plan.reduction.halting)} if plan.reduction.select.halts else {}),
+        **({} if plan.halting is None else {"halting": to_plain(plan.halting)}),
         "gmacs": to_plain(plan.entry().gmacs),
         "provenance": dict(provenance),
     }  # fmt: skip
@@ -235,15 +235,15 @@ def _choice(place: str, document: Mapping[str, Any], key: str, default: Choice) 
     return known[word]
 
 
-def _halting(place: str, given: Any) -> Halting:
-    """Return the gate in the file, or the default one if absent."""
+def _halting(place: str, given: Any) -> HaltingOptions:
+    """Return what the file says of the gate."""
     if given is None:
-        return Halting()
-    names = {entry.name for entry in fields(Halting)}
+        return HaltingOptions()
+    names = {entry.name for entry in fields(HaltingOptions)}
     if not isinstance(given, dict) or set(given) - names:
         _refuse(place, f"halting is {given!r}, expected an object with some of {', '.join(sorted(names))}")
     try:
-        return Halting(**given)
+        return HaltingOptions(**given)
     except OptionError as error:
         _refuse(place, str(error))
 

@@ -22,14 +22,14 @@ def plan_table(spec: ModelSpec, plan: Plan) -> str:
     ]
     asked = f"r      {','.join(str(layer.removed) for layer in plan.layers)} (from {entry.asked_words})"
     masked = ", masked: halted tokens stay, which saves nothing; --capacity or --r lets them leave"
-    gate = plan.reduction.halting
+    gate = plan.halting
     if plan.removes or not plan.reduction.select.halts:
         masked = ""
     lines += [
         "",
         *([asked] if entry.asked_words else []),
         *([] if entry.select is None else [f"select {entry.select}{masked}"]),
-        *([f"gate   scale {gate.scale:g}, center {gate.center:g}, least {gate.least:g}"] * plan.reduction.select.halts),
+        *([] if gate is None else [f"gate   scale {gate.scale:g}, center {gate.center:g}, least {gate.least:g}"]),
         f"sizes  {entry.sizes_words}",
         *(["grid   restored after the last layer"] if plan.restores_grid else []),
         f"GMACs  {plan.gmacs_full:.2f} full, {plan.gmacs_reduced:.2f} reduced: {plan.flop_ratio:.2f}x fewer",
