@@ -1,0 +1,37 @@
+"""Exceptions of onnxruntime: which they are, and their reason in one line."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["is_native", "load_hint", "reason_of"]
+
+
+def is_native(error: Exception) -> bool:
+    """True for an error of onnxruntime itself; its exceptions share no base class, and pybind11 adds RuntimeError.
+
+    If a message has a name that is not UTF-8, pybind11 raises UnicodeDecodeError instead.
+    """
+    return type(error).__module__.startswith("onnxruntime") or type(error) in (RuntimeError, UnicodeDecodeError)
+
+
+def reason_of(error: Exception) -> str:
+    """Return the message on one line, without onnxruntime's prefixes."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it holds a name that is not text"
+    if not str(error).strip():  # form of such a message in 1.23
+        return "it gives no reason, as for a name that is not text"
+    line = " ".join(str(error).split())
+    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
+    line = re.sub(r"^Load model from .*? failed:\s*", "", line).rstrip(". ")
+    return line if len(line) <= 400 else f"{line[:397]}..."
+
+
+def load_hint(reason: str) -> str:
+    """Return what to do about a model that does not load, by the reason that onnxruntime gives."""
+    lowered = reason.lower()
+    if "external data" in lowered or "filesystem error" in lowered:  # message of 1.21 to 1.23
+        return "Weights over 2 GB lie in a second file: keep it beside the .onnx file under the name it had"
+    if "protobuf" in lowered:
+        return "It is not an ONNX file, or it is cut short: copy or export it again"
+    return "`check-model FILE`, which comes with onnx, may tell more; or export it again"
