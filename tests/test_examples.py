@@ -34,8 +34,8 @@ def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("examples") / "out"
     engine = "--engine" if RTX in available() else "--no-engine"
-    arguments = ["demo_vit", "--r", "16", "--precision", "fp32", "--no-bench", "--no-verify", engine, "-q"]
-    assert run(*arguments, "-o", str(out)) == 0
+    arguments = ["demo_vit", "--r", "16", "--mode", "mlerp", "--precision", "fp32", "--no-bench", "--no-verify"]
+    assert run(*arguments, engine, "-q", "-o", str(out)) == 0
     return out
 
 

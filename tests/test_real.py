@@ -57,6 +57,7 @@ def test_the_patterns_are_those_of_the_paper(scripts: dict[str, ModuleType]) -> 
     assert scripts["real_tables"].comparisons_of(12) == scripts["evidence_order"].COMPARISONS
 
 
+@pytest.mark.e2e
 def test_a_model_is_measured_and_the_same_command_goes_on(
     real: ModuleType, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,11 @@ TRTEXEC_FIELDS = {
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """The demo: what README promises first. Returns stdout's document and the folder."""
     out = tmp_path_factory.mktemp("demo") / "out"
-    done = subprocess.run(
-        [sys.executable, "-m", "tofu_export.cli", "demo_vit", "--r", "16", "--mode", "mlerp", "-o", str(out), "--json"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "verified at batch" in done.stderr
-    return json.loads(done.stdout), out
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with redirect_stdout(stdout), redirect_stderr(stderr):
+        assert run("demo_vit", "--r", "16", "--mode", "mlerp", "-o", str(out), "--json") == 0
+    assert "verified at batch" in stderr.getvalue()
+    return json.loads(stdout.getvalue()), out
 
 
 def test_stdout_is_the_report(demo_run: tuple[dict[str, Any], Path]) -> None:
@@ -206,8 +205,8 @@ def test_a_grid_is_restored_verified_timed_and_built(tmp_path: Path, capsys: pyt
 def test_the_token_map_is_verified_in_every_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     arguments = ("--r", "12", "--token-map", "--precision", "fp32,fp16,int8", "--batch", "1:2:3")
-    plain = ("--weights", "random", "--no-bench", "--no-engine", "-o", str(out), "--json", "-q")
-    assert run("test_vit", *arguments, *plain) == 0
+    plain = ("--weights", "random", "--calibration-images", "8", "--no-bench", "--no-engine", "--json", "-q")
+    assert run("test_vit", *arguments, *plain, "-o", str(out)) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["output"]["names"] == ["logits", "patch_groups"]
     assert document["output"]["shapes"]["patch_groups"] == ["batch", 100]
@@ -262,9 +261,9 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("model", "options"),
     [
-        ("demo_vit", ("--r", "8", "--precision", "fp16", "--engine")),
+        ("demo_vit", ("--r", "16", "--mode", "mlerp", "--precision", "fp16", "--engine")),
         ("demo_vit", ("--r", "0", "--precision", "fp16", "--no-engine")),
-        ("demo_vit", ("--precision", "bf16", "--engine")),
+        ("demo_vit", ("--mode", "mlerp", "--precision", "bf16", "--engine")),
         ("test_vit", ("--weights", "random", "--precision", "fp32,int8", "--calibration-images", "8", "--no-engine")),
     ],
 )
@@ -278,7 +277,7 @@ def test_a_dry_run_lists_exactly_the_files_of_the_job(
     planned = json.loads(capsys.readouterr().out)["files"]
     assert run(*arguments, "-q") == 0
     assert sorted(planned) == sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert ("tokens.json" in planned) is (model == "demo_vit" and "fp16" in options and "0" not in options)
+    assert ("tokens.json" in planned) is (model == "demo_vit" and "16" in options)
     assert (len([name for name in planned if name.endswith(".engine.json")]) == 1) is ("--engine" in options)
 
 
