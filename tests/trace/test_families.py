@@ -14,28 +14,29 @@ from tests.families import FAMILIES
 from tests.sampling import sampled
 from tofu_export.graph_patterns.canonical import FuseNode
 from tofu_export.graph_patterns.lowering import census, lower
-from tofu_export.options import BatchRange, Mode, Precision, Reduction, Target
+from tofu_export.options import BatchRange, Precision, Reduction, Target
 from tofu_export.system.ort import open_session
 from tofu_export.trace.export import save, trace
 from tofu_export.verification.eager import Checks, verify
 
-SOME = Reduction(r=(3, 2, 4), pattern="PAM")
-TOME = Reduction(r=3, mode=Mode.TOME)
+SOME = Reduction(r=(3, 2, 4), pattern="PTM")
+FOR_ONNXRUNTIME = ("diff", "parallel", "eva-rope-mixed", "beit", "relpos-shared", "cait")
+"""Families whose file for onnxruntime is checked, too."""
 BATCHES = BatchRange(1, 2, 7)
 
 
-def canonical(name: str, reduction: Reduction) -> ir.Model:
-    return trace(families.reduced(name, reduction), tiny.SHAPE, batch=BATCHES)
+def canonical(name: str) -> ir.Model:
+    return trace(families.reduced(name, SOME), tiny.SHAPE, batch=BATCHES)
 
 
 def companions(graph: ir.Model) -> list[list[str]]:
     return [list(FuseNode.companions_of(node)) for node in graph.graph if node.op_type == "Fuse"]
 
 
-def check(name: str, reduction: Reduction, graph: ir.Model, folder: Path, target: Target = Target.PORTABLE) -> None:
+def check(name: str, graph: ir.Model, folder: Path, target: Target) -> None:
     path = folder / "model.onnx"
     save(lower(graph, target, Precision.FP32), path, {})
-    model = families.reduced(name, reduction)
+    model = families.reduced(name, SOME)
     pixels = tiny.pixels(10, seed=1)
     result = verify(
         path, model, pixels, precision=Precision.FP32, batch=BATCHES, source="random", checks=Checks(layers=True)
@@ -63,20 +64,10 @@ def check(name: str, reduction: Reduction, graph: ir.Model, folder: Path, target
     ),
 )
 def test_the_file_is_the_eager_model(name: str, tmp_path: Path) -> None:
-    graph = canonical(name, SOME)
+    graph = canonical(name)
     counts = census(graph)
     placed = ["positions"] if FAMILIES[name].placed else []
     assert companions(graph) == [["sizes", *placed], ["sizes", *placed], ["sizes"]]  # no positions after the last
     assert not {"Resize", "If", "Loop"} & counts.keys()
-    check(name, SOME, graph, tmp_path)
-
-
-@pytest.mark.e2e
-@pytest.mark.parametrize(
-    "name", sampled(["diff", "parallel", "eva-rope-mixed", "beit", "relpos-shared", "cait"], ("eva-rope-mixed", "cait"))
-)
-def test_sizes_and_positions_travel_together(name: str, tmp_path: Path) -> None:
-    graph = canonical(name, TOME)
-    placed = ["positions"] if FAMILIES[name].placed else []
-    assert companions(graph) == [["sizes", *placed], ["sizes", *placed], ["sizes"]]
-    check(name, TOME, graph, tmp_path, Target.ONNXRUNTIME)
+    for target in [Target.PORTABLE] + [Target.ONNXRUNTIME] * (name in FOR_ONNXRUNTIME):
+        check(name, canonical(name), tmp_path, target)
