@@ -267,10 +267,10 @@ def make_plan(spec: ModelSpec, reduction: Reduction) -> Plan:
     """Plan a reduction of a model.
 
     Raises:
-        OptionError: the options do not fit the model's depth, a budget is out of reach, or a plan that they come from
-            asks a layer for more than it can remove.
+        OptionError: the options do not fit the model's depth, a budget is out of reach, a plan that they come from asks
+            a layer for more than it can remove, or the selection needs trained predictors that the model does not have,
+            or it has unused ones.
         UnsupportedModelError: the selection needs a class token that the model does not have.
-        OptionError: the selection needs trained predictors that the model does not have, or it has unused ones.
     """
     _check_depth(spec, reduction)
     if reduction.capacity is not None:
