@@ -20,7 +20,7 @@ from tofu_export.graph_patterns.halting import working_name
 from tofu_export.patch import matching
 from tofu_export.patch.halting import Spending
 from tofu_export.patch.matching import Matching
-from tofu_export.planning.plan import Plan
+from tofu_export.planning.plan import LayerPlan, Plan
 
 __all__ = ["DecisionNames", "Judge", "Replay", "planned_decisions"]
 
@@ -149,7 +149,7 @@ class Replay(Judge):
         return of_patches(states[-1].groups if states else start, plan.prefix_tokens, joined)
 
 
-def decided_kinds(plan: Plan, layer: PlanEntry, *, mapped: bool, by_source: bool = False) -> tuple[str, ...]:
+def decided_kinds(plan: Plan, layer: LayerPlan, *, mapped: bool, by_source: bool = False) -> tuple[str, ...]:
     """Return the kinds of decisions of a layer; none if all its sources leave and nothing asks where they go.
 
     Args:
