@@ -57,6 +57,12 @@ class TestOpen:
         session = ort.open_session(affine_model(dtype=TensorProto.FLOAT16).SerializeToString())
         assert session.inputs["x"].dtype == np.float16
 
+    def test_bfloat16_is_named_as_the_cause(self) -> None:
+        nodes = [helper.make_node("Conv", ["x", "x"], ["y"])]
+        model = affine_model((1, 1, 1, 1), TensorProto.BFLOAT16, nodes=nodes)
+        with pytest.raises(ExportError, match="no bfloat16 kernels: take the fp32 or fp16 file"):
+            ort.open_session(model.SerializeToString())
+
     def test_an_open_session_cannot_be_altered(self, affine_file: Path) -> None:
         session = ort.open_session(affine_file)
         with pytest.raises(AttributeError):
