@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from timm.layers import pos_embed
 
@@ -21,12 +22,13 @@ def image_size_fixed() -> Iterator[None]:
     Reason: `timm.layers.pos_embed` asks `is_exporting()`, since 1.0.31; older versions do not have it. It can go when
     timm lets the caller say that the size is fixed.
     """
-    asks = getattr(pos_embed, "is_exporting", None)
+    module: Any = pos_embed
+    asks = getattr(module, "is_exporting", None)
     if asks is None:
         yield
         return
-    pos_embed.is_exporting = lambda: False
+    module.is_exporting = lambda: False
     try:
         yield
     finally:
-        pos_embed.is_exporting = asks
+        module.is_exporting = asks

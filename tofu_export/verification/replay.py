@@ -161,7 +161,7 @@ def decided_kinds(plan: Plan, layer: LayerPlan, *, mapped: bool, by_source: bool
     if not layer.removed:
         return ()
     roles = plan.roles(layer)
-    kinds = ("kept",) if roles.staying else ()
+    kinds: tuple[str, ...] = ("kept",) if roles.staying else ()
     if mapped or plan.restores_grid or plan.needs_targets(layer):
         kinds += ("assigned",) if by_source else ("matched", "target")
         kinds += ("partners",) if roles.pooled else ()
