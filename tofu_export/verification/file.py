@@ -93,13 +93,15 @@ def _against_file(
     check_inputs(facts, other)
     tolerance = request.tolerance.of(*precisions)
     with tempfile.TemporaryDirectory(prefix="tofu-export-verify-") as name:
-        wide = [entry is Precision.BF16 for entry in precisions]
-        if wide[0] and isinstance(subject, OnnxFile):
+        wide = precisions[0] is Precision.BF16 and isinstance(subject, OnnxFile), precisions[1] is Precision.BF16
+        if wide[0]:
             facts = _in_fp32(facts, Path(name) / "file")
             subject = OnnxFile(facts.path)
         if wide[1]:
             other = _in_fp32(other, Path(name) / "reference")
         result = _compare_files(request, facts, other, tolerance, on_step, subject)
+        said = other_plan(facts, other)
+    result = replace(result, notes=(*said, *result.notes), contradictions=said)
     return result.noted(f"computed in FP32: {NO_BFLOAT16}") if any(wide) else result
 
 
@@ -151,8 +153,7 @@ def _compare_files(
         layers=request.layers,
         on_batch=on_batch,
     )
-    said = other_plan(facts, other)
-    result = replace(result, notes=(*notes, *said, *result.notes), contradictions=said)
+    result = replace(result, notes=(*notes, *result.notes))
     return result if _are_logits(facts) else replace(result, outputs=replace(result.outputs, top1_agreement=None))
 
 

@@ -56,7 +56,7 @@ def _is_real(dtype: np.dtype[Any]) -> bool:
 
 
 def other_plan(file: FileFacts, reference: FileFacts) -> tuple[str, ...]:
-    """Say if two files of this project state reductions that differ before their last block.
+    """Say if two files of this project state reductions that differ, those of a ViT before its last block.
 
     A wide tolerance, such as that of int8, would let the outputs pass. The last block is left out: an output that does
     not depend on its reduction is the same without it, and others tell.
@@ -71,16 +71,27 @@ _Reductions = tuple[str, tuple[tuple[str, int], ...]]
 
 
 def _reductions(file: FileFacts) -> _Reductions | None:
-    """Return the selection, and the method and amount of each block but the last; None if the file states no plan."""
-    plan = file.card.find("plan", dict)
-    if not file.card.is_ours or plan is None:
+    """Return the selection, and the method and amount of each block that tells; None if the file states no plan.
+
+    All blocks of a UNet tell, since its output depends on each.
+    """
+    if (plan := file.card.find("plan", dict)) is not None and file.card.is_ours:
+        select, rows = str(plan.get("select") or Selection.BIPARTITE.value), _steps(plan.get("layers"))[:-1]
+    elif (plan := file.card.find("unet_plan", dict)) is not None:
+        select, rows = "by cell", _steps(plan.get("blocks"))
+    else:
         return None
-    rows = [row for row in plan.get("layers") or () if isinstance(row, dict)]
-    steps = tuple((str(row.get("method")), int(row.get("removed") or 0)) for row in rows[:-1])
-    if not any(removed for _, removed in steps):
-        return "", ()
-    select = str(plan.get("select") or Selection.BIPARTITE.value)
-    return select, tuple((method if removed else "none", removed) for method, removed in steps)
+    return (select, rows) if any(removed for _, removed in rows) else ("", ())
+
+
+def _steps(rows: object) -> tuple[tuple[str, int], ...]:
+    """Return method and amount by the rows of a plan; what is no row or no number removes nothing."""
+    found = [row if isinstance(row, dict) else {} for row in (rows if isinstance(rows, list) else ())]
+    amounts = [row.get("removed") for row in found]
+    return tuple(
+        (str(row.get("method")), amount) if isinstance(amount, int) and amount else ("none", 0)
+        for row, amount in zip(found, amounts, strict=True)
+    )
 
 
 def _words(found: _Reductions) -> str:
