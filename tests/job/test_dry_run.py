@@ -13,11 +13,11 @@ from PIL import Image
 
 from tests.job.listener import Heard
 from tofu_export.engines.flavours import RTX, available
-from tofu_export.errors import OptionError, OutputError, TofuError, WeightsError
+from tofu_export.errors import OptionError, OutputError, TofuError, UnsupportedModelError, WeightsError
 from tofu_export.job.dry_run import preview
 from tofu_export.job.request import Job
 from tofu_export.job.vit import run_job
-from tofu_export.options import BatchRange, OutputKind, Precision, Quantization, Reduction, Selection
+from tofu_export.options import BatchRange, KeySource, OutputKind, Precision, Quantization, Reduction, Selection
 from tofu_export.zoo.create import create_model
 from tofu_export.zoo.weights import WeightsSource
 
@@ -77,6 +77,10 @@ def skipping(part: str) -> Any:
     return lambda at: {"precisions": (Precision.FP8,), "quantization": Quantization(skip=(part,))}
 
 
+def by_class_token(tmp_path: Path) -> dict[str, Any]:
+    return {"model": "test_vit2", "reduction": Reduction(select=Selection.CLASS_ATTENTION)}
+
+
 @pytest.mark.parametrize(
     ("prepare", "kind", "words"),
     [
@@ -88,6 +92,8 @@ def skipping(part: str) -> Any:
         (lambda at: {"labels": ("a", "b")}, OptionError, "2 labels for 1000 classes"),
         (skipping("99"), OptionError, r"names block 99, but .* has blocks 0 to 5"),
         (skipping("6.mlp"), OptionError, "names block 6"),
+        (lambda at: {"reduction": Reduction(keys=KeySource.PRE_ROPE)}, OptionError, "no rotary embedding.*--keys"),
+        (by_class_token, UnsupportedModelError, "test_vit2.* has no class token"),
     ],
 )
 @pytest.mark.parametrize("read", [True, False])

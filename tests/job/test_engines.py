@@ -19,7 +19,7 @@ from tofu_export.job import engines, vit
 from tofu_export.job.engines import engine_requests, flavour_of, verify_engines, why_no_engine
 from tofu_export.job.progress import Progress
 from tofu_export.job.request import Job
-from tofu_export.options import Precision
+from tofu_export.options import Precision, Target
 from tofu_export.report.document import Report, Skipped
 from tofu_export.system.environment import collect
 from tofu_export.zoo.weights import WeightsSource
@@ -68,6 +68,19 @@ def test_an_int8_file_gets_no_engine() -> None:
         assert request.engine_path.name == f"model.{precision.value}.tensorrt-rtx.engine"
         assert mixed.opset_of(precision) == 19
     assert mixed.opset_of(Precision.INT8) == 18
+
+
+def test_another_tensorrt_than_the_installed_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = replace(quantized_job(Precision.FP16), target=Target.TENSORRT)
+    monkeypatch.setattr(engines, "available", lambda: (RTX,))
+    assert flavour_of(files) is None
+    assert why_no_engine(files).startswith(
+        "tensorrt, which the files are for, is not installed or cannot run here, but"
+    )
+    assert "use --target tensorrt-rtx or portable" in why_no_engine(files)
+    assert flavour_of(replace(files, target=Target.PORTABLE)) is RTX
+    monkeypatch.setattr(engines, "available", tuple)
+    assert why_no_engine(files).startswith("no TensorRT is installed")
 
 
 @pytest.mark.e2e

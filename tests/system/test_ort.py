@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.system.chains import int8_chain
 from tofu_export.errors import BackendMissingError, ExitCode, ExportError, OptionError
 from tofu_export.system import ort
+from tofu_export.system.ort.failures import load_hint
 
 
 def affine_model(
@@ -56,6 +57,16 @@ class TestOpen:
     def test_takes_bytes_as_well(self) -> None:
         session = ort.open_session(affine_model(dtype=TensorProto.FLOAT16).SerializeToString())
         assert session.inputs["x"].dtype == np.float16
+
+    def test_bfloat16_is_named_as_the_cause(self) -> None:
+        nodes = [helper.make_node("Conv", ["x", "x"], ["y"])]
+        model = affine_model((1, 1, 1, 1), TensorProto.BFLOAT16, nodes=nodes)
+        with pytest.raises(ExportError, match="no bfloat16 kernels: take the fp32 or fp16 file"):
+            ort.open_session(model.SerializeToString())
+
+    def test_the_way_around_a_broken_int8_graph_is_said(self) -> None:
+        reason = "Node (gemm_input_reshape_arg_q) output_dtype INT8 does not match y_zero_point type UINT8"
+        assert "--opset 20, or for a range of batch sizes" in load_hint(reason)
 
     def test_an_open_session_cannot_be_altered(self, affine_file: Path) -> None:
         session = ort.open_session(affine_file)

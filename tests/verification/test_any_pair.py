@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,19 @@ def test_equal_infinities_are_equal_and_others_are_not(tmp_path: Path) -> None:
     assert verify_any_pair(masked("b.onnx", -np.inf), reference, tolerance=TOLERANCE).passed
     assert not verify_any_pair(masked("c.onnx", np.inf), reference, tolerance=TOLERANCE).passed
     assert not verify_any_pair(masked("d.onnx", -1e9), reference, tolerance=TOLERANCE).passed
+
+
+def test_other_integers_are_told_without_decisions(tmp_path: Path) -> None:
+    """A file that states no decisions is not said to have made its integers of some."""
+
+    def counting(name: str, operator: str) -> Path:
+        x, y = (helper.make_tensor_value_info(value, INT64, ["b", 7]) for value in "xy")
+        z = helper.make_tensor_value_info("z", FLOAT, ["b", 7])
+        nodes = [helper.make_node(operator, ["x", "x"], ["y"]), helper.make_node("Cast", ["x"], ["z"], to=FLOAT)]
+        graph = helper.make_graph(nodes, "counts", [x], [y, z])
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), tmp_path / name)
+        return tmp_path / name
+
+    result = verify_any_pair(counting("a.onnx", "Add"), counting("b.onnx", "Sub"), tolerance=TOLERANCE)
+    assert not result.passed
+    assert re.search(r"\d+ of \d+ integers are not b\.onnx's", str(result.failure()))

@@ -48,7 +48,7 @@ from tofu_export.compare.decisions import DecisionReport, Decisions, Scores, jud
 from tofu_export.compare.outputs import TOLERANCES, OutputComparison, compare_outputs
 from tofu_export.errors import VerificationError
 from tofu_export.graph_patterns.canonical import decision_name
-from tofu_export.options import BatchRange, Precision, Reduction, Target
+from tofu_export.options import BatchRange, Precision, PrunedSizes, Reduction, Selection, Target
 from tofu_export.system.typed_json import to_plain
 from tofu_export.verification.eager import batches_to_verify
 from tofu_export.verification.result import LayerResult, VerificationResult
@@ -102,11 +102,33 @@ def test_a_plain_file_passes_against_a_plain_model(tmp_path: Path) -> None:
 @pytest.mark.e2e
 @pytest.mark.parametrize("pattern", ["MMM", "PPP", "PAM"])
 def test_a_file_in_which_every_source_leaves_passes(tmp_path: Path, pattern: str) -> None:
-    """Such a layer keeps no source and so has no `kept`; where it prunes there is nothing to decide at all."""
+    """Such a layer keeps no source and so has no `kept`."""
     reduction = Reduction(r=100, pattern=pattern)
     result = checked(file_of(tmp_path, reduction=reduction), tiny.reduced("cls", reduction))
     assert result.passed
     assert result.outputs.max_abs < 2e-5
+
+
+@pytest.mark.parametrize(
+    "nothing_to_decide",
+    [
+        Reduction(r=100, pattern="PPP", pruned_sizes=PrunedSizes.LOST),
+        Reduction(r=100, pattern="PPP", prop_attn=False),
+        Reduction(r=4, pattern="PPP", prop_attn=False, select=Selection.STRIDED),
+    ],
+    ids=["sizes-lost", "no-sizes", "fixed-places"],
+)
+def test_a_file_that_decides_nothing_passes(tmp_path: Path, nothing_to_decide: Reduction) -> None:
+    """All sources leave, and nothing asks where they go."""
+    result = checked(file_of(tmp_path, reduction=nothing_to_decide), tiny.reduced("cls", nothing_to_decide))
+    assert result.passed
+    assert result.decisions.compared == 0
+    assert not any("does not depend" in note for note in result.notes)  # the last block decides nothing either
+
+
+def test_a_file_that_decides_nothing_is_held_to_its_outputs(tmp_path: Path) -> None:
+    kept, pruned = (Reduction(r=r, pattern="PPP", prop_attn=False, select=Selection.STRIDED) for r in (3, 4))
+    assert not checked(file_of(tmp_path, reduction=kept), tiny.reduced("cls", pruned)).passed
 
 
 @pytest.mark.e2e

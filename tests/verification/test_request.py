@@ -13,9 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 
 from tests import exported, tiny
+from tofu_export.artifact.widened import retype
 from tofu_export.compare.outputs import TOLERANCES
 from tofu_export.errors import ExportError, OptionError, TofuError, VerificationError
 from tofu_export.options import OutputKind, Precision
+from tofu_export.system.ort import open_session
 from tofu_export.verification.facts import FileFacts
 from tofu_export.verification.file import verify_file
 from tofu_export.verification.request import ToleranceChoice, VerifyRequest
@@ -279,6 +281,97 @@ def test_two_precisions_take_the_wider_tolerance() -> None:
     assert result.passed
     assert result.tolerance is TOLERANCES[Precision.FP16]
     assert result.decisions.compared > 0
+
+
+def in_bf16(path: Path, folder: Path) -> Path:
+    """A copy of an FP32 file of ours, as its BF16 file is: onnxruntime does not load it."""
+    model = onnx.load(path)
+    retype(model, {TensorProto.FLOAT}, TensorProto.BFLOAT16)
+    for entry in model.metadata_props:
+        if entry.key == "tofu_export.precision":
+            entry.value = "bf16"
+    copy = folder / "model.bf16.onnx"
+    onnx.save(model, copy)
+    return copy
+
+
+def test_bf16_files_are_compared_as_copies_in_fp32(tmp_path: Path) -> None:
+    single = exported.folder() / "model.fp32.onnx"
+    half = in_bf16(single, tmp_path)
+    with pytest.raises(ExportError, match="no bfloat16 kernels"):
+        open_session(half)
+    for file, reference in ((half, single), (single, half), (half, half)):
+        result = verify_file(VerifyRequest(file, reference=reference, batches=(2,)))
+        assert result.passed
+        assert (result.artifact, result.reference) == (file.name, reference.name)
+        assert result.tolerance is TOLERANCES[Precision.BF16]
+        assert result.decisions.compared > 0
+        assert any("computed in FP32" in note for note in result.notes)
+
+
+def test_a_bf16_file_of_other_weights_fails(tmp_path: Path) -> None:
+    single = exported.folder() / "model.fp32.onnx"
+    model = onnx.load(in_bf16(single, tmp_path))
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("head.weight"):
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[::-1].copy(), tensor.name))
+    onnx.save(model, tmp_path / "other.onnx")
+    assert not verify_file(VerifyRequest(tmp_path / "other.onnx", reference=single, batches=(2,))).passed
+
+
+def test_files_of_other_reductions_fail_though_a_wide_tolerance_lets_their_outputs_pass(tmp_path: Path) -> None:
+    reduced = exported.folder() / "model.fp32.onnx"
+    plan = exported.metadata_of("plan")
+    rows = [{**row, "removed": 0, "method": "none"} for row in plan["layers"]]
+    full = exported.changed(tmp_path / "full.onnx", {"plan": {**plan, "layers": rows}})
+    anything = ToleranceChoice(atol=100.0, cosine=0.0)
+    result = verify_file(VerifyRequest(full, reference=reduced, batches=(1,), tolerance=anything))
+    assert not result.passed
+    assert "full.onnx: it states another reduction than model.fp32.onnx: no token leaves, there 8 by" in str(
+        result.failure()
+    )
+    last = [*plan["layers"][:-1], rows[-1]]  # an output that does not see it is the same without it
+    same = exported.changed(tmp_path / "same.onnx", {"plan": {**plan, "layers": last}})
+    assert verify_file(VerifyRequest(same, reference=reduced, batches=(1,))).passed
+
+
+@pytest.mark.parametrize(
+    ("shape", "other", "words"),
+    [
+        ([1, 3, 4, 4], [2, 3, 4, 4], r"x of a\.onnx is float32\[1, 3, 4, 4\], x of b\.onnx is float32\[2, 3, 4, 4\]"),
+        (["b", 3, 4, 4], ["b", 3, 5, 5], r"float32\[\?, 3, 5, 5\]: no input suits both"),
+        (["b", 7], ["b", 8], r"float32\[\?, 8\]: no input suits both"),
+        (["b", 7], ["b", 7, 1], "no input suits both"),
+    ],
+)
+def test_inputs_that_suit_one_file_alone(tmp_path: Path, shape: list[Any], other: list[Any], words: str) -> None:
+    one, two = (
+        foreign(tmp_path / name, plain_proto(x=sizes, y=sizes))
+        for name, sizes in (("a.onnx", shape), ("b.onnx", other))
+    )
+    with pytest.raises(OptionError, match=words):
+        verify_file(VerifyRequest(one, reference=two))
+
+
+def test_sizes_that_nothing_reads_are_refused(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "a.onnx")
+    with pytest.raises(OptionError, match="leave out --shape"):
+        verify_file(VerifyRequest(path, reference=path, shapes={"x": (1, 3, 4, 4)}))
+    with pytest.raises(OptionError, match="leave out --shape"):
+        verify_file(VerifyRequest(exported.folder() / "model.fp32.onnx", shapes={"x": (1, 3, 4, 4)}))
+    rows = foreign(tmp_path / "b.onnx", plain_proto(x=["b", 5], y=["b", 5]))
+    with pytest.raises(OptionError, match="--shape names 'z', which no file has; inputs are x"):
+        verify_file(VerifyRequest(rows, reference=rows, shapes={"z": (1, 5)}))
+
+
+def test_a_reference_without_weights_is_taken_for_what_the_file_is(tmp_path: Path) -> None:
+    proto = plain_proto(x=["b", 5], y=["b", 5])
+    proto.graph.node[0].input[1] = "x"
+    del proto.graph.initializer[:]
+    path = foreign(tmp_path / "a.onnx", proto)
+    with pytest.raises(OptionError, match="--precision"):
+        verify_file(VerifyRequest(path, reference=path))
+    assert verify_file(VerifyRequest(path, reference=path, precision=Precision.FP32)).passed
 
 
 # --- Tolerances and options --------------------------------------------------------------------------------------

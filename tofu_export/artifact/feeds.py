@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,24 @@ import numpy.typing as npt
 from tofu_export.errors import OptionError
 from tofu_export.system.ort import TensorSpec
 
-__all__ = ["as_asked", "fixed_batch", "make_feeds"]
+__all__ = ["as_asked", "check_shapes", "fixed_batch", "make_feeds"]
 
 
 def fixed_batch(inputs: Mapping[str, TensorSpec]) -> int | None:
     """Return the batch size that a file is fixed to, the first size of its first input; None if any input is open."""
     sizes = [spec.shape[0] for spec in inputs.values() if spec.shape]
     return sizes[0] if sizes and None not in sizes else None
+
+
+def check_shapes(shapes: Collection[str], inputs: Collection[str]) -> None:
+    """Check that every input whose sizes are given exists.
+
+    Raises:
+        OptionError: names the first one that does not.
+    """
+    unknown = [name for name in shapes if name not in inputs]
+    if unknown:
+        raise OptionError(f"--shape names {unknown[0]!r}, which no file has; inputs are {', '.join(sorted(inputs))}")
 
 
 def make_feeds(

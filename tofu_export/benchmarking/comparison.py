@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tofu_export.artifact.card import ModelCard
-from tofu_export.artifact.feeds import fixed_batch, make_feeds
+from tofu_export.artifact.feeds import check_shapes, fixed_batch, make_feeds
 from tofu_export.benchmarking.backends import (
     Loaded,
     is_model_name,
@@ -204,7 +204,7 @@ def compare_files(
     inputs = {name: runner.session.inputs for name, runner in runners.items()}
     baseline = _baseline(options.baseline, contenders)
     batches = options.batches or _usual_batches(inputs)
-    _check_shapes(options.shapes, inputs)
+    check_shapes(options.shapes, {name for specs in inputs.values() for name in specs})
     feeds = {
         who.name: cache(partial(_feeds, str(who.path), inputs[who.name], options.shapes, options.seed))
         for who in contenders
@@ -313,13 +313,6 @@ def _usual_batches(inputs: Mapping[str, Mapping[str, TensorSpec]]) -> tuple[int,
         text = ", ".join(f"{name} to {batch}" for name, batch in fixed.items())
         raise OptionError(f"files are fixed to different batch sizes ({text}): they cannot be compared in one run")
     return (next(iter(fixed.values()), 1),)
-
-
-def _check_shapes(shapes: Mapping[str, object], inputs: Mapping[str, Mapping[str, TensorSpec]]) -> None:
-    known = {name for specs in inputs.values() for name in specs}
-    unknown = [name for name in shapes if name not in known]
-    if unknown:
-        raise OptionError(f"--shape names {unknown[0]!r}, which no file has; inputs are {', '.join(sorted(known))}")
 
 
 def _feeds(

@@ -109,6 +109,7 @@ def _without_weights(job: Job, engines: tuple[str, ...], no_engine: str) -> Prev
     check_labels(job, spec)
     check_skipped(job, spec)
     structure = create_meta(job.model, job.image_size, job.num_classes)
+    patch.check_plan(structure, plan, spec.name)
     output = patch.choose_output(structure, job.output_kind, spec.name)
     outputs = names_of_outputs(output, plan, token_map=job.token_map)
     images = "generated images"

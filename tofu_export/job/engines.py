@@ -42,13 +42,17 @@ def flavour_of(job: ExportJob) -> Flavour | None:
     Raises:
         BackendMissingError: engines were asked for and none can be built.
     """
-    names = {RTX.name, TENSORRT.name}
-    wanted = job.flavour or (job.target.value if job.target.value in names else None)
+    wanted = _wanted(job)
     if job.engine:
         return pick(wanted)
     if job.engine is False or job.target is Target.ONNXRUNTIME or not _is_for_engines(job):
         return None
     return next((flavour for flavour in available() if wanted in (None, flavour.name)), None)
+
+
+def _wanted(job: ExportJob) -> str | None:
+    """Return the name of the only TensorRT that the files of a job are for; None for any."""
+    return job.flavour or (job.target.value if job.target.value in (RTX.name, TENSORRT.name) else None)
 
 
 def engine_names_of(job: ExportJob, flavour: Flavour, precision: Precision) -> dict[str, tuple[str, ...]]:
@@ -111,6 +115,11 @@ def why_no_engine(job: ExportJob) -> str:
         return "files for onnxruntime use scatter reductions, which TensorRT rejects: use --target portable"
     if not _is_for_engines(job):
         return NOT_BUILT
+    if usable := available():
+        return (
+            f"{_wanted(job)}, which the files are for, is not installed or cannot run here, but {usable[0].name} is: "
+            f"use --target {usable[0].name} or portable"
+        )
     return "no TensorRT is installed: pip install 'tofu-export[rtx]' builds engines without a GPU"
 
 

@@ -65,6 +65,7 @@ def load_job_model(job: Job, live: nn.Module | None = None) -> JobModel:
     """
     spec, loaded = _named(job) if live is None else _given(job, live)
     plan = make_plan(spec, job.reduction.unmeasured)
+    patch.check_plan(loaded.model, plan, spec.name)
     output = patch.choose_output(loaded.model, job.output_kind, spec.name)
     check_labels(job, spec)
     check_skipped(job, spec)

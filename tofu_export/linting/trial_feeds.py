@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tofu_export.artifact.feeds import make_feeds
+from tofu_export.artifact.feeds import check_shapes, make_feeds
 from tofu_export.linting.graph import DEFAULT_DOMAINS, Axis, attribute_int, infer, walk
 from tofu_export.system.ort import TensorSpec
 
@@ -63,6 +63,9 @@ class Trials:
         inputs: type and shape of its inputs.
         shapes: all sizes of inputs that leave more than the batch open, by name.
         seed: seed of the random numbers.
+
+    Raises:
+        OptionError: the file has no input of a name in `shapes`.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Trials:
         shapes: Mapping[str, tuple[int, ...]] | None,
         seed: int,
     ) -> None:
+        check_shapes(shapes or {}, inputs)
         self._label, self._inputs, self._shapes, self._seed = label, inputs, shapes, seed
         self._named = {
             value.name: [dim.dim_param for dim in value.type.tensor_type.shape.dim] for value in graph.graph.input

@@ -4,7 +4,7 @@
 sub-modules stay as they are.
 """
 
-from tofu_export.patch.apply import applied_plan, apply, remove
+from tofu_export.patch.apply import applied_plan, apply, check_plan, remove
 from tofu_export.patch.fuse import Step, fuse
 from tofu_export.patch.observe import observe
 from tofu_export.patch.outputs import choose_output, output_names, outputs_of, reads_patches
@@ -13,6 +13,7 @@ __all__ = [
     "Step",
     "applied_plan",
     "apply",
+    "check_plan",
     "choose_output",
     "fuse",
     "observe",

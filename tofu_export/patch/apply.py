@@ -24,7 +24,7 @@ from tofu_export.patch.state import TokenState
 from tofu_export.patch.support import block_prefix, check_supported, has_class_token
 from tofu_export.planning.plan import Plan, without_class_token
 
-__all__ = ["applied_plan", "apply", "remove"]
+__all__ = ["applied_plan", "apply", "check_plan", "remove"]
 
 
 def apply(model: nn.Module, plan: Plan, *, name: str = "the model") -> nn.Module:
@@ -46,30 +46,42 @@ def apply(model: nn.Module, plan: Plan, *, name: str = "the model") -> nn.Module
             undo.callback(_install, model, previous)
         undo.callback(remove, model)
         remove(model)
-        check_supported(model, name)
+        check_plan(model, plan, name)
         architecture: Any = model
-        if len(architecture.blocks) != len(plan.layers) or block_prefix(model) != plan.prefix_tokens:
-            raise ValueError(
-                f"the plan is for {len(plan.layers)} blocks and {plan.prefix_tokens} prefix tokens, {name} has "
-                f"{len(architecture.blocks)} and {block_prefix(model)}"
-            )
-        if plan.reduction.keys is KeySource.PRE_ROPE and getattr(model, "rope", None) is None:
-            raise OptionError(f"{name} has no rotary embedding: leave out keys={plan.reduction.keys.value!r} (--keys)")
-        if plan.reduction.select.needs_class_token and not has_class_token(model):
-            raise UnsupportedModelError(without_class_token(name, plan.reduction.select))
-        if plan.reduction.select.halts and (pool := getattr(model, "global_pool", "token")) != "token":
-            raise UnsupportedModelError(
-                f"{name} pools by {pool!r}, but of tokens that halt only the class token has an output: choose another "
-                "selection, or build the model with global_pool='token'"
-            )
-        known = predictors_of(model)
-        if plan.predictor is not None and (known is None or known.kind is not plan.predictor):
-            raise ValueError(f"the plan is for predictors of {plan.predictor.value}, which {name} does not have")
         for index, block in enumerate(architecture.blocks):
             _check_block(block, name, index, architecture.embed_dim)
         _install(model, plan)
         undo.pop_all()
     return model
+
+
+def check_plan(model: nn.Module, plan: Plan, name: str) -> None:
+    """Check that an unpatched model has what a plan needs; `apply` also checks its blocks, by running them.
+
+    Raises:
+        UnsupportedModelError: the model is not known, or it lacks a class token that the plan needs.
+        OptionError: the plan asks for keys before a rotary embedding that the model does not have.
+        ValueError: the plan is for another depth or prefix, or for predictors that the model does not have.
+    """
+    check_supported(model, name)
+    architecture: Any = model
+    if len(architecture.blocks) != len(plan.layers) or block_prefix(model) != plan.prefix_tokens:
+        raise ValueError(
+            f"the plan is for {len(plan.layers)} blocks and {plan.prefix_tokens} prefix tokens, {name} has "
+            f"{len(architecture.blocks)} and {block_prefix(model)}"
+        )
+    if plan.reduction.keys is KeySource.PRE_ROPE and getattr(model, "rope", None) is None:
+        raise OptionError(f"{name} has no rotary embedding: leave out keys={plan.reduction.keys.value!r} (--keys)")
+    if plan.reduction.select.needs_class_token and not has_class_token(model):
+        raise UnsupportedModelError(without_class_token(name, plan.reduction.select))
+    if plan.reduction.select.halts and (pool := getattr(model, "global_pool", "token")) != "token":
+        raise UnsupportedModelError(
+            f"{name} pools by {pool!r}, but of tokens that halt only the class token has an output: choose another "
+            "selection, or build the model with global_pool='token'"
+        )
+    known = predictors_of(model)
+    if plan.predictor is not None and (known is None or known.kind is not plan.predictor):
+        raise ValueError(f"the plan is for predictors of {plan.predictor.value}, which {name} does not have")
 
 
 def _install(model: nn.Module, plan: Plan) -> None:

@@ -17,6 +17,7 @@ from tofu_export.system.ort import OrtSession, TensorSpec, open_session
 from tofu_export.verification.gather import Gathered
 from tofu_export.verification.replay import Judge
 from tofu_export.verification.result import VerificationResult
+from tofu_export.verification.two_files import counterparts
 
 __all__ = ["verify_any_pair"]
 
@@ -93,14 +94,13 @@ def _twins(mine: OrtSession, right: OrtSession, what: str) -> dict[str, str]:
         VerificationError: the two files have different numbers of them.
     """
     names, others = (list(getattr(session, what)) for session in (mine, right))
-    if set(names) == set(others):
-        return {name: name for name in names}
-    if len(names) != len(others):
+    found = counterparts(names, others)
+    if found is None:
         raise VerificationError(
             f"{mine.label} has the {what} {', '.join(names)} and {right.label} has {', '.join(others)}: each needs one "
             "to be compared with"
         )
-    return dict(zip(names, others, strict=True))
+    return found
 
 
 def _guess(spec: TensorSpec) -> tuple[int, ...]:

@@ -87,7 +87,7 @@ class FileFacts:
         if len(self.inputs) != 1:
             raise OptionError(
                 f"{self.path.name} has inputs {', '.join(self.inputs) or 'of no name'}, expected one: "
-                "images [batch, channels, height, width]"
+                "images [batch, channels, height, width]; a file of such inputs is compared with another by --reference"
             )
         ((name, spec),) = self.inputs.items()
         if len(spec.shape) != 4:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from tofu_export.artifact.preprocessing import Preprocessing
+from tofu_export.artifact.widened import HALVES, widened
+from tofu_export.compare.outputs import Tolerance
 from tofu_export.errors import OptionError
 from tofu_export.images.inputs import InputSet
 from tofu_export.options import BatchRange, OutputKind, Precision
+from tofu_export.system.ort import NO_BFLOAT16
 from tofu_export.verification.any_pair import verify_any_pair
 from tofu_export.verification.eager import Checks, batches_to_verify, verify
 from tofu_export.verification.facts import FileFacts
@@ -21,6 +25,7 @@ from tofu_export.verification.rebuild import rebuild
 from tofu_export.verification.request import VerifyRequest
 from tofu_export.verification.result import VerificationResult
 from tofu_export.verification.subject import OnnxFile, Subject
+from tofu_export.verification.two_files import check_inputs, other_plan
 
 __all__ = ["verify_file"]
 
@@ -45,6 +50,7 @@ def verify_file(
     subject = subject or OnnxFile(request.path)
     if request.reference is not None:
         return _against_file(request, facts, precision, request.reference, on_step, subject)
+    _check_no_shapes(request)
     sizes, notes = _sizes(request, facts, facts.fixed_batch)
     on_step(f"rebuilding the model of {request.path.name}")
     rebuilt = rebuild(
@@ -81,42 +87,87 @@ def _against_file(
     on_step: Callable[[str], None],
     subject: Subject,
 ) -> VerificationResult:
+    """Compare a file with another file; BF16 files, which onnxruntime cannot run, as copies that compute in FP32."""
     other = FileFacts.read(reference)
+    precisions = precision, other.precision or precision
+    check_inputs(facts, other)
+    tolerance = request.tolerance.of(*precisions)
+    with tempfile.TemporaryDirectory(prefix="tofu-export-verify-") as name:
+        wide = precisions[0] is Precision.BF16 and isinstance(subject, OnnxFile), precisions[1] is Precision.BF16
+        if wide[0]:
+            facts = _in_fp32(facts, Path(name) / "file")
+            subject = OnnxFile(facts.path)
+        if wide[1]:
+            other = _in_fp32(other, Path(name) / "reference")
+        result = _compare_files(request, facts, other, tolerance, on_step, subject)
+        said = other_plan(facts, other)
+    result = replace(result, notes=(*said, *result.notes), contradictions=said)
+    return result.noted(f"computed in FP32: {NO_BFLOAT16}") if any(wide) else result
+
+
+def _in_fp32(facts: FileFacts, folder: Path) -> FileFacts:
+    folder.mkdir()
+    return FileFacts.read(widened(facts.path, folder, HALVES))
+
+
+def _compare_files(
+    request: VerifyRequest,
+    facts: FileFacts,
+    other: FileFacts,
+    tolerance: Tolerance,
+    on_step: Callable[[str], None],
+    subject: Subject,
+) -> VerificationResult:
+    def on_batch(size: int) -> None:
+        on_step(f"comparing {subject.name} with {other.path.name}, batch {size}")
+
     if isinstance(subject, OnnxFile) and not _takes_images(facts, other):
         if request.images is not None:
-            raise OptionError(f"{request.path.name} takes other inputs than images of one size: leave out --images")
-        tolerance = request.tolerance.of(precision, _precision(other, None))
+            raise OptionError(f"{facts.path.name} takes other inputs than images of one size: leave out --images")
         result = verify_any_pair(
-            request.path,
-            reference,
+            facts.path,
+            other.path,
             tolerance=tolerance,
             batches=request.batches,
             shapes=request.shapes,
             seed=request.seed,
-            on_batch=lambda size: on_step(f"comparing {subject.name} with {reference.name}, batch {size}"),
+            on_batch=on_batch,
         )
         return replace(result, outputs=replace(result.outputs, top1_agreement=None))
+    _check_no_shapes(request)
     sizes, notes = _sizes(request, facts, facts.fixed_batch or other.fixed_batch)
-    tolerance = request.tolerance.of(precision, _precision(other, None))
     preprocessing = facts.card.preprocessing or other.card.preprocessing
     if request.images is not None and preprocessing is None:
         raise OptionError(
-            f"neither {request.path.name} nor {reference.name} says how images are prepared for it: leave out --images"
+            f"neither {facts.path.name} nor {other.path.name} says how images are prepared for it: leave out --images"
         )
     model = facts.card.find("model", str) or other.card.find("model", str)
     inputs = _inputs(request, _filled(facts.image_shape, other.image_shape), model, preprocessing, max(sizes))
     result = verify_pair(
         subject,
-        reference,
+        other.path,
         inputs.pixels,
         tolerance=tolerance,
         batches=sizes,
         source=inputs.source,
         layers=request.layers,
-        on_batch=lambda size: on_step(f"comparing {subject.name} with {reference.name}, batch {size}"),
+        on_batch=on_batch,
     )
     result = replace(result, notes=(*notes, *result.notes))
     return result if _are_logits(facts) else replace(result, outputs=replace(result.outputs, top1_agreement=None))
+
+
+def _check_no_shapes(request: VerifyRequest) -> None:
+    """Refuse sizes that nothing would read.
+
+    Raises:
+        OptionError: sizes are given.
+    """
+    if request.shapes:
+        raise OptionError(
+            f"{request.path.name} is compared on images of the size that it states: leave out --shape, which is for "
+            "two files that leave the sizes of their inputs open"
+        )
 
 
 def _takes_images(facts: FileFacts, other: FileFacts) -> bool:

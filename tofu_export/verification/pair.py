@@ -17,6 +17,7 @@ from tofu_export.verification.gather import Gathered
 from tofu_export.verification.replay import Judge
 from tofu_export.verification.result import VerificationResult
 from tofu_export.verification.subject import OnnxFile, Runnable, Subject
+from tofu_export.verification.two_files import counterparts
 from tofu_export.verification.watch import batched, feed
 
 __all__ = ["verify_pair"]
@@ -134,14 +135,13 @@ def _matched(file: _Ran, reference: _Ran) -> dict[str, str]:
     Raises:
         VerificationError: the two files have different numbers of outputs.
     """
-    if set(file.outputs) == set(reference.outputs):
-        return {name: name for name in file.outputs}
-    if len(file.outputs) != len(reference.outputs):
+    found = counterparts(file.outputs, reference.outputs)
+    if found is None:
         raise VerificationError(
             f"{file.name} gives {', '.join(file.outputs)} and {reference.name} gives {', '.join(reference.outputs)}: "
             "every output needs one to be compared with"
         )
-    return dict(zip(file.outputs, reference.outputs, strict=True))
+    return found
 
 
 def _comparable(tested: Inside, right: Inside) -> tuple[Inside, Inside, tuple[str, ...]]:

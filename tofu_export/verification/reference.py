@@ -19,7 +19,7 @@ from tofu_export.patch.outputs import joined_later
 from tofu_export.verification.block_ends import collect_blocks
 from tofu_export.verification.in_fp32 import BF16_IN_FP32
 from tofu_export.verification.noise import rounded_activations
-from tofu_export.verification.replay import DecisionNames, Replay, planned_decisions
+from tofu_export.verification.replay import DecisionNames, Replay, decided_kinds, planned_decisions
 
 __all__ = ["Reference", "VitReference"]
 
@@ -99,13 +99,12 @@ class VitReference:
 
     def decisions(self, produced: Set[str], file: str) -> tuple[DecisionNames, tuple[str, ...]]:
         """Return the decisions that the plan makes."""
-        plan = self._plan
-        names = planned_decisions(plan, produced, file, mapped=self._output is OutputKind.TOKENS)
-        notes: tuple[str, ...] = ()
-        if plan is not None and plan.layers[-1].removed and plan.layers[-1].layer not in names:
-            last = plan.layers[-1].layer
-            notes = (f"the output does not depend on the reduction in block {last}: the file has none",)
-        return names, notes
+        plan, mapped = self._plan, self._output is OutputKind.TOKENS
+        names = planned_decisions(plan, produced, file, mapped=mapped)
+        if plan is None or plan.layers[-1].layer in names or not decided_kinds(plan, plan.layers[-1], mapped=mapped):
+            return names, ()
+        last = plan.layers[-1].layer
+        return names, (f"the output does not depend on the reduction in block {last}: the file has none",)
 
     def run(self, feeds: Mapping[str, Array], replay: Replay) -> tuple[Array, ...]:
         """Return the outputs for the images."""

@@ -20,7 +20,7 @@ from tofu_export.graph_patterns.halting import working_name
 from tofu_export.patch import matching
 from tofu_export.patch.halting import Spending
 from tofu_export.patch.matching import Matching
-from tofu_export.planning.plan import Plan
+from tofu_export.planning.plan import LayerPlan, Plan
 
 __all__ = ["DecisionNames", "Judge", "Replay", "planned_decisions"]
 
@@ -149,11 +149,30 @@ class Replay(Judge):
         return of_patches(states[-1].groups if states else start, plan.prefix_tokens, joined)
 
 
+def decided_kinds(plan: Plan, layer: LayerPlan, *, mapped: bool, by_source: bool = False) -> tuple[str, ...]:
+    """Return the kinds of decisions of a layer; none if all its sources leave and nothing asks where they go.
+
+    Args:
+        plan: the plan.
+        layer: its entry for the layer.
+        mapped: the row map is followed for an output.
+        by_source: targets are stated for each source, not for each one that leaves.
+    """
+    if not layer.removed:
+        return ()
+    roles = plan.roles(layer)
+    kinds: tuple[str, ...] = ("kept",) if roles.staying else ()
+    if mapped or plan.restores_grid or plan.needs_targets(layer):
+        kinds += ("assigned",) if by_source else ("matched", "target")
+        kinds += ("partners",) if roles.pooled else ()
+    return kinds
+
+
 def planned_decisions(plan: Plan | None, produced: Set[str], file: str, *, mapped: bool) -> DecisionNames:
     """Return the names of the decisions among the values `produced` in a file, by layer and kind.
 
     There is no `kept` if no source stays. Pruned tokens have a target, too, if it takes over their size, or if the row
-    map is followed, for an output (`mapped`) or to restore the grid.
+    map is followed, for an output (`mapped`) or to restore the grid. A layer with neither decides nothing.
 
     The decisions of the last layer may be missing altogether: if the head reads class tokens, lowering drops a
     reduction that the output does not depend on. If the output does depend on it, the outputs differ.
@@ -163,15 +182,9 @@ def planned_decisions(plan: Plan | None, produced: Set[str], file: str, *, mappe
     """
     names: dict[int, dict[str, str]] = {}
     if plan is not None:
-        mapped = mapped or plan.restores_grid
         for layer in plan.layers:
-            if layer.removed:
-                roles = plan.roles(layer)
-                kinds = ["kept"] if roles.staying else []
-                if mapped or plan.needs_targets(layer):
-                    by_source = decision_name(layer.layer, "assigned") in produced
-                    kinds += ["assigned"] if by_source else ["matched", "target"]
-                    kinds += ["partners"] if roles.pooled else []
+            by_source = decision_name(layer.layer, "assigned") in produced
+            if kinds := decided_kinds(plan, layer, mapped=mapped, by_source=by_source):
                 names[layer.layer] = {kind: decision_name(layer.layer, kind) for kind in kinds}
         if plan.reduction.select.halts:
             for layer in plan.layers[:-1]:

@@ -270,8 +270,9 @@ class VerificationResult:
                 f"the copy that gives out its decisions (at most {MOST_UNDECIDED:.0%} may be)"
             )
         if self.mismapped:
-            integers = f"{self.mismapped} of {self.mapped} integers (token map, counts)"
-            parts.append(f"{integers} are not what the decisions make")
+            known = self.decisions.compared
+            what = "(token map, counts) are not what the decisions make" if known else f"are not {self.reference}'s"
+            parts.append(f"{self.mismapped} of {self.mapped} integers {what}")
         if self.first_bad_layer is not None:
             parts.append(f"the first block that differs is {self.first_bad_layer}")
         if self.wrong_constant is not None:

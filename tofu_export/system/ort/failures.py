@@ -34,4 +34,14 @@ def load_hint(reason: str) -> str:
         return "Weights over 2 GB lie in a second file: keep it beside the .onnx file under the name it had"
     if "protobuf" in lowered:
         return "It is not an ONNX file, or it is cut short: copy or export it again"
+    if "output_dtype" in lowered and "y_zero_point" in lowered:  # found in 1.31
+        return (
+            "onnxruntime's own optimiser breaks int8 files of a fixed batch from opset 21 on: export it with "
+            "--opset 20, or for a range of batch sizes"
+        )
+    if "bfloat16" in lowered:
+        return (
+            "onnxruntime's CPU provider has no bfloat16 kernels: take the fp32 or fp16 file of the model here; verify "
+            "computes a bf16 file in FP32, and TensorRT builds engines from it"
+        )
     return "`check-model FILE`, which comes with onnx, may tell more; or export it again"
