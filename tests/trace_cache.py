@@ -33,7 +33,7 @@ _ASKED = {"dynamo", "opset_version", "input_names", "output_names", "dynamic_sha
 _KEPT_S = 24 * 3600
 """How long graphs of other sources are kept, in seconds."""
 _PACKAGES = ("torch", "timm", "onnx", "onnx-ir", "onnxscript", "diffusers")
-_SOURCES = ("patch", "diffusion", "planning", "trace/export.py")
+_SOURCES = ("patch", "diffusion", "planning", "trace/export.py", "trace/fixed_sizes.py")
 
 
 class _Fingerprint(pickle.Pickler):
