@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,15 @@ _EXPORT = torch.onnx.export
 
 settings.register_profile("tofu", deadline=None)  # how long an example takes says how busy the machine is
 settings.load_profile("tofu")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now out of garbage collection, which was half of the time of the tests.
+
+    A verification collects garbage four times, and PyTorch with timm has half a million objects.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
