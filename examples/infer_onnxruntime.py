@@ -1,6 +1,6 @@
 """Classify an image with an exported file; needs onnxruntime, numpy and Pillow, nothing of this project.
 
-python infer_onnxruntime.py out/model.fp32.onnx cat.jpg
+python infer_onnxruntime.py out/model.fp32.onnx cat.jpg [--no-vnni]
 """
 
 import json
@@ -11,7 +11,8 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 options = onnxruntime.SessionOptions()
-options.add_session_config_entry("session.x64quantprecision", "1")  # int8 files on x86-64 without VNNI
+if "--no-vnni" in sys.argv:  # an int8 file on x86-64 without VNNI, where its products overflow; elsewhere it is slow
+    options.add_session_config_entry("session.x64quantprecision", "1")
 session = onnxruntime.InferenceSession(sys.argv[1], options)
 wanted = json.loads(session.get_modelmeta().custom_metadata_map["tofu_export.preprocessing"])
 channels, height, width = wanted["input_size"]

@@ -440,3 +440,29 @@ def test_a_path_that_is_not_utf_8_is_refused_in_words(tmp_path: Path) -> None:
     (folder / "model.onnx").write_bytes(b"")
     with pytest.raises(ExportError, match="not UTF-8"):
         ort.open_session(folder / "model.onnx")
+
+
+def test_int8_products_are_exact_in_every_session() -> None:
+    """With the option where onnxruntime's default overflows, and without it where it does not: it is slow there."""
+    weight = helper.make_tensor("w", TensorProto.INT8, [64, 16], [127] * 1024)
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "w"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [3, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [3, 16])], [weight],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    session = ort.open_session(model.SerializeToString())
+    assert (session.run({"x": np.full((3, 64), 255, np.uint8)})["y"] == 64 * 255 * 127).all()
+
+
+@pytest.mark.parametrize("overflow", [True, False])
+def test_the_option_for_exact_products_is_set_where_they_overflow(
+    overflow: bool, affine_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tofu_export.system.ort.opening.products_overflow", lambda: overflow)
+    options = ort.open_session(affine_file).native.get_session_options()
+    if overflow:
+        assert options.get_session_config_entry(ort.EXACT_INT8) == "1"
+    else:
+        with pytest.raises(RuntimeError):
+            options.get_session_config_entry(ort.EXACT_INT8)

@@ -34,7 +34,7 @@ from tofu_export.options import Precision
 from tofu_export.report.artifacts import OnnxFile
 from tofu_export.report.document import FULL, Report
 from tofu_export.system.files import Staging, staging
-from tofu_export.system.memory import give_back
+from tofu_export.system.memory import give_back, trim
 from tofu_export.system.ort import HALF_THROUGH_CASTS
 from tofu_export.system.typed_json import JsonObject
 from tofu_export.trace.export import release, save
@@ -206,7 +206,7 @@ class _Export(Generic[ReportT]):
             result = compare(layers=False)
             if not result.passed and self._bundle is not None:
                 result = compare(layers=True)  # for the bundle: where it begins
-        give_back()
+        trim()
         self.report.verification += (result.entry(),)
         self._progress.done(str(result))
         if result.passed:

@@ -44,7 +44,7 @@ from tofu_export.graph_patterns.quantized.products import (
 )
 from tofu_export.options import Precision, Quantization
 from tofu_export.report.artifacts import CalibrationEntry
-from tofu_export.system.memory import give_back
+from tofu_export.system.memory import trim
 from tofu_export.system.ort import open_copy
 
 __all__ = ["RANGES", "Calibration", "open_graph", "quantize"]
@@ -234,7 +234,7 @@ def _largest(
                 f"{source.name}: {wild[0]} is not finite on the images, so {precision.value} cannot be calibrated"
             )
     del session
-    give_back()
+    trim()
     return found
 
 

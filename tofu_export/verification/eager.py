@@ -21,7 +21,7 @@ from tofu_export.artifact.onnx_file import load_without_weights
 from tofu_export.compare.outputs import Tolerance, is_real
 from tofu_export.errors import VerificationError
 from tofu_export.options import BatchRange, OutputKind, Precision
-from tofu_export.system.memory import give_back
+from tofu_export.system.memory import trim
 from tofu_export.system.ort import NO_BFLOAT16
 from tofu_export.verification.block_ends import Candidates, block_ends
 from tofu_export.verification.follow import Follower, Inside
@@ -204,14 +204,14 @@ def _compare(
     tolerance = checks.tolerance
     assert tolerance is not None  # compare_with
     feeds, given = _run(subject, reference.names, batches, by_position=checks.by_position)
-    give_back()
+    trim()
     graph = load_without_weights(subject.graph_path).graph
     produced = {name for node in graph.node for name in node.output}
     names, more = reference.decisions(produced, subject.name)
     notes += more
     wanted = [name for kinds in names.values() for name in kinds.values()]
     watched = subject.watch(feeds, wanted) if wanted else [{} for _ in feeds]
-    give_back()
+    trim()
 
     gathered = Gathered(subject.name, tolerance)
     for values, batch_feeds, got, seen in zip(batches, feeds, given, watched, strict=True):

@@ -9,19 +9,16 @@ from typing import TYPE_CHECKING, Any
 from tofu_export.errors import BackendMissingError, ExportError, OptionError
 from tofu_export.system.files import is_text, require_file
 from tofu_export.system.ort.failures import is_native, load_hint, reason_of
+from tofu_export.system.ort.int8 import EXACT_INT8, products_overflow
 from tofu_export.system.ort.package import CPU_PROVIDER, LOG_ERROR, LOG_FATAL, onnxruntime, provider_hint
 from tofu_export.system.ort.session import OrtSession, session_of
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["EXACT_INT8", "OPTIMIZED_NAME", "check_path", "open_copy", "open_session", "rejection"]
+__all__ = ["OPTIMIZED_NAME", "check_path", "open_copy", "open_session", "rejection"]
 
 _logger = logging.getLogger(__name__)
-
-EXACT_INT8 = "session.x64quantprecision"
-"""Session option that keeps int8 products exact on x86-64 without VNNI, where onnxruntime's default adds pairs of them
-in 16 bits, which overflow. Elsewhere it has no effect. Source: `onnxruntime_session_options_config_keys.h`."""
 
 OPTIMIZED_NAME = "optimized.onnx"
 """Name of the graph that a profiled session runs, in the folder of its profile."""
@@ -137,7 +134,8 @@ def _options(ort: Any, provider: str, threads: int | None, share_cores: bool) ->
         options.intra_op_num_threads = threads
     if share_cores:
         options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry(EXACT_INT8, "1")
+    if products_overflow():
+        options.add_session_config_entry(EXACT_INT8, "1")
     return options
 
 
