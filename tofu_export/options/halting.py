@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from tofu_export.errors import OptionError
 from tofu_export.options.declaration import Section, opt
 
-__all__ = ["Halting"]
-
+__all__ = ["Halting", "HaltingOptions"]
 
 _SAID = "what the weights say, or"
 

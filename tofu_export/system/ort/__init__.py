@@ -4,7 +4,7 @@ onnxruntime answers a provider that cannot start with a session on the CPU and n
 failure in its own exceptions. Here both become a `TofuError` of one line, and a good run prints nothing.
 """
 
-from tofu_export.system.ort.int8 import EXACT_INT8, products_overflow
+from tofu_export.system.ort.int8 import EXACT_INT8
 from tofu_export.system.ort.opening import OPTIMIZED_NAME, check_path, open_copy, open_session, rejection
 from tofu_export.system.ort.package import CPU_PROVIDER, version
 from tofu_export.system.ort.providers import providers_usable
@@ -21,7 +21,6 @@ __all__ = [
     "check_path",
     "open_copy",
     "open_session",
-    "products_overflow",
     "providers_usable",
     "rejection",
     "version",
