@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tofu_export import demo
 from tofu_export.compare.agreement import Agreement, ModelOutputs, measure_agreement
 from tofu_export.errors import OptionError
 from tofu_export.evaluate.accuracy import RealLabels, Score, top_classes
@@ -29,6 +28,7 @@ from tofu_export.report.document import Skipped
 from tofu_export.report.evaluation import AccuracyDifference, EvaluationDocument, ScoreEntry, TimmScore, UsedLabels
 from tofu_export.system import environment
 from tofu_export.system.typed_json import JsonObject, to_object
+from tofu_export.verification.pixels import brings_images
 from tofu_export.zoo.create import LoadedModel
 from tofu_export.zoo.names import DEMO_MODEL
 from tofu_export.zoo.weights import WeightsSource
@@ -220,7 +220,7 @@ def _source(request: EvalRequest, subject: Subject) -> tuple[ImageSource, str | 
             skip_unreadable=request.skip_unreadable,
         )
         kind = "folders" if request.ground_truth is None else "ground truth"
-    elif subject.origin.name == DEMO_MODEL and subject.preprocessing.input_size == demo.PREPROCESSING.input_size:
+    elif brings_images(subject.origin.name, subject.preprocessing):
         source, kind = demo_source(), "demo"
         if not request.labelled or subject.num_classes is None:
             source = replace(source, labels=None)

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from torch import nn
 
-from tofu_export import demo, patch
+from tofu_export import patch
 from tofu_export.evaluate.classes import read_class_map
 from tofu_export.evaluate.image_cache import cached
 from tofu_export.evaluate.images import ImageSource, demo_source, folder_source, generated_source
@@ -32,8 +32,8 @@ from tofu_export.sweep.settings import Settings
 from tofu_export.trace.export import INPUT_NAME, InputShape, release, save, trace
 from tofu_export.trace.quantize import quantize
 from tofu_export.verification.eager import verify
+from tofu_export.verification.pixels import brings_images
 from tofu_export.zoo.create import LoadedModel, create_model
-from tofu_export.zoo.names import DEMO_MODEL
 from tofu_export.zoo.specs import spec_as_loaded, spec_of
 
 __all__ = ["evaluate", "feeds_for", "write_file"]
@@ -198,7 +198,7 @@ def _images(model: str, settings: Settings) -> ImageSource:
             class_map=None if settings.class_map is None else read_class_map(settings.class_map),
             order=settings.class_order,
         )
-    elif loaded.resolved == DEMO_MODEL and prepared.input_size == demo.PREPROCESSING.input_size:
+    elif brings_images(loaded.resolved, prepared):
         source = demo_source()
     else:
         return generated_source(settings.limit or GENERATED_IMAGES, prepared, seed=settings.seed)

@@ -9,7 +9,7 @@ from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.images.inputs import InputSet, demo_set, from_folder, natural_statistics
 from tofu_export.zoo.names import DEMO_MODEL
 
-__all__ = ["VERIFICATION_IMAGES", "pixels_for"]
+__all__ = ["VERIFICATION_IMAGES", "brings_images", "pixels_for"]
 
 VERIFICATION_IMAGES = 32
 """Number of images to prepare, unless batches need more; they are used in turn."""
@@ -37,6 +37,11 @@ def pixels_for(
     """
     if images is not None:
         return from_folder(images, preprocessing, count)
-    if model == DEMO_MODEL and preprocessing.input_size == demo.PREPROCESSING.input_size:
+    if brings_images(model, preprocessing):
         return demo_set(count)
     return natural_statistics(count, preprocessing, seed=seed)
+
+
+def brings_images(model: str | None, preprocessing: Preprocessing) -> bool:
+    """True for the demo model at the size of its own images."""
+    return model == DEMO_MODEL and preprocessing.input_size == demo.PREPROCESSING.input_size
