@@ -71,10 +71,12 @@ def plan(
     Source: arXiv 2312.01026, section 3.3.
     """
     from tofu_export.planning.plan import make_plan
-    from tofu_export.zoo.specs import spec_of
+    from tofu_export.zoo.specs import plan_model
 
-    spec = spec_of(model, image_size, num_classes) if isinstance(model, str) else _spec_of(model, image_size)
-    return make_plan(spec, reduction or Reduction())
+    reduction = reduction or Reduction()
+    if isinstance(model, str):
+        return plan_model(model, reduction, image_size, num_classes)[1]
+    return make_plan(_spec_of(model, image_size), reduction)
 
 
 def apply(model: nn.Module, reduction: Reduction | Plan | None = None) -> nn.Module:

@@ -56,6 +56,23 @@ def test_a_keep_rate(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["plan"]["r"][:3] == [19, 17, 16]
 
 
+@pytest.mark.parametrize(
+    ("option", "exit_code", "reason"),
+    [
+        (("--keys", "pre-rope"), 2, "has no rotary embedding"),
+        (("--select", "class-attention"), 3, "has no class token"),
+        (("--select", "halting"), 3, "has no class token"),
+    ],
+)
+def test_what_the_model_lacks_is_said(
+    option: tuple[str, str], exit_code: int, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("plan", "vit_base_patch16_siglip_224", *option) == exit_code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert reason in err
+
+
 def test_masked_halting_says_that_it_saves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("plan", "deit_tiny_patch16_224", "--select", "halting") == 0
     assert "select halting, masked: halted tokens stay, which saves nothing" in capsys.readouterr().out

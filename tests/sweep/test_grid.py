@@ -52,6 +52,15 @@ def test_sizes_make_cells_of_their_own() -> None:
     assert len({cell.trace for cell in cells}) == 4  # only tome has sizes where they stay out of the attention
 
 
+def test_what_a_model_lacks_is_known_before_the_work() -> None:
+    grid = Grid(("vit_tiny",), r=(4,), selections=(Selection.CLASS_ATTENTION,))
+    assert expand(grid)[1] == ()
+    grid = Grid(("vit_base_patch16_siglip_224",), r=(4,), selections=(Selection.CLASS_ATTENTION, Selection.ENERGY))
+    cells, (failure,) = expand(grid)
+    assert [cell.select for cell in cells if not cell.full] == [Selection.ENERGY]
+    assert "no class token" in failure.reason
+
+
 def test_gmacs_are_those_of_the_plan() -> None:
     cells, _ = expand(Grid(("vit_base",), r=(8, 16)))
     assert [(cell.gmacs, cell.gmacs_full) for cell in cells] == [

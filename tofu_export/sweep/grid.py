@@ -16,7 +16,7 @@ from tofu_export.planning.plan import Plan, make_plan
 from tofu_export.report.document import FULL
 from tofu_export.report.sweep import PATTERN, SweepFailure, compact, label_of
 from tofu_export.system.typed_json import JsonObject
-from tofu_export.zoo.specs import plan_model
+from tofu_export.zoo.specs import check_structure, plan_model
 
 __all__ = [
     "Cell",
@@ -229,6 +229,7 @@ def expand(grid: Grid) -> tuple[tuple[Cell, ...], tuple[SweepFailure, ...]]:
                 for select, prop_attn in product(grid.selections, grid.prop_attn):
                     try:
                         plan = make_plan(spec, replace(reduction, prop_attn=prop_attn, select=select))
+                        check_structure(model, plan, grid.image_size)
                     except TofuError as error:
                         failures.append(SweepFailure.of(model, f"r={r} {label}", error))
                         continue

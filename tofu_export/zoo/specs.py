@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tofu_export.options import Reduction
+from tofu_export.options import KeySource, Reduction
 from tofu_export.planning.plan import ModelSpec, Plan, make_plan
 from tofu_export.zoo import catalog
 from tofu_export.zoo.names import ALIASES
@@ -13,7 +13,7 @@ from tofu_export.zoo.names import ALIASES
 if TYPE_CHECKING:
     from tofu_export.zoo.create import LoadedModel
 
-__all__ = ["plan_model", "spec_as_loaded", "spec_of"]
+__all__ = ["check_structure", "plan_model", "spec_as_loaded", "spec_of"]
 
 
 def spec_of(name: str, image_size: tuple[int, int] | None = None, num_classes: int | None = None) -> ModelSpec:
@@ -46,11 +46,31 @@ def spec_as_loaded(spec: ModelSpec, loaded: LoadedModel) -> ModelSpec:
 def plan_model(
     name: str, reduction: Reduction, image_size: tuple[int, int] | None = None, num_classes: int | None = None
 ) -> tuple[ModelSpec, Plan]:
-    """Plan the reduction of a model; at once if the catalogue has it, else after importing torch.
+    """Plan the reduction of a model.
+
+    At once if the catalogue has the model and no option depends on more than that; else torch is imported.
 
     Raises:
         TofuError: the model is unknown or unsupported, or the options do not fit it.
     """
     known = catalog.find(ALIASES.get(name, name)) if image_size is None and num_classes is None else None
     spec = known if known is not None else spec_of(name, image_size, num_classes)
-    return spec, make_plan(spec, reduction)
+    plan = make_plan(spec, reduction)
+    check_structure(name, plan, image_size, num_classes)
+    return spec, plan
+
+
+def check_structure(
+    name: str, plan: Plan, image_size: tuple[int, int] | None = None, num_classes: int | None = None
+) -> None:
+    """Check that a model has what a plan needs and a spec does not tell: rotary embedding, class token, pooling.
+
+    Raises:
+        TofuError: it does not have it.
+    """
+    reduction = plan.reduction
+    if reduction.keys is KeySource.PRE_ROPE or reduction.select.needs_class_token or reduction.select.halts:
+        from tofu_export.patch import check_plan  # imports torch
+        from tofu_export.zoo.create import create_meta
+
+        check_plan(create_meta(name, image_size, num_classes), plan, name)
