@@ -95,18 +95,19 @@ catalog: venv
 
 venv: $(INSTALLED) $(ENGINES)
 
-# A stamp is written last, so that a failed or interrupted installation is taken up again.
+# A stamp is written last, so that a failed or interrupted installation is taken up again. Python compiles what is imported
+# when it is, a small part of what is installed.
 $(INSTALLED): pyproject.toml constraints.txt
 	@if [ -z '$(PYTHON)' ]; then echo 'No Python 3.10 to 3.14 with venv found: install one, or give make PYTHON=...'; exit 1; fi
 	@rm -f $@
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || '$(PYTHON)' -m venv --clear $(VENV)
-	$(PIP) install -c constraints.txt -e '.[dev]'
+	$(PIP) install --no-compile -c constraints.txt -e '.[dev]'
 	@touch $@
 
 # On its own, because it has no wheels for some platforms (macOS): without it the demo makes no engines.
 $(ENGINES): $(INSTALLED)
 	@rm -f $@
-	@if $(PIP) install --quiet -c constraints.txt -e '.[rtx,dev]'; then touch $@; else \
+	@if $(PIP) install --quiet --no-compile -c constraints.txt -e '.[rtx,dev]'; then touch $@; else \
 		echo; echo 'TensorRT-RTX could not be installed here (see above): going on without engines.'; echo; fi
 
 clean:

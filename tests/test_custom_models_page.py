@@ -17,7 +17,7 @@ from tofu_export.zoo.weights import WeightsSource
 
 PAGE = (Path(__file__).parent.parent / "docs" / "custom-models.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    (tofu-export .*)$", PAGE, flags=re.MULTILINE)
-QUICK = ("--precision", "fp32", "--no-bench", "--no-engine", "--no-verify", "-q")
+QUICK = ("--batch", "1", "--precision", "fp32", "--no-bench", "--no-engine", "--no-verify", "-q")
 
 
 @pytest.fixture(scope="module")

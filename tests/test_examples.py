@@ -17,6 +17,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from tests.cli.running import run
+from tests.digits import few_digits
 from tofu_export import demo
 from tofu_export.engines.flavours import RTX, available
 from tofu_export.images.inputs import demo_set
@@ -35,7 +36,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("examples") / "out"
     engine = "--engine" if RTX in available() else "--no-engine"
     arguments = ["demo_vit", "--r", "16", "--mode", "mlerp", "--precision", "fp32", "--no-bench", "--no-verify"]
-    assert run(*arguments, engine, "-q", "-o", str(out)) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        few_digits(patch)
+        assert run(*arguments, engine, "-q", "-o", str(out)) == 0
     return out
 
 

@@ -21,6 +21,7 @@ import pytest
 
 from tests import exported
 from tests.cli.running import run
+from tests.digits import few_digits
 from tests.sampling import sampled
 from tofu_export import demo
 from tofu_export.engines.flavours import RTX, available
@@ -268,10 +269,15 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ],
 )
 def test_a_dry_run_lists_exactly_the_files_of_the_job(
-    model: str, options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str,
+    options: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if "--engine" in options and RTX not in available():
         pytest.skip("needs tensorrt-rtx")
+    few_digits(monkeypatch)
     arguments = (model, *options, "--no-bench", "--no-verify", "--batch", "1", "-o", str(tmp_path / "out"))
     assert run(*arguments, "--dry-run", "--json") == 0
     planned = json.loads(capsys.readouterr().out)["files"]

@@ -18,8 +18,8 @@ from onnx import helper, numpy_helper
 
 from tests import tiny
 from tests.cli.running import run
+from tests.digits import few_digits
 from tests.engines.rtx import needs_rtx, rtx
-from tofu_export import demo
 from tofu_export.artifact import onnx_file
 from tofu_export.artifact.card import ModelCard
 from tofu_export.benchmarking.benchmark import Rules, run_benchmark
@@ -360,8 +360,7 @@ def test_tensorrt_rtx_multiplies_all_products(precision: Precision, capability: 
 def test_the_demo_model_keeps_its_accuracy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images, labels = demo.load_images()
-    monkeypatch.setattr(demo, "load_images", lambda: (images[:400], labels[:400]))  # for time
+    few_digits(monkeypatch, 400)
     out = tmp_path / "out"
     arguments = ["demo_vit", "--precision", "int8", "--no-bench", "--no-engine", "-o", str(out), "--json", "-q"]
     assert run(*arguments) == 0
