@@ -1,11 +1,28 @@
-"""Return free memory to the system, before the next large model is loaded."""
+"""Garbage collection, and the return of free memory to the system before the next large model is loaded."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["give_back", "trim"]
+__all__ = ["give_back", "trim", "uncollected"]
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Pause Python's search for garbage, which visits the half a million objects of PyTorch and timm again and again.
+
+    For work that makes many small objects: tracing a ViT-B takes a quarter less time, and 60 MB more.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def give_back() -> None:

@@ -23,6 +23,7 @@ from tofu_export.options import MINIMUM_OPSET, BatchRange, OutputKind, Precision
 from tofu_export.patch import choose_output, output_names, outputs_of
 from tofu_export.patch.canonical import CanonicalOperators
 from tofu_export.patch.outputs import check_planned
+from tofu_export.system.memory import uncollected
 from tofu_export.trace.fixed_sizes import image_size_fixed
 
 __all__ = [
@@ -180,7 +181,7 @@ def trace_form(
     if opset < MINIMUM_OPSET:
         raise ExportError(f"opset {opset} is too old, expected {MINIMUM_OPSET} or newer")
     try:
-        with _quiet(), image_size_fixed(), torch.no_grad():
+        with _quiet(), image_size_fixed(), uncollected(), torch.no_grad():
             program = torch.onnx.export(
                 form,
                 examples,
