@@ -6,7 +6,7 @@ is a false alarm, for nothing touched it. Models that differ in depth alone are 
 
     python benchmarks/false_alarms.py --results false-alarms.jsonl
 
-Finished models are kept in `--results`: the same command goes on where it was stopped. It prints a Markdown table.
+Finished models are kept in `--results`: the same command goes on where it was stopped, the smallest first. It prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import nn
 
 import tofu_export
 from tofu_export.errors import TofuError, VerificationError
+from tofu_export.planning.plan import make_plan
 from tofu_export.zoo import catalog
 
 PASSED = "passed"
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     precisions = options.precision.split(",")
     options.results.touch()
     rows = {row.model: row for row in (Row(**json.loads(line)) for line in options.results.read_text().splitlines())}
-    names = [name for name in catalog.names() if options.only in name]
+    names = sorted((name for name in catalog.names() if options.only in name), key=_cost)
     with options.results.open("a") as file:
         for name in names:
             if name not in rows:
@@ -71,6 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(row.model, row.of or row.outcomes, file=sys.stderr, flush=True)
     _print_table([rows[name] for name in names], precisions)
     return 0
+
+
+def _cost(name: str) -> int:
+    """Return what a block costs, by which the models are tried, the smallest first."""
+    spec = catalog.find(name)
+    assert spec is not None
+    return make_plan(spec, tofu_export.Reduction(r=0)).macs_full // spec.depth
 
 
 def _tried(name: str, rows: Sequence[Row], precisions: Sequence[str], depth: int, batch: str) -> Row:
