@@ -6,7 +6,8 @@ is a false alarm, for nothing touched it. Models that differ in depth alone are 
 
     python benchmarks/false_alarms.py --results false-alarms.jsonl
 
-Finished models are kept in `--results`: the same command goes on where it was stopped, the smallest first. It prints a Markdown table.
+The smallest go first, and what is finished is kept in `--results`: the same command goes on where it was stopped. It
+prints a Markdown table.
 """
 
 from __future__ import annotations
