@@ -17,7 +17,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 pyth
 help:
 	@echo 'make demo   export, verify, time and build engines for the included model (installs first: 6 GB on disk)'
 	@echo 'make test   run the tests            make lint    style, types, import directions'
-	@echo 'make thorough  what test leaves out: whole jobs, all families, more cases, a Ray cluster (half an hour)'
+	@echo 'make thorough  what test leaves out: whole jobs, all families, more cases, a Ray cluster (15 minutes on 2 quiet cores)'
 	@echo 'make minimum  the tests with the oldest versions that pyproject.toml allows (its own 7 GB)'
 	@echo 'make coverage  every vision transformer of timm by name (half an hour)'
 	@echo 'make gpu    the tests that need a GPU     make gpu-torch  times in PyTorch on a GPU (docs/gpu.md)'
