@@ -21,6 +21,7 @@ from tests.linting.cases import (
     as_measured_ort,
     as_measured_rtx,
     of_domain,
+    scatter,
     unary,
 )
 from tofu_export.engines.building import _build_worker
@@ -209,3 +210,9 @@ def test_a_mean_that_the_exporter_overwrites_is_a_warning(tmp_path):
         with torch.no_grad():
             difference = np.abs(session.run(None, {"x": tokens.numpy()})[0] - module(tokens).numpy()).max()
         assert difference > 0.1 if reduce == "mean" else difference < 1e-5
+
+
+def test_a_reducing_scatter_nd_is_a_warning_for_several_threads(tmp_path):
+    (finding,) = findings(scatter("ScatterND", "add", onnx.TensorProto.FLOAT), tmp_path, Runtime.ONNXRUNTIME)
+    assert (finding.rule, finding.severity) == ("scatternd-race", Severity.WARNING)
+    assert findings(scatter("ScatterND", "none", onnx.TensorProto.FLOAT), tmp_path, Runtime.ONNXRUNTIME) == ()

@@ -10,6 +10,7 @@ import onnx
 
 from tofu_export.artifact.widened import BFLOAT16, retype
 from tofu_export.errors import BackendMissingError
+from tofu_export.graph_patterns.foreign.sparse import pop_sparse_initializers
 from tofu_export.linting.finding import Finding, Runtime, Severity
 from tofu_export.linting.graph import infer
 from tofu_export.system.files import is_text
@@ -101,10 +102,9 @@ def _without_external(model: onnx.ModelProto) -> onnx.ModelProto:
             value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             copy.graph.input.append(value)
         copy.graph.initializer.remove(tensor)
-    for sparse in copy.graph.sparse_initializer:  # of which shape inference takes the rank for 0
+    for sparse in pop_sparse_initializers(copy):  # of which shape inference takes the rank for 0
         kind = sparse.values.data_type
         copy.graph.input.append(onnx.helper.make_tensor_value_info(sparse.values.name, kind, list(sparse.dims)))
-    del copy.graph.sparse_initializer[:]
     return copy
 
 

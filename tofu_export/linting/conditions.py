@@ -24,6 +24,7 @@ __all__ = [
     "fp32_attention",
     "has_softmax_precision",
     "is_random",
+    "joins_in_several_threads",
     "k_too_large",
     "mask_does_not_broadcast",
     "more_indices_than_data",
@@ -95,6 +96,13 @@ def reduces(node: onnx.NodeProto, scope: Scope) -> str | None:
     """Report a scatter that adds, multiplies or compares instead of overwriting."""
     reduction = attribute_text(node, "reduction", "none")
     return None if reduction == "none" else f"reduction {reduction!r} is not supported"
+
+
+def joins_in_several_threads(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """Report a scatter with a reduction, in which onnxruntime's threads do not wait for each other."""
+    if attribute_text(node, "reduction", "none") == "none":
+        return None
+    return "may lose updates: several threads join them to one place at the same time"
 
 
 def reduces_in(dtype: int, *reductions: str) -> Condition:

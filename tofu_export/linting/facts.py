@@ -70,6 +70,11 @@ FACTS: tuple[Fact, ...] = (
         f"{_MATRIX}; {MEASURED_RTX}",
     ),
     Fact(
+        "scatternd-race", WARNING, (ORT,), _SEEN_ORT, ("ScatterND",), c.joins_in_several_threads,
+        "give the session intra_op_num_threads = 1, or let `tofu-export lower --target portable` rewrite it",
+        f"{MEASURED_ORT}; https://github.com/microsoft/onnxruntime/issues/18048",
+    ),
+    Fact(
         "mean-overwritten", WARNING, ALL, "all", ("ScatterElements",), c.overwrites_for_a_mean,
         "export it again with a sum and a count (scatter_add twice) and their quotient",
         "measured: torch 2.14.1, torch.onnx.export(dynamo=True)",

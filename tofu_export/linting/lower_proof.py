@@ -95,7 +95,7 @@ def _references(
         session = _open(graph, file)
     except ExportError as error:
         raise VerificationError(
-            f"{source} does not load in onnxruntime, so that nothing could be compared with it: nothing was written. "
+            f"{source} cannot be run in onnxruntime, so that nothing could be compared with it: nothing was written. "
             f"{error}"
         ) from error
     trials = Trials(graph, str(source), session.inputs, shapes, seed)
@@ -113,7 +113,9 @@ def _references(
             failed[batch] = str(found[-1][1])
     reasons = "; ".join(f"the original does not run at batch {batch}: {reason}" for batch, reason in failed.items())
     if not references:
-        raise VerificationError(f"{source}: {reasons}; nothing could be compared with it: nothing was written")
+        unstated = [name for name, spec in session.inputs.items() if not spec.shape and name not in (shapes or {})]
+        advice = f". If {', '.join(unstated)} are no scalars, say their sizes with --shape" if unstated else ""
+        raise VerificationError(f"{source}: {reasons}; nothing could be compared with it: nothing was written{advice}")
     return references, reasons
 
 

@@ -13,7 +13,7 @@ from tofu_export.artifact.onnx_file import load_without_weights
 from tofu_export.compare.outputs import Tolerance, settled
 from tofu_export.errors import ExportError, VerificationError
 from tofu_export.linting.trial_feeds import Trials
-from tofu_export.system.ort import OrtSession, TensorSpec, open_session
+from tofu_export.system.ort import OrtSession, TensorSpec, exact_threads, open_session
 from tofu_export.verification.gather import Gathered
 from tofu_export.verification.replay import Judge
 from tofu_export.verification.result import VerificationResult
@@ -62,10 +62,12 @@ def verify_any_pair(
         VerificationError: inputs or outputs have no counterpart, or nothing can be compared.
         ExportError: a file cannot be loaded, or the file fails where the reference runs.
     """
-    mine, right = open_session(path), open_session(reference)
+    graph, other = load_without_weights(path), load_without_weights(reference)
+    mine = open_session(path, threads=exact_threads(graph))
+    right = open_session(reference, threads=exact_threads(other))
     inputs, outputs = _twins(mine, right, "inputs"), _twins(mine, right, "outputs")
     given = {name: _guess(spec) for name, spec in mine.inputs.items()} | dict(shapes or {})
-    trials = Trials(load_without_weights(path), path.name, mine.inputs, given, seed)
+    trials = Trials(graph, path.name, mine.inputs, given, seed)
     fixed = fixed_batch(mine.inputs) or fixed_batch(right.inputs)
     gathered = Gathered(path.name, tolerance)
     ran, notes = [], []
