@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from tofu_export.artifact.feeds import check_shapes, make_feeds
-from tofu_export.linting.graph import DEFAULT_DOMAINS, Axis, attribute_int, infer, walk
+from tofu_export.linting.graph import DEFAULT_DOMAINS, Axis, attribute_int, infer, walk, written_out
 from tofu_export.system.ort import TensorSpec
 
 __all__ = ["Trials"]
@@ -134,7 +134,7 @@ class Trials:
     def _find_roles(self, graph: onnx.ModelProto) -> None:
         """Find the inputs used as a position, a mask, or a summand."""
         origins = {name: {name} for name in self._inputs}
-        for node, scope in walk(infer(graph)):
+        for node, scope in walk(infer(written_out(graph))):
             if node.domain not in DEFAULT_DOMAINS:
                 continue
             self._compares |= node.op_type in _COMPARE
