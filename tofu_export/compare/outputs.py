@@ -230,10 +230,17 @@ def differing(got: Array, expected: Array) -> int:
     return int((got != expected).sum())
 
 
-def settled(got: Mapping[str, Array], expected: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+def settled(
+    got: Mapping[str, Array], expected: Mapping[str, Array], *, nan: bool = True
+) -> tuple[dict[str, Array], dict[str, Array]]:
     """Return both sets of outputs, with 0 where both have the same infinity or NaN, and without empty ones.
 
     Real numbers may be of two types, as in files of two precisions.
+
+    Args:
+        got: outputs of a file.
+        expected: outputs of its reference, by the same names.
+        nan: NaN equals NaN.
 
     Raises:
         KeyError: an output is missing.
@@ -247,7 +254,9 @@ def settled(got: Mapping[str, Array], expected: Mapping[str, Array]) -> tuple[di
         if not value.size:
             del left[name], right[name]
         elif real:
-            same = (np.isnan(value) & np.isnan(wanted)) | (np.isinf(wanted) & (value == wanted))
+            same = np.isinf(wanted) & (value == wanted)
+            if nan:
+                same |= np.isnan(value) & np.isnan(wanted)
             left[name], right[name] = (np.where(same, np.zeros((), entry.dtype), entry) for entry in (value, wanted))
     return left, right
 
