@@ -37,7 +37,8 @@ def show(console: Console, result: VerificationResult, *, verbose: bool) -> None
     if result.undecided:
         lines.append(f"  undecided  {result.undecided} more images, where the copy that tells decisions gives others")
     if result.mapped is not None:
-        lines.append(f"  integers   {result.mapped} compared (token map, counts), {result.mismapped} wrong")
+        what = " (token map, counts)" if decisions.compared else ""
+        lines.append(f"  integers   {result.mapped} compared{what}, {result.mismapped} wrong")
     lines += [f"  note       {note}" for note in result.notes]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

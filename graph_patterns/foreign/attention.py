@@ -61,7 +61,7 @@ def lower_attention(stage: Stage, node: ir.Node) -> ir.Value | str:
         return f"its scale is {scale:g}"
     if not scale and not isinstance(width, int):
         return "the size of its heads is not fixed"
-    if mask is not None and (reason := _misfit(mask, key.shape[2])):
+    if mask is not None and (reason := _misfit(mask, key.shape[2], query.dtype)):
         return reason
     factor = scale or float(width) ** -0.5  # type: ignore[arg-type]  # a symbol needs a scale
     scores, zero = scored(stage, query, key, factor), stage.floats("zero", 0.0, query.dtype)
@@ -72,22 +72,25 @@ def lower_attention(stage: Stage, node: ir.Node) -> ir.Value | str:
         scores = stage.add("Where", "masked", mask, scores, lowest)
         return attended(stage, scores, value, lambda weights: stage.add("Where", "open", mask, weights, zero))
     scores = stage.add("Add", "biased", scores, mask)
-    if _is_finite(mask):
+    if _is_moderate(mask, query.dtype):
         return attended(stage, scores, value)
     closed = stage.add("Less", "closed", scores, lowest)
     scores = stage.add("Max", "bounded", scores, lowest)
     return attended(stage, scores, value, lambda weights: stage.add("Where", "open", closed, zero, weights))
 
 
-def _misfit(mask: ir.Value, keys: int | ir.SymbolicDim) -> str:
+def _misfit(mask: ir.Value, keys: int | ir.SymbolicDim, dtype: ir.DataType) -> str:
     """Return why a mask does not fit the decomposed form, empty if it fits."""
     if mask.shape is None or mask.dtype is None:
         return "the shape of its mask is not in the file"
     if not 2 <= len(mask.shape) <= 4 or not proved_same(mask.shape[-1:], [keys]):
         return "its mask is not known to have an entry for every key"
+    if mask.dtype not in (ir.DataType.BOOL, dtype):
+        return f"its mask is of {mask.dtype.name}, and its query of {dtype.name}"
     return ""
 
 
-def _is_finite(mask: ir.Value) -> bool:
+def _is_moderate(mask: ir.Value, dtype: ir.DataType) -> bool:
+    """True for a constant mask that makes no infinity of a finite score."""
     content = constant_of(mask)
-    return content is not None and bool(np.isfinite(content.astype(np.float64)).all())
+    return content is not None and bool((np.abs(content.astype(np.float64)) < dtype.max / 2).all())  # false for NaN

@@ -11,7 +11,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from tofu_export.graph_patterns.foreign.proofs import proved_same
-from tofu_export.graph_patterns.foreign.values import axes_of, constant_of, made_by
+from tofu_export.graph_patterns.foreign.values import REAL, axes_of, constant_of, made_by
 from tofu_export.graph_patterns.stage import Stage
 
 __all__ = ["listed_mask", "lower_masked"]
@@ -118,6 +118,8 @@ class _Spread:
             return None
         if node.op_type == "GatherND":
             return self._read(node)
+        if node.op_type == "Div" and value.dtype not in REAL:  # elsewhere it may divide by 0, which ends the run
+            return None
         if node.op_type in _ELEMENTWISE:
             inputs = [self.of(entry) for entry in node.inputs]
             if any(made is None and given is not None for made, given in zip(inputs, node.inputs, strict=True)):

@@ -7,19 +7,16 @@ shapes have been inferred again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import onnx_ir as ir
 
+from tofu_export.graph_patterns.foreign.names import Names
+from tofu_export.graph_patterns.foreign.shapes import Stated
 from tofu_export.graph_patterns.foreign.values import constant_of, made_by
 
-__all__ = ["Stated", "settle_ranks"]
-
-Stated = dict[ir.Value, tuple[ir.TypeProtocol | None, ir.Shape | None]]
-"""Type and shape that a file states, by value."""
+__all__ = ["settle_ranks"]
 
 
-def settle_ranks(nodes: Iterable[ir.Node]) -> tuple[list[str], Stated]:
+def settle_ranks(model: ir.Model) -> tuple[list[str], Stated]:
     """Replace each `If` on a known rank by the branch that is taken.
 
     Requires: shapes as far as they can be inferred.
@@ -30,7 +27,8 @@ def settle_ranks(nodes: Iterable[ir.Node]) -> tuple[list[str], Stated]:
     """
     settled: list[str] = []
     stated: Stated = {}
-    for node in nodes:
+    names = Names(model)
+    for node in list(model.graph.all_nodes()):
         if node.op_type != "If" or node.domain not in ("", "ai.onnx") or node.graph is None:
             continue
         scalar = _is_scalar(node.inputs[0])
@@ -46,6 +44,7 @@ def settle_ranks(nodes: Iterable[ir.Node]) -> tuple[list[str], Stated]:
         kept = [result for result, output in zip(results, node.outputs, strict=True) if output in outputs]
         branch.outputs.clear()
         branch.remove(inner)
+        names.set_apart(inner)
         node.graph.insert_before(node, inner)
         for value in made:
             value.shape = None
@@ -64,7 +63,9 @@ def _is_scalar(condition: ir.Value | None) -> bool | None:
     equal = made_by(condition, "Equal")
     size = None if equal is None else made_by(equal.inputs[0], "Size")
     shape = None if size is None else made_by(size.inputs[0], "Shape")
-    if equal is None or shape is None or shape.inputs[0] is None or shape.inputs[0].shape is None:
+    if equal is None or shape is None or shape.attributes:  # of a part of the shape: the rank of something else
+        return None
+    if shape.inputs[0] is None or shape.inputs[0].shape is None:
         return None
     asked = constant_of(equal.inputs[1])
     return None if asked is None or asked.size != 1 or int(asked.item()) != 0 else len(shape.inputs[0].shape) == 0

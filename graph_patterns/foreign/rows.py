@@ -17,16 +17,15 @@ import numpy as np
 import onnx_ir as ir
 
 from tofu_export.graph_patterns.foreign.proofs import may_be_infinite, never_negative
+from tofu_export.graph_patterns.foreign.values import REAL
 from tofu_export.graph_patterns.stage import Stage
 
 __all__ = ["REDUCTIONS", "Joining", "join_rows"]
 
-_REAL = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
-
 _WHOLE = frozenset({ir.DataType.INT32, ir.DataType.INT64})
 
 LARGEST = 1 << 25
-"""Elements of the largest tensor that is made for one image: 128 MB in FP32."""
+"""Elements of the largest tensor that is made for one image, or for one list of rows: 128 MB in FP32."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +86,14 @@ def join_rows(stage: Stage, what: Joining, reduction: str, opset: int) -> ir.Val
         reduction: one of `REDUCTIONS`.
         opset: opset of the graph.
     """
-    if what.dtype not in _REAL and what.dtype not in _WHOLE:
+    if what.dtype not in REAL and what.dtype not in _WHOLE:
         return f"it reduces {what.dtype.name}"
     rank, kind = what.rank, REDUCTIONS[reduction]
     turned = [*range(rank - 2), rank - 1, rank - 2]
-    by_product = reduction == "add" and what.dtype in _REAL and not what.by_channel
-    sizes = (what.rows, what.joining, what.channels)
-    if not by_product and None not in sizes and np.prod(sizes, dtype=np.float64) > LARGEST:  # type: ignore[arg-type]
-        return f"{reduction!r} would need {' x '.join(map(str, sizes))} numbers for each image"
+    by_product = reduction == "add" and what.dtype in REAL and not what.by_channel
+    sizes = (what.rows, what.joining) if by_product else (what.rows, what.joining, what.channels)
+    if None not in sizes and np.prod(sizes, dtype=np.float64) > LARGEST:  # type: ignore[arg-type]
+        return f"{reduction!r} would need {' x '.join(map(str, sizes))} numbers at once"
     count = None if what.rows is not None else _count(stage, what)
     index, numbers = _index(stage, what, count), _numbers(stage, what, count)
     if by_product:
@@ -183,6 +182,6 @@ def _neutral(reduction: str, dtype: ir.DataType) -> np.ndarray:
     if reduction in ("add", "mul"):
         return np.array(int(reduction == "mul"), dtype=kind)
     sign = -1 if reduction == "max" else 1
-    if dtype in _REAL:
+    if dtype in REAL:
         return np.array(sign * np.inf, dtype=kind)
     return np.array(np.iinfo(kind).min if sign < 0 else np.iinfo(kind).max, dtype=kind)

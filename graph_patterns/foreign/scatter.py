@@ -103,6 +103,8 @@ def lower_scatter_nd(stage: Stage, node: ir.Node, opset: int) -> ir.Value | str:
     stride = product(inner)
     if width is None or stride is None:
         return "the sizes of what it reduces onto are not fixed"
+    if not width * stride:
+        return "what it reduces onto is empty"
     place = stage.cast("places/index", index, index.dtype, ir.DataType.INT64)
     if not never_negative(index):
         extent = stage.add("Slice", "sizes", stage.add("Shape", "sizes/all", data), stage.ints("sizes/from", 0),

@@ -7,7 +7,10 @@ from collections.abc import Container, Iterable
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["axes_of", "constant_of", "fixed", "made_by", "product", "through"]
+__all__ = ["REAL", "axes_of", "constant_of", "fixed", "made_by", "product", "through"]
+
+REAL = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+"""Types of real numbers that graphs are computed in."""
 
 
 def made_by(value: ir.Value | None, *op_types: str) -> ir.Node | None:

@@ -139,6 +139,9 @@ def test_looks_into_functions(tmp_path):
     )
     proto = models.block()
     proto.functions.append(function)
+    preflight(models.save(proto, tmp_path), RTX)  # nobody calls it
+    proto.opset_import.add(domain="local", version=1)
+    proto.graph.node.append(helper.make_node("Where", [proto.graph.input[0].name], ["places"], domain="local"))
     with pytest.raises(EngineBuildError, match="NonZero"):
         preflight(models.save(proto, tmp_path), RTX)
 

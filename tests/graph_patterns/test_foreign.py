@@ -286,6 +286,23 @@ def test_a_list_that_is_written_through_a_mask_stays(updates: list[Any]) -> None
     assert len(result.graph.node) == 3
 
 
+def test_a_quotient_of_integers_is_computed_where_the_mask_is_set_alone() -> None:
+    """Elsewhere it may divide by 0, which ends the run."""
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["places"]),
+        helper.make_node("Transpose", ["places"], ["index"], perm=[1, 0]),
+        helper.make_node("GatherND", ["x", "index"], ["read"]),
+        helper.make_node("Div", ["read", "read"], ["updates"]),
+        helper.make_node("ScatterND", ["x", "index", "updates"], ["y"], name="write"),
+    ]
+    for kind, left in ((TensorProto.INT64, True), (TensorProto.FLOAT, False)):
+        values = [helper.make_tensor_value_info(name, kind, ["b", C]) for name in ("x", "y")]
+        graph = helper.make_graph(nodes, "mask", values[:1], values[1:])
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        (change,) = rewritten(proto)[1]
+        assert bool(change.left) == left
+
+
 @pytest.mark.parametrize(
     ("mask", "data", "reason"),
     [

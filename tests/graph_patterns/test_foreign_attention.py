@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from tofu_export.graph_patterns.foreign.rewrite import rewrite
@@ -124,3 +124,23 @@ def test_in_a_branch_it_is_decomposed_in_any_precision(dtype: int) -> None:
         expected = ReferenceEvaluator(proto).run(None, feeds_)[0]
         result = open_session(ir.to_proto(found).SerializeToString()).run(feeds_)["y"]
         np.testing.assert_allclose(result, expected, atol=1e-5 if dtype == FLOAT else 5e-3)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.DOUBLE])
+def test_a_mask_of_another_type_is_left(kind: int) -> None:
+    assert "its mask is of" in left(attention((kind, [N, M])))
+
+
+def test_a_constant_mask_of_the_lowest_number_makes_no_nan_in_half_precision() -> None:
+    """Its sum with a negative score is beyond the type."""
+    half = TensorProto.FLOAT16
+    shapes = [helper.make_tensor_value_info(name, half, [1, 1, 2, D]) for name in "qkv"]
+    mask = numpy_helper.from_array(np.full((2, 2), np.finfo(np.float16).min, np.float16), "m")
+    node = helper.make_node("Attention", ["q", "k", "v", "m"], ["y"], name="attend")
+    output = helper.make_tensor_value_info("y", half, [1, 1, 2, D])
+    graph = helper.make_graph([node], "attend", shapes, [output], [mask])
+    proto = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11))
+    assert [change.left for change in rewrite(proto, Target.ONNXRUNTIME)] == [""]
+    query, key = np.full((1, 1, 2, D), 4, np.float16), np.full((1, 1, 2, D), -4, np.float16)
+    found = open_session(ir.to_proto(proto).SerializeToString()).run({"q": query, "k": key, "v": query})["y"]
+    assert np.isfinite(found).all()

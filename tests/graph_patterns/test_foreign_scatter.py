@@ -196,3 +196,17 @@ def test_another_type_is_left() -> None:
     found = ir.from_proto(elements("add", 0, [4, 2], [3, 2], TensorProto.UINT8))
     (change,) = rewrite(found, Target.TENSORRT)
     assert change.left == "it reduces UINT8"
+
+
+@pytest.mark.parametrize(("size", "left"), [(4096, False), (8192, True)])
+def test_a_sum_over_more_rows_than_fit_into_memory_is_left(size: int, left: bool) -> None:
+    """Its one-hot matrix has a number for each of them and each update: 16 GB for 65,536."""
+    (change,) = rewrite(ir.from_proto(elements("add", 0, [size, 1], [size, 1])), Target.TENSORRT)
+    assert ("8192 x 8192 numbers" in change.left) == left
+
+
+def test_rows_without_channels_are_left() -> None:
+    node = helper.make_node("ScatterND", ["x", "i", "u"], ["y"], name="put", reduction="add")
+    (change,) = rewrite(ir.from_proto(model([node], {"x": (1, [3, 0]), "i": (7, [2, 1]), "u": (1, [2, 0])}, [3, 0])),
+                        Target.TENSORRT)  # fmt: skip
+    assert change.left == "what it reduces onto is empty"

@@ -62,13 +62,51 @@ def binary(op_type: str, dtype: int, result: int | None = None, **attributes: ob
     return one_node(op_type, inputs, value("y", [8, 8], result or dtype), **attributes)
 
 
-def quantized(dtype: type, zero: int) -> onnx.ModelProto:
+def quantized(dtype: type, zero: int, scale: float = 0.1) -> onnx.ModelProto:
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], name="/blocks.0/QuantizeLinear"),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], name="/blocks.0/DequantizeLinear"),
     ]
-    constants = [constant("s", 0.1, np.float32), constant("z", zero, dtype)]
+    constants = [constant("s", scale, np.float32), constant("z", zero, dtype)]
     return models.model(nodes, [value("x", [4, 8])], [value("y", [4, 8])], constants)
+
+
+def moved_weights() -> onnx.ModelProto:
+    """Weights in int8 that are turned before they are dequantised."""
+    nodes = [
+        helper.make_node("Transpose", ["w"], ["t"], name="/head/Transpose"),
+        helper.make_node("DequantizeLinear", ["t", "s"], ["d"], name="/head/DequantizeLinear"),
+        helper.make_node("MatMul", ["x", "d"], ["y"], name="/head/MatMul"),
+    ]
+    constants = [constant("w", np.ones((3, 8)), np.int8), constant("s", 0.1, np.float32)]
+    return models.model(nodes, [value("x", [4, 8])], [value("y", [4, 3])], constants)
+
+
+def branches_of_other_ranks() -> onnx.ModelProto:
+    then = helper.make_graph([helper.make_node("Identity", ["x"], ["t"])], "then", [], [value("t", None)])
+    flat = helper.make_graph([helper.make_node("Reshape", ["x", "all"], ["f"])], "flat", [], [value("f", None)])
+    node = helper.make_node("If", ["c"], ["y"], name="if", then_branch=then, else_branch=flat)
+    inputs = [value("c", [], TensorProto.BOOL), value("x", [2, 3])]
+    return models.model([node], inputs, [value("y", None)], [constant("all", [-1], np.int64)])
+
+
+def looped(condition: str) -> onnx.ModelProto:
+    nodes = [helper.make_node("Relu", ["s"], ["r"]), helper.make_node("Identity", ["c"], ["go"])]
+    given = [value("i", [], INT64), value("c", [], TensorProto.BOOL), value("s", [2, 3])]
+    body = helper.make_graph(nodes, "body", given, [value("go", [], TensorProto.BOOL), value("r", [2, 3])])
+    node = helper.make_node("Loop", ["n", condition, "x"], ["y"], name="loop", body=body)
+    constants = [constant("n", 3, np.int64), constant("always", True, np.bool_)]
+    return models.model([node], [value("x", [2, 3])], [value("y", [2, 3])], constants)
+
+
+def attend(
+    more: dict[str, tuple[int, list[int]]], *names: str, width: int = 16, **attributes: object
+) -> onnx.ModelProto:
+    """An Attention in FP16 with further inputs."""
+    inputs = [value("q", [1, 2, 8, 16], HALF), value("k", [1, 2, 8, 16], HALF), value("v", [1, 2, 8, width], HALF)]
+    node = helper.make_node("Attention", ["q", "k", "v", *names], ["y"], name="attend", **attributes)
+    inputs += [value(name, shape, kind) for name, (kind, shape) in more.items()]
+    return models.model([node], inputs, [value("y", None, HALF)], opset=24)
 
 
 def dropout(training: bool) -> onnx.ModelProto:
@@ -327,6 +365,26 @@ RTX_REJECTS: dict[str, dict[str, onnx.ModelProto]] = {
         ),
     },
     "attention-softcap": {"fp16": models.attention("fp16", softcap=2.0)},
+    "attention-cache": {"keys": attend({"pk": (HALF, [1, 2, 4, 16]), "pv": (HALF, [1, 2, 4, 16])}, "", "pk", "pv")},
+    "attention-width": {"values": attend({}, width=24)},
+    "attention-mask-type": {"integers": attend({"m": (INT64, [8, 8])}, "m")},
+    "attention-mask-shape": {
+        "keys": attend({"m": (HALF, [8, 4])}, "m"),
+        "batch": attend({"m": (HALF, [3, 1, 8, 8])}, "m"),
+    },
+    "attention-mask-causal": {"fp16": attend({"m": (HALF, [8, 8])}, "m", is_causal=1)},
+    "scale-not-positive": {
+        name: quantized(np.int8, 0, scale) for name, scale in (("zero", 0.0), ("below", -0.1), ("nan", np.nan))
+    },
+    "loop-condition": {"none": looped("")},
+    "slice-axes": {
+        "one of two": one_node(
+            "Slice",
+            [value("x", [4, 4])],
+            value("y", None),
+            [constant("s", [1], np.int64), constant("e", [3], np.int64)],
+        )
+    },
     "zero-point": {"int8": quantized(np.int8, 5), "uint8": quantized(np.uint8, 128)},
     "training-dropout": {"Dropout": dropout(True)},
 }
@@ -337,6 +395,9 @@ RTX_CANNOT_BUILD: dict[str, tuple[onnx.ModelProto, str]] = {
     "fp32-attention": (models.attention("fp32"), "SM89"),
     "wide-attention": (models.attention("fp16", head_dim=512), "SM89"),
     "attention-in-branch": (in_branches(), "SM89"),
+    "narrow-attention": (models.attention("fp16", head_dim=8), "SM89"),
+    "quantized-constant": (moved_weights(), "SM89"),
+    "branches-differ": (branches_of_other_ranks(), "SM89"),
     "cast-quantized": (through(TensorProto.FLOAT8E4M3FN), "SM89"),
     "zero-point-not-constant": (
         one_node(
@@ -387,5 +448,7 @@ ACCEPTED: dict[str, onnx.ModelProto] = {
     "LpNormalization": models.lp_normalization("fp32"),
     "int8": quantized(np.int8, 0),
     "dropout": dropout(False),
+    "loop": looped("always"),
+    "a mask for all heads": attend({"m": (HALF, [1, 1, 8, 8])}, "m"),
 }
 """What both run, and nothing is said about."""

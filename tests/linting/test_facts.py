@@ -20,7 +20,10 @@ from tests.linting.cases import (
     RTX_REJECTS,
     as_measured_ort,
     as_measured_rtx,
+    attend,
     of_domain,
+    quantized,
+    scatter,
     unary,
 )
 from tofu_export.engines.building import _build_worker
@@ -209,3 +212,30 @@ def test_a_mean_that_the_exporter_overwrites_is_a_warning(tmp_path):
         with torch.no_grad():
             difference = np.abs(session.run(None, {"x": tokens.numpy()})[0] - module(tokens).numpy()).max()
         assert difference > 0.1 if reduce == "mean" else difference < 1e-5
+
+
+def test_a_reducing_scatter_nd_is_a_warning_for_several_threads(tmp_path):
+    (finding,) = findings(scatter("ScatterND", "add", onnx.TensorProto.FLOAT), tmp_path, Runtime.ONNXRUNTIME)
+    assert (finding.rule, finding.severity) == ("scatternd-race", Severity.WARNING)
+    assert findings(scatter("ScatterND", "none", onnx.TensorProto.FLOAT), tmp_path, Runtime.ONNXRUNTIME) == ()
+
+
+@pytest.mark.parametrize(
+    ("proto", "rule"),
+    [
+        (attend({}, left_window_size=2), "attention-window"),
+        (attend({}, right_window_size=0), "attention-window"),
+        (quantized(np.uint8, 0), "uint8-becomes-int8"),
+    ],
+    ids=["left", "right", "uint8"],
+)
+def test_what_the_parser_passes_over_is_a_warning(proto, rule, tmp_path):
+    proto.opset_import[0].version = 25
+    found = findings(proto, tmp_path, Runtime.TENSORRT_RTX)
+    assert [(finding.rule, finding.severity) for finding in found] == [(rule, Severity.WARNING)]
+
+
+def test_a_window_without_bounds_is_none(tmp_path):
+    proto = attend({}, left_window_size=-1)
+    proto.opset_import[0].version = 25
+    assert findings(proto, tmp_path, Runtime.TENSORRT_RTX) == ()

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.engines import models
 from tests.linting.cases import as_measured_ort, of_domain
@@ -266,3 +266,42 @@ def test_report(tmp_path):
     assert entry["node"] == "/blocks.0/TopK"
     assert entry["rule"] == "topk-limit"
     assert not document["passed"]
+
+
+def test_calls_of_functions_are_looked_into_with_their_types(tmp_path):
+    """In the function alone, nobody knows that it is in FP32; one that nobody calls is nobody's trouble."""
+    bodies = {
+        "Called": helper.make_node("Attention", ["a", "a", "a"], ["b"], name="inner"),
+        "Uncalled": helper.make_node("NonZero", ["a"], ["b"]),
+    }
+    opset = [helper.make_opsetid("", 23)]
+    functions = [helper.make_function("theirs", name, ["a"], ["b"], [node], opset) for name, node in bodies.items()]
+    for dtype, rules in ((TensorProto.FLOAT, ["fp32-attention"]), (TensorProto.FLOAT16, [])):
+        values = [helper.make_tensor_value_info(name, dtype, [1, 2, 16, 64]) for name in ("x", "y")]
+        graph = helper.make_graph(
+            [helper.make_node("Called", ["x"], ["y"], domain="theirs")], "g", values[:1], values[1:]
+        )
+        imports = [*opset, helper.make_opsetid("theirs", 1)]
+        proto = helper.make_model(graph, opset_imports=imports, functions=functions, ir_version=10)
+        report = lint_file(models.save(proto, tmp_path), [Runtime.TENSORRT_RTX])
+        assert [finding.rule for finding in report.findings] == rules
+        assert report.nodes == 1
+
+
+@pytest.mark.parametrize("fault", ["order", "sizes", "both", "cycle"])
+def test_what_the_checker_alone_rejects_is_a_warning(fault, tmp_path):
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Neg", ["r"], ["y"])]
+    if fault == "cycle":
+        nodes[0].input[0] = "y"
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", 3]) for name in ("x", "y")]
+    old = helper.make_tensor_value_info("r", TensorProto.FLOAT, [1, 4])
+    graph = helper.make_graph(
+        nodes[::-1] if fault in ("order", "both") else nodes, "g", values[:1], values[1:],
+        value_info=[old] * (fault in ("sizes", "both")),
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    report = lint_file(models.save(proto, tmp_path), list(Runtime))
+    severity = Severity.ERROR if fault == "cycle" else Severity.WARNING
+    assert [(finding.rule, finding.severity) for finding in report.findings] == [
+        ("invalid" if fault == "cycle" else "untidy", severity)
+    ]

@@ -28,7 +28,8 @@ def affine_model(
     nodes: list[onnx.NodeProto] | None = None,
 ) -> onnx.ModelProto:
     """y = x + [1, 2, 3] with a dynamic batch, unless told otherwise."""
-    weights = helper.make_tensor("w", dtype, [3], [1.0, 2.0, 3.0])
+    numbers = [b"1", b"2", b"3"] if dtype == TensorProto.STRING else [1.0, 2.0, 3.0]
+    weights = helper.make_tensor("w", dtype, [3], numbers)
     graph = helper.make_graph(
         nodes or [helper.make_node("Add", ["x", "w"], ["y"])],
         "affine",
@@ -182,6 +183,11 @@ class TestLoadFailures:
         with pytest.raises(ExportError, match="keep it beside the \\.onnx file") as caught:
             ort.open_session(path)
         assert one_line(caught.value)
+
+    def test_text_is_not_fed(self) -> None:
+        model = affine_model(dtype=TensorProto.STRING, nodes=[helper.make_node("Identity", ["x"], ["y"])])
+        with pytest.raises(ExportError, match=r"string.*neither fed nor compared.*without it"):
+            ort.open_session(model.SerializeToString())
 
     def test_bfloat16_inputs_cannot_be_fed(self) -> None:
         model = affine_model(dtype=TensorProto.BFLOAT16, nodes=[helper.make_node("Identity", ["x"], ["y"])])
@@ -466,3 +472,28 @@ def test_the_option_for_exact_products_is_set_where_they_overflow(
     else:
         with pytest.raises(RuntimeError):
             options.get_session_config_entry(ort.EXACT_INT8)
+
+
+@pytest.mark.parametrize(("op_type", "reduction", "threads"), [("ScatterND", "add", 1), ("ScatterND", "none", None),
+                                                               ("ScatterElements", "add", None)])  # fmt: skip
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_several_threads_compute_wrong(op_type: str, reduction: str, threads: int | None, inside: bool) -> None:
+    node = helper.make_node(op_type, ["x", "i", "u"], ["y"], reduction=reduction)
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([node], "g", [], [output])
+    if inside:
+        graph = helper.make_graph([helper.make_node("If", ["c"], ["y"], then_branch=graph, else_branch=graph)], "g", [],
+                                  [output])  # fmt: skip
+    assert ort.exact_threads(helper.make_model(graph)) == threads
+
+
+def test_a_version_that_is_too_new_is_said_in_short(tmp_path: Path) -> None:
+    proto = affine_model()
+    proto.ir_version = 99
+    path = tmp_path / "new.onnx"
+    onnx.save(proto, path)
+    with pytest.raises(
+        ExportError, match=r"new.onnx: Unsupported model IR version: 99, .* lower ir_version"
+    ) as failure:
+        ort.open_session(path)
+    assert "onnxruntime_src" not in str(failure.value)

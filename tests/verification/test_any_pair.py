@@ -95,3 +95,78 @@ def test_other_integers_are_told_without_decisions(tmp_path: Path) -> None:
     result = verify_any_pair(counting("a.onnx", "Add"), counting("b.onnx", "Sub"), tolerance=TOLERANCE)
     assert not result.passed
     assert re.search(r"\d+ of \d+ integers are not b\.onnx's", str(result.failure()))
+
+
+def typed(path: Path, nodes: list[onnx.NodeProto], dtype: int, result: int, **constants: Any) -> Path:
+    """A file of one input [b, 9] and one output, of these types."""
+    saved(path, nodes, {"x": (dtype, ["b", 9])}, **constants)
+    proto = onnx.load(path)
+    proto.graph.output[0].type.tensor_type.elem_type = result
+    onnx.save(proto, path)
+    return path
+
+
+@pytest.mark.parametrize("result", [TensorProto.BOOL, INT64])
+def test_outputs_without_real_numbers_are_compared_one_by_one(result: int, tmp_path: Path) -> None:
+    def above(name: str, bound: float) -> Path:
+        nodes = [
+            helper.make_node("Greater", ["x", "bound"], ["more"]),
+            helper.make_node("Cast", ["more"], ["y"], to=result),
+        ]
+        return typed(tmp_path / name, nodes, FLOAT, result, bound=np.float32(bound))
+
+    reference = above("a.onnx", 0.0)
+    right = verify_any_pair(above("b.onnx", 0.0), reference, tolerance=TOLERANCE)
+    wrong = verify_any_pair(above("c.onnx", 0.4), reference, tolerance=TOLERANCE)
+    assert (right.passed, right.mismapped, wrong.passed) == (True, 0, False)
+    assert re.search(r"[1-9]\d* of \d+ integers are not a.onnx's", str(wrong.failure()))
+    assert wrong.evidence is not None
+
+
+def test_numbers_that_are_nan_say_nothing(tmp_path: Path) -> None:
+    def file(name: str, factor: float, first: str) -> Path:
+        nodes = [
+            helper.make_node(first, ["x"], ["first"]),
+            helper.make_node("ReduceSum", ["first"], ["sum"]),
+            helper.make_node("Mul", ["sum", "factor"], ["y"]),
+        ]
+        return saved(tmp_path / name, nodes, {"x": (FLOAT, ["b", 9])}, factor=np.float32(factor))
+
+    logarithm = file("a.onnx", 1, "Log")  # of random numbers, of which some are below 0
+    assert verify_any_pair(logarithm, logarithm, tolerance=TOLERANCE).passed
+    assert not verify_any_pair(file("b.onnx", 2, "Log"), logarithm, tolerance=TOLERANCE).passed
+    nothing = file("c.onnx", np.nan, "Abs")
+    with pytest.raises(VerificationError, match=r"nothing was compared of y: .* c.onnx gives NaN alone"):
+        verify_any_pair(file("d.onnx", np.nan, "Log"), nothing, tolerance=TOLERANCE)
+
+
+def test_infinities_and_empty_outputs_of_two_precisions(tmp_path: Path) -> None:
+    half = TensorProto.FLOAT16
+
+    def file(name: str, dtype: int, width: int) -> Path:
+        kind = np.float16 if dtype == half else np.float32
+        nodes = [
+            helper.make_node("Where", ["first", "low", "x"], ["masked"]),
+            helper.make_node("Slice", ["masked", "zero", "width", "one"], ["y"]),
+        ]
+        first = np.arange(9) == 0
+        return typed(
+            tmp_path / name, nodes, dtype, dtype, first=first, low=kind(-np.inf), zero=[0], one=[1], width=[width]
+        )
+
+    for width in (9, 0):
+        pair = file("a.onnx", half, width), file("b.onnx", FLOAT, width)
+        if width:
+            assert verify_any_pair(*pair, tolerance=TOLERANCES[Precision.FP16]).passed
+        else:
+            with pytest.raises(VerificationError, match="its outputs are empty"):
+                verify_any_pair(*pair, tolerance=TOLERANCES[Precision.FP16])
+
+
+def test_bounds_beyond_usual_numbers_are_seen(tmp_path: Path) -> None:
+    def clipped(name: str, bound: float) -> Path:
+        nodes = [helper.make_node("Clip", ["x", "low", "high"], ["y"])]
+        inputs = {"x": (FLOAT, ["b", 50])}
+        return saved(tmp_path / name, nodes, inputs, low=np.float32(-bound), high=np.float32(bound))
+
+    assert not verify_any_pair(clipped("b.onnx", 6), clipped("a.onnx", 100), tolerance=TOLERANCE).passed

@@ -167,3 +167,28 @@ def test_evidence_is_of_the_worst_batch(tmp_path: Path) -> None:
     assert evidence is not None
     assert list(evidence.feeds) == ["input"]
     np.testing.assert_allclose(evidence.got["logits"], evidence.expected["logits"] + 1, atol=1e-5)
+
+
+def test_equal_infinities_of_masks_are_equal_and_nan_is_not(tmp_path: Path) -> None:
+    def scores(name: str, fill: float, factor: float = 1.0) -> Path:
+        nodes = [
+            helper.make_node("GlobalAveragePool", ["x"], ["mean"]),
+            helper.make_node("Mul", ["mean", "factor"], ["scaled"]),
+            helper.make_node("Where", ["first", "fill", "scaled"], ["y"]),
+        ]
+        constants = {"factor": np.float32(factor), "fill": np.float32(fill), "first": np.array([1, 0, 0], bool)}
+        constants["first"] = constants["first"].reshape(1, 3, 1, 1)
+        values = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", *tiny.pixels(1).shape[1:]]),
+                  helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]  # fmt: skip
+        weights = [numpy_helper.from_array(value, key) for key, value in constants.items()]
+        graph = helper.make_graph(nodes, "g", values[:1], values[1:], weights)
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        onnx.save(proto, tmp_path / name)
+        return tmp_path / name
+
+    reference = scores("a.onnx", -np.inf)
+    assert compared(scores("b.onnx", -np.inf), reference).passed
+    assert not compared(scores("c.onnx", np.inf), reference).passed
+    assert not compared(scores("d.onnx", -np.inf, factor=1.5), reference).passed
+    nothing = scores("e.onnx", np.nan)
+    assert not compared(nothing, nothing).passed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 from tofu_export.errors import VerificationError
 from tofu_export.options import Precision
 
-__all__ = ["TOLERANCES", "OutputComparison", "Tally", "Tolerance", "compare_outputs", "differing", "is_real", "settled"]
+__all__ = [
+    "TOLERANCES",
+    "OutputComparison",
+    "Tally",
+    "Tolerance",
+    "compare_outputs",
+    "differing",
+    "is_real",
+    "only_nan",
+    "settled",
+]
 
 Array = NDArray[Any]
 
@@ -220,8 +230,17 @@ def differing(got: Array, expected: Array) -> int:
     return int((got != expected).sum())
 
 
-def settled(got: Mapping[str, Array], expected: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Return both sets of outputs, with 0 where both have the same infinity or NaN, and without equal empty ones.
+def settled(
+    got: Mapping[str, Array], expected: Mapping[str, Array], *, nan: bool = True
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return both sets of outputs, with 0 where both have the same infinity or NaN, and without empty ones.
+
+    Real numbers may be of two types, as in files of two precisions.
+
+    Args:
+        got: outputs of a file.
+        expected: outputs of its reference, by the same names.
+        nan: NaN equals NaN.
 
     Raises:
         KeyError: an output is missing.
@@ -229,14 +248,29 @@ def settled(got: Mapping[str, Array], expected: Mapping[str, Array]) -> tuple[di
     left, right = dict(got), dict(expected)
     for name, wanted in expected.items():
         value = got[name]
-        if value.shape != wanted.shape or value.dtype != wanted.dtype:
+        real = is_real(value) and is_real(wanted)
+        if value.shape != wanted.shape or not (real or value.dtype == wanted.dtype):
             continue
         if not value.size:
             del left[name], right[name]
-        elif is_real(wanted):
-            same = (np.isnan(value) & np.isnan(wanted)) | (np.isinf(wanted) & (value == wanted))
-            left[name], right[name] = (np.where(same, np.zeros((), value.dtype), entry) for entry in (value, wanted))
+        elif real:
+            same = np.isinf(wanted) & (value == wanted)
+            if nan:
+                same |= np.isnan(value) & np.isnan(wanted)
+            left[name], right[name] = (np.where(same, np.zeros((), entry.dtype), entry) for entry in (value, wanted))
     return left, right
+
+
+def only_nan(batches: Iterable[Mapping[str, Array]]) -> list[str]:
+    """Return the names of the outputs that are NaN in all entries of all batches: no comparison of them tells anything.
+
+    Empty outputs are not among them.
+    """
+    told: dict[str, bool] = {}
+    for name, value in (item for outputs in batches for item in outputs.items()):
+        empty = not value.size
+        told[name] = told.get(name, False) or empty or not is_real(value) or not bool(np.isnan(value).all())
+    return [name for name, tells in told.items() if not tells]
 
 
 def is_real(value: Array) -> bool:

@@ -7,9 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
 
 from tofu_export.artifact.widened import BFLOAT16, retype
 from tofu_export.errors import BackendMissingError
+from tofu_export.graph_patterns.foreign.sparse import pop_sparse_initializers
 from tofu_export.linting.finding import Finding, Runtime, Severity
 from tofu_export.linting.graph import infer
 from tofu_export.system.files import is_text
@@ -45,7 +48,13 @@ def checker_findings(model: onnx.ModelProto) -> Iterator[Finding]:
         yield _invalid(reason, (Runtime.ONNXRUNTIME,), "export it for another precision")
         retype(copy, BFLOAT16, onnx.TensorProto.FLOAT16)
         reason = _rejection(copy)
-    if reason:
+    if reason and not _rejection(_tidied(copy)):
+        yield Finding(
+            "untidy", Severity.WARNING, tuple(Runtime), "all",
+            f"onnx's checker rejects it, which no runtime does: {_short(reason)}",
+            "sort its nodes, and infer its shapes again, if a tool refuses it", "onnx.checker, full_check=True",
+        )  # fmt: skip
+    elif reason:
         plugin = _UNKNOWN_OPERATOR in reason  # which classic TensorRT may have
         runtimes = tuple(entry for entry in Runtime if not plugin or entry is not Runtime.TENSORRT)
         yield _invalid(reason, runtimes, "export it again")
@@ -70,6 +79,21 @@ def onnxruntime_findings(model: onnx.ModelProto, path: Path, found: Sequence[Fin
             f"onnxruntime does not load it: {_short(reason)}", "export it again, or for another precision or opset",
             "asked of onnxruntime",
         )  # fmt: skip
+
+
+def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy a model with its nodes in order, and without sizes of the values in between, which runtimes infer again."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for value in copy.graph.value_info:
+        value.type.tensor_type.ClearField("shape")
+    try:
+        graph = ir.from_proto(copy)
+        common.TopologicalSortPass()(graph)
+        result: onnx.ModelProto = ir.to_proto(graph)
+    except Exception:  # of onnx_ir, on a damaged graph
+        return model
+    return result
 
 
 def _rejection(model: onnx.ModelProto) -> str:
@@ -101,10 +125,9 @@ def _without_external(model: onnx.ModelProto) -> onnx.ModelProto:
             value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             copy.graph.input.append(value)
         copy.graph.initializer.remove(tensor)
-    for sparse in copy.graph.sparse_initializer:  # of which shape inference takes the rank for 0
+    for sparse in pop_sparse_initializers(copy):  # of which shape inference takes the rank for 0
         kind = sparse.values.data_type
         copy.graph.input.append(onnx.helper.make_tensor_value_info(sparse.values.name, kind, list(sparse.dims)))
-    del copy.graph.sparse_initializer[:]
     return copy
 
 

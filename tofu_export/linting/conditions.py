@@ -13,7 +13,6 @@ from tofu_export.linting.graph import DEFAULT_DOMAINS, Scope, attribute_int, att
 
 __all__ = [
     "CONTRIB_DOMAINS",
-    "MAX_HEAD_SIZE",
     "MAX_TOPK",
     "adds_what_overwrites",
     "always",
@@ -21,11 +20,9 @@ __all__ = [
     "canonical",
     "contrib",
     "custom_domain",
-    "fp32_attention",
-    "has_softmax_precision",
     "is_random",
+    "joins_in_several_threads",
     "k_too_large",
-    "mask_does_not_broadcast",
     "more_indices_than_data",
     "no_cpu_kernel_in_bf16",
     "of_type",
@@ -34,15 +31,11 @@ __all__ = [
     "reduces",
     "reduces_in",
     "trains",
-    "wide_heads",
     "zero_point",
 ]
 
 MAX_TOPK = 3840
 """Largest K of a TopK, in every TensorRT flavour."""
-
-MAX_HEAD_SIZE = 256
-"""Largest head size for which TensorRT-RTX is known to have a fused attention kernel."""
 
 _NOTE = "pkg.torch.onnx.fx_node"
 _MEAN = re.compile(r"aten\.scatter_reduce\.two\]\(args = \(.*, mean\)")
@@ -95,6 +88,13 @@ def reduces(node: onnx.NodeProto, scope: Scope) -> str | None:
     """Report a scatter that adds, multiplies or compares instead of overwriting."""
     reduction = attribute_text(node, "reduction", "none")
     return None if reduction == "none" else f"reduction {reduction!r} is not supported"
+
+
+def joins_in_several_threads(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """Report a scatter with a reduction, in which onnxruntime's threads do not wait for each other."""
+    if attribute_text(node, "reduction", "none") == "none":
+        return None
+    return "may lose updates: several threads join them to one place at the same time"
 
 
 def reduces_in(dtype: int, *reductions: str) -> Condition:
@@ -162,51 +162,6 @@ def antialiases(node: onnx.NodeProto, scope: Scope) -> str | None:
     return "antialias is not supported" if attribute_int(node, "antialias") else None
 
 
-def has_softmax_precision(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """Report an Attention that states the type of its softmax."""
-    named = any(attribute.name == "softmax_precision" for attribute in node.attribute)
-    return "attribute softmax_precision is not supported" if named else None
-
-
-def fp32_attention(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """Report an Attention in FP32."""
-    if scope.dtype(node) != TensorProto.FLOAT or _is_plain(node, scope):
-        return None
-    return "has no fused FP32 kernel, and the parser does not let it run as several kernels"
-
-
-def _is_plain(node: onnx.NodeProto, scope: Scope) -> bool:
-    """True for three inputs [B, N, C] with equal heads, no mask and no causal order, which the parser reshapes."""
-    heads = attribute_int(node, "q_num_heads"), attribute_int(node, "kv_num_heads")
-    rank = len(scope.shapes.get(node.input[0], ()))
-    return rank == 3 and len(node.input) == 3 and heads[0] == heads[1] and not attribute_int(node, "is_causal")
-
-
-def wide_heads(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """Report an Attention in half precision whose heads are wider than any known fused kernel supports."""
-    shape = scope.shapes.get(node.input[0], ()) if node.input else ()
-    if scope.dtype(node) == TensorProto.FLOAT or len(shape) not in (3, 4):
-        return None
-    size = shape[-1]
-    if len(shape) == 3:
-        heads = attribute_int(node, "q_num_heads")
-        size = size // heads if isinstance(size, int) and heads else "?"
-    if not isinstance(size, int) or size <= MAX_HEAD_SIZE:
-        return None
-    return f"head size {size} is over {MAX_HEAD_SIZE}, for which no fused kernel is known"
-
-
-def mask_does_not_broadcast(node: onnx.NodeProto, scope: Scope) -> str | None:
-    """Report an Attention whose mask has one row for all queries, as a bias per key has."""
-    query = scope.shapes.get(node.input[0]) if node.input else None
-    mask = scope.shapes.get(node.input[3]) if len(node.input) > 3 else None
-    if not query or not mask or len(query) < 3 or len(mask) < 2:
-        return None
-    if mask[-2] != 1 or query[-2] == 1:
-        return None
-    return f"the mask {_text(mask)} has one row for all queries, which onnxruntime does not broadcast"
-
-
 def no_cpu_kernel_in_bf16(node: onnx.NodeProto, scope: Scope) -> str | None:
     """Report an operator in BF16 that only GPU providers run."""
     if node.domain not in DEFAULT_DOMAINS or node.op_type in BF16_CPU_KERNELS:
@@ -259,7 +214,3 @@ def reads_what_nobody_computes(node: onnx.NodeProto, scope: Scope) -> str | None
     """Report an input that no node computes."""
     missing = [name for name in node.input if name and name not in scope.names]
     return f"reads {', '.join(missing)}, which nothing computes" if missing else None
-
-
-def _text(shape: tuple[int | str, ...]) -> str:
-    return f"[{', '.join(map(str, shape))}]"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
+from tofu_export.linting import attention_conditions as a
 from tofu_export.linting import conditions as c
+from tofu_export.linting import parser_conditions as p
 from tofu_export.linting.finding import ANY, Fact, Runtime, Severity
 from tofu_export.linting.parser_facts import MEASURED_RTX, PARSER_FACTS
 
@@ -70,6 +72,11 @@ FACTS: tuple[Fact, ...] = (
         f"{_MATRIX}; {MEASURED_RTX}",
     ),
     Fact(
+        "scatternd-race", WARNING, (ORT,), _SEEN_ORT, ("ScatterND",), c.joins_in_several_threads,
+        "give the session intra_op_num_threads = 1, or let `tofu-export lower --target portable` rewrite it",
+        f"{MEASURED_ORT}; https://github.com/microsoft/onnxruntime/issues/18048",
+    ),
+    Fact(
         "mean-overwritten", WARNING, ALL, "all", ("ScatterElements",), c.overwrites_for_a_mean,
         "export it again with a sum and a count (scatter_add twice) and their quotient",
         "measured: torch 2.14.1, torch.onnx.export(dynamo=True)",
@@ -103,17 +110,26 @@ FACTS: tuple[Fact, ...] = (
     ),
     Fact(
         "softmax-precision", ERROR, BOTH, f"all that have Attention; RTX {_SEEN_RTX}", ("Attention",),
-        c.has_softmax_precision, "leave it out", MEASURED_RTX,
+        a.has_softmax_precision, "leave it out", MEASURED_RTX,
     ),
     Fact(
-        "fp32-attention", ERROR, (RTX,), _SEEN_RTX, ("Attention",), c.fp32_attention,
+        "fp32-attention", ERROR, (RTX,), _SEEN_RTX, ("Attention",), a.fp32_attention,
         "`tofu-export build` marks it decomposable; for other tools use `tofu-export lower`", MEASURED_RTX,
         build_copes=True,
     ),
     Fact(
-        "wide-attention", ERROR, (RTX,), _SEEN_RTX, ("Attention",), c.wide_heads,
+        "wide-attention", ERROR, (RTX,), _SEEN_RTX, ("Attention",), a.wide_heads,
         "`tofu-export build` marks it decomposable; for other tools decompose it before (opset 18)", MEASURED_RTX,
         build_copes=True,
+    ),
+    Fact(
+        "narrow-attention", ERROR, (RTX,), _SEEN_RTX, ("Attention",), a.narrow_heads,
+        "`tofu-export build` marks it decomposable; for other tools decompose it before (opset 18)", MEASURED_RTX,
+        build_copes=True,
+    ),
+    Fact(
+        "attention-window", WARNING, (RTX,), _SEEN_RTX, ("Attention",), a.ignores_a_window,
+        "add the window to the mask, as numbers of -inf", f"{MEASURED_RTX}: the engine is the same without",
     ),
     Fact(
         "not-in-bf16", ERROR, (RTX,), _SEEN_RTX,
@@ -129,6 +145,10 @@ FACTS: tuple[Fact, ...] = (
         "fp64-becomes-fp32", WARNING, BOTH, f"all; RTX {_SEEN_RTX}", ANY,
         c.of_type("is computed in FP32 though it is", TensorProto.DOUBLE),
         "cast to FP32 in the model, so that every runtime computes the same", f"{_MATRIX}; {MEASURED_RTX}",
+    ),
+    Fact(
+        "uint8-becomes-int8", WARNING, (RTX,), _SEEN_RTX, ("QuantizeLinear",), p.becomes_int8,
+        "quantise symmetrically to int8", f"{MEASURED_RTX}: the engine is that of int8",
     ),
     Fact(
         "zero-point", ERROR, BOTH, f"all; RTX {_SEEN_RTX}", ("QuantizeLinear", "DequantizeLinear"), c.zero_point,
@@ -170,7 +190,7 @@ FACTS: tuple[Fact, ...] = (
         "run it with a GPU provider, or export in FP32 or FP16", MEASURED_ORT,
     ),
     Fact(
-        "attention-mask", ERROR, (ORT,), _SEEN_ORT, ("Attention",), c.mask_does_not_broadcast,
+        "attention-mask", ERROR, (ORT,), _SEEN_ORT, ("Attention",), a.mask_does_not_broadcast,
         "expand it to one row per query, or decompose the attention (opset 18)", MEASURED_ORT,
     ),
     *PARSER_FACTS,

@@ -9,9 +9,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper, shape_inference
+from onnx import inliner, numpy_helper, shape_inference
 
-__all__ = ["DEFAULT_DOMAINS", "Axis", "Scope", "attribute_int", "attribute_ints", "attribute_text", "infer", "walk"]
+__all__ = [
+    "DEFAULT_DOMAINS",
+    "Axis",
+    "Scope",
+    "attribute_int",
+    "attribute_ints",
+    "attribute_text",
+    "infer",
+    "walk",
+    "written_out",
+]
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
@@ -66,6 +76,11 @@ class Scope:
         """True if a value is known before the file runs, or is a missing optional input."""
         return not name or name in self.constants or name in self.computable
 
+    def made_by(self, name: str) -> str:
+        """Return the operator that computes a value, empty for inputs and constants."""
+        maker = self.makers.get(name)
+        return "" if maker is None else maker.op_type
+
     def array(self, name: str) -> npt.NDArray[Any] | None:
         """Return the value of a constant, None if it is not known, damaged, or in another file."""
         tensor = self.constants.get(name)
@@ -97,6 +112,20 @@ class Scope:
             self.shapes[value.name] = tuple(
                 dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in kind.shape.dim
             )
+
+
+def written_out(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with its own functions in the place of their calls, where types and shapes are known.
+
+    Functions that are of other operator sets than the model, or damaged, stay.
+    """
+    if not model.functions:
+        return model
+    try:
+        result: onnx.ModelProto = inliner.inline_local_functions(model)
+    except Exception:  # of a damaged file, in a module without types
+        return model
+    return result
 
 
 def infer(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -11,7 +11,7 @@ import onnx
 from tofu_export.linting.authorities import checker_findings, onnxruntime_findings
 from tofu_export.linting.facts import FACTS
 from tofu_export.linting.finding import ANY, Fact, Finding, Runtime, Severity
-from tofu_export.linting.graph import DEFAULT_DOMAINS, Scope, infer, walk
+from tofu_export.linting.graph import DEFAULT_DOMAINS, Scope, infer, walk, written_out
 from tofu_export.linting.onnx_files import default_opset, file_findings, open_graph
 from tofu_export.options import Target
 from tofu_export.system.typed_json import JsonObject
@@ -28,7 +28,7 @@ class LintReport:
         runtimes: the runtimes asked about.
         opset: version of the default operator set; None if the file imports none.
         ir_version: version of the file format.
-        nodes: number of nodes, sub-graphs and functions included.
+        nodes: number of nodes, those of sub-graphs and of called functions included.
         findings: in graph order, those of the file as a whole first.
     """
 
@@ -106,7 +106,7 @@ def lint_model(
         for finding in (*file_findings(model, path), *checker_findings(model))
     ]
     nodes = 0
-    for node, scope in walk(infer(model)):
+    for node, scope in walk(infer(written_out(model))):
         nodes += 1
         found += _findings(node, scope, facts, runtimes)
     if Runtime.ONNXRUNTIME in runtimes:

@@ -91,8 +91,8 @@ def lower_file(
     for finding in file_findings(original, source):  # a pipe in the place of weights would never end
         if finding.severity is Severity.ERROR and finding.rule in _NOT_TO_READ:
             raise ExportError(f"{source}: {finding.message}; {finding.fix}")
-    sparse = write_out_sparse(original)
     try:
+        sparse = write_out_sparse(original)
         model = ir.from_proto(original)
         ir.external_data.set_base_dir(model.graph, source.parent)
         ir.external_data.load_to_model(model)

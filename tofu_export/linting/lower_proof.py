@@ -14,7 +14,7 @@ import onnx
 from tofu_export.artifact.feeds import fixed_batch
 from tofu_export.artifact.onnx_file import load_without_weights
 from tofu_export.artifact.widened import HALVES, holds, widened
-from tofu_export.compare.outputs import TOLERANCES, Tally, settled
+from tofu_export.compare.outputs import TOLERANCES, Tally, only_nan, settled
 from tofu_export.errors import ExportError, VerificationError
 from tofu_export.linting.trial_feeds import Trials
 from tofu_export.options import Precision
@@ -95,7 +95,7 @@ def _references(
         session = _open(graph, file)
     except ExportError as error:
         raise VerificationError(
-            f"{source} does not load in onnxruntime, so that nothing could be compared with it: nothing was written. "
+            f"{source} cannot be run in onnxruntime, so that nothing could be compared with it: nothing was written. "
             f"{error}"
         ) from error
     trials = Trials(graph, str(source), session.inputs, shapes, seed)
@@ -103,17 +103,18 @@ def _references(
     references: list[tuple[int, Arrays, Arrays]] = []
     failed: dict[int, str] = {}
     for batch in BATCHES if fixed is None else (fixed,):
-        for draws in trials.draws(batch):
-            found = [(feeds, _attempt(session, feeds)) for feeds in draws]
-            ran = [(batch, feeds, outputs) for feeds, outputs in found if not isinstance(outputs, str)]
-            if ran:
-                references += ran
-                failed.pop(batch, None)
-                break
-            failed[batch] = str(found[-1][1])
+        found = trials.that_run(batch, lambda feeds: _attempt(session, feeds))
+        if isinstance(found, str):
+            failed[batch] = found
+        else:
+            references += [(batch, feeds, outputs) for feeds, outputs in found]
     reasons = "; ".join(f"the original does not run at batch {batch}: {reason}" for batch, reason in failed.items())
     if not references:
-        raise VerificationError(f"{source}: {reasons}; nothing could be compared with it: nothing was written")
+        unstated = [name for name, spec in session.inputs.items() if not spec.shape and name not in (shapes or {})]
+        advice = f". If {', '.join(unstated)} are no scalars, say their sizes with --shape" if unstated else ""
+        raise VerificationError(f"{source}: {reasons}; nothing could be compared with it: nothing was written{advice}")
+    if silent := only_nan(outputs for _, _, outputs in references):
+        reasons = "; ".join(filter(None, [reasons, f"the original gives NaN alone for {', '.join(silent)}"]))
     return references, reasons
 
 

@@ -10,6 +10,7 @@ import onnx
 from tofu_export.artifact.external import leaves_folder, tensors_of
 from tofu_export.artifact.onnx_file import load_without_weights
 from tofu_export.errors import ExportError
+from tofu_export.graph_patterns.foreign.sparse import sparse_names
 from tofu_export.linting.facts import MEASURED_ORT, MEASURED_RTX
 from tofu_export.linting.finding import Finding, Runtime, Severity
 from tofu_export.system.files import require_file
@@ -75,11 +76,10 @@ def file_findings(model: onnx.ModelProto, path: Path) -> Iterator[Finding]:
                 f"{value.name!r} is a {kind.removesuffix('_type').replace('_', ' ')}, expected a tensor",
                 "export it with a tensor in its place", MEASURED_RTX,
             )  # fmt: skip
-    if model.graph.sparse_initializer:
-        names = ", ".join(tensor.values.name for tensor in model.graph.sparse_initializer)
+    if sparse := sparse_names(model):
         yield Finding(
             "sparse-initializer", Severity.ERROR, _TENSORRT, "all; RTX 1.7",
-            f"the weights {names} are sparse, which the parser passes over",
+            f"the weights {', '.join(sparse)} are sparse, which the parser does not read",
             "let `tofu-export lower` write them out", MEASURED_RTX,
         )  # fmt: skip
     for value in model.graph.input:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
@@ -11,6 +12,8 @@ from tofu_export.linting.graph import DEFAULT_DOMAINS, Scope, attribute_int, att
 from tofu_export.linting.parser_table import IMPORTED, NEEDS_PLUGIN, PLAIN_ZERO_POINTS, QUANTIZED_TYPES, TYPES
 
 __all__ = [
+    "becomes_int8",
+    "branches_differ",
     "broadcasts_the_old_way",
     "circular_cache",
     "clips_int8",
@@ -18,6 +21,7 @@ __all__ = [
     "dilated",
     "given_in_fp32",
     "in_a_branch",
+    "loop_without_condition",
     "more_outputs",
     "needs_plugin",
     "norm_of_another_order",
@@ -26,6 +30,9 @@ __all__ = [
     "of_no_type",
     "other_resize",
     "quantized_by_a_cast",
+    "reads_a_quantized_constant",
+    "scale_not_positive",
+    "slices_axes_that_are_not_said",
     "trains_batches",
     "unsigned",
     "whole_remainder",
@@ -40,6 +47,9 @@ _UINT8_INPUTS = frozenset(
      "GatherND", "Identity", "Reshape", "Shape", "Size", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 )  # fmt: skip
 """Operators that accept 8-bit unsigned integers."""
+
+_READ_QUANTIZED = frozenset({"DequantizeLinear", "QuantizeLinear", "Shape", "Size"})
+"""Operators that may read a constant in INT8, FP8 or INT4."""
 
 _COORDINATES = ("align_corners", "asymmetric", "half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn")
 
@@ -79,6 +89,8 @@ def quantized_by_a_cast(node: onnx.NodeProto, scope: Scope) -> str | None:
 
 def unsigned(node: onnx.NodeProto, scope: Scope) -> str | None:
     """Report arithmetic in 8-bit unsigned integers, or such integers inside the graph."""
+    if node.op_type == "DequantizeLinear" and scope.made_by(node.input[0]) == "QuantizeLinear":
+        return None  # both become INT8, which `becomes_int8` is about
     if scope.dtype(node) == TensorProto.UINT8 and node.op_type not in _UINT8_INPUTS:
         return "is not possible in UINT8"
     if node.op_type in ("Cast", "CastLike") and any(
@@ -86,6 +98,13 @@ def unsigned(node: onnx.NodeProto, scope: Scope) -> str | None:
     ):
         return "makes UINT8 numbers inside of the graph, where TensorRT has none"
     return None
+
+
+def becomes_int8(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """Report a quantisation to UINT8, which the parser takes for one to INT8."""
+    if scope.dtypes.get(node.output[0]) != TensorProto.UINT8:
+        return None
+    return "gives UINT8, which is computed in INT8: what is above 127 steps is cut off"
 
 
 def not_constant(place: int, what: str) -> Condition:
@@ -198,3 +217,49 @@ def with_softcap(node: onnx.NodeProto, scope: Scope) -> str | None:
     """Report an Attention that bounds its scores, or whose heads are too narrow for a fused kernel."""
     capped = any(attribute.name == "softcap" and attribute.f for attribute in node.attribute)
     return "attribute softcap is not supported" if capped else None
+
+
+def scale_not_positive(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """Report a quantisation by a scale of 0, below 0, or NaN."""
+    scale = scope.array(node.input[1]) if len(node.input) > 1 else None
+    return None if scale is None or (scale.astype(np.float64) > 0).all() else "has a scale that is not above 0"
+
+
+def reads_a_quantized_constant(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """Report a constant of a type for quantised numbers that something else reads than a dequantisation."""
+    if node.op_type in _READ_QUANTIZED:
+        return None
+    for name in node.input:
+        if name in scope.constants and scope.dtypes.get(name) in (TensorProto.INT8, *QUANTIZED_TYPES):
+            return f"reads the constant {name!r} in {TensorProto.DataType.Name(scope.dtypes[name])}"
+    return None
+
+
+def branches_differ(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """Report branches whose results differ in type or rank, unless it is known before the run which one is taken."""
+    if not node.input or scope.is_computable(node.input[0]):
+        return None
+    branches = [attribute.g.output for attribute in node.attribute if attribute.HasField("g")]
+    for results in zip(*branches, strict=False):
+        kinds = [result.type.tensor_type for result in results]
+        types = {kind.elem_type for kind in kinds if kind.elem_type}
+        ranks = {len(kind.shape.dim) for kind in kinds if kind.HasField("shape")}
+        if len(types) > 1 or len(ranks) > 1:
+            what = "ranks" if len(ranks) > 1 else "types"
+            return f"has branches that give {' and '.join(result.name for result in results)}, of different {what}"
+    return None
+
+
+def loop_without_condition(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """Report a Loop that leaves its condition out."""
+    return None if len(node.input) > 1 and node.input[1] else "leaves its condition out"
+
+
+def slices_axes_that_are_not_said(node: onnx.NodeProto, scope: Scope) -> str | None:
+    """Report a Slice of the first axes that does not name them."""
+    if len(node.input) < 2 or (len(node.input) > 3 and node.input[3]):
+        return None
+    data, starts = (scope.shapes.get(name) for name in node.input[:2])
+    if data is None or starts is None or len(starts) != 1 or not isinstance(starts[0], int) or starts[0] == len(data):
+        return None
+    return f"slices {starts[0]} of {len(data)} axes without their names"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
+from tofu_export.linting import attention_conditions as a
 from tofu_export.linting import conditions as c
 from tofu_export.linting import parser_conditions as p
 from tofu_export.linting.finding import ANY, Condition, Fact, Runtime, Severity
@@ -43,6 +44,13 @@ PARSER_FACTS = (
     _refused("depth-not-constant", ("OneHot",), p.depth_of_no_size, _CONSTANT),
     _refused("zero-point-not-constant", ("DequantizeLinear", "QuantizeLinear"), p.not_constant(2, "zero points"),
              _CONSTANT),
+    _refused("scale-not-positive", ("DequantizeLinear", "QuantizeLinear"), p.scale_not_positive,
+             "quantise it again: a range of 0 has no scale"),
+    _refused("quantized-constant", ANY, p.reads_a_quantized_constant,
+             "dequantise it first, and reshape or cast it after that"),
+    _refused("branches-differ", ("If",), p.branches_differ, "let both give the same type and rank"),
+    _refused("loop-condition", ("Loop",), p.loop_without_condition, "give it a condition that is always true"),
+    _refused("slice-axes", ("Slice",), p.slices_axes_that_are_not_said, "say its axes"),
     _refused("dequantized-int32", ("DequantizeLinear",), c.of_type("is not possible", TensorProto.INT32),
              "leave biases in FP32, for onnxruntime's quantizer with extra_options={'QuantizeBias': False}"),
     _refused("mod-type", ("Mod",), p.whole_remainder, "use fmod = 1, or INT32"),
@@ -68,6 +76,11 @@ PARSER_FACTS = (
     _refused("cache-form", ("TensorScatter",), p.circular_cache, _ELSEWHERE),
     _refused("attention-outputs", ("Attention",), p.more_outputs, "decompose the attention before export"),
     _refused("attention-softcap", ("Attention",), p.with_softcap, "decompose the attention before export"),
+    _refused("attention-cache", ("Attention",), a.keeps_a_cache, "join them by a Concat before it"),
+    _refused("attention-width", ("Attention",), a.other_width_of_values, "decompose the attention before export"),
+    _refused("attention-mask-type", ("Attention",), a.mask_of_another_type, "cast it to the type of the queries"),
+    _refused("attention-mask-shape", ("Attention",), a.mask_of_another_shape, "pad or slice it before"),
+    _refused("attention-mask-causal", ("Attention",), a.mask_with_causal_order, "add the causal order to the mask"),
     _refused("attention-in-branch", ("Attention",), p.in_a_branch, "let `tofu-export lower` decompose it"),
 )  # fmt: skip
 """Facts, in the order in which findings about one node are reported."""

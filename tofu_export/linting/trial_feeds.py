@@ -6,7 +6,7 @@ condition, and infinities if the graph adds them up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +14,13 @@ import numpy as np
 import onnx
 
 from tofu_export.artifact.feeds import check_shapes, make_feeds
-from tofu_export.linting.graph import DEFAULT_DOMAINS, Axis, attribute_int, infer, walk
+from tofu_export.linting.graph import DEFAULT_DOMAINS, Axis, attribute_int, infer, walk, written_out
 from tofu_export.system.ort import TensorSpec
 
 __all__ = ["Trials"]
 
 Feeds = dict[str, np.ndarray[Any, Any]]
+Outputs = Mapping[str, np.ndarray[Any, Any]]
 
 _INDEX = {"Gather": 1, "GatherElements": 1, "GatherND": 1, "ScatterElements": 1, "ScatterND": 1}
 """Input of these operators that holds positions in their first input."""
@@ -30,10 +31,14 @@ _CARRY = frozenset(
 )  # fmt: skip
 """Operators that pass their inputs on."""
 
-_COMPARE = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
+_COMPARE = frozenset(
+    {"Clip", "Equal", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Less", "LessOrEqual", "Max", "Min",
+     "Shrink", "ThresholdedRelu"}
+)  # fmt: skip
+"""Operators with thresholds."""
 
 _WIDE = 8.0
-"""Factor of the second draw if the graph compares numbers, so that thresholds are passed in both directions."""
+"""Factor of the second draw if the graph has thresholds, so that they are passed in both directions."""
 
 _ANY_NUMBER = 4
 """Upper bound of integers without known meaning."""
@@ -108,6 +113,33 @@ class Trials:
             ]
         yield [plain]
 
+    def that_run(self, batch: int, attempt: Callable[[Feeds], Outputs | str]) -> list[tuple[Feeds, Outputs]] | str:
+        """Return the widest feeds that a file accepts, with its outputs; or why it accepts none.
+
+        Where outputs have NaN, as those of a logarithm of random numbers, feeds without a sign follow.
+
+        Args:
+            batch: batch size.
+            attempt: runs the file, and returns its outputs, or why it fails.
+
+        Raises:
+            OptionError: as in `draws`.
+        """
+        reason = ""
+        for drawn in self.draws(batch):
+            found = [(feeds, attempt(feeds)) for feeds in drawn]
+            ran = [(feeds, outputs) for feeds, outputs in found if not isinstance(outputs, str)]
+            if not ran:
+                reason = str(found[-1][1])
+                continue
+            if any(_has_nan(outputs) for _, outputs in ran):
+                feeds = {name: np.abs(feed) if feed.dtype.kind == "f" else feed for name, feed in ran[0][0].items()}
+                outputs = attempt(feeds)
+                if not isinstance(outputs, str):
+                    ran.append((feeds, outputs))
+            return ran
+        return reason
+
     def _value(
         self, name: str, plain: np.ndarray[Any, Any], sizes: Mapping[str, int], least: int, number: int
     ) -> np.ndarray[Any, Any]:
@@ -134,7 +166,7 @@ class Trials:
     def _find_roles(self, graph: onnx.ModelProto) -> None:
         """Find the inputs used as a position, a mask, or a summand."""
         origins = {name: {name} for name in self._inputs}
-        for node, scope in walk(infer(graph)):
+        for node, scope in walk(infer(written_out(graph))):
             if node.domain not in DEFAULT_DOMAINS:
                 continue
             self._compares |= node.op_type in _COMPARE
@@ -158,6 +190,10 @@ class Trials:
             handed = set().union(*(read if node.op_type == "Concat" else read[:1])) if node.op_type in _CARRY else set()
             for name in node.output:
                 origins[name] = set(handed)
+
+
+def _has_nan(outputs: Outputs) -> bool:
+    return any(bool(np.isnan(value).any()) for value in outputs.values() if value.dtype.kind == "f")
 
 
 def _bounds(places: list[tuple[Axis, ...]], sizes: Mapping[str, int]) -> list[int]:

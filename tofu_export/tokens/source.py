@@ -103,9 +103,10 @@ class TokenSource(ABC):
                 plan.pattern,
             )
         except _DAMAGED as error:
+            fault = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise OptionError(
-                f"{path.name} does not say which tokens it removes ({type(error).__name__}: {error}): expected a file "
-                "that this version of tofu-export wrote, with plan and preprocessing in its metadata; export it again"
+                f"{path.name} does not say which tokens it removes ({fault}): expected a file that this version of "
+                "tofu-export wrote, with plan and preprocessing in its metadata; export it again"
             ) from error
         if not steps:
             raise OptionError(f"{path.name} removes no token: there is nothing to draw, export it with --r above 0")

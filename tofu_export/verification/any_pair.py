@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ import numpy as np
 
 from tofu_export.artifact.feeds import as_asked, fixed_batch
 from tofu_export.artifact.onnx_file import load_without_weights
-from tofu_export.compare.outputs import Tolerance, settled
+from tofu_export.compare.outputs import Tolerance, only_nan, settled
 from tofu_export.errors import ExportError, VerificationError
 from tofu_export.linting.trial_feeds import Trials
-from tofu_export.system.ort import OrtSession, TensorSpec, open_session
+from tofu_export.system.ort import OrtSession, TensorSpec, exact_threads, open_session
 from tofu_export.verification.gather import Gathered
 from tofu_export.verification.replay import Judge
 from tofu_export.verification.result import VerificationResult
@@ -62,27 +62,34 @@ def verify_any_pair(
         VerificationError: inputs or outputs have no counterpart, or nothing can be compared.
         ExportError: a file cannot be loaded, or the file fails where the reference runs.
     """
-    mine, right = open_session(path), open_session(reference)
+    graph, other = load_without_weights(path), load_without_weights(reference)
+    mine = open_session(path, threads=exact_threads(graph))
+    right = open_session(reference, threads=exact_threads(other))
     inputs, outputs = _twins(mine, right, "inputs"), _twins(mine, right, "outputs")
     given = {name: _guess(spec) for name, spec in mine.inputs.items()} | dict(shapes or {})
-    trials = Trials(load_without_weights(path), path.name, mine.inputs, given, seed)
+    trials = Trials(graph, path.name, mine.inputs, given, seed)
     fixed = fixed_batch(mine.inputs) or fixed_batch(right.inputs)
     gathered = Gathered(path.name, tolerance)
-    ran, notes = [], []
+    ran, notes, references = [], [], list[Feeds]()
     for batch in batches or ((fixed,) if fixed is not None else BATCHES):
         if on_batch is not None:
             on_batch(batch)
-        found = _first_that_runs(right, trials.draws(batch), inputs)
+        found = trials.that_run(batch, lambda feeds: _attempt(right, feeds, inputs))
         if isinstance(found, str):
             notes.append(f"{reference.name} does not run at batch {batch}, which was not compared: {found}")
             continue
         ran.append(batch)
+        references += [expected for _, expected in found]
         for feeds, expected in found:
             got, wanted = settled(mine.run(feeds), {name: expected[twin] for name, twin in outputs.items()})
             gathered.add(feeds, got, wanted, Judge(tolerance))
     if not ran:
         shown = ", ".join(f"{name}:{'x'.join(map(str, sizes))}" for name, sizes in given.items() if sizes)
         raise VerificationError(f"nothing was compared: {'; '.join(notes)}. Say sizes with --shape, now {shown}")
+    if silent := only_nan(references):
+        raise VerificationError(
+            f"nothing was compared of {', '.join(silent)}: on all generated inputs {reference.name} gives NaN alone"
+        )
     source = f"generated inputs, seed {seed}"
     return gathered.result(tuple(ran), source, ", ".join(outputs), tuple(notes), reference=reference.name)
 
@@ -107,20 +114,6 @@ def _guess(spec: TensorSpec) -> tuple[int, ...]:
     """Return the sizes of an input: as stated by the file, else those of an image or small ones."""
     usual: Sequence[int] = (1, *_IMAGE) if len(spec.shape) == len(_IMAGE) + 1 else (1, *[_OPEN] * len(spec.shape))
     return tuple(known if size is None else size for size, known in zip(spec.shape, usual, strict=False))
-
-
-def _first_that_runs(
-    reference: OrtSession, draws: Iterable[Sequence[Feeds]], inputs: Mapping[str, str]
-) -> list[tuple[Feeds, Feeds]] | str:
-    """Return the widest inputs that the reference accepts, with its outputs; or why it accepts none."""
-    reason = ""
-    for drawn in draws:
-        found = [(feeds, _attempt(reference, feeds, inputs)) for feeds in drawn]
-        ran = [(feeds, outputs) for feeds, outputs in found if not isinstance(outputs, str)]
-        if ran:
-            return ran
-        reason = str(found[-1][1])
-    return reason
 
 
 def _attempt(reference: OrtSession, feeds: Feeds, inputs: Mapping[str, str]) -> Feeds | str:

@@ -78,6 +78,8 @@ class Gathered:
             if self._worst is None or worst((self._worst, now), self.tolerance) is now:
                 self._worst, self._worst_batch = now, self._batches - 1
                 self._evidence = Evidence(feeds, got, expected)
+        elif self._evidence is None:
+            self._evidence = Evidence(feeds, got, expected)
 
     def add_blocks(
         self,
@@ -139,8 +141,11 @@ class Gathered:
                 f"{self._file}: nothing was compared: for no image do its outputs agree with those of the copy that "
                 "gives out its decisions"
             )
-        if not self._tally.outputs:
-            raise VerificationError(f"{self._file}: nothing was compared, it gives no real numbers")
+        compared = tuple(self._tally.outputs.values())
+        if not compared and self._tally.integers:
+            compared = (OutputComparison(0.0, 1.0, 1.0, None, True, sum(sizes)),)  # its integers decide
+        if not compared:
+            raise VerificationError(f"{self._file}: nothing was compared, its outputs are empty")
         layers = tuple(
             LayerResult(
                 layer, self._layers.get(layer, DecisionReport()), self._ends.get(layer), self._excess.get(layer)
@@ -152,7 +157,7 @@ class Gathered:
             batches=sizes,
             inputs=source,
             output=output,
-            outputs=worst(tuple(self._tally.outputs.values()), self.tolerance),
+            outputs=worst(compared, self.tolerance),
             mapped=self._tally.integers or None,
             mismapped=self._tally.wrong_integers,
             images_with_flips=self._flipped,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tofu_export.compare.outputs import Tolerance, is_real
+from tofu_export.compare.outputs import Tolerance, is_real, settled
 from tofu_export.errors import ExportError, VerificationError
 from tofu_export.verification.follow import Follower, Inside, form
 from tofu_export.verification.gather import Gathered
@@ -39,7 +39,8 @@ def verify_pair(
     """Compare a file with a reference file.
 
     Outputs are matched by name, or by their order if names differ. In layers in which both files decide alike, the
-    reference follows the file's decisions, which are judged by its similarities.
+    reference follows the file's decisions, which are judged by its similarities. Infinities that both have, as those of
+    masks, are equal.
 
     Args:
         subject: the file to judge, or an engine.
@@ -84,7 +85,8 @@ def verify_pair(
         judged = Judge(tolerance)
         theirs = other.feeds[index]
         values = follower.follow(tested.decisions, seen, theirs, judged) if wanted else other.given[index]
-        gathered.add(mine.feeds[index], got, {name: values[twin] for name, twin in pairs.items()}, judged, rows)
+        compared = settled(got, {name: values[twin] for name, twin in pairs.items()}, nan=False)
+        gathered.add(mine.feeds[index], *compared, judged, rows)
     if tested.ends:  # in separate copies: see `eager`
         follower = Follower(right)
         for index, seen in enumerate(subject.watch(mine.feeds, tested.names)):

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tofu_export.artifact.onnx_file import load_without_weights
 from tofu_export.compare.outputs import Tolerance
-from tofu_export.system.ort import TensorSpec, open_session
+from tofu_export.system.ort import TensorSpec, exact_threads, open_session
 from tofu_export.verification.watch import check_same, run_copy
 
 __all__ = ["OnnxFile", "Runnable", "Subject"]
@@ -85,7 +86,7 @@ class OnnxFile:
 
     def open(self) -> Runnable:
         """Load the file in onnxruntime."""
-        return open_session(self._path)
+        return open_session(self._path, threads=exact_threads(load_without_weights(self._path)))
 
     def watch(self, feeds: Sequence[Mapping[str, Array]], names: Sequence[str]) -> list[dict[str, Array]]:
         """Run a copy that outputs these values."""

@@ -8,6 +8,7 @@ from tofu_export.system.ort.int8 import EXACT_INT8
 from tofu_export.system.ort.opening import OPTIMIZED_NAME, check_path, open_copy, open_session, rejection
 from tofu_export.system.ort.package import CPU_PROVIDER, version
 from tofu_export.system.ort.providers import providers_usable
+from tofu_export.system.ort.races import exact_threads
 from tofu_export.system.ort.session import OrtSession, TensorSpec
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "OrtSession",
     "TensorSpec",
     "check_path",
+    "exact_threads",
     "open_copy",
     "open_session",
     "providers_usable",

@@ -23,7 +23,8 @@ def reason_of(error: Exception) -> str:
         return "it gives no reason, as for a name that is not text"
     line = " ".join(str(error).split())
     line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
-    line = re.sub(r"^Load model from .*? failed:\s*", "", line).rstrip(". ")
+    line = re.sub(r"^Load model from .*? failed:\s*", "", line)
+    line = re.sub(r"^(Exception during \w+: )?/\S+\.(?:cc|h):\d+ .*?\) (?=[A-Z])", r"\1", line).rstrip(". ")
     return line if len(line) <= 400 else f"{line[:397]}..."
 
 
@@ -32,6 +33,10 @@ def load_hint(reason: str) -> str:
     lowered = reason.lower()
     if "external data" in lowered or "filesystem error" in lowered:  # message of 1.21 to 1.23
         return "Weights over 2 GB lie in a second file: keep it beside the .onnx file under the name it had"
+    if "model ir version" in lowered:
+        return "Save it with an older onnx, or with a lower ir_version"
+    if "released onnx opset" in lowered:
+        return "Export it for a lower opset, or convert it with onnx.version_converter"
     if "protobuf" in lowered:
         return "It is not an ONNX file, or it is cut short: copy or export it again"
     if "output_dtype" in lowered and "y_zero_point" in lowered:  # found in 1.31

@@ -11,6 +11,7 @@ from tofu_export.system.files import is_text, require_file
 from tofu_export.system.ort.failures import is_native, load_hint, reason_of
 from tofu_export.system.ort.int8 import EXACT_INT8, products_overflow
 from tofu_export.system.ort.package import CPU_PROVIDER, LOG_ERROR, LOG_FATAL, onnxruntime, provider_hint
+from tofu_export.system.ort.races import exact_threads
 from tofu_export.system.ort.session import OrtSession, session_of
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def open_copy(model: onnx.ModelProto, path: Path) -> OrtSession:
     """
     ort = onnxruntime()
     check_path(path)
-    options = _options(ort, CPU_PROVIDER, None, share_cores=False)
+    options = _options(ort, CPU_PROVIDER, exact_threads(model), share_cores=False)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
     return _open(ort, f"a copy of {path}", model.SerializeToString(), CPU_PROVIDER, options)
 

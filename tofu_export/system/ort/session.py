@@ -139,9 +139,12 @@ def session_of(label: str, provider: str, native: Any) -> OrtSession:
 
 def _spec(label: str, value: Any) -> TensorSpec:
     if value.type not in _NUMPY_TYPES:
+        number = value.type.startswith("tensor(") and "string" not in value.type
+        trouble = "which numpy cannot hold" if number else "which is neither fed nor compared here"
+        advice = "Export in fp32 or fp16 to run it in onnxruntime" if number else "Export the model without it"
         raise ExportError(
-            f"{label}: {value.name} is a {value.type}, which numpy cannot hold; expected one of "
-            f"{', '.join(sorted(_NUMPY_TYPES))}. Export in fp32 or fp16 to run it in onnxruntime"
+            f"{label}: {value.name} is a {value.type}, {trouble}; expected one of {', '.join(sorted(_NUMPY_TYPES))}. "
+            f"{advice}"
         )
     shape = tuple(size if isinstance(size, int) else None for size in value.shape)
     return TensorSpec(np.dtype(_NUMPY_TYPES[value.type]), shape)
