@@ -29,6 +29,7 @@ __all__ = [
     "check",
     "describe_model",
     "merge",
+    "undescribed",
 ]
 
 Size = tuple[int, int]
@@ -241,6 +242,12 @@ def changes(before: Description, after: Description) -> tuple[str, ...]:
     return tuple(
         f"{_words(name)} {_text(was)} -> {_text(now)}" for name, (now, was) in after.differences(before).items()
     )
+
+
+def undescribed(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """List arguments of `timm.create_model` that no field describes, for example `pool include prefix yes`."""
+    known = {name for names in _ARGUMENTS.values() for name in names} | {*_FC_NORM, "act_layer", "global_pool"}
+    return tuple(f"{_words(name)} {_text(value)}" for name, value in arguments.items() if name not in known)
 
 
 def activation_name(function: Callable[[Tensor], Tensor]) -> str:

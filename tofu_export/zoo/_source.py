@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,18 @@ from torch import Tensor
 from tofu_export.errors import TofuError, WeightsError
 from tofu_export.options import Halting
 from tofu_export.zoo._adapter import Adapter, merge_inside, read_adapter
-from tofu_export.zoo._beside import Settings, read_open_clip, read_timm_args, read_timm_config, settings_inside
+from tofu_export.zoo._beside import Settings, read_timm_args, read_timm_config, settings_inside
 from tofu_export.zoo._checkpoint import read_checkpoint
 from tofu_export.zoo._choice import choose
 from tofu_export.zoo._dense import dense
 from tofu_export.zoo._description import Description, merge
 from tofu_export.zoo._folder import base_of
 from tofu_export.zoo._gate import gate_of
+from tofu_export.zoo._open_clip import read_open_clip
+from tofu_export.zoo._processor import read_processor
 from tofu_export.zoo._transformers import rename
 from tofu_export.zoo._transformers_config import CONFIG, describe_config, describe_family
-from tofu_export.zoo.preprocessing import PROCESSOR, PreprocessingOptions, read_processor
+from tofu_export.zoo.preprocessing import PreprocessingOptions
 
 __all__ = ["Source", "read_source"]
 
@@ -47,6 +49,8 @@ class Source:
         undecided: its activation is GELU or QuickGELU, and nothing says which.
         adapter: an adapter was merged, which can have replaced the classifier.
         gate: gate by which its tokens were trained to halt; None if it does not say.
+        architecture: name in timm of the architecture that it was saved from; empty if not named.
+        arguments: arguments of `timm.create_model` that it was built with.
     """
 
     file: str
@@ -63,6 +67,8 @@ class Source:
     undecided: bool = False
     adapter: bool = False
     gate: Halting | None = None
+    architecture: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_source(path: Path, *, key: str | None = None, beside: bool = True) -> Source:
@@ -148,7 +154,8 @@ def _of_transformers(source: Source, family: str, folder: Path) -> Source:
     if shapes.qkv_bias is None:
         config = replace(config, qkv_bias=None)
     names = (f"{folder / CONFIG}", source.file)
-    return replace(source, description=merge(config, description, names=names), where=CONFIG)
+    source = _of_stated_size(replace(source, description=description), config)
+    return replace(source, description=merge(config, source.description, names=names), where=CONFIG)
 
 
 def _with_settings(source: Source, found: Mapping[Any, Any], path: Path) -> Source:
@@ -166,7 +173,7 @@ def _with_settings(source: Source, found: Mapping[Any, Any], path: Path) -> Sour
 def _add(source: Source, settings: Settings | None, *, options: bool = False) -> Source:
     if settings is None:
         return source
-    said = settings.description
+    source, said = _of_stated_size(source, settings.description), settings.description
     if options:  # not for facts that tensors show: options can describe something else
         said = replace(said, **{name: None for name, _ in source.description.said()})
     if source.adapter:
@@ -180,17 +187,20 @@ def _add(source: Source, settings: Settings | None, *, options: bool = False) ->
         preprocessing=source.preprocessing.over(images),
         images_from={**dict.fromkeys(images.said(), settings.where), **source.images_from},
         undecided=source.undecided and said.activation is None,
+        architecture=source.architecture or settings.architecture,
+        arguments={**settings.arguments, **source.arguments},
     )
 
 
 def _with_images(source: Source, folder: Path) -> Source:
-    processor = read_processor(folder)
-    if processor is None or not processor.said():
+    found = read_processor(folder)
+    if found is None:
         return source
+    processor, file = found
     return replace(
         source,
         preprocessing=source.preprocessing.over(processor),
-        images_from={**dict.fromkeys(processor.said(), PROCESSOR), **source.images_from},
+        images_from={**dict.fromkeys(processor.said(), file), **source.images_from},
     )
 
 
@@ -200,17 +210,12 @@ def _describe_tensors(tensors: Mapping[str, Tensor]) -> Description:
     patches = tensors.get("visual.conv1.weight" if clip else "patch_embed.proj.weight")
     if patches is None:
         return Description()
-    position = tensors.get("visual.positional_embedding" if clip else "pos_embed")
-    class_token = ("visual.class_embedding" if clip else "cls_token") in tensors
-    registers = next((tensors[k] for k in ("reg_token", "register_tokens", "storage_tokens") if k in tensors), None)
     patch_size = (int(patches.shape[2]), int(patches.shape[3])) if patches.ndim == 4 else None
-    extra = class_token + ("dist_token" in tensors)
-    reg_tokens = 0 if registers is None else int(registers.shape[1])
     return Description(
-        class_token=class_token,
-        reg_tokens=reg_tokens,
+        class_token=_has_class_token(tensors),
+        reg_tokens=_registers(tensors),
         qkv_bias=_qkv_bias(tensors),
-        image_size=_image_size(position, patch_size, (extra + reg_tokens, extra, 0)),
+        image_size=_image_size(_numbers_of_patches(tensors), patch_size),
         patch_size=patch_size,
         in_chans=int(patches.shape[1]) if patches.ndim == 4 else None,
         num_classes=_classes(tensors, len(patches)),
@@ -218,17 +223,48 @@ def _describe_tensors(tensors: Mapping[str, Tensor]) -> Description:
     )
 
 
-def _image_size(
-    position: Tensor | None, patch_size: tuple[int, int] | None, extra: tuple[int, ...]
-) -> tuple[int, int] | None:
-    """Return the image size for a square grid, by the first number of extra positions that leaves one."""
-    if position is None or patch_size is None or position.ndim not in (2, 3):
+def _image_size(patches: Sequence[int], patch_size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return the image size for a square grid, by the first number of patches that makes one."""
+    if patch_size is None:
         return None
-    for count in (int(position.shape[-2]) - number for number in extra):
+    for count in patches:
         side = math.isqrt(max(count, 0))
         if side and side * side == count:
             return side * patch_size[0], side * patch_size[1]
     return None
+
+
+def _numbers_of_patches(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Return the numbers of patches that a table of positions can be for, the likeliest first; empty without one."""
+    position = tensors.get("visual.positional_embedding", tensors.get("pos_embed"))
+    if position is None or position.ndim not in (2, 3):
+        return ()
+    registers, prefix = _registers(tensors), _has_class_token(tensors) + ("dist_token" in tensors)
+    rows = int(position.shape[-2])
+    return tuple(dict.fromkeys(rows - others for others in (prefix + registers, prefix, 0)))
+
+
+def _of_stated_size(source: Source, said: Description) -> Source:
+    """Return the source with the image size that a description states, if its positions are as many.
+
+    The tensors alone show a number of positions, which is taken for a square.
+    """
+    size, patch = said.image_size, source.description.patch_size
+    if size is None or patch is None:
+        return source
+    count = (size[0] // patch[0]) * (size[1] // patch[1])
+    if count not in _numbers_of_patches(source.tensors):
+        return source
+    return replace(source, description=replace(source.description, image_size=size))
+
+
+def _has_class_token(tensors: Mapping[str, Tensor]) -> bool:
+    return "visual.class_embedding" in tensors or "cls_token" in tensors
+
+
+def _registers(tensors: Mapping[str, Tensor]) -> int:
+    names = ("reg_token", "register_tokens", "storage_tokens")
+    return next((int(tensors[name].shape[1]) for name in names if name in tensors), 0)
 
 
 def _classes(tensors: Mapping[str, Tensor], width: int) -> int | None:

@@ -6,13 +6,13 @@ defaults are listed here, by `model_type`; a test compares them with the install
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from tofu_export.errors import WeightsError
 from tofu_export.zoo._description import Description
+from tofu_export.zoo._json import read_object
 
 __all__ = ["CONFIG", "DEFAULTS", "describe_config", "describe_family", "is_transformers"]
 
@@ -210,8 +210,5 @@ def _pair(value: Any) -> tuple[int, int] | None:
 
 def _read(path: Path) -> Mapping[str, Any] | None:
     """Read a configuration of `transformers`; None without one."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return config if isinstance(config, Mapping) and "model_type" in config else None
+    config = read_object(path)
+    return config if config is not None and "model_type" in config else None

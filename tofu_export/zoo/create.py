@@ -20,8 +20,9 @@ from tofu_export.errors import OptionError, TofuError, UnsupportedModelError, We
 from tofu_export.options import Halting
 from tofu_export.patch.predictors import PredictorShape, attach
 from tofu_export.report.model import LoadedWeights, loading_words
+from tofu_export.zoo._convert import architecture_of
 from tofu_export.zoo._data_config import timm_preprocessing
-from tofu_export.zoo._description import Description, arguments_for, changes, describe_model
+from tofu_export.zoo._description import Description, arguments_for, changes, describe_model, undescribed
 from tofu_export.zoo._download import hub_file
 from tofu_export.zoo._quiet import quiet
 from tofu_export.zoo._source import Source
@@ -118,10 +119,14 @@ def create_model(
     asked = {"image_size": image_size, "num_classes": num_classes}
     keep = frozenset(field for field, value in asked.items() if value is not None)
     usual = Description()
+    own: Mapping[str, Any] = {}
     arguments: dict[str, Any] = {}
     if any(said.said()):
         meta = create_meta(resolved, image_size, num_classes)
-        usual, arguments = describe_model(meta), arguments_for(said, meta, keep=keep)
+        usual, own = describe_model(meta), _own_arguments(located.source, meta)
+        if own:
+            meta = create_meta(resolved, image_size, num_classes, own)
+        arguments = {**own, **arguments_for(said, meta, keep=keep)}
     with torch.random.fork_rng(devices=[]), quiet():
         # Not torch.manual_seed, which reseeds every accelerator of the caller as well.
         torch.default_generator.manual_seed(seed)
@@ -131,7 +136,7 @@ def create_model(
     features = num_classes == 0 or weights.kind is WeightsKind.PRETRAINED
     record = fill(model, located, name=resolved, keep=keep, features=features)
     if any(said.said()):
-        record = replace(record, set=changes(usual, describe_model(model)))
+        record = replace(record, set=(*changes(usual, describe_model(model)), *undescribed(own)))
     model = model.float().eval().requires_grad_(False)
     images, images_from = _preprocessing(model, image_size, located.source, preprocessing)
     gate = None if located.source is None else located.source.gate
@@ -270,6 +275,11 @@ def _patch_size(model: nn.Module) -> tuple[int, int] | None:
         return None
     height, width = ratio(as_scalar=False)
     return int(height), int(width)
+
+
+def _own_arguments(source: Source | None, model: nn.Module) -> Mapping[str, Any]:
+    """Return the arguments that the weights were saved with, if they are from the architecture of the model."""
+    return source.arguments if source is not None and source.architecture == architecture_of(model) else {}
 
 
 def _preprocessing(
