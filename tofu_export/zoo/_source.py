@@ -21,6 +21,7 @@ from tofu_export.zoo._dense import dense
 from tofu_export.zoo._description import Description, merge
 from tofu_export.zoo._folder import base_of
 from tofu_export.zoo._gate import gate_of
+from tofu_export.zoo._labels import labels_of
 from tofu_export.zoo._open_clip import read_open_clip
 from tofu_export.zoo._processor import read_processor
 from tofu_export.zoo._transformers import rename
@@ -51,6 +52,7 @@ class Source:
         gate: gate by which its tokens were trained to halt; None if it does not say.
         architecture: name in timm of the architecture that it was saved from; empty if not named.
         arguments: arguments of `timm.create_model` that it was built with.
+        labels: names of its classes, in order; empty if none are known.
     """
 
     file: str
@@ -69,6 +71,7 @@ class Source:
     gate: Halting | None = None
     architecture: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
 
 def read_source(path: Path, *, key: str | None = None, beside: bool = True) -> Source:
@@ -126,6 +129,7 @@ def _understood(
     if not beside:
         return replace(source, description=Description(), undecided=False)
     source = _with_images(_with_settings(source, found, path), path.parent)
+    source = replace(source, labels=labels_of(found, (adapter.path if adapter else path).parent))
     if (gate := gate_of(found, path)) is not None:
         note = f"trained to halt tokens (scale {gate.scale:g}, center {gate.center:g}), as --select halting does"
         source = replace(source, gate=gate, notes=(*source.notes, note))

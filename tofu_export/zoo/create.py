@@ -54,6 +54,7 @@ class LoadedModel:
         arguments: further arguments of `timm.create_model` that the weights need.
         predictors: trained predictors that the weights have; None without them.
         gate: gate by which the weights were trained to halt tokens; None if they do not say.
+        labels: names of its classes, in order; empty if the weights do not name as many.
     """
 
     model: nn.Module
@@ -67,6 +68,7 @@ class LoadedModel:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     predictors: PredictorShape | None = None
     gate: Halting | None = None
+    labels: tuple[str, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -140,9 +142,11 @@ def create_model(
     model = model.float().eval().requires_grad_(False)
     images, images_from = _preprocessing(model, image_size, located.source, preprocessing)
     gate = None if located.source is None else located.source.gate
+    labels = () if located.source is None else located.source.labels
     return LoadedModel(
-        model, name, resolved, record, images, images_from, image_size, num_classes, arguments, located.predictors, gate
-    )
+        model, name, resolved, record, images, images_from, image_size, num_classes, arguments, located.predictors,
+        gate, labels if len(labels) == getattr(model, "num_classes", None) else (),
+    )  # fmt: skip
 
 
 def create_meta(
