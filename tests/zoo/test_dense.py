@@ -40,6 +40,12 @@ def test_a_scale_of_another_shape_is_refused() -> None:
         dense({"fc.weight": quantised(torch.tensor(0.25)), "fc.weight_scale": torch.ones(3)}, file="a.pth")
 
 
+def test_a_scale_for_each_column_of_a_square_is_no_scale_of_rows() -> None:
+    square = torch.ones(2, 2, dtype=torch.int8)
+    with pytest.raises(WeightsError, match=r"shape \[1, 2\], expected one number, or one a row"):
+        dense({"fc.weight": square, "fc.weight_scale": torch.tensor([[0.5, 0.25]])}, file="a.pth")
+
+
 def test_whole_numbers_that_are_no_weights_stay() -> None:
     index = torch.arange(4).reshape(2, 2)
     tensors = {"attn.relative_position_index": index, "embeddings.position_ids": index, "n_averaged": torch.tensor(3)}

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tests.zoo.checkpoints import CONFIG, NAME, filled, load, pixels, same
 from tofu_export.errors import OptionError, TofuError, WeightsError
+from tofu_export.zoo._source import read_source
 from tofu_export.zoo._transformers_config import DEFAULTS
 from tofu_export.zoo.create import create_model
 from tofu_export.zoo.weights import WeightsSource
@@ -89,7 +90,7 @@ class TestTransformers:
         for name in list(tensors)[::9]:
             changed = {f"{key}_2" if key == name else key: tensor for key, tensor in tensors.items()}
             save_file(changed, tmp_path / "model.safetensors")
-            with pytest.raises(WeightsError, match=r"does not fit|holds no tensors"):
+            with pytest.raises(WeightsError, match=r"does not fit|fits .* but for|holds no tensors"):
                 load(tmp_path / "model.safetensors", num_classes=5)
 
     def test_a_layer_between_tower_and_classifier_is_never_dropped_in_silence(self, tmp_path: Path) -> None:
@@ -274,6 +275,12 @@ class TestTimm:
         assert same(loaded, ours(x), x)
         assert loaded.preprocessing.image_size == size
 
+    def test_the_size_of_relative_positions_is_set(self, tmp_path: Path) -> None:
+        ours = filled(timm.create_model("beit_base_patch16_224", img_size=64, depth=2, num_classes=3))
+        torch.save(ours.state_dict(), tmp_path / "beit.pth")
+        read = read_source(tmp_path / "beit.pth")
+        assert read.description.image_size == (64, 64)
+
     def test_another_number_of_special_tokens_is_not_guessed(self, tmp_path: Path) -> None:
         ours = timm.create_model(NAME, class_token=False, global_pool="avg", fc_norm=False)
         torch.save(ours.state_dict(), tmp_path / "vit.pth")
@@ -408,6 +415,13 @@ def test_a_configuration_of_transformers_that_cannot_be_read(
     path.write_text(change(path.read_text()))
     with pytest.raises(WeightsError, match=words):
         load(tmp_path / "model.safetensors")
+
+
+def test_an_older_configuration_of_timm_with_newer_entries(tmp_path: Path) -> None:
+    save_file(timm.create_model(NAME).state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": NAME, "model_args": {"act_layer": "relu"}}))
+    with pytest.raises(OptionError, match=r"has no pretrained_cfg, .* add "):
+        create_model(f"local-dir:{tmp_path}", weights=WeightsSource.parse("pretrained"))
 
 
 def test_half_a_configuration_beside_weights_of_timm_is_refused(tmp_path: Path) -> None:

@@ -85,6 +85,14 @@ class TestSource:
         with pytest.raises(OptionError, match="is a folder: name the file in it"):
             load(tmp_path)
 
+    def test_folder_of_a_checkpoint_in_parts(self, tmp_path: Path) -> None:
+        (tmp_path / "__0_0.distcp").write_bytes(b"x")
+        with pytest.raises(OptionError, match="dcp_to_torch"):
+            load(tmp_path)
+        (tmp_path / "__0_0.distcp").rename(tmp_path / "zero_to_fp32.py")
+        with pytest.raises(OptionError, match=r"with the zero_to_fp32\.py"):
+            load(tmp_path)
+
     def test_unknown_suffix(self, tmp_path: Path) -> None:
         (tmp_path / "vit.h5").write_bytes(b"x")
         with pytest.raises(OptionError, match=r"unknown suffix, expected one of \.safetensors"):
@@ -214,12 +222,14 @@ class TestRefusing:
     def test_not_a_checkpoint(self, suffix: str, tmp_path: Path) -> None:
         path = tmp_path / f"vit{suffix}"
         path.write_text("nothing of the kind" * 20)
+        assert "text that begins with 'nothing of the kind" in refusal(path)
+        path.write_bytes(bytes(range(256)))
         assert "truncated or not a" in refusal(path)
 
     @pytest.mark.parametrize("content", [[1, 2], "text", torch.ones(3)])
     def test_not_a_dict(self, content: Any, tmp_path: Path) -> None:
         torch.save(content, tmp_path / "vit.pth")
-        assert "not a checkpoint" in refusal(tmp_path / "vit.pth")
+        assert "no state dict" in refusal(tmp_path / "vit.pth")
 
     def test_no_tensors(self, tmp_path: Path) -> None:
         torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "vit.pth")
@@ -249,6 +259,30 @@ class TestFitting:
         torch.save({k: v for k, v in state.items() if not k.startswith("head")}, tmp_path / "vit.pth")
         assert "has no classifier" in refusal(tmp_path / "vit.pth")
         assert "--num-classes 0" in refusal(tmp_path / "vit.pth")
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (lambda key: key.replace("head.", "fc."), r"If fc\.weight reads the pooled features directly, rename"),
+            (lambda key: key.replace("head.weight", "head.weight_orig"), r"call prune\.remove"),
+            (lambda key: key.replace("head.weight", "head.parametrizations.weight.original"), "parametrizations"),
+            (lambda key: key.replace("norm.weight", "_flat_param"), "FULL_STATE_DICT"),
+        ],
+    )
+    def test_where_the_weights_are(
+        self, state: State, tmp_path: Path, change: Callable[[str], str], words: str
+    ) -> None:
+        torch.save({change(key): tensor for key, tensor in state.items()}, tmp_path / "vit.pth")
+        with pytest.raises(WeightsError, match=words):
+            load(tmp_path / "vit.pth")
+
+    def test_a_classifier_without_bias(self, state: State, tmp_path: Path) -> None:
+        torch.save({key: tensor for key, tensor in state.items() if key != "head.bias"}, tmp_path / "vit.pth")
+        assert "has no bias (1 missing in the file: head.bias" in refusal(tmp_path / "vit.pth")
+
+    def test_parameters_that_other_processes_have(self, state: State, tmp_path: Path) -> None:
+        torch.save({"module": {key: torch.empty(0) for key in state}}, tmp_path / "vit.pth")
+        assert "zero_to_fp32.py" in refusal(tmp_path / "vit.pth")
 
     def test_a_model_without_classifier_leaves_it_out(self, state: State, tmp_path: Path) -> None:
         torch.save(state, tmp_path / "vit.pth")

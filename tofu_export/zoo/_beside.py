@@ -140,7 +140,8 @@ def read_settings(values: Mapping[str, Any], where: str, *, of_script: bool = Fa
     described = replace(describe_model(model), num_classes=None, in_chans=None, image_size=None, patch_size=None)
     if of_script and {"mean", "std"} <= flat.keys():
         images = images.over(_images_of(model, said.in_chans))
-    return Settings(replace(described, **dict(said.said())), images, where, _architecture(name), arguments)
+    others = replace(said, pooling=None)  # which the model was built with
+    return Settings(replace(described, **dict(others.said())), images, where, _architecture(name), arguments)
 
 
 def _sizes(values: Mapping[str, Any]) -> Description:

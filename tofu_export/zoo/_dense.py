@@ -92,13 +92,12 @@ def _scaled(name: str, values: Tensor, scale: Tensor | None, zero: Tensor | None
 
 
 def _rowwise(name: str, companion: Tensor, values: Tensor, file: str) -> Tensor:
-    """Return a scale or zero point for broadcasting: one number, one per row, or the full shape."""
+    """Return a scale or zero point for broadcasting: one number, or one per row, [rows], [rows, 1] and so on."""
     numbers = companion.to(torch.float32)
     if numbers.numel() == 1:
         return numbers.reshape(())
-    rows = (len(values), *(1 for _ in range(values.ndim - 1)))
-    if numbers.numel() == len(values):
-        return numbers.reshape(rows)
+    if tuple(numbers.shape) == (len(values), *(1 for _ in range(numbers.ndim - 1))):
+        return numbers.reshape(len(values), *(1 for _ in range(values.ndim - 1)))
     raise WeightsError(
         f"{name} {list(values.shape)} in {file} has a scale or zero point of shape {list(companion.shape)}, expected "
         f"one number, or one a row: {_WAY_ON}"

@@ -22,6 +22,7 @@ from tofu_export.patch.predictors import ATTRIBUTE
 
 __all__ = [
     "ACTIVATIONS",
+    "BOTH_TOKENS",
     "Description",
     "apply",
     "arguments_for",
@@ -33,6 +34,9 @@ __all__ = [
 ]
 
 Size = tuple[int, int]
+
+BOTH_TOKENS: Final = "token+distillation"
+"""Pooling of distilled models: the mean of class and distillation token, or of what their classifiers give."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def describe_model(model: nn.Module) -> Description:
         mlp_width=_whole(getattr(hidden, "in_features", None)),
         activation=_activation_of(model),
         norm_eps=_eps_of(model),
-        pooling=getattr(model, "global_pool", None) or None,
+        pooling=_pooling_of(model),
         pool_norm=_pool_norm_of(model),
         class_token=cls_token is not None if block is not None else None,
         reg_tokens=_registers_of(model) if block is not None else None,
@@ -189,7 +193,7 @@ def arguments_for(wanted: Description, model: nn.Module, *, keep: frozenset[str]
         if argument in known and name not in keep
     }
     if {"pooling", "pool_norm"} & differing.keys() and "global_pool" in known:
-        if wanted.pooling is not None:
+        if wanted.pooling not in (None, BOTH_TOKENS):
             found["global_pool"] = wanted.pooling
         after = next((name for name in _FC_NORM if name in known), None)
         if wanted.pool_norm is not None and after is not None:
@@ -293,6 +297,12 @@ def _eps_of(model: nn.Module) -> float | None:
         eps: float | None = found.pop()
         return eps
     return math.nan if found else None
+
+
+def _pooling_of(model: nn.Module) -> str | None:
+    if getattr(model, "dist_token", None) is not None:
+        return BOTH_TOKENS
+    return getattr(model, "global_pool", None) or None
 
 
 def _pool_norm_of(model: nn.Module) -> str | None:

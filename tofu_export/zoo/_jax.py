@@ -17,6 +17,7 @@ from torch import nn
 from tofu_export.errors import WeightsError
 from tofu_export.zoo._fit import classifiers_of
 from tofu_export.zoo._quiet import quiet
+from tofu_export.zoo._unreadable import other_kind
 
 __all__ = ["load_npz"]
 
@@ -104,6 +105,7 @@ def _check_archive(path: Path) -> dict[str, tuple[int, ...]]:
             return shapes
     except (OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise WeightsError(
-            f"{path.name} is truncated or not a plain .npz archive ({type(error).__name__}: {error}); "
+            other_kind(path)
+            or f"{path.name} is truncated or not a plain .npz archive ({type(error).__name__}: {error}); "
             "pickled objects in it are never loaded"
         ) from error

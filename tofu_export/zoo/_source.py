@@ -145,7 +145,12 @@ def _understood(
 
 def _of_transformers(source: Source, family: str, folder: Path) -> Source:
     tensors, shapes = source.tensors, source.description
-    pooling = describe_family(family, classifier=_has_head(tensors), class_token=bool(shapes.class_token))
+    pooling = describe_family(
+        family,
+        classifier=_has_head(tensors),
+        class_token=bool(shapes.class_token),
+        distilled="head_dist.weight" in tensors,
+    )
     description = replace(shapes, **dict(pooling.said()))
     config = describe_config(folder, family)
     if config is None:
@@ -241,11 +246,22 @@ def _image_size(patches: Sequence[int], patch_size: tuple[int, int] | None) -> t
 def _numbers_of_patches(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
     """Return the numbers of patches that a table of positions can be for, the likeliest first; empty without one."""
     position = tensors.get("visual.positional_embedding", tensors.get("pos_embed"))
-    if position is None or position.ndim not in (2, 3):
+    if position is None:
+        return _from_relative(tensors)
+    if position.ndim not in (2, 3):
         return ()
     registers, prefix = _registers(tensors), _has_class_token(tensors) + ("dist_token" in tensors)
     rows = int(position.shape[-2])
     return tuple(dict.fromkeys(rows - others for others in (prefix + registers, prefix, 0)))
+
+
+def _from_relative(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Return the number of patches of BEiT's table: (2s - 1)^2 distances in a square of s, and 3 of the class token."""
+    table = next((t for name, t in tensors.items() if name.endswith("relative_position_bias_table")), None)
+    if table is None or table.ndim != 2:
+        return ()
+    distances = math.isqrt(max(len(table) - 3, 0))
+    return (((distances + 1) // 2) ** 2,) if distances % 2 and distances**2 == len(table) - 3 else ()
 
 
 def _of_stated_size(source: Source, said: Description) -> Source:

@@ -24,6 +24,7 @@ from tofu_export.zoo._convert import architecture_of
 from tofu_export.zoo._data_config import timm_preprocessing
 from tofu_export.zoo._description import Description, arguments_for, changes, describe_model, undescribed
 from tofu_export.zoo._download import hub_file
+from tofu_export.zoo._json import read_object
 from tofu_export.zoo._quiet import quiet
 from tofu_export.zoo._source import Source
 from tofu_export.zoo._transformers_config import is_transformers
@@ -259,9 +260,16 @@ def _call(
     except Exception as error:  # constructors of 1,400 models may raise anything
         place = resolved.removeprefix("local-dir:")
         if place != resolved and is_transformers(Path(place)):
+            named = (read_object(Path(place) / "config.json") or {}).get("architecture")  # of its wrapper for timm
+            which = f"name {named}" if named else "which names no architecture of timm: name one"
             raise OptionError(
-                f"{resolved} is in the format of transformers, which names no architecture of timm: name one, and give "
+                f"{resolved} is in the format of transformers, {which}, and give "
                 f"--weights {Path(place) / 'model.safetensors'} (see docs/weights.md)"
+            ) from error
+        if place != resolved and isinstance(error, TypeError) and _is_older_config(Path(place)):
+            raise OptionError(
+                f"{Path(place) / 'config.json'} has no pretrained_cfg, so that timm takes all entries for parts of it "
+                f'({error}): add "pretrained_cfg": {{}}, or one with mean, std and crop_pct'
             ) from error
         if image_size is not None:
             raise OptionError(
@@ -269,6 +277,10 @@ def _call(
                 "choose another size, or leave out --image-size for its own"
             ) from error
         raise UnsupportedModelError(f"timm cannot build {resolved} ({type(error).__name__}: {error})") from error
+
+
+def _is_older_config(folder: Path) -> bool:
+    return "pretrained_cfg" not in (read_object(folder / "config.json") or {})
 
 
 def _patch_size(model: nn.Module) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tofu_export.errors import OptionError, WeightsError
 from tofu_export.options.declaration import Section, group, opt
 from tofu_export.report.model import LoadedWeights
-from tofu_export.zoo._folder import HUB_FILES, adapter_in, checkpoint_in
+from tofu_export.zoo._folder import HUB_FILES, adapter_in, checkpoint_in, how_to_join
 from tofu_export.zoo.names import DEMO_MODEL
 
 if TYPE_CHECKING:
@@ -141,7 +141,8 @@ class WeightsSource:
         if self.path.is_dir():
             inside = checkpoint_in(self.path)
             hint = f"--weights {inside}" if inside else "name the file in it"
-            raise OptionError(f"weights {self} is a folder: {hint}, or name the model as local-dir:{self}")
+            other = f"{hint}, or name the model as local-dir:{self}"
+            raise OptionError(f"weights {self} is a folder: {how_to_join(self.path) or other}")
         if not self.path.is_file():
             raise OptionError(f"weights {self}: no such file; expected pretrained, random or the path of a checkpoint")
         if not self.path.name.lower().endswith(_SUFFIXES):
