@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tofu_export.errors import OptionError
 
-__all__ = ["ClassOrder", "class_indices", "names_of_classes", "read_class_map"]
+__all__ = ["ClassOrder", "class_indices", "names_of_classes", "order_words", "read_class_map"]
 
 
 class ClassOrder(str, Enum):
@@ -54,7 +54,7 @@ def class_indices(
     """
     if class_map is not None:
         return _mapped(names, num_classes, class_map)
-    if order is None and is_named(names, class_names):
+    if order is None and _is_named(names, class_names):
         return _named(names, class_names)
     synsets = _synsets(num_classes)
     if synsets and set(names) <= synsets.keys():
@@ -75,7 +75,36 @@ def class_indices(
     return {name: index for index, name in enumerate(orders[order or ClassOrder.NATURAL])}
 
 
-def is_named(names: Sequence[str], class_names: Sequence[str]) -> bool:
+def order_words(
+    index: Mapping[str, int],
+    num_classes: int,
+    *,
+    class_map: Mapping[str, int] | None,
+    order: ClassOrder | None,
+    class_names: Sequence[str],
+) -> str:
+    """Return a note if only the order of folder names decides on their classes; empty if a map, option or name does.
+
+    Args:
+        index: result of `class_indices`, of the other arguments.
+        num_classes: number of classes of the model.
+        class_map: index by name.
+        order: order of the names.
+        class_names: class names of the model, in order.
+    """
+    names = tuple(index)
+    if class_map is not None or order is not None or _is_named(names, class_names):
+        return ""
+    if set(names) <= _synsets(num_classes).keys() or all(
+        name.isdecimal() and int(name) == number for name, number in index.items()
+    ):
+        return ""
+    first, *_, last = sorted(names, key=lambda name: index[name]) * 2
+    unlike = f", and no folder has the name of a class of the model ({class_names[0]}, ...)" if class_names else ""
+    return f"{first} is class 0 and {last} class {num_classes - 1}, by the order of the folders' names{unlike}"
+
+
+def _is_named(names: Sequence[str], class_names: Sequence[str]) -> bool:
     """True if a folder has the name of a class."""
     return not {_plain(name) for name in names}.isdisjoint(map(_plain, class_names))
 

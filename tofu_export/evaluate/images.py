@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tofu_export import demo
 from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.errors import OptionError
-from tofu_export.evaluate.classes import ClassOrder, class_indices, is_named, names_of_classes
+from tofu_export.evaluate.classes import ClassOrder, class_indices, names_of_classes, order_words
 from tofu_export.evaluate.ground_truth import read_ground_truth
 from tofu_export.images.files import find_images, passed_over_words
 from tofu_export.images.inputs import demo_set, natural_statistics, read_images
@@ -223,11 +223,8 @@ def folder_source(
         raise OptionError(f"class folder {root / empty[0]} has no image in it: add some, or give --class-map FILE")
     pairs = [(file, index[name]) for name, files in found.items() for file in files]
     _check_any(pairs, root)
-    if class_names and class_map is None and order is None and not is_named(tuple(found), class_names):
-        notes.append(
-            f"no folder has the name of a class of the model ({', '.join(class_names[:2])}, ...): classes are by the "
-            "folders' own names"
-        )
+    if words := order_words(index, num_classes, class_map=class_map, order=order, class_names=class_names):
+        notes.append(words)
     if empty or len(found) < num_classes:
         notes.append(f"{len(found) - len(empty)} of the model's {num_classes} classes have images")
     loose = sum(file.parent == root for file in everything.images)
