@@ -63,6 +63,27 @@ def test_tensors_that_torch_quantised_or_made_sparse() -> None:
     assert all(torch.equal(tensor, WEIGHT) for tensor in dense(tensors, file="a.pth").values())
 
 
+class InParts(Tensor):
+    """Stands for a tensor of torch.distributed, which other tensors hold the values of."""
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return [], None
+
+    @staticmethod
+    def __tensor_unflatten__(*parts: object) -> None:
+        pass
+
+    @classmethod
+    def __torch_dispatch__(cls, *arguments: object, **options: object) -> None:
+        pass
+
+
+def test_a_tensor_in_parts_is_refused() -> None:
+    tensor = torch.Tensor._make_wrapper_subclass(InParts, (2, 3))
+    with pytest.raises(WeightsError, match=r"a in a\.pth is a InParts, .* call full_tensor\(\)"):
+        dense({"a": tensor}, file="a.pth")
+
+
 def test_tensors_without_values_or_with_complex_ones_are_refused() -> None:
     with pytest.raises(WeightsError, match="meta device"):
         dense({"a": WEIGHT.to("meta")}, file="a.pth")

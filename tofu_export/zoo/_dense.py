@@ -8,6 +8,7 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from tofu_export.errors import WeightsError
 
@@ -58,6 +59,12 @@ def dense(tensors: Mapping[str, Tensor], *, file: str) -> dict[str, Tensor]:
 
 
 def _plain(name: str, tensor: Tensor, file: str) -> Tensor:
+    anything: object = tensor
+    if is_traceable_wrapper_subclass(anything):
+        raise WeightsError(
+            f"{name} in {file} is a {type(tensor).__name__}, which holds its values in parts, expected a plain tensor: "
+            "call full_tensor() of torch.distributed's, or dequantize() of quantised ones, before they are saved"
+        )
     if tensor.is_meta:
         raise WeightsError(
             f"{name} in {file} is on the meta device, which has no values: save the weights of a model that has some"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import pickletools
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,12 @@ import torch
 __all__ = ["other_kind", "why_unreadable"]
 
 _PLAIN_WEIGHTS: Final = (
-    "torch.",
+    "torch._utils.",
+    "torch._tensor.",
+    "torch.serialization.",
+    "torch.storage.",
+    "torch.nn.parameter.Parameter",
+    "torch.nn.parameter.Buffer",
     "collections.OrderedDict",
     "argparse.Namespace",
     "numpy.core.multiarray.",
@@ -25,6 +31,9 @@ _PLAIN_WEIGHTS: Final = (
     "_codecs.encode",
 )
 """Beginnings of the globals that a pickle of tensors and settings names."""
+
+_TYPE: Final = re.compile(r"torch\.\w+")
+"""Types of torch, of numbers and storages."""
 
 _ADVICE: Final = "Expected .safetensors, or a file written by torch.save(model.state_dict(), PATH)"
 
@@ -164,7 +173,7 @@ def _unsafe_objects(path: Path) -> list[str]:
     except Exception:  # not a zip archive: a bare pickle, several in a row, or anything at all
         with path.open("rb") as file:
             names = list(_globals(file))
-    return [name for name in names if name and not name.startswith(_PLAIN_WEIGHTS)]
+    return [name for name in names if name and not name.startswith(_PLAIN_WEIGHTS) and not _TYPE.fullmatch(name)]
 
 
 def _globals(file: BinaryIO) -> Iterator[str]:
