@@ -250,13 +250,17 @@ class TestTimm:
 
     @pytest.mark.parametrize(
         ("named", "trained", "mean"),
-        [("vit_small_patch16_224", ".dino", 0.485), ("vit_small_patch16_224.dino", "", 0.5)],
+        [
+            ("vit_small_patch16_224", "vit_small_patch16_224.dino", 0.485),
+            ("vit_small_patch16_224", "hf-hub:timm/vit_small_patch16_224.dino", 0.485),
+            ("vit_small_patch16_224.dino", "vit_small_patch16_224", 0.5),
+        ],
     )
     def test_a_training_script_prepares_images_as_its_own_model(
         self, tmp_path: Path, named: str, trained: str, mean: float
     ) -> None:
         """Its options leave mean and std empty unless they were given."""
-        options = argparse.Namespace(model=f"vit_small_patch16_224{trained}", mean=None, std=None, crop_pct=0.8)
+        options = argparse.Namespace(model=trained, mean=None, std=None, crop_pct=0.8)
         state = timm.create_model("vit_small_patch16_224", num_classes=3).state_dict()
         torch.save({"state_dict": state, "args": options}, tmp_path / "last.pth.tar")
         loaded = load(tmp_path / "last.pth.tar", named)

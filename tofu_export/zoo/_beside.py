@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from torch import nn
 
 from tofu_export.errors import OptionError, WeightsError
+from tofu_export.zoo._convert import architecture_of
 from tofu_export.zoo._description import Description, describe_model, merge
 from tofu_export.zoo._json import read_object
 from tofu_export.zoo._quiet import quiet
@@ -27,6 +29,9 @@ _TIMM_ARGS: Final = "args.yaml"
 
 _INSIDE: Final = ("args", "hyper_parameters", "hparams", "config", "cfg")
 """Entries of a checkpoint that training scripts keep their options under; the second is Lightning's."""
+
+_HUB: Final = re.compile(r"^(hf[-_]hub:)?timm/")
+"""What stands before an architecture and its tag in the name of timm's own repositories."""
 
 _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "model": ("model", "model_name", "arch", "architecture", "backbone", "timm_model", "model_arch", "encoder_name"),
@@ -141,7 +146,7 @@ def read_settings(values: Mapping[str, Any], where: str, *, of_script: bool = Fa
     if of_script and {"mean", "std"} <= flat.keys():
         images = images.over(_images_of(model, said.in_chans))
     others = replace(said, pooling=None)  # which the model was built with
-    return Settings(replace(described, **dict(others.said())), images, where, _architecture(name), arguments)
+    return Settings(replace(described, **dict(others.said())), images, where, architecture_of(model), arguments)
 
 
 def _sizes(values: Mapping[str, Any]) -> Description:
@@ -165,7 +170,7 @@ def _built(name: str, arguments: Mapping[str, Any], where: str) -> nn.Module:
     """
     try:
         with quiet(), torch.device("meta"):
-            return timm.create_model(name.removeprefix("timm/"), pretrained=False, **arguments)
+            return timm.create_model(_HUB.sub("", name), pretrained=False, **arguments)
     except Exception as error:  # options of another model or version may raise anything
         options = ", ".join(f"{option} {value}" for option, value in arguments.items())
         raise WeightsError(
@@ -182,13 +187,9 @@ def _images_of(model: nn.Module, channels: int | None) -> PreprocessingOptions:
     return PreprocessingOptions.of(config)
 
 
-def _architecture(name: str) -> str:
-    return name.partition(".")[0].removeprefix("timm/")
-
-
 def _is_known(name: str) -> bool:
     """True for an architecture of the installed timm, with or without a tag and `timm/`."""
-    return timm.is_model(_architecture(name))
+    return timm.is_model(_HUB.sub("", name).partition(".")[0])
 
 
 def _first(values: Mapping[str, Any], setting: str) -> Any:
