@@ -45,7 +45,6 @@ def test_a_mean_of_other_channels_is_refused(values: tuple[float, ...], channels
         PreprocessingOptions(mean=values).onto(whole)
 
 
-def test_rows_are_lists_or_arrays() -> None:
-    """A number that is named std need not be of images."""
-    found = PreprocessingOptions.of({"mean": torch.tensor([0.25, 0.5, 0.75]), "std": 0.02})
-    assert found == PreprocessingOptions(mean=(0.25, 0.5, 0.75))
+def test_rows_are_numbers_lists_or_arrays() -> None:
+    found = PreprocessingOptions.of({"mean": torch.tensor([0.25, 0.5, 0.75]), "std": 0.2})
+    assert found == PreprocessingOptions(mean=(0.25, 0.5, 0.75), std=(0.2,))

@@ -198,13 +198,14 @@ class TestTimm:
         torch.save(
             {
                 "state_dict": {**state, "loss_fn.weight": torch.ones(3)},
-                "hyper_parameters": {"model": {"name": NAME}, "model_kwargs": {"act_layer": "relu"}},
+                "hyper_parameters": {"model": {"name": NAME}, "model_kwargs": {"act_layer": "relu"}, "std": 0.02},
             },
             tmp_path / "a.ckpt",
         )
         loaded = load(tmp_path / "a.ckpt")
         assert same(loaded, ours(pixels()), pixels())
         assert loaded.weights.dropped == ("loss_fn.weight",)
+        assert loaded.preprocessing.std == (0.5, 0.5, 0.5)  # not that of initial weights
 
     def test_timms_configuration_beside_it(self, tmp_path: Path) -> None:
         options = {"global_pool": "avg", "fc_norm": False, "act_layer": "silu"}

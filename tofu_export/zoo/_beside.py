@@ -130,6 +130,8 @@ def read_settings(values: Mapping[str, Any], where: str, *, of_script: bool = Fa
     flat = {**nested, **{key: value for key, value in values.items() if not isinstance(value, Mapping)}}
     if isinstance(nested.get("name"), str) and not isinstance(flat.get("model"), str):
         flat["model"] = nested["name"]
+    if of_script:  # where a number of that name can be anything, for example of random weights
+        flat = {key: value for key, value in flat.items() if key not in ("mean", "std") or not isinstance(value, float)}
     arguments = {**(as_mapping(values.get("model_kwargs")) or {}), **(as_mapping(values.get("model_args")) or {})}
     said = replace(_sizes(arguments), **dict(_sizes(flat).said()))
     if said.pooling is not None:

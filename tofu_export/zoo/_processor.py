@@ -10,7 +10,7 @@ from typing import Any, Final
 from tofu_export.artifact.preprocessing import INTERPOLATIONS
 from tofu_export.errors import WeightsError
 from tofu_export.zoo._json import read_object
-from tofu_export.zoo.preprocessing import PreprocessingOptions
+from tofu_export.zoo.preprocessing import PreprocessingOptions, row_of
 
 __all__ = ["read_processor"]
 
@@ -61,7 +61,7 @@ def read_processor(folder: Path) -> tuple[PreprocessingOptions, str] | None:
 
 def _options(values: Mapping[str, Any]) -> PreprocessingOptions:
     _check(values)
-    mean, std = _row(values.get("image_mean")), _row(values.get("image_std"))
+    mean, std = row_of(values.get("image_mean")), row_of(values.get("image_std"))
     if values.get("do_normalize") is False:
         channels = len(mean or (0.0,) * 3)
         mean, std = (0.0,) * channels, (_DEFAULT_STD,) * channels
@@ -131,11 +131,3 @@ def _sides(size: Any, name: str) -> tuple[int, int]:
             raise ValueError(f"{name} has {', '.join(map(str, size))}, expected height and width, or shortest_edge")
         return int(size["height"]), int(size["width"])
     return int(size), int(size)
-
-
-def _row(values: Any) -> tuple[float, ...] | None:
-    if isinstance(values, int | float) and not isinstance(values, bool):
-        return (float(values),)
-    if not isinstance(values, list | tuple) or not values:
-        return None
-    return tuple(float(value) for value in values)

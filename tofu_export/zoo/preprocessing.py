@@ -10,7 +10,7 @@ from tofu_export.artifact.preprocessing import Preprocessing, check_entries
 from tofu_export.errors import OptionError
 from tofu_export.options.declaration import Section, opt
 
-__all__ = ["PreprocessingOptions", "for_channels"]
+__all__ = ["PreprocessingOptions", "for_channels", "row_of"]
 
 _SAID: Final = "what the weights say, or timm"
 
@@ -79,15 +79,13 @@ class PreprocessingOptions:
     def of(cls, values: Mapping[str, Any]) -> PreprocessingOptions:
         """Read entries from a mapping with timm's names; empty values and other types are ignored.
 
-        A mean or std is a list or an array: a single number of such a name can be anything.
-
         Raises:
             OptionError: a value that no image can be prepared with.
         """
         mean, std, pct = values.get("mean"), values.get("std"), values.get("crop_pct")
         return cls(
-            mean=_row(mean),
-            std=_row(std),
+            mean=row_of(mean),
+            std=row_of(std),
             interpolation=_text(values.get("interpolation")),
             crop_pct=float(pct) if isinstance(pct, int | float) and pct else None,
             crop_mode=_text(values.get("crop_mode")),
@@ -101,8 +99,11 @@ def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
     return (round(sum(values) / len(values), 6),) * channels
 
 
-def _row(values: Any) -> tuple[float, ...] | None:
+def row_of(values: Any) -> tuple[float, ...] | None:
+    """Return a mean or std from a number, a list or an array; None for another value, or none."""
     rows = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(rows, int | float) and not isinstance(rows, bool):
+        return (float(rows),)
     if not isinstance(rows, list | tuple) or not rows:
         return None
     return tuple(float(value) for value in rows)
