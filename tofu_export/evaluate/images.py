@@ -196,8 +196,8 @@ def folder_source(
     if not path.is_dir():
         raise OptionError(f"images {path}: no such folder, expected one with a folder per class")
     root = next((path / split for split in _SPLITS if (path / split).is_dir()), path)
-    folders = class_folders(root)
     everything = find_images(root)
+    folders = class_folders(root)
     notes = [passed_over_words(everything.passed_over)] if everything.passed_over else []
     if num_classes is None or not folders or ground_truth is not None:
         files = everything.images

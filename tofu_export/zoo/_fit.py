@@ -24,17 +24,13 @@ _COMPUTED: Final = re.compile(r"(.*\.)?(rope\w*|periods|bias_mask|relative_posit
 """Buffers of other implementations that timm computes, and DINOv3's mask of an unused bias."""
 
 _HOW_STORED: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
-    (re.compile(r"weight_(orig|mask)$"), "is pruned by torch.nn.utils.prune: call prune.remove(module, 'weight')"),
+    (re.compile(r"(.+)\.weight_orig"), "is pruned by torch.nn.utils.prune: call prune.remove(module, 'weight')"),
     (
-        re.compile(r"\.parametrizations\.|weight_[gv]$"),
+        re.compile(r"(.+)\.(?:parametrizations\.weight\..+|weight_[gv])"),
         "has weights in parts (parametrizations, weight_norm): call remove_parametrizations or remove_weight_norm",
     ),
-    (
-        re.compile(r"(^|\.)_?flat_param"),
-        "holds weights as FSDP flattens them: ask for a full state dict (StateDictType.FULL_STATE_DICT)",
-    ),
 )
-"""Names that weights have while they are trained, and what undoes it."""
+"""Names of layers that torch computes a weight for, which lack it, and what undoes that."""
 
 _QKV_BIAS: Final = re.compile(r"(?:qkv|[qkv]_proj)\.bias$|\b[qkv]_bias$")
 """Biases of queries, keys and values, which may be missing if they are zero."""
@@ -151,8 +147,14 @@ def classifiers_of(model: nn.Module) -> tuple[str, ...]:
 
 def _explain(mismatch: Mismatch, heads: tuple[str, ...], has_classifier: bool, *, name: str, file: str) -> str:
     for pattern, words in _HOW_STORED:
-        if found := next((key for key in mismatch.unexpected if pattern.search(key)), None):
-            return f"{file} {words} before the state dict is saved ({found})"
+        for key in mismatch.unexpected:
+            if (layer := pattern.fullmatch(key)) and f"{layer[1]}.weight" in mismatch.missing:
+                return f"{file} {words} before the state dict is saved ({key})"
+    if flat := next((key for key in mismatch.unexpected if key.endswith("flat_param")), None):
+        return (
+            f"{file} holds weights as FSDP flattens them ({flat}): save a full state dict "
+            "(StateDictType.FULL_STATE_DICT) of the model"
+        )
     if empty := next((key for key, (got, _) in mismatch.reshaped.items() if got == (0,)), None):
         return (
             f"{file} has tensors without values ({empty}), as DeepSpeed's ZeRO-3 leaves them on each process: write "
