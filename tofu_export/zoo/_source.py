@@ -305,8 +305,14 @@ def _qkv_bias(tensors: Mapping[str, Tensor]) -> bool | None:
 
 
 def _pooling(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return what the names of tensors show of the pooling and the norm beside it.
+
+    Source: facebookresearch/dinov3, `DinoVisionTransformer.forward`, for `storage_tokens`.
+    """
     if "attn_pool.latent" in tensors:
         return {"pooling": "map"}
+    if "storage_tokens" in tensors and "blocks.0.attn.wq.weight" not in tensors:  # as Sapiens2 calls it
+        return {"pooling": "token", "pool_norm": "before"}
     if "fc_norm.weight" in tensors and "norm.weight" not in tensors:
         return {"pool_norm": "after"}
     return {}
