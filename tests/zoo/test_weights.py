@@ -25,6 +25,8 @@ from torch import nn
 from tests.zoo.jax_arrays import State, jax_arrays, make
 from tofu_export.errors import ExitCode, OptionError, WeightsError
 from tofu_export.report.model import LoadedWeights
+from tofu_export.zoo._jax import load_npz
+from tofu_export.zoo.create import create_model
 from tofu_export.zoo.weights import WeightsKind, WeightsSource, load_weights, locate_pretrained
 
 
@@ -380,6 +382,36 @@ class TestJax:
         np.savez(tmp_path / "vit.npz", **jax_arrays(state))
         message = refusal(tmp_path / "vit.npz", make(init_values=1e-5))
         assert "it lacks 12 tensors, such as blocks.0.ls1.gamma" in message
+
+    @pytest.mark.parametrize(
+        "options", [{"num_classes": 7}, {"img_size": 96}, {"patch_size": 32}, {"in_chans": 1}], ids=str
+    )
+    def test_sizes_that_arrays_show_are_set(self, options: dict[str, Any], tmp_path: Path) -> None:
+        ours = make(**options)
+        np.savez(tmp_path / "vit.npz", **jax_arrays(ours.state_dict()))
+        found = create_model("test_vit", weights=WeightsSource.parse(str(tmp_path / "vit.npz")))
+        assert same(found.model, ours.state_dict())
+        assert found.weights.set
+        assert found.weights.adapted == ()
+
+    def test_another_number_of_heads_is_refused(self, state: State, tmp_path: Path) -> None:
+        np.savez(tmp_path / "vit.npz", **jax_arrays(state, heads=4))
+        assert "vit.npz says heads 4, test_vit has 2" in refusal(tmp_path / "vit.npz")
+
+    def test_a_classifier_is_left_out_only_if_asked_for(self, state: State, tmp_path: Path) -> None:
+        np.savez(tmp_path / "vit.npz", **jax_arrays(state))
+        with pytest.raises(WeightsError, match="has a classifier, and test_vit has none: pass --num-classes 1000"):
+            load_npz(make(num_classes=0), tmp_path / "vit.npz", name="test_vit", features=False)
+        weights = WeightsSource.parse(str(tmp_path / "vit.npz"))
+        assert create_model("test_vit", weights=weights, num_classes=0).weights.dropped == ("head/kernel", "head/bias")
+
+    def test_quantised_arrays_are_refused(self, state: State, tmp_path: Path) -> None:
+        arrays = jax_arrays(state)
+        whole = {**arrays, "head/kernel": (arrays["head/kernel"] * 100).astype(np.int8)}
+        np.savez(tmp_path / "vit.npz", **whole)
+        assert "head/kernel in vit.npz is int8, expected floating-point numbers" in refusal(tmp_path / "vit.npz")
+        np.savez(tmp_path / "vit.npz", **arrays, step=np.arange(3))
+        assert same(load(tmp_path / "vit.npz")[0], state)
 
     def test_another_layout(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "vit.npz", weights=np.ones(3))

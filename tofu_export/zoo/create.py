@@ -118,7 +118,7 @@ def create_model(
     resolved = resolve(name)
     _check_classes(num_classes)
     located = open_weights(weights, name=resolved, seed=seed)  # before the work of building a model for it
-    said = Description() if located.source is None else located.source.description
+    said = located.description or Description()
     asked = {"image_size": image_size, "num_classes": num_classes}
     keep = frozenset(field for field, value in asked.items() if value is not None)
     usual = Description()

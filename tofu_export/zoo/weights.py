@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tofu_export.patch.predictors import PredictorShape
+    from tofu_export.zoo._description import Description
     from tofu_export.zoo._source import Source
 
 __all__ = [
@@ -191,6 +192,7 @@ class Located:
         source: its content; None for random weights and `.npz`, which timm's own loaders read.
         trained: tensors that affect the output may be dropped.
         predictors: trained predictors of tokens to keep, to be part of the model; None without.
+        description: description of the model; None if nothing describes it, or timm itself names the file.
     """
 
     record: LoadedWeights
@@ -198,6 +200,7 @@ class Located:
     source: Source | None = None
     trained: bool = False
     predictors: PredictorShape | None = None
+    description: Description | None = None
 
 
 def open_weights(source: WeightsSource, *, name: str, seed: int) -> Located:
@@ -224,7 +227,10 @@ def open_weights(source: WeightsSource, *, name: str, seed: int) -> Located:
     record = replace(record, allow_dropped=source.allow_dropped)
     trained = source.allow_dropped or ours
     if path.suffix.lower() == ".npz":
-        return Located(replace(record, format="jax"), path, None, trained)
+        from tofu_export.zoo._jax import describe_npz
+
+        description = None if ours else describe_npz(path)
+        return Located(replace(record, format="jax"), path, None, trained, None, description)
     from tofu_export.zoo._source import read_source
 
     read = read_source(path, key=source.key, beside=not ours)
@@ -233,7 +239,7 @@ def open_weights(source: WeightsSource, *, name: str, seed: int) -> Located:
     from tofu_export.patch.predictors import PredictorShape
 
     predictors = None if source.allow_dropped else PredictorShape.read(read.tensors)
-    return Located(record, path, read, trained, predictors)
+    return Located(record, path, read, trained, predictors, read.description)
 
 
 def load_weights(model: nn.Module, source: WeightsSource, *, name: str, seed: int) -> LoadedWeights:
@@ -281,7 +287,9 @@ def fill(
     if path is None:
         return record
     if source is None:
-        adapted, dropped = load_npz(model, path, name=name, trained=located.trained)
+        if located.description is not None:
+            check(located.description, model, name=name, where=path.name, keep=keep)
+        adapted, dropped = load_npz(model, path, name=name, trained=located.trained, features=features)
         return replace(record, sha256=sha256_of(path), adapted=adapted, dropped=dropped)
     before = describe_model(model)
     if source.undecided and before.activation != "quick_gelu":
