@@ -458,6 +458,14 @@ class TestSeveralModels:
         with pytest.raises(OptionError, match=r"stands for no model in c\.pth, expected one of"):
             load(tmp_path / "c.pth", key="optimizer")
 
+    def test_averages_without_names_are_told(self, tmp_path: Path) -> None:
+        state = timm.create_model(NAME).state_dict()
+        averages = {"decay": 0.99, "shadow_params": list(state.values())}
+        torch.save({"state_dict": state, "ema": averages}, tmp_path / "vit.pth")
+        assert any(
+            "ema.shadow_params are averaged weights" in note for note in load(tmp_path / "vit.pth").weights.notes
+        )
+
     def test_shards(self, tmp_path: Path) -> None:
         ours = filled(timm.create_model(NAME))
         state = ours.state_dict()
