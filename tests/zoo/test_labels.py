@@ -34,7 +34,13 @@ def test_beside_it(tmp_path: Path, config: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "found",
-    [{"class_to_idx": {"tabby cat": 2, "ape": 1, "zebra": 0}}, {"classes": NAMES}, {"class_names": list(NAMES)}],
+    [
+        {"class_to_idx": {"tabby cat": 2, "ape": 1, "zebra": 0}},
+        {"classes": NAMES},
+        {"idx_to_class": dict(enumerate(NAMES))},
+        {"hyper_parameters": {"class_names": NAMES}},
+        {"class_names": list(NAMES)},
+    ],
 )
 def test_inside_it(tmp_path: Path, found: dict[str, Any]) -> None:
     assert labels_of(found, tmp_path) == NAMES

@@ -13,8 +13,11 @@ from tofu_export.zoo._json import read_object
 __all__ = ["labels_of"]
 
 _CONFIG: Final = "config.json"
-_INSIDE: Final = ("classes", "class_names", "label_names")
-"""Entries of a checkpoint that training scripts keep the names under, in order; `class_to_idx` has them by name."""
+_INSIDE: Final = ("classes", "class_names", "label_names", "idx_to_class")
+"""Entries that training scripts keep the names under, in order or by number; `class_to_idx` has the numbers by name."""
+
+_OPTIONS: Final = ("hyper_parameters", "args")
+"""Entries of a checkpoint that can hold these entries."""
 
 _GENERIC: Final = re.compile(r"LABEL_\d+")
 """Names that `transformers` invents."""
@@ -34,11 +37,10 @@ def labels_of(found: Mapping[Any, Any], folder: Path) -> tuple[str, ...]:
     """
     config = read_object(folder / _CONFIG) or {}
     images = as_mapping(config.get("pretrained_cfg")) or {}
-    numbered = as_mapping(found.get("class_to_idx")) or {}
-    places = (
-        config.get("id2label"), config.get("label_names"), images.get("label_names"), config.get("labels"),
-        {number: name for name, number in numbered.items()}, *(found.get(name) for name in _INSIDE),
-    )  # fmt: skip
+    places = [config.get("id2label"), config.get("label_names"), images.get("label_names"), config.get("labels")]
+    for entries in (found, *(as_mapping(found.get(name)) or {} for name in _OPTIONS)):
+        numbered = as_mapping(entries.get("class_to_idx")) or {}
+        places += [{number: name for name, number in numbered.items()}, *(entries.get(name) for name in _INSIDE)]
     return next((names for names in map(_ordered, places) if names), ())
 
 
