@@ -28,6 +28,8 @@ elif wanted.get("crop_mode") == "border":  # all of the image, with its mean aro
         inside.mode, (max(width, inside.width), max(height, inside.height)), mean if channels > 1 else mean[0]
     )
     image.paste(inside, ((image.width - inside.width) // 2, (image.height - inside.height) // 2))
+elif scaled[0] == scaled[1]:  # the shorter side, and the longer one rounded down as in torchvision
+    image = image.resize(tuple(scaled[0] * side // min(image.size) for side in image.size), resampling)
 else:
     image = ImageOps.cover(image, scaled, resampling)
 left, top = round((image.width - width) / 2), round((image.height - height) / 2)

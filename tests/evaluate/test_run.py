@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from tests import exported
 from tests.cli.running import run
@@ -120,6 +121,28 @@ def test_digits_in_class_folders(tmp_path: Path) -> None:
     assert found.skipped[0].reason == "switched off by --no-agreement"
     assert found.difference is None
     assert found.to_dict()["difference"] is None
+
+
+def test_folders_with_the_class_names_of_the_weights(tmp_path: Path) -> None:
+    """By alphabet, eight would be class 0."""
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    images, labels = demo.load_images()
+    for index in range(40):
+        (tmp_path / "images" / words[labels[index]]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[index]).save(tmp_path / "images" / words[labels[index]] / f"{index}.png")
+    torch.save({"model": load_file(demo.weights_path()), "classes": words}, tmp_path / "digits.pth")
+    weights = WeightsSource.parse(str(tmp_path / "digits.pth"))
+    found = judged(images=tmp_path / "images", weights=weights, agreement=False)
+    assert found.score.top1 is not None
+    assert found.score.top1 > 90
+    assert not any("order of the folders' names" in note for note in found.notes)
+    digits = [f"digit {number}" for number in range(10)]
+    torch.save({"model": load_file(demo.weights_path()), "classes": digits}, tmp_path / "digits.pth")
+    other = judged(images=tmp_path / "images", weights=weights, agreement=False)
+    said = (
+        "eight is class 0 and zero class 9, by the order of the folders' names, and no folder has the name of a class"
+    )
+    assert any(said in note for note in other.notes)
 
 
 class TestFiles:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,21 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (root / "link").symlink_to(tmp_path / "elsewhere")
     (root / "again").symlink_to(root)
     assert [file.relative_to(root).as_posix() for file in find_images(root).images] == ["link/a.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "a" / "a.png")
+    picture(tmp_path / "b" / "b.png")
+    scan = os.scandir
+
+    def guarded(path: str) -> object:
+        if Path(path).name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(OptionError, match=r"/b: the folder cannot be read \(Permission denied\)"):
+        find_images(tmp_path)
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -40,6 +40,12 @@ def test_a_scale_of_another_shape_is_refused() -> None:
         dense({"fc.weight": quantised(torch.tensor(0.25)), "fc.weight_scale": torch.ones(3)}, file="a.pth")
 
 
+def test_a_scale_for_each_column_of_a_square_is_no_scale_of_rows() -> None:
+    square = torch.ones(2, 2, dtype=torch.int8)
+    with pytest.raises(WeightsError, match=r"shape \[1, 2\], expected one number, or one a row"):
+        dense({"fc.weight": square, "fc.weight_scale": torch.tensor([[0.5, 0.25]])}, file="a.pth")
+
+
 def test_whole_numbers_that_are_no_weights_stay() -> None:
     index = torch.arange(4).reshape(2, 2)
     tensors = {"attn.relative_position_index": index, "embeddings.position_ids": index, "n_averaged": torch.tensor(3)}
@@ -55,6 +61,27 @@ def test_tensors_that_torch_quantised_or_made_sparse() -> None:
         "c": WEIGHT.half(),
     }
     assert all(torch.equal(tensor, WEIGHT) for tensor in dense(tensors, file="a.pth").values())
+
+
+class InParts(Tensor):
+    """Stands for a tensor of torch.distributed, which other tensors hold the values of."""
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return [], None
+
+    @staticmethod
+    def __tensor_unflatten__(*parts: object) -> None:
+        pass
+
+    @classmethod
+    def __torch_dispatch__(cls, *arguments: object, **options: object) -> None:
+        pass
+
+
+def test_a_tensor_in_parts_is_refused() -> None:
+    tensor = torch.Tensor._make_wrapper_subclass(InParts, (2, 3))
+    with pytest.raises(WeightsError, match=r"a in a\.pth is a InParts, .* call full_tensor\(\)"):
+        dense({"a": tensor}, file="a.pth")
 
 
 def test_tensors_without_values_or_with_complex_ones_are_refused() -> None:

@@ -19,13 +19,15 @@ from torch import Tensor
 
 from tests.zoo.checkpoints import CONFIG, NAME, filled, load, pixels, same
 from tofu_export.errors import OptionError, TofuError, WeightsError
+from tofu_export.zoo._source import read_source
 from tofu_export.zoo._transformers_config import DEFAULTS
 from tofu_export.zoo.create import create_model
 from tofu_export.zoo.weights import WeightsSource
 
 
 def save_vit(folder: Path, **more: Any) -> Any:
-    model = filled(transformers.ViTForImageClassification(transformers.ViTConfig(**CONFIG, num_labels=5, **more)))
+    config = transformers.ViTConfig(**{**CONFIG, "num_labels": 5, **more})
+    model = filled(transformers.ViTForImageClassification(config))
     model.save_pretrained(folder)
     return model
 
@@ -77,13 +79,18 @@ class TestTransformers:
             theirs = transformers.ViTForImageClassification.from_pretrained(tmp_path).eval()
             assert same(loaded, theirs(pixels()).logits, pixels())
 
+    def test_images_that_are_not_square(self, tmp_path: Path) -> None:
+        theirs = save_vit(tmp_path, image_size=(64, 96))
+        loaded, x = load(tmp_path / "model.safetensors"), torch.randn(2, 3, 64, 96)
+        assert same(loaded, theirs(x).logits, x)
+
     def test_an_altered_name_is_refused(self, tmp_path: Path) -> None:
         save_vit(tmp_path)
         tensors = load_file(tmp_path / "model.safetensors")
         for name in list(tensors)[::9]:
             changed = {f"{key}_2" if key == name else key: tensor for key, tensor in tensors.items()}
             save_file(changed, tmp_path / "model.safetensors")
-            with pytest.raises(WeightsError, match=r"does not fit|holds no tensors"):
+            with pytest.raises(WeightsError, match=r"does not fit|fits .* but for|holds no tensors"):
                 load(tmp_path / "model.safetensors", num_classes=5)
 
     def test_a_layer_between_tower_and_classifier_is_never_dropped_in_silence(self, tmp_path: Path) -> None:
@@ -191,13 +198,14 @@ class TestTimm:
         torch.save(
             {
                 "state_dict": {**state, "loss_fn.weight": torch.ones(3)},
-                "hyper_parameters": {"model": {"name": NAME}, "model_kwargs": {"act_layer": "relu"}},
+                "hyper_parameters": {"model": {"name": NAME}, "model_kwargs": {"act_layer": "relu"}, "std": 0.02},
             },
             tmp_path / "a.ckpt",
         )
         loaded = load(tmp_path / "a.ckpt")
         assert same(loaded, ours(pixels()), pixels())
         assert loaded.weights.dropped == ("loss_fn.weight",)
+        assert loaded.preprocessing.std == (0.5, 0.5, 0.5)  # not that of initial weights
 
     def test_timms_configuration_beside_it(self, tmp_path: Path) -> None:
         options = {"global_pool": "avg", "fc_norm": False, "act_layer": "silu"}
@@ -221,6 +229,62 @@ class TestTimm:
         assert same(loaded, ours(x), x)
         assert loaded.weights.set
         assert loaded.weights.adapted == ()
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"pool_include_prefix": True, "global_pool": "avg"}, {"no_embed_class": True},
+            {"init_values": 0.5, "qk_norm": True},
+        ],
+    )  # fmt: skip
+    def test_arguments_of_the_same_architecture_build_it(self, tmp_path: Path, arguments: dict[str, Any]) -> None:
+        """Also those that no field describes."""
+        ours = filled(timm.create_model(NAME, num_classes=3, **arguments))
+        options = argparse.Namespace(model=NAME, model_kwargs=arguments)
+        torch.save({"state_dict": ours.state_dict(), "args": options}, tmp_path / "last.pth.tar")
+        loaded = load(tmp_path / "last.pth.tar")
+        assert same(loaded, ours(pixels()), pixels())
+        assert loaded.arguments.items() >= arguments.items()
+        assert dict(loaded.meta().state_dict()).keys() == loaded.model.state_dict().keys()
+        last = list(arguments)[-1]
+        assert any(last.replace("_", " ") in words for words in loaded.weights.set) or last == "global_pool"
+
+    @pytest.mark.parametrize(
+        ("named", "trained", "mean"),
+        [
+            ("vit_small_patch16_224", "vit_small_patch16_224.dino", 0.485),
+            ("vit_small_patch16_224", "hf-hub:timm/vit_small_patch16_224.dino", 0.485),
+            ("vit_small_patch16_224.dino", "vit_small_patch16_224", 0.5),
+        ],
+    )
+    def test_a_training_script_prepares_images_as_its_own_model(
+        self, tmp_path: Path, named: str, trained: str, mean: float
+    ) -> None:
+        """Its options leave mean and std empty unless they were given."""
+        options = argparse.Namespace(model=trained, mean=None, std=None, crop_pct=0.8)
+        state = timm.create_model("vit_small_patch16_224", num_classes=3).state_dict()
+        torch.save({"state_dict": state, "args": options}, tmp_path / "last.pth.tar")
+        loaded = load(tmp_path / "last.pth.tar", named)
+        assert (loaded.preprocessing.mean[0], loaded.preprocessing.crop_pct) == (mean, 0.8)
+        assert set(loaded.preprocessing_from.values()) == {"args in last.pth.tar"}
+
+    @pytest.mark.parametrize("size", [(64, 96), (112, 144)])
+    def test_a_stated_size_of_as_many_positions_comes_before_a_square(
+        self, tmp_path: Path, size: tuple[int, int]
+    ) -> None:
+        """4 x 6 and 7 x 9 patches with a class token have 5 x 5 and 8 x 8 positions."""
+        ours = filled(timm.create_model(NAME, img_size=size, num_classes=3))
+        options = argparse.Namespace(model=NAME, img_size=list(size))
+        torch.save({"state_dict": ours.state_dict(), "args": options}, tmp_path / "last.pth.tar")
+        loaded, x = load(tmp_path / "last.pth.tar"), torch.randn(2, 3, *size)
+        assert same(loaded, ours(x), x)
+        assert loaded.preprocessing.image_size == size
+
+    def test_the_size_of_relative_positions_is_set(self, tmp_path: Path) -> None:
+        ours = filled(timm.create_model("beit_base_patch16_224", img_size=64, depth=2, num_classes=3))
+        torch.save(ours.state_dict(), tmp_path / "beit.pth")
+        read = read_source(tmp_path / "beit.pth")
+        assert read.description.image_size == (64, 64)
 
     def test_another_number_of_special_tokens_is_not_guessed(self, tmp_path: Path) -> None:
         ours = timm.create_model(NAME, class_token=False, global_pool="avg", fc_norm=False)
@@ -341,13 +405,35 @@ def test_a_configuration_that_contradicts_itself_or_the_tensors(
         load(tmp_path / "vit.pth")
 
 
-@pytest.mark.parametrize("change", [lambda text: text[:-9], lambda text: text.replace("model_type", "kind")])
-def test_a_configuration_of_transformers_that_cannot_be_read(tmp_path: Path, change: Callable[[str], str]) -> None:
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text[:-9], "is not JSON"),
+        (lambda text: text.replace("model_type", "kind"), "no configuration of transformers"),
+    ],
+)
+def test_a_configuration_of_transformers_that_cannot_be_read(
+    tmp_path: Path, change: Callable[[str], str], words: str
+) -> None:
     save_vit(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(change(path.read_text()))
-    with pytest.raises(WeightsError, match="no configuration of transformers"):
+    with pytest.raises(WeightsError, match=words):
         load(tmp_path / "model.safetensors")
+
+
+def test_an_older_configuration_of_timm_with_newer_entries(tmp_path: Path) -> None:
+    save_file(timm.create_model(NAME).state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": NAME, "model_args": {"act_layer": "relu"}}))
+    with pytest.raises(OptionError, match=r"has no pretrained_cfg, .* add "):
+        create_model(f"local-dir:{tmp_path}", weights=WeightsSource.parse("pretrained"))
+
+
+def test_half_a_configuration_beside_weights_of_timm_is_refused(tmp_path: Path) -> None:
+    torch.save(timm.create_model(NAME).state_dict(), tmp_path / "vit.pth")
+    (tmp_path / "config.json").write_text('{"architecture": "test_vit", "pretrained_cfg": {"mean"')
+    with pytest.raises(WeightsError, match=r"config\.json is not JSON .* move it away"):
+        load(tmp_path / "vit.pth")
 
 
 class TestSeveralModels:
@@ -371,6 +457,14 @@ class TestSeveralModels:
         assert same(load(tmp_path / "c.pth", key=key), first(pixels()), pixels())
         with pytest.raises(OptionError, match=r"stands for no model in c\.pth, expected one of"):
             load(tmp_path / "c.pth", key="optimizer")
+
+    def test_averages_without_names_are_told(self, tmp_path: Path) -> None:
+        state = timm.create_model(NAME).state_dict()
+        averages = {"decay": 0.99, "shadow_params": list(state.values())}
+        torch.save({"state_dict": state, "ema": averages}, tmp_path / "vit.pth")
+        assert any(
+            "ema.shadow_params are averaged weights" in note for note in load(tmp_path / "vit.pth").weights.notes
+        )
 
     def test_shards(self, tmp_path: Path) -> None:
         ours = filled(timm.create_model(NAME))

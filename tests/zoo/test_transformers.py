@@ -281,11 +281,29 @@ def test_another_architecture_is_refused(tmp_path: Path, kwargs: dict[str, Any],
         loaded(path, **kwargs)
 
 
+@pytest.mark.parametrize(
+    ("model", "num_classes", "words"),
+    [
+        (transformers.DeiTModel, 0, "pooling token, deit_tiny_distilled_patch16_224 has token.distillation"),
+        (transformers.DeiTForImageClassification, 5, "has no head_dist, one of the classifiers whose mean"),
+    ],
+)
+def test_a_distilled_model_that_reads_the_class_token_alone_is_refused(
+    tmp_path: Path, model: Any, num_classes: int, words: str
+) -> None:
+    """timm takes the mean of both tokens, and of both classifiers."""
+    config = transformers.DeiTConfig(**WIDE, layer_norm_eps=1e-6, num_labels=5)
+    options = {"add_pooling_layer": False} if num_classes == 0 else {}
+    path = saved(tmp_path, model(config, **options))
+    with pytest.raises(WeightsError, match=words):
+        loaded(path, "deit_tiny_distilled_patch16_224", num_classes=num_classes)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", json.dumps({"architecture": "vit"})])
 def test_a_broken_configuration_is_refused(tmp_path: Path, text: str) -> None:
     path = saved(tmp_path, CASES["ViTModel"][0]())
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
-    with pytest.raises(WeightsError, match="no configuration of transformers"):
+    with pytest.raises(WeightsError, match=r"no configuration of transformers|is not JSON"):
         loaded(path, num_classes=0)
 
 

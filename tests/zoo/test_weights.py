@@ -25,6 +25,8 @@ from torch import nn
 from tests.zoo.jax_arrays import State, jax_arrays, make
 from tofu_export.errors import ExitCode, OptionError, WeightsError
 from tofu_export.report.model import LoadedWeights
+from tofu_export.zoo._jax import load_npz
+from tofu_export.zoo.create import create_model
 from tofu_export.zoo.weights import WeightsKind, WeightsSource, load_weights, locate_pretrained
 
 
@@ -83,6 +85,14 @@ class TestSource:
 
     def test_folder(self, tmp_path: Path) -> None:
         with pytest.raises(OptionError, match="is a folder: name the file in it"):
+            load(tmp_path)
+
+    def test_folder_of_a_checkpoint_in_parts(self, tmp_path: Path) -> None:
+        (tmp_path / "__0_0.distcp").write_bytes(b"x")
+        with pytest.raises(OptionError, match="dcp_to_torch"):
+            load(tmp_path)
+        (tmp_path / "__0_0.distcp").rename(tmp_path / "zero_to_fp32.py")
+        with pytest.raises(OptionError, match=r"with the zero_to_fp32\.py"):
             load(tmp_path)
 
     def test_unknown_suffix(self, tmp_path: Path) -> None:
@@ -214,12 +224,14 @@ class TestRefusing:
     def test_not_a_checkpoint(self, suffix: str, tmp_path: Path) -> None:
         path = tmp_path / f"vit{suffix}"
         path.write_text("nothing of the kind" * 20)
+        assert "text that begins with 'nothing of the kind" in refusal(path)
+        path.write_bytes(bytes(range(256)))
         assert "truncated or not a" in refusal(path)
 
     @pytest.mark.parametrize("content", [[1, 2], "text", torch.ones(3)])
     def test_not_a_dict(self, content: Any, tmp_path: Path) -> None:
         torch.save(content, tmp_path / "vit.pth")
-        assert "not a checkpoint" in refusal(tmp_path / "vit.pth")
+        assert "no state dict" in refusal(tmp_path / "vit.pth")
 
     def test_no_tensors(self, tmp_path: Path) -> None:
         torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "vit.pth")
@@ -249,6 +261,30 @@ class TestFitting:
         torch.save({k: v for k, v in state.items() if not k.startswith("head")}, tmp_path / "vit.pth")
         assert "has no classifier" in refusal(tmp_path / "vit.pth")
         assert "--num-classes 0" in refusal(tmp_path / "vit.pth")
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (lambda key: key.replace("head.", "fc."), r"If fc\.weight reads the pooled features directly, rename"),
+            (lambda key: key.replace("head.weight", "head.weight_orig"), r"call prune\.remove"),
+            (lambda key: key.replace("head.weight", "head.parametrizations.weight.original"), "parametrizations"),
+            (lambda key: key.replace("norm.weight", "_flat_param"), "FULL_STATE_DICT"),
+        ],
+    )
+    def test_where_the_weights_are(
+        self, state: State, tmp_path: Path, change: Callable[[str], str], words: str
+    ) -> None:
+        torch.save({change(key): tensor for key, tensor in state.items()}, tmp_path / "vit.pth")
+        with pytest.raises(WeightsError, match=words):
+            load(tmp_path / "vit.pth")
+
+    def test_a_classifier_without_bias(self, state: State, tmp_path: Path) -> None:
+        torch.save({key: tensor for key, tensor in state.items() if key != "head.bias"}, tmp_path / "vit.pth")
+        assert "has no bias (1 missing in the file: head.bias" in refusal(tmp_path / "vit.pth")
+
+    def test_parameters_that_other_processes_have(self, state: State, tmp_path: Path) -> None:
+        torch.save({"module": {key: torch.empty(0) for key in state}}, tmp_path / "vit.pth")
+        assert "zero_to_fp32.py" in refusal(tmp_path / "vit.pth")
 
     def test_a_model_without_classifier_leaves_it_out(self, state: State, tmp_path: Path) -> None:
         torch.save(state, tmp_path / "vit.pth")
@@ -346,6 +382,36 @@ class TestJax:
         np.savez(tmp_path / "vit.npz", **jax_arrays(state))
         message = refusal(tmp_path / "vit.npz", make(init_values=1e-5))
         assert "it lacks 12 tensors, such as blocks.0.ls1.gamma" in message
+
+    @pytest.mark.parametrize(
+        "options", [{"num_classes": 7}, {"img_size": 96}, {"patch_size": 32}, {"in_chans": 1}], ids=str
+    )
+    def test_sizes_that_arrays_show_are_set(self, options: dict[str, Any], tmp_path: Path) -> None:
+        ours = make(**options)
+        np.savez(tmp_path / "vit.npz", **jax_arrays(ours.state_dict()))
+        found = create_model("test_vit", weights=WeightsSource.parse(str(tmp_path / "vit.npz")))
+        assert same(found.model, ours.state_dict())
+        assert found.weights.set
+        assert found.weights.adapted == ()
+
+    def test_another_number_of_heads_is_refused(self, state: State, tmp_path: Path) -> None:
+        np.savez(tmp_path / "vit.npz", **jax_arrays(state, heads=4))
+        assert "vit.npz says heads 4, test_vit has 2" in refusal(tmp_path / "vit.npz")
+
+    def test_a_classifier_is_left_out_only_if_asked_for(self, state: State, tmp_path: Path) -> None:
+        np.savez(tmp_path / "vit.npz", **jax_arrays(state))
+        with pytest.raises(WeightsError, match="has a classifier, and test_vit has none: pass --num-classes 1000"):
+            load_npz(make(num_classes=0), tmp_path / "vit.npz", name="test_vit", features=False)
+        weights = WeightsSource.parse(str(tmp_path / "vit.npz"))
+        assert create_model("test_vit", weights=weights, num_classes=0).weights.dropped == ("head/kernel", "head/bias")
+
+    def test_quantised_arrays_are_refused(self, state: State, tmp_path: Path) -> None:
+        arrays = jax_arrays(state)
+        whole = {**arrays, "head/kernel": (arrays["head/kernel"] * 100).astype(np.int8)}
+        np.savez(tmp_path / "vit.npz", **whole)
+        assert "head/kernel in vit.npz is int8, expected floating-point numbers" in refusal(tmp_path / "vit.npz")
+        np.savez(tmp_path / "vit.npz", **arrays, step=np.arange(3))
+        assert same(load(tmp_path / "vit.npz")[0], state)
 
     def test_another_layout(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "vit.npz", weights=np.ones(3))

@@ -20,10 +20,19 @@ _CROP_MODES: Final = ("center", "squash", "border")
 _ROUNDING: Final = {"rel_tol": 1e-6, "abs_tol": 1e-9}
 """Differences of numbers that mean nothing."""
 
+_LARGEST: Final = 2.0
+"""Largest mean or std of pixels in [0, 1]; larger ones are of pixels up to 255."""
+
 _EXPECTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "interpolation": (lambda name: name in INTERPOLATIONS, f"one of {', '.join(INTERPOLATIONS)}"),
-    "mean": (lambda row: bool(row) and all(math.isfinite(value) for value in row), "finite numbers"),
-    "std": (lambda row: bool(row) and all(0 < value < math.inf for value in row), "numbers above 0"),
+    "mean": (
+        lambda row: bool(row) and all(abs(value) <= _LARGEST for value in row),
+        "finite numbers for pixels in [0, 1]; those for pixels up to 255 are divided by 255",
+    ),
+    "std": (
+        lambda row: bool(row) and all(0 < value <= _LARGEST for value in row),
+        "numbers above 0 for pixels in [0, 1]; those for pixels up to 255 are divided by 255",
+    ),
     "crop_pct": (lambda share: 0 < share <= 2, "a share of the image, for example 0.9"),
     "crop_mode": (lambda name: name in _CROP_MODES, f"one of {', '.join(_CROP_MODES)}"),
 }

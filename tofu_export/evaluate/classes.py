@@ -7,13 +7,14 @@ The order of folders is that of the training set's loader: torchvision's `ImageF
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 
 from tofu_export.errors import OptionError
 
-__all__ = ["ClassOrder", "class_indices", "names_of_classes", "read_class_map"]
+__all__ = ["ClassOrder", "class_indices", "names_of_classes", "order_words", "read_class_map"]
 
 
 class ClassOrder(str, Enum):
@@ -43,7 +44,7 @@ def class_indices(
         class_map: index by name; overrides everything else.
         order: order of the names, if as many as the classes; None is allowed if both orders agree.
         class_names: class names of the model, in order, if known; folders with these names are these classes, unless
-            an order is given.
+            an order is given. Case, and a space, underscore or hyphen between words, make no difference.
 
     Names that are all ImageNet's synsets (`n01440764`) get that class, also where folders are missing.
 
@@ -53,7 +54,7 @@ def class_indices(
     """
     if class_map is not None:
         return _mapped(names, num_classes, class_map)
-    if order is None and any(name in class_names for name in names):
+    if order is None and _is_named(names, class_names):
         return _named(names, class_names)
     synsets = _synsets(num_classes)
     if synsets and set(names) <= synsets.keys():
@@ -74,6 +75,40 @@ def class_indices(
     return {name: index for index, name in enumerate(orders[order or ClassOrder.NATURAL])}
 
 
+def order_words(
+    index: Mapping[str, int],
+    num_classes: int,
+    *,
+    class_map: Mapping[str, int] | None,
+    order: ClassOrder | None,
+    class_names: Sequence[str],
+) -> str:
+    """Return a note if only the order of folder names decides on their classes; empty if a map, option or name does.
+
+    Args:
+        index: result of `class_indices`, of the other arguments.
+        num_classes: number of classes of the model.
+        class_map: index by name.
+        order: order of the names.
+        class_names: class names of the model, in order.
+    """
+    names = tuple(index)
+    if class_map is not None or order is not None or _is_named(names, class_names):
+        return ""
+    if set(names) <= _synsets(num_classes).keys() or all(
+        name.isdecimal() and int(name) == number for name, number in index.items()
+    ):
+        return ""
+    first, *_, last = sorted(names, key=lambda name: index[name]) * 2
+    unlike = f", and no folder has the name of a class of the model ({class_names[0]}, ...)" if class_names else ""
+    return f"{first} is class 0 and {last} class {num_classes - 1}, by the order of the folders' names{unlike}"
+
+
+def _is_named(names: Sequence[str], class_names: Sequence[str]) -> bool:
+    """True if a folder has the name of a class."""
+    return not {_plain(name) for name in names}.isdisjoint(map(_plain, class_names))
+
+
 def read_class_map(path: Path) -> dict[str, int]:
     """Read a class map from a text file with one name per line, the first one being class 0.
 
@@ -83,7 +118,7 @@ def read_class_map(path: Path) -> dict[str, int]:
     Source: timm 1.0.31, `data.readers.class_map` (.txt).
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"cannot read the class map {path}: {error}; expected one class name per line") from error
     names = [line.strip() for line in lines]
@@ -107,13 +142,22 @@ def names_of_classes(
 
 
 def _named(names: Sequence[str], class_names: Sequence[str]) -> dict[str, int]:
-    unknown = [name for name in names if class_names.count(name) != 1]
+    plain = [_plain(name) for name in class_names]
+    exact = {name: index for index, name in enumerate(class_names) if class_names.count(name) == 1}
+    near = {name: plain.index(_plain(name)) for name in names if plain.count(_plain(name)) == 1}
+    found = {name: exact.get(name, near.get(name)) for name in names}
+    unknown = [name for name, index in found.items() if index is None]
     if unknown:
         raise OptionError(
-            f"the file that is judged has names for its classes, and the folders {_some(unknown)} are none of them or "
+            f"the model that is judged has names for its classes, and the folders {_some(unknown)} are none of them or "
             "two: rename them, or give the class of each folder with --class-map FILE"
         )
-    return {name: class_names.index(name) for name in names}
+    return {name: index for name, index in found.items() if index is not None}
+
+
+def _plain(name: str) -> str:
+    """Return a name without case, and with single spaces for what separates its words."""
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name)).strip().casefold()
 
 
 def _mapped(names: Sequence[str], num_classes: int, class_map: Mapping[str, int]) -> dict[str, int]:

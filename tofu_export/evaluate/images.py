@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tofu_export import demo
 from tofu_export.artifact.preprocessing import Preprocessing
 from tofu_export.errors import OptionError
-from tofu_export.evaluate.classes import ClassOrder, class_indices, names_of_classes
+from tofu_export.evaluate.classes import ClassOrder, class_indices, names_of_classes, order_words
 from tofu_export.evaluate.ground_truth import read_ground_truth
 from tofu_export.images.files import find_images, passed_over_words
 from tofu_export.images.inputs import demo_set, natural_statistics, read_images
@@ -186,7 +186,7 @@ def folder_source(
         num_classes: number of classes of the model; None if classes do not matter.
         class_map: class index by folder name.
         order: order of class folders by name.
-        class_names: class names in the evaluated file; folders with these names are these classes.
+        class_names: class names of the evaluated model; folders with these names are these classes.
         ground_truth: file with the class of each image; then folders are not classes.
         skip_unreadable: leave out files that cannot be read.
 
@@ -196,8 +196,8 @@ def folder_source(
     if not path.is_dir():
         raise OptionError(f"images {path}: no such folder, expected one with a folder per class")
     root = next((path / split for split in _SPLITS if (path / split).is_dir()), path)
-    folders = class_folders(root)
     everything = find_images(root)
+    folders = class_folders(root)
     notes = [passed_over_words(everything.passed_over)] if everything.passed_over else []
     if num_classes is None or not folders or ground_truth is not None:
         files = everything.images
@@ -223,6 +223,8 @@ def folder_source(
         raise OptionError(f"class folder {root / empty[0]} has no image in it: add some, or give --class-map FILE")
     pairs = [(file, index[name]) for name, files in found.items() for file in files]
     _check_any(pairs, root)
+    if words := order_words(index, num_classes, class_map=class_map, order=order, class_names=class_names):
+        notes.append(words)
     if empty or len(found) < num_classes:
         notes.append(f"{len(found) - len(empty)} of the model's {num_classes} classes have images")
     loose = sum(file.parent == root for file in everything.images)

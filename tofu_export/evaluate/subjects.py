@@ -173,6 +173,7 @@ def eager_subject(loaded: LoadedModel, reduction: Reduction | None, *, num_class
         plan=None if plan is None else plan.entry(),
         param_count=sum(parameter.numel() for parameter in loaded.model.parameters()),
         origin=Origin(loaded.resolved, to_object(loaded.weights), image_size, classes),
+        labels=loaded.labels,
         loaded=loaded.summary(),
     )
 

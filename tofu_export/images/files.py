@@ -56,14 +56,14 @@ def find_images(folder: Path) -> FoundImages:
     """Search a folder, following links to folders; each folder once.
 
     Raises:
-        OptionError: the folder does not exist.
+        OptionError: the folder does not exist, or a folder in it cannot be read.
     """
     if not folder.is_dir():
         raise OptionError(f"images {folder}: no such folder, expected one with .jpg, .png or other image files")
     images: list[Path] = []
     others: list[Path] = []
     seen: set[Path] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         here = Path(place)
         resolved = here.resolve()
         if resolved in seen:
@@ -75,6 +75,10 @@ def find_images(folder: Path) -> FoundImages:
             if not name.startswith("."):
                 (images if _is_image(here / name) else others).append(here / name)
     return FoundImages(*(tuple(sorted(files, key=lambda file: _key(file, folder))) for files in (images, others)))
+
+
+def _refuse(error: OSError) -> None:
+    raise OptionError(f"images {error.filename}: the folder cannot be read ({error.strerror})") from error
 
 
 def passed_over_words(files: tuple[Path, ...]) -> str:

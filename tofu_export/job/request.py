@@ -33,7 +33,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         OptionError: the file cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(
             f"cannot read labels from {path}: {error}; expected a text file, one label per line"
@@ -144,7 +144,7 @@ class Job(ExportJob):
         token_map: the files also output the final row of each patch.
         quantization: options of int8, int8-fp16 and fp8 files.
         images: folder of images to verify with; None for the demo set or seeded noise.
-        labels: class names to store in the files, in order.
+        labels: class names to store in the files, in order; empty for those that the weights name.
     """
 
     weights: WeightsSource = pretrained()
@@ -165,7 +165,7 @@ class Job(ExportJob):
     )
     labels: tuple[str, ...] = opt(
         (), "Class names to store in the files, one per line.", Section.FILES, metavar="FILE", typed=Path,
-        parse=read_labels,
+        parse=read_labels, unless="those that the weights name",
     )  # fmt: skip
     bundle: Path | None = shared.bundle()
 

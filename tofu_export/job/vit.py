@@ -130,6 +130,8 @@ class VitAdapter:
         """Return all metadata needed to verify, evaluate and serve a file without the job."""
         report, loaded = self._report, self._loaded
         versions = report.environment.versions
+        named = loaded.labels if self._output is OutputKind.LOGITS else ()
+        labels = self._job.labels or named
         return {
             "version": versions["tofu_export"],
             "model": loaded.resolved,
@@ -143,7 +145,7 @@ class VitAdapter:
             "target": self._job.target.value,
             "batch": str(self._job.batch),
             "versions": {name: versions[name] for name in ("torch", "timm", "onnx", "onnxscript")},
-            **({"labels": list(self._job.labels)} if self._job.labels else {}),
+            **({"labels": list(labels)} if labels else {}),
         }
 
     def quantize(self, draft: Path, path: Path, precision: Precision, metadata: Mapping[str, Any]) -> Calibration:

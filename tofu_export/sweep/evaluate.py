@@ -197,6 +197,7 @@ def _images(model: str, settings: Settings) -> ImageSource:
             num_classes=classes if classes and settings.labelled else None,
             class_map=None if settings.class_map is None else read_class_map(settings.class_map),
             order=settings.class_order,
+            class_names=loaded.labels,
         )
     elif brings_images(loaded.resolved, prepared):
         source = demo_source()

@@ -1,32 +1,37 @@
-"""Read descriptions of a model and its images, beside or inside a checkpoint of timm, Lightning or open_clip."""
+"""Read descriptions of a model and its images, beside or inside a checkpoint of timm or Lightning."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import timm
 import torch
 import yaml
+from torch import nn
 
 from tofu_export.errors import OptionError, WeightsError
+from tofu_export.zoo._convert import architecture_of
 from tofu_export.zoo._description import Description, describe_model, merge
+from tofu_export.zoo._json import read_object
 from tofu_export.zoo._quiet import quiet
-from tofu_export.zoo.preprocessing import PreprocessingOptions
+from tofu_export.zoo.preprocessing import PreprocessingOptions, for_channels
 
-__all__ = ["OPEN_CLIP", "Settings", "read_open_clip", "read_timm_args", "read_timm_config", "settings_inside"]
+__all__ = ["Settings", "as_mapping", "read_settings", "read_timm_args", "read_timm_config", "settings_inside"]
 
-OPEN_CLIP: Final = "open_clip_config.json"
 _TIMM: Final = "config.json"
 _TIMM_ARGS: Final = "args.yaml"
 """File that timm's training script writes to the folder of its checkpoints."""
 
 _INSIDE: Final = ("args", "hyper_parameters", "hparams", "config", "cfg")
 """Entries of a checkpoint that training scripts keep their options under; the second is Lightning's."""
+
+_HUB: Final = re.compile(r"^(hf[-_]hub:)?timm/")
+"""What stands before an architecture and its tag in the name of timm's own repositories."""
 
 _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "model": ("model", "model_name", "arch", "architecture", "backbone", "timm_model", "model_arch", "encoder_name"),
@@ -37,10 +42,6 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Names of a setting in scripts, timm's own names first."""
 
-_OPENAI_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
-_OPENAI_STD: Final = (0.26862954, 0.26130258, 0.27577711)
-"""Default of open_clip. Source: open_clip, `constants`."""
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -50,11 +51,15 @@ class Settings:
         description: description of the model.
         preprocessing: preprocessing of its images.
         where: the place, for messages.
+        architecture: its name in timm, without tag; empty if not named.
+        arguments: arguments of `timm.create_model` that it was built with.
     """
 
     description: Description
     preprocessing: PreprocessingOptions
     where: str
+    architecture: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def settings_inside(found: Mapping[Any, Any], *, file: str) -> Settings | None:
@@ -68,10 +73,10 @@ def settings_inside(found: Mapping[Any, Any], *, file: str) -> Settings | None:
         WeightsError: an option is impossible for a model or image.
     """
     for name in _INSIDE:
-        values = _mapping(found.get(name))
+        values = as_mapping(found.get(name))
         if values is not None:
-            return _settings(values, f"{name} in {file}")
-    return _settings({"model": found["arch"]}, f"arch in {file}") if isinstance(found.get("arch"), str) else None
+            return read_settings(values, f"{name} in {file}", of_script=True)
+    return read_settings({"model": found["arch"]}, f"arch in {file}") if isinstance(found.get("arch"), str) else None
 
 
 def read_timm_args(folder: Path) -> Settings | None:
@@ -84,7 +89,7 @@ def read_timm_args(folder: Path) -> Settings | None:
         values = yaml.safe_load((folder / _TIMM_ARGS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return None
-    return _settings(values, _TIMM_ARGS) if isinstance(values, Mapping) else None
+    return read_settings(values, _TIMM_ARGS, of_script=True) if isinstance(values, Mapping) else None
 
 
 def read_timm_config(folder: Path) -> Settings | None:
@@ -93,7 +98,7 @@ def read_timm_config(folder: Path) -> Settings | None:
     Raises:
         WeightsError: an entry is impossible for a model or image, or names an architecture that timm does not have.
     """
-    values = _read(folder / _TIMM)
+    values = read_object(folder / _TIMM)
     if values is None or not isinstance(values.get("architecture"), str):
         return None
     if not _is_known(values["architecture"]):
@@ -101,97 +106,49 @@ def read_timm_config(folder: Path) -> Settings | None:
             f"{folder / _TIMM} says that the architecture is {values['architecture']}, which the installed timm "
             f"({timm.__version__}) does not have: update timm, or move the weights away from this file"
         )
-    arguments = _mapping(values.get("model_args")) or {}
+    arguments = as_mapping(values.get("model_args")) or {}
     merge(_sizes(values), _sizes(arguments), names=(str(folder / _TIMM), "model_args in it"))
-    images = _mapping(values.get("pretrained_cfg")) or {}
+    images = as_mapping(values.get("pretrained_cfg")) or {}
     merged = {**values, **{name: images[name] for name in ("mean", "std", "interpolation", "crop_pct", "crop_mode")
                            if name in images}}  # fmt: skip
-    return _settings({**merged, "model_kwargs": arguments}, _TIMM)
+    return read_settings({**merged, "model_kwargs": arguments}, _TIMM)
 
 
-def read_open_clip(folder: Path) -> Settings | None:
-    """Read `open_clip_config.json` in the folder of a checkpoint; None without the file.
+def read_settings(values: Mapping[str, Any], where: str, *, of_script: bool = False) -> Settings:
+    """Return the settings in a mapping of options, with those of the architecture that it names.
+
+    Args:
+        values: options by name.
+        where: the place, for messages.
+        of_script: they are options of a training script, which prepares images as its model's if they have mean and
+            std, and those are empty, as in timm's.
 
     Raises:
-        WeightsError: the file describes a vision tower or a preprocessing that timm does not have.
-
-    Source: open_clip, `model.CLIPVisionCfg`, `model._build_vision_tower`, `transform.PreprocessCfg`.
+        WeightsError: an option is impossible for a model or image.
     """
-    values = _read(folder / OPEN_CLIP)
-    config = _mapping((values or {}).get("model_cfg"))
-    vision = _mapping((config or {}).get("vision_cfg"))
-    if values is None or config is None or vision is None:
-        return None
-    images = _mapping(values.get("preprocess_cfg")) or {}
-    try:
-        prepared = PreprocessingOptions.of({
-            "mean": _OPENAI_MEAN, "std": _OPENAI_STD, "interpolation": "bicubic", "crop_pct": 1.0,
-            **{name: images[name] for name in ("mean", "std", "interpolation") if images.get(name)},
-            "crop_mode": {"squash": "squash", "longest": "border"}.get(str(images.get("resize_mode")), "center"),
-        })  # fmt: skip
-    except OptionError as error:
-        raise WeightsError(f"{folder / OPEN_CLIP}: {error}") from error
-    if vision.get("timm_model_name"):
-        named = {"model": vision["timm_model_name"], "image_size": vision.get("image_size")}
-        if vision.get("timm_pool"):
-            named["global_pool"] = vision["timm_pool"]
-        described = _settings(named, OPEN_CLIP).description
-        return Settings(described, prepared, OPEN_CLIP)
-    return Settings(_open_clip_tower(config, vision, folder / OPEN_CLIP), prepared, OPEN_CLIP)
-
-
-def _open_clip_tower(config: Mapping[str, Any], vision: Mapping[str, Any], path: Path) -> Description:
-    unknown = [
-        name
-        for name in ("attentional_pool", "input_patchnorm", "no_ln_pre", "final_ln_after_pool", "attn_pooler_queries",
-                     "block_type", "qk_norm", "scaled_cosine_attn", "scale_heads", "pos_embed_type", "ls_init_value")
-        if vision.get(name) not in (None, False, "learnable", "default")
-        and not (name == "attn_pooler_queries" and not vision.get("attentional_pool"))
-    ]  # fmt: skip
-    if unknown:
-        raise WeightsError(
-            f"{path} has a vision tower with {', '.join(unknown)}, which timm's model of CLIP has not: its numbers "
-            "cannot be computed with it"
-        )
-    act = _mapping(vision.get("act_kwargs")) or {}
-    norm = _mapping(vision.get("norm_kwargs")) or {}
-    tanh = "gelu_tanh" if act.get("approximate") == "tanh" else "gelu"
-    width, layers = int(vision.get("width", 768)), vision.get("layers", 12)
-    head_width = int(vision.get("head_width", 64))
-    pool = {"tok": "token", "avg": "avg"}.get(str(vision.get("pool_type", "tok")))
-    if pool is None or not isinstance(layers, int):
-        raise WeightsError(f"{path} has pool_type {vision.get('pool_type')} and layers {layers}: no ViT of timm")
-    pool = "avg" if vision.get("global_average_pool") else pool
-    return Description(
-        depth=layers,
-        embed_dim=width,
-        heads=width // head_width,
-        mlp_width=int(width * float(vision.get("mlp_ratio", 4.0))),
-        activation="quick_gelu" if config.get("quick_gelu") else tanh,
-        norm_eps=float(norm.get("eps", 1e-5)),
-        pooling=pool,
-        pool_norm="before",
-        image_size=_pair(vision.get("image_size", 224)),
-        patch_size=_pair(vision.get("patch_size", 16)),
-    )
-
-
-def _settings(values: Mapping[str, Any], where: str) -> Settings:
-    """Return the settings in a mapping of options, with those of the architecture that it names."""
-    nested = _mapping(values.get("model")) or _mapping(values.get("model_cfg")) or {}
+    nested = as_mapping(values.get("model")) or as_mapping(values.get("model_cfg")) or {}
     flat = {**nested, **{key: value for key, value in values.items() if not isinstance(value, Mapping)}}
     if isinstance(nested.get("name"), str) and not isinstance(flat.get("model"), str):
         flat["model"] = nested["name"]
-    arguments = {**(_mapping(values.get("model_kwargs")) or {}), **(_mapping(values.get("model_args")) or {})}
+    if of_script:  # where a number of that name can be anything, for example of random weights
+        flat = {key: value for key, value in flat.items() if key not in ("mean", "std") or not isinstance(value, float)}
+    arguments = {**(as_mapping(values.get("model_kwargs")) or {}), **(as_mapping(values.get("model_args")) or {})}
     said = replace(_sizes(arguments), **dict(_sizes(flat).said()))
     if said.pooling is not None:
         arguments["global_pool"] = said.pooling
     try:
-        preprocessing = PreprocessingOptions.of(flat)
-        described = _of_architecture(_first(flat, "model"), arguments, where)
+        images = PreprocessingOptions.of(flat)
     except OptionError as error:
         raise WeightsError(f"{where}: {error}") from error
-    return Settings(replace(described, **dict(said.said())), preprocessing, where)
+    name = _first(flat, "model")
+    if not isinstance(name, str) or not _is_known(name):
+        return Settings(said, images, where)
+    model = _built(name, arguments, where)
+    described = replace(describe_model(model), num_classes=None, in_chans=None, image_size=None, patch_size=None)
+    if of_script and {"mean", "std"} <= flat.keys():
+        images = images.over(_images_of(model, said.in_chans))
+    others = replace(said, pooling=None)  # which the model was built with
+    return Settings(replace(described, **dict(others.said())), images, where, architecture_of(model), arguments)
 
 
 def _sizes(values: Mapping[str, Any]) -> Description:
@@ -207,29 +164,34 @@ def _sizes(values: Mapping[str, Any]) -> Description:
     )
 
 
-def _of_architecture(name: Any, arguments: Mapping[str, Any], where: str) -> Description:
-    """Describe a timm architecture with some options. Sizes are left out: options or tensors give them.
+def _built(name: str, arguments: Mapping[str, Any], where: str) -> nn.Module:
+    """Build a timm architecture with some options, on the meta device.
 
     Raises:
         WeightsError: timm cannot build it with these options.
     """
-    if not isinstance(name, str) or not _is_known(name):
-        return Description()
     try:
         with quiet(), torch.device("meta"):
-            model = timm.create_model(name.removeprefix("timm/"), pretrained=False, **arguments)
+            return timm.create_model(_HUB.sub("", name), pretrained=False, **arguments)
     except Exception as error:  # options of another model or version may raise anything
         options = ", ".join(f"{option} {value}" for option, value in arguments.items())
         raise WeightsError(
             f"{where} says that the model is {name} with {options or 'no options'}, which timm cannot build "
             f"({type(error).__name__}: {error}): correct it, or give the state dict alone and name the model"
         ) from error
-    return replace(describe_model(model), num_classes=None, in_chans=None, image_size=None, patch_size=None)
+
+
+def _images_of(model: nn.Module, channels: int | None) -> PreprocessingOptions:
+    """Return how timm's scripts prepare images for a model by default, which its pretrained tag decides."""
+    config = dict(getattr(model, "pretrained_cfg", {}))
+    if channels is not None:
+        config |= {name: for_channels(config[name], channels) for name in ("mean", "std") if name in config}
+    return PreprocessingOptions.of(config)
 
 
 def _is_known(name: str) -> bool:
     """True for an architecture of the installed timm, with or without a tag and `timm/`."""
-    return timm.is_model(name.partition(".")[0].removeprefix("timm/"))
+    return timm.is_model(_HUB.sub("", name).partition(".")[0])
 
 
 def _first(values: Mapping[str, Any], setting: str) -> Any:
@@ -248,19 +210,8 @@ def _size(value: Any) -> tuple[int, int] | None:
     return None if number is None else (number, number)
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
-def _mapping(value: Any) -> Mapping[str, Any] | None:
+def as_mapping(value: Any) -> Mapping[str, Any] | None:
+    """Return a mapping or a Namespace as a mapping; None for another value."""
     if isinstance(value, argparse.Namespace):
         return vars(value)
     return value if isinstance(value, Mapping) else None
-
-
-def _read(path: Path) -> Mapping[str, Any] | None:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return values if isinstance(values, Mapping) else None

@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 from tofu_export.errors import WeightsError
 from tofu_export.zoo._folder import base_of
 from tofu_export.zoo._quiet import quiet
-from tofu_export.zoo._unreadable import why_unreadable
+from tofu_export.zoo._unreadable import other_kind, why_unreadable
 
 __all__ = ["INDEX_SUFFIX", "files_of", "first_not_finite", "read_checkpoint", "sha256_of"]
 
@@ -53,7 +53,8 @@ def files_of(path: Path) -> tuple[Path, ...]:
         shards = tuple(path.parent / Path(name).name for name in names)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
-            f"{path.name} is not an index of shards ({type(error).__name__}): expected JSON with weight_map"
+            other_kind(path)
+            or f"{path.name} is not an index of shards ({type(error).__name__}): expected JSON with weight_map"
         ) from error
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing or not shards:
@@ -90,19 +91,34 @@ def _read(path: Path) -> Mapping[Any, Any]:
     except Exception as error:  # torch, zip, pickle and safetensors each have their own
         raise WeightsError(why_unreadable(path, error)) from error
     if not isinstance(found, Mapping):
-        raise WeightsError(why_unreadable(path, TypeError(f"it holds one {type(found).__name__}, no state dict")))
+        raise WeightsError(
+            f"{path.name} holds a {type(found).__name__}, no state dict: save one with "
+            "torch.save(model.state_dict(), PATH)"
+        )
     return found
 
 
 def _plain_types() -> list[Any]:
-    """Return types that training scripts store beside weights: options in a Namespace, scores as numpy numbers."""
-    kinds = [np.float64, np.float32, np.float16, np.int64, np.int32, np.bool_]
+    """Return types that training scripts store beside weights: options in a Namespace, paths, numbers of numpy."""
+    kinds = [
+        np.float64, np.float32, np.float16, np.int64, np.int32, np.int16, np.int8, np.uint64, np.uint32, np.uint16,
+        np.uint8, np.bool_,
+    ]  # fmt: skip
     # numpy 1 pickles numbers by the module name that numpy 2 made private.
-    scalar = np.float64(0).__reduce__()[0]
+    scalar, array = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
     return [
         argparse.Namespace,
         (scalar, "numpy.core.multiarray.scalar"),
         (scalar, "numpy._core.multiarray.scalar"),
+        (array, "numpy.core.multiarray._reconstruct"),
+        (array, "numpy._core.multiarray._reconstruct"),
+        np.ndarray,
         np.dtype,
+        *[
+            (kind, f"{module}.{name}")  # the pure kinds open no files, and exist on every system
+            for module in ("pathlib", "pathlib._local")
+            for kind in (PurePosixPath, PureWindowsPath)
+            for name in (kind.__name__, kind.__name__.removeprefix("Pure"))
+        ],
         *dict.fromkeys(type(np.dtype(kind)) for kind in kinds),
     ]

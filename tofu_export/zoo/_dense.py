@@ -8,6 +8,7 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from tofu_export.errors import WeightsError
 
@@ -58,6 +59,12 @@ def dense(tensors: Mapping[str, Tensor], *, file: str) -> dict[str, Tensor]:
 
 
 def _plain(name: str, tensor: Tensor, file: str) -> Tensor:
+    anything: object = tensor
+    if is_traceable_wrapper_subclass(anything):
+        raise WeightsError(
+            f"{name} in {file} is a {type(tensor).__name__}, which holds its values in parts, expected a plain tensor: "
+            "call full_tensor() of torch.distributed's, or dequantize() of quantised ones, before they are saved"
+        )
     if tensor.is_meta:
         raise WeightsError(
             f"{name} in {file} is on the meta device, which has no values: save the weights of a model that has some"
@@ -92,13 +99,12 @@ def _scaled(name: str, values: Tensor, scale: Tensor | None, zero: Tensor | None
 
 
 def _rowwise(name: str, companion: Tensor, values: Tensor, file: str) -> Tensor:
-    """Return a scale or zero point for broadcasting: one number, one per row, or the full shape."""
+    """Return a scale or zero point for broadcasting: one number, or one per row, [rows], [rows, 1] and so on."""
     numbers = companion.to(torch.float32)
     if numbers.numel() == 1:
         return numbers.reshape(())
-    rows = (len(values), *(1 for _ in range(values.ndim - 1)))
-    if numbers.numel() == len(values):
-        return numbers.reshape(rows)
+    if tuple(numbers.shape) == (len(values), *(1 for _ in range(numbers.ndim - 1))):
+        return numbers.reshape(len(values), *(1 for _ in range(values.ndim - 1)))
     raise WeightsError(
         f"{name} {list(values.shape)} in {file} has a scale or zero point of shape {list(companion.shape)}, expected "
         f"one number, or one a row: {_WAY_ON}"

@@ -22,6 +22,7 @@ from tofu_export.patch.predictors import ATTRIBUTE
 
 __all__ = [
     "ACTIVATIONS",
+    "BOTH_TOKENS",
     "Description",
     "apply",
     "arguments_for",
@@ -29,9 +30,13 @@ __all__ = [
     "check",
     "describe_model",
     "merge",
+    "undescribed",
 ]
 
 Size = tuple[int, int]
+
+BOTH_TOKENS: Final = "token+distillation"
+"""Pooling of distilled models: the mean of class and distillation token, or of what their classifiers give."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ def describe_model(model: nn.Module) -> Description:
         mlp_width=_whole(getattr(hidden, "in_features", None)),
         activation=_activation_of(model),
         norm_eps=_eps_of(model),
-        pooling=getattr(model, "global_pool", None) or None,
+        pooling=_pooling_of(model),
         pool_norm=_pool_norm_of(model),
         class_token=cls_token is not None if block is not None else None,
         reg_tokens=_registers_of(model) if block is not None else None,
@@ -188,7 +193,7 @@ def arguments_for(wanted: Description, model: nn.Module, *, keep: frozenset[str]
         if argument in known and name not in keep
     }
     if {"pooling", "pool_norm"} & differing.keys() and "global_pool" in known:
-        if wanted.pooling is not None:
+        if wanted.pooling not in (None, BOTH_TOKENS):
             found["global_pool"] = wanted.pooling
         after = next((name for name in _FC_NORM if name in known), None)
         if wanted.pool_norm is not None and after is not None:
@@ -243,6 +248,12 @@ def changes(before: Description, after: Description) -> tuple[str, ...]:
     )
 
 
+def undescribed(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """List arguments of `timm.create_model` that no field describes, for example `pool include prefix yes`."""
+    known = {name for names in _ARGUMENTS.values() for name in names} | {*_FC_NORM, "act_layer", "global_pool"}
+    return tuple(f"{_words(name)} {_text(value)}" for name, value in arguments.items() if name not in known)
+
+
 def activation_name(function: Callable[[Tensor], Tensor]) -> str:
     """Return timm's name of an activation; its type if it is not in `ACTIVATIONS`."""
     points = torch.linspace(-4, 4, 161)
@@ -286,6 +297,12 @@ def _eps_of(model: nn.Module) -> float | None:
         eps: float | None = found.pop()
         return eps
     return math.nan if found else None
+
+
+def _pooling_of(model: nn.Module) -> str | None:
+    if getattr(model, "dist_token", None) is not None:
+        return BOTH_TOKENS
+    return getattr(model, "global_pool", None) or None
 
 
 def _pool_norm_of(model: nn.Module) -> str | None:

@@ -23,6 +23,15 @@ _LISTED: Final = 5
 _COMPUTED: Final = re.compile(r"(.*\.)?(rope\w*|periods|bias_mask|relative_position_index|position_ids)(\.|$)")
 """Buffers of other implementations that timm computes, and DINOv3's mask of an unused bias."""
 
+_HOW_STORED: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
+    (re.compile(r"(.+)\.weight_orig"), "is pruned by torch.nn.utils.prune: call prune.remove(module, 'weight')"),
+    (
+        re.compile(r"(.+)\.(?:parametrizations\.weight\..+|weight_[gv])"),
+        "has weights in parts (parametrizations, weight_norm): call remove_parametrizations or remove_weight_norm",
+    ),
+)
+"""Names of layers that torch computes a weight for, which lack it, and what undoes that."""
+
 _QKV_BIAS: Final = re.compile(r"(?:qkv|[qkv]_proj)\.bias$|\b[qkv]_bias$")
 """Biases of queries, keys and values, which may be missing if they are zero."""
 
@@ -137,6 +146,20 @@ def classifiers_of(model: nn.Module) -> tuple[str, ...]:
 
 
 def _explain(mismatch: Mismatch, heads: tuple[str, ...], has_classifier: bool, *, name: str, file: str) -> str:
+    for pattern, words in _HOW_STORED:
+        for key in mismatch.unexpected:
+            if (layer := pattern.fullmatch(key)) and f"{layer[1]}.weight" in mismatch.missing:
+                return f"{file} {words} before the state dict is saved ({key})"
+    if flat := next((key for key in mismatch.unexpected if key.endswith("flat_param")), None):
+        return (
+            f"{file} holds weights as FSDP flattens them ({flat}): save a full state dict "
+            "(StateDictType.FULL_STATE_DICT) of the model"
+        )
+    if empty := next((key for key, (got, _) in mismatch.reshaped.items() if got == (0,)), None):
+        return (
+            f"{file} has tensors without values ({empty}), as DeepSpeed's ZeRO-3 leaves them on each process: write "
+            "the checkpoint to one file with the zero_to_fp32.py that DeepSpeed put beside it, and give that"
+        )
     if all(_belongs(key, (ATTRIBUTE,)) for key in mismatch.names):
         return (
             f"{file} fits {name} but for its trained predictors, which are incomplete or of another form than those of "
@@ -154,11 +177,27 @@ def _explain(mismatch: Mismatch, heads: tuple[str, ...], has_classifier: bool, *
             )
         if classes is not None:
             return f"{file} fits {name} but for its classifier ({mismatch}): pass --num-classes {classes}"
+        if not mismatch.unexpected and all(key.endswith(".bias") for key in mismatch.missing):
+            return f"{file} fits {name} but for its classifier, which has no bias ({mismatch}): add one of zeros"
+        absent = [head for head in heads if any(_belongs(key, (head,)) for key in mismatch.missing)]
+        if len(absent) < len(heads):
+            return (
+                f"{file} fits {name} but has no {absent[0]}, one of the classifiers whose mean {name} gives "
+                f"({mismatch}): name the model that the weights were saved from"
+            )
         if not mismatch.unexpected:
             return (
                 f"{file} fits {name} but has no classifier ({mismatch}): "
                 "pass --num-classes 0 to export the features, or a file with one"
             )
+    others = [key for key in mismatch.unexpected if not _belongs(key, heads)]
+    if mismatch.missing and not mismatch.reshaped and all(_belongs(key, heads) for key in mismatch.missing):
+        last = others[0] if others else "its last layer"
+        return (
+            f"{file} fits {name} but for its classifier ({mismatch}). If {last} reads the pooled features directly, "
+            f"rename its tensors to {heads[0]}.weight and {heads[0]}.bias; or pass --num-classes 0, with "
+            "--allow-dropped if need be, to export the features before it"
+        )
     if not mismatch.missing and not mismatch.reshaped:
         return (
             f"{file} does not fit {name}: {mismatch}. Without them the output is another than that of the model that "

@@ -9,7 +9,15 @@ from typing import Any, Final
 
 from tofu_export.errors import WeightsError
 
-__all__ = ["ADAPTER_CONFIG", "HUB_FILES", "adapter_in", "base_of", "checkpoint_in", "read_adapter_config"]
+__all__ = [
+    "ADAPTER_CONFIG",
+    "HUB_FILES",
+    "adapter_in",
+    "base_of",
+    "checkpoint_in",
+    "how_to_join",
+    "read_adapter_config",
+]
 
 HUB_FILES: Final = ("model.safetensors", "pytorch_model.bin")
 """File names in timm's repositories, best first."""
@@ -29,6 +37,21 @@ _CHECKPOINTS: Final = (
 def checkpoint_in(folder: Path) -> Path | None:
     """Return the checkpoint in a folder, by the names that libraries use; None without one."""
     return next((folder / name for name in _CHECKPOINTS if (folder / name).is_file()), None)
+
+
+def how_to_join(folder: Path) -> str:
+    """Return how the parts of a checkpoint that training wrote in pieces become one file; empty for another folder."""
+    if any(folder.glob("*.distcp")):
+        return (
+            "it holds a distributed checkpoint of PyTorch in parts: write it to one file with `python -m "
+            f"torch.distributed.checkpoint.format_utils dcp_to_torch {folder} weights.pth`, and give that"
+        )
+    if (folder / "zero_to_fp32.py").is_file() or any(folder.glob("*zero_pp_rank_*")):
+        return (
+            "it holds a checkpoint of DeepSpeed in parts: write it to one file with the zero_to_fp32.py that DeepSpeed "
+            "put beside it, and give that"
+        )
+    return ""
 
 
 def adapter_in(folder: Path) -> Path | None:

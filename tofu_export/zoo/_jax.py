@@ -6,23 +6,64 @@ JAX never had. So every parameter starts as NaN here, and one that is still NaN 
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import nn
 
 from tofu_export.errors import WeightsError
+from tofu_export.zoo._description import Description
 from tofu_export.zoo._fit import classifiers_of
 from tofu_export.zoo._quiet import quiet
+from tofu_export.zoo._unreadable import other_kind
 
-__all__ = ["load_npz"]
+__all__ = ["describe_npz", "load_npz"]
+
+_WEIGHT: Final = re.compile(r"(kernel|bias|scale|pos_embedding|cls)$")
+"""Ends of the names of weights; training can store other arrays beside them."""
+
+
+def describe_npz(path: Path) -> Description:
+    """Describe a model by the shapes of its arrays, which show the number of heads as well; empty for another layout.
+
+    Raises:
+        WeightsError: the file is not an `.npz` archive, or holds pickled objects.
+    """
+    with _opened(path) as archive:
+        found = {
+            name: tuple(archive[key].shape)
+            for key in archive.files
+            for name in ("embedding/kernel", "posembed_input/pos_embedding", "query/kernel", "head/kernel", "cls")
+            if key.endswith(name)
+        }
+        hybrid = any("conv_root" in key for key in archive.files)  # its embedding follows a convolutional net
+    kernel, query, table = (
+        found.get(name, ()) for name in ("embedding/kernel", "query/kernel", "posembed_input/pos_embedding")
+    )
+    if len(kernel) != 4:
+        return Description()
+    side = math.isqrt(max(table[-2] - ("cls" in found), 0)) if len(table) == 3 else 0
+    square = side > 0 and side * side == table[-2] - ("cls" in found)
+    head = found.get("head/kernel", ())
+    return Description(
+        embed_dim=kernel[3],
+        heads=query[1] if len(query) == 3 else None,
+        image_size=(side * kernel[0], side * kernel[1]) if square and not hybrid else None,
+        patch_size=None if hybrid else kernel[:2],
+        in_chans=None if hybrid else kernel[2],
+        num_classes=head[1] if len(head) == 2 else None,
+    )
 
 
 def load_npz(
-    model: nn.Module, path: Path, *, name: str, trained: bool = False
+    model: nn.Module, path: Path, *, name: str, trained: bool = False, features: bool = True
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Load an archive into a model, in place. After an error the weights of the model are undefined.
 
@@ -31,6 +72,7 @@ def load_npz(
         path: the archive.
         name: name of the model, for messages.
         trained: drop a layer before the classifier (`pre_logits`), which timm's models lack.
+        features: the classifier may be dropped, as the model was asked for without one.
 
     Returns:
         Names of resampled tensors, and of dropped ones.
@@ -49,6 +91,15 @@ def load_npz(
             f"{path.name} has a layer before its classifier ({dropped[0]}), which {name} has not: the output would be "
             "another. Give weights without it, or pass --allow-dropped to leave it out"
         )
+    if not getattr(model, "num_classes", 0):
+        heads = tuple(key for key in shapes if re.search(r"(^|/)head/", key))
+        if heads and not (features or trained):
+            classes = next((shapes[key][-1] for key in heads), 0)
+            raise WeightsError(
+                f"{path.name} has a classifier, and {name} has none: pass --num-classes {classes}, or --num-classes 0 "
+                "to leave it out"
+            )
+        dropped = (*dropped, *heads)
     depths = {int(found[1]) + 1 for key in shapes if (found := re.search(r"encoderblock_(\d+)/", key))}
     depth = len(getattr(model, "blocks", ()))
     if depths and max(depths) != depth:
@@ -92,18 +143,31 @@ def _adapted(model: nn.Module, shapes: dict[str, tuple[int, ...]]) -> tuple[str,
 
 def _check_archive(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shape of each array of an archive, after checking that all are plain finite numbers."""
+    with _opened(path) as archive:
+        shapes = {}
+        for key in archive.files:
+            array = archive[key]
+            if _WEIGHT.search(key) and not np.issubdtype(array.dtype, np.floating):
+                raise WeightsError(
+                    f"{key} in {path.name} is {array.dtype}, expected floating-point numbers: save the model's own "
+                    "weights, before they are quantised"
+                )
+            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+                raise WeightsError(f"{key} in {path.name} holds NaN or infinity: use another checkpoint")
+            shapes[key] = array.shape
+        return shapes
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open an archive, and turn all failures of reading it into one error."""
     try:
         # Opened here: numpy leaves the file open when the archive is damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            shapes = {}
-            for key in archive.files:
-                array = archive[key]
-                if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-                    raise WeightsError(f"{key} in {path.name} holds NaN or infinity: use another checkpoint")
-                shapes[key] = array.shape
-            return shapes
+            yield archive
     except (OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise WeightsError(
-            f"{path.name} is truncated or not a plain .npz archive ({type(error).__name__}: {error}); "
+            other_kind(path)
+            or f"{path.name} is truncated or not a plain .npz archive ({type(error).__name__}: {error}); "
             "pickled objects in it are never loaded"
         ) from error

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,20 @@ from torch import Tensor
 from tofu_export.errors import TofuError, WeightsError
 from tofu_export.options import Halting
 from tofu_export.zoo._adapter import Adapter, merge_inside, read_adapter
-from tofu_export.zoo._beside import Settings, read_open_clip, read_timm_args, read_timm_config, settings_inside
+from tofu_export.zoo._beside import Settings, read_timm_args, read_timm_config, settings_inside
 from tofu_export.zoo._checkpoint import read_checkpoint
 from tofu_export.zoo._choice import choose
 from tofu_export.zoo._dense import dense
 from tofu_export.zoo._description import Description, merge
 from tofu_export.zoo._folder import base_of
 from tofu_export.zoo._gate import gate_of
+from tofu_export.zoo._labels import labels_of
+from tofu_export.zoo._open_clip import read_open_clip
+from tofu_export.zoo._processor import read_processor
+from tofu_export.zoo._shapes import describe_tensors, numbers_of_patches
 from tofu_export.zoo._transformers import rename
 from tofu_export.zoo._transformers_config import CONFIG, describe_config, describe_family
-from tofu_export.zoo.preprocessing import PROCESSOR, PreprocessingOptions, read_processor
+from tofu_export.zoo.preprocessing import PreprocessingOptions
 
 __all__ = ["Source", "read_source"]
 
@@ -47,6 +49,9 @@ class Source:
         undecided: its activation is GELU or QuickGELU, and nothing says which.
         adapter: an adapter was merged, which can have replaced the classifier.
         gate: gate by which its tokens were trained to halt; None if it does not say.
+        architecture: name in timm of the architecture that it was saved from; empty if not named.
+        arguments: arguments of `timm.create_model` that it was built with.
+        labels: names of its classes, in order; empty if none are known.
     """
 
     file: str
@@ -63,6 +68,9 @@ class Source:
     undecided: bool = False
     adapter: bool = False
     gate: Halting | None = None
+    architecture: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
 
 def read_source(path: Path, *, key: str | None = None, beside: bool = True) -> Source:
@@ -104,7 +112,7 @@ def _understood(
     renamed = rename(tensors)
     if renamed is not None:
         tensors = renamed.tensors
-    shapes = _describe_tensors(tensors)
+    shapes = describe_tensors(tensors)
     source = Source(
         path.name, "timm", chosen.key, chosen.keys, tensors, shapes, path.name, PreprocessingOptions(), {}, unused
     )
@@ -120,6 +128,12 @@ def _understood(
     if not beside:
         return replace(source, description=Description(), undecided=False)
     source = _with_images(_with_settings(source, found, path), path.parent)
+    source = replace(source, labels=labels_of(found, (adapter.path if adapter else path).parent))
+    if (averages := _averages_in_a_list(found)) is not None:
+        note = (
+            f"{averages} are averaged weights without names, which are not read: save the averaged model's state dict"
+        )
+        source = replace(source, notes=(*source.notes, note))
     if (gate := gate_of(found, path)) is not None:
         note = f"trained to halt tokens (scale {gate.scale:g}, center {gate.center:g}), as --select halting does"
         source = replace(source, gate=gate, notes=(*source.notes, note))
@@ -135,7 +149,12 @@ def _understood(
 
 def _of_transformers(source: Source, family: str, folder: Path) -> Source:
     tensors, shapes = source.tensors, source.description
-    pooling = describe_family(family, classifier=_has_head(tensors), class_token=bool(shapes.class_token))
+    pooling = describe_family(
+        family,
+        classifier=_has_head(tensors),
+        class_token=bool(shapes.class_token),
+        distilled="head_dist.weight" in tensors,
+    )
     description = replace(shapes, **dict(pooling.said()))
     config = describe_config(folder, family)
     if config is None:
@@ -148,7 +167,8 @@ def _of_transformers(source: Source, family: str, folder: Path) -> Source:
     if shapes.qkv_bias is None:
         config = replace(config, qkv_bias=None)
     names = (f"{folder / CONFIG}", source.file)
-    return replace(source, description=merge(config, description, names=names), where=CONFIG)
+    source = _of_stated_size(replace(source, description=description), config)
+    return replace(source, description=merge(config, source.description, names=names), where=CONFIG)
 
 
 def _with_settings(source: Source, found: Mapping[Any, Any], path: Path) -> Source:
@@ -166,7 +186,7 @@ def _with_settings(source: Source, found: Mapping[Any, Any], path: Path) -> Sour
 def _add(source: Source, settings: Settings | None, *, options: bool = False) -> Source:
     if settings is None:
         return source
-    said = settings.description
+    source, said = _of_stated_size(source, settings.description), settings.description
     if options:  # not for facts that tensors show: options can describe something else
         said = replace(said, **{name: None for name, _ in source.description.said()})
     if source.adapter:
@@ -180,84 +200,47 @@ def _add(source: Source, settings: Settings | None, *, options: bool = False) ->
         preprocessing=source.preprocessing.over(images),
         images_from={**dict.fromkeys(images.said(), settings.where), **source.images_from},
         undecided=source.undecided and said.activation is None,
+        architecture=source.architecture or settings.architecture,
+        arguments={**settings.arguments, **source.arguments},
     )
 
 
 def _with_images(source: Source, folder: Path) -> Source:
-    processor = read_processor(folder)
-    if processor is None or not processor.said():
+    found = read_processor(folder)
+    if found is None:
         return source
+    processor, file = found
     return replace(
         source,
         preprocessing=source.preprocessing.over(processor),
-        images_from={**dict.fromkeys(processor.said(), PROCESSOR), **source.images_from},
+        images_from={**dict.fromkeys(processor.said(), file), **source.images_from},
     )
 
 
-def _describe_tensors(tensors: Mapping[str, Tensor]) -> Description:
-    """Describe a model by names and shapes; empty for a state dict without a patch embedding."""
-    clip = "visual.conv1.weight" in tensors
-    patches = tensors.get("visual.conv1.weight" if clip else "patch_embed.proj.weight")
-    if patches is None:
-        return Description()
-    position = tensors.get("visual.positional_embedding" if clip else "pos_embed")
-    class_token = ("visual.class_embedding" if clip else "cls_token") in tensors
-    registers = next((tensors[k] for k in ("reg_token", "register_tokens", "storage_tokens") if k in tensors), None)
-    patch_size = (int(patches.shape[2]), int(patches.shape[3])) if patches.ndim == 4 else None
-    extra = class_token + ("dist_token" in tensors)
-    reg_tokens = 0 if registers is None else int(registers.shape[1])
-    return Description(
-        class_token=class_token,
-        reg_tokens=reg_tokens,
-        qkv_bias=_qkv_bias(tensors),
-        image_size=_image_size(position, patch_size, (extra + reg_tokens, extra, 0)),
-        patch_size=patch_size,
-        in_chans=int(patches.shape[1]) if patches.ndim == 4 else None,
-        num_classes=_classes(tensors, len(patches)),
-        **_pooling(tensors),  # type: ignore[arg-type]  # texts
-    )
+def _of_stated_size(source: Source, said: Description) -> Source:
+    """Return the source with the image size that a description states, if its positions are as many.
 
-
-def _image_size(
-    position: Tensor | None, patch_size: tuple[int, int] | None, extra: tuple[int, ...]
-) -> tuple[int, int] | None:
-    """Return the image size for a square grid, by the first number of extra positions that leaves one."""
-    if position is None or patch_size is None or position.ndim not in (2, 3):
-        return None
-    for count in (int(position.shape[-2]) - number for number in extra):
-        side = math.isqrt(max(count, 0))
-        if side and side * side == count:
-            return side * patch_size[0], side * patch_size[1]
-    return None
-
-
-def _classes(tensors: Mapping[str, Tensor], width: int) -> int | None:
-    """Return the width of a linear classifier on C features; None without one, or for another kind."""
-    for name, across in (("head.weight", 1), ("visual.head.weight", 1), ("visual.proj", 0)):
-        weight = tensors.get(name)
-        if weight is not None and weight.ndim == 2 and weight.shape[across] == width:
-            return int(weight.shape[1 - across])
-    return None
-
-
-def _qkv_bias(tensors: Mapping[str, Tensor]) -> bool | None:
-    """Return whether queries and values have a bias; None for one of zeros, which a model need not have."""
-    biases = [t for name, t in tensors.items() if re.search(r"attn\.(qkv\.bias|in_proj_bias|q_bias|v_bias)$", name)]
-    if not biases:
-        return False if any(name.endswith("attn.qkv.weight") for name in tensors) else None
-    return True if any(bool(bias.any()) for bias in biases) else None
-
-
-def _pooling(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    if "attn_pool.latent" in tensors:
-        return {"pooling": "map"}
-    if "fc_norm.weight" in tensors and "norm.weight" not in tensors:
-        return {"pool_norm": "after"}
-    return {}
+    The tensors alone show a number of positions, which is taken for a square.
+    """
+    size, patch = said.image_size, source.description.patch_size
+    if size is None or patch is None:
+        return source
+    count = (size[0] // patch[0]) * (size[1] // patch[1])
+    if count not in numbers_of_patches(source.tensors):
+        return source
+    return replace(source, description=replace(source.description, image_size=size))
 
 
 def _has_head(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.startswith(("head.", "visual.head.")) for name in tensors)
+
+
+def _averages_in_a_list(found: Mapping[Any, Any]) -> str | None:
+    """Return where a checkpoint keeps averaged weights in the order of parameters, as torch_ema does; None without."""
+    for name, value in found.items():
+        if isinstance(value, Mapping) and isinstance(value.get("shadow_params"), list) and value["shadow_params"]:
+            return f"{name}.shadow_params"
+    return None
 
 
 def _is_openai(found: Mapping[Any, Any]) -> bool:

@@ -6,13 +6,13 @@ defaults are listed here, by `model_type`; a test compares them with the install
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from tofu_export.errors import WeightsError
-from tofu_export.zoo._description import Description
+from tofu_export.zoo._description import BOTH_TOKENS, Description
+from tofu_export.zoo._json import read_object
 
 __all__ = ["CONFIG", "DEFAULTS", "describe_config", "describe_family", "is_transformers"]
 
@@ -109,12 +109,20 @@ def is_transformers(folder: Path) -> bool:
     return _read(folder / CONFIG) is not None
 
 
-def describe_family(family: str, *, classifier: bool, class_token: bool) -> Description:
+def describe_family(family: str, *, classifier: bool, class_token: bool, distilled: bool = False) -> Description:
     """Describe the pooling of a family, with or without a classifier, which is only in its code.
 
+    Args:
+        family: family of the tensors (`zoo._transformers.Renamed`).
+        classifier: the weights have a classifier.
+        class_token: they have a class token.
+        distilled: they have a classifier of the distillation token as well.
+
     Source: transformers 5.24, `CLIPForImageClassification`, `SiglipForImageClassification`,
-    `IJepaForImageClassification`, `BeitPooler`.
+    `IJepaForImageClassification`, `BeitPooler`, `DeiTForImageClassificationWithTeacher`.
     """
+    if distilled:
+        return Description(pooling=BOTH_TOKENS, pool_norm="before")
     if family == "clip" and classifier:
         return Description(pooling="avg", pool_norm="none")
     if family == "siglip":
@@ -210,8 +218,5 @@ def _pair(value: Any) -> tuple[int, int] | None:
 
 def _read(path: Path) -> Mapping[str, Any] | None:
     """Read a configuration of `transformers`; None without one."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return config if isinstance(config, Mapping) and "model_type" in config else None
+    config = read_object(path)
+    return config if config is not None and "model_type" in config else None

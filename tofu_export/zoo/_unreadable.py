@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import pickletools
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,20 +12,33 @@ from typing import BinaryIO, Final
 
 import torch
 
-__all__ = ["why_unreadable"]
+__all__ = ["other_kind", "why_unreadable"]
 
 _PLAIN_WEIGHTS: Final = (
-    "torch.",
+    "torch._utils.",
+    "torch._tensor.",
+    "torch.serialization.",
+    "torch.storage.",
+    "torch.nn.parameter.Parameter",
+    "torch.nn.parameter.Buffer",
     "collections.OrderedDict",
     "argparse.Namespace",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray.",
+    "numpy._core.multiarray.",
+    "numpy.ndarray",
     "numpy.dtype",
+    "pathlib.",
     "_codecs.encode",
 )
-"""Globals that a pickle of tensors and numbers names."""
+"""Beginnings of the globals that a pickle of tensors and settings names."""
+
+_TYPE: Final = re.compile(r"torch\.\w+")
+"""Types of torch, of numbers and storages."""
 
 _ADVICE: Final = "Expected .safetensors, or a file written by torch.save(model.state_dict(), PATH)"
+
+_SHOWN: Final = 60
+"""Number of letters of a text that a message shows."""
 
 _TEXTS: Final[tuple[tuple[bytes, str], ...]] = (
     (
@@ -50,45 +65,80 @@ def why_unreadable(path: Path, error: Exception) -> str:
         path: the file.
         error: what reading it raised.
     """
-    with path.open("rb") as file:
-        head = file.read(512)
-    return _other_kind(path, head) or _unsafe(path) or _damaged(path, error)
+    return other_kind(path) or _unsafe(path) or _other_text(path) or _damaged(path, error)
 
 
-def _other_kind(path: Path, head: bytes) -> str:
-    """Return what the file is instead of a checkpoint of its suffix; empty if unknown."""
+def other_kind(path: Path) -> str:
+    """Return what a file is instead of a checkpoint of its suffix; empty if unknown."""
+    head = _head(path)
     name, suffix = path.name, path.suffix.lower()
-    text = head.lstrip().lower()
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip().lower()
     for beginning, words in _TEXTS:
         if text.startswith(beginning):
             return f"{name} {words}"
     for beginning, kind, unpack in _PACKED:
         if head.startswith(beginning):
             return f"{name} is compressed with {kind}: unpack it first, for example with `{unpack}`"
-    if suffix != ".safetensors" and _is_safetensors(head):
-        return f"{name} is .safetensors under another suffix: rename it to {path.stem}.safetensors"
-    if suffix == ".safetensors" and (zipfile.is_zipfile(path) or head.startswith(b"\x80")):
-        return f"{name} was written by torch.save, not as .safetensors: rename it to {path.stem}.pth"
-    if zipfile.is_zipfile(path):
-        return _other_archive(path)
+    if head[257:262] == b"ustar":
+        return f"{name} is a tar archive: unpack it first, for example with `tar -xf`"
+    if head.startswith(b"\x93NUMPY"):
+        return f"{name} is one array of numpy. {_ADVICE}"
     if head.startswith(b"\x89HDF"):
         return f"{name} is an HDF5 file, as Keras writes it. {_ADVICE}"
-    return ""
+    if suffix != ".safetensors" and _is_safetensors(head):
+        return f"{name} is .safetensors under another suffix: rename it to {path.stem}.safetensors"
+    archive = zipfile.is_zipfile(path)
+    if archive and (words := _other_archive(path)):
+        return words
+    if suffix in (".safetensors", ".npz") and (head.startswith(b"\x80") or (archive and not _is_numpy(path))):
+        return f"{name} was written by torch.save, not as {suffix}: rename it to {path.stem}.pth"
+    return _other_text(path) if suffix == ".npz" else ""  # a pickle can be a text as well
 
 
 def _other_archive(path: Path) -> str:
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    names = _names_in(path)
+    if any(name.endswith("archive_format") for name in names):
+        return (
+            f"{path.name} is an exported program (torch.export): save the state dict of it, "
+            f"torch.save(torch.export.load({path.name!r}).state_dict, 'weights.pth'), and give that"
+        )
     if any(name.endswith(("constants.pkl", ".torchscript")) or "/code/" in name for name in names):
         return (
             f"{path.name} is a TorchScript model, which holds code: save the state_dict() of it, "
             f"torch.save(torch.jit.load({path.name!r}, map_location='cpu').state_dict(), 'weights.pth'), and give that"
         )
-    if names and all(name.endswith(".npy") for name in names):
-        return f"{path.name} is an archive of numpy under another suffix: rename it to {path.stem}.npz"
+    if _is_numpy(path):
+        other = path.suffix.lower() != ".npz"
+        return f"{path.name} is an archive of numpy under another suffix: rename it to {path.stem}.npz" if other else ""
     if not any(name.endswith("data.pkl") for name in names):
         return f"{path.name} is a zip archive without weights of PyTorch in it: unpack it first. {_ADVICE}"
     return ""
+
+
+def _names_in(path: Path) -> list[str]:
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist()
+
+
+def _is_numpy(path: Path) -> bool:
+    names = _names_in(path)
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(512)
+
+
+def _other_text(path: Path) -> str:
+    """Return how a text begins; empty for other content."""
+    text = codecs.getincrementaldecoder("utf-8")(errors="replace").decode(_head(path)).strip()
+    if not text or not all(letter.isprintable() or letter.isspace() for letter in text) or "\ufffd" in text:
+        return ""
+    beginning = " ".join(text.split())[:_SHOWN]
+    return (
+        f"{path.name} is a text that begins with {beginning!r}, not a checkpoint: download the file itself. {_ADVICE}"
+    )
 
 
 def _is_safetensors(head: bytes) -> bool:
@@ -123,7 +173,7 @@ def _unsafe_objects(path: Path) -> list[str]:
     except Exception:  # not a zip archive: a bare pickle, several in a row, or anything at all
         with path.open("rb") as file:
             names = list(_globals(file))
-    return [name for name in names if not name.startswith(_PLAIN_WEIGHTS)]
+    return [name for name in names if name and not name.startswith(_PLAIN_WEIGHTS) and not _TYPE.fullmatch(name)]
 
 
 def _globals(file: BinaryIO) -> Iterator[str]:

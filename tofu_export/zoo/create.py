@@ -20,9 +20,11 @@ from tofu_export.errors import OptionError, TofuError, UnsupportedModelError, We
 from tofu_export.options import Halting
 from tofu_export.patch.predictors import PredictorShape, attach
 from tofu_export.report.model import LoadedWeights, loading_words
+from tofu_export.zoo._convert import architecture_of
 from tofu_export.zoo._data_config import timm_preprocessing
-from tofu_export.zoo._description import Description, arguments_for, changes, describe_model
+from tofu_export.zoo._description import Description, arguments_for, changes, describe_model, undescribed
 from tofu_export.zoo._download import hub_file
+from tofu_export.zoo._json import read_object
 from tofu_export.zoo._quiet import quiet
 from tofu_export.zoo._source import Source
 from tofu_export.zoo._transformers_config import is_transformers
@@ -53,6 +55,7 @@ class LoadedModel:
         arguments: further arguments of `timm.create_model` that the weights need.
         predictors: trained predictors that the weights have; None without them.
         gate: gate by which the weights were trained to halt tokens; None if they do not say.
+        labels: names of its classes, in order; empty if the weights do not name as many.
     """
 
     model: nn.Module
@@ -66,6 +69,7 @@ class LoadedModel:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     predictors: PredictorShape | None = None
     gate: Halting | None = None
+    labels: tuple[str, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -114,14 +118,18 @@ def create_model(
     resolved = resolve(name)
     _check_classes(num_classes)
     located = open_weights(weights, name=resolved, seed=seed)  # before the work of building a model for it
-    said = Description() if located.source is None else located.source.description
+    said = located.description or Description()
     asked = {"image_size": image_size, "num_classes": num_classes}
     keep = frozenset(field for field, value in asked.items() if value is not None)
     usual = Description()
+    own: Mapping[str, Any] = {}
     arguments: dict[str, Any] = {}
     if any(said.said()):
         meta = create_meta(resolved, image_size, num_classes)
-        usual, arguments = describe_model(meta), arguments_for(said, meta, keep=keep)
+        usual, own = describe_model(meta), _own_arguments(located.source, meta)
+        if own:
+            meta = create_meta(resolved, image_size, num_classes, own)
+        arguments = {**own, **arguments_for(said, meta, keep=keep)}
     with torch.random.fork_rng(devices=[]), quiet():
         # Not torch.manual_seed, which reseeds every accelerator of the caller as well.
         torch.default_generator.manual_seed(seed)
@@ -131,13 +139,15 @@ def create_model(
     features = num_classes == 0 or weights.kind is WeightsKind.PRETRAINED
     record = fill(model, located, name=resolved, keep=keep, features=features)
     if any(said.said()):
-        record = replace(record, set=changes(usual, describe_model(model)))
+        record = replace(record, set=(*changes(usual, describe_model(model)), *undescribed(own)))
     model = model.float().eval().requires_grad_(False)
     images, images_from = _preprocessing(model, image_size, located.source, preprocessing)
     gate = None if located.source is None else located.source.gate
+    labels = () if located.source is None else located.source.labels
     return LoadedModel(
-        model, name, resolved, record, images, images_from, image_size, num_classes, arguments, located.predictors, gate
-    )
+        model, name, resolved, record, images, images_from, image_size, num_classes, arguments, located.predictors,
+        gate, labels if len(labels) == getattr(model, "num_classes", None) else (),
+    )  # fmt: skip
 
 
 def create_meta(
@@ -250,9 +260,16 @@ def _call(
     except Exception as error:  # constructors of 1,400 models may raise anything
         place = resolved.removeprefix("local-dir:")
         if place != resolved and is_transformers(Path(place)):
+            named = (read_object(Path(place) / "config.json") or {}).get("architecture")  # of its wrapper for timm
+            which = f"name {named}" if named else "which names no architecture of timm: name one"
             raise OptionError(
-                f"{resolved} is in the format of transformers, which names no architecture of timm: name one, and give "
+                f"{resolved} is in the format of transformers, {which}, and give "
                 f"--weights {Path(place) / 'model.safetensors'} (see docs/weights.md)"
+            ) from error
+        if place != resolved and isinstance(error, TypeError) and _is_older_config(Path(place)):
+            raise OptionError(
+                f"{Path(place) / 'config.json'} has no pretrained_cfg, so that timm takes all entries for parts of it "
+                f'({error}): add "pretrained_cfg": {{}}, or one with mean, std and crop_pct'
             ) from error
         if image_size is not None:
             raise OptionError(
@@ -260,6 +277,10 @@ def _call(
                 "choose another size, or leave out --image-size for its own"
             ) from error
         raise UnsupportedModelError(f"timm cannot build {resolved} ({type(error).__name__}: {error})") from error
+
+
+def _is_older_config(folder: Path) -> bool:
+    return "pretrained_cfg" not in (read_object(folder / "config.json") or {})
 
 
 def _patch_size(model: nn.Module) -> tuple[int, int] | None:
@@ -270,6 +291,11 @@ def _patch_size(model: nn.Module) -> tuple[int, int] | None:
         return None
     height, width = ratio(as_scalar=False)
     return int(height), int(width)
+
+
+def _own_arguments(source: Source | None, model: nn.Module) -> Mapping[str, Any]:
+    """Return the arguments that the weights were saved with, if they are from the architecture of the model."""
+    return source.arguments if source is not None and source.architecture == architecture_of(model) else {}
 
 
 def _preprocessing(

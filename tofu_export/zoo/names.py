@@ -90,6 +90,7 @@ def _unknown(name: str, architecture: str, architectures: Iterable[str]) -> str:
     renamed = get_deprecated_models().get(architecture)
     close = [renamed] if renamed and renamed.partition(".")[0] in reducible else []
     close += _close(architecture, [*ALIASES, DEMO_MODEL, *reducible])
+    close = close or list(catalog.search(architecture)) if architecture.strip("*?[]_ ") else close
     message = f"unknown model {name!r}, expected a timm name, {DEMO_MODEL} or one of {', '.join(ALIASES)}. "
     if "/" in name or "\\" in name:
         message += f"For a hub repository write hf-hub:{name}, for a folder local-dir:{name}. "

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, Final
 
-from tofu_export.artifact.preprocessing import INTERPOLATIONS, Preprocessing, check_entries
-from tofu_export.errors import WeightsError
+from tofu_export.artifact.preprocessing import Preprocessing, check_entries
+from tofu_export.errors import OptionError
 from tofu_export.options.declaration import Section, opt
 
-__all__ = ["PROCESSOR", "PreprocessingOptions", "for_channels", "read_processor"]
-
-PROCESSOR: Final = "preprocessor_config.json"
-"""File that `transformers` writes beside a checkpoint."""
+__all__ = ["PreprocessingOptions", "for_channels", "row_of"]
 
 _SAID: Final = "what the weights say, or timm"
-_TO_ONE: Final = 1 / 255
-_DEFAULT_STD: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -64,9 +57,22 @@ class PreprocessingOptions:
         return replace(other, **self.said())
 
     def onto(self, whole: Preprocessing) -> Preprocessing:
-        """Return `whole` with these entries in place of its own; mean and std are adapted to its channels."""
+        """Return `whole` with these entries in place of its own.
+
+        One number of a mean or std is for all channels; those of RGB are averaged for one channel.
+
+        Raises:
+            OptionError: mean or std have another number of values than the input has channels.
+        """
         given = self.said()
-        given |= {name: for_channels(given[name], whole.channels) for name in ("mean", "std") if name in given}
+        for name in {"mean", "std"} & given.keys():
+            values = given[name]
+            if len(values) not in (1, whole.channels) and (len(values), whole.channels) != (3, 1):
+                raise OptionError(
+                    f"{name} has {len(values)} values, the model has {whole.channels} input channels: give one for "
+                    f"each with --{name}"
+                )
+            given[name] = for_channels(values, whole.channels)
         return replace(whole, **given)
 
     @classmethod
@@ -78,8 +84,8 @@ class PreprocessingOptions:
         """
         mean, std, pct = values.get("mean"), values.get("std"), values.get("crop_pct")
         return cls(
-            mean=_row(mean),
-            std=_row(std),
+            mean=row_of(mean),
+            std=row_of(std),
             interpolation=_text(values.get("interpolation")),
             crop_pct=float(pct) if isinstance(pct, int | float) and pct else None,
             crop_mode=_text(values.get("crop_mode")),
@@ -93,64 +99,14 @@ def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
     return (round(sum(values) / len(values), 6),) * channels
 
 
-def read_processor(folder: Path) -> PreprocessingOptions | None:
-    """Read `preprocessor_config.json` in a folder; None without it.
-
-    Raises:
-        WeightsError: the file asks for something that timm's transform cannot do.
-    """
-    path = folder / PROCESSOR
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+def row_of(values: Any) -> tuple[float, ...] | None:
+    """Return a mean or std from a number, a list or an array; None for another value, or none."""
+    rows = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(rows, int | float) and not isinstance(rows, bool):
+        return (float(rows),)
+    if not isinstance(rows, list | tuple) or not rows:
         return None
-    if not isinstance(values, Mapping):
-        return None
-    try:
-        return _processor(values)
-    except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError) as error:  # OptionError is a ValueError
-        raise WeightsError(f"{path}: {error}; give what it says with --mean, --std, and without this file") from error
-
-
-def _processor(values: Mapping[str, Any]) -> PreprocessingOptions:
-    factor = values.get("rescale_factor", _TO_ONE)
-    if values.get("do_rescale") is False or abs(factor * 255 - 1) > 1e-3:
-        raise ValueError(f"it scales pixels by {factor if values.get('do_rescale', True) else 1}, expected 1/255")
-    mean, std = _row(values.get("image_mean")), _row(values.get("image_std"))
-    if values.get("do_normalize") is False:
-        channels = len(mean or (0.0,) * 3)
-        mean, std = (0.0,) * channels, (_DEFAULT_STD,) * channels
-    resample = values.get("resample")
-    interpolation = dict(enumerate(INTERPOLATIONS)).get(resample) if isinstance(resample, int) else None
-    crop_pct, crop_mode = _crop(values)
-    return PreprocessingOptions(mean, std, interpolation, crop_pct, crop_mode)
-
-
-def _crop(values: Mapping[str, Any]) -> tuple[float | None, str | None]:
-    """Return share and mode of the crop. A size of height and width is reached regardless of the image's ratio."""
-    size = values.get("size")
-    if size is None or values.get("do_resize") is False:
-        return None, None
-    crop = values.get("crop_size") if values.get("do_center_crop", "crop_size" in values) else None
-    if crop is not None:
-        crop = crop["height"] if isinstance(crop, Mapping) else int(crop)
-    if isinstance(size, Mapping) and "shortest_edge" in size:
-        edge = size["shortest_edge"]
-        if "crop_pct" in values and crop is None:
-            return float(values["crop_pct"]), "center"
-        return (1.0 if crop is None else crop / edge), "center"
-    if isinstance(size, Mapping) and "height" in size:
-        return (1.0 if crop is None else crop / size["height"]), "squash"
-    # A bare number: the short edge where a crop follows, both edges where none does.
-    return (1.0, "squash") if crop is None else (crop / int(size), "center")
-
-
-def _row(values: Any) -> tuple[float, ...] | None:
-    if isinstance(values, int | float) and not isinstance(values, bool):
-        return (float(values),)
-    if not isinstance(values, list | tuple) or not values:
-        return None
-    return tuple(float(value) for value in values)
+    return tuple(float(value) for value in rows)
 
 
 def _text(value: Any) -> str | None:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 from tofu_export.errors import OptionError, WeightsError
 from tofu_export.options.declaration import Section, group, opt
 from tofu_export.report.model import LoadedWeights
-from tofu_export.zoo._folder import HUB_FILES, adapter_in, checkpoint_in
+from tofu_export.zoo._folder import HUB_FILES, adapter_in, checkpoint_in, how_to_join
 from tofu_export.zoo.names import DEMO_MODEL
 
 if TYPE_CHECKING:
     from torch import nn
 
     from tofu_export.patch.predictors import PredictorShape
+    from tofu_export.zoo._description import Description
     from tofu_export.zoo._source import Source
 
 __all__ = [
@@ -141,7 +142,8 @@ class WeightsSource:
         if self.path.is_dir():
             inside = checkpoint_in(self.path)
             hint = f"--weights {inside}" if inside else "name the file in it"
-            raise OptionError(f"weights {self} is a folder: {hint}, or name the model as local-dir:{self}")
+            other = f"{hint}, or name the model as local-dir:{self}"
+            raise OptionError(f"weights {self} is a folder: {how_to_join(self.path) or other}")
         if not self.path.is_file():
             raise OptionError(f"weights {self}: no such file; expected pretrained, random or the path of a checkpoint")
         if not self.path.name.lower().endswith(_SUFFIXES):
@@ -190,6 +192,7 @@ class Located:
         source: its content; None for random weights and `.npz`, which timm's own loaders read.
         trained: tensors that affect the output may be dropped.
         predictors: trained predictors of tokens to keep, to be part of the model; None without.
+        description: description of the model; None if nothing describes it, or timm itself names the file.
     """
 
     record: LoadedWeights
@@ -197,6 +200,7 @@ class Located:
     source: Source | None = None
     trained: bool = False
     predictors: PredictorShape | None = None
+    description: Description | None = None
 
 
 def open_weights(source: WeightsSource, *, name: str, seed: int) -> Located:
@@ -223,7 +227,10 @@ def open_weights(source: WeightsSource, *, name: str, seed: int) -> Located:
     record = replace(record, allow_dropped=source.allow_dropped)
     trained = source.allow_dropped or ours
     if path.suffix.lower() == ".npz":
-        return Located(replace(record, format="jax"), path, None, trained)
+        from tofu_export.zoo._jax import describe_npz
+
+        description = None if ours else describe_npz(path)
+        return Located(replace(record, format="jax"), path, None, trained, None, description)
     from tofu_export.zoo._source import read_source
 
     read = read_source(path, key=source.key, beside=not ours)
@@ -232,7 +239,7 @@ def open_weights(source: WeightsSource, *, name: str, seed: int) -> Located:
     from tofu_export.patch.predictors import PredictorShape
 
     predictors = None if source.allow_dropped else PredictorShape.read(read.tensors)
-    return Located(record, path, read, trained, predictors)
+    return Located(record, path, read, trained, predictors, read.description)
 
 
 def load_weights(model: nn.Module, source: WeightsSource, *, name: str, seed: int) -> LoadedWeights:
@@ -280,7 +287,9 @@ def fill(
     if path is None:
         return record
     if source is None:
-        adapted, dropped = load_npz(model, path, name=name, trained=located.trained)
+        if located.description is not None:
+            check(located.description, model, name=name, where=path.name, keep=keep)
+        adapted, dropped = load_npz(model, path, name=name, trained=located.trained, features=features)
         return replace(record, sha256=sha256_of(path), adapted=adapted, dropped=dropped)
     before = describe_model(model)
     if source.undecided and before.activation != "quick_gelu":
