@@ -14,7 +14,7 @@ __all__ = ["give_back", "trim", "uncollected"]
 def uncollected() -> Iterator[None]:
     """Pause Python's search for garbage, which visits the half a million objects of PyTorch and timm again and again.
 
-    For work that makes many small objects: tracing a ViT-B takes a quarter less time, and 60 MB more.
+    For work that makes many small objects: tracing a ViT-B takes an eighth less time, and no more memory.
     """
     collects = gc.isenabled()
     gc.disable()
