@@ -123,6 +123,14 @@ def test_outputs_without_real_numbers_are_compared_one_by_one(result: int, tmp_p
     assert wrong.evidence is not None
 
 
+def test_integers_of_another_type_are_named(tmp_path: Path) -> None:
+    def whole(name: str, kind: int) -> Path:
+        return typed(tmp_path / name, [helper.make_node("Cast", ["x"], ["y"], to=kind)], FLOAT, kind)
+
+    with pytest.raises(VerificationError, match=r"b.onnx: y is int64\[1, 9\], expected int32 \[1, 9\]"):
+        verify_any_pair(whole("b.onnx", INT64), whole("a.onnx", TensorProto.INT32), tolerance=TOLERANCE)
+
+
 def test_numbers_that_are_nan_say_nothing(tmp_path: Path) -> None:
     def file(name: str, factor: float, first: str) -> Path:
         nodes = [

@@ -19,7 +19,6 @@ __all__ = [
     "Tally",
     "Tolerance",
     "compare_outputs",
-    "differing",
     "is_real",
     "only_nan",
     "settled",
@@ -203,31 +202,25 @@ class Tally:
             expected: outputs of the reference, by the same names.
 
         Raises:
-            VerificationError: an output has another shape than it should, or integers in place of real numbers.
+            VerificationError: an output has another shape or kind of numbers than it should.
         """
         batch = []
         for name, right in expected.items():
-            value = got[name]
-            if not is_real(right):
-                self.integers += right.size
-                self.wrong_integers += differing(value, right)
-                continue
-            if value.shape != right.shape or not is_real(value):
+            value, real = got[name], is_real(right)
+            if value.shape != right.shape or not (is_real(value) if real else value.dtype == right.dtype):
+                kind = "real numbers" if real else right.dtype.name
                 raise VerificationError(
-                    f"{self._file}: {name} is {value.dtype.name}{list(value.shape)}, expected real numbers "
+                    f"{self._file}: {name} is {value.dtype.name}{list(value.shape)}, expected {kind} "
                     f"{list(right.shape)}: is it the same model, with as many classes, and the same output?"
                 )
+            if not real:
+                self.integers += right.size
+                self.wrong_integers += int((value != right).sum())
+                continue
             found = compare_outputs(value, right)
             self.outputs[name] = self.outputs[name].joined(found) if name in self.outputs else found
             batch.append(found)
         return batch
-
-
-def differing(got: Array, expected: Array) -> int:
-    """Count the integers that differ; all of them if type or shape differ."""
-    if (got.dtype, got.shape) != (expected.dtype, expected.shape):
-        return expected.size
-    return int((got != expected).sum())
 
 
 def settled(
