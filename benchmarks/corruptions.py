@@ -115,12 +115,13 @@ def _found_by(result: VerificationResult) -> str:
     """The checks that failed."""
     inner = result.in_fp32
     found = {
+        "metadata": bool(result.contradictions),
         "constants": result.wrong_constant is not None,
         "outputs": not result.outputs.within(result.tolerance),
         "decisions": result.decisions.wrong > 0,
         "in FP32": inner is not None and (not inner.passed or inner.first_bad_layer is not None),
     }
-    return ", ".join(name for name, failed in found.items() if failed)
+    return ", ".join(name for name, failed in found.items() if failed) or ("" if result.passed else "otherwise")
 
 
 def _rms(array: Array) -> float:
