@@ -29,7 +29,7 @@ NAMES = ("zebra", "ape", "tabby cat")
 )
 def test_beside_it(tmp_path: Path, config: dict[str, Any]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert labels_of({}, tmp_path) == NAMES
+    assert labels_of({}, tmp_path) == (NAMES, "")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_beside_it(tmp_path: Path, config: dict[str, Any]) -> None:
     ],
 )
 def test_inside_it(tmp_path: Path, found: dict[str, Any]) -> None:
-    assert labels_of(found, tmp_path) == NAMES
+    assert labels_of(found, tmp_path) == (NAMES, "")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,31 @@ def test_inside_it(tmp_path: Path, found: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_names_that_do_not_say_which_class_is_which_are_left_out(tmp_path: Path, names: Any) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", "id2label": names}))
-    assert labels_of({}, tmp_path) == ()
+    assert labels_of({}, tmp_path)[0] == ()
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"classes": NAMES, "class_to_idx": {"ape": 0, "tabby cat": 1, "zebra": 2}},
+        {"class_to_idx": {"tabby cat": 1, "ape": 1, "zebra": 0}},
+        {"class_to_idx": {"tabby cat": 3, "ape": 2, "zebra": 1}},
+        {"class_to_idx": {"tabby cat": 2.7, "ape": True, "zebra": False}},
+    ],
+    ids=["contradictory", "twice", "from one", "no integers"],
+)
+def test_names_that_are_not_used_are_told(tmp_path: Path, found: dict[str, Any]) -> None:
+    names, note = labels_of(found, tmp_path)
+    assert names == ()
+    assert "class names" in note
+    assert "not used" in note
+
+
+def test_the_same_names_in_two_places(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architecture": NAME, "label_names": ["Zebra", "ape", "tabby cat"]})
+    )
+    assert labels_of({"classes": NAMES}, tmp_path) == (("Zebra", "ape", "tabby cat"), "")
 
 
 def test_only_as_many_as_the_classes_are_taken(tmp_path: Path) -> None:

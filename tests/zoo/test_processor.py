@@ -98,10 +98,28 @@ def test_a_processor_inside_that_of_text_and_images_comes_first(tmp_path: Path) 
     assert read_processor(tmp_path) == (PreprocessingOptions((0.1,) * 3), "preprocessor_config.json")
     nested = {"image_processor": {"image_processor_type": "CLIPImageProcessorFast", "image_mean": [0.3] * 3}}
     (tmp_path / "processor_config.json").write_text(json.dumps(nested))
-    assert read_processor(tmp_path) == (PreprocessingOptions((0.3,) * 3), "processor_config.json")
+    (found, file) = read_processor(tmp_path) or (None, "")
+    assert (found and found.mean, file) == ((0.3,) * 3, "processor_config.json")
 
 
 def test_half_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.1,')
     with pytest.raises(WeightsError, match=r"preprocessor_config\.json is not JSON .* copy it again"):
         read_processor(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kind", ["Beit", "Bit", "CLIP", "ChineseCLIP", "ConvNext", "DINOv3ViT", "DeiT", "Flava", "Siglip", "ViT"]
+)
+def test_what_is_left_out_is_the_librarys_default(tmp_path: Path, kind: str) -> None:
+    name = f"{kind}ImageProcessor"
+    if not hasattr(transformers, name):
+        name += "Fast"
+    whole = json.loads(getattr(transformers, name)().to_json_string())
+    assert read(tmp_path, {"image_processor_type": name}) == read(tmp_path, whole)
+
+
+@pytest.mark.parametrize("wrong", [{"resample": 9}, {"image_mean": "0.5"}])
+def test_what_is_no_value_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(WeightsError, match=next(iter(wrong))):
+        read(tmp_path, {"image_processor_type": "ViTImageProcessor", **wrong})

@@ -30,7 +30,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """Read class names, one per line.
 
     Raises:
-        OptionError: the file cannot be read.
+        OptionError: the file cannot be read, or has none.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -38,7 +38,10 @@ def read_labels(path: Path) -> tuple[str, ...]:
         raise OptionError(
             f"cannot read labels from {path}: {error}; expected a text file, one label per line"
         ) from error
-    return tuple(line.strip() for line in lines if line.strip())
+    labels = tuple(line.strip() for line in lines if line.strip())
+    if not labels:
+        raise OptionError(f"{path} has no labels; expected a text file, one label per line")
+    return labels
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,8 @@ def _references(
         raise VerificationError(f"{source}: {reasons}; nothing could be compared with it: nothing was written{advice}")
     if silent := only_nan(outputs for _, _, outputs in references):
         reasons = "; ".join(filter(None, [reasons, f"the original gives NaN alone for {', '.join(silent)}"]))
+        if set(silent) == set(session.outputs):
+            raise VerificationError(f"{source}: {reasons}; nothing could be compared with it: nothing was written")
     return references, reasons
 
 

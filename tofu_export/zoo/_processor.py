@@ -18,10 +18,32 @@ _FILE: Final = "preprocessor_config.json"
 _COMPOSITE: Final = "processor_config.json"
 """File of version 5 for models with a text tower; its `image_processor` comes first, as in that library."""
 
-_KINDS: Final = frozenset(
-    {"Beit", "Bit", "CLIP", "ChineseCLIP", "ConvNext", "DINOv3ViT", "DeiT", "Flava", "Siglip", "Siglip2", "ViT"}
-)
-"""Image processors that resize, crop, scale and normalise, in this order and in no other way."""
+_HALF: Final = {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)}
+_IMAGENET: Final = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
+_OPENAI: Final = {
+    "image_mean": (0.48145466, 0.4578275, 0.40821073),
+    "image_std": (0.26862954, 0.26130258, 0.27577711),
+}
+_WHOLE: Final = {"size": 224, "do_center_crop": False}
+_CROPPED: Final = {"size": {"shortest_edge": 224}, "crop_size": 224, "do_center_crop": True}
+_BILINEAR: Final = {"resample": 2}
+_BICUBIC: Final = {"resample": 3}
+
+_KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "Beit": {**_HALF, **_BICUBIC, **_WHOLE, "crop_size": 224},
+    "Bit": {**_OPENAI, **_BICUBIC, **_CROPPED},
+    "CLIP": {**_OPENAI, **_BICUBIC, **_CROPPED},
+    "ChineseCLIP": {**_OPENAI, **_BICUBIC, **_CROPPED},
+    "ConvNext": {**_HALF, **_BICUBIC, "size": {"shortest_edge": 384}, "crop_pct": 0.875},
+    "DINOv3ViT": {**_IMAGENET, **_BILINEAR, **_WHOLE},
+    "DeiT": {**_HALF, **_BICUBIC, "size": {"height": 256, "width": 256}, "crop_size": 224, "do_center_crop": True},
+    "Flava": {**_OPENAI, **_BICUBIC, "size": {"height": 224, "width": 224}, "crop_size": 224, "do_center_crop": True},
+    "Siglip": {**_HALF, **_BICUBIC, **_WHOLE},
+    "Siglip2": {**_HALF, **_BILINEAR},
+    "ViT": {**_HALF, **_BILINEAR, **_WHOLE},
+}
+"""Image processors that resize, crop, scale and normalise, in this order and in no other way, and what stands for
+entries that their files leave out. Source: transformers 5.24."""
 
 _KIND_NAME: Final = re.compile(r"(\w+?)(?:ImageProcessor|FeatureExtractor)(?:Fast|Pil)?")
 
@@ -59,23 +81,33 @@ def read_processor(folder: Path) -> tuple[PreprocessingOptions, str] | None:
         ) from error
 
 
-def _options(values: Mapping[str, Any]) -> PreprocessingOptions:
-    _check(values)
-    mean, std = row_of(values.get("image_mean")), row_of(values.get("image_std"))
+def _options(stated: Mapping[str, Any]) -> PreprocessingOptions:
+    kind = _check(stated)
+    values = {**_KINDS.get(kind, {}), **{name: value for name, value in stated.items() if value is not None}}
+    mean, std = (_row(values, name) for name in ("image_mean", "image_std"))
     if values.get("do_normalize") is False:
         channels = len(mean or (0.0,) * 3)
         mean, std = (0.0,) * channels, (_DEFAULT_STD,) * channels
     resample = values.get("resample")
-    interpolation = dict(enumerate(INTERPOLATIONS)).get(resample) if isinstance(resample, int) else None
+    if resample is not None and resample not in range(len(INTERPOLATIONS)):
+        raise ValueError(f"resample is {resample}, expected a number from 0 to {len(INTERPOLATIONS) - 1}")
+    interpolation = None if resample is None else INTERPOLATIONS[resample]
     crop_pct, crop_mode = _crop(values)
     return PreprocessingOptions(mean, std, interpolation, crop_pct, crop_mode)
 
 
-def _check(values: Mapping[str, Any]) -> None:
-    """Refuse a processor that changes pixels in another way than timm's transform.
+def _row(values: Mapping[str, Any], name: str) -> tuple[float, ...] | None:
+    row = row_of(values.get(name))
+    if row is None and name in values:
+        raise ValueError(f"{name} is {values[name]!r}, expected a number for each channel")
+    return row
+
+
+def _check(values: Mapping[str, Any]) -> str:
+    """Return the kind of a processor, empty if its file does not say.
 
     Raises:
-        ValueError: it does.
+        ValueError: it changes pixels in another way than timm's transform.
     """
     kind = values.get("image_processor_type") or values.get("feature_extractor_type")
     name = _KIND_NAME.fullmatch(str(kind))
@@ -87,6 +119,7 @@ def _check(values: Mapping[str, Any]) -> None:
     factor = values.get("rescale_factor", _TO_ONE)
     if values.get("do_rescale") is False or abs(factor * 255 - 1) > 1e-3:
         raise ValueError(f"it scales pixels by {factor if values.get('do_rescale', True) else 1}, expected 1/255")
+    return "" if name is None else name[1]
 
 
 def _crop(values: Mapping[str, Any]) -> tuple[float | None, str | None]:

@@ -128,7 +128,8 @@ def _understood(
     if not beside:
         return replace(source, description=Description(), undecided=False)
     source = _with_images(_with_settings(source, found, path), path.parent)
-    source = replace(source, labels=labels_of(found, (adapter.path if adapter else path).parent))
+    labels, unnamed = labels_of(found, (adapter.path if adapter else path).parent)
+    source = replace(source, labels=labels, notes=(*source.notes, *filter(None, [unnamed])))
     if (averages := _averages_in_a_list(found)) is not None:
         note = (
             f"{averages} are averaged weights without names, which are not read: save the averaged model's state dict"
