@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
 from tofu_export.errors import OptionError, WeightsError
 from tofu_export.zoo._beside import Settings, as_mapping, read_settings
 from tofu_export.zoo._description import Description
@@ -15,10 +17,6 @@ from tofu_export.zoo.preprocessing import PreprocessingOptions
 __all__ = ["OPEN_CLIP", "read_open_clip"]
 
 OPEN_CLIP: Final = "open_clip_config.json"
-
-_OPENAI_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
-_OPENAI_STD: Final = (0.26862954, 0.26130258, 0.27577711)
-"""Default of open_clip. Source: open_clip, `constants`."""
 
 
 def read_open_clip(folder: Path) -> Settings | None:
@@ -37,7 +35,7 @@ def read_open_clip(folder: Path) -> Settings | None:
     images = as_mapping(values.get("preprocess_cfg")) or {}
     try:
         prepared = PreprocessingOptions.of({
-            "mean": _OPENAI_MEAN, "std": _OPENAI_STD, "interpolation": "bicubic", "crop_pct": 1.0,
+            "mean": OPENAI_CLIP_MEAN, "std": OPENAI_CLIP_STD, "interpolation": "bicubic", "crop_pct": 1.0,
             **{name: images[name] for name in ("mean", "std", "interpolation") if images.get(name)},
             "crop_mode": {"squash": "squash", "longest": "border"}.get(str(images.get("resize_mode")), "center"),
         })  # fmt: skip

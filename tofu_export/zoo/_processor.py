@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from timm.data import constants
+
 from tofu_export.artifact.preprocessing import INTERPOLATIONS
 from tofu_export.errors import WeightsError
 from tofu_export.zoo._json import read_object
@@ -18,12 +20,9 @@ _FILE: Final = "preprocessor_config.json"
 _COMPOSITE: Final = "processor_config.json"
 """File of version 5 for models with a text tower; its `image_processor` comes first, as in that library."""
 
-_HALF: Final = {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)}
-_IMAGENET: Final = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
-_OPENAI: Final = {
-    "image_mean": (0.48145466, 0.4578275, 0.40821073),
-    "image_std": (0.26862954, 0.26130258, 0.27577711),
-}
+_HALF: Final = {"image_mean": constants.IMAGENET_INCEPTION_MEAN, "image_std": constants.IMAGENET_INCEPTION_STD}
+_IMAGENET: Final = {"image_mean": constants.IMAGENET_DEFAULT_MEAN, "image_std": constants.IMAGENET_DEFAULT_STD}
+_OPENAI: Final = {"image_mean": constants.OPENAI_CLIP_MEAN, "image_std": constants.OPENAI_CLIP_STD}
 _WHOLE: Final = {"size": 224, "do_center_crop": False}
 _CROPPED: Final = {"size": {"shortest_edge": 224}, "crop_size": 224, "do_center_crop": True}
 _BILINEAR: Final = {"resample": 2}
