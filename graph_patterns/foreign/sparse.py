@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from tofu_export.system.subgraphs import graphs_in
+
 __all__ = ["pop_sparse_initializers", "sparse_names", "write_out_sparse"]
 
 
@@ -67,6 +69,6 @@ def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
 def _inner_graphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
     for node in nodes:
         for attribute in node.attribute:
-            for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            for graph in graphs_in(attribute):
                 yield graph
                 yield from _inner_graphs(graph.node)

@@ -15,6 +15,7 @@ import onnx
 from tofu_export.artifact.onnx_file import load_without_weights
 from tofu_export.errors import ExportError
 from tofu_export.system.files import require_file, sha256_of
+from tofu_export.system.subgraphs import graphs_in
 
 __all__ = ["data_files", "external_files", "leaves_folder", "sha256_of_model", "tensors_of"]
 
@@ -95,5 +96,5 @@ def _tensors_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorPr
             yield from attribute.tensors
             if attribute.HasField("t"):
                 yield attribute.t
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            for inner in graphs_in(attribute):
                 yield from _tensors_of_graph(inner)

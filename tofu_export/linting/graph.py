@@ -11,6 +11,8 @@ import numpy.typing as npt
 import onnx
 from onnx import inliner, numpy_helper, shape_inference
 
+from tofu_export.system.subgraphs import graphs_in
+
 __all__ = [
     "DEFAULT_DOMAINS",
     "Axis",
@@ -177,7 +179,7 @@ def _walk_nodes(nodes: Iterable[onnx.NodeProto], scope: Scope) -> Iterator[tuple
             scope.computable.update(node.output)
         yield node, scope
         for attribute in node.attribute:
-            for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            for graph in graphs_in(attribute):
                 yield from _walk_graph(graph, replace(scope.inner(), depth=scope.depth + 1))
 
 

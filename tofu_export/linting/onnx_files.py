@@ -14,6 +14,7 @@ from tofu_export.graph_patterns.foreign.sparse import sparse_names
 from tofu_export.linting.facts import MEASURED_ORT, MEASURED_RTX
 from tofu_export.linting.finding import Finding, Runtime, Severity
 from tofu_export.system.files import require_file
+from tofu_export.system.subgraphs import graphs_in
 
 __all__ = ["MAX_IR_VERSION", "MAX_OPSET", "MAX_PROTOBUF_BYTES", "default_opset", "file_findings", "open_graph"]
 
@@ -202,5 +203,5 @@ def _node_texts(nodes: Iterable[onnx.NodeProto]) -> Iterator[object]:
             yield from (entry.key, entry.value)
         for attribute in node.attribute:
             yield attribute.name
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            for inner in graphs_in(attribute):
                 yield from _graph_texts(inner)

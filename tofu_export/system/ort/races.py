@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from tofu_export.system.subgraphs import graphs_in
+
 if TYPE_CHECKING:
     import onnx
 
@@ -33,5 +35,5 @@ def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     for node in nodes:
         yield node
         for attribute in node.attribute:
-            for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            for graph in graphs_in(attribute):
                 yield from _all_nodes(graph.node)
